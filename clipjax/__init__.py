@@ -1,0 +1,27 @@
+"""clipjax: how robust is CLIP? Evaluation and fine-tuning in JAX.
+
+The public names are loaded on first use (PEP 562), so that `import clipjax` costs nothing and
+`clipjax.analysis` works without JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipjax.evaluate import evaluate as evaluate
+    from clipjax.load import load_model as load_model
+    from clipjax.model import Model as Model
+
+__version__ = "0.1.0"
+
+_HOMES = {"load_model": "clipjax.load", "Model": "clipjax.model", "evaluate": "clipjax.evaluate"}
+
+__all__ = ["Model", "__version__", "evaluate", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'clipjax' has no attribute {name!r}")

@@ -1,0 +1,36 @@
+"""The two ways in which clipjax says no.
+
+A message is one clear sentence that names the file, key or line and says what to do. Only the command line prints
+errors or exits; everything below it raises.
+"""
+
+
+class ClipjaxError(Exception):
+    """Base of every error a user can cause. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class DataError(ClipjaxError):
+    """A file, folder, checkpoint or store is missing, damaged or not what it should be. Exit code 1."""
+
+
+class UsageError(ClipjaxError):
+    """A name, option or combination of options that does not exist. Exit code 2."""
+
+    exit_code = 2
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
+    """The error for a name that is not registered, with the nearest matches.
+
+    Args:
+        kind: what the name stands for, e.g. "model".
+        name: what the user wrote.
+        known: every valid name.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:12])}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

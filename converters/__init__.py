@@ -1,0 +1,1 @@
+"""Foreign checkpoints to clipjax params and back, without torch."""

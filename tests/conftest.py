@@ -1,0 +1,28 @@
+"""Shared test set-up: eight host devices, no implicit dtype promotion, the shared data folder."""
+
+from __future__ import annotations
+
+import os
+
+# Before JAX is imported anywhere: the whole suite runs on eight forced host devices.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of shared real files, from CLIPJAX_TEST_DATA; skips where it is not set."""
+    root = os.environ.get("CLIPJAX_TEST_DATA")
+    if not root:
+        pytest.skip("CLIPJAX_TEST_DATA is not set: no shared real files on this machine")
+    path = Path(root)
+    assert path.is_dir(), f"CLIPJAX_TEST_DATA={root} is not a folder"
+    return path
