@@ -1,0 +1,430 @@
+"""Content-addressed arrays: computed once, and found again by the hash of everything they depend on.
+
+An entry is a directory named by the SHA-256 of its key; `key.json` in it holds the key, readable, and the
+entry's manifest (rows, shard size, per-device batch, dtype), both fixed when the entry is created. Its rows
+are cut into shards. A shard is one immutable file, written beside its place, flushed to disk and only then
+given its name, so it is whole or absent. It holds its ids, its array (any rank) and a checksum; one that
+fails its checksum counts as missing and is made again. Two runs into one store need no lock: whoever is
+first creates a file, and the other finds it there with the same content.
+
+A shard is a plain safetensors file (`array`, `ids` as JSON bytes, `sha256`): other tools can read a store
+too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError, UsageError
+
+SCHEMA = 1
+"""Version of the files below; part of every key, so an entry of another version is never read as ours."""
+
+_log = logging.getLogger(__name__)
+
+
+def key_hash(key: dict[str, Any]) -> str:
+    """SHA-256 (hex) of a key, which is made of dicts, lists, strings, numbers, bools and None."""
+    return sha256_json({"schema": SCHEMA, "key": key})
+
+
+@dataclasses.dataclass(frozen=True)
+class EntryManifest:
+    """What is fixed when an entry is created.
+
+    `nonce` is drawn at creation: two processes that read different ones do not look at the same disk.
+    """
+
+    rows: int
+    rows_per_shard: int
+    per_device_batch: int
+    dtype: str
+    row_shape: tuple[int, ...] | None
+    ids_sha256: str
+    nonce: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EntryInfo:
+    """One line of `clipjax store ls`. `bytes` counts every file; `last_used` is seconds since the epoch."""
+
+    name: str
+    key: dict[str, Any]
+    rows: int
+    shards: int
+    shards_present: int
+    bytes: int
+    last_used: float
+
+
+class LocalFiles:
+    """Whole, immutable files on a local or network disk: all that a store asks of the place it lives in."""
+
+    def create(self, path: epath.Path, data: bytes, *, replace: bool = False) -> bool:
+        """Put a complete file at `path`, or nothing at all.
+
+        Returns False, and leaves the file alone, where one exists and `replace` is false.
+        Raises DataError if the disk is full or cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._temporary(path) as (file, temporary):
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
+                (os.replace if replace else os.link)(temporary, path)
+            self._flush_directory(path.parent)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _write_error(path, error) from error
+        return True
+
+    def read(self, path: epath.Path) -> bytes | None:
+        """The file's bytes, or None where there is none."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def touch(self, path: epath.Path) -> None:
+        """Set the time of last use; a store that cannot be written simply keeps the old one."""
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+    def clean(self, directory: epath.Path) -> None:
+        """Remove the temporary files of writers that were killed: the lock of a dead writer is free."""
+        for path in directory.glob(".*.tmp"):
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+
+    @contextlib.contextmanager
+    def _temporary(self, path: epath.Path) -> Iterator[tuple[Any, epath.Path]]:
+        """An open, locked file beside `path`; its name is gone afterwards, whatever happened."""
+        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_nlink == 0:  # swept up between open() and flock(): take another
+                    with self._temporary(path) as again:
+                        yield again
+                else:
+                    yield file, temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+    @staticmethod
+    def _flush_directory(directory: epath.Path) -> None:
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _write_error(path: epath.Path, error: OSError) -> DataError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"{path}: no space left while writing; free some (`clipjax store gc`) or choose another store, "
+            "then run again: finished shards are kept"
+        )
+    return DataError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+class Store:
+    """A directory of entries.
+
+    Args:
+        root: a local directory; created when the first entry is.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]):
+        if "://" in os.fspath(root):
+            raise UsageError(f"store {root}: a store lives on a disk; give a local or mounted directory")
+        self.root = epath.Path(root).expanduser()
+        self.files = LocalFiles()
+
+    def entry(
+        self,
+        key: dict[str, Any],
+        *,
+        ids: Sequence[str],
+        rows_per_shard: int,
+        per_device_batch: int,
+        row_shape: tuple[int, ...] | None = None,
+        dtype: str = "float32",
+    ) -> Entry:
+        """Open the entry of a key, creating it if there is none.
+
+        Args:
+            key: everything the values depend on.
+            ids: one string a row, in order; must be unique.
+            rows_per_shard, per_device_batch: used if the entry is created now; one that exists keeps its own.
+            row_shape: shape of one row; None leaves it to the first shard.
+            dtype: a NumPy dtype name.
+
+        Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something.
+        """
+        if rows_per_shard % per_device_batch:
+            raise ValueError(f"{rows_per_shard} rows a shard is no multiple of the batch {per_device_batch}")
+        if len(set(ids)) != len(ids):
+            raise DataError(f"ids of a stored array must be unique: {len(ids) - len(set(ids))} are repeated")
+        name = key_hash(key)
+        wanted = EntryManifest(
+            rows=len(ids),
+            rows_per_shard=rows_per_shard,
+            per_device_batch=per_device_batch,
+            dtype=np.dtype(dtype).name,
+            row_shape=row_shape,
+            ids_sha256=sha256_json(list(ids)),
+            nonce=uuid.uuid4().hex,
+        )
+        path = self.root / name / "key.json"
+        if not path.exists():
+            record = {"schema": SCHEMA, "key": key, "manifest": dataclasses.asdict(wanted)}
+            self.files.create(path, json.dumps(record, indent=1, sort_keys=True).encode())
+        manifest = self._read_record(name)[1]
+        for field in ("rows", "dtype", "row_shape", "ids_sha256"):
+            if getattr(manifest, field) != getattr(wanted, field):
+                found, asked = getattr(manifest, field), getattr(wanted, field)
+                raise DataError(
+                    f"{path}: {field} is {found!r}, but {asked!r} was asked for under the same key"
+                )
+        self.files.clean(path.parent)
+        self.files.touch(path)
+        return Entry(path.parent, manifest, list(ids), self.files)
+
+    def _read_record(self, name: str) -> tuple[dict[str, Any], EntryManifest]:
+        """The key and the manifest of an entry; its directory's name must be the key's hash."""
+        path = self.root / name / "key.json"
+        try:
+            record = json.loads(path.read_bytes())
+            fields = dict(record["manifest"])
+            if fields["row_shape"] is not None:
+                fields["row_shape"] = tuple(fields["row_shape"])
+            manifest = EntryManifest(**fields)
+            matches = record["schema"] == SCHEMA and key_hash(record["key"]) == name
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
+        if not matches:
+            raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
+        return record["key"], manifest
+
+    def ls(self) -> list[EntryInfo]:
+        """Every entry, the most recently used first. Raises DataError if one is damaged."""
+        if not self.root.is_dir():
+            return []
+        infos = [self._info(path.name) for path in self.root.iterdir() if not path.name.startswith(".")]
+        return sorted(infos, key=lambda info: (-info.last_used, info.name))
+
+    def _info(self, name: str) -> EntryInfo:
+        key, manifest = self._read_record(name)
+        sizes = {path.name: path.stat() for path in (self.root / name).iterdir()}
+        return EntryInfo(
+            name=name,
+            key=key,
+            rows=manifest.rows,
+            shards=_shards(manifest),
+            shards_present=sum(_shard_name(manifest, k) in sizes for k in range(_shards(manifest))),
+            bytes=sum(stat.length for stat in sizes.values()),
+            last_used=os.stat(self.root / name / "key.json").st_mtime,
+        )
+
+    def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
+        """Remove whole entries, the longest unused first, until the store fits the budget. Returns them."""
+        entries = self.ls()
+        total, removed = sum(info.bytes for info in entries), []
+        for info in reversed(entries):
+            if total <= budget_bytes:
+                break
+            total -= info.bytes
+            removed.append(info)
+        if dry_run:
+            return removed
+        for info in removed:  # renamed first: an entry disappears at once, never shard by shard
+            os.rename(self.root / info.name, self.root / f".removed-{info.name}-{uuid.uuid4().hex}")
+        for path in self.root.glob(".removed-*"):
+            shutil.rmtree(path)
+        return removed
+
+
+def _shards(manifest: EntryManifest) -> int:
+    return -(-manifest.rows // manifest.rows_per_shard)
+
+
+def _shard_name(manifest: EntryManifest, k: int) -> str:
+    return f"{k:05d}-of-{_shards(manifest):05d}.safetensors"
+
+
+class Entry:
+    """One stored array of `manifest.rows` rows, in shards. Made by `Store.entry`."""
+
+    def __init__(self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles):
+        self.path = path
+        self.manifest = manifest
+        self.ids = ids
+        self.shards = _shards(manifest)
+        self._files = files
+        self._known: dict[int, int] = {}  # shard -> rows in it, for shards that this object has seen whole
+
+    @property
+    def key_hash(self) -> str:
+        return self.path.name
+
+    def shard_path(self, k: int) -> epath.Path:
+        return self.path / _shard_name(self.manifest, k)
+
+    def shard_rows(self, k: int) -> range:
+        """The rows of shard k, as positions in `ids`."""
+        first = k * self.manifest.rows_per_shard
+        return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
+
+    def missing_shards(self, *, allow_skipped: bool = False) -> list[int]:
+        """The shards still to be made; every present one is read and its checksum verified.
+
+        A shard that lacks rows, because they could not be read when it was made, is missing too, unless
+        `allow_skipped`.
+        """
+        for k in set(range(self.shards)) - self._known.keys():
+            if (found := self.load_shard(k)) is not None:
+                self._known[k] = len(found[0])
+        whole = 0 if allow_skipped else 1
+        return [k for k in range(self.shards) if self._known.get(k, -1) < whole * len(self.shard_rows(k))]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is there and whole."""
+        return not self.missing_shards(allow_skipped=True)
+
+    def write_shard(
+        self, k: int, ids: Sequence[str], array: np.ndarray, *, skipped: Sequence[str] = ()
+    ) -> bool:
+        """Store shard k; returns whether a file was written.
+
+        A valid shard is never overwritten, except by one with more rows (fewer skipped).
+
+        Args:
+            ids: the ids of the rows of `array`: all of the shard's, in order, less `skipped`.
+            array: [len(ids), *row_shape] of the entry's dtype.
+            skipped: ids of rows that could not be read.
+
+        Raises DataError if a value is not finite or the disk is full, ValueError if ids, shape or dtype are
+        wrong.
+        """
+        self._check(k, ids, array, skipped)
+        data = _pack(ids, array)
+        written = self._files.create(self.shard_path(k), data)
+        if not written:
+            found = self.load_shard(k)
+            if found is None or len(found[0]) < len(ids):
+                written = self._files.create(self.shard_path(k), data, replace=True)
+        self._files.touch(self.path / "key.json")
+        return written
+
+    def _check(self, k: int, ids: Sequence[str], array: np.ndarray, skipped: Sequence[str]) -> None:
+        left_out = set(skipped)
+        expected = [self.ids[row] for row in self.shard_rows(k) if self.ids[row] not in left_out]
+        if list(ids) != expected:
+            raise ValueError(f"shard {k}: ids are not the entry's rows {self.shard_rows(k)}")
+        shape = self.manifest.row_shape if self.manifest.row_shape is not None else array.shape[1:]
+        if array.shape != (len(ids), *shape) or array.dtype.name != self.manifest.dtype:
+            raise ValueError(
+                f"shard {k}: {array.dtype}{list(array.shape)} is not "
+                f"{self.manifest.dtype}{[len(ids), *shape]}"
+            )
+        if array.dtype.kind not in "iub":
+            finite = np.isfinite(array).reshape(len(ids), -1).all(axis=1)
+            if not finite.all():
+                raise DataError(
+                    f"{ids[int(np.argmin(finite))]}: its values are not finite ({int((~finite).sum())} rows); "
+                    "check the weights, or use precision 'parity'"
+                )
+
+    def load_shard(self, k: int) -> tuple[list[str], np.ndarray] | None:
+        """The ids and rows of shard k; None if it is absent or damaged (which is logged by name)."""
+        path = self.shard_path(k)
+        data = self._files.read(path)
+        if data is None:
+            return None
+        try:
+            ids, array = _unpack(data)
+            self._check_loaded(k, ids, array)
+        except ValueError as error:
+            _log.warning("%s is damaged (%s): it will be made again", path, error)
+            return None
+        return ids, array
+
+    def _check_loaded(self, k: int, ids: list[str], array: np.ndarray) -> None:
+        expected = [self.ids[row] for row in self.shard_rows(k)]
+        present = set(ids)
+        if [name for name in expected if name in present] != ids or len(array) != len(ids):
+            raise ValueError("its ids are not the entry's")
+        if array.dtype.name != self.manifest.dtype or self.manifest.row_shape not in (None, array.shape[1:]):
+            raise ValueError(f"it holds {array.dtype}{list(array.shape)}")
+
+    def read(self) -> tuple[list[str], np.ndarray]:
+        """Ids and array [rows, *row_shape], in the order of `ids` and without the rows that were skipped.
+
+        Raises DataError naming the first shard that is absent or damaged.
+        """
+        ids: list[str] = []
+        array = np.empty((0, *(self.manifest.row_shape or ())), self.manifest.dtype)
+        for k in range(self.shards):
+            found = self.load_shard(k)
+            if found is None:
+                raise DataError(f"{self.shard_path(k)} is missing or damaged; run the embedding again")
+            if k == 0:
+                array = np.empty((self.manifest.rows, *found[1].shape[1:]), self.manifest.dtype)
+            if found[1].shape[1:] != array.shape[1:]:
+                raise DataError(
+                    f"{self.shard_path(k)} has rows of another shape than shard 0; delete {self.path}"
+                )
+            array[len(ids) : len(ids) + len(found[0])] = found[1]
+            ids += found[0]
+        return ids, array[: len(ids)]
+
+
+def _pack(ids: Sequence[str], array: np.ndarray) -> bytes:
+    names = np.frombuffer(json.dumps(list(ids)).encode(), np.uint8)
+    array = np.ascontiguousarray(array)
+    tensors = {"array": array, "ids": names, "sha256": _checksum(names, array)}
+    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA}"})
+
+
+def _unpack(data: bytes) -> tuple[list[str], np.ndarray]:
+    """Raises ValueError if the bytes are not a whole, unchanged shard."""
+    try:
+        tensors = safetensors.numpy.load(data)
+        names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"truncated or foreign: {error}") from None
+    if not np.array_equal(checksum, _checksum(names, array)):
+        raise ValueError("checksum differs")
+    return json.loads(names.tobytes()), array
+
+
+def _checksum(names: np.ndarray, array: np.ndarray) -> np.ndarray:
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} {names.size} ".encode())
+    digest.update(names.data)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)
