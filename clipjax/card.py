@@ -1,0 +1,223 @@
+"""The model card: everything needed to reproduce a number that a model gave.
+
+A card is made from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or by our own
+training. It says which weights (source, revision, hash), which architecture (with every number that changes a
+result), which pixels and tokens go in, and what is known of the training. A field that is not known is None and has
+a reason in `unknown`; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.tokenizers import TokenizerSpec
+from clipjax.digests import sha256_files, sha256_json
+from clipjax.errors import DataError
+from clipjax.models import FORWARD_VERSION
+from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
+
+CARD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from.
+
+    Attributes:
+        library: reference library that defines the model ("open_clip", "timm", "transformers", "clipjax").
+        arch: the reference library's name of the architecture.
+        tag: its name of the pretrained weights.
+        repo, file, url: hub repository, file in it, or direct address.
+        revision: commit of the hub repository.
+        format: what the converter found ("safetensors", "torch zip", ...).
+        sha256: digest of the source file (of the digests of its parts, when it is sharded).
+    """
+
+    library: str
+    arch: str | None = None
+    tag: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    url: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Pixels as the model wants them: resize, crop, then (x / 255 - mean) / std per channel."""
+
+    image_size: int
+    resize_size: int
+    resize_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def recipe(self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0) -> PixelRecipe:
+        """The part that happens on the host, to the byte; see `clipjax.data.preprocess`."""
+        return PixelRecipe(
+            image_size=self.image_size,
+            resize_size=self.resize_size,
+            resize_mode=self.resize_mode,  # type: ignore[arg-type]
+            interpolation=self.interpolation,  # type: ignore[arg-type]
+            rgb=rgb,
+            pre_crop=pre_crop,
+        )
+
+
+class Weights:
+    """The files that the params were read from; hashed on first use and only once.
+
+    Args:
+        files: what was read.
+        expected: {file name: sha256} written when the checkpoint was made, or None.
+        source: sha256 of the foreign source that a converted checkpoint was made from, or None.
+    """
+
+    def __init__(self, files: Sequence[Path], expected: str | None = None, source: str | None = None) -> None:
+        self.files = tuple(files)
+        self.expected = expected
+        self.source = source
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the contents read; of the digests, in order, when there are several files."""
+        digests = sha256_files(self.files)
+        return digests[0] if len(digests) == 1 else sha256_json(digests)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """What the weights are, however they were read: a converted checkpoint counts as its source."""
+        if self.expected is None:
+            return self.sha256
+        if self.sha256 != self.expected:
+            raise DataError(
+                f"{self.files[0]} was changed after it was written (sha256 differs from card.json); convert it again"
+            )
+        return self.source or self.sha256
+
+
+@dataclass(frozen=True)
+class Card:
+    """See the module's docstring. `facts` is the snapshot that result rows carry (group, training data, ...)."""
+
+    id: str
+    arch: Arch
+    source: Source
+    preprocess: Preprocess
+    tokenizer: TokenizerSpec | None
+    logit_scale: float | None
+    logit_bias: float | None
+    facts: Mapping[str, Any]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    classes: str | None = None
+    weights: Weights | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def kind(self) -> Literal["zero_shot", "classifier"]:
+        return "zero_shot" if self.arch.text is not None else "classifier"
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """Hash of everything that decides this model's embeddings; None for params that were never a file.
+
+        The first call reads and hashes the weights' files. Pixels are not part of it: they are their own part of a
+        store key.
+        """
+        if self.weights is None:
+            return None
+        return sha256_json(
+            {
+                "weights": self.weights.identity,
+                "arch": arch_to_dict(self.arch),
+                "mean": self.preprocess.mean,
+                "std": self.preprocess.std,
+                "forward": FORWARD_VERSION,
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as written to card.json."""
+        tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None
+        return {
+            "card_version": CARD_VERSION,
+            "id": self.id,
+            "kind": self.kind,
+            "arch": arch_to_dict(self.arch),
+            "source": dataclasses.asdict(self.source),
+            "preprocess": dataclasses.asdict(self.preprocess),
+            "tokenizer": tokenizer,
+            "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "classes": self.classes,
+            "facts": dict(self.facts),
+            "unknown": dict(self.unknown),
+        }
+
+
+def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
+    """Read the JSON form back, strictly.
+
+    Raises:
+        DataError: naming `where` and the key, for a missing or unknown one, or for a card of a newer version.
+    """
+    record = dict(record)
+    version = record.pop("card_version", None)
+    if version != CARD_VERSION:
+        raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
+    record.pop("kind", None)
+    names = {f.name for f in dataclasses.fields(Card)} - {"weights"}
+    _same_keys(set(record), names, where)
+    tokenizer = record["tokenizer"]
+    return Card(
+        **{
+            **record,
+            "arch": arch_from_dict(record["arch"], f"{where}: arch"),
+            "source": _strict(Source, record["source"], f"{where}: source"),
+            "preprocess": _strict(Preprocess, _triples(record["preprocess"]), f"{where}: preprocess"),
+            "tokenizer": None
+            if tokenizer is None
+            else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
+        }
+    )
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.json file."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is not a card: it should hold one JSON object")
+    return card_from_dict(record, str(path))
+
+
+def _same_keys(given: set[str], wanted: set[str], where: str) -> None:
+    if missing := wanted - given:
+        raise DataError(f"{where}: missing {', '.join(sorted(missing))}")
+    if extra := given - wanted:
+        raise DataError(f"{where}: unknown key {', '.join(sorted(extra))}")
+
+
+def _strict(cls: type, record: Any, where: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where}: should be an object")
+    _same_keys(set(record), {f.name for f in dataclasses.fields(cls)}, where)
+    return cls(**record)
+
+
+def _triples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples: the channel statistics come back as lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

@@ -1,0 +1,97 @@
+"""`clipjax eval TASK`: run one task of a model on a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.commands.store import store_root
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task: zeroshot.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Root folder (or CSV/JSONL manifest) of the images.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON."
+        ),
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(help="Registered model id, where --model is a file of bare weights.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that sample.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images a device a step; part of the store's layout.")] = 64,
+    precision: Annotated[
+        str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
+    ] = "parity",
+    compare_precision: Annotated[
+        bool,
+        typer.Option("--compare-precision", help="Run both and report flips and the change in accuracy."),
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    on_error: Annotated[
+        str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")
+    ] = "raise",
+    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
+        "results"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on stdout.")] = False,
+) -> None:
+    """Evaluate a model on a data set and print a table with 95 % intervals.
+
+    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run goes on
+    where it stopped. Rows go to --results under a new run id; nothing is overwritten.
+
+    Examples:
+
+        clipjax eval zeroshot --model vit_b_32-openai --data imagenet/val --dataset imagenet_val
+
+        clipjax eval zeroshot --model my/clip --data photos/ --prompts openai_7 --limit 500
+    """
+    import clipjax
+    from clipjax.results import summary_table
+    from clipjax.tasks import get_task
+
+    get_task(task)  # an unknown name is said before a model is loaded
+    result = clipjax.evaluate(
+        clipjax.load_model(model, card=card),
+        task=task,
+        dataset=dataset,
+        root=data,
+        prompts=prompts,
+        limit=limit,
+        seed=seed,
+        per_device_batch=batch_size,
+        precision=precision,
+        compare_precision=compare_precision,
+        workers=workers,
+        on_error=on_error,
+        store=store_root(store),
+        results=results,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.rows, indent=2))
+        return
+    titles, cells = summary_table([row for row in result.rows if row["slice"] is None])
+    print_table(titles, cells)
+    typer.echo(f"\nrows and per-image table: {result.path}", err=True)

@@ -1,0 +1,122 @@
+"""Commands about models: `models`, `convert`, `export`, `verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.errors import ClipjaxError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("models")(models)
+    app.command("convert")(convert)
+    app.command("export")(export)
+    app.command("verify")(verify)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only this group: clip, curated, example.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the registered models, or show the card of one."""
+    from clipjax.registry import model_card, registry
+
+    if name is not None:
+        typer.echo(json.dumps(model_card(name).to_dict(), indent=2))
+        return
+    rows = [row for row in registry().values() if group in (None, row["group"])]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    columns = ["id", "group", "arch", "params_m", "crop_size", "train_source", "train_size_m"]
+    titles = ["model", "group", "arch", "params (M)", "image", "trained on", "size (M)"]
+    print_table(titles, [[row[column] for column in columns] for row in rows])
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="A checkpoint file or folder (safetensors, .bin, .pt, TorchScript), a hub repository, or a model id.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="ID", help="Registered model that SRC holds the weights of."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: ./ID.")] = None,
+) -> None:
+    """Port a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
+
+    Every tensor of the source is used once and every parameter of the model filled once, or nothing is written.
+
+    Example: clipjax convert open_clip_model.safetensors --model vit_b_32-laion2b_s34b_b79k --out b32
+    """
+    from clipjax.load import load_model
+
+    loaded = load_model(source, card=model)
+    folder = loaded.save(out or Path(loaded.card.id))
+    typer.echo(
+        f"{folder}: {loaded.card.id} ({loaded.card.arch.name}), {_count(loaded.params):.1f} M parameters"
+    )
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A clipjax folder or anything `load_model` takes.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path(
+        "open_clip_model.safetensors"
+    ),
+) -> None:
+    """Write a model back as the reference library's own safetensors file, bit-identical to the one it came from."""
+    from clipjax.checkpoint import export_model
+    from clipjax.load import load_model
+
+    export_model(load_model(model), out)
+    typer.echo(str(out))
+
+
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A clipjax folder, checkpoint, or model id.")],
+    against: Annotated[
+        str,
+        typer.Option(help="open_clip, timm (run in a subprocess; needs the `reference` extra) or golden."),
+    ] = "open_clip",
+    golden: Annotated[Path | None, typer.Option(help="The golden .npz file, with --against golden.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write the JSON report to this file.")
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="ID", help="Registered model, where MODEL is bare weights."),
+    ] = None,
+) -> None:
+    """Is this the same model as the reference? Compare stage by stage and print a JSON report.
+
+    The report names the first stage that differs. Exit code 0 when the model passes, 1 when it does not or when
+    anything could not be compared.
+    """
+    from clipjax.load import load_model
+    from clipjax.verify import verify as run
+
+    report = run(load_model(model, card=card), against=against, golden=golden)
+    text = report.to_json()
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(text)
+    if not report.passed:
+        raise ClipjaxError(report.summary())
+
+
+def _count(params: Any) -> float:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6

@@ -1,0 +1,95 @@
+"""SHA-256 of files, remembered between runs.
+
+Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in the user's
+cache under (path, size, modification time) and computed again only when one of them changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from clipjax.errors import DataError
+
+
+def cache_dir() -> Path:
+    """Where clipjax keeps what it can make again: $CLIPJAX_CACHE, else ~/.cache/clipjax."""
+    return Path(os.environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN. What keys and fingerprints hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_json(value: object) -> str:
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
+    """Digests of the files' contents, in order; only files that changed since the last call are read.
+
+    Args:
+        paths: existing files.
+        progress: called with the number of bytes of each file, as it is done.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    memory = _Memory(cache_dir() / "digests.sqlite")
+    digests = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for digest, size in pool.map(memory.digest, (Path(path).absolute() for path in paths)):
+            digests.append(digest)
+            if progress is not None:
+                progress(size)
+    memory.save()
+    return digests
+
+
+class _Memory:
+    """What earlier runs computed: a table (path, size, mtime_ns, sha256). A cache: any failure only costs time."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.new: list[tuple[str, int, int, str]] = []
+        self.known: dict[str, tuple[int, int, str]] = {}
+        with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
+            self.known = {path: tuple(row) for path, *row in table.execute("SELECT * FROM digests")}
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
+            table.execute(
+                "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, sha256 TEXT)"
+            )
+            yield table
+
+    def digest(self, path: Path) -> tuple[str, int]:
+        try:
+            status = path.stat()
+            known = self.known.get(str(path))
+            if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
+                return known[2], status.st_size
+            with path.open("rb") as file:
+                value = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        self.new.append((str(path), status.st_size, status.st_mtime_ns, value))
+        return value, status.st_size
+
+    def save(self) -> None:
+        if self.new:
+            with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
+                table.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", self.new)

@@ -1,0 +1,122 @@
+"""A loaded model: a card and params, and the three things one does with it.
+
+    model = clipjax.load_model("vit_b_32-openai")
+    x = model.preprocess(pil_image)                 # float32 [H, W, 3]
+    z = model.encode_image(x[None])                 # float32 [1, D], unit norm
+    t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
+    model.card.logit_scale * z @ t.T                # the logits
+
+`clipjax.evaluate` takes any object with `card` and `encode_image` (and `encode_text`, for zero-shot tasks): this
+class is one of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from clipjax.card import Card
+from clipjax.data.preprocess import normalize_host, to_pixels
+from clipjax.data.tokenizers import load_tokenizer
+from clipjax.errors import UsageError
+from clipjax.models.network import Network
+
+
+class Model:
+    """Params and the card that says what they are.
+
+    Attributes:
+        card: the model card.
+        network: the pure forward functions of `card.arch`.
+        params: nested dict of float32 arrays, placed where the caller put them.
+        carried: tensors of the reference's file that no forward needs (see `clipjax.checkpoint`).
+    """
+
+    def __init__(
+        self, card: Card, params: Mapping[str, Any], carried: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        self.card = card
+        self.network = Network(card.arch)
+        self.params = params
+        self.carried = dict(carried or {})
+
+    def __repr__(self) -> str:
+        return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"
+
+    def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
+        """One image as the reference transform makes it, open_clip's order of operations included.
+
+        Returns: float32 [H, W, 3].
+        """
+        pixels = to_pixels(image, self.card.preprocess.recipe(rgb="last"))
+        return normalize_host(pixels, self.card.preprocess.mean, self.card.preprocess.std)
+
+    @functools.cached_property
+    def tokenizer(self) -> Callable[[Sequence[str]], np.ndarray]:
+        """list of strings -> int32 [N, context_length], with the text cleaning of the model's training."""
+        if self.card.tokenizer is None:
+            raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        return load_tokenizer(self.card.tokenizer)
+
+    def encode_image(self, images: Any, *, precision: str = "parity") -> jax.Array:
+        """Embed a batch of preprocessed images.
+
+        Args:
+            images: float32 [B, H, W, 3], as `preprocess` returns them.
+            precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
+
+        Returns: float32 [B, D]; unit norm for a zero-shot model, raw pooled features for a classifier.
+        """
+        images = jnp.asarray(images, jnp.float32)
+        size = self.card.preprocess.image_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise UsageError(
+                f"{self.card.id} takes images of shape [B, {size}, {size}, 3], not {list(images.shape)}"
+            )
+        return _encode_image(self.network, self.params, images, precision)
+
+    def encode_text(self, texts: Sequence[str] | Any, *, precision: str = "parity") -> jax.Array:
+        """Embed texts.
+
+        Args:
+            texts: a list of strings, or token ids int [B, L].
+
+        Returns: float32 [B, D], unit norm.
+        """
+        if isinstance(texts, str):
+            raise UsageError("encode_text takes a list of strings: write [text] for a single one")
+        if len(texts) and isinstance(texts[0], str):
+            texts = self.tokenizer(texts)
+        if self.card.arch.text is None:
+            raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        return _encode_text(self.network, self.params, jnp.asarray(texts, jnp.int32), precision)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model in clipjax's own format (model.safetensors and card.json); `load_model` reads it."""
+        from clipjax.checkpoint import save_model
+
+        return save_model(self, Path(folder))
+
+
+@functools.partial(jax.jit, static_argnames=("network", "precision"))
+def _encode_image(network: Network, params: Any, images: jax.Array, precision: str) -> jax.Array:
+    features = network.encode_image(params, images, precision=precision)
+    return features if network.arch.text is None else unit_norm(features)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "precision"))
+def _encode_text(network: Network, params: Any, ids: jax.Array, precision: str) -> jax.Array:
+    return unit_norm(network.encode_text(params, ids, precision=precision))
+
+
+def unit_norm(features: jax.Array) -> jax.Array:
+    """Rows divided by their L2 norm, [B, D] -> [B, D]; a zero row stays zero (torch's normalize, eps 1e-12)."""
+    norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
+    return features / jnp.maximum(norm, 1e-12)

@@ -1,0 +1,104 @@
+"""Imports point only upstream: the rules of docs/architecture.md, stated so that nobody has to remember them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEAVES = {"clipjax.errors", "clipjax.config", "clipjax.digests"}
+
+# package or module -> what else of ours it may import (itself and the leaves are understood)
+ALLOWED = {
+    "clipjax.errors": set(),
+    "clipjax.config": {"clipjax.errors"},
+    "clipjax.digests": {"clipjax.errors"},
+    "clipjax.metrics": set(),
+    "clipjax.models": LEAVES,
+    "clipjax.analysis": {*LEAVES, "clipjax.results"},
+    "clipjax.results": LEAVES,
+    "clipjax.data": {*LEAVES, "clipjax.labels"},
+    "clipjax.store": LEAVES,
+    "clipjax.sharding": LEAVES,
+    "converters": {*LEAVES, "clipjax.models"},
+}
+
+
+def modules() -> dict[str, Path]:
+    files = [*ROOT.glob("clipjax/**/*.py"), *ROOT.glob("converters/**/*.py")]
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(absolute module name, whether it is imported when the module is loaded) of every import statement."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    lazy: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lazy.update(child for child in ast.walk(node) if child is not node)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node not in lazy) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            found.append((node.module or "", node not in lazy))
+            found += [(f"{node.module}.{alias.name}", node not in lazy) for alias in node.names]
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_only_upstream(package: str) -> None:
+    known = modules()
+    own = {name: path for name, path in known.items() if within(name, package)}
+    assert own, f"{package} does not exist: correct this test"
+    for name, path in own.items():
+        for imported, _ in imports(path):
+            ours = within(imported, "clipjax") or within(imported, "converters")
+            if not ours or imported == "clipjax" or within(imported, package):
+                continue
+            assert any(within(imported, allowed) for allowed in ALLOWED[package]), (
+                f"{name} imports {imported}"
+            )
+
+
+def test_converters_are_imported_inside_functions_only() -> None:
+    for name, path in modules().items():
+        if within(name, "clipjax"):
+            for imported, at_load in imports(path):
+                assert not (at_load and within(imported, "converters")), (
+                    f"{name} imports {imported} at the top"
+                )
+
+
+def test_only_golden_imports_torch() -> None:
+    torch_like = ("torch", "torchvision", "open_clip", "timm")
+    for name, path in modules().items():
+        if name != "converters.golden":
+            for imported, _ in imports(path):
+                assert not any(within(imported, lib) for lib in torch_like), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("module", ["clipjax", "clipjax.analysis", "clipjax.results", "clipjax.cli"])
+def test_loads_without_jax(module: str) -> None:
+    code = f"import {module}, sys; sys.exit(bool({{'jax', 'torch', 'tensorflow'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_whole_path_from_checkpoint_to_embedding_loads_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.modules['open_clip'] = None; sys.modules['timm'] = None\n"
+        "import clipjax.load, clipjax.evaluate, clipjax.embed, clipjax.verify, clipjax.demo\n"
+        "import converters.sources, converters.engine\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
