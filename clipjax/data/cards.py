@@ -1,0 +1,207 @@
+"""Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
+
+A card says which reader reads the published layout, what the labels mean and how many images there should be.
+Whoever has the data gives a folder and the card's name, and never a class order. Cards are parsed strictly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from clipjax.config import config_dir, read_lines, read_toml
+from clipjax.data.manifest import Manifest
+from clipjax.data.readers import READERS
+from clipjax.errors import DataError, unknown_name
+from clipjax.labels import LabelSpace, load_labels
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetCard:
+    """One data set. Of the keys in the file only `name`, `title` and `reader` are required.
+
+    Attributes:
+        name, title: the short name that users type, and what it is called in tables.
+        reader, options: a name in `clipjax.data.readers.READERS` and the reader's keyword options.
+        label_space: what the labels mean: a name in configs/labels, or a CSV file (`id,name`) beside the
+            card. Its ids are the labels as the data spells them (folder names, WordNet ids).
+        classes: instead of a label space, class names in label order as the data spells them: a list, or the
+            name of a text file beside the card with one a line. With neither, the classes are those found in
+            the data.
+        prompts: the default prompt set, a name in configs/prompts.
+        images, per_class: how many there are in the complete data set, and in each class.
+        licence, source, paper: for whoever wants to use or cite it.
+        path: the file the card was read from.
+    """
+
+    name: str
+    title: str
+    reader: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    label_space: str | None = None
+    classes: tuple[str, ...] | None = None
+    prompts: str | None = None
+    images: int | None = None
+    per_class: int | None = None
+    licence: str | None = None
+    source: str | None = None
+    paper: str | None = None
+    path: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A card, the images it was read from, and what their labels mean (None where they have none)."""
+
+    card: DatasetCard
+    manifest: Manifest
+    label_space: LabelSpace | None
+
+
+_TYPES: dict[str, type] = {"options": dict, "images": int, "per_class": int}
+
+
+def dataset_names() -> list[str]:
+    """The names of the cards in configs/datasets."""
+    return sorted(path.stem for path in (config_dir() / "datasets").glob("*.toml"))
+
+
+def read_card(name_or_path: str | Path) -> DatasetCard:
+    """The card of that name, or the card file at that path (anything that ends in .toml).
+
+    Raises:
+        UsageError: there is no card of that name.
+        DataError: an unknown, missing or mistyped key, an unknown reader or reader option; names file and
+            key.
+    """
+    if str(name_or_path).endswith(".toml"):
+        path = Path(name_or_path)
+    elif name_or_path in dataset_names():
+        path = config_dir() / "datasets" / f"{name_or_path}.toml"
+    else:
+        raise unknown_name("data set", str(name_or_path), dataset_names())
+    record = read_toml(path)
+    keys = {field.name for field in dataclasses.fields(DatasetCard)} - {"path"}
+    for key, value in record.items():
+        if key not in keys:
+            raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(keys))}")
+        if key == "classes":
+            record[key] = _class_list(path, value)
+        elif not isinstance(value, _TYPES.get(key, str)):
+            raise DataError(f"{path}: {key!r} must be of type {_TYPES.get(key, str).__name__}, not {value!r}")
+    for key in ("name", "title", "reader"):
+        if key not in record:
+            raise DataError(f"{path}: the key {key!r} is missing")
+    card = DatasetCard(**record, path=path)
+    _check_reader(card)
+    return card
+
+
+def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
+    """Read the data set that lies at `root` as its card says.
+
+    Args:
+        card: a card, its name, or the path of a card file; "folder" is a plain folder of class folders.
+        root: the folder (or manifest file) with the data.
+
+    Raises:
+        UsageError, DataError: as `read_card`; what the reader finds wrong with the data.
+    """
+    if not isinstance(card, DatasetCard):
+        card = read_card(card)
+    space = _label_space(card)
+    manifest = READERS[card.reader](epath.Path(root), space.ids if space else None, **card.options)
+    if space is None and manifest.label_names is not None:
+        space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
+    return Dataset(card, dataclasses.replace(manifest, name=card.name), space)
+
+
+def check_dataset(
+    root: str | Path, card: str | Path | DatasetCard, progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """What is wrong with the data at `root`, one sentence a problem; empty if nothing is.
+
+    Reads every image once, decoding JPEGs at an eighth of their size (quick, and truncation still shows).
+    `progress` is called with the number of bytes of each image. A wrong card raises, as in `read_card`.
+    """
+    card = card if isinstance(card, DatasetCard) else read_card(card)
+    try:
+        manifest = load_dataset(card, root).manifest
+    except DataError as error:
+        return [str(error)]
+    problems = []
+    if card.images is not None and len(manifest) != card.images:
+        problems.append(f"{root} holds {len(manifest)} images; {card.title} has {card.images}")
+    if card.per_class is not None and manifest.labels is not None and manifest.label_names is not None:
+        counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
+        for name, count in zip(manifest.label_names, counts):
+            if count != card.per_class:
+                problems.append(f"class {name} has {count} images; {card.title} has {card.per_class}")
+
+    def check(i: int) -> tuple[str | None, int]:
+        try:
+            data = manifest.open(i)
+            return _decode_problem(data), len(data)
+        except DataError as error:
+            return str(error), 0
+
+    with ThreadPoolExecutor() as pool:
+        for name, (problem, size) in zip(manifest.ids, pool.map(check, range(len(manifest)))):
+            if problem:
+                problems.append(f"{name}: {problem}")
+            if progress is not None:
+                progress(size)
+    return problems
+
+
+def _decode_problem(data: bytes) -> str | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"is not a readable image ({error})"
+    return None
+
+
+def _class_list(path: Path, value: Any) -> tuple[str, ...]:
+    """Class names, given in the card or as the name of a text file beside it."""
+    names = read_lines(path.parent / value) if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")
+    return tuple(names)
+
+
+def _label_space(card: DatasetCard) -> LabelSpace | None:
+    if card.classes is not None:
+        return LabelSpace(card.name, card.classes, card.classes)
+    if card.label_space is None:
+        return None
+    if card.label_space.endswith(".csv") and card.path is not None:
+        return load_labels(card.path.parent / card.label_space)
+    return load_labels(card.label_space)
+
+
+def _check_reader(card: DatasetCard) -> None:
+    if card.reader not in READERS:
+        raise DataError(f"{card.path}: unknown reader {card.reader!r}; known: {', '.join(READERS)}")
+    parameters = inspect.signature(READERS[card.reader]).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for key in card.options:
+        if key not in options:
+            known = ", ".join(options) or "none"
+            raise DataError(f"{card.path}: the reader {card.reader!r} has no option {key!r}; known: {known}")
+    for key, default in options.items():
+        if default is inspect.Parameter.empty and key not in card.options:
+            raise DataError(f"{card.path}: the reader {card.reader!r} needs the option {key!r}")
+    if card.label_space is not None and card.classes is not None:
+        raise DataError(f"{card.path}: give 'label_space' or 'classes', not both")

@@ -1,0 +1,281 @@
+"""The loader: rows of a manifest -> batches of pixels, through grain.
+
+Decoding is the wall, so images are decoded by several threads (PIL releases the interpreter lock) or, if
+asked, by worker processes; the order of the rows is the same for any number of either. Every batch has one
+shape: a row of -1 is padding, or an image that could not be read and was skipped. Pixels are uint8;
+normalisation is the device's work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from clipjax.data.manifest import Manifest, Opener
+from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
+from clipjax.errors import DataError, UsageError
+
+Batch = dict[str, np.ndarray]
+
+# Decoded images that wait for the consumer, in batches: enough to hide a slow file, small beside the model.
+_BATCHES_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read: its row, its id and why."""
+
+    row: int
+    id: str
+    reason: str
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists what was left out
+    so far.
+
+    Close it (or use it in a `with` statement) to end its threads and workers before it is used up.
+    """
+
+    def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
+        self._iterator = iter(elements)
+        self._ids = ids
+        self._skip = skip
+        self.skipped: list[Skipped] = []
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.close()
+            raise
+        for row, reason in batch.pop("failed"):
+            if not self._skip:
+                self.close()
+                raise DataError(
+                    f"image {self._ids[row]}: {reason}; repair it, or ask to skip unreadable images"
+                )
+            self.skipped.append(Skipped(row, self._ids[row], reason))
+        return batch
+
+    def close(self) -> None:
+        self._iterator.close()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def batches(
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    *,
+    batch_size: int,
+    rows: Sequence[int] | np.ndarray | None = None,
+    workers: int = 0,
+    threads: int | None = None,
+    on_error: str = "raise",
+) -> Batches:
+    """Batches of the given rows, in their order.
+
+    Args:
+        manifest, recipe: what to read, and what pixels to make of it.
+        batch_size: B, the images in a batch. The last batch is padded with rows of -1 and pixels of zero.
+        rows: indices into the manifest, default all of them; -1 is padding, so that a caller may pad parts
+            itself.
+        workers: worker processes that decode; 0 decodes in threads of this process.
+        threads: threads that decode, in each process; default one a core (one in a worker).
+        on_error: an unreadable image is a DataError naming it ("raise"), or becomes padding and is listed in
+            `skipped` ("skip").
+
+    Raises:
+        DataError: on iteration, in the order of the rows.
+        UsageError: a batch size below 1, a negative count, an unknown `on_error`.
+    """
+    if batch_size < 1 or workers < 0 or (threads is not None and threads < 0):
+        raise UsageError(
+            "the batch size must be at least 1, and the numbers of workers and threads at least 0"
+        )
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+    rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
+    padded = pad_rows(rows, batch_size)
+    elements = grain.MapDataset.source(padded.tolist()).map(_Decode(manifest.opener, recipe))
+    return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
+
+
+def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """int32 rows with -1 appended up to a multiple."""
+    padding = np.full(-len(rows) % multiple, -1, np.int32)
+    return np.concatenate([rows.astype(np.int32), padding])
+
+
+def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """This process's rows of 0 .. n_rows-1: a contiguous part, padded with -1 so that all take equally many
+    steps.
+
+    Args:
+        n_rows: images in the data set.
+        batch_size: images that one process takes in one step.
+
+    Returns: int32 [steps * batch_size].
+    """
+    steps = -(-n_rows // (batch_size * process_count))
+    part = np.arange(n_rows)[process_index * steps * batch_size : (process_index + 1) * steps * batch_size]
+    return np.concatenate([part, np.full(steps * batch_size - len(part), -1)]).astype(np.int32)
+
+
+def training_batches(
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int | None = None,
+    captions: str | None = None,
+    tokenize: Callable[[list[str]], np.ndarray] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int | None = None,
+) -> grain.DatasetIterator[dict[str, Any]]:
+    """Shuffled batches, without end unless `epochs` is given, each epoch in an order of its own.
+
+    The order depends on the seed alone. `iterator.get_state()` and `set_state(state)` resume it exactly;
+    grain's orbax handler saves it beside the parameters. An incomplete last batch is dropped.
+
+    Args:
+        batch_size: images in one process's batch.
+        captions: the column with each image's caption, or with a list of captions of which one is drawn each
+            time.
+        tokenize: texts -> int32 [B,L]; without it the texts themselves are in the batch.
+        process_index, process_count: this process's part; together the processes read every image once an
+            epoch.
+
+    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, with captions, "tokens" or
+        "text".
+
+    Raises:
+        DataError: the manifest has no such column, or is empty; on iteration, an unreadable image.
+    """
+    if captions is not None and captions not in manifest.columns:
+        raise DataError(
+            f"{manifest.name}: no column {captions!r}; it has {', '.join(manifest.columns) or 'none'}"
+        )
+    texts = None if captions is None else manifest.columns[captions]
+    order = grain.MapDataset.range(len(manifest)).seed(seed).shuffle().repeat(epochs)
+    order = order.slice(slice(process_index, None, process_count))
+    elements = order.random_map(_DecodeForTraining(_Decode(manifest.opener, recipe), manifest.ids, texts))
+    stack = _StackForTraining(tokenize)
+    return iter(_batched(elements, batch_size, workers, threads, stack, drop_remainder=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """Row -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in order."""
+
+    opener: Opener
+    recipe: PixelRecipe
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        if row >= 0:
+            try:
+                pixels = to_pixels(open_image(self.opener.open(row)), self.recipe)
+                return {"pixels": pixels, "row": np.int32(row), "failed": None}
+            except DataError as error:
+                failed = (row, str(error))
+        else:
+            failed = None
+        side = self.recipe.image_size
+        return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
+
+
+@dataclasses.dataclass(frozen=True)
+class _DecodeForTraining:
+    """Row -> {"pixels", "row", "text"}, one of an image's captions drawn by grain's generator for this
+    position."""
+
+    decode: _Decode
+    ids: tuple[str, ...]
+    texts: list | None
+
+    def __call__(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
+        element = self.decode(row)
+        if element["failed"] is not None:
+            raise DataError(f"image {self.ids[row]}: {element['failed'][1]}")
+        if self.texts is not None:
+            text = self.texts[row]
+            element["text"] = text if isinstance(text, str) else text[rng.integers(len(text))]
+        return element
+
+
+def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "pixels": np.stack([element["pixels"] for element in elements]),
+        "row": np.stack([element["row"] for element in elements]),
+        "failed": [element["failed"] for element in elements if element["failed"] is not None],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _StackForTraining:
+    tokenize: Callable[[list[str]], np.ndarray] | None
+
+    def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = _stack(elements)
+        del batch["failed"]
+        if "text" in elements[0]:
+            texts = [element["text"] for element in elements]
+            batch |= {"text": texts} if self.tokenize is None else {"tokens": self.tokenize(texts)}
+        return batch
+
+
+def _batched(
+    elements: grain.MapDataset,
+    batch_size: int,
+    workers: int,
+    threads: int | None,
+    stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
+    drop_remainder: bool = False,
+) -> grain.IterDataset:
+    """Elements read ahead by threads or worker processes, stacked into batches in a thread of their own.
+
+    Workers take single elements and batches are made here, so that the order does not depend on their number.
+    """
+    if threads is None:
+        threads = 1 if workers else os.cpu_count() or 1
+    ahead = max(threads, _BATCHES_AHEAD * batch_size // max(1, workers))
+    dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag here, and nobody else has parsed any
+        # Elements travel through pipes: copying an image costs little beside decoding it, and no shared
+        # memory can be left behind, however a process ends.
+        options = grain.experimental.DatasetOptions(min_shm_size=2**62)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+        dataset = dataset.mp_prefetch(processes, worker_init_fn=_end_with_parent)
+    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder, batch_fn=stack)
+    return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker: exit as soon as the parent is gone, even if it was killed."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,150 @@
+"""The manifest: the order of a data set, and the encoded bytes of its images.
+
+Everything downstream (store keys, per-image rows, shards of work) speaks of images by their row in a
+manifest. An image's id is stable (its path relative to the root), and the manifest's digest depends on ids,
+labels, columns and on the content of every image, but not on where the data lies: a copy keeps the digest, an
+edited file changes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+
+from clipjax.digests import canonical_json, sha256_files
+from clipjax.errors import DataError, UsageError
+
+Progress = Callable[[int], None]
+
+
+class Opener(Protocol):
+    """Reads encoded images by row. Small and picklable: it is what travels to worker processes."""
+
+    def open(self, i: int) -> bytes:
+        """The encoded bytes of image i; raises DataError naming the image if it cannot be read."""
+        ...
+
+    def select(self, rows: Sequence[int]) -> Opener:
+        """An opener of these rows alone, renumbered from 0."""
+        ...
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        """SHA-256 of every image's bytes, in order; `progress` is called with bytes read after each."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FileOpener:
+    """Images that are files: `paths` relative to `root`, a folder."""
+
+    root: str
+    paths: tuple[str, ...]
+
+    def open(self, i: int) -> bytes:
+        path = epath.Path(self.root) / self.paths[i]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+    def select(self, rows: Sequence[int]) -> FileOpener:
+        return FileOpener(self.root, tuple(self.paths[i] for i in rows))
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return sha256_files((Path(self.root) / path for path in self.paths), progress)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Manifest:
+    """The images of a data set in a fixed order.
+
+    Attributes:
+        ids: one unique, stable string an image: its posix path relative to the root, or its key.
+        opener: reads the encoded bytes.
+        labels: int32 [N], indices into the label names; None where the data has none.
+        columns: further values, one list of N JSON values a name (captions, groups, ...).
+        label_names: what label k is called in the data itself (folder name, class label); None if unknown.
+        name: what to call it in messages and results. Not part of the digest.
+        selection: how it was cut from the whole data set, "" for all of it. Not part of the digest.
+    """
+
+    ids: tuple[str, ...]
+    opener: Opener
+    labels: np.ndarray | None = None
+    columns: dict[str, list] = dataclasses.field(default_factory=dict)
+    label_names: tuple[str, ...] | None = None
+    name: str = ""
+    selection: str = ""
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(values) for name, values in self.columns.items()}
+        if self.labels is not None:
+            sizes["labels"] = len(self.labels)
+        for column, size in sizes.items():
+            if size != len(self.ids):
+                raise DataError(f"{self.name}: {len(self.ids)} images but {size} values in {column!r}")
+        if len(set(self.ids)) != len(self.ids):
+            twice, _ = Counter(self.ids).most_common(1)[0]
+            raise DataError(f"{self.name}: the image id {twice!r} occurs twice; ids must be unique")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def open(self, i: int) -> bytes:
+        """Encoded bytes of image i; raises DataError naming the file if it cannot be read."""
+        return self.opener.open(i)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over ids, contents, labels and columns in order. The first use reads what is not cached."""
+        return self.compute_digest()
+
+    def compute_digest(self, progress: Progress | None = None) -> str:
+        """The digest, telling `progress` the bytes of each image as it is hashed (or found in the cache)."""
+        if "_digest" not in self.__dict__:
+            rows = hashlib.sha256()
+            for i, content in enumerate(self.opener.content_digests(progress)):
+                label = None if self.labels is None else int(self.labels[i])
+                values = {name: column[i] for name, column in self.columns.items()}
+                rows.update(canonical_json([self.ids[i], content, label, values]).encode() + b"\n")
+            self.__dict__["_digest"] = rows.hexdigest()
+        return self.__dict__["_digest"]
+
+    @functools.cached_property
+    def order_digest(self) -> str:
+        """SHA-256 over the ids in order: cheap, reads no image. What processes compare at start-up."""
+        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+
+    def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
+        """The manifest of these rows in this order; images keep their ids."""
+        rows = [int(i) for i in rows]
+        return dataclasses.replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            opener=self.opener.select(rows),
+            labels=None if self.labels is None else self.labels[rows],
+            columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
+            selection=selection or self.selection,
+        )
+
+    def sample(self, limit: int, seed: int = 0) -> Manifest:
+        """A uniform random sample of `limit` images, in manifest order; all of them if there are no more.
+
+        The sample is the `limit` images whose hash of (seed, id) is smallest, so it depends on the images and
+        the seed alone, not on their order or on a library's generator, and a smaller sample lies in a larger.
+        """
+        if limit < 1:
+            raise UsageError(f"the limit must be at least 1 image, not {limit}")
+        if limit >= len(self):
+            return self
+        rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in self.ids]
+        rows = sorted(sorted(range(len(self)), key=rank.__getitem__)[:limit])
+        return self.select(rows, f"random sample of {limit} of {len(self)} images, seed {seed}")

@@ -1,0 +1,333 @@
+"""Readers: the layouts in which data sets are published -> a manifest.
+
+A reader is a function `(root, label_names, **options) -> Manifest`; READERS names them for data set cards.
+`label_names` are the labels as the data spells them (WordNet ids, folder names, class labels), in label
+order. None of them decodes an image, and none needs TensorFlow or PyTorch. Paths go through etils.epath.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.data.manifest import FileOpener, Manifest, Progress
+from clipjax.errors import DataError
+
+# The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+Names = Sequence[str] | None
+
+
+def read_folder(
+    root: epath.Path,
+    label_names: Names = None,
+    *,
+    folder_is_index: bool = False,
+    columns: dict[str, str] | None = None,
+) -> Manifest:
+    """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside the folders are ignored.
+
+    Args:
+        root: the folder of class folders.
+        label_names: folder names in label order; every one must be there and no other. Without them the
+            labels follow the sorted folder names (by value where all are numbers).
+        folder_is_index: the folder names are the labels themselves, 0 .. K-1 (ImageNet-V2).
+        columns: column name -> regular expression whose first group, found in the image's relative path, is
+            the value.
+
+    Raises:
+        DataError: class folders that are missing, unexpected, empty or unreadable (named), no image at all.
+    """
+    found = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+    if not found:
+        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
+    if all(name.isdecimal() for name in found):
+        found.sort(key=int)
+    if folder_is_index:
+        label_names = [str(i) for i in range(len(found) if label_names is None else len(label_names))]
+        spelled = {str(int(name)) if name.isdecimal() else name: name for name in found}
+    else:
+        spelled = {name: name for name in found}
+    label_names = list(spelled) if label_names is None else label_names
+    _same_folders(root, label_names, spelled)
+
+    labelled = []
+    for label, name in enumerate(label_names):
+        images = list(_images(root / spelled[name], f"{spelled[name]}/"))
+        if not images:
+            raise DataError(f"the class folder {root / spelled[name]} holds no images")
+        labelled += [(image, label) for image in images]
+    labelled.sort()
+    ids = [image for image, _ in labelled]
+    return Manifest(
+        tuple(ids),
+        FileOpener(str(root), tuple(ids)),
+        labels=np.array([label for _, label in labelled], np.int32),
+        columns=_columns_from_names(root, ids, columns or {}),
+        label_names=tuple(label_names),
+    )
+
+
+def read_flat(root: epath.Path, label_names: Names = None) -> Manifest:
+    """Every image below `root`, without labels."""
+    ids = tuple(sorted(_images(root, "")))
+    if not ids:
+        raise DataError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)})")
+    names = None if label_names is None else tuple(label_names)
+    return Manifest(ids, FileOpener(str(root), ids), label_names=names)
+
+
+def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
+    """A CSV, TSV or JSONL file with one image a row; other columns (captions, groups, ...) are kept.
+
+    The column `path` is relative to the file; `label` is an int or a class name; `id` replaces the path as
+    the image's id, and is needed where one image has several rows. A JSONL value may be a list (several
+    captions).
+
+    Args:
+        root: the file, or its folder if `file` is given.
+        label_names: class names in label order. Without them, labels given as names are numbered in sorted
+            order.
+        file: the file's name below `root`.
+
+    Raises:
+        DataError: with file and line: a row that does not parse or lacks a value, an image that does not
+            exist, a label outside the set, an id that occurs twice.
+    """
+    path = root / file if file else root
+    ids: dict[str, str] = {}
+    paths: list[str] = []
+    raw_labels: list[tuple[Any, str]] = []
+    columns: dict[str, list] | None = None
+    for where, row in _rows(path):
+        image = row.pop("path", None)
+        if not isinstance(image, str) or not image:
+            raise DataError(f"{where}: no value for 'path'")
+        if not (path.parent / image).is_file():
+            raise DataError(f"{where}: the image {image} does not exist in {path.parent}")
+        key = str(row.pop("id", image))
+        if key in ids:
+            hint = "give each row its own 'id', or one row a list of captions"
+            raise DataError(f"{where}: {key!r} is also in {ids[key].rsplit('/', 1)[-1]}; {hint}")
+        ids[key] = where
+        paths.append(image)
+        if "label" in row:
+            raw_labels.append((row.pop("label"), where))
+        columns = {name: [] for name in row} if columns is None else columns
+        if row.keys() != columns.keys() or len(raw_labels) not in (0, len(paths)):
+            raise DataError(f"{where}: its columns differ from those of the first row")
+        for name, value in row.items():
+            columns[name].append(value)
+    if columns is None:
+        raise DataError(f"{path} lists no images")
+    labels, names = _labels(raw_labels, label_names)
+    opener = FileOpener(str(path.parent), tuple(paths))
+    return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
+
+
+def read_tfds(
+    root: epath.Path,
+    label_names: Names = None,
+    *,
+    split: str,
+    image: str = "image",
+    label: str | None = "label",
+    key: str | None = "file_name",
+) -> Manifest:
+    """A prepared TensorFlow Datasets folder, read without TensorFlow and without decoding.
+
+    Args:
+        root: the version folder (with dataset_info.json), prepared as array_record or parquet.
+        label_names: if given, must be the class labels the data set itself declares, in its order.
+        split: e.g. "test".
+        image, label, key: the features with the image, the class label and a unique name; without a `key`
+            (None, or no such feature) the id is the record's number.
+
+    Raises:
+        DataError: not a prepared data set, unknown split or feature, a file format without random access.
+    """
+    source, features = _tfds_source(root, split, image)
+    for feature in (image, label):
+        if feature is not None and feature not in features:
+            raise DataError(f"{root} has no feature {feature!r}; it has {', '.join(features)}")
+    declared = getattr(features[label], "names", None) if label is not None else None
+    if label_names is not None and declared is not None and list(label_names) != list(declared):
+        wrong = next((i for i, (a, b) in enumerate(zip(label_names, declared)) if a != b), "the length")
+        raise DataError(f"{root}: its class labels differ from the card's, first at {wrong}")
+
+    ids, labels, digests = [], [], []
+    for i, record in enumerate(source):
+        ids.append(record[key].decode() if key in features else f"{i:08d}")
+        digests.append(hashlib.sha256(record[image]).hexdigest())
+        if label is not None:
+            labels.append((int(record[label]), f"{root} record {i}"))
+    numbers, names = _labels(labels, declared if label_names is None else label_names)
+    opener = TfdsOpener(source, image, tuple(range(len(ids))), tuple(digests))
+    return Manifest(tuple(ids), opener, labels=numbers, label_names=names)
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsOpener:
+    """Images that are records of a TFDS data source; `digests` were taken when the labels were read."""
+
+    source: Any
+    feature: str
+    records: tuple[int, ...]
+    digests: tuple[str, ...]
+
+    def open(self, i: int) -> bytes:
+        return self.source[self.records[i]][self.feature]
+
+    def select(self, rows: Sequence[int]) -> TfdsOpener:
+        records, digests = tuple(self.records[i] for i in rows), tuple(self.digests[i] for i in rows)
+        return TfdsOpener(self.source, self.feature, records, digests)
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return list(self.digests)
+
+
+READERS: dict[str, Callable[..., Manifest]] = {
+    "folder": read_folder,
+    "flat": read_flat,
+    "manifest_file": read_manifest_file,
+    "tfds": read_tfds,
+}
+
+
+def _entries(folder: epath.Path) -> list[epath.Path]:
+    """What lies in a folder, hidden names (also macOS's "._" copies of images) left out."""
+    if not folder.exists():
+        raise DataError(f"{folder} does not exist; give the folder that holds the data set")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file, not a folder of images")
+    try:
+        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from None
+
+
+def _images(folder: epath.Path, prefix: str) -> Iterator[str]:
+    """Image files below a folder as posix paths that start with `prefix`."""
+    for entry in _entries(folder):
+        if entry.suffix.lower() in IMAGE_EXTENSIONS:
+            yield prefix + entry.name
+        elif entry.is_dir():
+            yield from _images(entry, f"{prefix}{entry.name}/")
+
+
+def _same_folders(root: epath.Path, expected: Sequence[str], found: dict[str, str]) -> None:
+    missing = [name for name in expected if name not in found]
+    extra = sorted(found[name] for name in found.keys() - set(expected))
+    if missing or extra:
+        parts = [
+            f"{what} {_some(names)}" for what, names in (("missing", missing), ("unexpected", extra)) if names
+        ]
+        raise DataError(f"{root}: wrong class folders: {'; '.join(parts)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+
+
+def _columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
+    columns = {}
+    for column, pattern in patterns.items():
+        matches = [(name, re.search(pattern, name)) for name in ids]
+        wrong = [name for name, match in matches if match is None]
+        if wrong:
+            raise DataError(f"{root / wrong[0]}: its name has no {column} (expected {pattern})")
+        columns[column] = [match[1] for _, match in matches if match is not None]
+    return columns
+
+
+def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) of a CSV, TSV or JSONL file."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error})") from None
+    if path.suffix in (".csv", ".tsv"):
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+        for row in rows:
+            if None in row or None in row.values():
+                raise DataError(f"{path}:{rows.line_num}: expected {len(rows.fieldnames or [])} cells")
+            yield f"{path}:{rows.line_num}", row
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+    else:
+        raise DataError(f"{path}: expected a .csv, .tsv or .jsonl file")
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object")
+    return value
+
+
+def _labels(raw: list[tuple[Any, str]], names: Names) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """(value, where) pairs -> labels int32 [N] and the label names; a label outside the set is refused."""
+    if not raw:
+        return None, None if names is None else tuple(names)
+    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not _is_int(value)})
+    if names is None and spelled:
+        number = next((where for value, where in raw if _is_int(value)), None)
+        if number is not None:
+            raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
+        names = spelled
+    index = {name: i for i, name in enumerate(names or ())}
+    labels = np.empty(len(raw), np.int32)
+    for i, (value, where) in enumerate(raw):
+        if isinstance(value, str) and value in index:
+            labels[i] = index[value]
+        elif _is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
+            labels[i] = int(value)
+        else:
+            known = "" if names is None else f" of {len(names)} classes"
+            raise DataError(f"{where}: the label {value!r} is outside the set{known}")
+    return labels, None if names is None else tuple(names)
+
+
+def _is_int(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"-?\d+", value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
+    """The data source of encoded images and the features of a prepared TFDS folder."""
+    import tensorflow_datasets as tfds
+
+    if not (root / "dataset_info.json").is_file():
+        inside = sorted(str(p.parent.relative_to(root)) for p in root.glob("*/*/dataset_info.json"))
+        hint = f"it holds {', '.join(inside)}" if inside else "prepare it with tensorflow_datasets"
+        raise DataError(f"{root} is not a prepared TFDS version folder (no dataset_info.json); {hint}")
+    builder: Any = tfds.builder_from_directory(root)
+    splits, file_format = list(builder.info.splits), builder.info.file_format
+    if split not in splits:
+        raise DataError(f"{root} has no split {split!r}; it has {', '.join(splits)}")
+    if file_format is None or file_format.value not in ("array_record", "parquet"):
+        name = "an unknown format" if file_format is None else file_format.value
+        raise DataError(
+            f"{root} is in {name}, without random access; prepare it with file_format='array_record'"
+        )
+    source = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+    return source, builder.info.features

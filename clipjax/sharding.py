@@ -1,0 +1,175 @@
+"""Meshes, shardings by path rule, and agreement between processes.
+
+One mesh axis, "data", named here and nowhere else. Evaluation replicates the parameters on the devices of one
+process (`local_mesh`: processes share out shards of rows and never wait for each other); training splits the
+batch over all devices and replicates (DP) or shards (FSDP) the parameters by a table of rules on leaf paths,
+after big_vision's `sharding.py`. Axes are Auto: the compiler places intermediate values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from clipjax.errors import DataError, UsageError
+
+DATA = "data"
+
+# The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
+# largest dimension that the axis divides.
+Rules = Sequence[tuple[str, PartitionSpec | Literal["largest"]]]
+DP: Rules = ((r".", PartitionSpec()),)
+FSDP: Rules = ((r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()), (r".", "largest"))
+
+
+def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | None = None) -> Mesh:
+    """A mesh with Auto axes over the given devices, default all of all processes.
+
+    Args:
+        devices: in mesh order.
+        axes: axis name -> size, where one size may be -1 (the rest); default one axis "data" over all
+            devices.
+
+    Raises:
+        UsageError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    axes = {DATA: -1} if axes is None else axes
+    known = math.prod(size for size in axes.values() if size != -1)
+    sizes = [len(devices) // known if size == -1 else size for size in axes.values()]
+    if math.prod(sizes) != len(devices):
+        raise UsageError(f"a mesh of {dict(axes)} does not fit {len(devices)} devices")
+    kinds = (AxisType.Auto,) * len(sizes)
+    return Mesh(np.asarray(devices).reshape(sizes), tuple(axes), axis_types=kinds)
+
+
+def local_mesh() -> Mesh:
+    """The mesh of this process's own devices: what evaluation embeds on."""
+    return make_mesh(jax.local_devices())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 split over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch -> arrays over the whole mesh, split along axis 0.
+
+    Args:
+        batch: a pytree of arrays [b, ...]; all processes give the same b, a multiple of their devices'
+            number.
+
+    Returns: the same tree of jax.Array [b * processes, ...].
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
+    """The tree of NamedShardings that the rules give a tree of arrays (or ShapeDtypeStructs).
+
+    Raises:
+        UsageError: no rule matches a leaf; names its path.
+    """
+
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
+        name = "/".join(
+            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+        )
+        for pattern, spec in rules:
+            if re.search(pattern, name):
+                return NamedSharding(mesh, _largest(name, leaf.shape, mesh) if spec == "largest" else spec)
+        raise UsageError(f"no sharding rule matches {name}")
+
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
+def shard_params(params: Any, mesh: Mesh, rules: Rules) -> Any:
+    """The parameters on the mesh, as the rules say; every process gives the same values."""
+    return jax.tree.map(put, params, params_sharding(params, mesh, rules))
+
+
+def put(value: Any, sharding: NamedSharding) -> jax.Array:
+    """One array, the same on every process, placed on a mesh of any number of processes."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    host = np.asarray(value)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
+    """Shardings of the optimiser's state: moments lie where their parameters do, counters are replicated.
+
+    For `jax.jit(tx.init, out_shardings=...)`, which would otherwise put the state on one device.
+
+    Args:
+        params: the parameters, or their abstract tree.
+        shardings: as from `params_sharding`, of the same structure.
+    """
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    return optax.tree_utils.tree_map_params(
+        tx,
+        lambda _, sharding: sharding,
+        jax.eval_shape(tx.init, params),
+        shardings,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+
+
+def assert_same_everywhere(what: str, value: str) -> None:
+    """Start-up check that all processes have the same value, e.g. a data set's length and order.
+
+    A host with a file too few would otherwise make the others wait for a batch that never comes.
+
+    Args:
+        what: what is compared, for the message.
+        value: at most 256 bytes of UTF-8.
+
+    Raises:
+        DataError: on every process, naming the processes that differ from process 0 and both values.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.zeros(256, np.uint8)
+    encoded = value.encode()
+    mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    values = [row.tobytes().rstrip(b"\0").decode() for row in multihost_utils.process_allgather(mine)]
+    if different := [i for i, other in enumerate(values) if other != values[0]]:
+        raise DataError(
+            f"{what} differs between processes: process {different[0]} has {values[different[0]]}, "
+            f"process 0 has {values[0]} ({len(different)} of {len(values)} differ from it); "
+            "give every host the same data"
+        )
+
+
+def barrier(name: str) -> None:
+    """Wait until every process has come to the barrier of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _largest(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The spec that shards the largest dimension the data axis divides; none does: replicated.
+
+    Axis 0 of a stacked block is the layers, which the scan runs over, and is left whole.
+    """
+    first = 1 if "/blocks/" in f"/{name}" else 0
+    divisible = [i for i in range(first, len(shape)) if shape[i] % mesh.shape[DATA] == 0]
+    if not divisible:
+        return PartitionSpec()
+    axis = max(divisible, key=lambda i: shape[i])
+    return PartitionSpec(*(None,) * axis, DATA)
