@@ -1,0 +1,315 @@
+"""Heads: from features to one logit a class.
+
+One type serves all models. A zero-shot head holds a class's mean prompt embedding (Radford et al. 2021,
+section 3.1.4; open_clip's build_zero_shot_classifier): every prompt embedded, normalised, averaged over the
+class, normalised again. A classifier's head is its own linear layer. Both are float32 with HIGHEST precision,
+whatever the towers use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from tqdm import tqdm
+
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError, UsageError
+from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
+from clipjax.metrics import classification
+
+CHUNK = 256  # prompts encoded at once: enough to fill the matrix units, and little memory
+LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
+SCORE_BLOCK = 2**22  # scores held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """logits = scale * f(features) @ kernel + bias, where f divides by the L2 norm if `normalize`.
+
+    Attributes:
+        kernel: float32 [D, K].
+        bias: float32 [K], or None.
+        scale: the factor itself (about 100 for CLIP), not its logarithm.
+        normalize: features are brought to unit norm first.
+        label_space: what the K columns stand for.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array | None
+    scale: float
+    normalize: bool
+    label_space: LabelSpace
+
+    @functools.cached_property
+    def columns(self) -> np.ndarray:
+        """int32 [K]: for each class the first class with the same kernel and bias, mostly itself.
+
+        Two classes of one name have one embedding. A matrix product may round them differently, and then
+        chance would decide between them; read through `columns`, they are equal and the first one wins a tie.
+        """
+        bias = np.zeros(self.kernel.shape[1]) if self.bias is None else np.asarray(self.bias)
+        first: dict[tuple[bytes, float], int] = {}
+        pairs = zip(np.asarray(self.kernel).T, bias)
+        return np.array(
+            [first.setdefault((c.tobytes(), float(b)), k) for k, (c, b) in enumerate(pairs)], np.int32
+        )
+
+
+class Scores(NamedTuple):
+    """float32 [B, K]: logits, or probabilities where a projection averaged them."""
+
+    values: jax.Array
+    are_probabilities: bool
+
+
+def logits(head: Head, features: Any) -> jax.Array:
+    """float32 [B, D] -> float32 [B, K]."""
+    features = jnp.asarray(features, jnp.float32)
+    if features.ndim != 2 or features.shape[1] != head.kernel.shape[0]:
+        raise DataError(
+            f"a head over {head.kernel.shape[0]} features got features of shape {list(features.shape)}"
+        )
+    bias = jnp.zeros(head.kernel.shape[1], jnp.float32) if head.bias is None else head.bias
+    return _logits(
+        features, head.kernel, bias, head.columns, np.float32(head.scale), normalize=head.normalize
+    )
+
+
+@functools.partial(jax.jit, static_argnames="normalize")
+def _logits(
+    features: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    columns: jax.Array,
+    scale: Any,
+    *,
+    normalize: bool,
+) -> jax.Array:
+    if normalize:
+        norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
+        features = features / jnp.maximum(norm, 1e-12)
+    scores = scale * jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+    return scores[:, columns]
+
+
+def score_blocks(
+    head: Head, features: np.ndarray, projection: Projection | None = None
+) -> Iterator[tuple[slice, Scores]]:
+    """Scores over the data set's classes, a block of rows at a time, so that memory does not grow with N.
+
+    All blocks have one shape: the last one is padded and cut again.
+
+    Args:
+        features: float32 [N, D], N > 0.
+        projection: from the head's label space to the data set's; None leaves the logits as they are.
+    """
+    size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
+    for start in range(0, len(features), size):
+        block = np.asarray(features[start : start + size], np.float32)
+        padded = np.pad(block, ((0, size - len(block)), (0, 0)))
+        values = _project(logits(head, padded), projection)[: len(block)]
+        yield slice(start, start + len(block)), Scores(values, _averages(projection))
+
+
+def _averages(projection: Projection | None) -> bool:
+    return projection is not None and projection.kind == "mean_prob"
+
+
+def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
+    if projection is None:
+        return scores
+    columns = np.array([column for group in projection.groups for column in group], np.int32)
+    if not _averages(projection):
+        return classification.take_classes(scores, columns)
+    group = np.repeat(np.arange(len(projection.groups), dtype=np.int32), [len(g) for g in projection.groups])
+    return classification.group_mean(
+        classification.softmax(scores), columns, group, num_groups=len(projection.groups)
+    )
+
+
+def classifier_head(model: Any) -> Head:
+    """The linear head of a classifier.
+
+    Raises:
+        UsageError: the model is not a classifier, or its card does not say what its classes are.
+    """
+    card = model.card
+    if card.kind != "classifier":
+        raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")
+    if card.classes is None:
+        raise UsageError(
+            f"the card of {card.id} does not name its classes; give `classes` a file of configs/labels"
+        )
+    kernel = jnp.asarray(model.params["head"]["kernel"], jnp.float32)
+    labels = load_labels(card.classes)
+    if kernel.shape[1] != len(labels):
+        raise DataError(
+            f"{card.id} has {kernel.shape[1]} outputs, but {card.classes!r} has {len(labels)} classes"
+        )
+    bias = jnp.asarray(model.params["head"]["bias"], jnp.float32)
+    return Head(kernel, bias, scale=1.0, normalize=False, label_space=labels)
+
+
+def zeroshot_head(
+    model: Any,
+    labels: LabelSpace,
+    prompts: PromptSet,
+    *,
+    precision: str = "parity",
+    store: Any = None,
+    chunk: int = CHUNK,
+    progress: bool = False,
+) -> Head:
+    """The head of a zero-shot model: the normalised mean of each class's normalised prompt embeddings.
+
+    Args:
+        model: a `clipjax.Model`, or any object with a card and `encode_text(list of strings) -> unit norm [B,
+        D]`.
+        precision: of the text tower, "parity" or "fast".
+        store: a `clipjax.store.Store` to keep the kernel in; a card without a fingerprint is never stored.
+        chunk: prompts encoded at once.
+        progress: show a bar on stderr.
+
+    Raises:
+        UsageError: the model has no text tower.
+        DataError: the prompt set has nothing for a class (named).
+    """
+    if model.card.kind != "zero_shot":
+        raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
+    usage = _Usage.of([prompts.of_class(name) for name in labels.classes])
+
+    def compute() -> np.ndarray:
+        return _class_means(_encoded(model, usage.prompts, precision, chunk), usage, progress)
+
+    kernel = _stored(store, _key(model, usage, labels, precision), labels.ids, compute)
+    bias = (
+        None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
+    )
+    return Head(
+        jnp.asarray(kernel.T), bias, float(model.card.logit_scale), normalize=True, label_space=labels
+    )
+
+
+class _Usage(NamedTuple):
+    """The distinct prompts, and how often each class uses each: float64 [K, P], sparse."""
+
+    prompts: list[str]
+    times: scipy.sparse.csc_array
+
+    @staticmethod
+    def of(prompts_of_class: Sequence[Sequence[str]]) -> _Usage:
+        number: dict[str, int] = {}
+        columns = [
+            number.setdefault(prompt, len(number)) for prompts in prompts_of_class for prompt in prompts
+        ]
+        rows = np.repeat(np.arange(len(prompts_of_class)), [len(prompts) for prompts in prompts_of_class])
+        shape = (len(prompts_of_class), len(number))
+        times = scipy.sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape)  # repeated pairs add up
+        return _Usage(list(number), scipy.sparse.csc_array(times))
+
+
+def _class_means(
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, progress: bool
+) -> np.ndarray:
+    """Add the embeddings to their classes in float64 as they come, then normalise. Returns float32 [K, D]."""
+    sums: Any = 0.0
+    with tqdm(total=len(usage.prompts), desc="prompts", unit="prompt", disable=not progress) as bar:
+        for rows, embeddings in chunks:
+            sums = sums + usage.times[:, rows] @ embeddings.astype(np.float64)
+            bar.update(len(rows))
+    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _encoded(
+    model: Any, prompts: list[str], precision: str, chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of (positions in `prompts`, unit-norm float32 embeddings), a chunk at a time."""
+    if hasattr(model, "network"):
+        from clipjax.embed import text_encoder
+
+        tokens = _Tokens.of(model.tokenizer, prompts)
+        return _encode_tokens(text_encoder(model, precision), tokens, chunk)
+    return _encode_strings(model.encode_text, prompts, chunk)
+
+
+def _encode_strings(
+    encode: Callable[..., Any], prompts: list[str], chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, len(prompts), chunk):
+        rows = np.arange(start, min(start + chunk, len(prompts)))
+        yield rows, np.asarray(encode([prompts[row] for row in rows]), np.float32)
+
+
+class _Tokens(NamedTuple):
+    """Token ids without padding: those of prompt i are `ids[end[i] - length[i] : end[i]]`."""
+
+    ids: np.ndarray
+    end: np.ndarray
+    length: np.ndarray
+    context: int
+
+    @staticmethod
+    def of(tokenizer: Any, prompts: list[str], step: int = 4096) -> _Tokens:
+        parts, lengths = [], []
+        for start in range(0, len(prompts), step):
+            ids, length, _ = tokenizer.encode(prompts[start : start + step])
+            parts.append(ids[np.arange(ids.shape[1]) < length[:, None]])
+            lengths.append(length)
+        length = np.concatenate(lengths)
+        return _Tokens(np.concatenate(parts), np.cumsum(length), length, tokenizer.spec.context_length)
+
+    def rows(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """int32 [count, L]: these prompts, zeros below; L is the longest, rounded up to LENGTH_STEP."""
+        longest = int(self.length[rows].max())
+        batch = np.zeros((count, min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)), np.int32)
+        for place, row in enumerate(rows):
+            batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
+        return batch
+
+
+def _encode_tokens(
+    encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shortest prompts first. A causal tower reads out at the end of text: the cut changes nothing."""
+    order = np.argsort(tokens.length, kind="stable")
+    chunk = min(chunk, -(-len(order) // 8) * 8)  # a few prompts are not padded to a full chunk
+    for start in range(0, len(order), chunk):
+        rows = order[start : start + chunk]
+        yield rows, np.asarray(encode(tokens.rows(rows, chunk)), np.float32)[: len(rows)]
+
+
+def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[str, Any] | None:
+    """What the kernel depends on; None for a model that must not be stored."""
+    card = model.card
+    if card.fingerprint is None or not hasattr(model, "network"):
+        return None
+    times = usage.times
+    used = [times.indptr.tolist(), times.indices.tolist(), times.data.tolist()]
+    return {
+        "output": "zeroshot_head",
+        "model": card.fingerprint,
+        "prompts": sha256_json([usage.prompts, used]),
+        "classes": labels.digest,
+        "tokenizer": dataclasses.asdict(model.tokenizer.spec),
+        "precision": precision,
+    }
+
+
+def _stored(
+    store: Any, key: dict[str, Any] | None, ids: Sequence[str], compute: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """The array [len(ids), D] of this key from the store, computed and kept there if it is missing."""
+    if store is None or key is None:
+        return compute()
+    entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1)
+    if entry.missing_shards():
+        entry.write_shard(0, list(ids), compute())
+    return entry.read()[1]

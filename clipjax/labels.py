@@ -1,0 +1,192 @@
+"""Label spaces, projections between them, and prompt sets: all of them files.
+
+A label space is configs/labels/NAME.csv (`id,name` in label order), a projection
+configs/labels/FROM-to-TO.toml, a prompt set configs/prompts/NAME.txt (templates) or a JSON file of sentences
+per class (the format of CuPL). Wherever a name is taken, a path to a file of the same format works too.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from clipjax.config import config_dir, read_csv, read_lines, read_toml
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError, UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Classes in label order.
+
+    Attributes:
+        name: of the file, e.g. "imagenet".
+        classes: what goes into a prompt; may repeat ("missile" and "sunglasses" do in ImageNet).
+        ids: unique; the names of the class folders (ImageNet's synsets).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(item for item in self.ids if self.ids.count(item) > 1)
+            raise DataError(f"label space {self.name}: the id {twice!r} occurs twice")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids and names, in order; the space's own name is not part of it."""
+        return sha256_json([self.ids, self.classes])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How scores over the classes of one space become scores over another.
+
+    Attributes:
+        source, target: names of the two label spaces.
+        kind: "select" takes one class each (logits stay logits), "mean_prob" averages softmax probabilities
+            over a group of classes.
+        groups: for each class of `target`, indices into `source`.
+    """
+
+    source: str
+    target: str
+    kind: Literal["select", "mean_prob"]
+    groups: tuple[tuple[int, ...], ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return sha256_json([self.kind, self.groups])
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """What a class is described with: templates, or sentences of its own.
+
+    Attributes:
+        name: of the file, e.g. "openai_80".
+        templates: each with `{}` where the class name goes; empty for a set of sentences.
+        sentences: class name -> its sentences, as they stand in the file (leading spaces kept), or None.
+    """
+
+    name: str
+    templates: tuple[str, ...] = ()
+    sentences: Mapping[str, tuple[str, ...]] | None = None
+
+    def of_class(self, name: str) -> tuple[str, ...]:
+        """The prompts of one class; classes that share a name share them.
+
+        Raises:
+            DataError: a set of sentences has none for `name`.
+        """
+        if self.sentences is None:
+            return tuple(template.replace("{}", name) for template in self.templates)
+        if not self.sentences.get(name):
+            raise DataError(
+                f"prompt set {self.name} has no sentence for the class {name!r}; add one to the file"
+            )
+        return self.sentences[name]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the contents; the set's own name is not part of it."""
+        return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
+
+
+def load_labels(name: str | Path) -> LabelSpace:
+    """A label space by its name in configs/labels, or from a CSV file `id,name`."""
+    path = _find(name, "labels", "label space", (".csv",))
+    rows = read_csv(path)
+    if not rows or set(rows[0]) != {"id", "name"}:
+        raise DataError(f"{path}: expected the header `id,name` and one class a line")
+    return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
+
+
+def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
+    """The projection from one label space to another; None if they have the same classes.
+
+    Raises:
+        UsageError: there is no such file.
+        DataError: the file does not fit the two spaces; the message names the class.
+    """
+    if source.ids == target.ids:
+        return None
+    path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}: "
+            f"there is no {path}"
+        )
+    return _read_projection(path, source, target)
+
+
+def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Projection:
+    record = read_toml(path)
+    if set(record) != {"from", "to", "kind", "groups"} or record["kind"] not in ("select", "mean_prob"):
+        raise DataError(f"{path}: expected from, to, kind ('select' or 'mean_prob') and groups")
+    if (record["from"], record["to"]) != (source.name, target.name):
+        raise DataError(f"{path}: from and to are not those of the file's name")
+    groups = record["groups"]
+    if missing := [item for item in target.ids if not groups.get(item)]:
+        raise DataError(f"{path}: no group for the class {missing[0]!r}")
+    if extra := set(groups) - set(target.ids):
+        raise DataError(f"{path}: {min(extra)!r} is no class of {target.name}")
+    for item, group in groups.items():
+        if len(set(group)) != len(group) or not all(0 <= index < len(source) for index in group):
+            raise DataError(f"{path}: the group of {item!r} repeats an index or leaves 0..{len(source) - 1}")
+        if record["kind"] == "select" and len(group) != 1:
+            raise DataError(f"{path}: 'select' takes one class, the group of {item!r} has {len(group)}")
+    return Projection(source.name, target.name, record["kind"], tuple(tuple(groups[i]) for i in target.ids))
+
+
+def load_prompts(name: str | Path) -> PromptSet:
+    """A prompt set by its name in configs/prompts, or from a file: .txt (templates) or .json (sentences)."""
+    path = _find(name, "prompts", "prompt set", (".txt", ".json"))
+    return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
+
+
+def _read_templates(path: Path) -> PromptSet:
+    templates = read_lines(path)
+    if not templates:
+        raise DataError(f"{path}: holds no template")
+    for number, template in enumerate(templates, 1):
+        if "{}" not in template:
+            raise DataError(f"{path}: template {number} ({template!r}) has no {{}} for the class name")
+    return PromptSet(path.stem, templates=tuple(templates))
+
+
+def _read_sentences(path: Path) -> PromptSet:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from None
+    if not isinstance(record, dict) or not record:
+        raise DataError(f'{path}: expected one object, {{"class name": ["sentence", ...]}}')
+    for key, sentences in record.items():
+        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+            raise DataError(f"{path}: the value of {key!r} is not a list of sentences")
+    return PromptSet(path.stem, sentences={key: tuple(value) for key, value in record.items()})
+
+
+def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
+    """The file a name stands for: a path with one of `suffixes`, or a file in configs/`folder`."""
+    path = Path(name)
+    if path.suffix in suffixes:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist")
+        return path
+    root = config_dir() / folder
+    for suffix in suffixes:
+        if (root / f"{name}{suffix}").is_file():
+            return root / f"{name}{suffix}"
+    known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
+    raise unknown_name(kind, str(name), known)

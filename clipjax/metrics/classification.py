@@ -1,0 +1,66 @@
+"""Classification metrics: jitted kernels on arrays, and nothing else.
+
+Scores are float32, one row an image and one column a class; labels are column indices. Ties go to the lowest
+index
+everywhere, as with an argmax: two classes of one name then behave as in the reference. Counts are integers.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def top_k(scores: jax.Array, *, k: int) -> jax.Array:
+    """The k best columns of each row, best first. [N, K] -> int32 [N, k]; k <= K."""
+    return jax.lax.top_k(scores, k)[1]
+
+
+@jax.jit
+def in_top_k(ranked: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether each label is among its row's ranked columns. int [N, k], int [N] -> bool [N]."""
+    return jnp.any(ranked == labels[:, None], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def class_counts(labels: jax.Array, correct: jax.Array, *, num_classes: int) -> tuple[jax.Array, jax.Array]:
+    """Correct images and all images of each class. int [N], bool [N] -> two int32 [num_classes].
+
+    A label outside 0..num_classes-1 (-1 marks padding) counts nowhere.
+    """
+    inside = (labels >= 0) & (labels < num_classes)
+    place = jnp.where(inside, labels, num_classes)
+    total = jnp.zeros(num_classes + 1, jnp.int32).at[place].add(1)
+    hits = jnp.zeros(num_classes + 1, jnp.int32).at[place].add(correct.astype(jnp.int32))
+    return hits[:num_classes], total[:num_classes]
+
+
+@jax.jit
+def softmax(logits: jax.Array) -> jax.Array:
+    """Probabilities of each row, float32 [N, K]."""
+    return jax.nn.softmax(logits.astype(jnp.float32), axis=1)
+
+
+@jax.jit
+def take_classes(scores: jax.Array, columns: jax.Array) -> jax.Array:
+    """Scores of the chosen columns. [N, K], int [M] -> [N, M]."""
+    return scores[:, columns]
+
+
+@functools.partial(jax.jit, static_argnames="num_groups")
+def group_mean(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_groups: int) -> jax.Array:
+    """Arithmetic mean of the scores over groups of columns.
+
+    Args:
+        scores: [N, K].
+        columns, group: int [P]; column `columns[p]` is a member of group `group[p]`. A column may be in
+            several groups or in none; no group is empty.
+
+    Returns: [N, num_groups].
+    """
+    size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
+    total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
+    return total / size

@@ -1,0 +1,81 @@
+"""Confidence intervals.
+
+All of them treat the images as a random sample of the images that could have been taken. A sample of n out of
+a data set of N (`--limit`) is therefore answered with n alone: no finite-population correction is made, as it
+would shrink the interval to nothing at n = N, where the question (how good is the model on such images?) is
+as open as before.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """Limits of a confidence interval, its level and the name of its method."""
+
+    lo: float
+    hi: float
+    level: float
+    method: str
+
+
+def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of `hits` / `n`, n > 0 (Wilson 1927), without continuity correction."""
+    lo, hi = _wilson_limits(np.asarray(hits), np.asarray(n), level)
+    return Interval(float(lo), float(hi), level, "wilson")
+
+
+def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
+    """The exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
+    tail = (1 - level) / 2
+    lo = 0.0 if hits == 0 else float(scipy.stats.beta.ppf(tail, hits, n - hits + 1))
+    hi = 1.0 if hits == n else float(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits))
+    return Interval(lo, hi, level, "clopper_pearson")
+
+
+def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
+    """Interval of the unweighted mean of independent proportions, e.g. of the accuracies of the classes.
+
+    The limits of each proportion (Wilson's) are combined as the variances of a sum are, on either side for
+    itself (MOVER: Zou & Donner 2008). With one proportion it is Wilson's interval; classes with a single
+    image or without an error do not make it collapse, as they do a bootstrap.
+
+    Args:
+        hits, n: int [K], n > 0.
+    """
+    p = hits / n
+    lo, hi = _wilson_limits(hits, n, level)
+    mean = p.mean()
+    down = np.sqrt(np.sum((p - lo) ** 2)) / len(p)
+    up = np.sqrt(np.sum((hi - p) ** 2)) / len(p)
+    return Interval(float(mean - down), float(mean + up), level, "mover_wilson")
+
+
+def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
+    """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
+
+    `gained` and `lost` count the images that only the second or only the first run had right: two cells of
+    one multinomial, with Wilson limits combined under their correlation (MOVER with covariance, Tang et al.
+    2010).
+    """
+    p, q = gained / n, lost / n
+    (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))
+    correlation = -np.sqrt(p * q / ((1 - p) * (1 - q))) if p < 1 and q < 1 else 0.0
+    down = (p - lo_p) ** 2 + (hi_q - q) ** 2 - 2 * correlation * (p - lo_p) * (hi_q - q)
+    up = (hi_p - p) ** 2 + (q - lo_q) ** 2 - 2 * correlation * (hi_p - p) * (q - lo_q)
+    return Interval(float(p - q - np.sqrt(down)), float(p - q + np.sqrt(up)), level, "mover_wilson_paired")
+
+
+def _wilson_limits(hits: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    z = scipy.stats.norm.ppf((1 + level) / 2)
+    p = hits / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    # Rounding must not push the limit of a perfect or a hopeless score past what was seen.
+    return np.where(hits == 0, 0.0, centre - half), np.where(hits == n, 1.0, centre + half)
