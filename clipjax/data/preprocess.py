@@ -1,0 +1,199 @@
+"""Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
+
+Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
+`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images. What matters:
+
+- The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side).
+- An image smaller than the crop is padded with zero in *its own* mode, before the conversion to RGB: in CMYK
+  zero is white.
+- PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest neighbour.
+  Whether an image becomes RGB before or after the resize therefore changes pixels: the recipe says which.
+- The orientation in the EXIF data is not applied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from clipjax.errors import DataError, UsageError, unknown_name
+
+ResizeMode = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+RgbOrder = Literal["first", "last"]
+
+_RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelRecipe:
+    """How an image becomes uint8 pixels: everything that changes a byte, and nothing else.
+
+    Attributes:
+        image_size: side of the square crop that the model sees, in pixels.
+        resize_size: side that the image is resized to before the crop (timm: floor(image_size / crop_pct)).
+        resize_mode: "shortest" (short side becomes resize_size), "longest" (long side does, the rest is
+            padded) or "squash" (both sides do, the aspect ratio is lost).
+        interpolation: "bicubic" or "bilinear", antialiased.
+        rgb: "first" (RGB before all else, as torchvision's folder loader) or "last" (after the crop, as
+            open_clip's own transform; timm's transform takes RGB images only).
+        pre_crop: pixels cut from each side of the original (2 for ObjectNet, whose images have a border).
+
+    Raises:
+        UsageError: a size that is not positive, or a mode, interpolation or order that does not exist.
+    """
+
+    image_size: int
+    resize_size: int
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    rgb: RgbOrder = "last"
+    pre_crop: int = 0
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("resize mode", self.resize_mode, get_args(ResizeMode)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+            ("rgb order", self.rgb, get_args(RgbOrder)),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, list(known))
+        if self.image_size < 1 or self.resize_size < 1 or self.pre_crop < 0:
+            raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
+
+    def key(self) -> dict[str, Any]:
+        """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays."""
+        return dataclasses.asdict(self)
+
+
+def open_image(source: bytes | str | Path, name: str | None = None) -> PIL.Image.Image:
+    """Decode one image completely, so that damage shows here and not in the middle of a batch.
+
+    Args:
+        source: the encoded file, or its path.
+        name: what to call the image in an error; the path where none is given.
+
+    Raises:
+        DataError: the file is missing, truncated, not an image, or so large that PIL takes it for an attack
+            (more than twice `PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+    try:
+        image = PIL.Image.open(io.BytesIO(data))
+        image.load()
+    except PIL.UnidentifiedImageError:
+        raise DataError(f"{name}: not an image that Pillow can read ({len(data)} bytes)") from None
+    except (
+        Exception
+    ) as error:  # PIL's decoders raise nearly anything on damaged input: SyntaxError, struct.error...
+        raise DataError(f"{name}: damaged or unreadable image ({error}); replace or remove it") from error
+    return image
+
+
+def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe) -> np.ndarray:
+    """Resize, crop and convert one image as the reference transform does, up to but without its ToTensor.
+
+    Args:
+        image: a PIL image of any mode.
+        recipe: what to do with it.
+
+    Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
+
+    Raises:
+        DataError: the image is no larger than the border to cut, or PIL cannot turn its mode into RGB.
+    """
+    if recipe.rgb == "first":
+        image = _convert_rgb(image)
+    if recipe.pre_crop:
+        image = _cut_border(image, recipe.pre_crop)
+    size = _resized_size(image.size, recipe)
+    if size != image.size:
+        image = image.resize(size, _RESAMPLING[recipe.interpolation])
+    return np.asarray(_convert_rgb(_center_crop(image, recipe.image_size)))
+
+
+def _convert_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise DataError(f"an image of mode {image.mode} has no RGB form: {error}") from None
+
+
+def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
+    width, height = image.size
+    if min(width, height) <= 2 * border:
+        raise DataError(
+            f"an image of {width} x {height} pixels has no inside once {border} pixels a side are cut"
+        )
+    return image.crop((border, border, width - border, height - border))
+
+
+def _resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
+    """(width, height) after the resize; truncated for the short side, rounded for the long one."""
+    width, height = size
+    target = recipe.resize_size
+    if recipe.resize_mode == "squash":
+        return target, target
+    if recipe.resize_mode == "longest":
+        ratio = max(width / target, height / target)
+        return round(width / ratio), round(height / ratio)
+    if width <= height:
+        return target, int(target * height / width)
+    return int(target * width / height), target
+
+
+def _center_crop(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
+    """Crop the middle; beyond the edge PIL fills with zero, which is what the reference pads with."""
+    width, height = image.size
+    left, top = _offset(width, size), _offset(height, size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _offset(length: int, size: int) -> int:
+    """Where the crop starts; the odd pixel of a padding goes to the far side."""
+    return -((size - length) // 2) if length < size else round((length - size) / 2)
+
+
+def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(pixels / 255 - mean) / std per channel, on the device; may be called inside jit.
+
+    XLA turns a division by a broadcast value into a multiplication by its reciprocal, which differs from
+    PyTorch in the last bits (4.8e-7 for CLIP's statistics). There are only 256 values a channel, so they are
+    looked up and equal ToTensor + Normalize to the bit. A TPU gathers slowly and computes instead.
+
+    Args:
+        pixels: uint8 [..., 3].
+        mean, std: three numbers each, in units of the 0-1 range.
+
+    Returns: float32 [..., 3].
+    """
+    values = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    table = normalize_host(values, mean, std)
+
+    def look_up(pixels: jax.Array) -> jax.Array:
+        channel = jnp.arange(3, dtype=jnp.int32)
+        return jnp.asarray(table).at[pixels.astype(jnp.int32), channel].get(mode="promise_in_bounds")
+
+    def compute(pixels: jax.Array) -> jax.Array:
+        unit = pixels.astype(jnp.float32) / 255.0
+        return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+    return jax.lax.platform_dependent(jnp.asarray(pixels), tpu=compute, default=look_up)
+
+
+def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """`normalize` in NumPy: uint8 [..., 3] -> float32 [..., 3], equal to ToTensor + Normalize to the bit."""
+    unit = pixels.astype(np.float32) / np.float32(255)
+    return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
