@@ -9,7 +9,8 @@ model (open_clip 3.3 `model.CLIP`, timm 1.0 `create_model`), loads the checkpoin
 stage with forward hooks, in clipjax's layout (channels last) and under the names of `clipjax.models.network`.
 
 `--inputs` holds `images` float32 [B, H, W, 3], normalised, and for open_clip `ids` int32 [B, L]. `--arch` is
-a name the library knows, or the path of an open_clip model config (JSON) for an architecture of one's own.
+a name the library knows or, for an architecture of one's own, the path of a JSON file: an open_clip model
+config or clipjax's own arch record.
 The output holds the inputs, one array a stage, the last results, and `meta`: a JSON string with the order of
 the stages, the library versions and the checkpoint's SHA-256.
 """
@@ -55,7 +56,7 @@ def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
         config = arch
     elif arch.endswith(".json"):
         config = json.loads(Path(arch).read_text())
-        config = config.get("model_cfg", config)
+        config = from_record(config) if "vision" in config else config.get("model_cfg", config)
     else:
         config = open_clip.get_model_config(arch)
     if not config:
@@ -66,6 +67,39 @@ def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
             f"{arch}: model configs with {unsupported} are not built by the reference runner yet"
         )
     return config
+
+
+def from_record(record: dict[str, Any]) -> dict[str, Any]:
+    """The open_clip model config of a clipjax arch record (`clipjax.models.arch.arch_to_dict`)."""
+    vision, text = record["vision"], record["text"]
+    activations = {tower["activation"] for tower in (vision, text) if "activation" in tower} - {"relu"}
+    if len(activations) != 1 or not activations <= {"gelu", "quick_gelu"}:
+        raise SystemExit(
+            f"open_clip has one activation, gelu or quick_gelu, for both towers; not {activations}"
+        )
+    tower = {"image_size": vision["image_size"], "width": vision["width"], "layers": vision["layers"]}
+    if vision["family"] == "modified_resnet":
+        if vision["bn_eps"] != 1e-5:
+            raise SystemExit(f"open_clip's ModifiedResNet has eps 1e-5, not {vision['bn_eps']}")
+        tower["head_width"] = vision["width"] * 32 // vision["heads"]
+    else:
+        tower["head_width"] = vision["width"] // vision["heads"]
+        tower |= {"patch_size": vision["patch_size"], **transformer_options(vision)}
+    names = ("context_length", "vocab_size", "width", "layers", "heads")
+    return {
+        "embed_dim": vision["embed_dim"],
+        "quick_gelu": activations == {"quick_gelu"},
+        "vision_cfg": tower,
+        "text_cfg": {name: text[name] for name in names} | transformer_options(text),
+    }
+
+
+def transformer_options(tower: dict[str, Any]) -> dict[str, Any]:
+    # open_clip takes the integer part of width x ratio: the half keeps it off the edge.
+    return {
+        "mlp_ratio": (tower["mlp_width"] + 0.5) / tower["width"],
+        "norm_kwargs": {"eps": tower["ln_eps"]},
+    }
 
 
 def load_strict(model: nn.Module, checkpoint: Path) -> None:

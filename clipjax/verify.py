@@ -1,0 +1,294 @@
+"""Is this the same model as the reference? Stage by stage: stem, every block, pooling, projection, logits.
+
+The reference is PyTorch's own open_clip or timm model, run in a subprocess (`converters.golden`: no torch in
+this process), or a golden file that such a run left behind, which needs no torch at all. Both sides see the
+same float32 inputs, the reference on the CPU, our side in the "parity" profile on JAX's default device.
+
+A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
+entries, measured against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely.
+Logits agree within 1e-3 x max(1, |b|): absolutely up to magnitude 1, relatively beyond it.
+
+Everything fails closed: a reference that cannot be run, a stage that one side lacks, another shape, a NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.errors import DataError, UsageError
+from clipjax.model import Model, unit_norm
+from clipjax.models.arch import arch_to_dict
+from clipjax.models.network import Network
+
+LIBRARIES = ("open_clip", "timm")
+STAGE_TOLERANCE = 5e-5
+EMBEDDING_TOLERANCE = 1e-5
+LOGIT_TOLERANCE = 1e-3
+INPUTS = ("images", "ids")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One comparison. `error` is None where there is nothing to compare; then `problem` says why."""
+
+    name: str
+    error: float | None
+    tolerance: float
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.problem is None and self.error is not None and self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a verification.
+
+    Attributes:
+        model: the id of the model's card.
+        against: "open_clip", "timm" or "golden".
+        stages: every comparison, in forward order.
+        reference: what the reference said of itself: library, version, arch, checkpoint_sha256, torch.
+        problem: why no comparison could be made, or None.
+    """
+
+    model: str
+    against: str
+    stages: tuple[Stage, ...] = ()
+    reference: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.problem is None and bool(self.stages) and all(stage.passed for stage in self.stages)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The name of the first stage that differs, or None."""
+        return next((stage.name for stage in self.stages if not stage.passed), None)
+
+    def to_json(self) -> str:
+        stages = [{**asdict(stage), "passed": stage.passed} for stage in self.stages]
+        record = {
+            "model": self.model,
+            "against": self.against,
+            "passed": self.passed,
+            "first_difference": self.first_difference,
+            "problem": self.problem,
+            "reference": self.reference,
+            "stages": stages,
+        }
+        return json.dumps(record, indent=1, allow_nan=False)
+
+
+def verify(
+    model: Model | str | Path,
+    against: str = "open_clip",
+    *,
+    golden: str | Path | None = None,
+    arch: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    batch: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Compares a model with its reference, stage by stage.
+
+    Args:
+        model: a loaded model, or whatever `clipjax.load_model` takes.
+        against: "open_clip" or "timm": run the library in a subprocess; "golden": read a golden file.
+        golden: the golden file; it holds the inputs too.
+        arch: the reference's name of the architecture, or an open_clip model config (JSON). By default the
+            name in the card or, where there is none, the card's own arch record.
+        checkpoint: weights for the reference to load. By default the model's own, written back in the
+            reference's format.
+        batch, seed: how many random images and texts to compare on.
+
+    Raises:
+        UsageError: unknown `against`, or no golden file given.
+        DataError: the model or the golden file cannot be read.
+    """
+    if against not in (*LIBRARIES, "golden"):
+        raise UsageError(f"cannot verify against {against!r}: give open_clip, timm or golden")
+    if against == "golden" and golden is None:
+        raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
+    if isinstance(model, Model):
+        loaded = model
+    else:
+        from clipjax.load import load_model
+
+        loaded = load_model(str(model))
+    if against == "golden":
+        return compare(loaded, against, read_golden(Path(str(golden))))
+    inputs = random_inputs(loaded, batch, seed)
+    with tempfile.TemporaryDirectory(prefix="clipjax-verify-") as folder:
+        out, problem = run_reference(loaded, against, Path(folder), arch, checkpoint, inputs)
+        if problem is not None:
+            return Report(loaded.card.id, against, problem=problem)
+        return compare(loaded, against, read_golden(out))
+
+
+# ------------------------------------------------------------------------------------------ both sides
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a reference run left: its inputs, every stage in forward order, and what it says of itself."""
+
+    inputs: dict[str, np.ndarray]
+    stages: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def read_golden(path: Path) -> Golden:
+    """Reads a file written by `converters.golden`.
+
+    Raises:
+        DataError: it does not exist, is not such a file, or is truncated.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        stages = {name: arrays[name] for name in meta.pop("stages")}
+        return Golden({name: arrays[name] for name in INPUTS if name in arrays}, stages, meta)
+    except FileNotFoundError:
+        raise DataError(f"golden file {path} does not exist") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is not a golden file, or not a whole one ({error}): write it again"
+        ) from None
+
+
+def random_inputs(model: Model, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """images [B, S, S, 3] float32 of unit size and, for a dual encoder, ids [B, L] int32 of all lengths."""
+    arch, rng = model.card.arch, np.random.default_rng(seed)
+    size = arch.vision.image_size
+    images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
+    if arch.text is None:
+        return {"images": images}
+    ids = np.zeros((batch, arch.text.context_length), np.int32)
+    for row, length in zip(ids, np.linspace(arch.text.context_length - 2, 0, batch).astype(int)):
+        # CLIP's start and end of text are the last two entries of its vocabulary.
+        row[0], row[length + 1] = arch.text.vocab_size - 2, arch.text.vocab_size - 1
+        row[1 : length + 1] = rng.integers(1, arch.text.vocab_size - 2, length)
+    return {"images": images, "ids": ids}
+
+
+def run_reference(
+    model: Model,
+    library: str,
+    folder: Path,
+    arch: str | Path | None,
+    checkpoint: str | Path | None,
+    inputs: dict[str, np.ndarray],
+) -> tuple[Path, str | None]:
+    """Runs the library in a subprocess; returns the golden file, and what went wrong or None."""
+    if checkpoint is None:
+        from clipjax.checkpoint import export_model
+
+        checkpoint = export_model(model, folder / "reference.safetensors")
+    if arch is None and model.card.source.library == library:
+        arch = model.card.source.arch
+    if arch is None:
+        arch = folder / "arch.json"
+        arch.write_text(json.dumps(arch_to_dict(model.card.arch)))
+    given, out = folder / "inputs.npz", folder / "golden.npz"
+    arrays: dict[str, Any] = inputs
+    np.savez(given, **arrays)
+    options = {"checkpoint": checkpoint, "arch": arch, "library": library, "inputs": given, "out": out}
+    command = [sys.executable, "-m", "converters.golden"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return out, None
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return out, f"the {library} reference could not be run: {last}"
+
+
+@functools.partial(jax.jit, static_argnames=("network", "tower"))
+def _capture(
+    network: Network, tower: str, params: Any, inputs: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    encode = network.encode_image if tower == "vision" else network.encode_text
+    return encode(params, inputs, precision="parity", capture=True)
+
+
+def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every stage and result of our side, under the names of `converters.golden.run`."""
+    stages: dict[str, Any] = {}
+    features: dict[str, jax.Array] = {}
+    towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
+    for tower, name in zip(towers, INPUTS):
+        features[tower], captured = _capture(model.network, tower, model.params, jnp.asarray(inputs[name]))
+        stages |= {f"{tower}.{stage}": x for stage, x in captured.items()}
+    dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    if model.card.arch.text is None:
+        head = model.params["head"]
+        results = {
+            "features": features["vision"],
+            "logits": dot(features["vision"], head["kernel"]) + head["bias"],
+        }
+    else:
+        image, text = unit_norm(features["vision"]), unit_norm(features["text"])
+        scale, bias = model.params["logit_scale"], model.params.get("logit_bias")
+        logits = jnp.exp(scale) * dot(image, text.T)
+        results = {"image_embedding": image, "text_embedding": text, "logit_scale": scale}
+        results |= {} if bias is None else {"logit_bias": bias}
+        results["logits"] = logits if bias is None else logits + bias
+    return {name: np.asarray(x) for name, x in (stages | results).items()}
+
+
+# ------------------------------------------------------------------------------------------ comparison
+
+
+def compare(model: Model, against: str, golden: Golden) -> Report:
+    """Our stages beside those of a golden, in its order."""
+    try:
+        ours = our_stages(model, golden.inputs)
+    except (KeyError, DataError) as error:
+        problem = f"this model cannot be run on the golden's inputs: {error}"
+        return Report(model.card.id, against, reference=golden.meta, problem=problem)
+    names = [*golden.stages, *(name for name in ours if name not in golden.stages)]
+    stages = tuple(compare_stage(name, ours.get(name), golden.stages.get(name)) for name in names)
+    return Report(model.card.id, against, stages, golden.meta)
+
+
+def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
+    """One stage; see the module's docstring for the measure and the tolerance of each kind."""
+    tolerance = STAGE_TOLERANCE
+    if name.endswith("_embedding"):
+        tolerance = EMBEDDING_TOLERANCE
+    elif name == "logits":
+        tolerance = LOGIT_TOLERANCE
+    if ours is None or theirs is None:
+        return Stage(
+            name, None, tolerance, f"only {'the reference' if ours is None else 'this model'} has it"
+        )
+    if ours.shape != theirs.shape:
+        return Stage(
+            name, None, tolerance, f"shape {list(ours.shape)}, the reference has {list(theirs.shape)}"
+        )
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
+        return Stage(name, None, tolerance, "empty, or not all of it is finite")
+    if name.endswith("_embedding"):
+        scale: Any = 1.0
+    elif name == "logits":
+        scale = np.maximum(1.0, np.abs(b))
+    else:
+        scale = np.abs(b) + np.sqrt(np.mean(b**2)) + np.finfo(np.float64).tiny
+    return Stage(name, float(np.max(np.abs(a - b) / scale)), tolerance)
