@@ -1,0 +1,215 @@
+"""Architecture records: everything that decides what a network computes, and nothing else.
+
+A record is data (`configs/archs/NAME.toml`, or the `arch` entry of a model card). Reading it is strict: a key
+that is missing, unknown or of the wrong type is refused by name, and no number has a default, because a wrong
+activation or epsilon does not fail: it only gives slightly wrong embeddings.
+
+    logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
+    [vision]
+    family = "vit"                  # the module of clipjax.models that holds the tower
+    ...                             # the fields of that family's config class
+    [text]                          # or num_classes = K at the top: a classifier
+    family = "text"
+    ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from clipjax.config import config_dir, read_toml
+from clipjax.errors import DataError, unknown_name
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family module offers, as its module-level `FAMILY`.
+
+    Attributes:
+        name: how `[vision] family` or `[text] family` calls it: the name of its module.
+        tower: which of the two towers it can be.
+        config: frozen dataclass with `embed_dim`, the width of the features, and `image_size` (vision) or
+            `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes.
+        build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
+            `tower(inputs, capture) -> (features, stages)`.
+    """
+
+    name: str
+    tower: Literal["vision", "text"]
+    config: type
+    build: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
+
+    Attributes:
+        name: its name, that of open_clip or timm where they have one.
+        vision: config of the image tower; its class tells the family.
+        text: config of the text tower, None for a classifier.
+        num_classes: width of the linear head, None for a dual encoder.
+        logit_bias: whether a dual encoder has a learned `logit_bias` (models trained with a sigmoid loss do).
+    """
+
+    name: str
+    vision: Any
+    text: Any | None
+    num_classes: int | None
+    logit_bias: bool
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """Every family by name, found by scanning `clipjax.models`; two of one name are refused."""
+    import clipjax.models
+
+    found: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(clipjax.models.__path__):
+        family = getattr(importlib.import_module(f"clipjax.models.{module.name}"), "FAMILY", None)
+        if family is not None:
+            register(found, family)
+    return found
+
+
+def register(found: dict[str, Family], family: Family) -> None:
+    """Add a family to `found`; a name or config class that is taken is a DataError."""
+    for other in found.values():
+        if other.name == family.name or other.config is family.config:
+            raise DataError(f"two model families are named {family.name!r} or share a config: rename one")
+    found[family.name] = family
+
+
+def family_of(config: Any) -> Family:
+    """The family a tower's config belongs to."""
+    return next(family for family in families().values() if family.config is type(config))
+
+
+def arch_names() -> list[str]:
+    """The names of all architectures in configs/archs, sorted."""
+    return sorted(path.stem for path in (config_dir() / "archs").glob("*.toml"))
+
+
+@functools.cache
+def load_arch(name: str) -> Arch:
+    """The architecture in configs/archs/NAME.toml.
+
+    Raises:
+        UsageError: there is no such file; the message has the nearest names.
+        DataError: the file is not a valid record.
+    """
+    if name not in arch_names():
+        raise unknown_name("architecture", name, arch_names())
+    path = config_dir() / "archs" / f"{name}.toml"
+    record = read_toml(path)
+    if "name" in record:
+        raise DataError(f"{path}: remove the key 'name', the file's name is the architecture's")
+    return arch_from_dict({"name": name, **record}, str(path))
+
+
+def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
+    """The inverse of `arch_to_dict`.
+
+    Args:
+        record: name, vision, and either text and logit_bias or num_classes; see the module's docstring.
+        where: what to call the record in an error, e.g. the path of its file.
+
+    Raises:
+        DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible.
+    """
+    dual = "text" in record
+    keys = {"name": str, "vision": dict} | (
+        {"text": dict, "logit_bias": bool} if dual else {"num_classes": int}
+    )
+    top = _fields(keys, record, where)
+    arch = Arch(
+        name=top["name"],
+        vision=_tower("vision", top["vision"], where),
+        text=_tower("text", top["text"], where) if dual else None,
+        num_classes=top.get("num_classes"),
+        logit_bias=top.get("logit_bias", False),
+    )
+    if arch.text is not None and arch.vision.embed_dim != arch.text.embed_dim:
+        widths = f"vision's is {arch.vision.embed_dim}, text's is {arch.text.embed_dim}"
+        raise DataError(f"{where}: both towers need one embed_dim, but {widths}")
+    return arch
+
+
+def arch_to_dict(arch: Arch) -> dict[str, Any]:
+    """The record of an architecture, of JSON types only: `arch_from_dict` gives back an equal `Arch`."""
+
+    def tower(config: Any) -> dict[str, Any]:
+        return {"family": family_of(config).name, **_plain(config)}
+
+    record = {"name": arch.name, "vision": tower(arch.vision)}
+    if arch.text is None:
+        return {**record, "num_classes": arch.num_classes}
+    return {**record, "logit_bias": arch.logit_bias, "text": tower(arch.text)}
+
+
+def _tower(tower: str, record: dict[str, Any], where: str) -> Any:
+    """The config of one tower, of the class that its `family` names."""
+    where = f"{where}: [{tower}]"
+    record = dict(record)
+    name = record.pop("family", None)
+    known = sorted(family.name for family in families().values() if family.tower == tower)
+    if name not in known:
+        raise DataError(f"{where} key 'family' is {name!r}; known {tower} families: {', '.join(known)}")
+    return _decode(families()[name].config, record, where)
+
+
+def _fields(kinds: dict[str, Any], record: dict[str, Any], where: str) -> dict[str, Any]:
+    """`record` with exactly the keys of `kinds`, each value decoded as its kind."""
+    for key in record:
+        if key not in kinds:
+            raise DataError(f"{where} has the unknown key {key!r}; known: {', '.join(kinds)}")
+    for key in kinds:
+        if key not in record:
+            raise DataError(f"{where} lacks the key {key!r}")
+    return {key: _decode(kind, record[key], f"{where} key {key!r}") for key, kind in kinds.items()}
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    """`value` as `kind`: a scalar type, a Literal, `tuple[X, ...]` or a dataclass."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+        try:
+            return kind(**_fields(fields, value, where))  # pyright: ignore[reportCallIssue]
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+    if get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_decode(get_args(kind)[0], item, f"{where} item {i}") for i, item in enumerate(value))
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is kind:
+        return value
+    expected = " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else _type_name(kind)
+    raise DataError(f"{where} is {value!r}; expected {expected}")
+
+
+def _type_name(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list of {_type_name(get_args(kind)[0])}"
+    return {
+        dict: "a table",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "a string",
+    }.get(kind, "a table")
+
+
+def _plain(value: Any) -> Any:
+    """A config as dicts, lists and scalars."""
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,311 @@
+"""The layers every family is built from, and the one home of their numerics.
+
+Nothing here has a default that changes a number: activations are named, every epsilon is given. Three
+defaults of Flax differ from the PyTorch sources we port (its gelu is the tanh form, its LayerNorm has epsilon
+1e-6 and the cancelling variance E[x^2] - E[x]^2), so these layers are our own. Modules hold `nnx.Param` and
+nothing else.
+
+Arrays are channels last: tokens [B, N, D], maps [B, H, W, C]. A layer computes in the dtype of its input (its
+params are in the same dtype, see network.py) except for the statistics of LayerNorm and the softmax, which
+are float32 always. Initialisers are those of PyTorch's layers, which open_clip leaves in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
+
+Padding = Literal["symmetric", "tf_same"]
+
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
+torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def uniform(bound: float) -> Initializer:
+    """U(-bound, bound). With bound 1/sqrt(fan_in) the default of torch.nn.Linear for biases."""
+    return lambda key, shape, dtype=jnp.float32, out_sharding=None: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+# -------------------------------------------------------------------------------------- activations
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x): the activation of OpenAI's CLIP."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+}
+
+# What the config of a transformer may name.
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+
+
+# ------------------------------------------------------------------------------------------- dense
+
+
+class Linear(nnx.Module):
+    """x @ kernel [in, out] + bias [out]."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        kernel_init: Initializer = torch_uniform,
+        bias_init: Initializer = zeros,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (in_dim, out_dim), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (out_dim,), jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        return x @ self.kernel[...] + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis in float32, whatever the dtype of `x`, and returns that dtype."""
+
+    def __init__(self, dim: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones((dim,)))
+        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + self.eps)
+        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+# ------------------------------------------------------------------------------------- transformer
+
+
+def attend(q: Array, k: Array, v: Array, *, heads: int, causal: bool) -> Array:
+    """Multi-head attention of q [B, M, D] over k, v [B, N, D], without the projections -> [B, M, D]."""
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
+    scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
+    if causal:
+        visible = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+        scores = jnp.where(visible, scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    mixed = jnp.matmul(weights, v).transpose(0, 2, 1, 3)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention; q, k, v and out are separate `Linear`s."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        causal: bool,
+        qkv_init: Initializer,
+        out_init: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        self.q = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
+        self.k = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
+        self.v = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
+        self.out = Linear(dim, dim, kernel_init=out_init, rngs=rngs)
+        self.heads = heads
+        self.causal = causal
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(attend(self.q(x), self.k(x), self.v(x), heads=self.heads, causal=self.causal))
+
+
+class Mlp(nnx.Module):
+    """c_fc, activation, c_proj."""
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        *,
+        activation: str,
+        fc_init: Initializer,
+        proj_init: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        self.c_fc = Linear(dim, width, kernel_init=fc_init, bias_init=uniform(dim**-0.5), rngs=rngs)
+        self.c_proj = Linear(width, dim, kernel_init=proj_init, bias_init=uniform(width**-0.5), rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        return self.c_proj(ACTIVATIONS[self.activation](self.c_fc(x)))
+
+
+class Block(nnx.Module):
+    """Pre-norm residual block: x + attn(ln_1(x)), then x + mlp(ln_2(x))."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_width: int,
+        *,
+        activation: str,
+        ln_eps: float,
+        causal: bool,
+        qkv_init: Initializer,
+        out_init: Initializer,
+        fc_init: Initializer,
+        proj_init: Initializer,
+        rngs: nnx.Rngs,
+    ):
+        self.ln_1 = LayerNorm(dim, eps=ln_eps)
+        self.attn = Attention(dim, heads, causal=causal, qkv_init=qkv_init, out_init=out_init, rngs=rngs)
+        self.ln_2 = LayerNorm(dim, eps=ln_eps)
+        self.mlp = Mlp(dim, mlp_width, activation=activation, fc_init=fc_init, proj_init=proj_init, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+M = TypeVar("M", bound=nnx.Module)
+
+
+def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
+    """`depth` modules as one: every param has a leading axis of that length."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def build(rngs: nnx.Rngs) -> M:
+        return make(rngs)
+
+    return build(rngs)
+
+
+def scan(blocks: Any, x: Array, *, capture: bool) -> tuple[Array, Array | None]:
+    """Applies stacked modules one after the other; compiles in the same time for any depth.
+
+    Returns:
+        the last output and, if `capture`, every module's output on a new leading axis.
+    """
+
+    def step(x: Array, block: Any) -> tuple[Array, Array | None]:
+        x = block(x)
+        return x, (x if capture else None)
+
+    return jax.lax.scan(step, x, blocks)
+
+
+# ------------------------------------------------------------------------------------ convolutions
+
+
+def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Zeros before and after an axis of `size`.
+
+    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, where an odd
+    zero goes to the end.
+    """
+    if padding == "symmetric":
+        return (kernel - 1) // 2, (kernel - 1) // 2
+    total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+    """Convolution of x [B, H, W, C] with kernel [k, k, C / groups, O]; groups is 1 or C (depthwise).
+
+    XLA's CPU convolution is slow where the work is really a matrix product (1x1) or elementwise (depthwise:
+    5 to 90 times slower than torch). Both are written out for the CPU; other platforms get the plain
+    convolution.
+    """
+    height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
+    depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            (height, width),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1] if depthwise else 1,
+        )
+
+    def shifted(x: Array, kernel: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
+        rows, cols = ((x.shape[axis] - kernel.shape[0]) // stride + 1 for axis in (1, 2))
+        terms = [
+            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
+            * kernel[i, j, 0]
+            for i in range(kernel.shape[0])
+            for j in range(kernel.shape[1])
+        ]
+        return sum(terms[1:], terms[0])
+
+    if kernel.shape[0] == 1 and stride == 1:
+        return x @ kernel[0, 0]
+    if depthwise:
+        return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=plain)
+    return plain(x, kernel)
+
+
+class Conv(nnx.Module):
+    """Square convolution without bias: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        *,
+        kernel: int,
+        rngs: nnx.Rngs,
+        stride: int = 1,
+        padding: Padding = "symmetric",
+        depthwise: bool = False,
+        kernel_init: Initializer = torch_uniform,
+    ):
+        shape = (kernel, kernel, 1 if depthwise else in_dim, out_dim)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.stride = stride
+        self.padding: Padding = padding
+
+    def __call__(self, x: Array) -> Array:
+        return conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
+
+
+class BatchNorm(nnx.Module):
+    """Inference only: (x - mean) / sqrt(var + eps) * scale + bias, with all four of shape [dim] as params."""
+
+    def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
+        self.scale = nnx.Param(scale_init(jax.random.key(0), (dim,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((dim,)))
+        self.mean = nnx.Param(jnp.zeros((dim,)))
+        self.var = nnx.Param(jnp.ones((dim,)))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        # The four vectors are folded in float32 first: one multiply-add a pixel.
+        scale, bias, mean, var = (
+            p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
+        )
+        gain = scale * jax.lax.rsqrt(var + self.eps)
+        return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
+
+
+def average_pool(x: Array, window: int) -> Array:
+    """Mean over windows of `window` x `window` that do not overlap: [B, H, W, C] -> [B, H / w, W / w, C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.mean(axis=(2, 4))

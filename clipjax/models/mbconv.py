@@ -1,0 +1,168 @@
+"""Networks of mobile inverted bottlenecks (MBConv): EfficientNet-Lite, and the frame of its relatives.
+
+Sources: Sandler et al. 2018 (arXiv 1801.04381), Tan and Le 2019 (arXiv 1905.11946); timm 1.0
+`efficientnet.EfficientNet` with `_efficientnet_blocks.DepthwiseSeparableConv` and `InvertedResidual` for the
+details.
+Difference: inference only (BatchNorm uses its stored statistics).
+
+Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
+    stem/conv/kernel [3,3,3,C]   stem/bn/...                 [conv_stem, bn1]
+    stage{0..}/first/...         [blocks.i.0]
+    stage{0..}/rest/...          [blocks.i.1, ...] stacked on axis 0; absent in a stage of one block
+        "inverted":  expand/{conv/kernel [1,1,I,M], bn}      [conv_pw, bn1]
+                     depthwise/{conv/kernel [k,k,1,M], bn}   [conv_dw, bn2]
+                     project/{conv/kernel [1,1,M,O], bn}     [conv_pwl, bn3]
+        "separable": depthwise/...                           [conv_dw, bn1]
+                     project/...                             [conv_pw, bn2]
+    final/conv/kernel [1,1,I,E]   final/bn/...               [conv_head, bn2]
+and the classifier's head/{kernel,bias}                      [classifier]
+Stages: stem, blocks.0.0, ..., blocks.6.0, head (the map after `final`), pooled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import variance_scaling
+
+from clipjax.models import layers
+from clipjax.models.arch import Family
+
+# timm's `_init_weight_goog`: normal with variance 2 / fan_out, where a depthwise kernel's fan_out is k * k.
+_FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
+_DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """`depth` blocks of one `kernel` size and output `width`, of which the first has the `stride`.
+
+    block: "inverted" widens `expand` times, convolves depthwise and narrows; "separable" does not widen.
+    """
+
+    block: Literal["inverted", "separable"]
+    kernel: int
+    stride: int
+    expand: int
+    width: int
+    depth: int
+
+    def __post_init__(self) -> None:
+        if self.block == "separable" and self.expand != 1:
+            raise ValueError(f'a "separable" block does not widen: expand is {self.expand}, not 1')
+        if self.depth < 1:
+            raise ValueError(f"depth {self.depth} is not a positive number of blocks")
+
+
+@dataclass(frozen=True)
+class MBConvConfig:
+    """`padding` "tf_same" is TensorFlow's, of every `tf_` model; `embed_dim` is the width before the head."""
+
+    image_size: int
+    stem_width: int
+    embed_dim: int
+    activation: Literal["relu6"]
+    padding: layers.Padding
+    bn_eps: float
+    stages: tuple[StageConfig, ...]
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, BatchNorm and, unless it is None, an activation."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        config: MBConvConfig,
+        *,
+        rngs: nnx.Rngs,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        linear: bool = False,
+    ):
+        self.conv = layers.Conv(
+            in_dim,
+            out_dim,
+            kernel=kernel,
+            stride=stride,
+            padding=config.padding,
+            depthwise=depthwise,
+            kernel_init=_DEPTHWISE if depthwise else _FAN_OUT,
+            rngs=rngs,
+        )
+        self.bn = layers.BatchNorm(out_dim, eps=config.bn_eps)
+        self.activation = None if linear else config.activation
+
+    def __call__(self, x: Array) -> Array:
+        x = self.bn(self.conv(x))
+        return x if self.activation is None else layers.ACTIVATIONS[self.activation](x)
+
+
+class MBConv(nnx.Module):
+    """Widen (unless "separable"), convolve depthwise, narrow; added to the input if the shapes are equal."""
+
+    def __init__(self, in_dim: int, stride: int, stage: StageConfig, config: MBConvConfig, *, rngs: nnx.Rngs):
+        middle = in_dim * stage.expand
+        self.expand = ConvNorm(in_dim, middle, config, rngs=rngs) if stage.block == "inverted" else None
+        self.depthwise = ConvNorm(
+            middle, middle, config, kernel=stage.kernel, stride=stride, depthwise=True, rngs=rngs
+        )
+        self.project = ConvNorm(middle, stage.width, config, linear=True, rngs=rngs)
+        self.residual = stride == 1 and in_dim == stage.width
+
+    def __call__(self, x: Array) -> Array:
+        y = x if self.expand is None else self.expand(x)
+        y = self.project(self.depthwise(y))
+        return x + y if self.residual else y
+
+
+class Stage(nnx.Module):
+    """A first block that changes the shape and equal ones that do not, scanned."""
+
+    def __init__(self, in_dim: int, stage: StageConfig, config: MBConvConfig, *, rngs: nnx.Rngs):
+        self.first = MBConv(in_dim, stage.stride, stage, config, rngs=rngs)
+        block = partial(MBConv, stage.width, 1, stage, config)
+        self.rest = (
+            layers.stack(lambda rngs: block(rngs=rngs), stage.depth - 1, rngs) if stage.depth > 1 else None
+        )
+
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
+        first = self.first(x)
+        if self.rest is None:
+            return first, [first]
+        x, outputs = layers.scan(self.rest, first, capture=capture)
+        return x, [] if outputs is None else [first, *outputs]
+
+
+class MBConvNet(nnx.Module):
+    """images [B, S, S, 3], normalised -> pooled features [B, E], which the classifier's head reads."""
+
+    def __init__(self, config: MBConvConfig, rngs: nnx.Rngs):
+        c = config
+        self.stem = ConvNorm(3, c.stem_width, c, kernel=3, stride=2, rngs=rngs)
+        in_dim = c.stem_width
+        for i, stage in enumerate(c.stages):
+            setattr(self, f"stage{i}", Stage(in_dim, stage, c, rngs=rngs))
+            in_dim = stage.width
+        self.final = ConvNorm(in_dim, c.embed_dim, c, rngs=rngs)
+        self.depth = len(c.stages)
+
+    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images)
+        stages = {"stem": x}
+        for i in range(self.depth):
+            x, outputs = getattr(self, f"stage{i}")(x, capture)
+            stages |= {f"blocks.{i}.{j}": output for j, output in enumerate(outputs)}
+        x = self.final(x)
+        features = jnp.mean(x, axis=(1, 2))
+        return features, stages | {"head": x, "pooled": features}
+
+
+FAMILY = Family(name="mbconv", tower="vision", config=MBConvConfig, build=MBConvNet)

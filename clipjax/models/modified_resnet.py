@@ -1,0 +1,174 @@
+"""CLIP's ModifiedResNet: a bottleneck ResNet with a stem of three, average pools and attention pooling.
+
+Sources: He et al. 2015 (arXiv 1512.03385), Zhang 2019 (arXiv 1904.11486) for the anti-aliasing, Radford et
+al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet` for the details.
+Every convolution has stride 1 but the first; where a stage halves the map, an average pool does, before the
+last convolution of the block and before that of its shortcut.
+Difference: inference only (BatchNorm uses its stored statistics). The mean token's query alone is computed in
+the attention pool, since only its output is read.
+
+Params, with the reference's names in brackets where they differ:
+    stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/{scale,bias,mean,var}   [conv1, bn1, ...]
+    layer{1..4}/first/...   [layerN.0]: conv{1,2,3}/kernel, bn{1,2,3}/{scale,bias,mean,var},
+                            downsample/conv/kernel [1,1,I,O], downsample/bn/...  [downsample.0, .1]
+    layer{1..4}/rest/...    [layerN.1, ...] conv{1,2,3}/kernel, bn{1,2,3}/..., stacked on axis 0;
+                            absent in a stage of one block
+    attnpool/positional_embedding [HW+1,C]   attnpool/{q,k,v,out}/{kernel,bias}   [q_proj, ..., c_proj]
+Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal, zeros
+
+from clipjax.models import layers
+from clipjax.models.arch import Family
+
+EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
+REDUCTION = 32  # image pixels per pixel of the last map
+
+
+@dataclass(frozen=True)
+class ModifiedResNetConfig:
+    """`width` is that of the stem; stage i has `layers[i]` blocks; `heads` are the attention pool's."""
+
+    image_size: int
+    width: int
+    layers: tuple[int, ...]
+    heads: int
+    bn_eps: float
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % REDUCTION:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {REDUCTION}")
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ValueError(f"layers {list(self.layers)} are not four positive numbers of blocks")
+        if self.width % 2 or self.width * REDUCTION % self.heads:
+            raise ValueError(
+                f"width {self.width} is odd, or 32 times it is not a multiple of heads {self.heads}"
+            )
+
+
+class Stem(nnx.Module):
+    """[B, S, S, 3] -> [B, S / 4, S / 4, width]."""
+
+    def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
+        half = width // 2
+        self.conv1 = layers.Conv(3, half, kernel=3, stride=2, rngs=rngs)
+        self.bn1 = layers.BatchNorm(half, eps=eps)
+        self.conv2 = layers.Conv(half, half, kernel=3, rngs=rngs)
+        self.bn2 = layers.BatchNorm(half, eps=eps)
+        self.conv3 = layers.Conv(half, width, kernel=3, rngs=rngs)
+        self.bn3 = layers.BatchNorm(width, eps=eps)
+
+    def __call__(self, x: Array) -> Array:
+        x = jax.nn.relu(self.bn1(self.conv1(x)))
+        x = jax.nn.relu(self.bn2(self.conv2(x)))
+        return layers.average_pool(jax.nn.relu(self.bn3(self.conv3(x))), 2)
+
+
+class Downsample(nnx.Module):
+    """The shortcut of a stage's first block: pool, 1x1 convolution, BatchNorm."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
+        self.conv = layers.Conv(in_dim, out_dim, kernel=1, rngs=rngs)
+        self.bn = layers.BatchNorm(out_dim, eps=eps)
+        self.stride = stride
+
+    def __call__(self, x: Array) -> Array:
+        return self.bn(self.conv(layers.average_pool(x, self.stride)))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3, pool by `stride`, 1x1; added to the input, which a stage's first block downsamples."""
+
+    def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
+        out_dim = planes * EXPANSION
+        self.conv1 = layers.Conv(in_dim, planes, kernel=1, rngs=rngs)
+        self.bn1 = layers.BatchNorm(planes, eps=eps)
+        self.conv2 = layers.Conv(planes, planes, kernel=3, rngs=rngs)
+        self.bn2 = layers.BatchNorm(planes, eps=eps)
+        self.conv3 = layers.Conv(planes, out_dim, kernel=1, rngs=rngs)
+        self.bn3 = layers.BatchNorm(out_dim, eps=eps, scale_init=zeros)
+        self.downsample = Downsample(in_dim, out_dim, stride=stride, eps=eps, rngs=rngs) if first else None
+        self.stride = stride
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x)))
+        y = jax.nn.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(layers.average_pool(y, self.stride)))
+        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Stage(nnx.Module):
+    """A first block that changes the shape and equal ones that do not, scanned."""
+
+    def __init__(self, in_dim: int, planes: int, depth: int, *, stride: int, eps: float, rngs: nnx.Rngs):
+        self.first = Bottleneck(in_dim, planes, stride=stride, first=True, eps=eps, rngs=rngs)
+
+        def block(rngs: nnx.Rngs) -> Bottleneck:
+            return Bottleneck(planes * EXPANSION, planes, stride=1, first=False, eps=eps, rngs=rngs)
+
+        self.rest = layers.stack(block, depth - 1, rngs) if depth > 1 else None
+
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
+        first = self.first(x)
+        if self.rest is None:
+            return first, [first]
+        x, outputs = layers.scan(self.rest, first, capture=capture)
+        return x, [] if outputs is None else [first, *outputs]
+
+
+class AttentionPool(nnx.Module):
+    """The mean of a map attends to the map and itself: [B, H, W, C] -> [B, E]."""
+
+    def __init__(self, tokens: int, dim: int, heads: int, embed_dim: int, *, rngs: nnx.Rngs):
+        self.positional_embedding = nnx.Param(normal(dim**-0.5)(rngs.params(), (tokens + 1, dim)))
+        init, bias = normal(dim**-0.5), layers.uniform(dim**-0.5)
+        self.q = layers.Linear(dim, dim, kernel_init=init, bias_init=bias, rngs=rngs)
+        self.k = layers.Linear(dim, dim, kernel_init=init, bias_init=bias, rngs=rngs)
+        self.v = layers.Linear(dim, dim, kernel_init=init, bias_init=bias, rngs=rngs)
+        self.out = layers.Linear(dim, embed_dim, kernel_init=init, bias_init=bias, rngs=rngs)
+        self.heads = heads
+
+    def __call__(self, x: Array) -> Array:
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding[...]
+        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, causal=False)
+        return self.out(mixed[:, 0])
+
+
+class ModifiedResNet(nnx.Module):
+    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+
+    def __init__(self, config: ModifiedResNetConfig, rngs: nnx.Rngs):
+        c = config
+        self.stem = Stem(c.width, eps=c.bn_eps, rngs=rngs)
+        in_dim = c.width
+        for i, depth in enumerate(c.layers):
+            planes, stride = c.width * 2**i, 1 if i == 0 else 2
+            setattr(
+                self, f"layer{i + 1}", Stage(in_dim, planes, depth, stride=stride, eps=c.bn_eps, rngs=rngs)
+            )
+            in_dim = planes * EXPANSION
+        tokens = (c.image_size // REDUCTION) ** 2
+        self.attnpool = AttentionPool(tokens, in_dim, c.heads, c.embed_dim, rngs=rngs)
+
+    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images)
+        stages = {"stem": x}
+        for layer in ("layer1", "layer2", "layer3", "layer4"):
+            x, outputs = getattr(self, layer)(x, capture)
+            stages |= {f"{layer}.{i}": output for i, output in enumerate(outputs)}
+        features = self.attnpool(x)
+        return features, stages | {"projected": features}
+
+
+FAMILY = Family(name="modified_resnet", tower="vision", config=ModifiedResNetConfig, build=ModifiedResNet)

@@ -1,0 +1,177 @@
+"""The forward functions of an architecture: pure functions of a params dict.
+
+A `Network` holds no weights. It is equal to, and hashes as, any other of the same arch, so it may be a static
+argument of `jax.jit`. Params are a nested dict of float32 arrays whose leaves are named in each family's
+docstring, under "vision" and "text" or "head"; a dual encoder also has `logit_scale` [] (and `logit_bias`
+[]).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import OrderedDict
+from typing import Any, Literal, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from clipjax.errors import DataError
+from clipjax.models import layers
+from clipjax.models.arch import Arch, family_of
+
+Params = dict[str, Any]
+Stages = OrderedDict[str, Array]
+
+# parity: float32, with the highest precision for every product, which on a TPU is not the default.
+# fast: the towers in bfloat16, LayerNorm statistics, softmax and the returned features in float32.
+Precision = Literal["parity", "fast"]
+_DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
+_MATMUL = {"parity": "highest", "fast": "default"}
+
+
+class DualEncoder(nnx.Module):
+    """The param tree of an image tower and a text tower."""
+
+    def __init__(self, arch: Arch, rngs: nnx.Rngs):
+        self.vision = family_of(arch.vision).build(arch.vision, rngs)
+        self.text = family_of(arch.text).build(arch.text, rngs)
+        self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))
+        if arch.logit_bias:
+            self.logit_bias = nnx.Param(jnp.asarray(-10.0, jnp.float32))
+
+
+class Classifier(nnx.Module):
+    """The param tree of an image tower and a linear head."""
+
+    def __init__(self, arch: Arch, rngs: nnx.Rngs):
+        assert arch.num_classes is not None
+        self.vision = family_of(arch.vision).build(arch.vision, rngs)
+        # As timm's `_init_weight_goog`: within 1 / sqrt(number of classes), bias zero.
+        init = layers.uniform(arch.num_classes**-0.5)
+        self.head = layers.Linear(arch.vision.embed_dim, arch.num_classes, kernel_init=init, rngs=rngs)
+
+
+class Network:
+    """The pure functions of one architecture."""
+
+    def __init__(self, arch: Arch):
+        self.arch = arch
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network) and other.arch == self.arch
+
+    def __hash__(self) -> int:
+        return hash(self.arch)
+
+    def __repr__(self) -> str:
+        return f"Network({self.arch.name!r})"
+
+    def abstract_params(self) -> Params:
+        """The params as a nested dict of float32 `jax.ShapeDtypeStruct`: nothing is allocated."""
+        _, state = _abstract(self.arch)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+
+    def init_params(self, key: Array) -> Params:
+        """Params drawn as open_clip (a classifier: timm) initialises them for training.
+
+        key: a typed PRNG key, `jax.random.key(seed)`.
+        """
+        return jax.jit(lambda key: _split(_build(self.arch, nnx.Rngs(key)))[1])(key)
+
+    @overload
+    def encode_image(
+        self, params: Params, images: Array, *, precision: Precision, capture: Literal[False] = False
+    ) -> Array: ...
+    @overload
+    def encode_image(
+        self, params: Params, images: Array, *, precision: Precision, capture: Literal[True]
+    ) -> tuple[Array, Stages]: ...
+    def encode_image(
+        self, params: Params, images: Array, *, precision: Precision, capture: bool = False
+    ) -> Array | tuple[Array, Stages]:
+        """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
+
+        Of a classifier: the pooled features that its head reads. With `capture` also the stages, in forward
+        order, channels last, float32: patch_embed, embed, blocks.0 ..., pooled, projected (ViT), or as the
+        docstring of the family says.
+
+        Raises:
+            DataError: the params or the images do not fit the architecture.
+        """
+        size = self.arch.vision.image_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
+        return self._run("vision", params, images.astype(_DTYPE[precision]), precision, capture)
+
+    @overload
+    def encode_text(
+        self, params: Params, ids: Array, *, precision: Precision, capture: Literal[False] = False
+    ) -> Array: ...
+    @overload
+    def encode_text(
+        self, params: Params, ids: Array, *, precision: Precision, capture: Literal[True]
+    ) -> tuple[Array, Stages]: ...
+    def encode_text(
+        self, params: Params, ids: Array, *, precision: Precision, capture: bool = False
+    ) -> Array | tuple[Array, Stages]:
+        """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
+
+        A causal tower reads out at the end-of-text token, so ids may be cut anywhere behind it. With
+        `capture` also the stages: embed, blocks.0 ..., pooled, projected.
+
+        Raises:
+            DataError: the architecture has no text tower, or the params or the ids do not fit it.
+        """
+        if self.arch.text is None:
+            raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
+        longest = self.arch.text.context_length
+        if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest:
+            raise DataError(f"{self.arch.name} takes ids [B, 1..{longest}], not {list(ids.shape)}")
+        return self._run("text", params, ids, precision, capture)
+
+    def _run(
+        self, tower: str, params: Params, inputs: Array, precision: Precision, capture: bool
+    ) -> Array | tuple[Array, Stages]:
+        graphdef, abstract = _abstract(self.arch, tower)
+        _check(params.get(tower, {}), abstract, f"{self.arch.name}: params/{tower}")
+        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[tower])
+        with jax.default_matmul_precision(_MATMUL[precision]):
+            features, stages = nnx.merge(graphdef, cast)(inputs, capture)
+        features = features.astype(jnp.float32)
+        if not capture:
+            return features
+        # Ordered, because jax.jit returns a plain dict sorted by its keys.
+        return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
+
+
+def _build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
+    return DualEncoder(arch, rngs) if arch.text is not None else Classifier(arch, rngs)
+
+
+def _split(module: nnx.Module) -> tuple[Any, Params]:
+    """A module as its structure and its params; anything but params in it is an error."""
+    graphdef, state, rest = nnx.split(module, nnx.Param, ...)
+    assert not nnx.to_pure_dict(rest), f"{type(module).__name__} holds more than params: {rest}"
+    return graphdef, nnx.to_pure_dict(state)
+
+
+@functools.cache
+def _abstract(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
+    """The structure and the abstract params of the whole network or of one tower."""
+    module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
+    return _split(getattr(module, tower) if tower else module)
+
+
+def _check(params: Params, abstract: Params, where: str) -> None:
+    """Names and shapes must be the architecture's: merging alone would accept a wrong shape."""
+    found, wanted = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
+        for leaves in map(jax.tree.leaves_with_path, (params, abstract))
+    )
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            shapes = [list(side[name]) if name in side else "nothing" for side in (found, wanted)]
+            raise DataError(f"{where}/{name} is {shapes[0]}; the architecture has {shapes[1]}")
