@@ -185,7 +185,7 @@ class _Machine:
             return _Global(name, lambda *_: Inert(name))
         raise DataError(
             f"{self.where}: the pickle names {name}, which is no part of a state dict; refused, "
-            "nothing was run (if you trust the file, load it with its own library and save the state dict alone)"
+            "nothing was run (if you trust the file, load it with its library and save the state dict alone)"
         )
 
     def construct(self, callee: Any, arguments: Any) -> Any:

@@ -1,0 +1,429 @@
+"""From foreign tensors to params and back, by table, accounting for every tensor in both directions.
+
+    source = open_source(path)
+    plan = plan_conversion(source, network.abstract_params(), detect_table(source))
+    for path, array in plan.leaves(np.float32): ...
+
+A table (`converters/tables/*.txt`) has one row a leaf: its path, the source's key, an op of `converters.ops`.
+`{i}` in a key is the leaf's stacked axis 0 and `{i+1}` one more, so a table holds for any depth; `{name}` in a
+path is any one part of it (or what `{name:pattern}` says), put in the key's `{name}`. `ignore PATTERN reason`
+names tensors that are dropped, `carry PATTERN reason` those that no model needs but that belong to the
+reference's file, `include NAME name=value ...` takes another table's rows, with values for their names and
+`prefix=` before their keys.
+
+Planning looks at names and shapes only: every leaf filled once, every source tensor used exactly once or
+dropped for a reason, all shapes equal; everything that is wrong is listed by name. Then arrays are read leaf
+by leaf, so that a caller can place each on a device and let it go.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from clipjax.errors import DataError, UsageError
+from converters.ops import OPS, Op
+
+TABLES = Path(__file__).parent / "tables"
+_LAYER = re.compile(r"i(?:\+(\d+))?")
+_ALIGNMENT = 64  # bytes; what XLA asks of a host buffer that it takes over without a copy
+
+
+class ConversionError(DataError):
+    """A checkpoint and an architecture that do not fit; `problems` has one entry for each tensor or leaf."""
+
+    def __init__(self, what: str, problems: list[str]) -> None:
+        super().__init__(
+            f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: " + "; ".join(problems)
+        )
+        self.problems = problems
+
+
+class LazyTensor(Protocol):
+    """What the engine needs of a source's tensor; see `converters.sources.Tensor`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def rows(self, start: int, stop: int) -> LazyTensor: ...
+    def read(self, out: np.ndarray | None = None) -> np.ndarray: ...
+
+
+# --- tables ---
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the leaf's path, the key it comes from, the op's name, where the line stands."""
+
+    target: str
+    source: str
+    op: str
+    where: str
+
+    @functools.cached_property
+    def target_pattern(self) -> re.Pattern[str]:
+        return re.compile(_substitute(self.target, lambda name, kind: f"(?P<{name}>{kind or '[^/]+'})"))
+
+    @property
+    def source_pattern(self) -> str:
+        return _substitute(self.source, lambda name, _: r"\d+" if _LAYER.fullmatch(name) else r"[^.]+")
+
+    @property
+    def stacked(self) -> bool:
+        return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
+
+    def key(self, names: Mapping[str, str], layer: int | None) -> str:
+        """The source's key for a leaf whose path gave `names`, and for one layer of it."""
+
+        def value(match: re.Match[str]) -> str:
+            if found := _LAYER.fullmatch(match[1]):
+                return str((layer or 0) + int(found[1] or 0))
+            return names[match[1]]
+
+        return re.sub(r"\{([^}]+)\}", value, self.source)
+
+    def within(self, prefix: str, values: Mapping[str, str]) -> Row:
+        """The row as another table includes it."""
+
+        def fill(template: str) -> str:
+            for name, value in values.items():
+                template = template.replace(f"{{{name}}}", value)
+            return template
+
+        return Row(fill(self.target), prefix + fill(self.source), self.op, self.where)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The layout of one kind of foreign checkpoint; `ignored` and `carried` are {pattern: reason}."""
+
+    name: str
+    rows: tuple[Row, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
+
+    @functools.cached_property
+    def _known(self) -> re.Pattern[str]:
+        others = map(fnmatch.translate, (*self.ignored, *self.carried))
+        return re.compile("|".join([*(row.source_pattern for row in self.rows), *others]))
+
+    def knows(self, key: str) -> bool:
+        """Whether some row, or an ignore or carry line, covers this source key."""
+        return self._known.fullmatch(key) is not None
+
+    def drops(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)
+
+    def carries(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.carried)
+
+
+def table_names() -> list[str]:
+    """The layouts that can be read; files that start with an underscore are parts of others."""
+    return sorted(path.stem for path in TABLES.glob("*.txt") if not path.stem.startswith("_"))
+
+
+@functools.cache
+def load_table(name: str) -> Table:
+    """Read converters/tables/NAME.txt.
+
+    Raises:
+        UsageError: there is no such table.
+        DataError: a line that is not understood, by its number.
+    """
+    path = TABLES / f"{name}.txt"
+    if not path.is_file():
+        raise UsageError(f"unknown checkpoint layout {name!r}; known: {', '.join(table_names())}")
+    return parse_table(path.read_text(encoding="utf-8"), name)
+
+
+def parse_table(text: str, name: str) -> Table:
+    """A table from its text; see the module's docstring for the syntax."""
+    rows: list[Row] = []
+    ignored: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}.txt:{number}"
+        match line.split():
+            case [] | ["#", *_]:
+                continue
+            case ["ignore" | "carry" as kind, pattern, _, *_]:
+                (ignored if kind == "ignore" else carried)[pattern] = line.split(maxsplit=2)[2]
+            case ["include", other, *settings] if all("=" in setting for setting in settings):
+                values = dict(setting.split("=", 1) for setting in settings)
+                prefix, part = values.pop("prefix", ""), load_table(other)
+                rows += [row.within(prefix, values) for row in part.rows]
+                ignored |= {prefix + pattern: reason for pattern, reason in part.ignored.items()}
+                carried |= {prefix + pattern: reason for pattern, reason in part.carried.items()}
+            case [target, source, op] if op in OPS:
+                rows.append(Row(target, source, op, where))
+            case _:
+                raise DataError(f"{where}: not a row (path, key, op), nor ignore, carry or include: {line!r}")
+    return Table(name, tuple(rows), ignored, carried)
+
+
+def detect_table(keys: Mapping[str, Any]) -> Table:
+    """The layout that knows most of these keys.
+
+    Raises:
+        DataError: no layout knows half of them, or two know equally many.
+    """
+    scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
+    best = max(scores.values())
+    names = [name for name, score in scores.items() if score == best]
+    some = ", ".join(sorted(keys)[:5])
+    if 2 * best < len(keys):
+        raise DataError(
+            f"no known checkpoint layout has these tensors ({some}, ...); known: {', '.join(scores)}"
+        )
+    if len(names) > 1:
+        raise DataError(f"the tensors ({some}, ...) fit the layouts {' and '.join(names)} equally: name one")
+    return load_table(names[0])
+
+
+# --- planning: names and shapes ---
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What fills one layer of a leaf (all of it, when `layer` is None)."""
+
+    layer: int | None
+    key: str
+    op: Op
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion in which every name and shape is accounted for.
+
+    Attributes:
+        table: the layout's name.
+        shapes: the shape of each leaf.
+        pieces: what fills each leaf.
+        carried: tensors of the source that no leaf holds but that its file needs.
+    """
+
+    table: str
+    shapes: Mapping[str, tuple[int, ...]]
+    pieces: Mapping[str, list[Piece]]
+    source: Mapping[str, LazyTensor]
+    carried: Mapping[str, LazyTensor]
+
+    def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
+        """(path, array) for every leaf, the largest first, so that the last copies are small ones.
+
+        Args:
+            dtype: what to cast to; None keeps the source's.
+
+        Arrays are fresh and aligned so that `jax.device_put` takes them over without a copy on a CPU: do not
+        write to them afterwards.
+        """
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            for path in sorted(self.shapes, key=lambda p: (-math.prod(self.shapes[p]), p)):
+                kind = self.source[self.pieces[path][0].key].dtype if dtype is None else np.dtype(dtype)
+                leaf = aligned_empty(self.shapes[path], kind)
+                for _ in pool.map(lambda piece, leaf=leaf: self._fill(leaf, piece), self.pieces[path]):
+                    pass
+                yield path, leaf
+
+    def _fill(self, leaf: np.ndarray, piece: Piece) -> None:
+        target = leaf if piece.layer is None else leaf[piece.layer]
+        tensor = self.source[piece.key]
+        if piece.op.parts > 1:
+            count = tensor.shape[0] // piece.op.parts
+            tensor = tensor.rows(piece.op.part * count, (piece.op.part + 1) * count)
+        if piece.op.identity and tensor.dtype == leaf.dtype:
+            tensor.read(target)
+        else:
+            np.copyto(target, piece.op.to_leaf(tensor.read()), casting="unsafe")
+
+
+def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> Plan:
+    """Account for every leaf and every source tensor.
+
+    Args:
+        source: tensors by key; only `.shape` and `.dtype` are looked at.
+        target: the abstract params, nested dict of leaves with `.shape`.
+        table: the source's layout.
+
+    Raises:
+        ConversionError: with every leaf unfilled or filled twice, every source tensor missing, unknown, or
+        used
+            not exactly once, and every shape that differs.
+    """
+    shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
+    pieces, problems = _assign(shapes, table)
+    problems += _compare(source, shapes, pieces)
+    problems += _unused(source, pieces, table)
+    if problems:
+        raise ConversionError(f"the checkpoint does not fit the architecture (layout {table.name})", problems)
+    carried = {key: tensor for key, tensor in source.items() if table.carries(key)}
+    return Plan(table.name, shapes, pieces, source, carried)
+
+
+def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
+    """The pieces of each leaf, by the one row whose path matches."""
+    pieces: dict[str, list[Piece]] = {}
+    problems = []
+    for path, shape in shapes.items():
+        rows = [(row, found) for row in table.rows if (found := row.target_pattern.fullmatch(path))]
+        if len(rows) != 1:
+            lines = " and ".join(row.where for row, _ in rows)
+            problems.append(
+                f"leaf {path} is filled by {f'{lines} at once' if rows else 'no row of the table'}"
+            )
+            continue
+        row, found = rows[0]
+        layers = range(shape[0]) if row.stacked else [None]
+        pieces[path] = [Piece(layer, row.key(found.groupdict(), layer), OPS[row.op]) for layer in layers]
+    return pieces, problems
+
+
+def _compare(
+    source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[Piece]]
+) -> list[str]:
+    """Source tensors that are missing, or of another shape or kind than their leaf needs."""
+    problems = []
+    for path, parts in pieces.items():
+        for piece in parts:
+            shape = shapes[path] if piece.layer is None else shapes[path][1:]
+            tensor = source.get(piece.key)
+            if tensor is None:
+                problems.append(f"{piece.key} is missing (for {path})")
+            elif not piece.op.accepts(tuple(tensor.shape), shape):
+                wanted = piece.op.source_shape(shape)
+                problems.append(f"{piece.key} has shape {tuple(tensor.shape)}, {path} needs {wanted}")
+            elif not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
+                problems.append(f"{piece.key} holds {tensor.dtype}, not floating-point numbers")
+        kinds = {source[piece.key].dtype.name for piece in parts if piece.key in source}
+        if len(kinds) > 1:
+            problems.append(f"the layers of {path} are of different types ({', '.join(sorted(kinds))})")
+    return problems
+
+
+def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table: Table) -> list[str]:
+    """Source tensors used twice, in part, or not at all without a reason."""
+    uses: dict[str, list[tuple[Op, str]]] = defaultdict(list)
+    for path, parts in pieces.items():
+        for piece in parts:
+            uses[piece.key].append((piece.op, path))
+    problems = []
+    for key in source:
+        ops = sorted((op.part, op.parts) for op, _ in uses[key])
+        if not ops and (table.drops(key) or table.carries(key)):
+            continue
+        if not ops:
+            problems.append(f"{key} is in the checkpoint but has no place in the architecture")
+        elif ops != [(part, ops[0][1]) for part in range(ops[0][1])]:
+            paths = ", ".join(f"{path} (part {op.part + 1} of {op.parts})" for op, path in uses[key])
+            problems.append(f"{key} is not used exactly once: {paths}")
+    return problems
+
+
+# --- conversion, both ways ---
+
+
+def convert(
+    source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table
+) -> dict[str, np.ndarray]:
+    """All leaves of `target` by path, in the source's dtype; see `plan_conversion` for what is refused."""
+    return dict(plan_conversion(source, target, table).leaves())
+
+
+def export(
+    leaves: Mapping[str, Any], table: Table, carried: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """The reference's state dict, bit for bit what `convert` read.
+
+    Args:
+        leaves: arrays or lazy tensors by path, e.g. of `converters.sources`.
+        carried: what the checkpoint carried beside the leaves, by the reference's key.
+
+    Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element is written as a
+    scalar.
+
+    Raises:
+        ConversionError: a leaf that the table does not know, or a tensor that is not filled exactly once.
+    """
+    pieces, problems = _assign({path: tuple(leaf.shape) for path, leaf in leaves.items()}, table)
+    blocks: dict[str, dict[tuple[int, int], np.ndarray]] = defaultdict(dict)
+    for path, parts in pieces.items():
+        leaf = leaves[path].read() if hasattr(leaves[path], "read") else np.asarray(leaves[path])
+        for piece in parts:
+            slot = (piece.op.part, piece.op.parts)
+            if slot in blocks[piece.key]:
+                problems.append(f"{piece.key} is written twice, the second time from {path}")
+            blocks[piece.key][slot] = piece.op.to_source(leaf if piece.layer is None else leaf[piece.layer])
+    for key, found in blocks.items():
+        parts = next(iter(found))[1]
+        if (
+            sorted(found) != [(part, parts) for part in range(parts)]
+            or len({b.dtype for b in found.values()}) > 1
+        ):
+            problems.append(
+                f"{key} is not written whole and in one type: parts {sorted(p + 1 for p, _ in found)}"
+            )
+    for key in carried or {}:
+        if key in blocks:
+            problems.append(f"{key} is both carried and written")
+    if problems:
+        raise ConversionError(f"the params do not fit the layout {table.name}", problems)
+    tensors = {key: _join([found[slot] for slot in sorted(found)]) for key, found in blocks.items()}
+    extra = {key: t.read() if hasattr(t, "read") else np.asarray(t) for key, t in (carried or {}).items()}
+    return tensors | extra
+
+
+def _join(blocks: list[np.ndarray]) -> np.ndarray:
+    return (
+        np.ascontiguousarray(blocks[0]).reshape(blocks[0].shape)
+        if len(blocks) == 1
+        else np.concatenate(blocks)
+    )
+
+
+# --- small tools ---
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{path: leaf} of a nested dict, keys joined by "/"."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        functools.reduce(lambda node, parent: node.setdefault(parent, {}), parents, tree)[name] = leaf
+    return tree
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array whose data starts at a multiple of 64 bytes."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _substitute(template: str, group: Callable[[str, str], str]) -> str:
+    """A regular expression: the template's text as it is, and `group(name, pattern)` for `{name:pattern}`."""
+    parts = re.split(r"\{([^}]+)\}", template)
+    return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))

@@ -1,0 +1,70 @@
+"""The permitted moves of a tensor between a foreign checkpoint and a leaf of our params.
+
+An op is a block of rows of the source (torch keeps the q, k and v projections of attention in one array, one
+under the other) followed by a permutation of axes. Both are exactly invertible, so what was read can be
+written back bit by bit. A table names ops by the keys of `OPS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Op:
+    """leaf = transpose(source rows [part * n, (part + 1) * n), axes), n = rows / parts.
+
+    Attributes:
+        axes: the source's axis for each axis of the leaf; None leaves them as they are.
+        part, parts: which of `parts` equal blocks of rows.
+        flat: the source may also be a vector of one element where the leaf is a scalar.
+    """
+
+    axes: tuple[int, ...] | None = None
+    part: int = 0
+    parts: int = 1
+    flat: bool = False
+
+    @property
+    def identity(self) -> bool:
+        return self.axes is None and not self.flat
+
+    def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape that the source must have; None when this op cannot make a leaf of that shape."""
+        if self.axes is not None:
+            if len(leaf) != len(self.axes):
+                return None
+            leaf = tuple(leaf[self.axes.index(axis)] for axis in range(len(leaf)))
+        if self.parts > 1:
+            return (self.parts * leaf[0], *leaf[1:]) if leaf else None
+        return leaf
+
+    def accepts(self, source: tuple[int, ...], leaf: tuple[int, ...]) -> bool:
+        return source == self.source_shape(leaf) or (self.flat and source == (1,) and leaf == ())
+
+    def to_leaf(self, block: np.ndarray) -> np.ndarray:
+        """A view of the source's block of rows, in the leaf's layout."""
+        if self.flat:
+            return block.reshape(())
+        return block if self.axes is None else block.transpose(self.axes)
+
+    def to_source(self, leaf: np.ndarray) -> np.ndarray:
+        """The inverse of `to_leaf`, a view."""
+        return leaf if self.axes is None else leaf.transpose(np.argsort(self.axes))
+
+
+_MATRIX = (1, 0)
+OPS = {
+    "copy": Op(),
+    "scalar": Op(flat=True),
+    "linear": Op(axes=_MATRIX),  # torch [out, in] -> [in, out]
+    "conv": Op(axes=(2, 3, 1, 0)),  # torch [out, in, h, w] -> [h, w, in, out]
+    "q": Op(part=0, parts=3),
+    "k": Op(part=1, parts=3),
+    "v": Op(part=2, parts=3),
+    "q_linear": Op(axes=_MATRIX, part=0, parts=3),
+    "k_linear": Op(axes=_MATRIX, part=1, parts=3),
+    "v_linear": Op(axes=_MATRIX, part=2, parts=3),
+}
