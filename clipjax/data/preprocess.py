@@ -6,7 +6,7 @@ Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.
 - The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side).
 - An image smaller than the crop is padded with zero in *its own* mode, before the conversion to RGB: in CMYK
   zero is white.
-- PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest neighbour.
+- PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest.
   Whether an image becomes RGB before or after the resize therefore changes pixels: the recipe says which.
 - The orientation in the EXIF data is not applied.
 """

@@ -1,9 +1,9 @@
 """Token ids equal to the reference: CLIP's byte-level BPE (Radford et al. 2021, section 2.4).
 
-Follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3): repair and clean the text, cut it into letters,
-single digits and punctuation with `regex`, then merge bytes. The merges run in the `tokenizers` library, which
-is not asked to split: its own splitting differs from `regex` on some Unicode text. No step looks across a space,
-so the ids of a space-separated word are computed once and remembered.
+Follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3): repair and clean the text, cut it into
+letters, single digits and punctuation with `regex`, then merge bytes. The merges run in the `tokenizers`
+library, which is not asked to split: its own splitting differs from `regex` on some Unicode text. No step
+looks across a space, so the ids of a space-separated word are computed once and remembered.
 """
 
 from __future__ import annotations
