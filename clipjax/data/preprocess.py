@@ -194,6 +194,11 @@ def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
 
 
 def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """`normalize` in NumPy: uint8 [..., 3] -> float32 [..., 3], equal to ToTensor + Normalize to the bit."""
-    unit = pixels.astype(np.float32) / np.float32(255)
-    return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    """`normalize` in NumPy: uint8 [..., W, 3] -> float32, equal to ToTensor + Normalize to the bit."""
+    width = pixels.shape[-2]
+    # A whole row at a time: NumPy broadcasts over a last axis of three numbers eight times slower.
+    values = pixels.astype(np.float32).reshape(*pixels.shape[:-2], 3 * width)
+    values /= np.float32(255)
+    values -= np.tile(np.asarray(mean, np.float32), width)
+    values /= np.tile(np.asarray(std, np.float32), width)
+    return values.reshape(pixels.shape)
