@@ -1,9 +1,9 @@
 """The model card: everything needed to reproduce a number that a model gave.
 
-A card is made from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or by our own
-training. It says which weights (source, revision, hash), which architecture (with every number that changes a
-result), which pixels and tokens go in, and what is known of the training. A field that is not known is None and has
-a reason in `unknown`; nothing is guessed.
+A card is made from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or by
+our own training. It says which weights (source, revision, hash), which architecture (with every number that
+changes a result), which pixels and tokens go in, and what is known of the training. A field that is not
+known is None and has a reason in `unknown`; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ class Weights:
             return self.sha256
         if self.sha256 != self.expected:
             raise DataError(
-                f"{self.files[0]} was changed after it was written (sha256 differs from card.json); convert it again"
+                f"{self.files[0]} was changed after it was written (its sha256 is not card.json's); convert again"
             )
         return self.source or self.sha256
 
 
 @dataclass(frozen=True)
 class Card:
-    """See the module's docstring. `facts` is the snapshot that result rows carry (group, training data, ...)."""
+    """See the module's docstring; `facts` (group, training data, ...) is what result rows carry."""
 
     id: str
     arch: Arch
@@ -130,8 +130,8 @@ class Card:
     def fingerprint(self) -> str | None:
         """Hash of everything that decides this model's embeddings; None for params that were never a file.
 
-        The first call reads and hashes the weights' files. Pixels are not part of it: they are their own part of a
-        store key.
+        The first call reads and hashes the weights' files. Pixels are not part of it: they are their own
+        part of a store key.
         """
         if self.weights is None:
             return None

@@ -1,7 +1,7 @@
 """The command line: `clipjax COMMAND`. One file a group of commands in `clipjax/commands/`.
 
-Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it again and it
-goes on, 130 stopped by Ctrl-C. Results go to stdout, progress and errors to stderr.
+Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it
+again and it goes on, 130 stopped by Ctrl-C. Results go to stdout, progress and errors to stderr.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SHA-256 of files, remembered between runs.
 
-Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in the user's
-cache under (path, size, modification time) and computed again only when one of them changes.
+Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in
+the user's cache under (path, size, modification time) and computed again only when one of them changes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
 
 
 class _Memory:
-    """What earlier runs computed: a table (path, size, mtime_ns, sha256). A cache: any failure only costs time."""
+    """What earlier runs computed, by path, size and time of change; a cache that fails only costs time."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -72,7 +72,7 @@ class _Memory:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
             table.execute(
-                "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, sha256 TEXT)"
+                "CREATE TABLE IF NOT EXISTS digests(path TEXT PRIMARY KEY, size INT, mtime_ns INT, sha256 TEXT)"
             )
             yield table
 

@@ -6,8 +6,8 @@
     t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
     model.card.logit_scale * z @ t.T                # the logits
 
-`clipjax.evaluate` takes any object with `card` and `encode_image` (and `encode_text`, for zero-shot tasks): this
-class is one of them.
+`clipjax.evaluate` takes any object with `card` and `encode_image` (and `encode_text`, for zero-shot tasks):
+this class is one of them.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Model:
         return _encode_text(self.network, self.params, jnp.asarray(texts, jnp.int32), precision)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model in clipjax's own format (model.safetensors and card.json); `load_model` reads it."""
+        """Write model.safetensors and card.json, which `load_model` reads back."""
         from clipjax.checkpoint import save_model
 
         return save_model(self, Path(folder))
@@ -117,6 +117,6 @@ def _encode_text(network: Network, params: Any, ids: jax.Array, precision: str) 
 
 
 def unit_norm(features: jax.Array) -> jax.Array:
-    """Rows divided by their L2 norm, [B, D] -> [B, D]; a zero row stays zero (torch's normalize, eps 1e-12)."""
+    """Rows divided by their L2 norm, [B, D]; a zero row stays zero (torch's normalize, eps 1e-12)."""
     norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
     return features / jnp.maximum(norm, 1e-12)

@@ -1,6 +1,7 @@
 """The registered models: configs/models.csv, one row a checkpoint, read into model cards.
 
-What only the weights can tell (sha256, logit scale and bias) is null here, with its reason, and filled at conversion.
+What only the weights can tell (sha256, logit scale and bias) is null here, with its reason, and filled at
+conversion.
 """
 
 from __future__ import annotations

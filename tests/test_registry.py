@@ -1,4 +1,4 @@
-"""Every row of configs/models.csv: a whole card, and what the reference library records for the same weights."""
+"""Every row of configs/models.csv: a whole card that agrees with the reference library's records."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_card_agrees_with_open_clip(model_id: str) -> None:
 
 
 def test_b16_plus_240_e32_is_not_the_e31_repository() -> None:
-    """open_clip 3.3.0 points the e32 tag at the e31 weights; ours is the release file (facts/families.md 5)."""
+    """open_clip 3.3.0 points the e32 tag at the e31 weights; ours is the release file."""
     card = model_card("vit_b_16_plus_240-laion400m_e32")
     assert card.source.repo is None
     assert card.source.url is not None

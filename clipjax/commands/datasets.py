@@ -18,12 +18,12 @@ app = typer.Typer(
 @app.command("list")
 def list_cards() -> None:
     """List the data set cards that ship with clipjax."""
-    from clipjax.data.cards import dataset_names, load_card
+    from clipjax.data.cards import dataset_names, read_card
 
     rows = []
     for name in dataset_names():
-        card = load_card(name)
-        rows.append([name, card.reader, card.count, card.licence, card.source])
+        card = read_card(name)
+        rows.append([name, card.reader, card.images, card.licence, card.source])
     print_table(["data set", "reader", "images", "licence", "source"], rows)
 
 

@@ -59,8 +59,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set and print a table with 95 % intervals.
 
-    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run goes on
-    where it stopped. Rows go to --results under a new run id; nothing is overwritten.
+    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run
+    goes on where it stopped. Rows go to --results under a new run id; nothing is overwritten.
 
     Examples:
 
@@ -70,9 +70,9 @@ def evaluate(
     """
     import clipjax
     from clipjax.results import summary_table
-    from clipjax.tasks import get_task
+    from clipjax.tasks import find_task
 
-    get_task(task)  # an unknown name is said before a model is loaded
+    find_task(task)  # an unknown name is said before a model is loaded
     result = clipjax.evaluate(
         clipjax.load_model(model, card=card),
         task=task,

@@ -44,7 +44,7 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A checkpoint file or folder (safetensors, .bin, .pt, TorchScript), a hub repository, or a model id.",
+            help="A checkpoint file or folder (safetensors, .bin, .pt), a hub repository, or a model id.",
         ),
     ],
     model: Annotated[
@@ -55,7 +55,8 @@ def convert(
 ) -> None:
     """Port a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
 
-    Every tensor of the source is used once and every parameter of the model filled once, or nothing is written.
+    Every tensor of the source is used once and every parameter of the model filled once, or nothing is
+    written.
 
     Example: clipjax convert open_clip_model.safetensors --model vit_b_32-laion2b_s34b_b79k --out b32
     """
@@ -76,7 +77,7 @@ def export(
         "open_clip_model.safetensors"
     ),
 ) -> None:
-    """Write a model back as the reference library's own safetensors file, bit-identical to the one it came from."""
+    """Write a model back as the reference library's own safetensors, bit-identical to what it came from."""
     from clipjax.checkpoint import export_model
     from clipjax.load import load_model
 
@@ -101,8 +102,8 @@ def verify(
 ) -> None:
     """Is this the same model as the reference? Compare stage by stage and print a JSON report.
 
-    The report names the first stage that differs. Exit code 0 when the model passes, 1 when it does not or when
-    anything could not be compared.
+    The report names the first stage that differs. Exit code 0 when the model passes, 1 when it does not or
+    when anything could not be compared.
     """
     from clipjax.load import load_model
     from clipjax.verify import verify as run
