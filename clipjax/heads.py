@@ -24,6 +24,7 @@ from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
 from clipjax.metrics import classification
+from clipjax.models import FORWARD_VERSION
 
 CHUNK = 256  # prompts encoded at once: enough to fill the matrix units, and little memory
 LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
@@ -189,7 +190,8 @@ def zeroshot_head(
     def compute() -> np.ndarray:
         return _class_means(_encoded(model, usage.prompts, precision, chunk), usage, progress)
 
-    kernel = _stored(store, _key(model, usage, labels, precision), labels.ids, compute)
+    about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
+    kernel = _stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
     bias = (
         None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
     )
@@ -266,10 +268,10 @@ class _Tokens(NamedTuple):
         length = np.concatenate(lengths)
         return _Tokens(np.concatenate(parts), np.cumsum(length), length, tokenizer.spec.context_length)
 
-    def rows(self, rows: np.ndarray, count: int) -> np.ndarray:
-        """int32 [count, L]: these prompts, zeros below; L is the longest, rounded up to LENGTH_STEP."""
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """int32 [len(rows), L]; L is the longest of these prompts, rounded up to LENGTH_STEP."""
         longest = int(self.length[rows].max())
-        batch = np.zeros((count, min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)), np.int32)
+        batch = np.zeros((len(rows), min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)), np.int32)
         for place, row in enumerate(rows):
             batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
         return batch
@@ -280,10 +282,9 @@ def _encode_tokens(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Shortest prompts first. A causal tower reads out at the end of text: the cut changes nothing."""
     order = np.argsort(tokens.length, kind="stable")
-    chunk = min(chunk, -(-len(order) // 8) * 8)  # a few prompts are not padded to a full chunk
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]
-        yield rows, np.asarray(encode(tokens.rows(rows, chunk)), np.float32)[: len(rows)]
+        yield rows, np.asarray(encode(tokens.rows(rows)), np.float32)
 
 
 def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[str, Any] | None:
@@ -296,6 +297,7 @@ def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[
     return {
         "output": "zeroshot_head",
         "model": card.fingerprint,
+        "forward": FORWARD_VERSION,
         "prompts": sha256_json([usage.prompts, used]),
         "classes": labels.digest,
         "tokenizer": dataclasses.asdict(model.tokenizer.spec),
@@ -304,12 +306,16 @@ def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[
 
 
 def _stored(
-    store: Any, key: dict[str, Any] | None, ids: Sequence[str], compute: Callable[[], np.ndarray]
+    store: Any,
+    key: dict[str, Any] | None,
+    about: dict[str, str],
+    ids: Sequence[str],
+    compute: Callable[[], np.ndarray],
 ) -> np.ndarray:
     """The array [len(ids), D] of this key from the store, computed and kept there if it is missing."""
     if store is None or key is None:
         return compute()
-    entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1)
+    entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
     if entry.missing_shards():
         entry.write_shard(0, list(ids), compute())
     return entry.read()[1]

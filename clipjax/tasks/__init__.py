@@ -54,7 +54,7 @@ class Measure:
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
         n: images that it rests on.
-        slice: which part of the data set; "all" or e.g. "class:n01440764".
+        slice: which part of the data set, e.g. "class:n01440764"; None for all of it.
         aggregates: what it is an unweighted mean over (e.g. "classes"); None for a mean over images.
     """
 
@@ -62,7 +62,7 @@ class Measure:
     value: float | None
     n: int
     interval: Interval | None = None
-    slice: str = "all"
+    slice: str | None = None
     aggregates: str | None = None
     note: str | None = None
 

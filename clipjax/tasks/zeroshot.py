@@ -90,7 +90,7 @@ def measures(
     ]
 
 
-def _accuracy(metric: str, hits: int, n: int, part: str = "all") -> Measure:
+def _accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure:
     return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice=part)
 
 

@@ -1,0 +1,306 @@
+"""Results: rows with provenance, and one Parquet row an image. Imports no JAX.
+
+A run is a folder named by its run id, written once and never changed:
+
+    run.json         the fields that all rows of the run share
+    rows.jsonl       the other fields, one row a line
+    images.parquet   one row an image, from which every metric can be recomputed
+
+It is written beside its place and renamed when complete, so that it is whole or absent, and runs that write
+at the same time do not meet. A row joined with its run's shared fields follows
+configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run, and `ResultStore.rows`
+returns the newest of each recipe.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import filecmp
+import functools
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, UsageError
+
+SCHEMA_VERSION = 1
+FORMATS = ("csv", "markdown", "latex")
+
+Row = dict[str, Any]
+
+
+def new_run_id() -> str:
+    """UTC time to the microsecond and a random suffix: sorts by time, and no two processes draw the same."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%S.%f}Z-{secrets.token_hex(4)}"
+
+
+class ResultStore:
+    """A folder of runs.
+
+    Args:
+        root: created by the first `add`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser()
+
+    def add(self, rows: Sequence[Row], images: Mapping[str, Any] | None = None) -> Path:
+        """Write one run; returns its folder.
+
+        Args:
+            rows: complete rows with one common `run_id`.
+            images: column name -> N values (lists, or arrays of one or two axes), or None for no table.
+
+        Raises:
+            DataError: a row breaks the schema (the field is named), the run exists, or the disk is full; then
+                nothing of the run is there.
+        """
+        validate_rows(rows)
+        if len(ids := {row["run_id"] for row in rows}) != 1:
+            raise DataError(f"a run has one run_id, these rows have {len(ids)}")
+        table = None if images is None else images_table(images)
+
+        def write(folder: Path) -> None:
+            shared, rest = _split(rows)
+            _write(folder / "run.json", json.dumps(shared, indent=1, allow_nan=False))
+            lines = (json.dumps(row, allow_nan=False) + "\n" for row in rest)
+            _write(folder / "rows.jsonl", "".join(lines))
+            if table is not None:
+                pq.write_table(table, folder / "images.parquet", compression="zstd")
+                _flush(folder / "images.parquet")
+
+        return self._create(ids.pop(), write)
+
+    def run_ids(self) -> list[str]:
+        """The runs, oldest first."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path.parent.name for path in self.root.glob("[!.]*/run.json"))
+
+    def rows(self, *, every: bool = False) -> list[Row]:
+        """The rows of the newest run of each recipe, or of every run; oldest run first.
+
+        Raises:
+            DataError: a run is damaged or was written by a newer clipjax; the file is named.
+        """
+        runs = [self.run(run_id) for run_id in self.run_ids()]
+        if every:
+            return [row for rows in runs for row in rows]
+        newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
+        return [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+
+    def run(self, run_id: str) -> list[Row]:
+        """The rows of one run."""
+        folder = self.root / run_id
+        name = folder / "run.json"
+        try:
+            shared = json.loads(name.read_text(encoding="utf-8"))
+            name = folder / "rows.jsonl"
+            rest = [json.loads(line) for line in name.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{name}: cannot be read ({error}); delete {folder} or restore it") from None
+        if (version := shared.get("schema_version")) != SCHEMA_VERSION:
+            raise DataError(f"{folder}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}")
+        return [shared | row for row in rest]
+
+    def images(self, run_id: str) -> pa.Table:
+        """The per-image table of one run."""
+        path = self.root / run_id / "images.parquet"
+        if not path.is_file():
+            raise DataError(f"{path} does not exist: the run has no per-image table")
+        return pq.read_table(path)
+
+    def _create(self, run_id: str, write: Callable[[Path], None]) -> Path:
+        """Fill a folder beside its place with `write`, then give it its name."""
+        place, beside = self.root / run_id, self.root / f".{run_id}.tmp"
+        if place.exists():
+            raise DataError(f"{place} exists already: results are never overwritten")
+        try:
+            beside.mkdir(parents=True)
+            write(beside)
+            os.rename(beside, place)
+        except OSError as error:
+            raise DataError(
+                f"{place}: the run cannot be written ({error.strerror or error}); free some space or choose "
+                "another results folder, then run again: finished embeddings are kept in the store"
+            ) from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return place
+
+
+def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
+    """Copy the runs of several result folders into one; returns how many were added.
+
+    Raises:
+        DataError: a folder holds no runs, or a run exists in both places with different rows.
+    """
+    target, added = ResultStore(out), 0
+    for folder in folders:
+        source = ResultStore(folder)
+        if not (runs := source.run_ids()):
+            raise DataError(f"{source.root} holds no results")
+        for run_id in runs:
+            here, there = source.root / run_id, target.root / run_id
+            if not there.exists():
+                target._create(run_id, functools.partial(_copy, here))
+                added += 1
+            elif not all(filecmp.cmp(here / f, there / f, shallow=False) for f in ("run.json", "rows.jsonl")):
+                raise DataError(f"{here} and {there} are one run with different rows; remove the wrong one")
+    return added
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, folder / path.name)
+        _flush(folder / path.name)
+
+
+def validate_rows(rows: Sequence[Row]) -> None:
+    """Check rows against the schema.
+
+    Raises:
+        DataError: there is no row, or one breaks the schema; the field is named.
+    """
+    if not rows:
+        raise DataError("a run without rows is not a result")
+    for row in rows:
+        if error := next(_validator().iter_errors(row), None):
+            field = ".".join(map(str, error.absolute_path)) or "the row"
+            raise DataError(f"result row {row.get('metric')!r}: {field}: {error.message}")
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(_schema())
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
+
+
+def images_table(columns: Mapping[str, Any]) -> pa.Table:
+    """A per-image table from columns of equal length; an array of two axes becomes a column of lists."""
+    return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
+
+
+def _values(column: Any) -> Any:
+    """What pyarrow takes: it knows neither arrays of two axes nor arrays of Python strings."""
+    if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
+        return column.tolist()
+    return column
+
+
+def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+    """Fields that all rows share, and the rows without them. Facts and versions are written once a run."""
+    shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
+    return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a short table: what a person reads first."""
+    titles = ["model", "data set", "slice", "metric", "value", "interval", "n", "precision", "note"]
+    cells = [
+        [
+            row["model"],
+            row["dataset"],
+            row["slice"] or "",
+            row["metric"],
+            _number(row["value"]),
+            _interval(row["interval"]),
+            "" if row["n"] is None else str(row["n"]),
+            row["precision"] or "",
+            row["note"] or "",
+        ]
+        for row in rows
+    ]
+    used = [
+        i for i, title in enumerate(titles) if title not in ("slice", "note") or any(row[i] for row in cells)
+    ]
+    return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
+
+
+def export_rows(rows: Sequence[Row], form: str) -> str:
+    """Rows as text: "csv" with every field, "markdown" or "latex" (booktabs) with the summary.
+
+    Raises:
+        UsageError: another form.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+    if form == "csv":
+        return _csv(rows)
+    titles, cells = summary_table(rows)
+    return _markdown(titles, cells) if form == "markdown" else _latex(titles, cells)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(interval: Mapping[str, Any] | None) -> str:
+    return "" if interval is None else f"[{interval['lo']:.4f}, {interval['hi']:.4f}]"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Every field, in the schema's order; objects as JSON, the interval as four columns of its own."""
+    names = [name for name in _schema()["properties"] if name != "interval"]
+    parts = ("lo", "hi", "level", "method")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, *parts])
+    for row in rows:
+        interval = row["interval"] or {}
+        writer.writerow([*(_cell(row[name]) for name in names), *(interval.get(part) for part in parts)])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    body = [" & ".join(map(_tex, row)) + r" \\" for row in [titles, *cells]]
+    lines = [rf"\begin{{tabular}}{{{'l' * len(titles)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+_TEX = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\^{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
