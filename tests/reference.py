@@ -28,6 +28,7 @@ from converters.golden import build_model, model_config
 
 STREAM = 0.015  # a variance of 20 to 100 times eps = 1e-5
 CONV_GAIN = 0.05
+BRANCH_GAIN = 0.3  # of a ResNet's residual branches: at 1 RN50 amplifies its own rounding errors 200 times
 ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform nor one-hot
 LOGIT_SCALE = 50.0
 
@@ -116,10 +117,13 @@ def condition_transformer(tower: Any) -> None:
 
 def condition_resnet(visual: Any, seed: int) -> None:
     """Measures BatchNorm statistics by a train-mode pass; fits the attention pool to what it is given."""
-    norms = [m for m in visual.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = 1.0
+    for name, norm in visual.named_modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = 1.0
+            gain = BRANCH_GAIN if name.startswith("layer") and name.endswith("bn3") else 1.0
+            norm.weight *= gain
+            norm.bias *= gain
     given: list[torch.Tensor] = []
     hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
     visual.train()
