@@ -66,6 +66,7 @@ class EntryInfo:
     """One line of `clipjax store ls`. `bytes` counts every file; `last_used` is seconds since the epoch."""
 
     name: str
+    about: dict[str, str]
     key: dict[str, Any]
     rows: int
     shards: int
@@ -173,6 +174,7 @@ class Store:
         per_device_batch: int,
         row_shape: tuple[int, ...] | None = None,
         dtype: str = "float32",
+        about: dict[str, str] | None = None,
     ) -> Entry:
         """Open the entry of a key, creating it if there is none.
 
@@ -182,6 +184,7 @@ class Store:
             rows_per_shard, per_device_batch: used if the entry is created now; one that exists keeps its own.
             row_shape: shape of one row; None leaves it to the first shard.
             dtype: a NumPy dtype name.
+            about: names for `clipjax store ls`, such as the model's; written down, but no part of the key.
 
         Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something.
         """
@@ -201,9 +204,14 @@ class Store:
         )
         path = self.root / name / "key.json"
         if not path.exists():
-            record = {"schema": SCHEMA, "key": key, "manifest": dataclasses.asdict(wanted)}
+            record = {
+                "schema": SCHEMA,
+                "about": about or {},
+                "key": key,
+                "manifest": dataclasses.asdict(wanted),
+            }
             self.files.create(path, json.dumps(record, indent=1, sort_keys=True).encode())
-        manifest = self._read_record(name)[1]
+        manifest = self._read_record(name)[2]
         for field in ("rows", "dtype", "row_shape", "ids_sha256"):
             if getattr(manifest, field) != getattr(wanted, field):
                 found, asked = getattr(manifest, field), getattr(wanted, field)
@@ -214,21 +222,21 @@ class Store:
         self.files.touch(path)
         return Entry(path.parent, manifest, list(ids), self.files)
 
-    def _read_record(self, name: str) -> tuple[dict[str, Any], EntryManifest]:
-        """The key and the manifest of an entry; its directory's name must be the key's hash."""
+    def _read_record(self, name: str) -> tuple[dict[str, str], dict[str, Any], EntryManifest]:
+        """About, key and manifest of an entry; its directory's name must be the key's hash."""
         path = self.root / name / "key.json"
         try:
             record = json.loads(path.read_bytes())
-            fields = dict(record["manifest"])
+            about, key, fields = record["about"], record["key"], dict(record["manifest"])
             if fields["row_shape"] is not None:
                 fields["row_shape"] = tuple(fields["row_shape"])
             manifest = EntryManifest(**fields)
-            matches = record["schema"] == SCHEMA and key_hash(record["key"]) == name
+            matches = (record["schema"], key_hash(key)) == (SCHEMA, name)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
         if not matches:
             raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
-        return record["key"], manifest
+        return about, key, manifest
 
     def ls(self) -> list[EntryInfo]:
         """Every entry, the most recently used first. Raises DataError if one is damaged."""
@@ -238,10 +246,11 @@ class Store:
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
 
     def _info(self, name: str) -> EntryInfo:
-        key, manifest = self._read_record(name)
+        about, key, manifest = self._read_record(name)
         sizes = {path.name: path.stat() for path in (self.root / name).iterdir()}
         return EntryInfo(
             name=name,
+            about=about,
             key=key,
             rows=manifest.rows,
             shards=_shards(manifest),
@@ -352,13 +361,7 @@ class Entry:
                 f"shard {k}: {array.dtype}{list(array.shape)} is not "
                 f"{self.manifest.dtype}{[len(ids), *shape]}"
             )
-        if array.dtype.kind not in "iub":
-            finite = np.isfinite(array).reshape(len(ids), -1).all(axis=1)
-            if not finite.all():
-                raise DataError(
-                    f"{ids[int(np.argmin(finite))]}: its values are not finite ({int((~finite).sum())} rows); "
-                    "check the weights, or use precision 'parity'"
-                )
+        check_finite(ids, array)
 
     def load_shard(self, k: int) -> tuple[list[str], np.ndarray] | None:
         """The ids and rows of shard k; None if it is absent or damaged (which is logged by name)."""
@@ -402,6 +405,18 @@ class Entry:
             array[len(ids) : len(ids) + len(found[0])] = found[1]
             ids += found[0]
         return ids, array[: len(ids)]
+
+
+def check_finite(ids: Sequence[str], array: np.ndarray) -> None:
+    """Raises DataError naming the first id whose row is not finite."""
+    if array.dtype.kind in "iub":
+        return
+    finite = np.isfinite(array).reshape(len(ids), -1).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{ids[int(np.argmin(finite))]}: values not finite ({int((~finite).sum())} rows): "
+            "check the weights, or use precision 'parity'"
+        )
 
 
 def _pack(ids: Sequence[str], array: np.ndarray) -> bytes:

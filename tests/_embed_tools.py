@@ -1,0 +1,160 @@
+"""A tiny CLIP, a folder of tiny images, and a script that embeds them in a process of its own.
+
+    python tests/_embed_tools.py WORK N,... [--store S] [--batch B] [--shard R] [--out FILE] [--kill-at SHARD]
+        [--process I/N PORT]
+
+embeds the first N images of WORK/images, for each N of a comma-separated list. The number of devices is
+XLA_FLAGS'. FILE gets ids, array and statistics. `--kill-at K` kills the process, by SIGKILL, half-way through
+writing its shard K.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+SIZE = 16
+ARCH = {
+    "name": "tiny",
+    "logit_bias": False,
+    "vision": {
+        "family": "vit",
+        "image_size": SIZE,
+        "patch_size": 4,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "mlp_width": 64,
+        "activation": "gelu",
+        "ln_eps": 1e-5,
+        "pooling": "class",
+        "embed_dim": 24,
+    },
+    "text": {
+        "family": "text",
+        "context_length": 12,
+        "vocab_size": 50,
+        "width": 32,
+        "layers": 2,
+        "heads": 2,
+        "mlp_width": 64,
+        "activation": "gelu",
+        "ln_eps": 1e-5,
+        "pooling": "argmax",
+        "embed_dim": 24,
+    },
+}
+
+
+@dataclasses.dataclass
+class TinyCard:
+    """What the embedding runner reads of a card."""
+
+    preprocess: Any
+    id: str = "tiny"
+    kind: str = "zero_shot"
+    fingerprint: str | None = "tiny-1"
+
+
+class TinyModel:
+    """A model as `clipjax.Model` is one: card, network, params."""
+
+    def __init__(self, seed: int = 0, **card: Any):
+        import jax
+
+        from clipjax.card import Preprocess
+        from clipjax.models.arch import arch_from_dict
+        from clipjax.models.network import Network
+
+        third = (0.4, 0.5, 0.6)
+        self.card = TinyCard(Preprocess(SIZE, SIZE, "shortest", "bicubic", third, (0.2, 0.3, 0.25)), **card)
+        self.network = Network(arch_from_dict(ARCH, "tests"))
+        self.params = self.network.init_params(jax.random.key(seed))
+
+
+def write_images(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        pixels = rng.integers(0, 256, (SIZE + i % 3, SIZE, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{i:04d}.png")
+
+
+def manifest_of(folder: Path, count: int) -> Any:
+    from clipjax.data.manifest import FileOpener, Manifest
+
+    names = tuple(f"{i:04d}.png" for i in range(count))
+    return Manifest(names, FileOpener(str(folder), names), name="tiny images")
+
+
+def kill_at(shard: int) -> None:
+    """Kill this process when half of the temporary file of that shard is on the disk."""
+    from clipjax import store
+
+    written = 0
+    create = store.LocalFiles.create
+
+    def dying(self: Any, path: Any, data: bytes, **options: Any) -> bool:
+        nonlocal written
+        if path.suffix != ".safetensors":
+            return create(self, path, data, **options)
+        if written == shard:
+            with self._temporary(path) as (file, _):
+                file.write(data[: len(data) // 2])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        written += 1
+        return create(self, path, data, **options)
+
+    store.LocalFiles.create = dying
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("counts", help="comma-separated")
+    parser.add_argument("--store")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--shard", type=int)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
+    options = parser.parse_args(arguments)
+    import jax
+
+    if options.process:
+        index, count, port = options.process
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
+    from clipjax.embed import embed_images
+    from clipjax.store import Store
+
+    if options.kill_at is not None:
+        kill_at(options.kill_at)
+    model = TinyModel()
+    store = Store(options.store) if options.store else None
+    found: dict[str, Any] = {}
+    for n in map(int, options.counts.split(",")):
+        result = embed_images(
+            model,
+            manifest_of(options.work / "images", n),
+            store=store,
+            per_device_batch=options.batch,
+            rows_per_shard=options.shard,
+            progress=False,
+        )
+        stats = dataclasses.asdict(result.stats) | {"devices": jax.local_device_count()}
+        found |= {f"array{n}": result.array, f"ids{n}": np.array(result.ids), f"stats{n}": json.dumps(stats)}
+    np.savez(options.out, allow_pickle=False, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
