@@ -79,7 +79,7 @@ class Weights:
 
     Args:
         files: what was read.
-        expected: {file name: sha256} written when the checkpoint was made, or None.
+        expected: their digest when the checkpoint was made, or None.
         source: sha256 of the foreign source that a converted checkpoint was made from, or None.
     """
 
@@ -101,7 +101,7 @@ class Weights:
             return self.sha256
         if self.sha256 != self.expected:
             raise DataError(
-                f"{self.files[0]} was changed after it was written (its sha256 is not card.json's); convert again"
+                f"{self.files[0]} was changed after it was written (see sha256 in card.json); convert again"
             )
         return self.source or self.sha256
 
@@ -144,6 +144,14 @@ class Card:
                 "forward": FORWARD_VERSION,
             }
         )
+
+    def stamped(self) -> Card:
+        """The card with the digest of the foreign file that the weights were read from, where they were."""
+        if self.weights is None or self.weights.expected is not None:
+            return self
+        unknown = {name: why for name, why in self.unknown.items() if name != "source.sha256"}
+        source = dataclasses.replace(self.source, sha256=self.weights.sha256)
+        return dataclasses.replace(self, source=source, unknown=unknown)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as written to card.json."""

@@ -13,7 +13,7 @@ this class is one of them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ import numpy as np
 import PIL.Image
 
 from clipjax.card import Card
+from clipjax.checkpoint import Origin, save_model
 from clipjax.data.preprocess import normalize_host, to_pixels
-from clipjax.data.tokenizers import load_tokenizer
+from clipjax.data.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
-from clipjax.models.network import Network
+from clipjax.models.network import Network, Precision
 
 
 class Model:
@@ -36,15 +37,21 @@ class Model:
         card: the model card.
         network: the pure forward functions of `card.arch`.
         params: nested dict of float32 arrays, placed where the caller put them.
-        carried: tensors of the reference's file that no forward needs (see `clipjax.checkpoint`).
+        origin: layout and dtypes of the file they came from (see `clipjax.checkpoint`).
+        carried: tensors of that file that no forward needs, by its keys.
     """
 
     def __init__(
-        self, card: Card, params: Mapping[str, Any], carried: Mapping[str, np.ndarray] | None = None
+        self,
+        card: Card,
+        params: Mapping[str, Any],
+        origin: Origin | None = None,
+        carried: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.card = card
         self.network = Network(card.arch)
-        self.params = params
+        self.params = dict(params)
+        self.origin = origin or Origin()
         self.carried = dict(carried or {})
 
     def __repr__(self) -> str:
@@ -59,13 +66,13 @@ class Model:
         return normalize_host(pixels, self.card.preprocess.mean, self.card.preprocess.std)
 
     @functools.cached_property
-    def tokenizer(self) -> Callable[[Sequence[str]], np.ndarray]:
+    def tokenizer(self) -> Tokenizer:
         """list of strings -> int32 [N, context_length], with the text cleaning of the model's training."""
         if self.card.tokenizer is None:
             raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
         return load_tokenizer(self.card.tokenizer)
 
-    def encode_image(self, images: Any, *, precision: str = "parity") -> jax.Array:
+    def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed a batch of preprocessed images.
 
         Args:
@@ -82,7 +89,7 @@ class Model:
             )
         return _encode_image(self.network, self.params, images, precision)
 
-    def encode_text(self, texts: Sequence[str] | Any, *, precision: str = "parity") -> jax.Array:
+    def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed texts.
 
         Args:
@@ -100,19 +107,18 @@ class Model:
 
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors and card.json, which `load_model` reads back."""
-        from clipjax.checkpoint import save_model
-
-        return save_model(self, Path(folder))
+        self.card = self.card.stamped()
+        return save_model(self, folder)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "precision"))
-def _encode_image(network: Network, params: Any, images: jax.Array, precision: str) -> jax.Array:
+def _encode_image(network: Network, params: Any, images: jax.Array, precision: Precision) -> jax.Array:
     features = network.encode_image(params, images, precision=precision)
     return features if network.arch.text is None else unit_norm(features)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "precision"))
-def _encode_text(network: Network, params: Any, ids: jax.Array, precision: str) -> jax.Array:
+def _encode_text(network: Network, params: Any, ids: jax.Array, precision: Precision) -> jax.Array:
     return unit_norm(network.encode_text(params, ids, precision=precision))
 
 

@@ -114,7 +114,8 @@ def verify(
         out.write_text(text + "\n", encoding="utf-8")
     typer.echo(text)
     if not report.passed:
-        raise ClipjaxError(report.summary())
+        what = report.problem or f"it differs first at {report.first_difference}"
+        raise ClipjaxError(f"{report.model} is not verified against {against}: {what}")
 
 
 def _count(params: Any) -> float:
