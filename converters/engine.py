@@ -4,12 +4,12 @@
     plan = plan_conversion(source, network.abstract_params(), detect_table(source))
     for path, array in plan.leaves(np.float32): ...
 
-A table (`converters/tables/*.txt`) has one row a leaf: its path, the source's key, an op of `converters.ops`.
-`{i}` in a key is the leaf's stacked axis 0 and `{i+1}` one more, so a table holds for any depth; `{name}` in a
-path is any one part of it (or what `{name:pattern}` says), put in the key's `{name}`. `ignore PATTERN reason`
-names tensors that are dropped, `carry PATTERN reason` those that no model needs but that belong to the
-reference's file, `include NAME name=value ...` takes another table's rows, with values for their names and
-`prefix=` before their keys.
+A table (`converters/tables/*.txt`) has one row a leaf: its path, the source's key, an op of
+`converters.ops`. `{i}` in a key is the leaf's stacked axis 0 and `{i+1}` one more, so a table holds for any
+depth; `{name}` in a path is any one part of it (or what `{name:pattern}` says), put in the key's `{name}`.
+`ignore PATTERN reason` names tensors that are dropped, `carry PATTERN reason` those that no model needs but
+that belong to the reference's file, `include NAME name=value ...` takes another table's rows, with values
+for their names and `prefix=` before their keys.
 
 Planning looks at names and shapes only: every leaf filled once, every source tensor used exactly once or
 dropped for a reason, all shapes equal; everything that is wrong is listed by name. Then arrays are read leaf
@@ -108,12 +108,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The layout of one kind of foreign checkpoint; `ignored` and `carried` are {pattern: reason}."""
+    """The layout of one kind of foreign checkpoint.
+
+    Attributes:
+        ignored, carried: {pattern of keys: reason}.
+        exported: the layout to write params in that came in this one.
+    """
 
     name: str
     rows: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
+    exported: str = ""
 
     @functools.cached_property
     def _known(self) -> re.Pattern[str]:
@@ -155,6 +161,7 @@ def parse_table(text: str, name: str) -> Table:
     rows: list[Row] = []
     ignored: dict[str, str] = {}
     carried: dict[str, str] = {}
+    exported = name
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{name}.txt:{number}"
         match line.split():
@@ -168,11 +175,13 @@ def parse_table(text: str, name: str) -> Table:
                 rows += [row.within(prefix, values) for row in part.rows]
                 ignored |= {prefix + pattern: reason for pattern, reason in part.ignored.items()}
                 carried |= {prefix + pattern: reason for pattern, reason in part.carried.items()}
+            case ["export", "as", exported]:
+                pass
             case [target, source, op] if op in OPS:
                 rows.append(Row(target, source, op, where))
             case _:
                 raise DataError(f"{where}: not a row (path, key, op), nor ignore, carry or include: {line!r}")
-    return Table(name, tuple(rows), ignored, carried)
+    return Table(name, tuple(rows), ignored, carried, exported)
 
 
 def detect_table(keys: Mapping[str, Any]) -> Table:
@@ -222,6 +231,11 @@ class Plan:
     pieces: Mapping[str, list[Piece]]
     source: Mapping[str, LazyTensor]
     carried: Mapping[str, LazyTensor]
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The name of each leaf's dtype in the source."""
+        return {path: self.source[parts[0].key].dtype.name for path, parts in self.pieces.items()}
 
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
         """(path, array) for every leaf, the largest first, so that the last copies are small ones.
@@ -385,6 +399,22 @@ def export(
     tensors = {key: _join([found[slot] for slot in sorted(found)]) for key, found in blocks.items()}
     extra = {key: t.read() if hasattr(t, "read") else np.asarray(t) for key, t in (carried or {}).items()}
     return tensors | extra
+
+
+def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
+    """The reference's own layout for params that came in the layout `origin`, or, without it, that fits.
+
+    Raises:
+        ConversionError: no layout has a place for all leaves; the problems are those of the nearest.
+    """
+    if origin is not None:
+        return load_table(load_table(origin).exported)
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+    tables = [table for table in map(load_table, table_names()) if table.exported == table.name]
+    best = min(tables, key=lambda table: len(_assign(shapes, table)[1]))
+    if problems := _assign(shapes, best)[1]:
+        raise ConversionError(f"the params fit no known layout, not even {best.name}", problems)
+    return best
 
 
 def _join(blocks: list[np.ndarray]) -> np.ndarray:

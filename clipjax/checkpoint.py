@@ -1,0 +1,328 @@
+"""Our own checkpoint, a folder with `model.safetensors` and `card.json`; and the way back to the reference's.
+
+`model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtype of the file that
+they came from, and beside them, under "carried/", tensors of that file which no model needs. Its metadata
+names the layout of that file (a table of `converters`), which is how it can be written back bit by bit.
+`card.json` is the model card and, under `files`, the SHA-256 of the weights. A folder appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from clipjax.digests import sha256_files
+from clipjax.errors import DataError
+
+if TYPE_CHECKING:
+    from clipjax.model import Model
+    from converters.engine import Plan
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+_CARRIED = "carried/"
+# In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
+_DTYPES = {
+    np.dtype(numpy): name
+    for name, numpy in {
+        "BOOL": np.bool_,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "I16": np.int16,
+        "U16": np.uint16,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I32": np.int32,
+        "U32": np.uint32,
+        "F32": np.float32,
+        "F64": np.float64,
+        "I64": np.int64,
+        "U64": np.uint64,
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the file that params came from held them: what it takes to write it back.
+
+    Attributes:
+        layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
+        {"vision/proj": "float16"}; float32 where there is none.
+    """
+
+    layout: str | None = None
+    dtypes: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint of ours, nothing read yet.
+
+    Attributes:
+        folder, weights: where it lies, and its file of weights.
+        card: the record of card.json, as `clipjax.card.card_from_dict` takes it.
+        sha256: digest of the weights when they were written.
+        plan: yields the leaves: see `converters.engine.Plan`.
+    """
+
+    folder: Path
+    weights: Path
+    card: dict[str, Any]
+    sha256: str
+    plan: Plan
+    origin: Origin
+
+    def carried(self) -> dict[str, np.ndarray]:
+        """The carried tensors by the reference's key."""
+        return {key.removeprefix(_CARRIED): tensor.read() for key, tensor in self.plan.carried.items()}
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder is one of our checkpoints."""
+    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
+
+
+def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
+    """Open a checkpoint for an architecture; `load_params` reads it.
+
+    Args:
+        target: the abstract params, `Network(arch).abstract_params()`.
+        verify: also read all of the weights and compare their SHA-256.
+
+    Raises:
+        DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
+        ConversionError: leaves that are missing, unknown or of another shape, all of them by name.
+    """
+    from converters.engine import Row, Table, flatten, plan_conversion
+    from converters.sources import open_source
+
+    folder = Path(folder)
+    card = read_card_record(folder)
+    try:
+        sha256 = card.pop("files")[WEIGHTS]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{folder / CARD} does not say what {WEIGHTS} should be: its `files` is missing"
+        ) from None
+    weights = folder / WEIGHTS
+    source = open_source(weights)
+    if source.metadata.get("format") != "clipjax":
+        raise DataError(f"{weights} was not written by clipjax, the {CARD} beside it does not belong to it")
+    if verify and sha256_files([weights]) != [sha256]:
+        raise DataError(f"{weights} was changed after it was written: its SHA-256 is not that in {CARD}")
+    rows = tuple(Row(path, path, "copy", WEIGHTS) for path in flatten(target))
+    plan = plan_conversion(
+        source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
+    )
+    origin = Origin(source.metadata.get("layout"), plan.dtypes)
+    return Checkpoint(folder, weights, card, sha256, plan, origin)
+
+
+def read_card_record(folder: Path) -> dict[str, Any]:
+    """The JSON object in the folder's card.json."""
+    path = folder / CARD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path} is not a card: it should hold one JSON object")
+    return record
+
+
+def load_params(plan: Plan, put: Callable[[str, np.ndarray], Any] | None = None) -> dict[str, Any]:
+    """Read a planned conversion or checkpoint into float32 params, leaf by leaf: at most one is held twice.
+
+    Args:
+        plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`. put: (path, array) ->
+        the leaf where it should be, e.g. placed by a sharding; `jax.device_put` by default,
+            which on a CPU takes the array over without a copy.
+    """
+    import jax
+
+    from converters.engine import nest
+
+    put = put or (lambda _path, array: jax.device_put(array))
+    return nest({path: put(path, array) for path, array in plan.leaves(np.float32)})
+
+
+def save_checkpoint(
+    folder: str | Path,
+    leaves: Mapping[str, Any],
+    carried: Mapping[str, Any],
+    card: Mapping[str, Any],
+    layout: str | None,
+) -> Path:
+    """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
+
+    Args:
+        leaves: arrays by path, in the dtype to keep.
+        carried: tensors of the reference's file that no leaf holds, by its key.
+        card: the card's JSON record.
+        layout: the table of `converters` that the reference's file fits, None for params of our own.
+
+    Returns: the folder.
+
+    Raises:
+        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+    """
+    folder = Path(folder)
+    if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
+    tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
+    metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
+    with _writing(folder):
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        try:
+            temporary.chmod(0o755)
+            sha256 = _write(temporary / WEIGHTS, tensors, metadata)
+            text = json.dumps({**card, "files": {WEIGHTS: sha256}}, indent=2, ensure_ascii=False)
+            with (temporary / CARD).open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                _flush(file.fileno(), file.flush)
+            _replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def save_model(model: Model, folder: str | Path) -> Path:
+    """Write a model as a checkpoint, each leaf in the dtype of the file that it came from."""
+    from converters.engine import flatten
+
+    origin = model.origin
+    dtypes = origin.dtypes or {}
+    leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
+    return save_checkpoint(folder, leaves, model.carried, model.card.to_dict(), origin.layout)
+
+
+def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
+    """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
+
+    Args:
+        layout: a table of `converters`; by default the reference library's own that the model came from or
+        fits
+            (open_clip's for weights that came as transformers wrote them).
+
+    Raises:
+        ConversionError: the model does not fit the layout.
+        DataError: the file cannot be written; nothing half-written is left.
+    """
+    from converters.engine import export, export_layout, flatten, load_table
+
+    origin = model.origin
+    leaves = flatten(model.params)
+    dtypes = origin.dtypes or {}
+    table = load_table(layout) if layout else export_layout(leaves, origin.layout)
+    carried = model.carried if table.name == origin.layout else {}
+    typed = {path: _as(leaf, dtypes.get(path)) for path, leaf in leaves.items()}
+    write_safetensors(out, export(typed, table, carried), {"format": "pt"})
+    return Path(out)
+
+
+def _as(leaf: Any, dtype: str | None) -> np.ndarray:
+    """A leaf on the host; the cast back to a narrower source is exact while the values are the source's."""
+    return np.asarray(leaf) if dtype is None else np.asarray(leaf).astype(np.dtype(dtype), copy=False)
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file as its own library does, byte by byte; it appears whole or not at all.
+
+    Args:
+        tensors: arrays by name.
+        metadata: strings for the header, e.g. {"format": "pt"}.
+
+    Returns: the file's SHA-256.
+
+    Raises:
+        DataError: it cannot be written; nothing half-written is left.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        os.close(handle)
+        try:
+            os.chmod(name, 0o644)
+            sha256 = _write(Path(name), tensors, metadata)
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        _flush_folder(path.absolute().parent)
+    return sha256
+
+
+def _write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """The file's bytes, flushed to the disk, and their SHA-256."""
+    rank = {dtype: -place for place, dtype in enumerate(_DTYPES)}
+    names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        shape, dtype = list(tensors[name].shape), _DTYPES[tensors[name].dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        blocks = (np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8) for name in names)
+        for block in (len(raw).to_bytes(8, "little"), raw, *blocks):
+            file.write(block)  # type: ignore[arg-type]
+            digest.update(block)  # type: ignore[arg-type]
+        _flush(file.fileno(), file.flush)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); nothing was left of it") from None
+
+
+def _flush(descriptor: int, flush: Callable[[], Any]) -> None:
+    flush()
+    os.fsync(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; what was there before is put aside first and back if that fails."""
+    _flush_folder(new)
+    aside = new.with_name(new.name + ".old")
+    replaced = is_checkpoint(folder)
+    if replaced:
+        os.rename(folder, aside)
+    try:
+        os.rename(new, folder)  # an empty folder is replaced
+    except OSError:
+        if replaced:
+            os.rename(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+    _flush_folder(folder.absolute().parent)
