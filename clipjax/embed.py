@@ -384,7 +384,7 @@ def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray]
 
     def encode(ids: np.ndarray) -> np.ndarray:
         ids = np.asarray(ids, np.int32)
-        padded = np.pad(ids, ((0, -len(ids) % size), (0, 0)))
+        padded = np.pad(ids, ((0, max(1, -(-len(ids) // size)) * size - len(ids)), (0, 0)))
         parts = [step(params, padded[start : start + size]) for start in range(0, len(padded), size)]
         return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
 
