@@ -159,7 +159,7 @@ def read_tfds(
     source, features = _tfds_source(root, split, image)
     for feature in (image, label):
         if feature is not None and feature not in features:
-            raise DataError(f"{root} has no feature {feature!r}; it has {', '.join(features)}")
+            raise DataError(f"{root} has no feature {feature!r}; it has {', '.join(sorted(features))}")
     declared = getattr(features[label], "names", None) if label is not None else None
     if label_names is not None and declared is not None and list(label_names) != list(declared):
         wrong = next((i for i, (a, b) in enumerate(zip(label_names, declared)) if a != b), "the length")

@@ -1,0 +1,31 @@
+"""Run by test_loader: reads half a data set with workers, says what it sees, leaves without closing.
+
+argv[1] "leave": just return.  "wait": sleep until killed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+from _images import RECIPE, memory_manifest
+
+from clipjax.data.loader import batches
+
+
+def main() -> None:
+    iterator = batches(memory_manifest(64), RECIPE, batch_size=8, workers=2)
+    rows = [next(iterator)["row"].tolist() for _ in range(4)]
+    workers = [process.pid for process in multiprocessing.active_children()]
+    maps = [Path(f"/proc/{pid}/maps").read_text() for pid in ("self", *workers)]
+    shared = sum("/dev/shm" in line and "psm_" in line for text in maps for line in text.splitlines())
+    print(json.dumps({"rows": rows, "workers": workers, "shared": shared}), flush=True)
+    if sys.argv[1] == "wait":
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()

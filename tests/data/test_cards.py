@@ -1,0 +1,121 @@
+"""Data set cards are parsed strictly, and say what is wrong with a folder before anything is computed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+from _images import write_images
+
+from clipjax.data.cards import check_dataset, dataset_names, load_dataset, read_card
+from clipjax.errors import DataError, UsageError
+
+CARD = 'name = "pets"\ntitle = "Pets"\nreader = "folder"\n'
+
+
+@pytest.fixture
+def card(tmp_path):
+    def write(extra: str, base: str = CARD):
+        path = tmp_path / "pets.toml"
+        path.write_text(base + extra)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_shipped_cards_parse_and_are_named_as_their_file(name):
+    assert read_card(name).name == name
+
+
+def test_imagenet_card_knows_the_thousand_folders(tmp_path):
+    write_images(tmp_path, ["n01440764/a.JPEG", "n99999999/b.JPEG"])
+    with pytest.raises(DataError, match=r"missing n01443537, .* and 991 more; unexpected n99999999"):
+        load_dataset("imagenet_val", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("image = 3\n", r"pets\.toml: unknown key 'image'"),
+        ('images = "3"\n', r"pets\.toml: 'images' must be of type int"),
+        ("classes = [1, 2]\n", r"pets\.toml: 'classes' must be a list of names"),
+        ('classes = ["cat", "cat"]\n', r"'cat' occurs twice"),
+        ('classes = "nowhere.txt"\n', r"nowhere\.txt does not exist"),
+        ('classes = ["a"]\nlabel_space = "imagenet"\n', r"'label_space' or 'classes', not both"),
+        ("[options]\nfolder_is_indx = true\n", r"reader 'folder' has no option 'folder_is_indx'"),
+    ],
+)
+def test_wrong_cards_name_file_and_key(card, tmp_path, extra, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(card(extra), write_images(tmp_path / "data", ["cat/0.png"]))
+
+
+def test_missing_and_unknown_names(card):
+    with pytest.raises(UsageError, match="unknown data set 'imagenet_vall'; did you mean imagenet_val"):
+        read_card("imagenet_vall")
+    with pytest.raises(DataError, match=r"the key 'title' is missing"):
+        read_card(card("", base='name = "pets"\nreader = "folder"\n'))
+    with pytest.raises(DataError, match="unknown reader 'fodler'"):
+        read_card(card("", base=CARD.replace('"folder"', '"fodler"')))
+    with pytest.raises(DataError, match="reader 'tfds' needs the option 'split'"):
+        read_card(card("", base=CARD.replace('"folder"', '"tfds"')))
+
+
+@pytest.mark.parametrize("given", ["list", "text file", "label space"])
+def test_classes_inline_or_beside_the_card(card, tmp_path, given):
+    root = write_images(tmp_path / "data", ["cat/0.png", "dog/0.png"])
+    (tmp_path / "names.txt").write_text("dog\ncat\n")
+    (tmp_path / "names.csv").write_text("id,name\ndog,a dog\ncat,a cat\n")
+    lines = {
+        "list": 'classes = ["dog", "cat"]\n',
+        "text file": 'classes = "names.txt"\n',
+        "label space": 'label_space = "names.csv"\n',
+    }
+    data = load_dataset(card(lines[given]), root)
+    assert data.manifest.labels is not None
+    assert data.manifest.labels.tolist() == [1, 0]
+    assert data.label_space is not None
+    assert data.label_space.ids == ("dog", "cat")
+    assert data.label_space.classes == (("a dog", "a cat") if given == "label space" else ("dog", "cat"))
+    assert data.manifest.name == "pets"
+
+
+def test_a_plain_folder_needs_no_card(tmp_path):
+    data = load_dataset("folder", write_images(tmp_path, ["cat/0.png", "dog/0.png"]))
+    assert data.label_space is not None
+    assert data.label_space.classes == ("cat", "dog")
+
+
+def test_check_dataset_lists_every_problem(card, tmp_path):
+    root = write_images(tmp_path / "data", ["cat/0.png", "cat/1.png", "dog/0.png"])
+    path = card("images = 4\nper_class = 2\n")
+    (root / "cat/1.png").write_bytes((root / "cat/1.png").read_bytes()[:50])
+    seen: list[int] = []
+    problems = check_dataset(root, path, seen.append)
+    assert problems[0].endswith("holds 3 images; Pets has 4")
+    assert problems[1] == "class dog has 1 images; Pets has 2"
+    assert problems[2].startswith("cat/1.png: is not a readable image")
+    assert len(problems) == 3
+    assert len(seen) == 3
+
+    shutil.copy(root / "cat/0.png", root / "cat/1.png")
+    shutil.copy(root / "dog/0.png", root / "dog/1.png")
+    assert check_dataset(root, path) == []
+    shutil.rmtree(root)
+    assert check_dataset(root, path) == [f"{root} does not exist; give the folder that holds the data set"]
+
+
+def test_cue_conflict_textures_follow_the_reference_rule(test_data):
+    """rgeirhos/texture-vs-shape: after the last "_", before the first ".", after the last "-", no digits."""
+    data = load_dataset("cue_conflict", test_data / "cue_conflict")
+    manifest, space = data.manifest, data.label_space
+    assert len(manifest) == 373
+    assert space is not None
+    assert manifest.labels is not None
+    for name, label, texture in zip(manifest.ids, manifest.labels, manifest.columns["texture"]):
+        folder, file = name.split("/")
+        assert space.ids[label] == folder
+        expected = re.sub(r"\d", "", file.split("_")[-1].split(".")[0].split("-")[-1])
+        assert texture == expected
