@@ -1,4 +1,4 @@
-"""Run by test_loader: reads the first of many batches with workers, says what it sees, leaves without closing.
+"""Run by test_loader: reads the first batches with workers, says what it sees, leaves without closing.
 
 argv[1] "leave": just return.  "wait": sleep until killed.
 """
