@@ -21,6 +21,7 @@ import scipy.sparse
 from tqdm import tqdm
 
 from clipjax.digests import sha256_json
+from clipjax.embed import text_encoder
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
 from clipjax.metrics import classification
@@ -235,8 +236,6 @@ def _encoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (positions in `prompts`, unit-norm float32 embeddings), a chunk at a time."""
     if hasattr(model, "network"):
-        from clipjax.embed import text_encoder
-
         tokens = _Tokens.of(model.tokenizer, prompts)
         return _encode_tokens(text_encoder(model, precision), tokens, chunk)
     return _encode_strings(model.encode_text, prompts, chunk)

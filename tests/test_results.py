@@ -27,9 +27,8 @@ from clipjax.results import (
 
 def row(run_id: str, **changed):
     interval = {"lo": 0.4, "hi": 0.6, "level": 0.95, "method": "wilson"}
-    fields = dict.fromkeys(
-        "aggregates note sample reference per_device_batch xla_flags device git_revision versions slice".split()
-    )
+    empty = ("aggregates", "note", "sample", "reference", "per_device_batch", "slice")
+    fields = dict.fromkeys((*empty, "xla_flags", "device", "git_revision", "versions"))
     fields |= {
         "schema_version": 1,
         "run_id": run_id,
@@ -140,7 +139,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, step):
     store = ResultStore(tmp_path / "r")
     with monkeypatch.context() as patch:
         patch.setattr(step, full)
-        with pytest.raises(DataError, match="No space left on device.*free some space"):
+        with pytest.raises(DataError, match=r"No space left on device.*free some space"):
             store.add([row(new_run_id())], {"id": ["a"]})
     assert list((tmp_path / "r").iterdir()) == []
     assert store.rows() == []
