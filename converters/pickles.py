@@ -200,12 +200,9 @@ class _Machine:
         target.update(_pairs(items))
 
     def extend(self, target: Any, items: list[Any]) -> None:
-        if isinstance(target, set):
-            target.update(map(_key, items))
-        elif isinstance(target, list):
-            target.extend(items)
-        else:
-            raise TypeError("items added to something that is neither a list nor a set")
+        if not isinstance(target, list):
+            raise TypeError("items added to something that is not a list")
+        target.extend(items)
 
     def set_state(self, target: Any, state: Any) -> None:
         """BUILD. A state dict's own attributes (`_metadata`) are not kept."""
@@ -379,7 +376,6 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "EMPTY_LIST": _push(lambda m: []),
     "EMPTY_TUPLE": _push(lambda m: ()),
     "EMPTY_DICT": _push(lambda m: {}),
-    "EMPTY_SET": _push(lambda m: set()),
     "LIST": _push(lambda m: m.pop_mark()),
     "TUPLE": _push(lambda m: tuple(m.pop_mark())),
     "DICT": _push(lambda m: _pairs(m.pop_mark())),
@@ -388,7 +384,6 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "TUPLE3": _tuple_of(3),
     "APPEND": _append,
     "APPENDS": _extend,
-    "ADDITEMS": _extend,
     "SETITEM": _set_item,
     "SETITEMS": _set_items,
     "PUT": _memoize,

