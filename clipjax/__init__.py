@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipjax.evaluate import evaluate as evaluate
+    from clipjax.evaluation import evaluate as evaluate
     from clipjax.load import load_model as load_model
     from clipjax.model import Model as Model
 
 __version__ = "0.1.0"
 
-_HOMES = {"load_model": "clipjax.load", "Model": "clipjax.model", "evaluate": "clipjax.evaluate"}
+_HOMES = {"load_model": "clipjax.load", "Model": "clipjax.model", "evaluate": "clipjax.evaluation"}
 
 __all__ = ["Model", "__version__", "evaluate", "load_model"]
 

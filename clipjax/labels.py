@@ -114,19 +114,24 @@ def load_labels(name: str | Path) -> LabelSpace:
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
     """The projection from one label space to another; None if they have the same classes.
 
+    A file configs/labels/SOURCE-to-TARGET.toml says how; without one, a target whose ids are all ids of the
+    source (class folders named by ImageNet's synsets, say) takes those classes.
+
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, and the target has other classes.
         DataError: the file does not fit the two spaces; the message names the class.
     """
     if source.ids == target.ids:
         return None
     path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
-    if not path.is_file():
-        raise UsageError(
-            f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}: "
-            f"there is no {path}"
-        )
-    return _read_projection(path, source, target)
+    if path.is_file():
+        return _read_projection(path, source, target)
+    if set(target.ids) <= set(source.ids):
+        groups = tuple((source.ids.index(item),) for item in target.ids)
+        return Projection(source.name, target.name, "select", groups)
+    raise UsageError(
+        f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}: there is no {path}"
+    )
 
 
 def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Projection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,31 +34,9 @@ def space(*names: str) -> LabelSpace:
 def pair(tmp_path_factory):
     """A narrow open_clip model with the real tokenizer, and ours from its weights."""
     pytest.importorskip("open_clip")
-    from reference import conditioned, narrow, save
+    from _narrow import narrow_pair
 
-    from clipjax.load import load_model
-    from clipjax.models.arch import load_arch
-    from clipjax.registry import model_card
-
-    config = narrow("ViT-B-32")
-    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
-    theirs = conditioned(config)
-    path = save(theirs, tmp_path_factory.mktemp("narrow") / "model.safetensors")
-    arch: Any = load_arch("ViT-B-32")
-    tower, text = config["vision_cfg"], config["text_cfg"]
-    small = {"layers": 2, "heads": 2, "embed_dim": 96}
-    vision = {
-        **small,
-        "image_size": tower["image_size"],
-        "width": tower["width"],
-        "mlp_width": 4 * tower["width"],
-    }
-    words = {**small, "width": text["width"], "mlp_width": 4 * text["width"]}
-    arch = dataclasses.replace(
-        arch, vision=dataclasses.replace(arch.vision, **vision), text=dataclasses.replace(arch.text, **words)
-    )
-    card = dataclasses.replace(model_card("vit_b_32-laion2b_s34b_b79k"), id="narrow", arch=arch)
-    return theirs, load_model(path, card=card)
+    return narrow_pair(tmp_path_factory.mktemp("narrow"))
 
 
 def class_by_class(theirs, labels: LabelSpace, prompts: PromptSet) -> np.ndarray:

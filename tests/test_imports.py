@@ -101,7 +101,8 @@ class Block(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in ("torch", "torchvision", "open_clip", "timm"):
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
-import clipjax.load, clipjax.evaluate, clipjax.embed, clipjax.verify, clipjax.demo, clipjax.finetune.contrastive
+import clipjax.load, clipjax.evaluation, clipjax.embed, clipjax.verify
+import clipjax.demo, clipjax.finetune.contrastive
 import converters.sources, converters.engine, converters.foreign, converters.hub
 sys.exit("tensorflow" in sys.modules)
 """

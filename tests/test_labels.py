@@ -65,6 +65,13 @@ def test_same_classes_need_no_projection():
     assert load_projection(space, LabelSpace("yours", ("A", "B"), ("a", "b"))) is None
 
 
+def test_a_subset_selects_its_classes():
+    source = LabelSpace("big", tuple("pqrs"), tuple("pqrs"))
+    projection = load_projection(source, LabelSpace("small", ("S", "Q"), ("s", "q")))
+    assert projection is not None
+    assert (projection.kind, projection.groups) == ("select", ((3,), (1,)))
+
+
 def test_unrelated_spaces_are_refused():
     with pytest.raises(UsageError, match="cannot be scored on 'x'"):
         load_projection(load_labels("imagenet"), LabelSpace("x", ("a",), ("a",)))

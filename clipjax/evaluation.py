@@ -1,8 +1,11 @@
 """One task of one model on one data set: embeddings, head, numbers, result rows.
 
-result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="/data/imagenet/val", store="store")
-result.value("top1"), result.interval("top1")
-result.images                       # one row an image
+    result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
+    result.value("top1"), result.interval("top1")
+    result.images                       # one row an image
+
+Everything is resolved and checked before the images are embedded. A store makes the second task on the same
+images, or the second prompt set, run no forward pass.
 """
 
 from __future__ import annotations

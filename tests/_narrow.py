@@ -1,0 +1,41 @@
+"""A narrow open_clip ViT-B-32 with the real tokenizer, and our model of its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from reference import conditioned, narrow, save
+
+from clipjax.load import load_model
+from clipjax.model import Model
+from clipjax.models.arch import load_arch
+from clipjax.registry import model_card
+
+
+def narrow_pair(folder: Path) -> tuple[Any, Model]:
+    """(open_clip's model, ours loaded from the file that it wrote into `folder`)."""
+    config = narrow("ViT-B-32")
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+    theirs = conditioned(config)
+    path = save(theirs, folder / "model.safetensors")
+    size = config["vision_cfg"]["image_size"]
+    card = dataclasses.replace(model_card("vit_b_32-laion2b_s34b_b79k"), id="narrow", arch=_arch(config))
+    card = dataclasses.replace(
+        card, preprocess=dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
+    )
+    return theirs, load_model(path, card=card)
+
+
+def _arch(config: dict[str, Any]) -> Any:
+    arch: Any = load_arch("ViT-B-32")
+    tower, text = config["vision_cfg"], config["text_cfg"]
+    small = {"layers": 2, "heads": 2, "embed_dim": config["embed_dim"]}
+    vision = {"image_size": tower["image_size"], "width": tower["width"], "mlp_width": 4 * tower["width"]}
+    words = {"width": text["width"], "mlp_width": 4 * text["width"]}
+    return dataclasses.replace(
+        arch,
+        vision=dataclasses.replace(arch.vision, **small, **vision),
+        text=dataclasses.replace(arch.text, **small, **words),
+    )
