@@ -32,7 +32,7 @@ def load_model(source: str | Path, *, card: str | Card | None = None, file: str 
             - a file of weights, with `card`;
             - a registered model id (see `clipjax models`), or a hub repository `org/name`.
         card: registered model id, or a card, that says what the weights are; needed where nothing beside the
-            weights does, and an error where what lies beside them says otherwise.
+            weights does, and taken instead of what lies beside them where something does.
         file: which file of a hub repository.
 
     Returns: a `Model` whose float32 params are on the default device.

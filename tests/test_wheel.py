@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty folder, works without the checkout: it carries configs/ and both packages."""
+"""The wheel, unpacked elsewhere, works without the checkout: it carries configs/ and both packages."""
 
 from __future__ import annotations
 

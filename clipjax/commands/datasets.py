@@ -23,8 +23,8 @@ def list_cards() -> None:
     rows = []
     for name in dataset_names():
         card = read_card(name)
-        rows.append([name, card.reader, card.images, card.licence, card.source])
-    print_table(["data set", "reader", "images", "licence", "source"], rows)
+        rows.append([name, card.title, card.reader, card.images, card.licence])
+    print_table(["data set", "title", "reader", "images", "licence"], rows)
 
 
 @app.command("check")

@@ -26,6 +26,10 @@ def evaluate(
         str | None,
         typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
+    ] = None,
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +82,7 @@ def evaluate(
         task=task,
         dataset=dataset,
         root=data,
+        labels=labels,
         prompts=prompts,
         limit=limit,
         seed=seed,

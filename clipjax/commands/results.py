@@ -23,12 +23,13 @@ def list_rows(
         bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")
     ] = False,
     metric: Annotated[str | None, typer.Option(help="Only this metric, e.g. top1.")] = None,
+    slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
 ) -> None:
     """List result rows, the newest of each recipe."""
     from clipjax.results import ResultStore, summary_table
 
-    rows = ResultStore(folder).rows(every=every)
-    titles, cells = summary_table([row for row in rows if metric in (None, row["metric"])])
+    rows = [row for row in ResultStore(folder).rows(every=every) if metric in (None, row["metric"])]
+    titles, cells = summary_table([row for row in rows if slices or row["slice"] is None])
     print_table(titles, cells)
 
 

@@ -1,0 +1,113 @@
+"""The command line from outside: what it prints where, and the exit code and sentence of every bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from clipjax import cli
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A converted tf_efficientnet_lite0 with timm's random weights."""
+    import timm
+
+    folder = tmp_path_factory.mktemp("lite0")
+    model = timm.create_model("tf_efficientnet_lite0").state_dict()
+    save_file({key: value.numpy() for key, value in model.items()}, folder / "w.safetensors")
+    code, _ = invoke(
+        "convert", folder / "w.safetensors", "-m", "tf_efficientnet_lite0-in1k", "-o", folder / "m"
+    )
+    assert code == 0
+    return folder / "m"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("n01440764/a.png", "n01440764/b.png", "n02123045/c.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """(exit code, the sentence of the error) of one command, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["clipjax", *map(str, arguments)])
+        patch.setattr("signal.signal", lambda *_: None)
+        lines: list[str] = []
+        patch.setattr(cli, "print", lambda text, file=None: lines.append(text), raising=False)
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return int(stop.code or 0), "\n".join(lines)
+    return 0, ""
+
+
+def test_models_lists_and_shows_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke("models")[0] == 0
+    assert "vit_b_32-openai" in capsys.readouterr().out
+    assert invoke("models", "vit_b_32-openai")[0] == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["arch"]["vision"]["activation"] == "quick_gelu"
+
+
+def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
+    lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, results = tmp_path / "store", tmp_path / "results"
+    command = ["eval", "zeroshot", "-m", lite0, "--data", photos, "--store", store, "--results", results]
+    capsys.readouterr()
+    assert invoke(*command, "--json")[0] == 0
+    printed = capsys.readouterr()
+    rows = json.loads(printed.out)
+    assert rows
+    assert all(row["model"] == "tf_efficientnet_lite0-in1k" for row in rows)
+    assert invoke(*command)[0] == 0
+    assert len(list(results.iterdir())) == 2, "a second run is added, nothing is overwritten"
+    assert invoke("results", "list", results)[0] == 0
+    assert invoke("store", "ls", "--store", store)[0] == 0
+    assert invoke("store", "gc", "0B", "--store", store)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["models", "vit_b32-openai"], 2, "vit_b_32-openai"),
+        (["eval", "zeroshoot", "-m", "x", "--data", "y"], 2, "zeroshot"),
+        (["eval", "zeroshot", "-m", "vit_b_32-opena", "--data", "."], 2, "vit_b_32-openai"),
+        (["convert", "gone.pt", "-m", "vit_b_32-openai"], 1, "gone.pt does not exist"),
+        (["convert", __file__, "-m", "vit_b_32-openai"], 1, "not a checkpoint"),
+        (["verify", "gone/dir"], 1, "gone/dir"),
+        (["datasets", "check", "gone"], 1, "gone"),
+        (["datasets", "check", ".", "-d", "imagenet_vall"], 2, "imagenet_val"),
+        (["store", "gc", "1XB"], 2, "1XB"),
+        (["eval"], 2, ""),
+        (["no-such-command"], 2, ""),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -> None:
+    got, sentence = invoke(*arguments)
+    assert got == code
+    assert says in sentence
+    assert "\n" not in sentence
+
+
+def test_bad_data_is_named(lite0: Path, photos: Path, tmp_path: Path) -> None:
+    base = ["eval", "zeroshot", "-m", lite0, "--store", tmp_path / "store", "--results", tmp_path / "results"]
+    (tmp_path / "empty").mkdir()
+    code, says = invoke(*base, "--data", tmp_path / "empty")
+    assert (code, "empty" in says) == (1, True)
+    (photos / "n02123045" / "broken.png").write_bytes(b"not an image")
+    code, says = invoke(*base, "--data", photos)
+    assert (code, "broken.png" in says) == (1, True)
+    assert not (tmp_path / "results").exists(), "nothing half-written"
+    code, says = invoke(*base, "--data", photos, "--on-error", "skip")
+    assert (code, says) == (0, "")
