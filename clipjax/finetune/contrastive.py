@@ -1,0 +1,182 @@
+"""Contrastive training from scratch: CLIP's own objective.
+
+Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3: symmetric cross-entropy over the
+cosine similarities of all images and captions of the global batch, with a learned temperature whose inverse
+never exceeds 100. Details as open_clip 3.3 (`loss.ClipLoss`, `open_clip_train/train.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from clipjax.data.loader import training_batches
+from clipjax.data.manifest import Manifest
+from clipjax.data.preprocess import PixelRecipe, normalize
+from clipjax.errors import UsageError
+from clipjax.finetune.checkpoints import Checkpoints
+from clipjax.finetune.loop import fit
+from clipjax.finetune.step import (
+    Loss,
+    Metrics,
+    Params,
+    init_state,
+    make_optimizer,
+    make_step,
+    state_shardings,
+)
+from clipjax.models.network import Network, Precision
+from clipjax.sharding import DP, Rules, make_mesh
+
+MAX_LOGIT_SCALE = math.log(100)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights a training run gives, beside the data and the architecture.
+
+    Attributes:
+        steps, warmup: optimiser steps in all, and those in which the learning rate rises from 0; it then
+            follows a cosine to 0.
+        batch_size: images in the global batch.
+        learning_rate, weight_decay, clip_norm: AdamW; see `clipjax.finetune.step.make_optimizer`.
+        seed: of the initial weights, the order of the data and the step's keys.
+        precision: of the towers, "parity" or "fast".
+    """
+
+    steps: int
+    warmup: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    clip_norm: float | None
+    seed: int = 0
+    precision: Precision = "parity"
+
+    def schedule(self) -> optax.Schedule:
+        return optax.warmup_cosine_decay_schedule(0.0, self.learning_rate, self.warmup, self.steps)
+
+
+def contrastive_loss(
+    image_features: Array, text_features: Array, logit_scale: Array
+) -> tuple[Array, Metrics]:
+    """CLIP's loss of a global batch of pairs.
+
+    Args:
+        image_features, text_features: float32 [B, E], of any norm; row i of one belongs to row i of the
+            other.
+        logit_scale: float32 [], the logarithm of the inverse temperature, as it stands in the params.
+
+    Returns: the loss [], and the share of images whose own caption is the most similar one of the batch.
+    """
+    image, text = _unit(image_features), _unit(text_features)
+    logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
+    pairs = jnp.arange(logits.shape[0])
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    loss = 0.5 * (cross_entropy(logits, pairs).mean() + cross_entropy(logits.T, pairs).mean())
+    return loss, {"accuracy": jnp.mean(jnp.argmax(logits, axis=1) == pairs)}
+
+
+def _unit(features: Array) -> Array:
+    # torch's normalize (eps 1e-12), with a gradient that stays finite at zero.
+    square = jnp.sum(features * features, axis=-1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Loss:
+    """The loss of a dual encoder's params on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Metrics]:
+        images = network.encode_image(params, normalize(batch["pixels"], mean, std), precision=precision)
+        texts = network.encode_text(params, batch["tokens"], precision=precision)
+        value, metrics = contrastive_loss(images, texts, params["logit_scale"])
+        return value, {**metrics, "logit_scale": jnp.exp(params["logit_scale"])}
+
+    return loss
+
+
+def bound_logit_scale(params: Params) -> Params:
+    """The inverse temperature within [1, 100], as open_clip's training clamps it after each step."""
+    return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)}
+
+
+def train(
+    network: Network,
+    manifest: Manifest,
+    recipe: Recipe,
+    *,
+    pixels: PixelRecipe,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    tokenize: Callable[[list[str]], np.ndarray],
+    captions: str = "caption",
+    checkpoints: Path | None = None,
+    every: int = 200,
+    mesh: Mesh | None = None,
+    rules: Rules = DP,
+    description: str = "train",
+    progress: bool = True,
+) -> Params:
+    """Train a dual encoder from scratch on images and captions.
+
+    Args:
+        network: its architecture.
+        manifest: the data, with captions in the column `captions`.
+        recipe: see `Recipe`.
+        pixels, mean, std: what the model sees of an image.
+        tokenize: texts -> int32 [B, L], one L for all batches.
+        checkpoints: folder to resume from and to save into after every `every` steps; None keeps none.
+        mesh, rules: devices, default all of them, and how the parameters lie on them.
+        description, progress: the bar on stderr.
+
+    Returns: float32 params, in the structure of `network.abstract_params()`.
+
+    Raises:
+        UsageError: the batch does not divide over the devices, or is larger than the data set.
+        DataError: an image that cannot be read, a manifest without captions, checkpoints that do not fit.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    processes = jax.process_count()
+    if recipe.batch_size % mesh.size:
+        raise UsageError(f"a batch of {recipe.batch_size} does not divide over {mesh.size} devices")
+    if recipe.batch_size > len(manifest):
+        raise UsageError(f"a batch of {recipe.batch_size} is larger than the data set of {len(manifest)}")
+    tx = make_optimizer(
+        recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm, b2=0.98
+    )
+    shardings = state_shardings(network.abstract_params(), tx, mesh, rules)
+    batches = training_batches(
+        manifest,
+        pixels,
+        batch_size=recipe.batch_size // processes,
+        seed=recipe.seed,
+        captions=captions,
+        tokenize=tokenize,
+        process_index=jax.process_index(),
+        process_count=processes,
+    )
+    params = network.init_params(jax.random.key(recipe.seed))
+    state = fit(
+        init_state(params, tx, shardings, recipe.seed),
+        make_step(
+            clip_loss(network, mean, std, recipe.precision), tx, mesh, shardings, constrain=bound_logit_scale
+        ),
+        batches,
+        steps=recipe.steps,
+        mesh=mesh,
+        checkpoints=None if checkpoints is None else Checkpoints(checkpoints),
+        every=every,
+        description=description,
+        progress=progress,
+    )
+    return state.params
