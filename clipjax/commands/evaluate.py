@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -99,4 +99,16 @@ def evaluate(
         return
     titles, cells = summary_table([row for row in result.rows if row["slice"] is None])
     print_table(titles, cells)
+    if "prediction_name" in result.images.column_names and "label" not in result.images.column_names:
+        typer.echo()
+        _print_predictions(result.images)
     typer.echo(f"\nrows and per-image table: {result.path}", err=True)
+
+
+def _print_predictions(images: Any, most: int = 20) -> None:
+    """Without labels there is no accuracy: show what the model sees in the first images."""
+    rows = images.slice(0, most).to_pylist()
+    cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]
+    print_table(["image", "prediction", "confidence"], cells)
+    if images.num_rows > most:
+        typer.echo(f"... and {images.num_rows - most} more, in the per-image table")
