@@ -59,6 +59,9 @@ def evaluate(
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
     ),
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes: join them (jax.distributed) first.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on stdout.")] = False,
 ) -> None:
     """Evaluate a model on a data set and print a table with 95 % intervals.
@@ -77,6 +80,10 @@ def evaluate(
     from clipjax.tasks import find_task
 
     find_task(task)  # an unknown name is said before a model is loaded
+    if distributed:
+        import jax
+
+        jax.distributed.initialize()
     result = clipjax.evaluate(
         clipjax.load_model(model, card=card),
         task=task,
