@@ -1,0 +1,118 @@
+"""What the benchmark scripts share: both libraries on all cores, paired rounds, a table, a JSON file.
+
+Absolute numbers of a shared machine mean little: neighbours halve them. So both sides run in turn, round
+after round, in one process (or in turn in fresh ones), and the claim is the ratio of their medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the results to this file.")]
+
+
+def use_all_cores() -> int:
+    """torch on every core (JAX's CPU client already is); returns their number."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    return cores
+
+
+def save_reference(arch: str, path: Path) -> Any:
+    """An open_clip model with its own initialisation (seed 0), also written to `path` as safetensors."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    model: Any = open_clip.create_model(arch, device="cpu").eval()
+    save_file({key: x.contiguous() for key, x in model.state_dict().items()}, path)
+    return model
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def paired(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side in each round. The sides take turns, and take turns in going first."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    order = list(sides)
+    for _ in range(rounds):
+        for name in order:
+            times[name].append(seconds(sides[name]))
+        order.reverse()
+    return times
+
+
+class Server:
+    """A script of ours in a process of its own, which answers requests (lines) with JSON (lines)."""
+
+    def __init__(self, arguments: list[str]):
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, request: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(request, file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def serve(answer: Callable[[str], Any]) -> None:
+    """The other end of a `Server`."""
+    for line in sys.stdin:
+        print(json.dumps(answer(line.strip())), flush=True)
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """How many times faster the second is: the ratio of medians, and the extremes of the paired rounds."""
+    pairs = [a / b for a, b in zip(slow, fast)]
+    return {"ratio": median(slow) / median(fast), "lowest": min(pairs), "highest": max(pairs)}
+
+
+@contextmanager
+def reported(name: str, path: Path | None) -> Iterator[dict[str, Any]]:
+    """Collects results; at the end writes them with the machine's and the packages' particulars."""
+    results: dict[str, Any] = {}
+    yield results
+    if path is not None:
+        packages = ("jax", "flax", "torch", "open_clip_torch", "clipjax")
+        facts = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine()}
+        record = {"benchmark": name, **facts, **{p: version(p) for p in packages}, **results}
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def table(rows: list[tuple[str, str]]) -> None:
+    """Two columns on stdout."""
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print(f"{label:<{width}}  {value}")
