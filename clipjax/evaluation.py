@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset
 from clipjax.data.manifest import Manifest
+from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.digests import sha256_json
 from clipjax.embed import EmbedStats, embed_images
 from clipjax.errors import DataError, UsageError
@@ -98,10 +99,10 @@ def evaluate(
         `encode_text`).
         task: name of a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
-        root: where the data lies. Without a card: a folder of class folders, a folder of images without
-            labels, or a CSV/JSONL manifest.
-        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or a
-        space.
+        root: where the data lies. Without a card: a folder of class folders, a folder that holds images
+            itself (without labels), or a CSV/JSONL manifest.
+        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
+            a space.
         prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers.
         limit, seed: evaluate a random sample of this many images.
         per_device_batch: images a device takes in one step.
@@ -202,7 +203,8 @@ def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Pat
     if path.is_file():
         reader = "manifest_file"
     else:
-        reader = "folder" if any(entry.is_dir() for entry in path.iterdir()) else "flat"
+        images = (entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_EXTENSIONS)
+        reader = "folder" if next(images, None) is None else "flat"
     return load_dataset(DatasetCard(name=path.resolve().stem, title=str(path), reader=reader), path)
 
 

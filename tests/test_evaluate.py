@@ -195,6 +195,7 @@ def test_photographs_without_labels(world, tmp_path):
     for path in sorted(world.glob("*/0.png")):
         shutil.copy(path, tmp_path / f"{path.parent.name}.png")
     shutil.rmtree(world)
+    (tmp_path / "__pycache__").mkdir()  # as in scikit-image's folder: it makes no folder of class folders
     labels = LabelSpace("colours", tuple(COLOURS), tuple(COLOURS))
     result = run(tmp_path, labels=labels)
     assert [(row["metric"], row["value"], row["n"]) for row in result.rows] == [("top1", None, 8)]
