@@ -1,0 +1,95 @@
+"""Hub repositories from the local cache's layout, without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from _checkpoints import FORMATS, state_dict
+
+from clipjax.errors import DataError
+from converters.hub import resolve_source
+from converters.sources import open_source
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache that huggingface_hub looks at."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def snapshot(cache: Path, repo: str) -> Path:
+    """The folder of a repository's files in the cache, as huggingface_hub lays it out."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    files = folder / "snapshots" / COMMIT
+    files.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    return files
+
+
+def test_a_repository_prefers_open_clips_safetensors(cache: Path) -> None:
+    files = snapshot(cache, "laion/CLIP-tiny")
+    state = state_dict()
+    for name in ("open_clip_pytorch_model.bin", "model.safetensors", "open_clip_model.safetensors"):
+        FORMATS["safetensors" if name.endswith("safetensors") else "torch zip"](state, files / name)
+    (files / "open_clip_config.json").write_text("{}")
+    found = resolve_source("laion/CLIP-tiny")
+    assert found.path == files / "open_clip_model.safetensors"
+    assert (found.repo, found.file, found.revision) == ("laion/CLIP-tiny", found.path.name, COMMIT)
+    assert (found.folder / "open_clip_config.json").is_file()
+    assert set(open_source(found.path)) == set(state)
+
+
+def test_one_file_of_a_repository(cache: Path) -> None:
+    files = snapshot(cache, "laion/scaling-laws-openclip")
+    name = "Model-B-32_Data-80M_Samples-34B_lr-1e-3_bs-88k.pt"
+    FORMATS["training"](state_dict(), files / name)
+    found = resolve_source("laion/scaling-laws-openclip", name)
+    assert (found.file, found.revision) == (name, COMMIT)
+    assert set(open_source(found.path)) == set(state_dict())
+    with pytest.raises(DataError, match=r"has no other\.pt \(offline: not in the local cache\); download"):
+        resolve_source("laion/scaling-laws-openclip", "other.pt")
+
+
+def test_a_sharded_repository(cache: Path) -> None:
+    files = snapshot(cache, "org/sharded")
+    FORMATS["sharded safetensors"](state_dict(), files / "model.safetensors.index.json")
+    assert set(open_source(resolve_source("org/sharded").path)) == set(state_dict())
+    (files / "b.safetensors").unlink()
+    with pytest.raises(DataError, match=r"lacks b\.safetensors, a part of model\.safetensors\.index\.json"):
+        resolve_source("org/sharded")
+    (files / "model.safetensors.index.json").write_text(json.dumps({"weight": {}}))
+    with pytest.raises(DataError, match="is not an index"):
+        resolve_source("org/sharded")
+
+
+def test_local_paths(tmp_path: Path) -> None:
+    FORMATS["safetensors"](state_dict(), tmp_path / "w.safetensors")
+    found = resolve_source(tmp_path / "w.safetensors")
+    assert (found.path, found.folder, found.revision) == (tmp_path / "w.safetensors", tmp_path, None)
+    assert resolve_source(tmp_path).path == tmp_path
+    assert resolve_source(tmp_path, "w.safetensors").path == tmp_path / "w.safetensors"
+    with pytest.raises(DataError, match=r"x\.pt does not exist"):
+        resolve_source(tmp_path, "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("src", "message"),
+    [
+        ("org/absent", r"hub repository org/absent has no open_clip_model\.safetensors nor .* local cache"),
+        ("no such thing", "neither a file or folder here nor a hub repository"),
+        ("a/b/c.pt", "neither a file or folder here nor a hub repository"),
+        ("https://example.org/w.pt", r"https://example\.org/w\.pt is an address: download the file"),
+    ],
+)
+def test_nothing_there(src: str, message: str, cache: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        resolve_source(src)
