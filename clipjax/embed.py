@@ -13,12 +13,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast, get_args
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
@@ -30,8 +32,10 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.model import unit_norm
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import Network, Precision
-from clipjax.sharding import DATA, assert_same_everywhere, barrier, batch_sharding, local_mesh, replicated
+from clipjax.sharding import DATA, assert_same_everywhere, batch_sharding, local_mesh, replicated
 from clipjax.store import Entry, Store, check_finite, key_hash
+
+_log = logging.getLogger(__name__)
 
 OUTPUTS = ("embedding", "features")
 SHARD_ROWS = 512  # about: what a killed run loses at most, and a file of 1 MB for embeddings of 512 numbers
@@ -174,12 +178,32 @@ def _embed_into(entry: Entry, job: _Job) -> tuple[list[str], np.ndarray]:
     missing = entry.missing_shards(allow_skipped=job.on_error == "skip")
     # By number, not by place in the list: processes see different lists while another run fills the store.
     mine = [k for k in missing if k % jax.process_count() == jax.process_index()]
-    for (rows, features), k in zip(job.run([entry.shard_rows(k) for k in mine]), mine):
-        kept = set(rows.tolist())
-        skipped = [entry.ids[row] for row in entry.shard_rows(k) if row not in kept]
-        entry.write_shard(k, [entry.ids[row] for row in rows], features, skipped=skipped)
-    barrier(f"embedded {entry.key_hash}")
+    failure = None
+    try:
+        for (rows, features), k in zip(job.run([entry.shard_rows(k) for k in mine]), mine):
+            kept = set(rows.tolist())
+            skipped = [entry.ids[row] for row in entry.shard_rows(k) if row not in kept]
+            entry.write_shard(k, [entry.ids[row] for row in rows], features, skipped=skipped)
+    except Exception as error:
+        failure = error
+    _finish_together(failure)
     return entry.read()
+
+
+def _finish_together(failure: Exception | None) -> None:
+    """Wait for the other processes, then fail on all of them if one has failed.
+
+    A process that just left would keep the others waiting; so it says at once what is wrong, and they store
+    what they are at.
+    """
+    if jax.process_count() > 1:
+        if failure is not None:
+            _log.error("%s (waiting for the other processes to store their shards)", failure)
+        failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
+        if failure is None and len(failed):
+            raise DataError(f"embedding failed on process {failed[0]}: see its message; run again to resume")
+    if failure is not None:
+        raise failure
 
 
 def _embed_in_memory(job: _Job) -> tuple[list[str], np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -304,6 +305,19 @@ def test_hosts_that_do_not_share_the_store_are_told(work: Path):
         assert process.returncode != 0
         assert "one directory that all hosts see" in errors
     assert not list(work.glob("here/*/*.safetensors"))
+
+
+def test_one_process_fails(work: Path, tmp_path: Path):
+    """An unreadable image of process 0: it is named, both end, and process 1 has stored its shards."""
+    shutil.copytree(work / "images", tmp_path / "images")
+    (tmp_path / "images" / "0003.png").write_bytes(b"no image")
+    store = str(tmp_path / "store")
+    processes = two_processes(tmp_path, (store, store))
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert "image 0003.png" in errors[0]
+    assert "embedding failed on process 0" in errors[1]
+    assert len(list(tmp_path.glob("store/*/*.safetensors"))) == 3
 
 
 # ------------------------------------------------------------------------------------ bad input
