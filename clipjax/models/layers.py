@@ -259,10 +259,10 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         ]
         return sum(terms[1:], terms[0])
 
-    if kernel.shape[0] == 1 and stride == 1:
-        return x @ kernel[0, 0]
     if depthwise:
         return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=plain)
+    if kernel.shape[0] == 1 and stride == 1:
+        return x @ kernel[0, 0]
     return plain(x, kernel)
 
 

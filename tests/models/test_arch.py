@@ -1,0 +1,222 @@
+"""Architecture records: strict reading, round trip, discovery, every file in configs/archs."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from typing import Any
+
+import jax
+import open_clip
+import pytest
+import timm
+import torch
+from open_clip.model import CLIP
+
+from clipjax.errors import DataError, UsageError
+from clipjax.models.arch import (
+    Family,
+    arch_from_dict,
+    arch_names,
+    arch_to_dict,
+    families,
+    family_of,
+    load_arch,
+    register,
+)
+from clipjax.models.network import Network
+
+LITE0 = "tf_efficientnet_lite0"
+CLIPS = [name for name in arch_names() if name in open_clip.list_models()]
+RECORD = arch_to_dict(load_arch("ViT-B-32"))
+CLASSIFIER = arch_to_dict(load_arch(LITE0))
+
+
+@pytest.mark.parametrize("name", arch_names())
+def test_round_trip_through_json(name: str) -> None:
+    arch = load_arch(name)
+    record = json.loads(json.dumps(arch_to_dict(arch)))
+    assert arch_from_dict(record, "here") == arch
+    assert hash(arch_from_dict(record, "here")) == hash(arch)
+
+
+def leaves(record: dict[str, Any], path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every key in a record, tables included."""
+    found = []
+    for key, value in record.items():
+        found.append((*path, key))
+        if isinstance(value, dict):
+            found += leaves(value, (*path, key))
+        if isinstance(value, list) and isinstance(value[0], dict):
+            found += leaves(value[0], (*path, key, 0))
+    return found
+
+
+def changed(record: dict[str, Any], path: tuple[Any, ...], change: Any) -> dict[str, Any]:
+    record = copy.deepcopy(record)
+    inner: Any = record
+    for key in path[:-1]:
+        inner = inner[key]
+    change(inner, path[-1])
+    return record
+
+
+CASES = [(RECORD, path) for path in leaves(RECORD)] + [(CLASSIFIER, path) for path in leaves(CLASSIFIER)]
+IDS = [".".join(map(str, path)) for _, path in CASES]
+
+
+@pytest.mark.parametrize(("record", "path"), CASES, ids=IDS)
+def test_a_missing_key_is_refused_by_name(record: dict[str, Any], path: tuple[Any, ...]) -> None:
+    if path == ("text",):
+        pytest.skip("a record without text is a classifier's: see test_neither_text_nor_classes")
+    with pytest.raises(DataError, match=f"^here.*'{path[-1]}'"):
+        arch_from_dict(changed(record, path, lambda inner, key: inner.pop(key)), "here")
+
+
+@pytest.mark.parametrize(("record", "path"), CASES, ids=IDS)
+def test_a_mistyped_value_is_refused_by_name(record: dict[str, Any], path: tuple[Any, ...]) -> None:
+    with pytest.raises(DataError, match=f"^here.*'{path[-1]}'"):
+        arch_from_dict(changed(record, path, lambda inner, key: inner.__setitem__(key, None)), "here")
+
+
+@pytest.mark.parametrize(("record", "path"), CASES, ids=IDS)
+def test_an_unknown_key_is_refused_by_name(record: dict[str, Any], path: tuple[Any, ...]) -> None:
+    with pytest.raises(DataError, match=r"^here.*unknown key 'widht'"):
+        arch_from_dict(changed(record, path, lambda inner, _: inner.__setitem__("widht", 1)), "here")
+
+
+@pytest.mark.parametrize(
+    ("tower", "key", "value", "message"),
+    [
+        ("vision", "layers", 12.0, "'layers' is 12.0; expected an integer"),
+        ("vision", "layers", True, "'layers' is True; expected an integer"),
+        ("vision", "activation", "relu", "'activation' is 'relu'; expected 'gelu' or 'gelu_tanh'"),
+        (
+            "vision",
+            "family",
+            "text",
+            "'family' is 'text'; known vision families: mbconv, modified_resnet, vit",
+        ),
+        ("vision", "patch_size", 30, "image_size 224 is not a multiple of patch_size 30"),
+        ("text", "heads", 7, "width 512 is not a multiple of heads 7"),
+        ("text", "embed_dim", 256, "vision's is 512, text's is 256"),
+    ],
+)
+def test_an_impossible_value_is_refused(tower: str, key: str, value: Any, message: str) -> None:
+    record = changed(RECORD, (tower, key), lambda inner, key: inner.__setitem__(key, value))
+    with pytest.raises(DataError, match=message):
+        arch_from_dict(record, "here")
+
+
+def test_a_wrong_item_of_a_list_is_refused_by_its_place() -> None:
+    record = arch_to_dict(load_arch("RN50"))
+    record["vision"]["layers"][2] = "six"
+    with pytest.raises(DataError, match="'layers' item 2 is 'six'; expected an integer"):
+        arch_from_dict(record, "here")
+
+
+def test_neither_text_nor_classes() -> None:
+    record = {key: value for key, value in RECORD.items() if key != "text"}
+    with pytest.raises(DataError, match="here has the unknown key 'logit_bias'"):
+        arch_from_dict(record, "here")
+    del record["logit_bias"]
+    with pytest.raises(DataError, match="here lacks the key 'num_classes'"):
+        arch_from_dict(record, "here")
+
+
+def test_whole_numbers_may_stand_for_numbers() -> None:
+    record = changed(RECORD, ("vision", "ln_eps"), lambda inner, key: inner.__setitem__(key, 1))
+    assert arch_from_dict(record, "here").vision.ln_eps == 1.0
+
+
+def test_an_unknown_name_has_its_neighbours_named() -> None:
+    with pytest.raises(UsageError, match=r"unknown architecture 'ViT-B-33'; did you mean ViT-B-32"):
+        load_arch("ViT-B-33")
+
+
+def test_families_are_found_and_duplicates_refused() -> None:
+    found = dict(families())
+    assert sorted(found) == ["mbconv", "modified_resnet", "text", "vit"]
+    for name, family in found.items():
+        assert family.name == name == family.config.__module__.rsplit(".", 1)[1]
+    assert family_of(load_arch("RN50").vision) is found["modified_resnet"]
+    with pytest.raises(DataError, match="'vit'"):
+        register(found, Family("vit", "vision", dict, dict))
+    with pytest.raises(DataError, match="'vit2'"):
+        register(found, Family("vit2", "vision", found["vit"].config, dict))
+
+
+def test_quickgelu_files_differ_in_the_activation_only() -> None:
+    for name in arch_names():
+        if name.endswith("-quickgelu"):
+            quick, plain = load_arch(name), load_arch(name.removesuffix("-quickgelu"))
+            assert quick.text is not None
+            assert plain.text is not None
+            assert quick.text.activation == "quick_gelu"
+            assert plain.text.activation == "gelu"
+            towers: dict[str, Any] = {"text": dataclasses.replace(quick.text, activation="gelu")}
+            if hasattr(quick.vision, "activation"):
+                assert quick.vision.activation == "quick_gelu"
+                towers["vision"] = dataclasses.replace(quick.vision, activation="gelu")
+            assert dataclasses.replace(quick, name=plain.name, **towers) == plain
+
+
+def test_every_architecture_but_the_demos_has_a_source() -> None:
+    assert [name for name in arch_names() if not name.startswith("demo_")] == [*CLIPS, LITE0]
+
+
+def reference(name: str) -> Any:
+    """The source's own model on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        if name == LITE0:
+            return timm.create_model(name)
+        config: Any = open_clip.get_model_config(name)
+        return CLIP(**copy.deepcopy(config))
+
+
+@pytest.mark.parametrize("name", [*CLIPS, LITE0])
+def test_every_architecture_has_the_size_of_its_source(name: str) -> None:
+    """As many numbers, and as many of each axis length, as the reference's state dict."""
+    model = reference(name)
+    theirs = {
+        key: tensor.shape
+        for key, tensor in model.state_dict().items()
+        if not key.endswith(("num_batches_tracked", "attn_mask"))
+    }
+    ours = [leaf.shape for leaf in jax.tree.leaves(Network(load_arch(name)).abstract_params())]
+    assert sum(map(math.prod, ours)) == sum(map(math.prod, theirs.values()))
+    longest = max(map(max, filter(None, theirs.values())))
+    assert max(map(max, filter(None, ours))) == longest
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_every_architecture_has_the_numbers_of_its_source(name: str) -> None:
+    """What shapes cannot tell: heads, activations, epsilons and the image size."""
+    model, arch = reference(name), load_arch(name)
+    assert arch.text is not None
+    activation = {"GELU": "gelu", "QuickGELU": "quick_gelu"}
+    towers = [(arch.text, model.transformer.resblocks)]
+    if hasattr(model.visual, "attnpool"):
+        assert arch.vision.heads == model.visual.attnpool.num_heads
+        assert {m.eps for m in model.visual.modules() if hasattr(m, "eps")} == {arch.vision.bn_eps}
+        assert model.visual.image_size == arch.vision.image_size
+    else:
+        towers.append((arch.vision, model.visual.transformer.resblocks))
+        assert model.visual.image_size[0] == arch.vision.image_size
+        assert model.visual.pool_type == "tok"
+    for config, blocks in towers:
+        assert config.heads == blocks[0].attn.num_heads
+        assert config.activation == activation[type(blocks[0].mlp.gelu).__name__]
+        assert config.ln_eps == blocks[0].ln_1.eps
+    assert model.text_pool_type == arch.text.pooling
+    assert model.ln_final.eps == arch.text.ln_eps
+
+
+def test_lite0_has_the_numbers_of_its_source() -> None:
+    model, config = reference(LITE0), load_arch(LITE0).vision
+    assert {m.eps for m in model.modules() if hasattr(m, "eps")} == {config.bn_eps}
+    assert model.default_cfg["input_size"][-1] == config.image_size
+    strides = [blocks[0].conv_dw.stride[0] for blocks in model.blocks]
+    assert strides == [stage.stride for stage in config.stages]

@@ -1,0 +1,142 @@
+"""Layers against PyTorch's, with the mistakes that are easily made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from timm.layers.padding import pad_same
+from torch.nn import functional as F
+
+from clipjax.models import layers
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("gelu", F.gelu),
+        ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
+        ("quick_gelu", lambda x: x * torch.sigmoid(1.702 * x)),
+        ("relu", F.relu),
+        ("relu6", F.relu6),
+    ],
+)
+def test_activations(name: str, theirs: Any) -> None:
+    x = np.linspace(-8, 8, 4001, dtype=np.float32)
+    np.testing.assert_allclose(
+        layers.ACTIVATIONS[name](jnp.asarray(x)), theirs(torch.from_numpy(x)), atol=1e-6
+    )
+
+
+def test_the_three_gelus_differ() -> None:
+    x = jnp.linspace(-3, 3, 601)
+    erf, tanh, quick = (layers.ACTIVATIONS[name](x) for name in ("gelu", "gelu_tanh", "quick_gelu"))
+    assert 3e-4 < np.abs(erf - tanh).max() < 6e-4
+    assert np.abs(erf - quick).max() > 1e-2
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_layer_norm_does_not_cancel(mean: float) -> None:
+    x = normal(8, 64) * 0.1 + np.float32(mean)
+    layer = layers.LayerNorm(64, eps=1e-5)
+    exact = F.layer_norm(torch.from_numpy(x).double(), (64,), eps=1e-5).numpy()
+    np.testing.assert_allclose(layer(jnp.asarray(x)), exact, atol=1e-6 if mean == 0 else 2e-3)
+
+
+def test_layer_norm_of_bfloat16_is_computed_in_float32() -> None:
+    x = jnp.asarray(normal(8, 64) + 30, jnp.bfloat16)
+    layer = layers.LayerNorm(64, eps=1e-5)
+    y = layer(x)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, layer(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention(causal: bool) -> None:
+    q, k, v = normal(3, 7, 24), normal(3, 7, 24), normal(3, 7, 24)
+    tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
+    theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
+    ours = layers.attend(*map(jnp.asarray, (q, k, v)), heads=4, causal=causal)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_attention_of_one_query() -> None:
+    q, k = normal(2, 1, 8), normal(2, 5, 8)
+    tq, tk = (torch.from_numpy(x).reshape(2, -1, 2, 4).transpose(1, 2) for x in (q, k))
+    theirs = F.scaled_dot_product_attention(tq, tk, tk).transpose(1, 2).reshape(2, 1, 8)
+    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, causal=False)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def torch_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> np.ndarray:
+    groups = x.shape[-1] if kernel.shape[2] == 1 else 1
+    image = torch.from_numpy(x.transpose(0, 3, 1, 2))
+    weight = torch.from_numpy(kernel.transpose(3, 2, 0, 1))
+    if padding == "tf_same":
+        image, zeros = pad_same(image, list(kernel.shape[:2]), [stride, stride]), 0
+    else:
+        zeros = (kernel.shape[0] - 1) // 2
+    y = F.conv2d(image, weight, stride=stride, padding=zeros, groups=groups)
+    return y.numpy().transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("padding", ["symmetric", "tf_same"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (9, 12), (7, 7)])
+def test_convolution(size: tuple[int, int], kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
+    x, weight = normal(2, *size, 6), normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
+    ours = layers.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding)
+    np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
+
+
+def test_the_two_paddings_differ_where_the_size_is_even() -> None:
+    x, weight = jnp.asarray(normal(1, 8, 8, 4)), jnp.asarray(normal(3, 3, 1, 4))
+    ours = [layers.conv2d(x, weight, stride=2, padding=padding) for padding in ("symmetric", "tf_same")]
+    assert ours[0].shape == ours[1].shape
+    assert np.abs(ours[0] - ours[1]).max() > 0.1
+
+
+def test_convolutions_are_written_out_on_the_cpu_only() -> None:
+    def count(kernel: tuple[int, ...], platform: str) -> int:
+        def run(x: jax.Array, weight: jax.Array) -> jax.Array:
+            return layers.conv2d(x, weight, stride=1, padding="symmetric")
+
+        shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 16), kernel)]
+        program = jax.jit(run).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+        return program.count("stablehlo.convolution")
+
+    assert count((3, 3, 1, 16), "cpu") == 0
+    assert count((3, 3, 1, 16), "tpu") == 1
+    assert count((3, 3, 16, 4), "cpu") == count((3, 3, 16, 4), "tpu") == 1
+    assert count((1, 1, 16, 4), "cpu") == 0
+
+
+def test_batch_norm() -> None:
+    x, vectors = normal(2, 4, 4, 6), [normal(6), normal(6), normal(6), np.abs(normal(6)) * 0.01]
+    layer = layers.BatchNorm(6, eps=1e-3)
+    for name, vector in zip(("scale", "bias", "mean", "var"), vectors, strict=True):
+        getattr(layer, name)[...] = jnp.asarray(vector)
+    scale, bias, mean, var = map(torch.from_numpy, vectors)
+    theirs = F.batch_norm(torch.from_numpy(x.transpose(0, 3, 1, 2)), mean, var, scale, bias, eps=1e-3)
+    np.testing.assert_allclose(
+        layer(jnp.asarray(x)), theirs.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_average_pool() -> None:
+    x = normal(2, 6, 4, 3)
+    theirs = F.avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), 2).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(layers.average_pool(jnp.asarray(x), 2), theirs, atol=1e-6)
+    np.testing.assert_array_equal(layers.average_pool(jnp.asarray(x), 1), x)
