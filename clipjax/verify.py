@@ -160,7 +160,7 @@ def read_golden(path: Path) -> Golden:
         DataError: it does not exist, is not such a file, or is truncated.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(str(arrays.pop("meta")))
         stages = {name: arrays[name] for name in meta.pop("stages")}
