@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from clipjax.data.loader import training_batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe, normalize
+from clipjax.data.tokenizers import token_lengths
 from clipjax.errors import UsageError
 from clipjax.finetune.checkpoints import Checkpoints
 from clipjax.finetune.loop import fit
@@ -105,6 +106,18 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Lo
     return loss
 
 
+def _cut(
+    tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
+) -> Callable[[list[str]], np.ndarray] | None:
+    """The tokenizer, cut at the longest caption of the data: exact, because CLIP's text tower is causal."""
+    captions = manifest.columns.get(column, [])
+    texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
+    if not texts:
+        return None
+    length = max(int(token_lengths(tokenizer(texts[i : i + 4096])).max()) for i in range(0, len(texts), 4096))
+    return lambda batch: tokenizer(batch)[:, :length]
+
+
 def bound_logit_scale(params: Params) -> Params:
     """The inverse temperature within [1, 100], as open_clip's training clamps it after each step."""
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)}
@@ -118,7 +131,7 @@ def train(
     pixels: PixelRecipe,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    tokenize: Callable[[list[str]], np.ndarray],
+    tokenizer: Callable[[list[str]], np.ndarray],
     captions: str = "caption",
     checkpoints: Path | None = None,
     every: int = 200,
@@ -134,7 +147,7 @@ def train(
         manifest: the data, with captions in the column `captions`.
         recipe: see `Recipe`.
         pixels, mean, std: what the model sees of an image.
-        tokenize: texts -> int32 [B, L], one L for all batches.
+        tokenizer: texts -> int32 [N, context length]; batches are cut at the longest caption of the data.
         checkpoints: folder to resume from and to save into after every `every` steps; None keeps none.
         mesh, rules: devices, default all of them, and how the parameters lie on them.
         description, progress: the bar on stderr.
@@ -151,9 +164,7 @@ def train(
         raise UsageError(f"a batch of {recipe.batch_size} does not divide over {mesh.size} devices")
     if recipe.batch_size > len(manifest):
         raise UsageError(f"a batch of {recipe.batch_size} is larger than the data set of {len(manifest)}")
-    tx = make_optimizer(
-        recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm, b2=0.98
-    )
+    tx = make_optimizer(recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
     shardings = state_shardings(network.abstract_params(), tx, mesh, rules)
     batches = training_batches(
         manifest,
@@ -161,7 +172,7 @@ def train(
         batch_size=recipe.batch_size // processes,
         seed=recipe.seed,
         captions=captions,
-        tokenize=tokenize,
+        tokenize=_cut(tokenizer, manifest, captions),
         process_index=jax.process_index(),
         process_count=processes,
     )

@@ -1,0 +1,67 @@
+"""How our figures look, and how they are written: one place, so that all of them match.
+
+Colours are the eight of Okabe and Ito (Color Universal Design, 2008), which people with any colour vision
+tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays text, to print.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from clipjax.errors import DataError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+INK, QUIET = "#222222", "#8A8A8A"
+FORMATS = ("png", "pdf")
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.markersize": 7,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    with matplotlib.rc_context(RC):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, out: str | Path) -> list[Path]:
+    """Write the figure as `out` with the endings .png and .pdf; returns the files.
+
+    Raises:
+        DataError: they cannot be written.
+    """
+    paths = []
+    for form in FORMATS:
+        path = Path(out).with_suffix(f".{form}")
+        beside = path.with_name(f".{path.name}.tmp")
+        # No date in the PDF: the same rows give the same bytes.
+        metadata = {"CreationDate": None} if form == "pdf" else None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with matplotlib.rc_context(RC):
+                figure.savefig(beside, format=form, dpi=200, metadata=metadata)
+            os.replace(beside, path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+        paths.append(path)
+    return paths
