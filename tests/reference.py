@@ -33,6 +33,10 @@ ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform 
 LOGIT_SCALE = 50.0
 
 
+# Small models, and tests that share a machine: more threads would only wait for each other.
+torch.set_num_threads(1)
+
+
 # ---------------------------------------------------------------------------------------------- configs
 
 
@@ -122,8 +126,8 @@ def condition_resnet(visual: Any, seed: int) -> None:
             norm.reset_running_stats()
             norm.momentum = 1.0
             gain = BRANCH_GAIN if name.startswith("layer") and name.endswith("bn3") else 1.0
-            norm.weight *= gain
-            norm.bias *= gain
+            norm.weight.mul_(gain)
+            norm.bias.mul_(gain)
     given: list[torch.Tensor] = []
     hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
     visual.train()

@@ -34,15 +34,6 @@ class Case:
         return {key: x for key, x in state if key not in skipped and "num_batches_tracked" not in key}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Thousands of tiny operations: threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=["ViT-B-32-quickgelu", "ViT-bigG-14", "RN50x4"])
 def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
