@@ -208,6 +208,20 @@ def test_logit_scale_as_a_vector_of_one_element() -> None:
     assert plan_conversion(source, target(), load_table("open_clip_vit")).shapes["logit_scale"] == ()
 
 
+@pytest.mark.parametrize("prefix", ["", "text."])
+def test_what_is_ignored_is_neither_used_nor_carried(prefix: str) -> None:
+    state = shapes_of(state_dict(custom_text=bool(prefix)))
+    masks = {f"{prefix}attn_mask", f"{prefix}transformer.resblocks.1.attn_mask"}
+    sizes = {"input_resolution", "context_length", "vocab_size"}
+    more = {**state, **dict.fromkeys(masks, Shaped((7, 7))), **dict.fromkeys(sizes, Shaped((), np.int64))}
+    plan = plan_conversion(more, target(), detect_table(more))
+    assert {piece.key for pieces in plan.pieces.values() for piece in pieces} == set(state)
+    assert not plan.carried
+    with pytest.raises(ConversionError, match=r"visual\.transformer\.resblocks\.1\.attn_mask is in the"):
+        wrong = {**state, "visual.transformer.resblocks.1.attn_mask": Shaped((7, 7))}
+        plan_conversion(wrong, target(), detect_table(wrong))
+
+
 # --- what does not fit is refused by name ---
 
 
