@@ -10,6 +10,7 @@ import typer
 
 from clipjax.commands.output import print_table
 from clipjax.commands.store import store_root
+from clipjax.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -81,9 +82,7 @@ def evaluate(
 
     find_task(task)  # an unknown name is said before a model is loaded
     if distributed:
-        import jax
-
-        jax.distributed.initialize()
+        _join_processes()
     result = clipjax.evaluate(
         clipjax.load_model(model, card=card),
         task=task,
@@ -110,6 +109,18 @@ def evaluate(
         typer.echo()
         _print_predictions(result.images)
     typer.echo(f"\nrows and per-image table: {result.path}", err=True)
+
+
+def _join_processes() -> None:
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--distributed: no TPU pod, Slurm, MPI or GKE job says who is who ({error}); leave it out, or call "
+            "jax.distributed.initialize yourself and use clipjax.evaluate"
+        ) from None
 
 
 def _print_predictions(images: Any, most: int = 20) -> None:
