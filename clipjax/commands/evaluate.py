@@ -61,7 +61,7 @@ def evaluate(
         "results"
     ),
     distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes: join them (jax.distributed) first.")
+        bool, typer.Option("--distributed", help="One of several processes: join them first.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on stdout.")] = False,
 ) -> None:
@@ -118,7 +118,7 @@ def _join_processes() -> None:
         jax.distributed.initialize()
     except (RuntimeError, ValueError) as error:
         raise UsageError(
-            f"--distributed: no TPU pod, Slurm, MPI or GKE job says who is who ({error}); leave it out, or call "
+            f"--distributed: no pod, Slurm, MPI or GKE job says who is who ({error}); leave it out, or call "
             "jax.distributed.initialize yourself and use clipjax.evaluate"
         ) from None
 

@@ -28,9 +28,10 @@ def ls(store: StoreOption = None) -> None:
     for info in Store(store_root(store)).ls():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
         shards = f"{info.shards_present}/{info.shards}"
-        what = [str(info.key.get(name, ""))[:14] for name in ("model", "output", "data", "precision")]
-        rows.append([info.name[:12], *what, info.rows, shards, f"{info.bytes / 1e6:.1f}", used])
-    print_table(["entry", "model", "output", "data", "precision", "rows", "shards", "MB", "last used"], rows)
+        about = [info.about.get("model", ""), info.about.get("data", "")]
+        what = [info.key.get("output", ""), info.key.get("precision", "")]
+        rows.append([info.name[:12], *about, *what, info.rows, shards, f"{info.bytes / 1e6:.1f}", used])
+    print_table(["entry", "model", "data", "output", "precision", "rows", "shards", "MB", "last used"], rows)
 
 
 @app.command("gc")
