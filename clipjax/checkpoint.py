@@ -105,8 +105,9 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
         DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
         ConversionError: leaves that are missing, unknown or of another shape, all of them by name.
     """
-    from converters.engine import Row, Table, flatten, plan_conversion
+    from converters.engine import flatten, plan_conversion
     from converters.sources import open_source
+    from converters.table import Row, Table
 
     folder = Path(folder)
     card = read_card_record(folder)
@@ -223,7 +224,8 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
         ConversionError: the model does not fit the layout.
         DataError: the file cannot be written; nothing half-written is left.
     """
-    from converters.engine import export, export_layout, flatten, load_table
+    from converters.engine import export, export_layout, flatten
+    from converters.table import load_table
 
     origin = model.origin
     leaves = flatten(model.params)

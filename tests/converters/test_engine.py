@@ -29,15 +29,13 @@ from converters.engine import (
     export,
     export_layout,
     flatten,
-    load_table,
     nest,
-    parse_table,
     plan_conversion,
-    table_names,
 )
 from converters.golden import model_config
 from converters.ops import OPS
 from converters.sources import open_source
+from converters.table import load_table, parse_table, table_names
 
 ROWS = read_csv(config_dir() / "models.csv")
 ARCHS = sorted({(row["arch"], row["library_arch"]) for row in ROWS if row["library"] == "open_clip"})
@@ -217,9 +215,10 @@ def test_what_is_ignored_is_neither_used_nor_carried(prefix: str) -> None:
     plan = plan_conversion(more, target(), detect_table(more))
     assert {piece.key for pieces in plan.pieces.values() for piece in pieces} == set(state)
     assert not plan.carried
+    wrong = {**state, "visual.transformer.resblocks.1.attn_mask": Shaped((7, 7))}
+    table = detect_table(wrong)
     with pytest.raises(ConversionError, match=r"visual\.transformer\.resblocks\.1\.attn_mask is in the"):
-        wrong = {**state, "visual.transformer.resblocks.1.attn_mask": Shaped((7, 7))}
-        plan_conversion(wrong, target(), detect_table(wrong))
+        plan_conversion(wrong, target(), table)
 
 
 # --- what does not fit is refused by name ---

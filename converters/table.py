@@ -1,0 +1,150 @@
+"""The tables: which tensor of a foreign checkpoint fills which leaf of ours, one file of `tables/` a layout.
+
+A table (`converters/tables/*.txt`) has one row a leaf: its path, the source's key, an op of
+`converters.ops`. `{i}` in a key is the leaf's stacked axis 0 and `{i+1}` one more, so a table holds for any
+depth; `{name}` in a path is any one part of it (or what `{name:pattern}` says), put in the key's `{name}`.
+`ignore PATTERN reason` names tensors that are dropped, `carry PATTERN reason` those that no model needs but
+that belong to the reference's file, `include NAME name=value ...` takes another table's rows, with values
+for their names and `prefix=` before their keys, `export as NAME` says which layout to write such params in.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipjax.errors import DataError, UsageError
+from converters.ops import OPS
+
+TABLES = Path(__file__).parent / "tables"
+_LAYER = re.compile(r"i(?:\+(\d+))?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: the leaf's path, the key it comes from, the op's name, where the line stands."""
+
+    target: str
+    source: str
+    op: str
+    where: str
+
+    @functools.cached_property
+    def target_pattern(self) -> re.Pattern[str]:
+        return re.compile(_substitute(self.target, lambda name, kind: f"(?P<{name}>{kind or '[^/]+'})"))
+
+    @property
+    def source_pattern(self) -> str:
+        return _substitute(self.source, lambda name, _: r"\d+" if _LAYER.fullmatch(name) else r"[^.]+")
+
+    @property
+    def stacked(self) -> bool:
+        return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
+
+    def key(self, names: Mapping[str, str], layer: int | None) -> str:
+        """The source's key for a leaf whose path gave `names`, and for one layer of it."""
+
+        def value(match: re.Match[str]) -> str:
+            if found := _LAYER.fullmatch(match[1]):
+                return str((layer or 0) + int(found[1] or 0))
+            return names[match[1]]
+
+        return re.sub(r"\{([^}]+)\}", value, self.source)
+
+    def within(self, prefix: str, values: Mapping[str, str]) -> Row:
+        """The row as another table includes it."""
+
+        def fill(template: str) -> str:
+            for name, value in values.items():
+                template = template.replace(f"{{{name}}}", value)
+            return template
+
+        return Row(fill(self.target), prefix + fill(self.source), self.op, self.where)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The layout of one kind of foreign checkpoint.
+
+    Attributes:
+        ignored, carried: {pattern of keys: reason}.
+        exported: the layout to write params in that came in this one.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, str] = field(default_factory=dict)
+    exported: str = ""
+
+    @functools.cached_property
+    def _known(self) -> re.Pattern[str]:
+        others = map(fnmatch.translate, (*self.ignored, *self.carried))
+        return re.compile("|".join([*(row.source_pattern for row in self.rows), *others]))
+
+    def knows(self, key: str) -> bool:
+        """Whether some row, or an ignore or carry line, covers this source key."""
+        return self._known.fullmatch(key) is not None
+
+    def drops(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.ignored)
+
+    def carries(self, key: str) -> bool:
+        return any(fnmatch.fnmatchcase(key, pattern) for pattern in self.carried)
+
+
+def table_names() -> list[str]:
+    """The layouts that can be read; files that start with an underscore are parts of others."""
+    return sorted(path.stem for path in TABLES.glob("*.txt") if not path.stem.startswith("_"))
+
+
+@functools.cache
+def load_table(name: str) -> Table:
+    """Read converters/tables/NAME.txt.
+
+    Raises:
+        UsageError: there is no such table.
+        DataError: a line that is not understood, by its number.
+    """
+    path = TABLES / f"{name}.txt"
+    if not path.is_file():
+        raise UsageError(f"unknown checkpoint layout {name!r}; known: {', '.join(table_names())}")
+    return parse_table(path.read_text(encoding="utf-8"), name)
+
+
+def parse_table(text: str, name: str) -> Table:
+    """A table from its text; see the module's docstring for the syntax."""
+    rows: list[Row] = []
+    ignored: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    exported = name
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{name}.txt:{number}"
+        match line.split():
+            case [] | ["#", *_]:
+                continue
+            case ["ignore" | "carry" as kind, pattern, _, *_]:
+                (ignored if kind == "ignore" else carried)[pattern] = line.split(maxsplit=2)[2]
+            case ["include", other, *settings] if all("=" in setting for setting in settings):
+                values = dict(setting.split("=", 1) for setting in settings)
+                prefix, part = values.pop("prefix", ""), load_table(other)
+                rows += [row.within(prefix, values) for row in part.rows]
+                ignored |= {prefix + pattern: reason for pattern, reason in part.ignored.items()}
+                carried |= {prefix + pattern: reason for pattern, reason in part.carried.items()}
+            case ["export", "as", exported]:
+                pass
+            case [target, source, op] if op in OPS:
+                rows.append(Row(target, source, op, where))
+            case _:
+                raise DataError(f"{where}: not a row (path, key, op), nor ignore, carry or include: {line!r}")
+    return Table(name, tuple(rows), ignored, carried, exported)
+
+
+def _substitute(template: str, group: Callable[[str, str], str]) -> str:
+    """A regular expression: the template's text as it is, and `group(name, pattern)` for `{name:pattern}`."""
+    parts = re.split(r"\{([^}]+)\}", template)
+    return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))
