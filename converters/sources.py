@@ -17,6 +17,7 @@ import json
 import math
 import os
 import struct
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -57,6 +58,13 @@ SAFETENSORS_DTYPES = {
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)  # of JSON that is something else
 
 
 @dataclass(frozen=True)
@@ -230,7 +238,7 @@ def _open_safetensors(path: Path) -> Source:
         header = json.loads(raw, object_pairs_hook=_no_doubles)
         metadata = header.pop("__metadata__", {})
         tensors = {key: _safetensor(path, 8 + length, entry) for key, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DataError(f"{path}: damaged safetensors header ({error})") from None
     end = 8 + length
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
@@ -269,7 +277,7 @@ def _open_index(path: Path) -> Source:
     try:
         weight_map = json.loads(path.read_bytes(), object_pairs_hook=_no_doubles)["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise DataError(f"{path} is not an index of weight files ({error!r})") from None
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
@@ -363,7 +371,7 @@ class _Archive:
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, fortran, dtype = read_header(file)
-            except ValueError as error:
+            except (ValueError, SyntaxError, tokenize.TokenError) as error:
                 raise DataError(f"{self.path}: entry {name} is not an array ({error})") from None
             start = file.tell()
         strides = tuple(math.prod(shape[:i]) for i in range(len(shape))) if fortran else None

@@ -140,6 +140,8 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
         (b'{"weight_map": {"a": "../outside"}}', "not the name of a file in the same folder"),
         (b'{"weight_map": {"a": "absent.safetensors"}}', "absent.safetensors does not exist"),
         (b"\x80\x02K\x01.", "torch did not write it"),
+        (struct.pack("<Q", 100_001) + b'{"a":' + b"[" * 99_996, "damaged safetensors header"),
+        (b'{"a":' + b"[" * 99_999, "not an index"),
         (struct.pack("<Q", 2**60) + b'{"a"', "truncated"),
     ],
 )
