@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,19 +196,6 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
             else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
         }
     )
-
-
-def read_card(path: Path) -> Card:
-    """Read a card.json file."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{path} is not a card: it should hold one JSON object")
-    return card_from_dict(record, str(path))
 
 
 def _same_keys(given: set[str], wanted: set[str], where: str) -> None:
