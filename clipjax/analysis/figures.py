@@ -49,8 +49,9 @@ def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
             panel.set_title(f"{dataset} (n = {max(row['n'] for row in here):,})", loc="left")
         panels[0].set_yticks(range(len(models)), models)
         panels[0].set_ylim(-0.6, len(models) - 0.4)
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False)
+        # A panel with another number of classes has a chance line of its own, so each name is taken once.
+        legend = {n: h for panel in panels for h, n in zip(*panel.get_legend_handles_labels())}
+        figure.legend(legend.values(), legend.keys(), loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
 
 
@@ -80,6 +81,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> 
                     textcoords="offset points",
                     ha="center",
                     color=INK,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
                 )
     panel.set_xlim(0, 1.03)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -89,18 +91,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> 
 
 def _chance_line(panel: Axes, classes: int) -> None:
     if classes:
-        panel.axvline(1 / classes, color=QUIET, linestyle="--", linewidth=1)
-        panel.annotate(
-            f"chance, 1 of {classes}",
-            (1 / classes, 0.5),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            rotation=90,
-            va="center",
-            color=QUIET,
-            fontsize=8,
-        )
+        panel.axvline(1 / classes, color=QUIET, linestyle="--", linewidth=1, label=f"chance (1 of {classes})")
 
 
 def _errors(rows: Sequence[Row]) -> list[list[float]]:

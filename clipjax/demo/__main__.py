@@ -10,7 +10,10 @@ import typer
 
 from clipjax.errors import ClipjaxError
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-out"),
     quick: Annotated[
@@ -45,4 +48,4 @@ Try next:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

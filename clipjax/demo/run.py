@@ -65,7 +65,7 @@ FULL = Plan(
     images=8000,
     per_class=100,
     models=(
-        DemoModel("demo-small-diverse", "demo_small", "diverse", dataclasses.replace(_RECIPE, steps=400)),
+        DemoModel("demo-small-diverse", "demo_small", "diverse", _RECIPE),
         DemoModel("demo-base-narrow", "demo_base", "narrow", _RECIPE),
         DemoModel("demo-base-diverse", "demo_base", "diverse", _RECIPE),
     ),

@@ -119,10 +119,12 @@ def make_step(
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # type: ignore[assignment]
         params = params if constrain is None else constrain(params)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **metrics}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
     return jax.jit(

@@ -1,0 +1,177 @@
+"""Contrastive training: the loss of open_clip, and a run that learns, resumes and survives damage."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.data.manifest import Manifest
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
+from clipjax.models.network import Network
+from clipjax.sharding import FSDP, make_mesh
+from tests.finetune.conftest import tokenize
+
+RECIPE = Recipe(steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0)
+
+
+def start(network: Network, manifest: Manifest, steps: int | None = None, **options: Any) -> Any:
+    """Train; `steps` cuts the run short by a schedule of the full length."""
+    options = {"mesh": make_mesh(jax.devices()[:2]), "every": 2, "progress": False} | options
+    return train(
+        network,
+        manifest,
+        options.pop("recipe", RECIPE),
+        pixels=PixelRecipe(16, 16),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        tokenizer=tokenize,
+        **options,
+    )
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b))
+
+
+def test_loss_equals_open_clip() -> None:
+    torch = pytest.importorskip("torch")
+    loss_module = pytest.importorskip("open_clip.loss")
+    rng = np.random.default_rng(0)
+    image, text = (rng.normal(size=(12, 8)).astype(np.float32) for _ in range(2))
+    scale = np.float32(math.log(20.0))
+
+    tensors = [torch.tensor(x, requires_grad=True) for x in (image, text, scale)]
+    unit = [torch.nn.functional.normalize(x, dim=-1) for x in tensors[:2]]
+    theirs = loss_module.ClipLoss()(*unit, tensors[2].exp())
+    theirs.backward()
+
+    def value(*arguments: jax.Array) -> jax.Array:
+        return contrastive_loss(*arguments)[0]
+
+    arguments = tuple(map(jnp.asarray, (image, text, scale)))
+    ours, gradients = jax.value_and_grad(value, argnums=(0, 1, 2))(*arguments)
+    assert float(ours) == pytest.approx(theirs.item(), rel=1e-6)
+    for gradient, tensor in zip(gradients, tensors):
+        np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-4, atol=1e-6)
+    # One direction alone, or unnormalised features, would be seen.
+    assert abs(float(value(arguments[0] * 2, *arguments[1:])) - float(ours)) < 1e-6
+    one_way = torch.nn.functional.cross_entropy(tensors[2].exp() * unit[0] @ unit[1].T, torch.arange(12))
+    assert abs(one_way.item() - theirs.item()) > 1e-2
+
+
+def test_accuracy_is_the_share_of_images_that_find_their_caption() -> None:
+    image = jnp.eye(4)
+    text = image.at[0].set(image[1])  # image 0 resembles none; the rest their own, where ties go to the first
+    _, metrics = contrastive_loss(image, text, jnp.float32(2.0))
+    assert float(metrics["accuracy"]) == 0.75
+
+
+@pytest.mark.parametrize(("given", "kept"), [(5.0, math.log(100)), (-1.0, 0.0), (2.0, 2.0)])
+def test_logit_scale_stays_in_bounds(given: float, kept: float) -> None:
+    assert float(bound_logit_scale({"logit_scale": jnp.float32(given)})["logit_scale"]) == pytest.approx(kept)
+
+
+def test_training_learns(network: Network, manifest: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(steps=60, warmup=5, batch_size=40, learning_rate=1e-2, weight_decay=0.0, clip_norm=1.0)
+    params = start(network, manifest, recipe=recipe, progress=True)
+    line = capsys.readouterr().err.split("\r")[-1]
+    assert float(line.split("loss ")[1].split(",")[0].rstrip("] \n")) < 0.6 * math.log(40)
+    assert jax.tree.structure(params) == jax.tree.structure(network.abstract_params())
+
+
+@pytest.fixture(scope="module")
+def whole(network: Network, manifest: Manifest) -> Any:
+    """The weights of a run that was never stopped."""
+    return start(network, manifest)
+
+
+def stopped(network: Network, manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies in step 5, after the checkpoints of steps 2 and 4."""
+    from clipjax.finetune import loop
+
+    real, calls = loop.shard_batch, []
+
+    def dying(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "shard_batch", dying)
+    with pytest.raises(KeyboardInterrupt):
+        start(network, manifest, checkpoints=folder)
+    monkeypatch.undo()
+
+
+def test_a_resumed_run_is_bit_equal(
+    network: Network, manifest: Manifest, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "4"]
+    assert same_bits(start(network, manifest, checkpoints=tmp_path), whole)
+    other_order = start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "seed": 1}))
+    assert not same_bits(other_order, whole)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(
+    network: Network, manifest: Manifest, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    params = start(network, manifest, checkpoints=tmp_path, mesh=make_mesh(), rules=FSDP)
+    for ours, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-3)
+    assert same_bits(
+        jax.device_get(start(network, manifest, checkpoints=tmp_path)), jax.device_get(params)
+    ), "a finished run is read back as it is"
+
+
+def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
+    network: Network,
+    manifest: Manifest,
+    whole: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    truncate(tmp_path / "4")
+    with caplog.at_level(logging.WARNING):
+        params = start(network, manifest, checkpoints=tmp_path)
+    assert "checkpoint 4 cannot be read" in caplog.text
+    assert same_bits(params, whole)
+    assert (tmp_path / "4.damaged").is_dir()
+
+
+def test_no_readable_checkpoint_is_an_error(
+    network: Network, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    truncate(tmp_path / "2")
+    truncate(tmp_path / "4")
+    with pytest.raises(DataError, match="none of the checkpoints"):
+        start(network, manifest, checkpoints=tmp_path)
+    assert (tmp_path / "4").is_dir(), "nothing is put aside when nothing else can be used"
+
+
+def truncate(checkpoint: Path) -> None:
+    """Cut the largest file of a checkpoint in half."""
+    file = max((f for f in checkpoint.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_bad_input_is_named(network: Network, manifest: Manifest) -> None:
+    with pytest.raises(UsageError, match="15 does not divide over 2 devices"):
+        start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "batch_size": 15}))
+    with pytest.raises(UsageError, match="larger than the data set of 40"):
+        start(network, manifest, recipe=Recipe(**{**vars(RECIPE), "batch_size": 64}))
+    with pytest.raises(DataError, match="no column 'words'"):
+        start(network, manifest, captions="words")
