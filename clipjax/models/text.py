@@ -79,8 +79,9 @@ class TextTransformer(nnx.Module):
         tokens = jnp.take(self.token_embedding[...], ids, axis=0, mode="clip")
         embedded = tokens + self.positional_embedding[:length]
         x, outputs = layers.scan(self.blocks, embedded, capture=capture)
-        end = jnp.argmax(ids, axis=1)
-        pooled = self.ln_final(x[jnp.arange(x.shape[0]), end])
+        end = jnp.argmax(ids, axis=1)[:, None, None]
+        # Along the axis, not x[arange, end]: that would gather a sharded batch on every device.
+        pooled = self.ln_final(jnp.take_along_axis(x, end, axis=1, mode="clip")[:, 0])
         features = pooled @ self.text_projection[...]
         if outputs is None:
             return features, {}

@@ -286,6 +286,13 @@ def test_init_is_that_of_timm() -> None:
         assert_drawn_alike(leaf, their_leaf, jax.tree_util.keystr(path))
 
 
+def test_init_may_be_part_of_a_jitted_function() -> None:
+    arch = dataclasses.replace(CLIP_VIT, text=dataclasses.replace(TEXT, layers=1))
+    inside = jax.jit(Network(arch).init_params)(jax.random.key(0))
+    outside = Network(arch).init_params(jax.random.key(0))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), inside, outside)
+
+
 def test_init_follows_its_key() -> None:
     draw = Network(CLIP_VIT).init_params
     first, same, other = (draw(jax.random.key(seed)) for seed in (0, 0, 1))
