@@ -1,6 +1,7 @@
 """Where configs/ lies, and reading it.
 
-The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the package.
+The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the
+package.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file without line ends; blank lines are kept out, spaces within a line are not touched."""
+    """The lines of a text file that are not blank; spaces within a line are not touched."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:

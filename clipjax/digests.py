@@ -72,7 +72,7 @@ class _Memory:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
             table.execute(
-                "CREATE TABLE IF NOT EXISTS digests(path TEXT PRIMARY KEY, size INT, mtime_ns INT, sha256 TEXT)"
+                "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, sha256)"
             )
             yield table
 

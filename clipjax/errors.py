@@ -1,7 +1,7 @@
 """The two ways in which clipjax says no.
 
-A message is one clear sentence that names the file, key or line and says what to do. Only the command line prints
-errors or exits; everything below it raises.
+A message is one clear sentence that names the file, key or line and says what to do. Only the command line
+prints errors or exits; everything below it raises.
 """
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def dependence(scenes: list[Scene], one: str, other: str) -> float:
     table = np.zeros([len(v) for v in values])
     for scene in scenes:
         table[values[0].index(getattr(scene, one)), values[1].index(getattr(scene, other))] += 1
-    _, pvalue, *_ = chi2_contingency(table)
+    pvalue: Any = chi2_contingency(table)[1]
     return float(pvalue)
 
 
