@@ -7,6 +7,7 @@ because the disk was full or the job killed, is reported and put aside, and the 
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from clipjax.errors import DataError
 from clipjax.finetune.step import TrainState
 from clipjax.sharding import barrier
 
+_SIZES = "sizes.json"
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,6 +47,7 @@ class Checkpoints:
         )
         try:
             self._manager.save(int(state.step), args=items)
+            self._write_sizes(int(state.step))
         except OSError as error:
             raise DataError(f"no checkpoint can be written to {self.folder}: {error}") from error
 
@@ -63,7 +66,7 @@ class Checkpoints:
         for step in found:
             try:
                 state = self._read(step, abstract, batches)
-            except Exception as error:  # orbax raises a bare Exception for a truncated file
+            except Exception as error:  # orbax raises a bare Exception for a damaged file
                 reason = str(error).strip().split("\n")[0][:200]
                 _LOG.warning("checkpoint %s cannot be read, trying the one before it: %s", step, reason)
                 damaged.append(step)
@@ -78,10 +81,31 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState:
+        self._check_sizes(step)
         items: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), batches=grain.checkpoint.CheckpointRestore(batches)
         )
         return TrainState(*self._manager.restore(step, args=items)["state"])
+
+    def _write_sizes(self, step: int) -> None:
+        """Note the size of every file of a checkpoint, inside it.
+
+        Orbax would see a file that was cut short only while it reads, and say so once for every array.
+        """
+        if jax.process_index() == 0:
+            folder = self.folder / str(step)
+            sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+            (folder / _SIZES).write_text(json.dumps(sizes))
+
+    def _check_sizes(self, step: int) -> None:
+        """Raise ValueError for a file that is missing or cut short; without the note nothing is known."""
+        folder = self.folder / str(step)
+        if not (folder / _SIZES).is_file():
+            return
+        for name, size in json.loads((folder / _SIZES).read_text()).items():
+            found = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if found != size:
+                raise ValueError(f"{name} has {found or 0} bytes, {size} were written")
 
     def _put_aside(self, steps: list[int]) -> None:
         """Rename, so that training can save these steps again and the evidence is kept."""
