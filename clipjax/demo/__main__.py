@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,25 +28,36 @@ def main(
     """
     from clipjax.commands.output import print_table
     from clipjax.demo.run import FULL, QUICK, run, table
+    from clipjax.demo.world import SHAPES
 
     try:
         demo = run(out, QUICK if quick else FULL)
     except ClipjaxError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    typer.echo("\nZero-shot accuracy on held-out images of the demo world, 12 classes (chance: 8.3%)\n")
-    print_table(*table(demo.results))
-    best = out / "models" / table(demo.results)[1][-1][0]
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command goes on from here", err=True)
+        sys.exit(75)
+    chance = f"{len(SHAPES)} classes, chance {1 / len(SHAPES):.1%}"
+    typer.echo(f"\nZero-shot accuracy on held-out images of the demo world ({chance})\n")
+    titles, cells = table(demo.results)
+    print_table(titles, cells)
+    best, narrow = out / "models" / cells[-1][0], out / "models" / "demo-base-narrow"
+    # `make demo` runs in an environment that the user's shell does not know.
+    clipjax = (
+        "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
+    )
     typer.echo(f"""
 figure   {", ".join(map(str, demo.figure))}
 results  {out / "results"}: rows with provenance, and one row an image
 models   {out / "models"}: load with clipjax.load_model("{best}")
 images   {out / "world"}
 
-Try next:
-  clipjax results list {out / "results"}
-  clipjax eval zeroshot --model {best} --data {out / "world" / "val"} --dataset demo_val --prompts single
-  clipjax eval zeroshot --model {best} --data {out / "world" / "narrow.jsonl"} --dataset demo_train""")
+Try next: all rows as a table; another prompt; the narrow model on images like those it learned from
+  {clipjax} results list {out / "results"}
+  {clipjax} eval zeroshot --model {best} --data {out}/world/val --dataset demo_val --prompts single
+  {clipjax} eval zeroshot --model {narrow} --data {out}/world/narrow.jsonl --dataset demo_train
+""")
 
 
 if __name__ == "__main__":

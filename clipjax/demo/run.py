@@ -26,6 +26,7 @@ from clipjax.card import Card, Preprocess, Source
 from clipjax.data.cards import load_dataset
 from clipjax.data.tokenizers import tokenizer_spec
 from clipjax.demo.files import Split, write_split
+from clipjax.demo.world import SHAPES
 from clipjax.evaluation import Result, evaluate
 from clipjax.finetune.contrastive import Recipe, train
 from clipjax.load import load_model
@@ -55,10 +56,11 @@ class Plan:
     per_class: int
     models: tuple[DemoModel, ...]
 
-    def splits(self, classes: int) -> list[Split]:
+    def splits(self) -> list[Split]:
+        """The training splits that the models need, and the held-out one."""
         kinds = sorted({model.data for model in self.models})
         train = [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
-        return [*train, Split("val", "diverse", classes * self.per_class, class_folders=True)]
+        return [*train, Split("val", "diverse", len(SHAPES) * self.per_class, class_folders=True)]
 
 
 FULL = Plan(
@@ -109,7 +111,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     """
     out = Path(out)
     world = out / "world"
-    for split in plan.splits(classes=12):
+    for split in plan.splits():
         write_split(world, split, progress=progress)
     results = []
     for demo_model in plan.models:
