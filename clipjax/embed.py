@@ -38,7 +38,8 @@ from clipjax.store import Entry, Store, check_finite, key_hash
 _log = logging.getLogger(__name__)
 
 OUTPUTS = ("embedding", "features")
-SHARD_ROWS = 512  # about: what a killed run loses at most, and a file of 1 MB for embeddings of 512 numbers
+SHARD_ROWS = 512  # at most: what a killed run loses, and a file of 1 MB for embeddings of 512 numbers
+SHARDS = 8  # at least, for a data set of more batches than that: a small one can be resumed too
 IMAGE_BATCH = 64  # images a device takes in one step, unless the caller says otherwise
 TEXT_BATCH = 32  # texts a device takes in one step
 IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is handed over
@@ -55,6 +56,7 @@ class EmbedStats:
         decode_seconds: spent waiting for pixels.
         compute_seconds: spent handing over batches and waiting for features.
         skipped: ids of the data set's unreadable images, in order: they have no embedding.
+        per_device_batch: images a device took in one step; a stored entry's own, not what was asked for.
     """
 
     forward_passes: int
@@ -63,6 +65,7 @@ class EmbedStats:
     decode_seconds: float
     compute_seconds: float
     skipped: tuple[str, ...]
+    per_device_batch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,21 +109,22 @@ def embed_images(
         on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
 
     Raises:
-        DataError: no images, an unreadable image, features that are not finite, a full disk, or hosts that
-            do not share the store.
-        UsageError: an output, precision or batch that does not exist.
+        DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
+            finite, a full disk, or hosts that do not share the store.
+        UsageError: an output, precision, batch, number of workers or `on_error` that does not exist.
     """
+    check_settings(per_device_batch, workers, on_error)
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
     precision = _precision(precision)
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    batch = per_device_batch or _default_batch(len(manifest))
+    batch = _default_batch(len(manifest)) if per_device_batch is None else per_device_batch
     entry = None
     if store is not None and model.card.fingerprint is not None:
         key = image_key(model.card, manifest, pixels, precision, output)
-        shard = rows_per_shard or batch * max(1, SHARD_ROWS // batch)
+        shard = _default_shard(len(manifest), batch) if rows_per_shard is None else rows_per_shard
         entry = _open(store, key, model, manifest, shard, batch)
         batch = entry.manifest.per_device_batch
     job = _Job(model, manifest, pixels, precision, output, batch, workers, progress, on_error)
@@ -128,17 +132,34 @@ def embed_images(
         ids, array = _embed_in_memory(job)
     else:
         ids, array = _embed_into(entry, job)
+    if not ids:
+        raise DataError(f"{manifest.name or 'the data set'}: no image could be read, all were skipped")
     present = set(ids)
     skipped = tuple(name for name in manifest.ids if name not in present)
     stats = EmbedStats(
-        job.forward_passes, job.images, job.compiles, job.decode_seconds, job.compute_seconds, skipped
+        job.forward_passes, job.images, job.compiles, job.decode_seconds, job.compute_seconds, skipped, batch
     )
     return Embeddings(ids, array, entry.key_hash if entry else None, stats)
+
+
+def check_settings(per_device_batch: int | None, workers: int, on_error: str) -> None:
+    """Raises UsageError for a batch below 1, fewer than 0 workers, or an unknown `on_error`."""
+    if per_device_batch is not None and per_device_batch < 1:
+        raise UsageError(f"the batch size must be at least 1, not {per_device_batch}")
+    if workers < 0:
+        raise UsageError(f"the number of workers must be at least 0, not {workers}")
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
 
 
 def _default_batch(n: int) -> int:
     """IMAGE_BATCH, or the next power of two for a data set smaller than that."""
     return min(IMAGE_BATCH, 1 << (n - 1).bit_length())
+
+
+def _default_shard(n: int, batch: int) -> int:
+    """Whole batches: about an eighth of the data set, SHARD_ROWS at most (or one batch, if that is more)."""
+    return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
 
 
 def image_key(
@@ -159,7 +180,7 @@ def _open(
     store: Store, key: dict[str, Any], model: Any, manifest: Manifest, rows_per_shard: int, batch: int
 ) -> Entry:
     """The entry, after a check that all processes mean the same one and see the same disk."""
-    if rows_per_shard % batch:
+    if rows_per_shard < 1 or rows_per_shard % batch:
         raise UsageError(f"{rows_per_shard} rows a shard is not a multiple of the batch of {batch} images")
     assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(
@@ -324,7 +345,13 @@ def _forward(model: Any, precision: Precision, output: str, per_device_batch: in
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
 
     def run(pixels: np.ndarray) -> Any:
-        return model.encode_image(normalize_host(pixels, mean, std))
+        features = model.encode_image(normalize_host(pixels, mean, std))
+        if len(np.shape(features)) != 2 or len(features) != len(pixels):
+            raise DataError(
+                f"encode_image of {model.card.id} made an array {list(np.shape(features))} of {len(pixels)} "
+                f"images: it must return [{len(pixels)}, D]"
+            )
+        return features
 
     return _Forward(run, per_device_batch, lambda: 0)
 

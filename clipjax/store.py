@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -186,8 +187,11 @@ class Store:
             dtype: a NumPy dtype name.
             about: names for `clipjax store ls`, such as the model's; written down, but no part of the key.
 
-        Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something.
+        Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something;
+        ValueError if the batch or the shard is below 1, or the one no multiple of the other.
         """
+        if min(rows_per_shard, per_device_batch) < 1:
+            raise ValueError(f"{rows_per_shard} rows a shard in batches of {per_device_batch}: both are >= 1")
         if rows_per_shard % per_device_batch:
             raise ValueError(f"{rows_per_shard} rows a shard is no multiple of the batch {per_device_batch}")
         if len(set(ids)) != len(ids):
@@ -239,11 +243,27 @@ class Store:
         return about, key, manifest
 
     def ls(self) -> list[EntryInfo]:
-        """Every entry, the most recently used first. Raises DataError if one is damaged."""
-        if not self.root.is_dir():
+        """Every entry, the most recently used first.
+
+        Raises DataError if an entry is damaged, or if the folder is something else than a store.
+        """
+        if not self.root.exists():
             return []
-        infos = [self._info(path.name) for path in self.root.iterdir() if not path.name.startswith(".")]
+        if not self.root.is_dir():
+            raise DataError(f"{self.root} is a file, not the folder of a store")
+        infos = [self._info(name) for name in self._names()]
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
+
+    def _names(self) -> list[str]:
+        """The entries' names; one without its key yet is only being created."""
+        paths = [path for path in self.root.iterdir() if not path.name.startswith(".")]
+        for path in paths:  # somebody's own folder: it must never be listed, removed or called damaged
+            if not re.fullmatch("[0-9a-f]{64}", path.name):
+                raise DataError(
+                    f"{self.root} is not a clipjax store ({path.name} has no key.json of an entry); "
+                    "give the folder that `clipjax eval --store` wrote to"
+                )
+        return [path.name for path in paths if (path / "key.json").exists()]
 
     def _info(self, name: str) -> EntryInfo:
         about, key, manifest = self._read_record(name)
@@ -409,7 +429,7 @@ class Entry:
 
 def check_finite(ids: Sequence[str], array: np.ndarray) -> None:
     """Raises DataError naming the first id whose row is not finite."""
-    if array.dtype.kind in "iub":
+    if array.dtype.kind in "iub" or array.size == 0:
         return
     finite = np.isfinite(array).reshape(len(ids), -1).all(axis=1)
     if not finite.all():

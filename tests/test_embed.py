@@ -186,11 +186,31 @@ def test_any_change_misses(model: TinyModel, work: Path, store: Store, tmp_path:
     assert len(hashes) == len(changes) + 1
 
 
+def test_the_batch_reported_is_the_one_used(model: TinyModel, work: Path, store: Store):
+    run(model, manifest_of(work / "images", 9), store)
+    again = run(model, manifest_of(work / "images", 9), store, per_device_batch=8)
+    assert again.stats.per_device_batch == BATCH
+
+
 def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkeypatch: pytest.MonkeyPatch):
     manifest, recipe = manifest_of(work / "images", 2), model.card.preprocess.recipe(rgb="first")
     before = embed.image_key(model.card, manifest, recipe, "parity", "embedding")
     monkeypatch.setattr(embed, "FORWARD_VERSION", embed.FORWARD_VERSION + 1)
     assert embed.image_key(model.card, manifest, recipe, "parity", "embedding") != before
+
+
+def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store: Store):
+    """The default shard: whole batches, eight shards if there are batches for it, 512 rows at most."""
+    found = run(model, manifest_of(work / "images", COUNT), store, rows_per_shard=None)
+    assert found.stats.per_device_batch == BATCH
+    [info] = store.ls()
+    assert info.shards >= 8
+    for n, batch in ((500, 64), (513, 64), (1000, 64), (50_000, 64), (50_000, 1000), (3, 4)):
+        rows = embed._default_shard(n, batch)
+        assert rows % batch == 0
+        assert rows <= max(512, batch)
+        assert -(-n // rows) >= min(8, -(-n // batch))
+    assert embed._default_shard(50_000, 64) == 512
 
 
 def test_damaged_shard_is_embedded_again(model: TinyModel, work: Path, store: Store, caplog: Any):
@@ -353,6 +373,15 @@ def test_unreadable_image_is_skipped(model: TinyModel, broken: Path, work: Path,
             run(model, manifest, store)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_only_unreadable_images(model: TinyModel, tmp_path: Path, store: Store, stored: bool):
+    write_images(tmp_path / "images", 3)
+    for path in (tmp_path / "images").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(DataError, match="tiny images: no image could be read"):
+        run(model, manifest_of(tmp_path / "images", 3), store if stored else None, on_error="skip")
+
+
 def test_features_that_are_not_finite(work: Path, store: Store):
     model = TinyModel()
     model.params["vision"]["proj"] = model.params["vision"]["proj"] * np.float32("inf")
@@ -371,6 +400,17 @@ def test_bad_options(model: TinyModel, work: Path, store: Store):
         run(model, manifest, store, rows_per_shard=6)
     with pytest.raises(DataError, match="has no images"):
         run(model, manifest_of(work / "images", 0))
+    bad: list[dict[str, Any]] = [
+        {"per_device_batch": -3},
+        {"per_device_batch": 0},
+        {"workers": -1},
+        {"on_error": "ignore"},
+        {"rows_per_shard": 0},
+    ]
+    for options in bad:
+        with pytest.raises(UsageError, match=r"at least|on_error must be|0 rows a shard"):
+            run(model, manifest, store, **options)
+    assert not store.root.exists()
 
 
 # ------------------------------------------------------------------------------------ other models, texts
@@ -401,6 +441,15 @@ def test_a_users_own_model(model: TinyModel, work: Path, store: Store):
     assert (found.key_hash, store.ls()) == (None, [])
     with pytest.raises(UsageError, match="leave out precision and output"):
         run(own, manifest, precision="fast")
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:-1], lambda x: x[:, None], lambda x: x[:, 0]])
+def test_an_own_model_of_a_wrong_shape(model: TinyModel, work: Path, wrong: Any, monkeypatch: Any):
+    own = OwnModel(dataclasses.replace(model.card, fingerprint=None))
+    right = own.encode_image
+    monkeypatch.setattr(own, "encode_image", lambda images: wrong(right(images)))
+    with pytest.raises(DataError, match=r"encode_image of tiny made an array .*: it must return \[4, D\]"):
+        run(own, manifest_of(work / "images", 3))
 
 
 def test_text_encoder(model: TinyModel):

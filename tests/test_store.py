@@ -381,3 +381,29 @@ def test_ls_and_gc(store: Store):
     assert [info.key["weights"] for info in store.gc(sizes[0] + sizes[2])] == ["middle"]
     assert {info.key["weights"] for info in store.ls()} == {"old", "new"}
     assert sorted(path.name for path in store.root.iterdir()) == sorted(info.name for info in store.ls())
+
+
+def test_a_folder_of_something_else_is_no_store(tmp_path: Path):
+    (tmp_path / "photos" / "bear").mkdir(parents=True)
+    (tmp_path / "afile").touch()
+    for ask in (Store.ls, lambda store: store.gc(0)):
+        with pytest.raises(
+            DataError, match=r"photos is not a clipjax store \(bear has no key.json"
+        ) as caught:
+            ask(Store(tmp_path / "photos"))
+        assert "delete" not in str(caught.value)
+        with pytest.raises(DataError, match="afile is a file"):
+            ask(Store(tmp_path / "afile"))
+    assert (tmp_path / "photos" / "bear").is_dir()
+
+
+def test_an_entry_that_is_only_being_created_is_not_listed(store: Store):
+    (store.root / key_hash(KEY)).mkdir(parents=True)
+    assert store.ls() == []
+
+
+@pytest.mark.parametrize("change", [{"per_device_batch": -2}, {"per_device_batch": 0}, {"rows_per_shard": 0}])
+def test_sizes_below_one_are_refused(store: Store, change: dict):
+    with pytest.raises(ValueError, match="both are >= 1"):
+        open_entry(store, **change)
+    assert not store.root.exists()
