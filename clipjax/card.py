@@ -78,14 +78,12 @@ class Weights:
 
     Args:
         files: what was read.
-        expected: their digest when the checkpoint was made, or None.
-        source: sha256 of the foreign source that a converted checkpoint was made from, or None.
+        expected: for a checkpoint of ours, their digest when it was written; None for foreign files.
     """
 
-    def __init__(self, files: Sequence[Path], expected: str | None = None, source: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], expected: str | None = None) -> None:
         self.files = tuple(files)
         self.expected = expected
-        self.source = source
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -95,14 +93,12 @@ class Weights:
 
     @functools.cached_property
     def identity(self) -> str:
-        """What the weights are, however they were read: a converted checkpoint counts as its source."""
-        if self.expected is None:
-            return self.sha256
-        if self.sha256 != self.expected:
+        """The digest, which for a checkpoint of ours must be the one in card.json (else a DataError)."""
+        if self.expected not in (None, self.sha256):
             raise DataError(
-                f"{self.files[0]} was changed after it was written (see sha256 in card.json); convert again"
+                f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
             )
-        return self.source or self.sha256
+        return self.sha256
 
 
 @dataclass(frozen=True)
@@ -145,12 +141,20 @@ class Card:
         )
 
     def stamped(self) -> Card:
-        """The card with the digest of the foreign file that the weights were read from, where they were."""
-        if self.weights is None or self.weights.expected is not None:
+        """The card with the digest of the foreign file that the weights are those of, and no other."""
+        if self.weights is None:
+            return self if self.source.sha256 is None else self.without_weights()
+        if self.weights.expected is not None:
             return self
         unknown = {name: why for name, why in self.unknown.items() if name != "source.sha256"}
         source = dataclasses.replace(self.source, sha256=self.weights.sha256)
         return dataclasses.replace(self, source=source, unknown=unknown)
+
+    def without_weights(self) -> Card:
+        """The card of params that are no longer those of a file: they have no fingerprint."""
+        unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
+        source = dataclasses.replace(self.source, sha256=None)
+        return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as written to card.json."""

@@ -203,9 +203,14 @@ def save_checkpoint(
 
 
 def save_model(model: Model, folder: str | Path) -> Path:
-    """Write a model as a checkpoint, each leaf in the dtype of the file that it came from."""
+    """Write a model as a checkpoint, each leaf in the dtype of the file that it came from.
+
+    Raises:
+        DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
+    """
     from converters.engine import flatten
 
+    _refuse_damaged(model)
     origin = model.origin
     dtypes = origin.dtypes or {}
     leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
@@ -222,11 +227,13 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
 
     Raises:
         ConversionError: the model does not fit the layout.
-        DataError: the file cannot be written; nothing half-written is left.
+        DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
+            nothing half-written is left.
     """
     from converters.engine import export, export_layout, flatten
     from converters.table import load_table
 
+    _refuse_damaged(model)
     origin = model.origin
     leaves = flatten(model.params)
     dtypes = origin.dtypes or {}
@@ -235,6 +242,12 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     typed = {path: _as(leaf, dtypes.get(path)) for path, leaf in leaves.items()}
     write_safetensors(out, export(typed, table, carried), {"format": "pt"})
     return Path(out)
+
+
+def _refuse_damaged(model: Model) -> None:
+    """A checkpoint of ours that is no longer what was written is a DataError, not passed on as if it were."""
+    if model.card.weights is not None:
+        _ = model.card.weights.identity
 
 
 def _as(leaf: Any, dtype: str | None) -> np.ndarray:

@@ -57,12 +57,22 @@ def _load_own(folder: Path, card: Card | None) -> Model:
     record = read_card_record(folder)
     record.pop("files", None)
     own = card_from_dict(record, str(folder / "card.json"))
-    if card is not None and (card.id, card.arch) != (own.id, own.arch):
-        raise UsageError(f"{folder} holds {own.id} ({own.arch.name}), not {card.id}: leave the card out")
+    _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
-    weights = Weights([opened.weights], expected=opened.sha256, source=own.source.sha256)
-    own = dataclasses.replace(own, weights=weights)
-    return Model(own, load_params(opened.plan), opened.origin, opened.carried())
+    weights = Weights([opened.weights], expected=opened.sha256)
+    return Model(own, load_params(opened.plan), opened.origin, opened.carried(), weights=weights)
+
+
+def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
+    """A checkpoint of ours has one card: another one given for it is a mistake, not an instruction."""
+    if card is None:
+        return
+    for name in ("id", "arch", "preprocess", "tokenizer", "classes"):
+        if getattr(card, name) != getattr(own, name):
+            raise UsageError(
+                f"{folder} holds {own.id} ({own.arch.name}) and the given card, {card.id}, has another "
+                f"{name}: leave the card out, or edit card.json in a copy of the folder"
+            )
 
 
 def _load_remote(name: str, card: Card | None, file: str | None) -> Model:
@@ -75,7 +85,7 @@ def _load_remote(name: str, card: Card | None, file: str | None) -> Model:
         if registered.repo is None:
             raise DataError(
                 f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
-                f"with card={name!r} (--model {name} on the command line)"
+                f"with card={name!r} (on the command line: convert/verify --model {name}, eval --card {name})"
             )
         found = resolve_source(registered.repo, file or registered.file)
     elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
@@ -103,7 +113,8 @@ def _load_foreign(path: Path, card: Card | None, folder: Path | None = None) -> 
     plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
     params = load_params(plan)
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
-    return Model(complete_card(card, params, source), params, Origin(plan.table, plan.dtypes), carried)
+    card = complete_card(card, params, source)
+    return Model(card, params, Origin(plan.table, plan.dtypes), carried, weights=card.weights)
 
 
 def _card_beside(path: Path, folder: Path) -> Card:
@@ -113,8 +124,8 @@ def _card_beside(path: Path, folder: Path) -> Card:
     record = read_foreign_card(folder)
     if record is None:
         raise UsageError(
-            f"{path} holds bare weights: say what they are with card=ID (--model ID on the command line); "
-            "`clipjax models` lists the ids"
+            f"{path} holds bare weights: say what they are with card=ID (on the command line: convert/verify "
+            "--model ID, eval --card ID); `clipjax models` lists the ids"
         )
     return card_from_dict(record, str(folder))
 

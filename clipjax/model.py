@@ -12,6 +12,7 @@ this class is one of them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from clipjax.card import Card
+from clipjax.card import Card, Weights
 from clipjax.checkpoint import Origin, save_model
 from clipjax.data.preprocess import normalize_host, to_pixels
 from clipjax.data.tokenizers import Tokenizer, load_tokenizer
@@ -36,7 +37,9 @@ class Model:
     Attributes:
         card: the model card.
         network: the pure forward functions of `card.arch`.
-        params: nested dict of float32 arrays, placed where the caller put them.
+        params: nested dict of float32 arrays, placed where the caller put them. Assign a whole new dict to
+            change them: the card then forgets the files that the old ones came from, and with them the
+            fingerprint under which embeddings are stored. Do not write into the dict, nobody would notice.
         origin: layout and dtypes of the file they came from (see `clipjax.checkpoint`).
         carried: tensors of that file that no forward needs, by its keys.
     """
@@ -47,15 +50,30 @@ class Model:
         params: Mapping[str, Any],
         origin: Origin | None = None,
         carried: Mapping[str, np.ndarray] | None = None,
+        *,
+        weights: Weights | None = None,
     ) -> None:
-        self.card = card
+        """`weights` are the files that hold these very params; those of a card alone are not believed."""
+        self.card = card.without_weights() if weights is None and card.weights is not None else card
+        if weights is not None:
+            self.card = dataclasses.replace(card, weights=weights)
         self.network = Network(card.arch)
-        self.params = dict(params)
+        self._params = dict(params)
         self.origin = origin or Origin()
         self.carried = dict(carried or {})
 
     def __repr__(self) -> str:
         return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self._params
+
+    @params.setter
+    def params(self, params: Mapping[str, Any]) -> None:
+        self._params = dict(params)
+        self.card = self.card.without_weights()
+        self.origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
         """One image as the reference transform makes it, open_clip's order of operations included.

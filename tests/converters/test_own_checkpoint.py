@@ -39,6 +39,8 @@ class Model:
     """What checkpoint.py needs of `clipjax.model.Model`."""
 
     class card:
+        weights = None
+
         @staticmethod
         def to_dict() -> dict[str, Any]:
             return CARD

@@ -1,0 +1,107 @@
+"""What a loaded model is taken for: whose weights it holds, and which card it goes by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from _narrow import narrow_pair
+from safetensors.numpy import load_file, save_file
+
+from clipjax.checkpoint import export_model
+from clipjax.errors import DataError, UsageError
+from clipjax.load import load_model
+from clipjax.model import Model
+from clipjax.verify import verify
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return narrow_pair(tmp_path_factory.mktemp("foreign"))[1]
+
+
+@pytest.fixture
+def own(foreign: Model, tmp_path: Path) -> Path:
+    return foreign.save(tmp_path / "own")
+
+
+def other(params: Any) -> Any:
+    """Params that no half-precision number can hold."""
+    return jax.tree.map(lambda leaf: leaf + np.float32(1 / 3), params)
+
+
+def test_an_own_checkpoint_is_what_its_file_holds(foreign: Model, own: Path) -> None:
+    model = load_model(own)
+    assert model.card.weights is not None
+    assert (
+        model.card.weights.identity
+        == json.loads((own / "card.json").read_text())["files"]["model.safetensors"]
+    )
+    assert model.card.source.sha256 == foreign.card.stamped().source.sha256 is not None
+    assert model.card.fingerprint not in (None, foreign.card.fingerprint)
+    assert load_model(own).card.fingerprint == model.card.fingerprint
+
+
+def test_replaced_params_have_no_fingerprint_and_no_source(own: Path, tmp_path: Path) -> None:
+    model = load_model(own)
+    before = model.card.fingerprint
+    model.params = other(model.params)
+    assert model.card.fingerprint is None
+    again = load_model(model.save(tmp_path / "tuned"))
+    assert again.card.fingerprint not in (None, before)
+    assert again.card.source.sha256 is None
+    assert again.card.unknown["source.sha256"] == "the params were changed after loading"
+    assert load_model(own).card.fingerprint == before
+
+
+def test_a_model_of_a_loaded_card_and_other_params_has_no_fingerprint(own: Path) -> None:
+    model = load_model(own)
+    assert Model(model.card, other(model.params)).card.fingerprint is None
+    assert Model(model.card, model.params).card.stamped().source.sha256 is None
+
+
+def test_replaced_params_of_a_half_precision_file_keep_all_their_bits(own: Path, tmp_path: Path) -> None:
+    tensors = load_file(export_model(load_model(own), tmp_path / "w.safetensors"))
+    save_file({key: x.astype(np.float16) for key, x in tensors.items()}, tmp_path / "half.safetensors")
+    model = load_model(tmp_path / "half.safetensors", card=load_model(own).card)
+    assert set((model.origin.dtypes or {}).values()) == {"float16"}
+    model.params = other(model.params)
+    again = load_model(model.save(tmp_path / "tuned"))
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_a_flipped_bit_is_not_passed_on(own: Path, tmp_path: Path) -> None:
+    path = own / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    steps: list[Callable[[Model], Any]] = [
+        lambda model: model.save(tmp_path / "out"),
+        lambda model: export_model(model, tmp_path / "out"),
+        lambda model: verify(model, "golden", golden=tmp_path / "none.npz"),
+    ]
+    for step in steps:
+        with pytest.raises(DataError, match=r"model\.safetensors was changed after it was written"):
+            step(load_model(own))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_card_for_an_own_checkpoint_is_refused(own: Path) -> None:
+    card = load_model(own).card
+    assert load_model(own, card=card).card == card
+    pixels = dataclasses.replace(card.preprocess, interpolation="bilinear")
+    for name, value in {"id": "x", "preprocess": pixels, "tokenizer": None, "classes": "imagenet"}.items():
+        with pytest.raises(UsageError, match=f"has another {name}: leave the card out"):
+            load_model(own, card=dataclasses.replace(card, **{name: value}))
+
+
+def test_bare_weights_name_the_option_of_each_command(own: Path, tmp_path: Path) -> None:
+    path = export_model(load_model(own), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"convert/verify --model ID, eval --card ID"):
+        load_model(path)
