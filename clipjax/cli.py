@@ -31,30 +31,30 @@ app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")
 
 INTERRUPTED = 75
+STOPPED = 130
 
 
 def main() -> None:
     """Run the command line; every error a user can cause is one sentence on stderr."""
     signal.signal(signal.SIGTERM, _requeue)
+    signal.signal(signal.SIGINT, _stop)  # typer would take a KeyboardInterrupt and say nothing
     try:
         app()
     except ClipjaxError as error:
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(
-            "clipjax: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr
-        )
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
 
 
 def _requeue(*_: Any) -> NoReturn:
     """SIGTERM: a scheduler takes the machine away. What is stored is complete; ask to be run again."""
     print("clipjax: interrupted; finished shards are kept, run the same command again", file=sys.stderr)
     sys.exit(INTERRUPTED)
+
+
+def _stop(*_: Any) -> NoReturn:
+    """SIGINT: Ctrl-C."""
+    print("clipjax: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr)
+    sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from clipjax.data.cards import Dataset, DatasetCard, load_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.digests import sha256_json
-from clipjax.embed import EmbedStats, embed_images
+from clipjax.embed import EmbedStats, check_settings, embed_images
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import Head, classifier_head, zeroshot_head
+from clipjax.heads import Head, classifier_head, logit_scale, zeroshot_head
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.metrics import intervals
 from clipjax.provenance import count_compiles, provenance
@@ -118,6 +118,9 @@ def evaluate(
         UsageError, DataError: one sentence with the name, file or image, and what to do.
     """
     found = find_task(task)
+    check_settings(per_device_batch, workers, on_error)
+    if results is not None:
+        ResultStore(results).check_root()
     if compare_precision and precision != "parity":
         raise UsageError("compare_precision runs both profiles: leave precision out")
     if isinstance(model, str | Path):
@@ -200,12 +203,29 @@ def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Pat
     path = Path(root)
     if not path.exists():
         raise DataError(f"{path} does not exist")
-    if path.is_file():
-        reader = "manifest_file"
-    else:
-        images = (entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_EXTENSIONS)
-        reader = "folder" if next(images, None) is None else "flat"
-    return load_dataset(DatasetCard(name=path.resolve().stem, title=str(path), reader=reader), path)
+    reader = "manifest_file" if path.is_file() else _folder_reader(path)
+    whole = path.resolve()
+    name = whole.stem if whole.is_file() else whole.name
+    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+
+
+def _folder_reader(path: Path) -> str:
+    """Images in the folder itself, or in folders of their classes; both would silently lose the labels."""
+    stray = min((entry for entry in path.iterdir() if _is_image(entry)), default=None)
+    if stray is None:
+        return "folder"
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for folder in folders:
+        if any(map(_is_image, folder.rglob("*"))):
+            raise UsageError(
+                f"{path} holds an image ({stray.name}) beside folders of images ({folder.name}): move one of "
+                "them away, or name a card, for class folders `--dataset folder`"
+            )
+    return "flat"
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def _subject(
@@ -237,6 +257,7 @@ def _subject(
             raise UsageError(
                 f"{manifest.name} does not say what its classes are: give labels=NAME or a CSV file"
             )
+        logit_scale(model.card)
         chosen = _prompt_set(prompts or dataset.card.prompts or DEFAULT_PROMPTS)
         _check_words(space, chosen)
     return _Subject(model, task, dataset.card.name, manifest, numbers, space, projection, chosen, sample)
@@ -305,7 +326,7 @@ def _profile(
         subject,
         subject.recipe(precision, embeddings.stats.skipped),
         skipped=len(embeddings.stats.skipped),
-        per_device_batch=settings["per_device_batch"],
+        per_device_batch=embeddings.stats.per_device_batch,
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
     )

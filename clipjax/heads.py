@@ -181,24 +181,31 @@ def zeroshot_head(
         progress: show a bar on stderr.
 
     Raises:
-        UsageError: the model has no text tower.
-        DataError: the prompt set has nothing for a class (named).
+        UsageError: the model has no text tower, or its card no logit scale.
+        DataError: the prompt set has nothing for a class, or the class's prompts have no mean direction (not
+            finite, or zero), which is named; `encode_text` does not return what it should.
     """
     if model.card.kind != "zero_shot":
         raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
+    scale = logit_scale(model.card)
     usage = _Usage.of([prompts.of_class(name) for name in labels.classes])
 
     def compute() -> np.ndarray:
-        return _class_means(_encoded(model, usage.prompts, precision, chunk), usage, progress)
+        return _class_means(_encoded(model, usage.prompts, precision, chunk), usage, labels, progress)
 
     about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
     kernel = _stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
     bias = (
         None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
     )
-    return Head(
-        jnp.asarray(kernel.T), bias, float(model.card.logit_scale), normalize=True, label_space=labels
-    )
+    return Head(jnp.asarray(kernel.T), bias, scale, normalize=True, label_space=labels)
+
+
+def logit_scale(card: Any) -> float:
+    """The factor of a zero-shot model's logits. Raises UsageError where the card does not say."""
+    if card.logit_scale is None:
+        raise UsageError(f"set logit_scale on the card of {card.id}: the factor itself, 100 for most CLIPs")
+    return float(card.logit_scale)
 
 
 class _Usage(NamedTuple):
@@ -220,7 +227,7 @@ class _Usage(NamedTuple):
 
 
 def _class_means(
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, progress: bool
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
 ) -> np.ndarray:
     """Add the embeddings to their classes in float64 as they come, then normalise. Returns float32 [K, D]."""
     sums: Any = 0.0
@@ -228,7 +235,16 @@ def _class_means(
         for rows, embeddings in chunks:
             sums = sums + usage.times[:, rows] @ embeddings.astype(np.float64)
             bar.update(len(rows))
-    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    # Float32 embeddings that cancel leave about 1e-7 each, whose direction is chance.
+    usable = np.isfinite(norms[:, 0]) & (norms[:, 0] > 1e-5)
+    if not usable.all():
+        k = int(np.argmin(usable))
+        raise DataError(
+            f"class {labels.classes[k]!r}: the sum of its prompts is a vector of norm {norms[k, 0]:.3g}: "
+            "that has no direction; check the text tower's weights and the prompts"
+        )
+    return (sums / norms).astype(np.float32)
 
 
 def _encoded(
@@ -244,9 +260,23 @@ def _encoded(
 def _encode_strings(
     encode: Callable[..., Any], prompts: list[str], chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A user's own text tower, which may return anything: shape and norms are checked."""
     for start in range(0, len(prompts), chunk):
         rows = np.arange(start, min(start + chunk, len(prompts)))
-        yield rows, np.asarray(encode([prompts[row] for row in rows]), np.float32)
+        embeddings = np.asarray(encode([prompts[row] for row in rows]), np.float32)
+        if embeddings.ndim != 2 or len(embeddings) != len(rows):
+            raise DataError(
+                f"encode_text made an array {list(embeddings.shape)} of {len(rows)} strings: it must return "
+                f"[{len(rows)}, D]"
+            )
+        norms = np.linalg.norm(embeddings, axis=1)
+        unit = np.abs(norms - 1) <= 1e-3
+        if not unit.all():
+            k = int(np.argmin(unit))
+            raise DataError(
+                f"encode_text made a vector of norm {norms[k]:.4g} of {prompts[rows[k]]!r}: norms must be 1"
+            )
+        yield rows, embeddings
 
 
 class _Tokens(NamedTuple):

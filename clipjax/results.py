@@ -57,6 +57,16 @@ class ResultStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser()
 
+    def check_root(self, *, exists: bool = False) -> None:
+        """Raises DataError if the folder is a file, lies in one, or is not there where it should exist."""
+        if exists and not self.root.exists():
+            raise DataError(
+                f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
+            )
+        nearest = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise DataError(f"{nearest} is a file, not a folder of results; choose another one")
+
     def add(self, rows: Sequence[Row], images: Mapping[str, Any] | None = None) -> Path:
         """Write one run; returns its folder.
 
@@ -234,7 +244,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _interval(row["interval"]),
             "" if row["n"] is None else str(row["n"]),
             row["precision"] or "",
-            row["note"] or "",
+            _note(row),
         ]
         for row in rows
     ]
@@ -242,6 +252,11 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         i for i, title in enumerate(titles) if title not in ("slice", "note") or any(row[i] for row in cells)
     ]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
+
+
+def _note(row: Row) -> str:
+    skipped = f"{row['skipped']} unreadable images skipped" if row["skipped"] else ""
+    return "; ".join(filter(None, [row["note"], skipped]))
 
 
 def export_rows(rows: Sequence[Row], form: str) -> str:

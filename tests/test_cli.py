@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,11 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     assert invoke(*command)[0] == 0
     assert len(list(results.iterdir())) == 2, "a second run is added, nothing is overwritten"
     assert invoke("results", "list", results)[0] == 0
+    exported = tmp_path / "not" / "there" / "rows.csv"
+    assert invoke("results", "export", results, "--out", exported)[0] == 0
+    assert "tf_efficientnet_lite0-in1k" in exported.read_text()
+    code, says = invoke("results", "export", results, "--out", exported / "below.csv")
+    assert (code, "below.csv cannot be written" in says) == (1, True)
     assert invoke("store", "ls", "--store", store)[0] == 0
     assert invoke("store", "gc", "0B", "--store", store)[0] == 0
 
@@ -89,6 +96,11 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
         (["datasets", "check", "gone"], 1, "gone"),
         (["datasets", "check", ".", "-d", "imagenet_vall"], 2, "imagenet_val"),
         (["store", "gc", "1XB"], 2, "1XB"),
+        (["store", "ls", "--store", "gone"], 1, "gone does not exist"),
+        (["store", "ls", "--store", __file__], 1, "is a file"),
+        (["results", "list", "gone"], 1, "gone does not exist"),
+        (["results", "list", __file__], 1, "is a file"),
+        (["results", "export", "gone"], 1, "gone does not exist"),
         (["eval"], 2, ""),
         (["no-such-command"], 2, ""),
     ],
@@ -100,7 +112,9 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
     assert "\n" not in sentence
 
 
-def test_bad_data_is_named(lite0: Path, photos: Path, tmp_path: Path) -> None:
+def test_bad_data_is_named(
+    lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = ["eval", "zeroshot", "-m", lite0, "--store", tmp_path / "store", "--results", tmp_path / "results"]
     (tmp_path / "empty").mkdir()
     code, says = invoke(*base, "--data", tmp_path / "empty")
@@ -111,3 +125,25 @@ def test_bad_data_is_named(lite0: Path, photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists(), "nothing half-written"
     code, says = invoke(*base, "--data", photos, "--on-error", "skip")
     assert (code, says) == (0, "")
+    assert "1 unreadable images skipped: n02123045/broken.png" in capsys.readouterr().err
+
+
+def test_the_default_store_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    assert invoke("store", "ls")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [("SIGINT", 130, "stopped"), ("SIGTERM", 75, "interrupted")]
+)
+def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> None:
+    """The signal comes while a command runs, inside typer."""
+    program = (
+        "import os, signal; from clipjax import cli\n"
+        f"cli.app.command('wait')(lambda: os.kill(os.getpid(), signal.{number}))\n"
+        "import sys; sys.argv = ['clipjax', 'wait']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"clipjax: {says}; finished shards are kept")
+    assert done.stderr.count("\n") == 1

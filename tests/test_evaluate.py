@@ -300,6 +300,54 @@ def test_bad_arguments(world, tmp_path):
         run(world).value("top2")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_batch": -3}, "batch size must be at least 1"),
+        ({"per_device_batch": 0}, "batch size must be at least 1"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"on_error": "ignore"}, "on_error must be"),
+        ({"model": ColourModel(logit_scale=None)}, "set logit_scale on the card of colours"),
+    ],
+)
+def test_bad_settings_leave_no_store(world, tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        run(world, store=tmp_path / "store", **settings)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_results_folder_that_is_a_file_is_said_before_anything_runs(world, tmp_path):
+    (tmp_path / "afile").touch()
+    for results in (tmp_path / "afile", tmp_path / "afile" / "below"):
+        with pytest.raises(DataError, match="afile is a file, not a folder of results"):
+            run(world, model="no model is looked for", results=results)
+
+
+def test_a_stray_image_does_not_drop_the_labels(world):
+    PIL.Image.new("RGB", (10, 12)).save(world / "stray.png")
+    with pytest.raises(
+        UsageError, match=r"an image \(stray\.png\) beside folders of images \(black\): .*folder"
+    ):
+        run(world)
+    assert run("folder", dataset="folder", root=world).value("top1") == 14 / 19
+    (world / "stray.png").rename(world / ".stray.png")
+    assert run(world).value("top1") == 14 / 19
+
+
+def test_a_folders_name_may_have_a_dot(world):
+    assert run(world.rename(world.with_name("world.v2"))).rows[0]["dataset"] == "world.v2"
+
+
+def test_rows_say_the_batch_that_was_used(world, network, tmp_path):
+    batches = [
+        run(world, model=network[1], store=tmp_path / "store", per_device_batch=batch).rows[0][
+            "per_device_batch"
+        ]
+        for batch in (2, 4)
+    ]
+    assert batches == [2, 2], "a stored entry keeps its own"
+
+
 def test_wordnet_ids_make_no_prompts(world):
     for i, folder in enumerate(sorted(world.iterdir())):
         folder.rename(world / f"n0000000{i}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -134,6 +135,57 @@ def test_a_users_own_model_is_given_strings():
         )
         np.testing.assert_allclose(np.asarray(head.kernel)[:, k], mean / np.linalg.norm(mean), atol=1e-7)
     assert np.asarray(head.bias).tolist() == [-10.0, -10.0]
+
+
+class Twisted(Encoder):
+    """An encoder whose output goes through `twist` first."""
+
+    def __init__(self, twist):
+        super().__init__()
+        self.twist = twist
+
+    def encode_text(self, texts):
+        return self.twist(super().encode_text(texts))
+
+
+@pytest.mark.parametrize(
+    ("twist", "message"),
+    [
+        (lambda x: x * np.float32("nan"), r"norm nan of 'It flies\.': norms must be 1"),
+        (lambda x: x * 1.01, r"norm 1\.01 of"),
+        (lambda x: x[:-1], r"an array \[4, 16\] of 5 strings: it must return \[5, D\]"),
+        (lambda x: x[0], r"an array \[16\] of 5 strings"),
+    ],
+)
+def test_an_own_text_tower_is_checked(twist, message):
+    with pytest.raises(DataError, match=message):
+        zeroshot_head(Twisted(twist), space("missile", "crane"), CAPTIONS)
+
+
+def test_a_class_without_a_direction_is_named():
+    """Its prompts cancel: the mean would be the direction of a rounding error."""
+
+    def opposite(x):
+        return np.concatenate([x[:1], -x[:1], x[2:]])
+
+    prompts = PromptSet("two", sentences={"up": ("a", "b"), "cup": ("c",)})
+    with pytest.raises(DataError, match="class 'up': the sum of its prompts is a vector of norm 0"):
+        zeroshot_head(Twisted(opposite), space("up", "cup"), prompts)
+
+
+def test_a_network_with_broken_text_weights_is_named(pair, tmp_path):
+    text = jax.tree.map(lambda leaf: leaf * np.float32("nan"), pair[1].params["text"])
+    broken = copy.copy(pair[1])
+    broken.params = {**pair[1].params, "text": text}
+    store = Store(tmp_path)
+    with pytest.raises(DataError, match=r"class 'missile': .* norm nan"):
+        zeroshot_head(broken, space("missile", "crane"), CAPTIONS, store=store)
+    assert all(info.shards_present == 0 for info in store.ls())
+
+
+def test_a_card_without_a_scale():
+    with pytest.raises(UsageError, match="set logit_scale on the card of fake"):
+        zeroshot_head(Encoder(logit_scale=None), space("missile"), CAPTIONS)
 
 
 def test_no_prompt_is_encoded_twice():

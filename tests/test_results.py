@@ -194,6 +194,15 @@ def test_summary_leaves_out_empty_columns():
     assert cells == [["tiny_1", "demo_world", "top1", "0.5000", "[0.4000, 0.6000]", "100", "parity"]]
 
 
+def test_summary_counts_skipped_images():
+    rows = [row("x", skipped=2), row("x", skipped=1, note="low"), row("x", skipped=None)]
+    assert [cells[-1] for cells in summary_table(rows)[1]] == [
+        "2 unreadable images skipped",
+        "low; 1 unreadable images skipped",
+        "",
+    ]
+
+
 def test_csv_has_every_field():
     [got] = csv.DictReader(io.StringIO(export_rows([row(new_run_id(), slice="a,b")], "csv")))
     assert float(got["value"]) == 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,6 +101,7 @@ def evaluate(
         store=store_root(store),
         results=results,
     )
+    _say_skipped(result.stats.skipped)
     if as_json:
         typer.echo(json.dumps(result.rows, indent=2))
         return
@@ -109,6 +111,12 @@ def evaluate(
         typer.echo()
         _print_predictions(result.images)
     typer.echo(f"\nrows and per-image table: {result.path}", err=True)
+
+
+def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
+    if skipped:
+        named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
+        typer.echo(f"{len(skipped)} unreadable images skipped: {named}", err=True)
 
 
 def _join_processes() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands.output import print_table
+from clipjax.errors import DataError
 
 app = typer.Typer(help="Result rows: list, merge and export them.", no_args_is_help=True)
 
@@ -28,7 +29,9 @@ def list_rows(
     """List result rows, the newest of each recipe."""
     from clipjax.results import ResultStore, summary_table
 
-    rows = [row for row in ResultStore(folder).rows(every=every) if metric in (None, row["metric"])]
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    rows = [row for row in found.rows(every=every) if metric in (None, row["metric"])]
     titles, cells = summary_table([row for row in rows if slices or row["slice"] is None])
     print_table(titles, cells)
 
@@ -56,9 +59,15 @@ def export(
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
     from clipjax.results import ResultStore, export_rows
 
-    text = export_rows(ResultStore(folder).rows(every=every), form)
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    text = export_rows(found.rows(every=every), form)
     if out is None:
         typer.echo(text, nl=False)
-    else:
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")
-        typer.echo(str(out), err=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror or error})") from None
+    typer.echo(str(out), err=True)

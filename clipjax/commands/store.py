@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 
 app = typer.Typer(help="The store of embeddings: what is in it, and freeing space.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ def ls(store: StoreOption = None) -> None:
     from clipjax.store import Store
 
     rows = []
-    for info in Store(store_root(store)).ls():
+    for info in Store(_existing(store)).ls():
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.last_used))
         shards = f"{info.shards_present}/{info.shards}"
         about = [info.about.get("model", ""), info.about.get("data", "")]
@@ -43,10 +43,17 @@ def gc(
     """Remove whole entries, the longest unused first, until the store fits the budget."""
     from clipjax.store import Store
 
-    removed = Store(store_root(store)).gc(parse_size(budget), dry_run=dry_run)
+    removed = Store(_existing(store)).gc(parse_size(budget), dry_run=dry_run)
     freed = sum(info.bytes for info in removed) / 1e6
     verb = "would remove" if dry_run else "removed"
     typer.echo(f"{verb} {len(removed)} entries, {freed:.1f} MB")
+
+
+def _existing(store: Path | None) -> Path:
+    """Only the default store may not be there yet: then it is empty."""
+    if store is not None and not store.expanduser().exists():
+        raise DataError(f"{store} does not exist; give the folder that `clipjax eval --store` wrote to")
+    return store_root(store)
 
 
 def store_root(store: Path | None) -> Path:
