@@ -13,7 +13,8 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.tokenizers import TokenizerSpec
@@ -179,7 +180,8 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """Read the JSON form back, strictly.
 
     Raises:
-        DataError: naming `where` and the key, for a missing or unknown one, or for a card of a newer version.
+        DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, or for a
+            card of a newer version.
     """
     record = dict(record)
     version = record.pop("card_version", None)
@@ -188,13 +190,17 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     record.pop("kind", None)
     names = {f.name for f in dataclasses.fields(Card)} - {"weights"}
     _same_keys(set(record), names, where)
-    tokenizer = record["tokenizer"]
+    tokenizer, arch = record["tokenizer"], record["arch"]
+    hints = get_type_hints(Card)
+    for key in names - {"arch", "source", "preprocess", "tokenizer"}:
+        _check_type(record[key], hints[key], f"{where}: {key}")
+    _check_type(arch, Mapping, f"{where}: arch")
     return Card(
         **{
             **record,
-            "arch": arch_from_dict(record["arch"], f"{where}: arch"),
+            "arch": arch_from_dict(dict(arch), f"{where}: arch"),
             "source": _strict(Source, record["source"], f"{where}: source"),
-            "preprocess": _strict(Preprocess, _triples(record["preprocess"]), f"{where}: preprocess"),
+            "preprocess": _strict(Preprocess, record["preprocess"], f"{where}: preprocess"),
             "tokenizer": None
             if tokenizer is None
             else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
@@ -210,12 +216,37 @@ def _same_keys(given: set[str], wanted: set[str], where: str) -> None:
 
 
 def _strict(cls: type, record: Any, where: str) -> Any:
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where}: should be an object")
+    _check_type(record, Mapping, where)
     _same_keys(set(record), {f.name for f in dataclasses.fields(cls)}, where)
-    return cls(**record)
+    # JSON has no tuples: the channel statistics come back as lists.
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    for key, kind in get_type_hints(cls).items():
+        _check_type(values[key], kind, f"{where}: {key}")
+    return cls(**values)
 
 
-def _triples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples: the channel statistics come back as lists."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+_KINDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    Mapping: "an object",
+    tuple: "a list of 3 numbers",
+    NoneType: "null",
+}
+
+
+def _check_type(value: Any, kind: Any, where: str) -> None:
+    """`kind` is a type of `_KINDS`, a mapping or tuple of such, or a union ("str | None")."""
+    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
+    if not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(_KINDS[get_origin(kind) or kind] for kind in kinds)
+        raise DataError(f"{where} is {value!r}, should be {wanted}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_is, value, items))
+    if (get_origin(kind) or kind) is Mapping:
+        return isinstance(value, Mapping)
+    return not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)

@@ -28,15 +28,19 @@ from converters.ops import OPS, Op
 from converters.table import Table, load_table, table_names
 
 _BLOCK = 64  # rows transposed at a time: they stay in the processor's cache, about seven times as fast
+_SHOWN = 8  # problems in the message of a ConversionError
 
 
 class ConversionError(DataError):
-    """A checkpoint and an architecture that do not fit; `problems` has one entry for each tensor or leaf."""
+    """A checkpoint and an architecture that do not fit.
+
+    `problems` has one entry for each tensor or leaf; the message shows the first few.
+    """
 
     def __init__(self, what: str, problems: list[str]) -> None:
-        super().__init__(
-            f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: " + "; ".join(problems)
-        )
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        super().__init__(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: {shown}{more}")
         self.problems = problems
 
 

@@ -105,3 +105,35 @@ def test_bare_weights_name_the_option_of_each_command(own: Path, tmp_path: Path)
     path = export_model(load_model(own), tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"convert/verify --model ID, eval --card ID"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("preprocess/image_size", "224", "preprocess: image_size is '224', should be an integer"),
+        ("preprocess/image_size", True, "preprocess: image_size is True, should be an integer"),
+        ("preprocess/mean", [0.5, 0.5], r"preprocess: mean is \(0.5, 0.5\), should be a list of 3 numbers"),
+        ("preprocess/std", [1, 1, None], "preprocess: std is .*, should be a list of 3 numbers"),
+        ("preprocess", None, "preprocess is None, should be an object"),
+        ("arch", None, "arch is None, should be an object"),
+        ("source", [], "source is .*, should be an object"),
+        ("source/repo", 3, "source: repo is 3, should be a string or null"),
+        ("tokenizer", "openai_bpe", "tokenizer is 'openai_bpe', should be an object"),
+        ("tokenizer/context_length", None, "tokenizer: context_length is None, should be an integer"),
+        ("classes", 7, "classes is 7, should be a string or null"),
+        ("facts", None, "facts is None, should be an object"),
+        ("unknown", [], "unknown is .*, should be an object"),
+        ("logit_scale", "100", "logit_scale is '100', should be a number or null"),
+        ("id", None, "id is None, should be a string"),
+    ],
+)
+def test_a_wrong_type_in_a_card_is_named(key: str, value: Any, says: str, own: Path) -> None:
+    record = json.loads((own / "card.json").read_text())
+    *parents, name = key.split("/")
+    node = record
+    for parent in parents:
+        node = node[parent]
+    node[name] = value
+    (own / "card.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=f"card.json: {says}$"):
+        load_model(own)
