@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipjax.config import config_dir, read_csv, read_lines, read_toml
+from clipjax.config import config_dir, read_csv, read_lines, read_text, read_toml
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
 
@@ -108,6 +108,9 @@ def load_labels(name: str | Path) -> LabelSpace:
     rows = read_csv(path)
     if not rows or set(rows[0]) != {"id", "name"}:
         raise DataError(f"{path}: expected the header `id,name` and one class a line")
+    for number, row in enumerate(rows, 2):
+        if not row["id"].strip() or not row["name"].strip():
+            raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
     return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
 
 
@@ -171,7 +174,7 @@ def _read_templates(path: Path) -> PromptSet:
 
 def _read_sentences(path: Path) -> PromptSet:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
     except ValueError as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(record, dict) or not record:
@@ -179,6 +182,8 @@ def _read_sentences(path: Path) -> PromptSet:
     for key, sentences in record.items():
         if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
             raise DataError(f"{path}: the value of {key!r} is not a list of sentences")
+        if any("{}" in sentence for sentence in sentences):
+            raise DataError(f"{path}: a sentence of {key!r} has {{}}; templates go into a .txt file")
     return PromptSet(path.stem, sentences={key: tuple(value) for key, value in record.items()})
 
 
@@ -193,5 +198,7 @@ def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -
     for suffix in suffixes:
         if (root / f"{name}{suffix}").is_file():
             return root / f"{name}{suffix}"
+    if path.exists():
+        raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
     known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
     raise unknown_name(kind, str(name), known)

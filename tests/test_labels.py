@@ -113,9 +113,9 @@ def test_wrong_projections_are_named(tmp_path, monkeypatch, text, message):
 
 def test_cupl_sentences(tmp_path):
     path = tmp_path / "cupl.json"
-    path.write_text(json.dumps({"missile": [" A missile flies.", "{} stays."], "cat": ["A cat."]}))
+    path.write_text(json.dumps({"missile": [" A missile flies.", "It flies."], "cat": ["A cat."]}))
     prompts = load_prompts(path)
-    assert prompts.of_class("missile") == (" A missile flies.", "{} stays.")
+    assert prompts.of_class("missile") == (" A missile flies.", "It flies.")
     with pytest.raises(DataError, match="no sentence for the class 'dog'"):
         prompts.of_class("dog")
 
@@ -179,3 +179,26 @@ def test_digests_are_of_contents(tmp_path):
     (tmp_path / "copy.txt").write_text("a photo of a {}.\n")
     assert load_prompts(tmp_path / "copy.txt").digest == load_prompts("single").digest
     assert load_prompts("single").digest != load_prompts("single_no_period").digest
+
+
+def test_text_files_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path) -> None:
+    (tmp_path / "bom.txt").write_bytes("\ufeffa photo of a {}.\n".encode())
+    assert load_prompts(tmp_path / "bom.txt").templates == ("a photo of a {}.",)
+    (tmp_path / "latin.txt").write_bytes("une photo d'été {}.".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin.txt is not UTF-8"):
+        load_prompts(tmp_path / "latin.txt")
+    (tmp_path / "labels.csv").write_bytes("id,name\ncafé,x\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"labels.csv is not UTF-8"):
+        load_labels(tmp_path / "labels.csv")
+
+
+def test_empty_names_and_templates_among_sentences_are_refused(tmp_path) -> None:
+    (tmp_path / "labels.csv").write_text("id,name\na,cat\nb,\n")
+    with pytest.raises(DataError, match=r"labels.csv:3: the name is empty"):
+        load_labels(tmp_path / "labels.csv")
+    (tmp_path / "p.json").write_text('{"cat": ["a {}."]}')
+    with pytest.raises(DataError, match=r"'cat' has \{\}"):
+        load_prompts(tmp_path / "p.json")
+    (tmp_path / "afile").write_text("a {}.")
+    with pytest.raises(UsageError, match=r"ends in .txt or .json"):
+        load_prompts(tmp_path / "afile")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.config import read_text
 from clipjax.data.manifest import FileOpener, Manifest, Progress
 from clipjax.errors import DataError
 
@@ -243,6 +244,10 @@ def _some(names: Sequence[str]) -> str:
 def _columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
     columns = {}
     for column, pattern in patterns.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"the pattern {pattern!r} of the column {column!r} is wrong: {error}") from None
         matches = [(name, re.search(pattern, name)) for name in ids]
         wrong = [name for name, match in matches if match is None]
         if wrong:
@@ -255,10 +260,7 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) of a CSV, TSV or JSONL file."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error})") from None
+    text = read_text(path)
     if path.suffix in (".csv", ".tsv"):
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
         for row in rows:
@@ -287,6 +289,8 @@ def _labels(raw: list[tuple[Any, str]], names: Names) -> tuple[np.ndarray | None
     """(value, where) pairs -> labels int32 [N] and the label names; a label outside the set is refused."""
     if not raw:
         return None, None if names is None else tuple(names)
+    if (blank := next((where for value, where in raw if value == ""), None)) is not None:
+        raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
     spelled = sorted({value for value, _ in raw if isinstance(value, str) and not _is_int(value)})
     if names is None and spelled:
         number = next((where for value, where in raw if _is_int(value)), None)

@@ -223,3 +223,17 @@ def test_tfds_errors(prepared, tmp_path):
         read_tfds(prepared.parent.parent, split="test")
     with pytest.raises(DataError, match="prepare it with tensorflow_datasets"):
         read_tfds(epath.Path(tmp_path), split="test")
+
+
+def test_a_blank_label_is_refused_by_its_line(tmp_path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "images.csv").write_text("path,label\na.png,cat\nb.png,\n")
+    with pytest.raises(DataError, match=r"images.csv:3: the label is empty"):
+        read_manifest_file(epath.Path(tmp_path / "images.csv"), None)
+
+
+def test_a_wrong_pattern_is_one_error(tmp_path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"pattern '\(' of the column 'a'"):
+        read_folder(epath.Path(tmp_path), None, columns={"a": "("})
