@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 _CARRIED = "carried/"
+_METADATA = "origin_metadata"
 # In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
 _DTYPES = {
     np.dtype(numpy): name
@@ -59,11 +60,13 @@ class Origin:
 
     Attributes:
         layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
-        {"vision/proj": "float16"}; float32 where there is none.
+        {"vision/proj": "float16"}; float32 where there is none. metadata: the strings in the header of a
+        safetensors file; None for any other file.
     """
 
     layout: str | None = None
     dtypes: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
     plan = plan_conversion(
         source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
     )
-    origin = Origin(source.metadata.get("layout"), plan.dtypes)
+    header = source.metadata.get(_METADATA)
+    metadata = None if header is None else json.loads(header)
+    origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
     return Checkpoint(folder, weights, card, sha256, plan, origin)
 
 
@@ -167,6 +172,7 @@ def save_checkpoint(
     carried: Mapping[str, Any],
     card: Mapping[str, Any],
     layout: str | None,
+    origin_metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
 
@@ -175,6 +181,7 @@ def save_checkpoint(
         carried: tensors of the reference's file that no leaf holds, by its key.
         card: the card's JSON record.
         layout: the table of `converters` that the reference's file fits, None for params of our own.
+        origin_metadata: the strings in the header of the reference's file, where it was safetensors.
 
     Returns: the folder.
 
@@ -186,6 +193,8 @@ def save_checkpoint(
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
     tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
     metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
+    if origin_metadata is not None:
+        metadata[_METADATA] = json.dumps(dict(origin_metadata), ensure_ascii=False)
     with _writing(folder):
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
@@ -214,7 +223,9 @@ def save_model(model: Model, folder: str | Path) -> Path:
     origin = model.origin
     dtypes = origin.dtypes or {}
     leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
-    return save_checkpoint(folder, leaves, model.carried, model.card.to_dict(), origin.layout)
+    return save_checkpoint(
+        folder, leaves, model.carried, model.card.to_dict(), origin.layout, origin.metadata
+    )
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
@@ -238,9 +249,11 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     leaves = flatten(model.params)
     dtypes = origin.dtypes or {}
     table = load_table(layout) if layout else export_layout(leaves, origin.layout)
-    carried = model.carried if table.name == origin.layout else {}
+    same = table.name == origin.layout
+    carried = model.carried if same else {}
+    metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
     typed = {path: _as(leaf, dtypes.get(path)) for path, leaf in leaves.items()}
-    write_safetensors(out, export(typed, table, carried), {"format": "pt"})
+    write_safetensors(out, export(typed, table, carried), metadata)
     return Path(out)
 
 
@@ -286,7 +299,7 @@ def _write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) 
     """The file's bytes, flushed to the disk, and their SHA-256."""
     rank = {dtype: -place for place, dtype in enumerate(_DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for name in names:
         start, end = end, end + tensors[name].nbytes

@@ -114,7 +114,8 @@ def _load_foreign(path: Path, card: Card | None, folder: Path | None = None) -> 
     params = load_params(plan)
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
     card = complete_card(card, params, source)
-    return Model(card, params, Origin(plan.table, plan.dtypes), carried, weights=card.weights)
+    origin = Origin(plan.table, plan.dtypes, source.metadata if source.format == "safetensors" else None)
+    return Model(card, params, origin, carried, weights=card.weights)
 
 
 def _card_beside(path: Path, folder: Path) -> Card:

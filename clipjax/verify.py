@@ -97,7 +97,7 @@ class Report:
 
 def verify(
     model: Model | str | Path,
-    against: str = "open_clip",
+    against: str | None = None,
     *,
     golden: str | Path | None = None,
     arch: str | Path | None = None,
@@ -109,7 +109,8 @@ def verify(
 
     Args:
         model: a loaded model, or whatever `clipjax.load_model` takes.
-        against: "open_clip" or "timm": run the library in a subprocess; "golden": read a golden file.
+        against: "open_clip" or "timm": run the library in a subprocess; "golden": read a golden file. By
+            default the library that the card names, open_clip where it names neither.
         golden: the golden file; it holds the inputs too.
         arch: the reference's name of the architecture, or an open_clip model config (JSON). By default the
             name in the card or, where there is none, the card's own arch record.
@@ -118,10 +119,10 @@ def verify(
         batch, seed: how many random images and texts to compare on.
 
     Raises:
-        UsageError: unknown `against`, or no golden file given.
-        DataError: the model or the golden file cannot be read.
+        UsageError: unknown `against`, no golden file given, or a classifier against open_clip.
+        DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
-    if against not in (*LIBRARIES, "golden"):
+    if against not in (*LIBRARIES, "golden", None):
         raise UsageError(f"cannot verify against {against!r}: give open_clip, timm or golden")
     if against == "golden" and golden is None:
         raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
@@ -133,6 +134,12 @@ def verify(
         loaded = load_model(str(model))
     if loaded.card.weights is not None:
         _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
+    if against is None:
+        against = loaded.card.source.library if loaded.card.source.library in LIBRARIES else "open_clip"
+    if against == "open_clip" and loaded.card.arch.text is None:
+        raise UsageError(
+            f"{loaded.card.id} is a classifier, which open_clip does not have: verify it against timm"
+        )
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
     inputs = random_inputs(loaded, batch, seed)

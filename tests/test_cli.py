@@ -147,3 +147,22 @@ def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> Non
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"clipjax: {says}; finished shards are kept")
     assert done.stderr.count("\n") == 1
+
+
+def test_verify_takes_the_cards_library_and_writes_where_it_is_told(
+    lite0: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "folder" / "report.json"
+    assert invoke("verify", lite0, "-o", out) == (0, "")
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == json.loads(out.read_text())
+    assert json.loads(printed)["against"] == "timm"
+    (tmp_path / "file").write_text("")
+    code, says = invoke("verify", lite0, "-o", tmp_path / "file" / "report.json")
+    assert (code, "report.json cannot be written" in says) == (1, True)
+    assert capsys.readouterr().out == printed, "the report is not lost with the file"
+
+
+def test_a_classifier_is_not_verified_against_open_clip(lite0: Path) -> None:
+    code, says = invoke("verify", lite0, "--against", "open_clip")
+    assert (code, "is a classifier, which open_clip does not have" in says) == (2, True)

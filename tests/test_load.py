@@ -107,6 +107,17 @@ def test_bare_weights_name_the_option_of_each_command(own: Path, tmp_path: Path)
         load_model(path)
 
 
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "pt", "é": "of its author's"}])
+def test_export_keeps_the_metadata_of_the_source(metadata: Any, own: Path, tmp_path: Path) -> None:
+    tensors = load_file(export_model(load_model(own), tmp_path / "w.safetensors"))
+    save_file(tensors, tmp_path / "in.safetensors", metadata=metadata)
+    model = load_model(tmp_path / "in.safetensors", card=load_model(own).card)
+    export_model(model, tmp_path / "direct")
+    export_model(load_model(model.save(tmp_path / "ours")), tmp_path / "through")
+    given = (tmp_path / "in.safetensors").read_bytes()
+    assert (tmp_path / "direct").read_bytes() == (tmp_path / "through").read_bytes() == given
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, DataError
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,11 @@ def export(
         "open_clip_model.safetensors"
     ),
 ) -> None:
-    """Write a model back as the reference library's own safetensors, bit-identical to what it came from."""
+    """Write a model back as the reference library's own safetensors, bit-identical to what it came from.
+
+    Weights that came in another format, as pickles or from transformers, are written as the reference
+    library would write them today.
+    """
     from clipjax.checkpoint import export_model
     from clipjax.load import load_model
 
@@ -88,9 +92,12 @@ def export(
 def verify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A clipjax folder, checkpoint, or model id.")],
     against: Annotated[
-        str,
-        typer.Option(help="open_clip, timm (run in a subprocess; needs the `reference` extra) or golden."),
-    ] = "open_clip",
+        str | None,
+        typer.Option(
+            help="open_clip, timm (run in a subprocess; needs the `reference` extra) or golden. "
+            "Default: the library that the model's card names."
+        ),
+    ] = None,
     golden: Annotated[Path | None, typer.Option(help="The golden .npz file, with --against golden.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Also write the JSON report to this file.")
@@ -110,12 +117,20 @@ def verify(
 
     report = run(load_model(model, card=card), against=against, golden=golden)
     text = report.to_json()
-    if out is not None:
-        out.write_text(text + "\n", encoding="utf-8")
     typer.echo(text)
+    if out is not None:
+        _write(out, text + "\n")
     if not report.passed:
         what = report.problem or f"it differs first at {report.first_difference}"
-        raise ClipjaxError(f"{report.model} is not verified against {against}: {what}")
+        raise ClipjaxError(f"{report.model} is not verified against {report.against}: {what}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): name another file") from None
 
 
 def _count(params: Any) -> float:
