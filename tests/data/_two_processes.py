@@ -51,7 +51,7 @@ def main() -> None:
         try:
             assert_same_everywhere("the data set", f"{len(manifest)} images, order {manifest.order_digest}")
         except DataError as error:
-            print(json.dumps(str(error)))
+            print(f"\nanswer {json.dumps(str(error))}", flush=True)
         return
 
     report = {}
@@ -71,7 +71,7 @@ def main() -> None:
     report["kernel shard"] = sharded["dense"]["kernel"].addressable_shards[0].data.shape
     report["kernel whole"] = bool((whole == kernel).all())
     barrier("end")
-    print(json.dumps(report))
+    print(f"\nanswer {json.dumps(report)}", flush=True)
 
 
 if __name__ == "__main__":
