@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ class Model:
     def params(self, params: Mapping[str, Any]) -> None:
         self._params = dict(params)
         self.card = self.card.without_weights()
+        if "logit_scale" in params:  # what heads read is the card's
+            scale = math.exp(float(params["logit_scale"]))
+            bias = float(params["logit_bias"]) if "logit_bias" in params else None
+            self.card = dataclasses.replace(self.card, logit_scale=scale, logit_bias=bias)
         self.origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:

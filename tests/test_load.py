@@ -18,6 +18,7 @@ from clipjax.checkpoint import export_model
 from clipjax.errors import DataError, UsageError
 from clipjax.load import load_model
 from clipjax.model import Model
+from clipjax.registry import model_card
 from clipjax.verify import verify
 
 
@@ -148,3 +149,9 @@ def test_a_wrong_type_in_a_card_is_named(key: str, value: Any, says: str, own: P
     (own / "card.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=f"card.json: {says}$"):
         load_model(own)
+
+
+def test_replaced_params_bring_their_own_logit_scale() -> None:
+    model = Model(model_card("vit_b_32-openai"), {"logit_scale": np.float32(1.0)})
+    model.params = {"logit_scale": np.float32(np.log(50.0))}
+    assert model.card.logit_scale == pytest.approx(50.0, rel=1e-5)
