@@ -1,12 +1,4 @@
-"""Conditioned reference weights: PyTorch models in which every tensor matters (shared by the parity tests).
-
-On a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied by
-zero, attention is uniform, biases are zero, and eps is lost in a large variance. Parity shown there proves
-little. `conditioned` sets, from a seed, norm scales of 0.6 to 1.4 and biases of +-0.2, projections that keep
-the signal's size, queries and keys that make attention choose, and BatchNorm statistics measured by a
-train-mode pass. What is normalised is kept small, so that eps counts in every norm: a LayerNorm reads a
-residual stream of scale STREAM (all that is written to it is scaled alike), a BatchNorm a convolution of gain
-CONV_GAIN. tests/test_reference.py shows that every tensor, and every eps, then moves the output.
+"""Conditioned reference weights (`converters.golden.condition`) on narrow configs, for the parity tests.
 
 The narrow configs keep every flag of the full-size model (head width, MLP ratio, patch size, activation,
 norms) and shrink width, depth, image and vocabulary.
@@ -25,13 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from converters.golden import build_model, model_config
-
-STREAM = 0.015  # a variance of 20 to 100 times eps = 1e-5
-CONV_GAIN = 0.05
-BRANCH_GAIN = 0.3  # of a ResNet's residual branches: at 1 RN50 amplifies its own rounding errors 200 times
-ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform nor one-hot
-LOGIT_SCALE = 50.0
-
+from converters.golden.condition import condition, images
 
 # Small models, and tests that share a machine: more threads would only wait for each other.
 torch.set_num_threads(1)
@@ -66,91 +52,12 @@ def narrow(name: str, **vision: Any) -> dict[str, Any]:
 
 def conditioned(config: dict[str, Any] | str, seed: int = 0) -> Any:
     """An open_clip model (eval mode, float32) of a config or of a known name, with conditioned weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build_model(config)
-        condition(model, seed)
+    model = build_model(config)
+    condition(model, seed)
     return model
 
 
-@torch.no_grad()
-def condition(model: Any, seed: int) -> None:
-    """Sets every tensor of an open_clip CLIP in place."""
-    for module in model.modules():
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
-            module.weight.uniform_(0.6, 1.4)
-            module.bias.uniform_(-0.2, 0.2)
-        elif isinstance(module, nn.Linear):
-            scaled_normal(module.weight, 1.0)
-            module.bias.uniform_(-0.2, 0.2)
-        elif isinstance(module, nn.Conv2d):
-            scaled_normal(module.weight, CONV_GAIN)
-        elif isinstance(module, nn.MultiheadAttention):
-            query_key, value = module.in_proj_weight.split([2 * module.embed_dim, module.embed_dim])
-            scaled_normal(query_key, ATTENTION_GAIN)
-            scaled_normal(value, 1.0)
-            module.in_proj_bias.uniform_(-0.2, 0.2)
-    condition_transformer(model)
-    model.token_embedding.weight.normal_(std=STREAM)
-    scaled_normal(model.text_projection.T, 1.0)
-    model.logit_scale.fill_(float(np.log(LOGIT_SCALE)))
-    if hasattr(model.visual, "attnpool"):
-        condition_resnet(model.visual, seed)
-    else:
-        condition_transformer(model.visual)
-        scaled_normal(model.visual.conv1.weight, STREAM)
-        model.visual.class_embedding.normal_(std=STREAM)
-        model.visual.ln_pre.weight *= STREAM
-        model.visual.ln_pre.bias *= STREAM
-        scaled_normal(model.visual.proj.T, 1.0)
-
-
-def scaled_normal(weight: torch.Tensor, gain: float) -> None:
-    """[out, in, ...] such that inputs of unit size give outputs of size `gain`."""
-    weight.normal_(std=gain / weight[0].numel() ** 0.5)
-
-
-def condition_transformer(tower: Any) -> None:
-    """Scales everything that a transformer writes to its residual stream."""
-    tower.positional_embedding.normal_(std=STREAM)
-    for block in tower.transformer.resblocks:
-        for last in (block.attn.out_proj, block.mlp.c_proj):
-            last.weight *= STREAM
-            last.bias *= STREAM
-
-
-def condition_resnet(visual: Any, seed: int) -> None:
-    """Measures BatchNorm statistics by a train-mode pass; fits the attention pool to what it is given."""
-    for name, norm in visual.named_modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            norm.momentum = 1.0
-            gain = BRANCH_GAIN if name.startswith("layer") and name.endswith("bn3") else 1.0
-            norm.weight.mul_(gain)
-            norm.bias.mul_(gain)
-    given: list[torch.Tensor] = []
-    hook = visual.attnpool.register_forward_pre_hook(lambda _module, args: given.append(args[0]))
-    visual.train()
-    visual(torch.from_numpy(images(visual.image_size, 8, seed)).permute(0, 3, 1, 2))
-    visual.eval()
-    hook.remove()
-    size = given[0].std().item()
-    pool = visual.attnpool
-    pool.positional_embedding.normal_(std=size)
-    for linear, gain in ((pool.q_proj, ATTENTION_GAIN), (pool.k_proj, ATTENTION_GAIN), (pool.v_proj, 1.0)):
-        scaled_normal(linear.weight, gain / size)
-
-
 # ----------------------------------------------------------------------------------------------- inputs
-
-
-def images(size: int, batch: int, seed: int) -> np.ndarray:
-    """[batch, size, size, 3] float32: noise over a coarse pattern, so that no two images look alike."""
-    rng = np.random.default_rng([seed, 1])
-    coarse = rng.normal(size=(batch, 4, 4, 3))
-    cells = np.arange(size) * 4 // size
-    fine = rng.normal(size=(batch, size, size, 3))
-    return ((fine + coarse[:, cells][:, :, cells]) / 2**0.5).astype(np.float32)
 
 
 def token_ids(vocab_size: int, context_length: int, batch: int, seed: int) -> np.ndarray:

@@ -38,12 +38,14 @@ class Family:
             `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, capture) -> (features, stages)`.
+        narrow: config -> the same flags at small sizes; what parity of numbers is shown on.
     """
 
     name: str
     tower: Literal["vision", "text"]
     config: type
     build: Callable[..., Any]
+    narrow: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,16 @@ def load_arch(name: str) -> Arch:
     if "name" in record:
         raise DataError(f"{path}: remove the key 'name', the file's name is the architecture's")
     return arch_from_dict({"name": name, **record}, str(path))
+
+
+def narrow_arch(arch: Arch) -> Arch:
+    """The architecture with the same flags and small sizes: a few thousand params, for comparing numbers."""
+    vision = family_of(arch.vision).narrow(arch.vision)
+    text = arch.text
+    if text is not None:
+        text = dataclasses.replace(family_of(text).narrow(text), embed_dim=vision.embed_dim)
+    classes = min(arch.num_classes, 10) if arch.num_classes is not None else None
+    return dataclasses.replace(arch, vision=vision, text=text, num_classes=classes)
 
 
 def arch_from_dict(record: dict[str, Any], where: str) -> Arch:

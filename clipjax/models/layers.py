@@ -51,6 +51,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": quick_gelu,
+    "silu": jax.nn.silu,
     "relu": jax.nn.relu,
     "relu6": jax.nn.relu6,
 }
@@ -63,7 +64,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 
 class Linear(nnx.Module):
-    """x @ kernel [in, out] + bias [out]."""
+    """x @ kernel [in, out] + bias [out]; without `use_bias` there is no bias param."""
 
     def __init__(
         self,
@@ -71,14 +72,16 @@ class Linear(nnx.Module):
         out_dim: int,
         *,
         rngs: nnx.Rngs,
+        use_bias: bool = True,
         kernel_init: Initializer = torch_uniform,
         bias_init: Initializer = zeros,
     ):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_dim, out_dim), jnp.float32))
-        self.bias = nnx.Param(bias_init(rngs.params(), (out_dim,), jnp.float32))
+        self.bias = nnx.Param(bias_init(rngs.params(), (out_dim,), jnp.float32)) if use_bias else None
 
     def __call__(self, x: Array) -> Array:
-        return x @ self.kernel[...] + self.bias[...]
+        y = x @ self.kernel[...]
+        return y if self.bias is None else y + self.bias[...]
 
 
 class LayerNorm(nnx.Module):
@@ -100,16 +103,33 @@ class LayerNorm(nnx.Module):
 # ------------------------------------------------------------------------------------- transformer
 
 
-def attend(q: Array, k: Array, v: Array, *, heads: int, causal: bool) -> Array:
-    """Multi-head attention of q [B, M, D] over k, v [B, N, D], without the projections -> [B, M, D]."""
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in (q, k, v))
+def attend(q: Array, k: Array, v: Array, visible: Array | None = None, *, heads: int) -> Array:
+    """Multi-head attention of q [B, M, D] over k, v [B, N, D], without the projections -> [B, M, D].
+
+    visible: bool, broadcast to [B, heads, M, N]: which keys a query sees; None is all of them.
+    """
+    q, k, v = (split_heads(x, heads) for x in (q, k, v))
+    return attend_heads(q, k, v, visible)
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """[B, N, D] -> [B, heads, N, D / heads]."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+
+def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
+    """`attend` for q, k, v already cut into heads, [B, heads, N, D / heads] -> [B, M, D]."""
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
-    if causal:
-        visible = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+    if visible is not None:
         scores = jnp.where(visible, scores, -jnp.inf)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     mixed = jnp.matmul(weights, v).transpose(0, 2, 1, 3)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def causal(length: int) -> Array:
+    """[L, L] bool: a token sees itself and those before it."""
+    return jnp.tri(length, dtype=bool)
 
 
 class Attention(nnx.Module):
@@ -120,7 +140,6 @@ class Attention(nnx.Module):
         dim: int,
         heads: int,
         *,
-        causal: bool,
         qkv_init: Initializer,
         out_init: Initializer,
         rngs: nnx.Rngs,
@@ -130,10 +149,9 @@ class Attention(nnx.Module):
         self.v = Linear(dim, dim, kernel_init=qkv_init, rngs=rngs)
         self.out = Linear(dim, dim, kernel_init=out_init, rngs=rngs)
         self.heads = heads
-        self.causal = causal
 
-    def __call__(self, x: Array) -> Array:
-        return self.out(attend(self.q(x), self.k(x), self.v(x), heads=self.heads, causal=self.causal))
+    def __call__(self, x: Array, visible: Array | None = None) -> Array:
+        return self.out(attend(self.q(x), self.k(x), self.v(x), visible, heads=self.heads))
 
 
 class Mlp(nnx.Module):
@@ -157,8 +175,21 @@ class Mlp(nnx.Module):
         return self.c_proj(ACTIVATIONS[self.activation](self.c_fc(x)))
 
 
+class LayerScale(nnx.Module):
+    """A learned factor a channel [dim], on what a residual branch adds (Touvron et al. 2021, section 2)."""
+
+    def __init__(self, dim: int, *, init: float):
+        self.scale = nnx.Param(jnp.full((dim,), init))
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.scale[...]
+
+
 class Block(nnx.Module):
-    """Pre-norm residual block: x + attn(ln_1(x)), then x + mlp(ln_2(x))."""
+    """Pre-norm residual block: x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))).
+
+    layer_scale: the initial value of ls_1 and ls_2; None: there are none.
+    """
 
     def __init__(
         self,
@@ -168,21 +199,25 @@ class Block(nnx.Module):
         *,
         activation: str,
         ln_eps: float,
-        causal: bool,
         qkv_init: Initializer,
         out_init: Initializer,
         fc_init: Initializer,
         proj_init: Initializer,
         rngs: nnx.Rngs,
+        layer_scale: float | None = None,
     ):
         self.ln_1 = LayerNorm(dim, eps=ln_eps)
-        self.attn = Attention(dim, heads, causal=causal, qkv_init=qkv_init, out_init=out_init, rngs=rngs)
+        self.attn = Attention(dim, heads, qkv_init=qkv_init, out_init=out_init, rngs=rngs)
+        self.ls_1 = None if layer_scale is None else LayerScale(dim, init=layer_scale)
         self.ln_2 = LayerNorm(dim, eps=ln_eps)
         self.mlp = Mlp(dim, mlp_width, activation=activation, fc_init=fc_init, proj_init=proj_init, rngs=rngs)
+        self.ls_2 = None if layer_scale is None else LayerScale(dim, init=layer_scale)
 
-    def __call__(self, x: Array) -> Array:
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+    def __call__(self, x: Array, visible: Array | None = None) -> Array:
+        attended = self.attn(self.ln_1(x), visible)
+        x = x + (attended if self.ls_1 is None else self.ls_1(attended))
+        mixed = self.mlp(self.ln_2(x))
+        return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
 
 
 M = TypeVar("M", bound=nnx.Module)
@@ -199,15 +234,17 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     return build(rngs)
 
 
-def scan(blocks: Any, x: Array, *, capture: bool) -> tuple[Array, Array | None]:
+def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules one after the other; compiles in the same time for any depth.
+
+    shared: what every module is given beside its input (a mask, rotary tables).
 
     Returns:
         the last output and, if `capture`, every module's output on a new leading axis.
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Array | None]:
-        x = block(x)
+        x = block(x, *shared)
         return x, (x if capture else None)
 
     return jax.lax.scan(step, x, blocks)

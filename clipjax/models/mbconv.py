@@ -21,6 +21,7 @@ Stages: stem, blocks.0.0, ..., blocks.6.0, head (the map after `final`), pooled.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -165,4 +166,9 @@ class MBConvNet(nnx.Module):
         return features, stages | {"head": x, "pooled": features}
 
 
-FAMILY = Family(name="mbconv", tower="vision", config=MBConvConfig, build=MBConvNet)
+def narrow(config: MBConvConfig) -> MBConvConfig:
+    """Smaller images only: timm's `create_model` has no argument for the other sizes, and they are small."""
+    return dataclasses.replace(config, image_size=96)
+
+
+FAMILY = Family(name="mbconv", tower="vision", config=MBConvConfig, build=MBConvNet, narrow=narrow)

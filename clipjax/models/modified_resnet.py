@@ -19,6 +19,7 @@ Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -141,7 +142,7 @@ class AttentionPool(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding[...]
-        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, causal=False)
+        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads)
         return self.out(mixed[:, 0])
 
 
@@ -171,4 +172,18 @@ class ModifiedResNet(nnx.Module):
         return features, stages | {"projected": features}
 
 
-FAMILY = Family(name="modified_resnet", tower="vision", config=ModifiedResNetConfig, build=ModifiedResNet)
+def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:
+    """A quarter of the width, six blocks, nine cells in the last map."""
+    width = config.width // 4
+    heads = width * REDUCTION // (config.width * REDUCTION // config.heads)
+    sizes = {"image_size": 3 * REDUCTION, "width": width, "layers": (2, 1, 2, 1), "heads": heads}
+    return dataclasses.replace(config, **sizes, embed_dim=96)
+
+
+FAMILY = Family(
+    name="modified_resnet",
+    tower="vision",
+    config=ModifiedResNetConfig,
+    build=ModifiedResNet,
+    narrow=narrow,
+)

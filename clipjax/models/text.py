@@ -12,6 +12,7 @@ text_projection [D,E].
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -63,7 +64,6 @@ class TextTransformer(nnx.Module):
             c.mlp_width,
             activation=c.activation,
             ln_eps=c.ln_eps,
-            causal=True,
             qkv_init=normal(c.width**-0.5),
             out_init=residual_init,
             fc_init=normal((2 * c.width) ** -0.5),
@@ -78,7 +78,7 @@ class TextTransformer(nnx.Module):
         # Ids are the tokenizer's, so in range: "clip" spares the bounds check's NaN fill.
         tokens = jnp.take(self.token_embedding[...], ids, axis=0, mode="clip")
         embedded = tokens + self.positional_embedding[:length]
-        x, outputs = layers.scan(self.blocks, embedded, capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, layers.causal(length), capture=capture)
         end = jnp.argmax(ids, axis=1)[:, None, None]
         # Along the axis, not x[arange, end]: that would gather a sharded batch on every device.
         pooled = self.ln_final(jnp.take_along_axis(x, end, axis=1, mode="clip")[:, 0])
@@ -89,4 +89,11 @@ class TextTransformer(nnx.Module):
         return features, stages | {"pooled": pooled, "projected": features}
 
 
-FAMILY = Family(name="text", tower="text", config=TextConfig, build=TextTransformer)
+def narrow(config: TextConfig) -> TextConfig:
+    """Two heads, two blocks, 16 positions, 300 tokens."""
+    c, head = config, config.width // config.heads
+    sizes = {"context_length": 16, "vocab_size": 300, "width": 2 * head, "layers": 2, "heads": 2}
+    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+
+
+FAMILY = Family(name="text", tower="text", config=TextConfig, build=TextTransformer, narrow=narrow)

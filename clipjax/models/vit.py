@@ -12,6 +12,7 @@ blocks/mlp/{c_fc,c_proj}/{kernel,bias} (blocks stacked on axis 0), ln_post/{scal
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -81,7 +82,6 @@ class VisionTransformer(nnx.Module):
             c.mlp_width,
             activation=c.activation,
             ln_eps=c.ln_eps,
-            causal=False,
             # Xavier uniform over the fused [3D, D] matrix that torch.nn.MultiheadAttention initialises.
             qkv_init=variance_scaling(0.5, "fan_in", "uniform"),
             out_init=layers.torch_uniform,
@@ -108,4 +108,11 @@ class VisionTransformer(nnx.Module):
         return features, stages | {"pooled": pooled, "projected": features}
 
 
-FAMILY = Family(name="vit", tower="vision", config=ViTConfig, build=VisionTransformer)
+def narrow(config: ViTConfig) -> ViTConfig:
+    """Two heads, two blocks, nine patches."""
+    c, head = config, config.width // config.heads
+    sizes = {"image_size": 3 * c.patch_size, "width": 2 * head, "layers": 2, "heads": 2}
+    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+
+
+FAMILY = Family(name="vit", tower="vision", config=ViTConfig, build=VisionTransformer, narrow=narrow)

@@ -66,7 +66,8 @@ def test_attention(causal: bool) -> None:
     q, k, v = normal(3, 7, 24), normal(3, 7, 24), normal(3, 7, 24)
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
-    ours = layers.attend(*map(jnp.asarray, (q, k, v)), heads=4, causal=causal)
+    visible = layers.causal(7) if causal else None
+    ours = layers.attend(*map(jnp.asarray, (q, k, v)), visible, heads=4)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -74,7 +75,7 @@ def test_attention_of_one_query() -> None:
     q, k = normal(2, 1, 8), normal(2, 5, 8)
     tq, tk = (torch.from_numpy(x).reshape(2, -1, 2, 4).transpose(1, 2) for x in (q, k))
     theirs = F.scaled_dot_product_attention(tq, tk, tk).transpose(1, 2).reshape(2, 1, 8)
-    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, causal=False)
+    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 

@@ -1,0 +1,116 @@
+"""The reference's own model, by the name that its library gives it.
+
+With `sizes`, a clipjax arch record of a narrow variant, widths, depths and image size are those of the
+record and everything else is still the library's: a flag that our own record has wrong is not copied.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import open_clip
+import timm
+from open_clip.coca_model import CoCa
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import nn
+
+from converters.golden.towers import families
+
+LIBRARIES = {"open_clip": open_clip.__version__, "timm": timm.__version__}
+
+
+def build_model(
+    arch: str | dict[str, Any], library: str = "open_clip", sizes: dict[str, Any] | None = None
+) -> nn.Module:
+    """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
+
+    Args:
+        arch: a name of the library or, for open_clip, a model config: the dict itself or the path of its JSON
+            (an `open_clip_config.json` will do).
+        sizes: our record of a narrow variant of that architecture.
+    """
+    if library == "timm":
+        options = {} if sizes is None else timm_options(sizes["vision"])
+        options |= {} if sizes is None else {"num_classes": sizes["num_classes"]}
+        return timm.create_model(str(arch), pretrained=False, **options).eval()
+    config = copy.deepcopy(model_config(arch))
+    trunk: dict[str, Any] = {}
+    if sizes is not None:
+        trunk = resize(config, sizes)
+    narrow_timm = functools.partial(timm.create_model, **trunk)
+    with mock.patch.object(timm, "create_model", narrow_timm):
+        return open_clip_class(config)(**config).eval()
+
+
+def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
+    """The class of a model config; takes out the key that only says which."""
+    custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
+    if "multimodal_cfg" in config:
+        return CoCa
+    return CustomTextCLIP if custom else CLIP
+
+
+def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Puts the sizes of a record into an open_clip config; returns what a timm trunk is to be given."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    config["embed_dim"] = sizes["vision"]["embed_dim"]
+    text |= families()[sizes["text"]["family"]].open_clip_sizes(sizes["text"])
+    if "timm_model_name" in vision:
+        vision["image_size"] = sizes["vision"]["image_size"]
+        return timm_options(sizes["vision"])
+    vision |= families()[sizes["vision"]["family"]].open_clip_sizes(sizes["vision"])
+    return {}
+
+
+def timm_options(vision: dict[str, Any]) -> dict[str, Any]:
+    return families()[vision["family"]].timm_sizes(vision)
+
+
+def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
+    """The open_clip model config of a known name or of a JSON file."""
+    if isinstance(arch, dict):
+        return arch
+    if not arch.endswith(".json"):
+        config = open_clip.get_model_config(arch)
+    else:
+        config = json.loads(Path(arch).read_text())
+        config = from_record(config) if "vision" in config else config.get("model_cfg", config)
+    if not config:
+        raise SystemExit(f"open_clip has no model config named {arch!r}: give a known name or a JSON file")
+    return config
+
+
+def from_record(record: dict[str, Any]) -> dict[str, Any]:
+    """The open_clip model config of a clipjax arch record, for one that has no name in the library.
+
+    Only the plain CLIP towers: here the flags are the record's too.
+    """
+    vision, text = record["vision"], record["text"]
+    if vision["family"] not in ("vit", "modified_resnet") or text["family"] != "text":
+        raise SystemExit(
+            f"{record['name']}: name the reference's architecture (--arch), this one is not plain"
+        )
+    activations = {tower["activation"] for tower in (vision, text) if "activation" in tower}
+    if len(activations) != 1 or not activations <= {"gelu", "quick_gelu"}:
+        raise SystemExit(
+            f"open_clip has one activation, gelu or quick_gelu, for both towers; not {activations}"
+        )
+    if vision.get("bn_eps", 1e-5) != 1e-5:
+        raise SystemExit(f"open_clip's ModifiedResNet has eps 1e-5, not {vision['bn_eps']}")
+    config = {"quick_gelu": activations == {"quick_gelu"}, "vision_cfg": {}, "text_cfg": {}}
+    resize(config, record)
+    for tower, ours in (("vision_cfg", vision), ("text_cfg", text)):
+        if "ln_eps" in ours:
+            config[tower]["norm_kwargs"] = {"eps": ours["ln_eps"]}
+    return config
+
+
+def load_strict(model: nn.Module, checkpoint: Path) -> None:
+    """Loads a checkpoint of any kind the reference itself reads; every key must match."""
+    state: Any = open_clip.factory.load_state_dict(str(checkpoint))
+    model.load_state_dict(state, strict=True)

@@ -1,0 +1,56 @@
+"""Recording what goes through a torch model, and what the file of a tower has to offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tower:
+    """How to treat the torch towers of one class.
+
+    Attributes:
+        takes: whether a module is such a tower. A text tower of open_clip's `CLIP`, which has no module of
+            its own, is the whole model.
+        stages: (tower, inputs) -> every stage in forward order, channels last, named as our side names them;
+            the last one holds the features. Images come as torch has them, [B, 3, H, W]; ids as [B, L].
+        condition: (tower, seed) -> None, sets in place what the class of a layer does not tell.
+    """
+
+    takes: Callable[[nn.Module], bool]
+    stages: Callable[[Any, Tensor], dict[str, Tensor]]
+    condition: Callable[[Any, int], None]
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+
+
+@contextmanager
+def recording(
+    modules: dict[str, nn.Module], inputs_of: dict[str, nn.Module] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Records what `modules` return and what `inputs_of` are given, in the order of the forward pass."""
+    stages: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        # A copy: the reference's activations work in place.
+        return lambda _module, args, output=None: stages.__setitem__(
+            name, channels_last(args[0] if output is None else output).clone()
+        )
+
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+            hooks.callback(module.register_forward_hook(keep(name)).remove)
+        for name, module in (inputs_of or {}).items():
+            hooks.callback(module.register_forward_pre_hook(keep(name)).remove)
+        yield stages
+
+
+def numbered(prefix: str, blocks: Any) -> dict[str, nn.Module]:
+    return {f"{prefix}.{i}": block for i, block in enumerate(blocks)}

@@ -1,0 +1,45 @@
+"""The text tower of open_clip 3.3 `model.CLIP`, which is the model itself, or its `TextTransformer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip.model import CLIP
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import Tensor, nn
+
+from converters.golden.condition import STREAM, condition_residual, scaled_normal
+from converters.golden.recording import Tower, numbered, recording
+
+
+def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
+    names = ("context_length", "vocab_size", "width", "layers", "heads")
+    ratio = (record["mlp_width"] + 0.5) / record["width"]
+    return {name: record[name] for name in names} | {"mlp_ratio": ratio}
+
+
+def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    blocks = model.transformer.resblocks
+    forward = model.encode_text if isinstance(model, CLIP) else model
+    with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as found:
+        features = forward(ids)
+    tokens = model.ln_final(found[f"blocks.{len(blocks) - 1}"])
+    prefix = "text_" if isinstance(model, CLIP) else ""
+    kind, end = getattr(model, f"{prefix}pool_type"), getattr(model, f"{prefix}eos_id", None)
+    pooled = text_global_pool(tokens, ids, kind, eos_token_id=end)
+    return {**found, "pooled": pooled, "projected": features}
+
+
+def condition(model: Any, seed: int) -> None:
+    model.positional_embedding.normal_(std=STREAM)
+    model.token_embedding.weight.normal_(std=STREAM)
+    condition_residual((block.attn.out_proj, block.mlp.c_proj) for block in model.transformer.resblocks)
+    if not isinstance(model.text_projection, nn.Linear):  # a Linear is set by its class
+        scaled_normal(model.text_projection.T, 1.0)
+
+
+def takes(module: Any) -> bool:
+    return isinstance(module, CLIP) or (isinstance(module, TextTransformer) and module.cls_emb is None)
+
+
+TOWERS = [Tower(takes, stages, condition)]
