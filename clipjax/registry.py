@@ -1,7 +1,8 @@
 """The registered models: configs/models.csv, one row a checkpoint, read into model cards.
 
-What only the weights can tell (sha256, logit scale and bias) is null here, with its reason, and filled at
-conversion.
+A cell that starts with `?` is unknown and says why: the card has null there and the reason in `unknown`.
+docs/models.md says what the columns mean and where their values come from. What only the weights can tell
+(sha256, logit scale and bias) is null here, with its reason, and filled at conversion.
 """
 
 from __future__ import annotations
@@ -17,28 +18,21 @@ from clipjax.models.arch import Arch, load_arch
 
 _FACTS = {
     "group": str,
+    "arch_kind": str,
     "objective": str,
     "train_source": str,
     "train_size_m": float,
     "samples_seen_m": float,
     "data_filter": str,
+    "train_crop_scale": str,
     "fine_tune": str,
+    "parent": str,
+    "resolution_pair": str,
     "params_m": float,
     "licence": str,
     "certain": int,
-    "notes": str,
 }
-_WHY_UNKNOWN = {
-    "train_size_m": "the size of the training set is not published",
-    "samples_seen_m": "not part of the checkpoint's name; the source tables do not give it",
-    "data_filter": "no data filter is documented",
-    "licence": "stated by the weights' own repository, not by the reference library",
-}
-_FROM_WEIGHTS = {
-    "source.sha256": "filled at conversion: only the weights can tell",
-    "logit_scale": "filled at conversion: only the weights can tell",
-    "logit_bias": "filled at conversion: only the weights can tell (null there means the model has none)",
-}
+_FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 
 @functools.cache
@@ -61,6 +55,11 @@ def model_ids() -> list[str]:
     return list(registry())
 
 
+def groups() -> list[str]:
+    """The groups of the registered models, in file order."""
+    return list(dict.fromkeys(row["group"] for row in registry().values()))
+
+
 def id_of_repo(repo: str) -> str | None:
     """The registered model whose weights are that hub repository; None when no or several rows name it."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
@@ -73,14 +72,18 @@ def model_card(model_id: str) -> Card:
 
     Raises:
         UsageError: unknown id, with the nearest ones.
-        DataError: the row names an arch or statistics that configs/ does not have.
+        DataError: the row lacks a fact, or names an arch or statistics that configs/ does not have.
     """
     rows = registry()
     if model_id not in rows:
         raise unknown_name("model", model_id, list(rows))
     row = rows[model_id]
     arch = load_arch(row["arch"])
-    facts, unknown = _facts(row)
+    unknown = {"source.sha256": _FROM_WEIGHTS}
+    if arch.text is not None:
+        unknown["logit_scale"] = _FROM_WEIGHTS
+        unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
+    facts = {name: _value(row, name, kind, unknown) for name, kind in _FACTS.items()}
     return Card(
         id=model_id,
         arch=arch,
@@ -93,13 +96,18 @@ def model_card(model_id: str) -> Card:
             url=row["url"] or None,
         ),
         preprocess=_preprocess(row),
-        tokenizer=_tokenizer(row["tokenizer"], arch),
+        tokenizer=_tokenizer(row, arch, unknown),
         logit_scale=None,
         logit_bias=None,
-        facts=facts,
-        unknown=unknown | (_FROM_WEIGHTS if arch.text is not None else {}),
-        classes=row["classes"] or None,
+        facts={**facts, "notes": row["notes"] or None},
+        unknown=unknown,
+        classes=_optional(row, "classes", unknown),
     )
+
+
+def why_unknown(cell: str) -> str | None:
+    """The reason that a cell of models.csv gives for having no value; None for one that has a value."""
+    return cell[1:].strip() if cell.startswith("?") else None
 
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -122,17 +130,31 @@ def _preprocess(row: dict[str, str]) -> Preprocess:
     )
 
 
-def _tokenizer(name: str, arch: Arch) -> TokenizerSpec | None:
-    return tokenizer_spec(name, arch.text.context_length) if arch.text is not None else None
+def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:
+    name = _optional(row, "tokenizer", unknown)
+    return tokenizer_spec(name, arch.text.context_length) if name and arch.text is not None else None
 
 
-def _facts(row: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts, unknown): an empty cell is None with a reason."""
-    facts: dict[str, Any] = {}
-    unknown: dict[str, str] = {}
-    for name, kind in _FACTS.items():
-        cell = row[name]
-        facts[name] = kind(cell) if cell else None
-        if not cell and name in _WHY_UNKNOWN:
-            unknown[f"facts.{name}"] = _WHY_UNKNOWN[name]
-    return facts, unknown
+def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) -> Any:
+    """A fact; None for an unknown one, whose reason is put into `unknown`."""
+    cell = row[name]
+    if (why := why_unknown(cell)) is not None:
+        unknown[f"facts.{name}"] = why
+        return None
+    try:
+        return kind(cell) if cell else _refuse(row, name, "is empty")
+    except ValueError:
+        return _refuse(row, name, f"is {cell!r}, not a number")
+
+
+def _optional(row: dict[str, str], name: str, unknown: dict[str, str]) -> str | None:
+    """A cell that not every kind of model has: empty means that it does not apply."""
+    if (why := why_unknown(row[name])) is not None:
+        unknown[name] = why
+        return None
+    return row[name] or None
+
+
+def _refuse(row: dict[str, str], name: str, what: str) -> Any:
+    path = config_dir() / "models.csv"
+    raise DataError(f"{path}: {name} of {row['id']} {what}: write its value, or `? ` and why it is unknown")

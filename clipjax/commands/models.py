@@ -21,22 +21,36 @@ def register(app: typer.Typer) -> None:
 
 def models(
     name: Annotated[str | None, typer.Argument(help="Show one model's whole card.")] = None,
-    group: Annotated[str | None, typer.Option(help="Only this group: clip, curated, example.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Only this group: clip, clip_ft, curated, dense_baseline or example."),
+    ] = None,
+    by_family: Annotated[
+        bool, typer.Option("--by-family", help="One line a pair of tower families, not a model.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
-    """List the registered models, or show the card of one."""
-    from clipjax.registry import model_card, registry
+    """List the registered models and what of each is verified, or show the card of one.
+
+    "verified": its full-size tensors and those of the reference library account for each other one to one,
+    and a narrow model with the same flags gives the same numbers (see `clipjax verify --all`).
+    """
+    from clipjax import coverage
+    from clipjax.registry import model_card
 
     if name is not None:
         typer.echo(json.dumps(model_card(name).to_dict(), indent=2))
         return
-    rows = [row for row in registry().values() if group in (None, row["group"])]
+    rows = coverage.coverage(group)
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(coverage.to_dict(rows), indent=2))
         return
-    columns = ["id", "group", "arch", "params_m", "crop_size", "train_source", "train_size_m"]
-    titles = ["model", "group", "arch", "params (M)", "image", "trained on", "size (M)"]
-    print_table(titles, [[row[column] for column in columns] for row in rows])
+    if as_markdown:
+        typer.echo(coverage.markdown("families" if by_family else "models", rows))
+        return
+    print_table(*(coverage.family_table if by_family else coverage.table)(rows))
+    typer.echo(f"\n{coverage.summary(rows)}")
 
 
 def convert(

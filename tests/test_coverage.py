@@ -1,0 +1,153 @@
+"""The coverage table: statuses from the parity record, and the documents that carry the table."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipjax import coverage
+from clipjax.coverage import counts, family_table, markdown, parity_record, table, with_tables
+from clipjax.errors import DataError, UsageError
+from clipjax.models import FORWARD_VERSION
+from clipjax.models.arch import family_of
+from clipjax.registry import model_card, registry
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME, ARCH = "vit_b_32-openai", "ViT-B-32-quickgelu"
+RECORD = {
+    "format": 1,
+    "libraries": {"open_clip": "3.3.0", "torch": "2.13.0"},
+    "archs": {
+        ARCH: {
+            "library": "open_clip",
+            "library_arch": ARCH,
+            "keys": 302,
+            "params": 151277313,
+            "full_size": "equal",
+            "narrow": {
+                "passed": True,
+                "worst_stage": ["vision.blocks.1", 2.5e-7],
+                "embedding": 1e-7,
+                "logits": 1e-6,
+            },
+            "forward_version": FORWARD_VERSION,
+            "date": "2026-11-24",
+        }
+    },
+    "rows": {NAME: ARCH},
+}
+
+
+def test_every_row_has_a_record_and_is_verified() -> None:
+    """A row without a record, or with one of another forward pass, is not shown to be the same model."""
+    found = {row.id: f"{row.status}: {row.why}" for row in coverage.coverage() if row.status != "verified"}
+    assert found == {}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/models.md"])
+def test_documents_carry_the_table(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "<!-- coverage: " in text
+    assert text == with_tables(text), f"run: python -m clipjax.coverage {name}"
+
+
+def test_rows_are_those_of_the_registry_with_their_families() -> None:
+    rows = coverage.coverage()
+    assert [row.id for row in rows] == list(registry())
+    for row in rows:
+        arch = model_card(row.id).arch
+        assert row.vision == family_of(arch.vision).name
+        assert row.text == (family_of(arch.text).name if arch.text is not None else None)
+        assert row.image_size == arch.vision.image_size
+        assert (row.tokenizer is None) == (arch.text is None)
+    of_the_repo = {row.id for row in rows if row.tokenizer == "needs files from the repo"}
+    assert of_the_repo == {"roberta_vit_b_32-laion2b_s12b_b32k", "vit_so400m_14_siglip_384-webli"}
+
+
+def status(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], record: Any = None) -> tuple[str, str]:
+    record = copy.deepcopy(record or RECORD)
+    for path, value in change.items():
+        *parents, last = path.split("/")
+        entry = record
+        for key in parents:
+            entry = entry[key]
+        entry[last] = value
+    monkeypatch.setattr(coverage, "parity_record", lambda: record)
+    (row,) = [row for row in coverage.coverage("clip") if row.id == NAME]
+    return row.status, row.why
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "why"),
+    [
+        ({}, "verified", ""),
+        ({"archs": {}}, "unverified", "no parity record"),
+        ({"rows": {}}, "unverified", "no parity record"),
+        ({f"rows/{NAME}": "ViT-B-32"}, "unverified", "no parity record"),
+        ({f"archs/{ARCH}/forward_version": 0}, "unverified", "recorded for forward pass 0"),
+        ({f"archs/{ARCH}/full_size": "2 keys unused"}, "unverified", "2 keys unused"),
+        ({f"archs/{ARCH}/narrow/passed": False}, "shapes only", "2.5e-07 at vision.blocks.1"),
+    ],
+)
+def test_status(change: dict[str, Any], expected: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, said = status(monkeypatch, change)
+    assert found == expected
+    assert why in said
+    assert bool(why) == bool(said)
+
+
+def test_an_architecture_without_a_file_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {**registry()[NAME], "arch": "ViT-Z-99"}
+    monkeypatch.setattr(coverage, "registry", lambda: {NAME: row})
+    (found,) = coverage.coverage()
+    assert found.status == "not supported"
+    assert "configs/archs/ViT-Z-99.toml" in found.why
+
+
+def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    rows = coverage.coverage()
+    titles, cells = table(rows)
+    assert len(cells) == len(rows)
+    assert {len(line) for line in cells} == {len(titles)}
+    titles, cells = family_table(rows)
+    models, verified = titles.index("models"), titles.index("verified")
+    assert sum(int(line[models]) for line in cells) == len(rows)
+    assert sum(int(line[verified]) for line in cells) == counts(rows)["verified"] == 1
+    text = markdown("families", rows)
+    assert text.startswith("| image tower | text tower |")
+    assert text.endswith("125 models: 1 verified, 124 unverified, against open_clip 3.3.0, torch 2.13.0.")
+    written = coverage.to_dict(rows)
+    assert written["counts"] == {"verified": 1, "unverified": 124}
+    assert json.loads(json.dumps(written))["models"][0]["id"] == rows[0].id
+
+
+def test_tables_are_put_between_their_markers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    text = "above\n<!-- coverage: families -->\nold\n<!-- end of coverage -->\nbelow\n"
+    new = with_tables(text)
+    assert new.startswith("above\n<!-- coverage: families -->\n| image tower")
+    assert new.endswith("\n<!-- end of coverage -->\nbelow\n")
+    assert with_tables(new) == new
+
+
+def test_unknown_group_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="clip_ft"):
+        coverage.coverage("clip_fit")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": 2}', '{"format": 1, "archs": [], "rows": {}}'])
+def test_damaged_record(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parity.json").write_text(text)
+    monkeypatch.setattr(coverage, "config_dir", lambda: tmp_path)
+    with pytest.raises(DataError, match=r"parity\.json .*verify --all --random-init"):
+        parity_record()
+
+
+def test_no_record_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "config_dir", lambda: tmp_path)
+    assert parity_record()["archs"] == {}
