@@ -20,16 +20,18 @@ class Op:
         axes: the source's axis for each axis of the leaf; None leaves them as they are.
         part, parts: which of `parts` equal blocks of rows.
         flat: the source may also be a vector of one element where the leaf is a scalar.
+        lead: how many leading axes of length 1 the source has that the leaf lacks.
     """
 
     axes: tuple[int, ...] | None = None
     part: int = 0
     parts: int = 1
     flat: bool = False
+    lead: int = 0
 
     @property
     def identity(self) -> bool:
-        return self.axes is None and not self.flat
+        return self.axes is None and not self.flat and not self.lead
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that the source must have; None when this op cannot make a leaf of that shape."""
@@ -39,7 +41,7 @@ class Op:
             leaf = tuple(leaf[self.axes.index(axis)] for axis in range(len(leaf)))
         if self.parts > 1:
             return (self.parts * leaf[0], *leaf[1:]) if leaf else None
-        return leaf
+        return (1,) * self.lead + leaf
 
     def accepts(self, source: tuple[int, ...], leaf: tuple[int, ...]) -> bool:
         return source == self.source_shape(leaf) or (self.flat and source == (1,) and leaf == ())
@@ -48,17 +50,21 @@ class Op:
         """A view of the source's block of rows, in the leaf's layout."""
         if self.flat:
             return block.reshape(())
+        block = block.reshape(block.shape[self.lead :])
         return block if self.axes is None else block.transpose(self.axes)
 
     def to_source(self, leaf: np.ndarray) -> np.ndarray:
         """The inverse of `to_leaf`, a view."""
-        return leaf if self.axes is None else leaf.transpose(np.argsort(self.axes))
+        leaf = leaf if self.axes is None else leaf.transpose(np.argsort(self.axes))
+        return leaf.reshape((1,) * self.lead + leaf.shape)
 
 
 _MATRIX = (1, 0)
 OPS = {
     "copy": Op(),
     "scalar": Op(flat=True),
+    "squeeze": Op(lead=1),  # [1, ...] -> [...], as timm keeps its position embeddings
+    "squeeze_2": Op(lead=2),  # [1, 1, ...] -> [...], as timm keeps its class tokens
     "linear": Op(axes=_MATRIX),  # torch [out, in] -> [in, out]
     "conv": Op(axes=(2, 3, 1, 0)),  # torch [out, in, h, w] -> [h, w, in, out]
     "q": Op(part=0, parts=3),

@@ -1,18 +1,22 @@
-"""The plain vision transformer, as CLIP uses it.
+"""The plain vision transformer: of CLIP, CoCa and SigLIP, and of timm's classifiers, DeiT III and DINOv2.
 
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
-section 2.4 for the LayerNorm before the blocks; open_clip 3.3.0 `transformer.VisionTransformer` for the
-details and the names.
-Difference: the patch embedding is a matrix product over flattened patches, which is the same sum.
+section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
+outside the position table and LayerScale; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
+`vision_transformer.VisionTransformer` for the details. Names are open_clip's.
+Differences: the patch embedding is a matrix product over flattened patches, which is the same sum. New
+params are drawn as open_clip draws them, whichever library the variant comes from.
 
-Params: patch_embed/kernel [P,P,3,D], class_embedding [D], positional_embedding [N,D] with the class token's
-first, ln_pre/{scale,bias}, blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,k,v,out}/{kernel,bias},
-blocks/mlp/{c_fc,c_proj}/{kernel,bias} (blocks stacked on axis 0), ln_post/{scale,bias}, proj [D,E].
+Params, in brackets what only some variants have: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
+(class_embedding [D]), positional_embedding [N,D], (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
+blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
+(blocks stacked on axis 0), (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -24,11 +28,27 @@ from jax.nn.initializers import normal, variance_scaling
 
 from clipjax.models import layers
 from clipjax.models.arch import Family
+from clipjax.models.pooling import CocaPool, MapPool
+
+LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
 
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Sizes in pixels and channels. `pooling` "class": the features are the class token's."""
+    """Sizes in pixels and channels.
+
+    Attributes:
+        patch_bias: whether the patch embedding has a bias.
+        class_token: whether a learned token comes before the patches.
+        positions: what the position table has a row for: "all" tokens, or "patches", the class token being
+            put before them afterwards.
+        pre_norm: whether there is a LayerNorm before the blocks.
+        layer_scale: whether what a branch of a block adds is scaled by a learned factor a channel.
+        pooling: what is taken from the tokens: "class", the normalised class token; "map", what SigLIP's query
+            reads from the normalised tokens; "attention", the normalised of what CoCa's first query reads.
+        pool_queries, pool_heads: of the pooling's attention; both 0 with "class".
+        projection: whether a matrix without bias takes what was pooled to `embed_dim` channels.
+    """
 
     image_size: int
     patch_size: int
@@ -36,9 +56,17 @@ class ViTConfig:
     layers: int
     heads: int
     mlp_width: int
+    patch_bias: bool
+    class_token: bool
+    positions: Literal["all", "patches"]
+    pre_norm: bool
+    layer_scale: bool
     activation: layers.Activation
     ln_eps: float
-    pooling: Literal["class"]
+    pooling: Literal["class", "map", "attention"]
+    pool_queries: int
+    pool_heads: int
+    projection: bool
     embed_dim: int
 
     def __post_init__(self) -> None:
@@ -48,13 +76,41 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        self._check_pooling()
+
+    def _check_pooling(self) -> None:
+        if self.pooling == "class" and not self.class_token:
+            raise ValueError("pooling 'class' needs class_token = true")
+        pooled = self.embed_dim if self.pooling == "attention" else self.width
+        if not self.projection and pooled != self.embed_dim:
+            raise ValueError(f"without a projection embed_dim is the width, {self.width}")
+        if self.pooling == "class":
+            if self.pool_queries or self.pool_heads:
+                raise ValueError("pooling 'class' has pool_queries 0 and pool_heads 0")
+            return
+        if self.pool_queries < 1 or (self.pooling == "map" and self.pool_queries > 1):
+            raise ValueError(f"pooling {self.pooling!r} cannot have {self.pool_queries} pool_queries")
+        if self.pool_heads < 1 or pooled % self.pool_heads:
+            raise ValueError(f"the pooled width {pooled} is not a multiple of pool_heads {self.pool_heads}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def table_prefix(self) -> int:
+        """Rows of the position table before those of the patches."""
+        return int(self.class_token and self.positions == "all")
 
 
 class PatchEmbed(nnx.Module):
     """Cuts [B, H, W, 3] into patches and embeds each: [B, H / P, W / P, D]."""
 
-    def __init__(self, patch: int, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, patch: int, width: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(layers.torch_uniform(rngs.params(), (patch, patch, 3, width), jnp.float32))
+        init = layers.uniform((patch * patch * 3) ** -0.5)
+        self.bias = nnx.Param(init(rngs.params(), (width,), jnp.float32)) if use_bias else None
 
     def __call__(self, images: Array) -> Array:
         kernel = self.kernel[...]
@@ -62,7 +118,8 @@ class PatchEmbed(nnx.Module):
         batch, height, wide, _ = images.shape
         rows, cols = height // patch, wide // patch
         x = images.reshape(batch, rows, patch, cols, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, rows, cols, -1) @ kernel.reshape(-1, width)
+        x = x.reshape(batch, rows, cols, -1) @ kernel.reshape(-1, width)
+        return x if self.bias is None else x + self.bias[...]
 
 
 class VisionTransformer(nnx.Module):
@@ -70,11 +127,12 @@ class VisionTransformer(nnx.Module):
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
         c, scale = config, config.width**-0.5
-        self.patch_embed = PatchEmbed(c.patch_size, c.width, rngs=rngs)
-        self.class_embedding = nnx.Param(normal(scale)(rngs.params(), (c.width,)))
-        tokens = (c.image_size // c.patch_size) ** 2 + 1
-        self.positional_embedding = nnx.Param(normal(scale)(rngs.params(), (tokens, c.width)))
-        self.ln_pre = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.config = config
+        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=c.patch_bias, rngs=rngs)
+        table = (c.grid**2 + c.table_prefix, c.width)
+        self.class_embedding = nnx.Param(normal(scale)(rngs.params(), (c.width,))) if c.class_token else None
+        self.positional_embedding = nnx.Param(normal(scale)(rngs.params(), table))
+        self.ln_pre = layers.LayerNorm(c.width, eps=c.ln_eps) if c.pre_norm else None
         block = partial(
             layers.Block,
             c.width,
@@ -87,32 +145,85 @@ class VisionTransformer(nnx.Module):
             out_init=layers.torch_uniform,
             fc_init=layers.torch_uniform,
             proj_init=layers.torch_uniform,
+            layer_scale=LAYER_SCALE_INIT if c.layer_scale else None,
         )
         self.blocks = layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
-        self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
-        self.proj = nnx.Param(normal(scale)(rngs.params(), (c.width, c.embed_dim)))
+        self.pool = _pool(c, rngs)
+        pooled = c.embed_dim if c.pooling == "attention" else c.width
+        self.ln_post = layers.LayerNorm(pooled, eps=c.ln_eps)
+        self.proj = nnx.Param(normal(scale)(rngs.params(), (pooled, c.embed_dim))) if c.projection else None
 
     def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
         patches = self.patch_embed(images)
-        batch, width = patches.shape[0], patches.shape[-1]
-        class_token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
-        x = jnp.concatenate([class_token, patches.reshape(batch, -1, width)], axis=1)
-        embedded = self.ln_pre(x + self.positional_embedding[...])
+        embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, capture=capture)
-        pooled = self.ln_post(x[:, 0])
-        features = pooled @ self.proj[...]
+        pooled = self.pooled(x)
+        features = pooled if self.proj is None else pooled @ self.proj[...]
         if outputs is None:
             return features, {}
         stages = {"patch_embed": patches, "embed": embedded}
         stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
         return features, stages | {"pooled": pooled, "projected": features}
 
+    def embed(self, patches: Array) -> Array:
+        """Embedded patches [B, h, w, D] -> what the first block is given, [B, N, D]."""
+        batch, *_, width = patches.shape
+        x = patches.reshape(batch, -1, width)
+        if self.config.positions == "patches":
+            x = x + self.positional_embedding[...]
+        if self.class_embedding is not None:
+            token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
+            x = jnp.concatenate([token, x], axis=1)
+        if self.config.positions == "all":
+            x = x + self.positional_embedding[...]
+        return x if self.ln_pre is None else self.ln_pre(x)
+
+    def pooled(self, x: Array) -> Array:
+        """The last block's output [B, N, D] -> [B, D], or [B, E] in CoCa."""
+        if self.pool is None:
+            return self.ln_post(x[:, 0])
+        if self.config.pooling == "map":
+            return self.pool(self.ln_post(x))
+        return self.ln_post(self.pool(x))
+
+
+def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
+    c = config
+    if c.pooling == "map":
+        return MapPool(
+            c.width, c.pool_heads, c.mlp_width, activation=c.activation, ln_eps=c.ln_eps, rngs=rngs
+        )
+    if c.pooling == "attention":
+        return CocaPool(c.embed_dim, c.width, c.pool_heads, c.pool_queries, ln_eps=c.ln_eps, rngs=rngs)
+    return None
+
+
+def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int]) -> list[Array]:
+    """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
+    patches = tower.patch_embed(images)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), at=blocks)
+    return [x[:, int(tower.config.class_token) :].reshape(patches.shape) for x in outputs]
+
 
 def narrow(config: ViTConfig) -> ViTConfig:
-    """Two heads, two blocks, nine patches."""
+    """Two heads, two blocks, nine patches; five queries where CoCa has 256."""
     c, head = config, config.width // config.heads
     sizes = {"image_size": 3 * c.patch_size, "width": 2 * head, "layers": 2, "heads": 2}
-    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+    sizes |= {"mlp_width": int(2 * head * c.mlp_width / c.width)}
+    sizes |= {"embed_dim": 96 if c.projection else 2 * head}
+    if c.pooling == "map":
+        sizes |= {"pool_heads": 2}
+    if c.pooling == "attention":
+        sizes |= {"pool_queries": 5}
+    return dataclasses.replace(c, **sizes)
 
 
-FAMILY = Family(name="vit", tower="vision", config=ViTConfig, build=VisionTransformer, narrow=narrow)
+FAMILY = Family(
+    name="vit",
+    tower="vision",
+    config=ViTConfig,
+    build=VisionTransformer,
+    narrow=narrow,
+    dense=dense,
+    depth=lambda config: config.layers,
+)
