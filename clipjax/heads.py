@@ -146,6 +146,8 @@ def classifier_head(model: Any) -> Head:
     card = model.card
     if card.kind != "classifier":
         raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")
+    if not card.arch.num_classes:
+        raise UsageError(f"{card.id} has features only, no classes: train a head on them, or probe them")
     if card.classes is None:
         raise UsageError(
             f"the card of {card.id} does not name its classes; give `classes` a file of configs/labels"

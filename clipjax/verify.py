@@ -246,11 +246,9 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
         stages |= {f"{tower}.{stage}": x for stage, x in captured.items()}
     dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     if model.card.arch.text is None:
-        head = model.params["head"]
-        results = {
-            "features": features["vision"],
-            "logits": dot(features["vision"], head["kernel"]) + head["bias"],
-        }
+        results = {"features": features["vision"]}
+        if head := model.params.get("head"):
+            results["logits"] = dot(features["vision"], head["kernel"]) + head["bias"]
     else:
         image, text = unit_norm(features["vision"]), unit_norm(features["text"])
         scale, bias = model.params["logit_scale"], model.params.get("logit_bias")

@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -39,6 +39,10 @@ class Family:
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, capture) -> (features, stages)`.
         narrow: config -> the same flags at small sizes; what parity of numbers is shown on.
+        depth: of a vision family: config -> how many blocks (of a transformer) or stages it has.
+        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order) -> what each
+            returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is run,
+            and no other output is kept.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Family:
     config: type
     build: Callable[..., Any]
     narrow: Callable[[Any], Any]
+    depth: Callable[[Any], int] | None = None
+    dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Arch:
         name: its name, that of open_clip or timm where they have one.
         vision: config of the image tower; its class tells the family.
         text: config of the text tower, None for a classifier.
-        num_classes: width of the linear head, None for a dual encoder.
+        num_classes: width of the linear head, 0 for features alone, None for a dual encoder.
         logit_bias: whether a dual encoder has a learned `logit_bias` (models trained with a sigmoid loss do).
     """
 

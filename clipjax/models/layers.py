@@ -12,16 +12,17 @@ are float32 always. Initialisers are those of PyTorch's layers, which open_clip 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
 
-Padding = Literal["symmetric", "tf_same"]
+Padding = Literal["symmetric", "tf_same", "none"]
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -118,13 +119,39 @@ def split_heads(x: Array, heads: int) -> Array:
 
 
 def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
-    """`attend` for q, k, v already cut into heads, [B, heads, N, D / heads] -> [B, M, D]."""
+    """`attend` for q, k, v already cut into heads, [B, heads, N, D / heads] -> [B, M, D].
+
+    On a CPU long sequences go a few heads at a time, so that their scores stay in the cache.
+    """
+
+    def chunked(q: Array, k: Array, v: Array) -> Array:
+        flat = [x.reshape(-1, *x.shape[2:]) for x in (q, k, v)]
+        mixed = jax.lax.map(lambda head: _mix(*head), tuple(flat), batch_size=_CHUNK_HEADS)
+        return mixed.reshape(q.shape)
+
+    if visible is None and q.shape[2] * k.shape[2] >= _LONG:
+        mixed = jax.lax.platform_dependent(q, k, v, cpu=chunked, default=_mix)
+    else:
+        mixed = _mix(q, k, v, visible)
+    mixed = mixed.transpose(0, 2, 1, 3)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+_LONG = 2**17  # scores of a head: a million bytes or so; a core's cache holds a few of them
+_CHUNK_HEADS = 4
+
+
+def _mix(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
+    """softmax(q k^T / sqrt(d)) v over the last two axes; the softmax in float32.
+
+    Its sum divides the result, [M, D], and not the scores, [M, N]: one pass less over the largest array.
+    """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if visible is not None:
         scores = jnp.where(visible, scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = jnp.matmul(weights, v).transpose(0, 2, 1, 3)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
 def causal(length: int) -> Array:
@@ -250,6 +277,17 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     return jax.lax.scan(step, x, blocks)
 
 
+def scan_at(blocks: Any, x: Array, *shared: Any, at: Sequence[int]) -> list[Array]:
+    """The outputs of the stacked modules `at` (ascending); the others' are not kept, later ones not run."""
+    outputs, start = [], 0
+    for index in at:
+        some = jax.tree.map(lambda param, first=start, last=index: param[first : last + 1], blocks)
+        x, _ = scan(some, x, *shared, capture=False)
+        outputs.append(x)
+        start = index + 1
+    return outputs
+
+
 # ------------------------------------------------------------------------------------ convolutions
 
 
@@ -257,8 +295,10 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     """Zeros before and after an axis of `size`.
 
     "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, where an odd
-    zero goes to the end.
+    zero goes to the end; "none" is none.
     """
+    if padding == "none":
+        return 0, 0
     if padding == "symmetric":
         return (kernel - 1) // 2, (kernel - 1) // 2
     total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
@@ -268,9 +308,9 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
 def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
     """Convolution of x [B, H, W, C] with kernel [k, k, C / groups, O]; groups is 1 or C (depthwise).
 
-    XLA's CPU convolution is slow where the work is really a matrix product (1x1) or elementwise (depthwise:
-    5 to 90 times slower than torch). Both are written out for the CPU; other platforms get the plain
-    convolution.
+    Windows that neither overlap nor reach into the padding (1x1, patches) are a matrix product. XLA's CPU
+    convolution is slow where the work is elementwise (depthwise: 5 to 90 times slower than torch): there it
+    is written out; other platforms get the plain convolution.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
@@ -297,14 +337,35 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         return sum(terms[1:], terms[0])
 
     if depthwise:
-        return jax.lax.platform_dependent(x, kernel, cpu=shifted, default=plain)
-    if kernel.shape[0] == 1 and stride == 1:
-        return x @ kernel[0, 0]
+        return jax.lax.platform_dependent(x, kernel, cpu=outlined(shifted), default=plain)
+    if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
+        return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
     return plain(x, kernel)
 
 
+def patches(x: Array, size: int) -> Array:
+    """The whole patches of a map side by side: [B, H, W, C] -> [B, H // size, W // size, size * size * C]."""
+    rows, cols = x.shape[1] // size, x.shape[2] // size
+    x = x[:, : rows * size, : cols * size].reshape(x.shape[0], rows, size, cols, size, x.shape[3])
+    return x.swapaxes(2, 3).reshape(x.shape[0], rows, cols, -1)
+
+
+def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
+    """`f` as a function of its own in the compiled program, computed once.
+
+    XLA's CPU compiler fuses cheap arithmetic into whatever reads it, once a reader: the 49 products of a 7x7
+    depthwise convolution would be done three times over by the LayerNorm behind it.
+    """
+
+    def call(*args: Array) -> Array:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(f)(*args)
+
+    return call
+
+
 class Conv(nnx.Module):
-    """Square convolution without bias: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise."""
+    """Square convolution: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise; perhaps a bias [out]."""
 
     def __init__(
         self,
@@ -316,15 +377,18 @@ class Conv(nnx.Module):
         stride: int = 1,
         padding: Padding = "symmetric",
         depthwise: bool = False,
+        use_bias: bool = False,
         kernel_init: Initializer = torch_uniform,
     ):
         shape = (kernel, kernel, 1 if depthwise else in_dim, out_dim)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_dim,))) if use_bias else None
         self.stride = stride
         self.padding: Padding = padding
 
     def __call__(self, x: Array) -> Array:
-        return conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
+        y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
+        return y if self.bias is None else y + self.bias[...]
 
 
 class BatchNorm(nnx.Module):

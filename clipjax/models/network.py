@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -19,7 +20,7 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 
@@ -45,11 +46,13 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """The param tree of an image tower and a linear head."""
+    """The param tree of an image tower and a linear head; with `num_classes` 0 there is no head."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None
         self.vision = family_of(arch.vision).build(arch.vision, rngs)
+        if arch.num_classes == 0:
+            return
         # As timm's `_init_weight_goog`: within 1 / sqrt(number of classes), bias zero.
         init = layers.uniform(arch.num_classes**-0.5)
         self.head = layers.Linear(arch.vision.embed_dim, arch.num_classes, kernel_init=init, rngs=rngs)
@@ -102,10 +105,40 @@ class Network:
         Raises:
             DataError: the params or the images do not fit the architecture.
         """
+        self._check_images(images)
+        return self._run("vision", params, images.astype(_DTYPE[precision]), precision, capture)
+
+    def encode_dense(
+        self, params: Params, images: Array, *, layers: int | Sequence[int], precision: Precision
+    ) -> tuple[Array, ...]:
+        """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 a layer.
+
+        What timm's `forward_intermediates` gives without a norm: the outputs of transformer blocks as they
+        are, their class token dropped, or those of a convolutional net's stages (not of its stem). Layers
+        behind the last one asked for are not run, and no other output is kept.
+
+        Args:
+            layers: indices from 0, counted from the end where negative, in any order; or n for the last n.
+
+        Raises:
+            DataError: the params or the images do not fit the architecture.
+            UsageError: it has no such layer.
+        """
+        self._check_images(images)
+        family = family_of(self.arch.vision)
+        assert family.dense is not None and family.depth is not None
+        wanted = _indices(layers, family.depth(self.arch.vision), self.arch.name)
+        ascending = sorted(set(wanted))
+        tower = self._tower("vision", params, precision)
+        with jax.default_matmul_precision(_MATMUL[precision]):
+            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending)
+        found = dict(zip(ascending, maps, strict=True))
+        return tuple(found[index].astype(jnp.float32) for index in wanted)
+
+    def _check_images(self, images: Array) -> None:
         size = self.arch.vision.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise DataError(f"{self.arch.name} takes images [B, {size}, {size}, 3], not {list(images.shape)}")
-        return self._run("vision", params, images.astype(_DTYPE[precision]), precision, capture)
 
     @overload
     def encode_text(
@@ -136,16 +169,30 @@ class Network:
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, capture: bool
     ) -> Array | tuple[Array, Stages]:
-        graphdef, abstract = _abstract(self.arch, tower)
-        _check(params.get(tower, {}), abstract, f"{self.arch.name}: params/{tower}")
-        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[tower])
+        module = self._tower(tower, params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            features, stages = nnx.merge(graphdef, cast)(inputs, capture)
+            features, stages = module(inputs, capture)
         features = features.astype(jnp.float32)
         if not capture:
             return features
         # Ordered, because jax.jit returns a plain dict sorted by its keys.
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
+
+    def _tower(self, name: str, params: Params, precision: Precision) -> Any:
+        """One tower as a module that holds its params, in the dtype of the precision."""
+        graphdef, abstract = _abstract(self.arch, name)
+        _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
+        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[name])
+        return nnx.merge(graphdef, cast)
+
+
+def _indices(layers: int | Sequence[int], depth: int, name: str) -> list[int]:
+    """The layers asked for, counted from 0."""
+    asked = range(depth - layers, depth) if isinstance(layers, int) else layers
+    wanted = [index + depth if index < 0 else index for index in asked]
+    if not wanted or (isinstance(layers, int) and layers > depth) or not set(wanted) <= set(range(depth)):
+        raise UsageError(f"{name} has the layers 0 to {depth - 1} for dense features, not {layers}")
+    return wanted
 
 
 def _build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -67,8 +68,17 @@ def test_attention(causal: bool) -> None:
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
     visible = layers.causal(7) if causal else None
-    ours = layers.attend(*map(jnp.asarray, (q, k, v)), visible, heads=4)
+    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_attention_over_long_sequences_goes_in_chunks() -> None:
+    q, k, v = (normal(3, 400, 10) for _ in "qkv")  # 6 heads in all: not a multiple of the chunk
+    tq, tk, tv = (torch.from_numpy(x).reshape(3, 400, 2, 5).transpose(1, 2) for x in (q, k, v))
+    theirs = F.scaled_dot_product_attention(tq, tk, tv).transpose(1, 2).reshape(3, 400, 10)
+    attend = jax.jit(functools.partial(layers.attend, heads=2))
+    np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), theirs, atol=1e-6)
+    assert "while" in attend.lower(*map(jnp.asarray, (q, k, v))).as_text()
 
 
 def test_attention_of_one_query() -> None:
