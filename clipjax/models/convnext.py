@@ -1,0 +1,195 @@
+"""ConvNeXt (v1), as an image tower of CLIP and as a classifier.
+
+Sources: Liu et al. 2022 (arXiv 2201.03545); timm 1.0 `convnext.ConvNeXt` with `NormMlpClassifierHead`,
+open_clip 3.3 `timm_model.TimmModel` for the projections.
+Difference: inference only (no stochastic depth).
+
+Params, with timm's names in brackets where they differ; norm stands for {scale,bias}:
+    stem/conv/{kernel [4,4,3,C],bias}   stem/norm            [stem.0, stem.1]
+    stage{0..3}/downsample/norm         [stages.i.downsample.0]; absent in stage0, as the next
+    stage{0..3}/downsample/conv/{kernel [2,2,I,C],bias}      [stages.i.downsample.1]
+    stage{0..3}/blocks/...              [stages.i.blocks.j] stacked on axis 0:
+        conv/{kernel [7,7,1,C],bias}                         [conv_dw]
+        norm   mlp/{c_fc,c_proj}/{kernel,bias}               [norm, mlp.fc1, mlp.fc2]
+        ls/scale [C]                                         [gamma]
+    head/norm                           [head.norm]
+    head/c_fc/{kernel,bias}             "hidden": [head.pre_logits.fc]; "mlp": open_clip's head.mlp.fc1
+    head/c_proj/kernel [.,E]            "linear": open_clip's head.proj; "mlp": its head.mlp.fc2
+and the classifier's head/{kernel,bias}                      [head.fc]
+Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (absent with projection "none").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from clipjax.models import layers
+from clipjax.models.arch import Family
+
+PATCH = 4  # of the stem
+KERNEL = 7  # of a block's depthwise convolution
+EXPANSION = 4  # of a block's MLP
+REDUCTION = 32  # side of the image in cells of the last map
+LAYER_SCALE = 1e-6  # at initialisation
+
+# timm's `_init_weights`, for every kernel of the trunk; biases are zero.
+_INIT = normal(0.02)
+
+
+@dataclass(frozen=True)
+class ConvNeXtConfig:
+    """`widths` and `depths` are the channels and the numbers of blocks of the four stages.
+
+    projection: what follows the pooled and normalised features. "none": nothing; "linear": a matrix; "mlp": a
+    layer of 2 embed_dim with bias, the activation, a matrix; "hidden": a layer with bias and the activation,
+    which is what a classifier with a hidden layer reads.
+    """
+
+    image_size: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    activation: layers.Activation
+    ln_eps: float
+    projection: Literal["none", "linear", "mlp", "hidden"]
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1 or self.image_size % REDUCTION:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of {REDUCTION}")
+        for name, values in (("widths", self.widths), ("depths", self.depths)):
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"{name} {list(values)} are not four positive numbers")
+        if self.projection == "none" and self.embed_dim != self.widths[-1]:
+            raise ValueError(
+                f'with projection "none" embed_dim {self.embed_dim} must be the last width, {self.widths[-1]}'
+            )
+
+
+class Stem(nnx.Module):
+    """[B, S, S, 3] -> [B, S / 4, S / 4, width]."""
+
+    def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
+        self.conv = patch_conv(3, width, size=PATCH, rngs=rngs)
+        self.norm = layers.LayerNorm(width, eps=eps)
+
+    def __call__(self, x: Array) -> Array:
+        return self.norm(self.conv(x))
+
+
+class Downsample(nnx.Module):
+    """[B, H, W, in_dim] -> [B, H / 2, W / 2, out_dim]."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, eps: float, rngs: nnx.Rngs):
+        self.norm = layers.LayerNorm(in_dim, eps=eps)
+        self.conv = patch_conv(in_dim, out_dim, size=2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv(self.norm(x))
+
+
+def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> layers.Conv:
+    return layers.Conv(
+        in_dim, out_dim, kernel=size, stride=size, padding="none", use_bias=True, kernel_init=_INIT, rngs=rngs
+    )
+
+
+class Block(nnx.Module):
+    """x + ls(mlp(norm(conv(x)))), the convolution being depthwise."""
+
+    def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
+        self.conv = layers.Conv(
+            dim, dim, kernel=KERNEL, depthwise=True, use_bias=True, kernel_init=_INIT, rngs=rngs
+        )
+        self.norm = layers.LayerNorm(dim, eps=eps)
+        self.mlp = layers.Mlp(
+            dim, EXPANSION * dim, activation=activation, fc_init=_INIT, proj_init=_INIT, rngs=rngs
+        )
+        self.ls = layers.LayerScale(dim, init=LAYER_SCALE)
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.ls(self.mlp(self.norm(self.conv(x))))
+
+
+class Stage(nnx.Module):
+    """Halves the map, except in the first stage; then `depth` equal blocks, scanned."""
+
+    def __init__(
+        self, in_dim: int, dim: int, depth: int, config: ConvNeXtConfig, *, first: bool, rngs: nnx.Rngs
+    ):
+        self.downsample = None if first else Downsample(in_dim, dim, eps=config.ln_eps, rngs=rngs)
+        block = partial(Block, dim, activation=config.activation, eps=config.ln_eps)
+        self.blocks = layers.stack(lambda rngs: block(rngs=rngs), depth, rngs)
+
+    def __call__(self, x: Array, capture: bool) -> tuple[Array, Array | None]:
+        x = x if self.downsample is None else self.downsample(x)
+        return layers.scan(self.blocks, x, capture=capture)
+
+
+class Head(nnx.Module):
+    """The last map [B, h, w, C] -> pooled [B, C] and what `projection` makes of it, [B, E]."""
+
+    def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
+        c, dim = config, config.widths[-1]
+        self.norm = layers.LayerNorm(dim, eps=c.ln_eps)
+        self.c_fc = self.c_proj = None
+        if c.projection in ("mlp", "hidden"):
+            width = c.embed_dim if c.projection == "hidden" else 2 * c.embed_dim
+            self.c_fc = layers.Linear(dim, width, rngs=rngs)
+            dim = width
+        if c.projection in ("linear", "mlp"):
+            self.c_proj = layers.Linear(dim, c.embed_dim, use_bias=False, rngs=rngs)
+        self.activation = c.activation
+
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        # The norm comes after the mean: what timm calls head_norm_first=False.
+        pooled = features = self.norm(jnp.mean(x, axis=(1, 2)))
+        if self.c_fc is not None:
+            features = layers.ACTIVATIONS[self.activation](self.c_fc(features))
+        return pooled, features if self.c_proj is None else self.c_proj(features)
+
+
+class ConvNeXt(nnx.Module):
+    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+
+    def __init__(self, config: ConvNeXtConfig, rngs: nnx.Rngs):
+        c = config
+        self.stem = Stem(c.widths[0], eps=c.ln_eps, rngs=rngs)
+        in_dim = c.widths[0]
+        for i, (dim, depth) in enumerate(zip(c.widths, c.depths, strict=True)):
+            setattr(self, f"stage{i}", Stage(in_dim, dim, depth, c, first=i == 0, rngs=rngs))
+            in_dim = dim
+        self.head = Head(c, rngs=rngs)
+        self.projects = c.projection != "none"
+
+    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images)
+        stages = {"stem": x}
+        for i in range(4):
+            x, outputs = getattr(self, f"stage{i}")(x, capture)
+            if outputs is not None:
+                stages |= {f"stages.{i}.{j}": output for j, output in enumerate(outputs)}
+        pooled, features = self.head(x)
+        stages["pooled"] = pooled
+        return features, stages | ({"projected": features} if self.projects else {})
+
+
+def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
+    """Eight blocks of widths 16 to 96, nine cells in the last map."""
+    sizes = {"image_size": 3 * REDUCTION, "widths": (16, 32, 48, 96), "depths": (2, 1, 3, 2)}
+    return dataclasses.replace(config, **sizes, embed_dim=96)
+
+
+def dense(config: ConvNeXtConfig, stages: dict[str, Array]) -> list[Array]:
+    """The outputs of the four stages: [B, S / 4, S / 4, C], ..., [B, S / 32, S / 32, C]."""
+    return [stages[f"stages.{i}.{depth - 1}"] for i, depth in enumerate(config.depths)]
+
+
+FAMILY = Family(name="convnext", tower="vision", config=ConvNeXtConfig, build=ConvNeXt, narrow=narrow)
