@@ -249,7 +249,8 @@ def _open_clip_text(given: dict[str, Any], where: str, activation: str, embed_di
     sizes, eps = _fields(given, where, _OPEN_CLIP_TEXT, _NEUTRAL_TEXT, _TRAINING_TEXT)
     ratio = sizes.pop("mlp_ratio")
     tower = {"mlp_width": int(sizes["width"] * ratio), "activation": activation, "ln_eps": eps}
-    return {"family": "text", **sizes, **tower, "pooling": "argmax", "embed_dim": embed_dim}
+    tower |= {"causal": True, "pooling": "argmax", "projection_bias": False}
+    return {"family": "text", **sizes, **tower, "embed_dim": embed_dim}
 
 
 def _square(size: Any, where: str) -> int:
@@ -292,7 +293,9 @@ def _hf_clip(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, A
             "context_length": _get(text, "max_position_embeddings", f"{where}: text_config"),
             "vocab_size": _get(text, "vocab_size", f"{where}: text_config"),
             **_hf_tower(text, f"{where}: text_config"),
+            "causal": True,
             "pooling": "argmax",
+            "projection_bias": False,
             "embed_dim": embed_dim,
         },
     }

@@ -49,7 +49,9 @@ ARCH = {
         "mlp_width": 64,
         "activation": "gelu",
         "ln_eps": 1e-5,
+        "causal": True,
         "pooling": "argmax",
+        "projection_bias": False,
         "embed_dim": 24,
     },
 }

@@ -21,10 +21,18 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, unknown_name
+
+
+class Frame(NamedTuple):
+    """The ids around a text as a text tower was trained: before it, behind it, and what fills the context."""
+
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    pad: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,9 @@ class Family:
         tower: which of the two towers it can be.
         config: frozen dataclass with `embed_dim`, the width of the features, and `image_size` (vision) or
             `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes.
+            That of a text tower also has `min_length`, the fewest ids a text may be given as; `reach(ids)`,
+            for ids [N, context_length] how many of each text's first ids decide its features, int32 [N]; and
+            `frame`, a `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, capture) -> (features, stages)`.
         narrow: config -> the same flags at small sizes; what parity of numbers is shown on.

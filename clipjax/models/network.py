@@ -40,7 +40,9 @@ class DualEncoder(nnx.Module):
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         self.vision = family_of(arch.vision).build(arch.vision, rngs)
         self.text = family_of(arch.text).build(arch.text, rngs)
-        self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / 0.07), jnp.float32))
+        # Where training starts, section 3 of the papers: CLIP's temperature; SigLIP's, and its bias.
+        scale = 10 if arch.logit_bias else 1 / 0.07
+        self.logit_scale = nnx.Param(jnp.asarray(math.log(scale), jnp.float32))
         if arch.logit_bias:
             self.logit_bias = nnx.Param(jnp.asarray(-10.0, jnp.float32))
 
@@ -153,17 +155,19 @@ class Network:
     ) -> Array | tuple[Array, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
-        A causal tower reads out at the end-of-text token, so ids may be cut anywhere behind it. With
-        `capture` also the stages: embed, blocks.0 ..., pooled, projected.
+        CLIP's tower reads out at the end-of-text token, so ids may be cut anywhere behind it, RoBERTa's hides
+        the padding; SigLIP's and CoCa's need all of the context. With `capture` also the stages: embed,
+        blocks.0 ..., pooled, projected.
 
         Raises:
             DataError: the architecture has no text tower, or the params or the ids do not fit it.
         """
         if self.arch.text is None:
             raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
-        longest = self.arch.text.context_length
-        if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest:
-            raise DataError(f"{self.arch.name} takes ids [B, 1..{longest}], not {list(ids.shape)}")
+        shortest, longest = self.arch.text.min_length, self.arch.text.context_length
+        if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest:
+            lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
+            raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
         return self._run("text", params, ids, precision, capture)
 
     def _run(

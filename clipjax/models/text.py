@@ -1,13 +1,14 @@
-"""CLIP's text transformer.
+"""The text transformer of CLIP and, without the causal mask, of SigLIP.
 
-Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `transformer.TextTransformer` for
-the details and the names.
+Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; Zhai et al. 2023 (arXiv 2303.15343) section 4 for
+SigLIP; open_clip 3.3.0 `transformer.TextTransformer` for the details and the names.
 
-A text may be cut to any length that still holds its end-of-text token: attention is causal and the features
-are read out at that token, so what follows it changes nothing.
+A causal tower that reads out at the end-of-text token takes a text of any length that still holds that token:
+what follows it changes nothing. SigLIP's sees the padding too and reads out at the last position, so its
+texts always fill the context.
 
 Params: token_embedding [V,D], positional_embedding [L,D], blocks/... as in vit.py, ln_final/{scale,bias},
-text_projection [D,E].
+text_projection [D,E] and, for SigLIP, text_projection_bias [E].
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family
+from clipjax.models.arch import Family, Frame
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """`pooling` "argmax": the features are read at the first highest id of a text.
+    """`causal`: a token does not see those behind it. `pooling` says where the features are read.
 
-    CLIP's end-of-text id is the highest of its vocabulary.
+    "argmax": at the first highest id, CLIP's end-of-text id being the highest of its vocabulary. "last": at
+    the last position, whatever it holds.
     """
 
     context_length: int
@@ -41,12 +44,29 @@ class TextConfig:
     mlp_width: int
     activation: layers.Activation
     ln_eps: float
-    pooling: Literal["argmax"]
+    causal: bool
+    pooling: Literal["argmax", "last"]
+    projection_bias: bool
     embed_dim: int
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+    @property
+    def min_length(self) -> int:
+        return 1 if self.causal and self.pooling == "argmax" else self.context_length
+
+    def reach(self, ids: np.ndarray) -> np.ndarray:
+        if self.min_length > 1:
+            return np.full(len(ids), ids.shape[1], np.int32)
+        return ids.argmax(axis=1).astype(np.int32) + 1
+
+    @property
+    def frame(self) -> Frame:
+        if self.pooling == "last":  # SigLIP pads with its end token
+            return Frame((), (1,), 1)
+        return Frame((self.vocab_size - 2,), (self.vocab_size - 1,), 0)
 
 
 class TextTransformer(nnx.Module):
@@ -56,40 +76,65 @@ class TextTransformer(nnx.Module):
         c = config
         self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (c.vocab_size, c.width)))
         self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), (c.context_length, c.width)))
-        residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
-        block = partial(
-            layers.Block,
-            c.width,
-            c.heads,
-            c.mlp_width,
-            activation=c.activation,
-            ln_eps=c.ln_eps,
-            qkv_init=normal(c.width**-0.5),
-            out_init=residual_init,
-            fc_init=normal((2 * c.width) ** -0.5),
-            proj_init=residual_init,
-        )
-        self.blocks = layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
+        self.blocks = text_blocks(c, rngs)
         self.ln_final = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
+        self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
+        self.causal, self.pooling = c.causal, c.pooling
 
     def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
         length = ids.shape[1]
-        # Ids are the tokenizer's, so in range: "clip" spares the bounds check's NaN fill.
-        tokens = jnp.take(self.token_embedding[...], ids, axis=0, mode="clip")
-        embedded = tokens + self.positional_embedding[:length]
-        x, outputs = layers.scan(self.blocks, embedded, layers.causal(length), capture=capture)
-        end = jnp.argmax(ids, axis=1)[:, None, None]
-        # Along the axis, not x[arange, end]: that would gather a sharded batch on every device.
-        pooled = self.ln_final(jnp.take_along_axis(x, end, axis=1, mode="clip")[:, 0])
+        embedded = lookup(self.token_embedding, ids) + self.positional_embedding[:length]
+        visible = layers.causal(length) if self.causal else None
+        x, outputs = layers.scan(self.blocks, embedded, visible, capture=capture)
+        pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ids))
         features = pooled @ self.text_projection[...]
-        if outputs is None:
-            return features, {}
-        stages = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        return features, stages | {"pooled": pooled, "projected": features}
+        if self.text_projection_bias is not None:
+            features += self.text_projection_bias[...]
+        return features, stages(embedded, outputs, pooled, features)
 
 
-def narrow(config: TextConfig) -> TextConfig:
+def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
+    """The stacked blocks of a text tower, initialised as open_clip does."""
+    c = config
+    residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
+    block = partial(
+        layers.Block,
+        c.width,
+        c.heads,
+        c.mlp_width,
+        activation=c.activation,
+        ln_eps=c.ln_eps,
+        qkv_init=normal(c.width**-0.5),
+        out_init=residual_init,
+        fc_init=normal((2 * c.width) ** -0.5),
+        proj_init=residual_init,
+    )
+    return layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
+
+
+def lookup(table: nnx.Param, ids: Array) -> Array:
+    """Rows of a table [V, D] for ids [B, L] -> [B, L, D]."""
+    # Ids are the tokenizer's, so in range: "clip" spares the bounds check's NaN fill.
+    return jnp.take(table[...], ids, axis=0, mode="clip")
+
+
+def at_highest_id(x: Array, ids: Array) -> Array:
+    """[B, L, D] at the first highest id of each text -> [B, D]."""
+    end = jnp.argmax(ids, axis=1)[:, None, None]
+    # Along the axis, not x[arange, end]: that would gather a sharded batch on every device.
+    return jnp.take_along_axis(x, end, axis=1, mode="clip")[:, 0]
+
+
+def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:
+    """What a text tower captures, in forward order; nothing where the blocks' outputs were not kept."""
+    if blocks is None:
+        return {}
+    found = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}
+    return found | {"pooled": pooled, "projected": features}
+
+
+def narrow(config: Any) -> Any:
     """Two heads, two blocks, 16 positions, 300 tokens."""
     c, head = config, config.width // config.heads
     sizes = {"context_length": 16, "vocab_size": 300, "width": 2 * head, "layers": 2, "heads": 2}

@@ -63,7 +63,8 @@ def arch(kind: str) -> Arch:
         vision = {"family": "modified_resnet", "image_size": 32, "width": 8, "layers": [2, 1, 3, 1]}
         vision |= {"heads": 4, "bn_eps": 1e-5}
     text = {"family": "text", "context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 16, "layers": 2}
-    text |= {"heads": 2, "mlp_width": 64, "activation": "gelu", "ln_eps": 1e-5, "pooling": "argmax"}
+    text |= {"heads": 2, "mlp_width": 64, "activation": "gelu", "ln_eps": 1e-5, "causal": True}
+    text |= {"pooling": "argmax", "projection_bias": False}
     towers = {"vision": vision | {"embed_dim": EMBED}, "text": text | {"embed_dim": EMBED}}
     return arch_from_dict({"name": kind, "logit_bias": False, **towers}, "test")
 

@@ -26,7 +26,7 @@ from clipjax.models.vit import ViTConfig
 TOLERANCE = 2e-6  # relative to the largest feature; the mutations below move the features by far more
 
 VIT = ViTConfig(32, 8, 48, 3, 4, 144, "quick_gelu", 1e-5, "class", 24)
-TEXT = TextConfig(16, 300, 48, 3, 4, 192, "gelu", 1e-5, "argmax", 24)
+TEXT = TextConfig(16, 300, 48, 3, 4, 192, "gelu", 1e-5, True, "argmax", False, 24)
 RESNET = ModifiedResNetConfig(96, 16, (2, 1, 3, 1), 8, 1e-5, 24)
 TORCH_ACTIVATIONS = {
     "gelu": nn.GELU,

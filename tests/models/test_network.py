@@ -27,7 +27,7 @@ from clipjax.models.network import Network, _build
 from clipjax.models.text import TextConfig
 from clipjax.models.vit import ViTConfig
 
-TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, "argmax", 32)
+TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
 VIT = ViTConfig(32, 8, 64, 2, 2, 256, "gelu", 1e-5, "class", 32)
 RESNET = ModifiedResNetConfig(64, 16, (3, 1, 2, 1), 8, 1e-5, 32)
 MBCONV = MBConvConfig(

@@ -1,0 +1,96 @@
+"""CoCa's text encoder: CLIP's causal text transformer with a learned token behind the text.
+
+Sources: Yu et al. 2022 (arXiv 2205.01917) section 3.2; open_clip 3.3.0 `transformer.TextTransformer` with
+`embed_cls` for the details and the names. The decoder, which only captions images, is not part of it.
+
+The features are those of the appended token, at the position behind the context: before the last LayerNorm,
+which here comes after the pooling. That token should see the text and not the padding. open_clip's mask is
+one column off: the token sees the first padding token, and itself only behind a text that fills the context.
+The released weights are trained with it (`shifted_mask`).
+
+Params: token_embedding [V,D], cls_embedding [D], positional_embedding [L+1,D], blocks/... as in vit.py,
+ln_final/{scale,bias}, text_projection [D,E].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from clipjax.models import layers
+from clipjax.models.arch import Family, Frame
+from clipjax.models.text import lookup, narrow, stages, text_blocks
+
+
+@dataclass(frozen=True)
+class CocaTextConfig:
+    """`context_length` ids, without the appended token; `pad_id` fills the context.
+
+    `shifted_mask`: open_clip's padding mask, one column off; False is the correct one.
+    """
+
+    context_length: int
+    vocab_size: int
+    pad_id: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: layers.Activation
+    ln_eps: float
+    shifted_mask: bool
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+
+    @property
+    def min_length(self) -> int:
+        return self.context_length
+
+    def reach(self, ids: np.ndarray) -> np.ndarray:
+        return np.full(len(ids), ids.shape[1], np.int32)
+
+    @property
+    def frame(self) -> Frame:
+        return Frame((self.vocab_size - 2,), (self.vocab_size - 1,), self.pad_id)
+
+
+class CocaTextTransformer(nnx.Module):
+    """ids [B, L], L = context_length -> features [B, E], not of unit norm."""
+
+    def __init__(self, config: CocaTextConfig, rngs: nnx.Rngs):
+        c = config
+        self.token_embedding = nnx.Param(normal(0.02)(rngs.params(), (c.vocab_size, c.width)))
+        self.cls_embedding = nnx.Param(normal(0.01)(rngs.params(), (c.width,)))
+        self.positional_embedding = nnx.Param(normal(0.01)(rngs.params(), (c.context_length + 1, c.width)))
+        self.blocks = text_blocks(c, rngs)
+        self.ln_final = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
+        self.pad_id, self.shifted_mask = c.pad_id, c.shifted_mask
+
+    def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        tokens = lookup(self.token_embedding, ids)
+        appended = jnp.broadcast_to(self.cls_embedding[...], (len(ids), 1, tokens.shape[-1]))
+        embedded = jnp.concatenate([tokens, appended], axis=1) + self.positional_embedding[...]
+        x, outputs = layers.scan(self.blocks, embedded, self._visible(ids), capture=capture)
+        pooled = self.ln_final(x[:, -1])
+        features = pooled @ self.text_projection[...]
+        return features, stages(embedded, outputs, pooled, features)
+
+    def _visible(self, ids: Array) -> Array:
+        """[B, 1, L + 1, L + 1]: causal, and without the padding."""
+        text, appended = ids != self.pad_id, jnp.ones((len(ids), 1), bool)
+        keys = jnp.concatenate([appended, text] if self.shifted_mask else [text, appended], axis=1)
+        return layers.causal(keys.shape[1]) & keys[:, None, None, :]
+
+
+FAMILY = Family(
+    name="coca_text", tower="text", config=CocaTextConfig, build=CocaTextTransformer, narrow=narrow
+)

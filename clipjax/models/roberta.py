@@ -1,0 +1,159 @@
+"""RoBERTa and XLM-RoBERTa as the text tower of a CLIP: the mean over the tokens, and a projection.
+
+Sources: Liu et al. 2019 (arXiv 1907.11692); transformers 5.24 `modeling_roberta` for the encoder; open_clip
+3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for the pooling and the projection.
+
+A BERT: LayerNorm comes after each residual sum, and after the embeddings. Padding is hidden from attention
+and from the mean, so a text may be cut anywhere behind its last token. Positions are counted from the row
+behind the padding's own (`pad_id`), which is never learned.
+
+Params: token_embedding [V,D], positional_embedding [P,D], token_type_embedding [T,D] (every token is of type
+0), ln_embed/{scale,bias}, blocks/attn/{q,k,v,out}/{kernel,bias}, blocks/ln_1/{scale,bias},
+blocks/mlp/{c_fc,c_proj}/{kernel,bias}, blocks/ln_2/{scale,bias} (blocks stacked on axis 0), and proj/kernel
+[D,E] or proj/{c_fc,c_proj}/kernel [D,H], [H,E].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from clipjax.models import layers
+from clipjax.models.arch import Family, Frame
+from clipjax.models.text import lookup, stages
+
+_INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but the projection's
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    """`positions` rows of the position table, the first `pad_id` + 1 of which no token uses.
+
+    `pooling` "mean" is over the tokens that are not `pad_id`. `projection` "mlp" is linear, GELU, linear by
+    way of (width + embed_dim) // 2 channels; neither it nor "linear" has a bias.
+    """
+
+    context_length: int
+    vocab_size: int
+    pad_id: int
+    positions: int
+    token_types: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: layers.Activation
+    ln_eps: float
+    pooling: Literal["mean"]
+    projection: Literal["linear", "mlp"]
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.positions < self.context_length + self.pad_id + 1:
+            raise ValueError(
+                f"positions {self.positions} are too few for context_length {self.context_length} behind "
+                f"the {self.pad_id + 1} that no token uses"
+            )
+
+    @property
+    def min_length(self) -> int:
+        return 1
+
+    def reach(self, ids: np.ndarray) -> np.ndarray:
+        return ((ids != self.pad_id) * np.arange(1, ids.shape[1] + 1, dtype=np.int32)).max(axis=1)
+
+    @property
+    def frame(self) -> Frame:
+        return Frame((0,), (2,), self.pad_id)
+
+
+class PostNormBlock(nnx.Module):
+    """ln_1(x + attn(x)), then ln_2(x + mlp(x))."""
+
+    def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
+        c = config
+        self.attn = layers.Attention(c.width, c.heads, qkv_init=_INIT, out_init=_INIT, rngs=rngs)
+        self.ln_1 = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.mlp = FeedForward(c.width, c.mlp_width, c.width, c.activation, rngs)
+        self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
+
+    def __call__(self, x: Array, visible: Array) -> Array:
+        x = self.ln_1(x + self.attn(x, visible))
+        return self.ln_2(x + self.mlp(x))
+
+
+class FeedForward(nnx.Module):
+    """c_fc, activation, c_proj."""
+
+    def __init__(self, dim: int, width: int, out: int, activation: str, rngs: nnx.Rngs):
+        self.c_fc = layers.Linear(dim, width, kernel_init=_INIT, rngs=rngs)
+        self.c_proj = layers.Linear(width, out, kernel_init=_INIT, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        return self.c_proj(layers.ACTIVATIONS[self.activation](self.c_fc(x)))
+
+
+class Projection(nnx.Module):
+    """HFTextEncoder's projection of kind "mlp": without biases, always with the exact GELU."""
+
+    def __init__(self, dim: int, out: int, rngs: nnx.Rngs):
+        hidden = (dim + out) // 2
+        self.c_fc = layers.Linear(dim, hidden, use_bias=False, rngs=rngs)
+        self.c_proj = layers.Linear(hidden, out, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.c_proj(layers.gelu(self.c_fc(x)))
+
+
+class RobertaTower(nnx.Module):
+    """ids [B, L], L <= context_length -> features [B, E], not of unit norm."""
+
+    def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
+        c = config
+        self.token_embedding = nnx.Param(_INIT(rngs.params(), (c.vocab_size, c.width)))
+        self.positional_embedding = nnx.Param(_INIT(rngs.params(), (c.positions, c.width)))
+        self.token_type_embedding = nnx.Param(_INIT(rngs.params(), (c.token_types, c.width)))
+        self.ln_embed = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.blocks = layers.stack(lambda rngs: PostNormBlock(c, rngs), c.layers, rngs)
+        if c.projection == "mlp":
+            self.proj = Projection(c.width, c.embed_dim, rngs)
+        else:
+            self.proj = layers.Linear(c.width, c.embed_dim, use_bias=False, rngs=rngs)
+        self.pad_id = c.pad_id
+
+    def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        real = ids != self.pad_id
+        positions = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0) + self.pad_id
+        tokens = lookup(self.token_embedding, ids) + self.token_type_embedding[0]
+        embedded = self.ln_embed(tokens + lookup(self.positional_embedding, positions))
+        x, outputs = layers.scan(self.blocks, embedded, real[:, None, None, :], capture=capture)
+        pooled = masked_mean(x, real)
+        features = self.proj(pooled)
+        return features, stages(embedded, outputs, pooled, features)
+
+
+def masked_mean(x: Array, real: Array) -> Array:
+    """Mean of x [B, L, D] over the positions where `real` [B, L], summed in float32 -> [B, D]."""
+    total = jnp.where(real[:, :, None], x, 0).sum(axis=1, dtype=jnp.float32)
+    return (total / real.sum(axis=1, keepdims=True, dtype=jnp.float32)).astype(x.dtype)
+
+
+def narrow(config: RobertaConfig) -> RobertaConfig:
+    """Two heads, two blocks, 16 of 20 positions, 300 tokens."""
+    c, head = config, config.width // config.heads
+    sizes = {"context_length": 16, "positions": 20, "vocab_size": 300, "width": 2 * head, "layers": 2}
+    sizes |= {"heads": 2, "mlp_width": int(2 * head * c.mlp_width / c.width), "embed_dim": 96}
+    return dataclasses.replace(c, **sizes)
+
+
+FAMILY = Family(name="roberta", tower="text", config=RobertaConfig, build=RobertaTower, narrow=narrow)
