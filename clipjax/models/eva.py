@@ -1,0 +1,246 @@
+"""EVA and EVA-02: vision transformers with rotary positions, gated MLPs and norms inside the branches.
+
+Sources: Fang et al. 2022 (arXiv 2211.07636), Fang et al. 2023 (arXiv 2303.11331) section 2, Sun et al. 2023
+(arXiv 2303.15389); timm 1.0 `eva.Eva`, which open_clip wraps, for the details. Names are those of vit.py.
+
+    EVA01-g        pre-norm blocks, plain MLP
+    EVA02-B, -L    pre-norm blocks, rotary positions, SwiGLU, a norm inside attention and inside the MLP
+    EVA02-E        post-norm blocks, x + ln(branch(x)), plain MLP
+
+In all of them queries and values have a bias and keys have none. Differences: rotations act on the two halves
+of a head, see `in_halves`, and not on neighbouring channels.
+
+Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], positional_embedding [N,D] with the class
+token's first, blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel,
+blocks/mlp/{c_fc,c_proj}/{kernel,bias}, where there are any blocks/mlp/gate/{kernel,bias} and
+blocks/{attn,mlp}/ln/{scale,bias} (blocks stacked on axis 0), ln_post/{scale,bias}, proj/{kernel [D,E],bias}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal
+
+from clipjax.models import layers
+from clipjax.models.arch import Family
+from clipjax.models.vit import PatchEmbed
+
+ROPE_TEMPERATURE = 10000.0
+INIT = normal(0.02)  # of every matrix, as timm draws it
+
+
+@dataclass(frozen=True)
+class EvaConfig:
+    """Sizes in pixels and channels.
+
+    Attributes:
+        gated: whether the MLP multiplies activation(gate(x)) with c_fc(x): with "silu" SwiGLU.
+        norm: where a block's LayerNorms are: "pre", before its branches, or "post", behind them.
+        attn_norm, mlp_norm: whether there is one more in front of the branch's last matrix (sub-LN).
+        rope_grid: the side of the grid of patches of the pretraining, over which the rotary positions of any
+            image run; 0: there are no rotary positions.
+        pooling: "class": the features are the class token's.
+    """
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    gated: bool
+    activation: Literal["gelu", "silu"]
+    norm: Literal["pre", "post"]
+    attn_norm: bool
+    mlp_norm: bool
+    rope_grid: int
+    ln_eps: float
+    pooling: Literal["class"]
+    embed_dim: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.rope_grid and self.width // self.heads % 4:
+            raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
+
+
+# ------------------------------------------------------------------------------------ rotary positions
+
+
+def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines [N, head / 2] float32: the angles that each token's pairs of channels turn by.
+
+    The first half of the pairs turns by the row, the second by the column, both counted on the reference
+    grid; the class token does not turn. As timm's `RotaryEmbeddingCat`.
+    """
+    side, bands = config.image_size // config.patch_size, config.width // config.heads // 4
+    exponents = np.arange(bands, dtype=np.float32) / np.float32(bands)
+    frequencies = 1 / np.float32(ROPE_TEMPERATURE) ** exponents
+    steps = np.arange(side, dtype=np.float32) / np.float32(side) * np.float32(config.rope_grid)
+    rows, columns = np.meshgrid(steps, steps, indexing="ij")
+    angles = np.stack([rows, columns], axis=-1)[..., None] * frequencies
+    angles = np.concatenate([np.zeros((1, 2 * bands), np.float32), angles.reshape(side**2, -1)])
+    return np.cos(angles), np.sin(angles)
+
+
+def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
+    """What the linear makes of x, in each head first the even channels, then the odd ones.
+
+    A rotation turns an even channel and the odd one beside it. With the matrix's columns in this order it
+    needs no shuffling of activations, and as queries and keys share the order scores do not change.
+    """
+
+    def ordered(y: Array) -> Array:
+        return y.reshape(*y.shape[:-1], heads, -1, 2).swapaxes(-1, -2).reshape(y.shape)
+
+    y = x @ ordered(linear.kernel[...])
+    return y if linear.bias is None else y + ordered(linear.bias[...])
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """x [B, heads, N, head] with channels as `in_halves` puts them, each pair turned by its token's angle."""
+    even, odd = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1).astype(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------ tower
+
+
+class EvaAttention(nnx.Module):
+    """Multi-head self-attention with rotary positions, given their tables; keys have no bias."""
+
+    def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
+        dim = config.width
+        self.q = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
+        self.k = layers.Linear(dim, dim, kernel_init=INIT, use_bias=False, rngs=rngs)
+        self.v = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
+        self.ln = layers.LayerNorm(dim, eps=config.ln_eps) if config.attn_norm else None
+        self.out = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
+        self.heads = config.heads
+
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
+        if tables is None:
+            mixed = layers.attend(self.q(x), self.k(x), self.v(x), heads=self.heads)
+        else:
+            q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
+            q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, self.v(x)))
+            mixed = layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v)
+        return self.out(mixed if self.ln is None else self.ln(mixed))
+
+
+class EvaMlp(nnx.Module):
+    """c_fc, activation (or c_fc times the activation of gate), ln, c_proj."""
+
+    def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
+        dim, width = config.width, config.mlp_width
+        self.gate = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs) if config.gated else None
+        self.c_fc = layers.Linear(dim, width, kernel_init=INIT, rngs=rngs)
+        self.ln = layers.LayerNorm(width, eps=config.ln_eps) if config.mlp_norm else None
+        self.c_proj = layers.Linear(width, dim, kernel_init=INIT, rngs=rngs)
+        self.activation = config.activation
+
+    def __call__(self, x: Array) -> Array:
+        activation, hidden = layers.ACTIVATIONS[self.activation], self.c_fc(x)
+        hidden = activation(hidden) if self.gate is None else activation(self.gate(x)) * hidden
+        return self.c_proj(hidden if self.ln is None else self.ln(hidden))
+
+
+class EvaBlock(nnx.Module):
+    """Two residual branches, attention and MLP, with their norms before or behind them."""
+
+    def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
+        self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
+        self.attn = EvaAttention(config, rngs)
+        self.ln_2 = layers.LayerNorm(config.width, eps=config.ln_eps)
+        self.mlp = EvaMlp(config, rngs)
+        self.norm = config.norm
+
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
+        if self.norm == "post":
+            x = x + self.ln_1(self.attn(x, tables))
+            return x + self.ln_2(self.mlp(x))
+        x = x + self.attn(self.ln_1(x), tables)
+        return x + self.mlp(self.ln_2(x))
+
+
+class Eva(nnx.Module):
+    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+
+    def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
+        c = config
+        self.config = config
+        self.patch_embed = PatchEmbed(c.patch_size, c.width, use_bias=True, rngs=rngs)
+        tokens = (c.image_size // c.patch_size) ** 2 + 1
+        self.class_embedding = nnx.Param(INIT(rngs.params(), (c.width,)))
+        self.positional_embedding = nnx.Param(INIT(rngs.params(), (tokens, c.width)))
+        self.blocks = layers.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
+        # The deeper a block, the less it adds at first (timm's `fix_init_weight`).
+        depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
+        for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
+            linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
+        self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
+        self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=normal(0.02 * 0.001), rngs=rngs)
+
+    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+        patches = self.patch_embed(images)
+        embedded = self.embed(patches)
+        x, outputs = layers.scan(self.blocks, embedded, self.tables(), capture=capture)
+        pooled = self.ln_post(x[:, 0])
+        features = self.proj(pooled)
+        if outputs is None:
+            return features, {}
+        stages = {"patch_embed": patches, "embed": embedded}
+        stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
+        return features, stages | {"pooled": pooled, "projected": features}
+
+    def embed(self, patches: Array) -> Array:
+        """Embedded patches [B, h, w, D] -> what the first block is given, [B, N, D]."""
+        batch, *_, width = patches.shape
+        token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
+        x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
+        return x + self.positional_embedding[...]
+
+    def tables(self) -> tuple[Array, Array] | None:
+        """`rotary_tables`, float32 in every precision."""
+        if not self.config.rope_grid:
+            return None
+        cos, sin = rotary_tables(self.config)
+        return jnp.asarray(cos), jnp.asarray(sin)
+
+
+def dense(tower: Eva, images: Array, blocks: Sequence[int]) -> list[Array]:
+    """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
+    patches = tower.patch_embed(images)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), at=blocks)
+    return [x[:, 1:].reshape(patches.shape) for x in outputs]
+
+
+def narrow(config: EvaConfig) -> EvaConfig:
+    """Two heads, two blocks, nine patches."""
+    c, head = config, config.width // config.heads
+    sizes = {"image_size": 3 * c.patch_size, "width": 2 * head, "layers": 2, "heads": 2}
+    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+
+
+FAMILY = Family(
+    name="eva",
+    tower="vision",
+    config=EvaConfig,
+    build=Eva,
+    narrow=narrow,
+    dense=dense,
+    depth=lambda config: config.layers,
+)

@@ -1,0 +1,82 @@
+"""timm 1.0 `eva.Eva` as the trunk of open_clip 3.3 `timm_model.TimmModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip.timm_model import TimmModel
+from timm.layers.mlp import SwiGLU
+from timm.models.eva import Eva, EvaBlockPostNorm
+from torch import Tensor
+
+from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
+from converters.golden.recording import Tower, numbered, recording
+
+
+def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "img_size": record["image_size"],
+        "embed_dim": record["width"],
+        "depth": record["layers"],
+        "num_heads": record["heads"],
+        # timm takes the integer part of width x ratio: the half keeps it off the edge.
+        "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
+    }
+
+
+def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
+    trunk = visual.trunk
+    modules = {"patch_embed": trunk.patch_embed.proj, **numbered("blocks", trunk.blocks)}
+    with recording(modules, inputs_of={"embed": trunk.blocks[0], "pooled": trunk.head}) as found:
+        features = visual(images)
+    return {**found, "projected": features}
+
+
+def condition(visual: Any, seed: int) -> None:
+    trunk = visual.trunk
+    trunk.pos_embed.normal_(std=STREAM)
+    trunk.cls_token.normal_(std=STREAM)
+    scaled_normal(trunk.patch_embed.proj.weight, STREAM)
+    trunk.patch_embed.proj.bias.mul_(STREAM)
+    condition_residual((block.attn.proj, block.mlp.fc2) for block in trunk.blocks)
+    for block in trunk.blocks:
+        condition_attention(block.attn)
+        if isinstance(block.mlp, SwiGLU):  # small, for the eps of the norm inside
+            condition_residual([(block.mlp.fc1_x,)])
+        if isinstance(block, EvaBlockPostNorm):
+            condition_post_norm(block)
+
+
+def condition_attention(attn: Any) -> None:
+    """Queries and keys that choose, biases, and small values where a norm follows."""
+    if attn.qkv is None:
+        for linear in (attn.q_proj, attn.k_proj):
+            scaled_normal(linear.weight, ATTENTION_GAIN)
+        condition_residual([(attn.v_proj,)])
+        return
+    query_key, _ = attn.qkv.weight.split([2 * attn.q_bias.numel(), attn.q_bias.numel()])
+    scaled_normal(query_key, ATTENTION_GAIN)
+    attn.q_bias.uniform_(-0.2, 0.2)
+    attn.v_bias.uniform_(-0.2, 0.2)
+
+
+def condition_post_norm(block: Any) -> None:
+    """The norms write the stream, so they are small; what reads it as it is makes up for that.
+
+    Unnormalised the stream grows, to about twice STREAM: queries and keys are to choose no harder for it.
+    """
+    for norm in (block.norm1, block.norm2):
+        norm.weight.mul_(STREAM)
+        norm.bias.mul_(STREAM)
+    width = block.attn.q_bias.numel()
+    query_key, value = block.attn.qkv.weight.split([2 * width, width])
+    query_key.mul_(0.5 / STREAM)
+    value.mul_(1 / STREAM)
+    block.mlp.fc1.weight.mul_(1 / STREAM)
+
+
+def takes(module: Any) -> bool:
+    return isinstance(module, TimmModel) and isinstance(module.trunk, Eva)
+
+
+TOWERS = [Tower(takes, stages, condition)]
