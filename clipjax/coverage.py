@@ -23,7 +23,7 @@ from typing import Any
 from clipjax.config import config_dir, read_text, read_toml
 from clipjax.errors import DataError, unknown_name
 from clipjax.models import FORWARD_VERSION
-from clipjax.registry import groups, registry, why_unknown
+from clipjax.registry import groups, registry
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
     "verified",
@@ -139,7 +139,8 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
     """The table "models" or "families" in Markdown, and the summary below it."""
     titles, cells = {"models": table, "families": family_table}[which](rows)
     lines = [titles, ["---"] * len(titles), *cells]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", summary(rows)])
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), "", summary(rows)])
 
 
 def summary(rows: Sequence[Coverage]) -> str:
@@ -167,7 +168,6 @@ def with_tables(text: str) -> str:
 def _row(row: Mapping[str, str], record: Mapping[str, Any]) -> Coverage:
     vision, text = _families(row["arch"])
     status, why = _status(row, record) if vision else (UNSUPPORTED, f"no configs/archs/{row['arch']}.toml")
-    tokenizer = row["tokenizer"]
     return Coverage(
         id=row["id"],
         group=row["group"],
@@ -178,10 +178,16 @@ def _row(row: Mapping[str, str], record: Mapping[str, Any]) -> Coverage:
         image_size=int(row["crop_size"]),
         status=status,
         why=why,
-        tokenizer=("needs files from the repo" if why_unknown(tokenizer) else "built in")
-        if tokenizer
-        else None,
+        tokenizer=_tokenizer(row["tokenizer"]),
     )
+
+
+def _tokenizer(name: str) -> str | None:
+    """Whether a tokenizer's vocabulary ships with clipjax; None where no text is encoded."""
+    if not name:
+        return None
+    built_in = (config_dir() / "tokenizers" / f"{name}.txt").is_file()
+    return "built in" if built_in else "needs files from the repo"
 
 
 def _families(arch: str) -> tuple[str | None, str | None]:
@@ -201,8 +207,7 @@ def _status(row: Mapping[str, str], record: Mapping[str, Any]) -> tuple[str, str
     if found["full_size"] != "equal":
         return UNVERIFIED, found["full_size"]
     if not found["narrow"]["passed"]:
-        stage, error = found["narrow"]["worst_stage"]
-        return SHAPES, f"a narrow model differs by {error:.1e} at {stage}"
+        return SHAPES, found["narrow"]["problem"]
     return VERIFIED, ""
 
 

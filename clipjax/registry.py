@@ -101,7 +101,7 @@ def model_card(model_id: str) -> Card:
         logit_bias=None,
         facts={**facts, "notes": row["notes"] or None},
         unknown=unknown,
-        classes=_optional(row, "classes", unknown),
+        classes=_classes(row, unknown),
     )
 
 
@@ -131,8 +131,12 @@ def _preprocess(row: dict[str, str]) -> Preprocess:
 
 
 def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:
-    name = _optional(row, "tokenizer", unknown)
-    return tokenizer_spec(name, arch.text.context_length) if name and arch.text is not None else None
+    if not row["tokenizer"] or arch.text is None:
+        return None
+    spec = tokenizer_spec(row["tokenizer"], arch.text.context_length)
+    if spec.sha256 is None:
+        unknown["tokenizer.sha256"] = "its files lie in the checkpoint's repository"
+    return spec
 
 
 def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) -> Any:
@@ -147,12 +151,12 @@ def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) 
         return _refuse(row, name, f"is {cell!r}, not a number")
 
 
-def _optional(row: dict[str, str], name: str, unknown: dict[str, str]) -> str | None:
-    """A cell that not every kind of model has: empty means that it does not apply."""
-    if (why := why_unknown(row[name])) is not None:
-        unknown[name] = why
+def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
+    """The label space of a classifier's head; empty for a dual encoder, which has none."""
+    if (why := why_unknown(row["classes"])) is not None:
+        unknown["classes"] = why
         return None
-    return row[name] or None
+    return row["classes"] or None
 
 
 def _refuse(row: dict[str, str], name: str, what: str) -> Any:

@@ -20,6 +20,7 @@ from timm.models import get_pretrained_cfg as get_timm_cfg
 
 from clipjax import registry as module
 from clipjax.card import Card, card_from_dict
+from clipjax.data.vocabularies import rules
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import family_of
 from clipjax.models.network import Network
@@ -53,7 +54,8 @@ def test_card_round_trip_and_reasons(model_id: str) -> None:
             assert card.unknown[f"facts.{name}"], f"{name} is null without a reason"
     assert card.unknown["source.sha256"]
     if card.kind == "zero_shot":
-        assert card.tokenizer is not None or card.unknown["tokenizer"]
+        assert card.tokenizer is not None
+        assert card.tokenizer.sha256 is not None or card.unknown["tokenizer.sha256"]
         assert card.logit_scale is None
         assert card.unknown["logit_scale"]
     else:
@@ -236,11 +238,10 @@ def test_trap_quickgelu_by_tag() -> None:
     assert quick == tags
     for name in set(CLIP) - {"roberta_vit_b_32-laion2b_s12b_b32k"}:
         arch = model_card(name).arch
-        activation = "quick_gelu" if name in tags else "gelu"
         assert arch.text is not None
-        assert arch.text.activation == activation
+        assert arch.text.activation == ("quick_gelu" if name in tags else "gelu")
         if hasattr(arch.vision, "activation"):
-            assert arch.vision.activation == activation
+            assert (arch.vision.activation == "quick_gelu") == (name in tags)
 
 
 def test_trap_roberta_vit_b_32_is_quickgelu_in_its_config_and_not_in_its_tag() -> None:
@@ -281,11 +282,14 @@ def test_trap_l14_laion2b_and_its_fine_tunes_use_inception_statistics() -> None:
     assert {model_card(name).preprocess.std for name in half} == {HALF}
 
 
-def test_trap_siglip_squashes() -> None:
+def test_trap_siglip_squashes_and_pads_with_id_1() -> None:
     card = model_card("vit_so400m_14_siglip_384-webli")
     assert card.preprocess.resize_mode == "squash"
-    assert card.arch.logit_bias
     assert {name for name in CLIP if model_card(name).preprocess.resize_mode == "squash"} == {card.id}
+    assert card.tokenizer is not None
+    assert (card.tokenizer.name, card.tokenizer.clean) == ("siglip", "canonicalize")
+    assert rules()["siglip"].pad == 1
+    assert card.arch.logit_bias
 
 
 def test_trap_b16_plus_240_e32_is_not_the_e31_repository() -> None:
