@@ -6,6 +6,7 @@ embeddings and no error) each have a test named after them.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -22,7 +23,7 @@ from clipjax import registry as module
 from clipjax.card import Card, card_from_dict
 from clipjax.data.vocabularies import rules
 from clipjax.errors import DataError, UsageError
-from clipjax.models.arch import family_of
+from clipjax.models.arch import family_of, load_arch
 from clipjax.models.network import Network
 from clipjax.registry import id_of_repo, model_card, model_ids, registry
 
@@ -37,6 +38,11 @@ HALF = (0.5, 0.5, 0.5)
 
 def family(card: Card) -> str:
     return family_of(card.arch.vision).name
+
+
+@functools.cache
+def abstract_params(arch: str) -> dict[str, Any]:
+    return Network(load_arch(arch)).abstract_params()
 
 
 def test_every_row_of_the_study_is_registered() -> None:
@@ -104,7 +110,7 @@ def test_card_agrees_with_timm(model_id: str) -> None:
 def test_params_m_is_the_size_of_the_image_tower(arch: str) -> None:
     """Trained parameters, so without the statistics of batch norm; a classifier's head is counted."""
     rows = [row for row in ROWS.values() if row["arch"] == arch]
-    params = Network(model_card(rows[0]["id"]).arch).abstract_params()
+    params = abstract_params(arch)
     leaves = jax.tree.leaves_with_path({name: params[name] for name in ("vision", "head") if name in params})
     size = sum(leaf.size for path, leaf in leaves if path[-1].key not in ("mean", "var"))
     assert {row["params_m"] for row in rows} == {f"{round(size / 1e6, 2):g}"}
@@ -172,7 +178,7 @@ def test_a_fine_tune_names_the_clip_it_came_from(model_id: str) -> None:
 
 def shapes(model_id: str) -> set[tuple[int, ...]]:
     """Shapes of the kernels of a tower's body: what a change of head or image size does not touch."""
-    vision = Network(model_card(model_id).arch).abstract_params()["vision"]
+    vision = abstract_params(ROWS[model_id]["arch"])["vision"]
     return {leaf.shape for leaf in jax.tree.leaves(vision) if len(leaf.shape) > 2}
 
 

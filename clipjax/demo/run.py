@@ -172,7 +172,7 @@ def _card(model: DemoModel, images: int) -> Card:
         logit_bias=None,
         facts={
             "group": "demo",
-            "objective": "contrastive",
+            "objective": "softmax",
             "train_source": f"demo world, {model.data}",
             "train_size_m": images / 1e6,
             "samples_seen_m": model.recipe.steps * model.recipe.batch_size / 1e6,
