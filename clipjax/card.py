@@ -157,6 +157,13 @@ class Card:
         source = dataclasses.replace(self.source, sha256=None)
         return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
 
+    def with_tokenizer_files(self, sha256: str) -> Card:
+        """The card that knows the digest of its tokenizer's files, which have been seen now."""
+        assert self.tokenizer is not None
+        unknown = {name: why for name, why in self.unknown.items() if name != "tokenizer.sha256"}
+        tokenizer = dataclasses.replace(self.tokenizer, sha256=sha256)
+        return dataclasses.replace(self, tokenizer=tokenizer, unknown=unknown)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as written to card.json."""
         tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None

@@ -1,4 +1,5 @@
 """Our own checkpoint, a folder with `model.safetensors` and `card.json`; and the way back to the reference's.
+A vocabulary that came with the weights lies beside them, under its own name.
 
 `model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtype of the file that
 they came from, and beside them, under "carried/", tensors of that file which no model needs. Its metadata
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,6 +174,7 @@ def save_checkpoint(
     card: Mapping[str, Any],
     layout: str | None,
     origin_metadata: Mapping[str, str] | None = None,
+    beside: Sequence[Path] = (),
 ) -> Path:
     """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
 
@@ -182,6 +184,7 @@ def save_checkpoint(
         card: the card's JSON record.
         layout: the table of `converters` that the reference's file fits, None for params of our own.
         origin_metadata: the strings in the header of the reference's file, where it was safetensors.
+        beside: files to copy into the folder.
 
     Returns: the folder.
 
@@ -200,6 +203,8 @@ def save_checkpoint(
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
         try:
             temporary.chmod(0o755)
+            for file in beside:
+                shutil.copyfile(file, temporary / file.name)
             sha256 = _write(temporary / WEIGHTS, tensors, metadata)
             text = json.dumps({**card, "files": {WEIGHTS: sha256}}, indent=2, ensure_ascii=False)
             with (temporary / CARD).open("w", encoding="utf-8") as file:
@@ -223,9 +228,8 @@ def save_model(model: Model, folder: str | Path) -> Path:
     origin = model.origin
     dtypes = origin.dtypes or {}
     leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
-    return save_checkpoint(
-        folder, leaves, model.carried, model.card.to_dict(), origin.layout, origin.metadata
-    )
+    card, beside = model.card.to_dict(), model.tokenizer_files
+    return save_checkpoint(folder, leaves, model.carried, card, origin.layout, origin.metadata, beside)
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:

@@ -258,6 +258,8 @@ def _subject(
                 f"{manifest.name} does not say what its classes are: give labels=NAME or a CSV file"
             )
         logit_scale(model.card)
+        if hasattr(model, "network"):
+            _ = model.tokenizer  # missing files are said now; of found ones the card learns the digest
         chosen = _prompt_set(prompts or dataset.card.prompts or DEFAULT_PROMPTS)
         _check_words(space, chosen)
     return _Subject(model, task, dataset.card.name, manifest, numbers, space, projection, chosen, sample)

@@ -254,7 +254,7 @@ def _encoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (positions in `prompts`, unit-norm float32 embeddings), a chunk at a time."""
     if hasattr(model, "network"):
-        tokens = _Tokens.of(model.tokenizer, prompts)
+        tokens = _Tokens.of(model, prompts)
         return _encode_tokens(text_encoder(model, precision), tokens, chunk)
     return _encode_strings(model.encode_text, prompts, chunk)
 
@@ -282,27 +282,32 @@ def _encode_strings(
 
 
 class _Tokens(NamedTuple):
-    """Token ids without padding: those of prompt i are `ids[end[i] - length[i] : end[i]]`."""
+    """The ids that decide the embeddings: those of prompt i are `ids[end[i] - length[i] : end[i]]`."""
 
     ids: np.ndarray
     end: np.ndarray
     length: np.ndarray
     context: int
+    pad_id: int
 
     @staticmethod
-    def of(tokenizer: Any, prompts: list[str], step: int = 4096) -> _Tokens:
+    def of(model: Any, prompts: list[str], step: int = 4096) -> _Tokens:
+        tokenizer, tower = model.tokenizer, model.network.arch.text
         parts, lengths = [], []
         for start in range(0, len(prompts), step):
-            ids, length, _ = tokenizer.encode(prompts[start : start + step])
+            ids = tokenizer.encode(prompts[start : start + step]).ids
+            length = tower.reach(ids)
             parts.append(ids[np.arange(ids.shape[1]) < length[:, None]])
             lengths.append(length)
         length = np.concatenate(lengths)
-        return _Tokens(np.concatenate(parts), np.cumsum(length), length, tokenizer.spec.context_length)
+        context, pad_id = tokenizer.spec.context_length, tokenizer.pad_id
+        return _Tokens(np.concatenate(parts), np.cumsum(length), length, context, pad_id)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """int32 [len(rows), L]; L is the longest of these prompts, rounded up to LENGTH_STEP."""
         longest = int(self.length[rows].max())
-        batch = np.zeros((len(rows), min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)), np.int32)
+        length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)
+        batch = np.full((len(rows), length), self.pad_id, np.int32)
         for place, row in enumerate(rows):
             batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
         return batch
@@ -311,7 +316,7 @@ class _Tokens(NamedTuple):
 def _encode_tokens(
     encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shortest prompts first. A causal tower reads out at the end of text: the cut changes nothing."""
+    """Shortest prompts first, cut behind the last id that the tower reads: that changes nothing."""
     order = np.argsort(tokens.length, kind="stable")
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]

@@ -6,6 +6,7 @@ The only module of clipjax that imports the converters, inside its functions. No
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from clipjax.card import Card, Weights, card_from_dict
 from clipjax.checkpoint import Origin, load_checkpoint, load_params, read_card_record
+from clipjax.data import vocabularies
+from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.model import Model
 from clipjax.models.network import Network
@@ -60,13 +63,18 @@ def _load_own(folder: Path, card: Card | None) -> Model:
     _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
-    return Model(own, load_params(opened.plan), opened.origin, opened.carried(), weights=weights)
+    own, files = _with_tokenizer_files(own, folder)
+    params = load_params(opened.plan)
+    return Model(own, params, opened.origin, opened.carried(), weights=weights, tokenizer_files=files)
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
     """A checkpoint of ours has one card: another one given for it is a mistake, not an instruction."""
     if card is None:
         return
+    seen = own.tokenizer and own.tokenizer.sha256
+    if seen and card.tokenizer is not None and card.tokenizer.sha256 is None:
+        card = card.with_tokenizer_files(seen)
     for name in ("id", "arch", "preprocess", "tokenizer", "classes"):
         if getattr(card, name) != getattr(own, name):
             raise UsageError(
@@ -96,26 +104,68 @@ def _load_remote(name: str, card: Card | None, file: str | None) -> Model:
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_name("model", name, model_ids())
-    model = _load_foreign(found.path, card, found.folder)
+    model = _load_foreign(found.path, card, found.folder, found.repo)
     source = dataclasses.replace(model.card.source, repo=found.repo, file=found.file, revision=found.revision)
     model.card = dataclasses.replace(model.card, source=source)
     return model
 
 
-def _load_foreign(path: Path, card: Card | None, folder: Path | None = None) -> Model:
-    """Convert the weights at `path` in memory, leaf by leaf."""
+def _load_foreign(
+    path: Path, card: Card | None, folder: Path | None = None, repo: str | None = None
+) -> Model:
+    """Convert the weights at `path` in memory, leaf by leaf; `repo` is where on the hub they came from."""
     from converters.engine import detect_table, plan_conversion
     from converters.sources import open_source
 
+    folder = folder or (path if path.is_dir() else path.parent)
     if card is None:
-        card = _card_beside(path, folder or (path if path.is_dir() else path.parent))
+        card = _card_beside(path, folder)
     source = open_source(path)
     plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
     params = load_params(plan)
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
     card = complete_card(card, params, source)
     origin = Origin(plan.table, plan.dtypes, source.metadata if source.format == "safetensors" else None)
-    return Model(card, params, origin, carried, weights=card.weights)
+    card, files = _with_tokenizer_files(card, folder, repo)
+    return Model(card, params, origin, carried, weights=card.weights, tokenizer_files=files)
+
+
+def find_tokenizer_files(
+    spec: TokenizerSpec, folder: Path | None = None, repo: str | None = None, *, download: bool = False
+) -> tuple[Path, ...]:
+    """The vocabulary of a tokenizer that does not ship with clipjax, as `load_tokenizer` takes it.
+
+    Looked for in a folder, then in the hub's cache, then, with `download`, on the hub.
+
+    Args:
+        spec: with a digest, files that have it are preferred to those that lie nearer.
+        repo: hub repository of the weights, asked before those that are known to have the tokenizer.
+
+    Returns: () where nothing is found, or the tokenizer ships with clipjax.
+    """
+    from converters.hub import found_files
+
+    own = vocabularies.rules().get(spec.name)
+    if own is None:
+        return ()
+    beside = [files for names in own.files if folder and (files := vocabularies.files_in(folder, names))]
+    repos = [*([repo] if repo else []), *own.repos]
+    nearest: tuple[Path, ...] = ()
+    for files in itertools.chain(beside, found_files(repos, own.files, download=download)):
+        if spec.sha256 in (None, vocabularies.digest(files)):
+            return files
+        nearest = nearest or files
+    return nearest
+
+
+def _with_tokenizer_files(card: Card, folder: Path, repo: str | None = None) -> tuple[Card, tuple[Path, ...]]:
+    """The card with the digest of its tokenizer's files, and these; as it was where none are found."""
+    if card.tokenizer is None:
+        return card, ()
+    files = find_tokenizer_files(card.tokenizer, folder, repo, download=repo is not None)
+    if files and card.tokenizer.sha256 is None:
+        card = card.with_tokenizer_files(vocabularies.digest(files))
+    return card, files
 
 
 def _card_beside(path: Path, folder: Path) -> Card:

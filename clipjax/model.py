@@ -43,6 +43,7 @@ class Model:
             fingerprint under which embeddings are stored. Do not write into the dict, nobody would notice.
         origin: layout and dtypes of the file they came from (see `clipjax.checkpoint`).
         carried: tensors of that file that no forward needs, by its keys.
+        tokenizer_files: the vocabulary, where it came with the weights and has been found.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Model:
         carried: Mapping[str, np.ndarray] | None = None,
         *,
         weights: Weights | None = None,
+        tokenizer_files: tuple[Path, ...] = (),
     ) -> None:
         """`weights` are the files that hold these very params; those of a card alone are not believed."""
         self.card = card.without_weights() if weights is None and card.weights is not None else card
@@ -62,6 +64,7 @@ class Model:
         self._params = dict(params)
         self.origin = origin or Origin()
         self.carried = dict(carried or {})
+        self.tokenizer_files = tokenizer_files
 
     def __repr__(self) -> str:
         return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"
@@ -90,10 +93,26 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """list of strings -> int32 [N, context_length], with the text cleaning of the model's training."""
-        if self.card.tokenizer is None:
+        """list of strings -> int32 [N, context_length], with the text cleaning of the model's training.
+
+        Raises:
+            UsageError: the model has no text tower, or one whose tokenizer is not known.
+            DataError: the tokenizer's files come with the weights and cannot be found, or are not the card's.
+        """
+        spec = self.card.tokenizer
+        if self.card.arch.text is None:
             raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
-        return load_tokenizer(self.card.tokenizer)
+        if spec is None:
+            why = self.card.unknown.get("tokenizer", "its card does not name one")
+            raise UsageError(f"{self.card.id} has no known tokenizer ({why}): give token ids")
+        if not self.tokenizer_files:
+            from clipjax.load import find_tokenizer_files
+
+            self.tokenizer_files = find_tokenizer_files(spec, repo=self.card.source.repo, download=True)
+        tokenizer = load_tokenizer(spec, self.tokenizer_files)
+        if spec.sha256 is None:
+            self.card = self.card.with_tokenizer_files(str(tokenizer.sha256))
+        return tokenizer
 
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed a batch of preprocessed images.
@@ -122,14 +141,15 @@ class Model:
         """
         if isinstance(texts, str):
             raise UsageError("encode_text takes a list of strings: write [text] for a single one")
-        if len(texts) and isinstance(texts[0], str):
-            texts = self.tokenizer(texts)
         if self.card.arch.text is None:
             raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
+        if len(texts) and isinstance(texts[0], str):
+            texts = self.tokenizer(texts)
         return _encode_text(self.network, self.params, jnp.asarray(texts, jnp.int32), precision)
 
     def save(self, folder: str | Path) -> Path:
-        """Write model.safetensors and card.json, which `load_model` reads back."""
+        """Write model.safetensors, card.json and a vocabulary that came with the weights; `load_model` reads
+        them back."""
         self.card = self.card.stamped()
         return save_model(self, folder)
 

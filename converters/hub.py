@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,32 @@ def resolve_source(src: str | Path, filename: str | None = None) -> Resolved:
     if not _REPO.fullmatch(str(src)):
         raise DataError(f"{src} is neither a file or folder here nor a hub repository (org/name)")
     return _from_hub(str(src), filename)
+
+
+def found_files(
+    repos: Iterable[str], sets: Sequence[Sequence[str]], *, download: bool
+) -> Iterator[tuple[Path, ...]]:
+    """Sets of files that hub repositories have in the cache, then, with `download`, on the hub.
+
+    Whatever cannot be had is passed over; a hub that cannot be reached is asked once.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    repos = list(repos)
+    for cached in (True, False) if download else (True,):
+        for repo in repos:
+            for names in sets:
+                try:
+                    yield tuple(
+                        Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=cached))
+                        for name in names
+                    )
+                except errors.LocalEntryNotFoundError:
+                    if not cached:
+                        return
+                except (errors.EntryNotFoundError, errors.HfHubHTTPError, errors.HFValidationError, OSError):
+                    continue
 
 
 def _from_hub(repo: str, filename: str | None) -> Resolved:

@@ -47,6 +47,7 @@ class Model:
 
     def __init__(self, params: dict, origin: Origin, carried: dict) -> None:
         self.params, self.origin, self.carried = params, origin, carried
+        self.tokenizer_files = ()
 
 
 def converted(path: Path, kind: str) -> Any:
