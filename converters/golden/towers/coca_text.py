@@ -1,0 +1,36 @@
+"""The text tower of open_clip 3.3 `coca_model.CoCa`: a `TextTransformer` with an appended token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip.transformer import TextTransformer
+from torch import Tensor
+
+from converters.golden.condition import STREAM
+from converters.golden.recording import Tower, numbered, recording
+from converters.golden.towers import text
+from converters.golden.towers.text import open_clip_sizes
+
+__all__ = ["TOWERS", "open_clip_sizes"]
+
+
+def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    blocks = model.transformer.resblocks
+    with recording(
+        {**numbered("blocks", blocks), "pooled": model.ln_final}, inputs_of={"embed": blocks[0]}
+    ) as found:
+        output = model(ids)
+    return {**found, "projected": output[0] if model.output_tokens else output}
+
+
+def condition(model: Any, seed: int) -> None:
+    text.condition(model, seed)
+    model.cls_emb.normal_(std=STREAM)
+
+
+def takes(module: Any) -> bool:
+    return isinstance(module, TextTransformer) and module.cls_emb is not None
+
+
+TOWERS = [Tower(takes, stages, condition)]
