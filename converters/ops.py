@@ -73,4 +73,9 @@ OPS = {
     "q_linear": Op(axes=_MATRIX, part=0, parts=3),
     "k_linear": Op(axes=_MATRIX, part=1, parts=3),
     "v_linear": Op(axes=_MATRIX, part=2, parts=3),
+    # Where attention has its queries elsewhere.
+    "k_of_kv": Op(part=0, parts=2),
+    "v_of_kv": Op(part=1, parts=2),
+    "k_of_kv_linear": Op(axes=_MATRIX, part=0, parts=2),
+    "v_of_kv_linear": Op(axes=_MATRIX, part=1, parts=2),
 }

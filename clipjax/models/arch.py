@@ -51,9 +51,9 @@ class Family:
             `tower(inputs, capture) -> (features, stages)`.
         narrow: config -> the same flags at small sizes; what parity of numbers is shown on.
         depth: of a vision family: config -> how many blocks (of a transformer) or stages it has.
-        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order) -> what each
-            returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is run,
-            and no other output is kept.
+        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order) -> what
+            each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is
+            run, and no other output is kept.
     """
 
     name: str

@@ -22,6 +22,7 @@ Stages: stem, blocks.0.0, ..., blocks.6.0, head (the map after `final`), pooled.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -166,9 +167,26 @@ class MBConvNet(nnx.Module):
         return features, stages | {"head": x, "pooled": features}
 
 
+def dense(tower: MBConvNet, images: Array, stages: Sequence[int]) -> list[Array]:
+    """The maps of the given stages (ascending)."""
+    x, maps = tower.stem(images), []
+    for i in range(stages[-1] + 1):
+        x, _ = getattr(tower, f"stage{i}")(x, False)
+        maps.append(x)
+    return [maps[i] for i in stages]
+
+
 def narrow(config: MBConvConfig) -> MBConvConfig:
     """Smaller images only: timm's `create_model` has no argument for the other sizes, and they are small."""
     return dataclasses.replace(config, image_size=96)
 
 
-FAMILY = Family(name="mbconv", tower="vision", config=MBConvConfig, build=MBConvNet, narrow=narrow)
+FAMILY = Family(
+    name="mbconv",
+    tower="vision",
+    config=MBConvConfig,
+    build=MBConvNet,
+    narrow=narrow,
+    depth=lambda config: len(config.stages),
+    dense=dense,
+)

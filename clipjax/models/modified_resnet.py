@@ -20,6 +20,7 @@ Stages: stem, layer1.0, layer1.1, ..., layer4.N, projected.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -172,6 +173,15 @@ class ModifiedResNet(nnx.Module):
         return features, stages | {"projected": features}
 
 
+def dense(tower: ModifiedResNet, images: Array, stages: Sequence[int]) -> list[Array]:
+    """The maps of the given stages (ascending), [B, S / 4, S / 4, 4 width] of stage 0 to those of stage 3."""
+    x, maps = tower.stem(images), []
+    for i in range(stages[-1] + 1):
+        x, _ = getattr(tower, f"layer{i + 1}")(x, False)
+        maps.append(x)
+    return [maps[i] for i in stages]
+
+
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:
     """A quarter of the width, six blocks, nine cells in the last map."""
     width = config.width // 4
@@ -186,4 +196,6 @@ FAMILY = Family(
     config=ModifiedResNetConfig,
     build=ModifiedResNet,
     narrow=narrow,
+    depth=lambda config: len(config.layers),
+    dense=dense,
 )

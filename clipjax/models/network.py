@@ -128,7 +128,8 @@ class Network:
         """
         self._check_images(images)
         family = family_of(self.arch.vision)
-        assert family.dense is not None and family.depth is not None
+        assert family.dense is not None
+        assert family.depth is not None
         wanted = _indices(layers, family.depth(self.arch.vision), self.arch.name)
         ascending = sorted(set(wanted))
         tower = self._tower("vision", params, precision)

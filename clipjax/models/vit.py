@@ -38,14 +38,17 @@ class ViTConfig:
     """Sizes in pixels and channels.
 
     Attributes:
+        crop_to_patches: whether pixels at the right and bottom that fill no patch are left out (SigLIP's
+            384 = 27 x 14 + 6); otherwise such an image size is refused.
         patch_bias: whether the patch embedding has a bias.
         class_token: whether a learned token comes before the patches.
         positions: what the position table has a row for: "all" tokens, or "patches", the class token being
             put before them afterwards.
         pre_norm: whether there is a LayerNorm before the blocks.
         layer_scale: whether what a branch of a block adds is scaled by a learned factor a channel.
-        pooling: what is taken from the tokens: "class", the normalised class token; "map", what SigLIP's query
-            reads from the normalised tokens; "attention", the normalised of what CoCa's first query reads.
+        pooling: what is taken from the tokens: "class", the normalised class token; "map", what SigLIP's
+            query reads from the normalised tokens; "attention", what CoCa's first query reads, normalised
+            afterwards.
         pool_queries, pool_heads: of the pooling's attention; both 0 with "class".
         projection: whether a matrix without bias takes what was pooled to `embed_dim` channels.
     """
@@ -56,6 +59,7 @@ class ViTConfig:
     layers: int
     heads: int
     mlp_width: int
+    crop_to_patches: bool
     patch_bias: bool
     class_token: bool
     positions: Literal["all", "patches"]
@@ -70,7 +74,7 @@ class ViTConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size:
+        if self.image_size % self.patch_size and not self.crop_to_patches:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
@@ -79,8 +83,8 @@ class ViTConfig:
         self._check_pooling()
 
     def _check_pooling(self) -> None:
-        if self.pooling == "class" and not self.class_token:
-            raise ValueError("pooling 'class' needs class_token = true")
+        if not self.class_token and (self.pooling == "class" or self.positions == "all"):
+            raise ValueError("pooling 'class' and positions 'all' need class_token = true")
         pooled = self.embed_dim if self.pooling == "attention" else self.width
         if not self.projection and pooled != self.embed_dim:
             raise ValueError(f"without a projection embed_dim is the width, {self.width}")
@@ -105,7 +109,7 @@ class ViTConfig:
 
 
 class PatchEmbed(nnx.Module):
-    """Cuts [B, H, W, 3] into patches and embeds each: [B, H / P, W / P, D]."""
+    """Cuts [B, H, W, 3] into patches and embeds each: [B, H // P, W // P, D]."""
 
     def __init__(self, patch: int, width: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(layers.torch_uniform(rngs.params(), (patch, patch, 3, width), jnp.float32))
@@ -117,7 +121,8 @@ class PatchEmbed(nnx.Module):
         patch, _, channels, width = kernel.shape
         batch, height, wide, _ = images.shape
         rows, cols = height // patch, wide // patch
-        x = images.reshape(batch, rows, patch, cols, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = images[:, : rows * patch, : cols * patch]
+        x = x.reshape(batch, rows, patch, cols, patch, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(batch, rows, cols, -1) @ kernel.reshape(-1, width)
         return x if self.bias is None else x + self.bias[...]
 
@@ -163,7 +168,8 @@ class VisionTransformer(nnx.Module):
             return features, {}
         stages = {"patch_embed": patches, "embed": embedded}
         stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
-        return features, stages | {"pooled": pooled, "projected": features}
+        stages["pooled"] = pooled
+        return features, stages if self.proj is None else stages | {"projected": features}
 
     def embed(self, patches: Array) -> Array:
         """Embedded patches [B, h, w, D] -> what the first block is given, [B, N, D]."""
@@ -208,7 +214,8 @@ def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int]) -> lis
 def narrow(config: ViTConfig) -> ViTConfig:
     """Two heads, two blocks, nine patches; five queries where CoCa has 256."""
     c, head = config, config.width // config.heads
-    sizes = {"image_size": 3 * c.patch_size, "width": 2 * head, "layers": 2, "heads": 2}
+    pixels = 3 * c.patch_size + c.image_size % c.patch_size
+    sizes = {"image_size": pixels, "width": 2 * head, "layers": 2, "heads": 2}
     sizes |= {"mlp_width": int(2 * head * c.mlp_width / c.width)}
     sizes |= {"embed_dim": 96 if c.projection else 2 * head}
     if c.pooling == "map":

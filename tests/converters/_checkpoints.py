@@ -58,7 +58,9 @@ def state_dict(kind: str = "vit", half: bool = False, **options: Any) -> dict[st
 def arch(kind: str) -> Arch:
     if kind == "vit":
         vision = {"family": "vit", "image_size": 8, "patch_size": 4, "width": 16, "layers": 3, "heads": 2}
-        vision |= {"mlp_width": 64, "activation": "gelu", "ln_eps": 1e-5, "pooling": "class"}
+        vision |= {"mlp_width": 64, "crop_to_patches": False, "patch_bias": False, "class_token": True}
+        vision |= {"positions": "all", "pre_norm": True, "layer_scale": False, "activation": "gelu"}
+        vision |= {"ln_eps": 1e-5, "pooling": "class", "pool_queries": 0, "pool_heads": 0, "projection": True}
     else:
         vision = {"family": "modified_resnet", "image_size": 32, "width": 8, "layers": [2, 1, 3, 1]}
         vision |= {"heads": 4, "bn_eps": 1e-5}

@@ -25,7 +25,8 @@ from clipjax.models.vit import ViTConfig
 
 TOLERANCE = 2e-6  # relative to the largest feature; the mutations below move the features by far more
 
-VIT = ViTConfig(32, 8, 48, 3, 4, 144, "quick_gelu", 1e-5, "class", 24)
+PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale
+VIT = ViTConfig(32, 8, 48, 3, 4, 144, *PLAIN, "quick_gelu", 1e-5, "class", 0, 0, True, 24)
 TEXT = TextConfig(16, 300, 48, 3, 4, 192, "gelu", 1e-5, True, "argmax", False, 24)
 RESNET = ModifiedResNetConfig(96, 16, (2, 1, 3, 1), 8, 1e-5, 24)
 TORCH_ACTIVATIONS = {

@@ -28,7 +28,8 @@ from clipjax.models.text import TextConfig
 from clipjax.models.vit import ViTConfig
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
-VIT = ViTConfig(32, 8, 64, 2, 2, 256, "gelu", 1e-5, "class", 32)
+PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale
+VIT = ViTConfig(32, 8, 64, 2, 2, 256, *PLAIN, "gelu", 1e-5, "class", 0, 0, True, 32)
 RESNET = ModifiedResNetConfig(64, 16, (3, 1, 2, 1), 8, 1e-5, 32)
 MBCONV = MBConvConfig(
     32,

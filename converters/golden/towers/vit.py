@@ -1,4 +1,4 @@
-"""open_clip 3.3 `transformer.VisionTransformer`."""
+"""open_clip 3.3 `transformer.VisionTransformer`, CoCa's too; timm's are in timm_vit.py."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from converters.golden.condition import STREAM, condition_residual, scaled_normal
+from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.towers.timm_vit import timm_sizes
+
+__all__ = ["TOWERS", "open_clip_sizes", "timm_sizes"]
 
 
 def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
     names = ("image_size", "patch_size", "width", "layers")
     # open_clip takes the integer part of width x ratio: the half keeps it off the edge.
     ratio = (record["mlp_width"] + 0.5) / record["width"]
-    return {name: record[name] for name in names} | {
-        "head_width": record["width"] // record["heads"],
-        "mlp_ratio": ratio,
-    }
+    sizes = {name: record[name] for name in names}
+    sizes |= {"head_width": record["width"] // record["heads"], "mlp_ratio": ratio}
+    return sizes | ({"attn_pooler_queries": record["pool_queries"]} if record["pool_queries"] else {})
 
 
 def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
@@ -26,6 +28,7 @@ def stages(visual: Any, images: Tensor) -> dict[str, Tensor]:
     modules = {"patch_embed": visual.conv1, **numbered("blocks", blocks)}
     with recording(modules, inputs_of={"embed": blocks[0]}) as found:
         features = visual(images)
+    features = features[0] if visual.output_tokens else features
     pooled, _ = visual._pool(found[f"blocks.{len(blocks) - 1}"])
     return {**found, "pooled": pooled, "projected": features}
 
@@ -38,10 +41,18 @@ def condition(visual: Any, seed: int) -> None:
     visual.ln_pre.weight *= STREAM
     visual.ln_pre.bias *= STREAM
     scaled_normal(visual.proj.T, 1.0)
+    if visual.attn_pool is not None:
+        condition_pool(visual.attn_pool)
 
 
-def takes(module: Any) -> bool:
-    return isinstance(module, VisionTransformer) and module.attn_pool is None
+def condition_pool(pool: Any) -> None:
+    """Small queries, and small outputs for the norm behind."""
+    pool.query.normal_(std=STREAM)
+    scaled_normal(pool.attn.q_proj_weight, ATTENTION_GAIN)
+    scaled_normal(pool.attn.k_proj_weight, ATTENTION_GAIN)
+    scaled_normal(pool.attn.v_proj_weight, 1.0)
+    pool.attn.in_proj_bias.uniform_(-0.2, 0.2)
+    condition_residual([(pool.attn.out_proj,)])
 
 
-TOWERS = [Tower(takes, stages, condition)]
+TOWERS = [Tower(lambda module: isinstance(module, VisionTransformer), stages, condition)]

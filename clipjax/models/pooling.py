@@ -1,0 +1,73 @@
+"""Attention pooling: learned queries that read a transformer's tokens.
+
+Sources: Zhai et al. 2022 (arXiv 2106.04560) section 3.3 and timm 1.0 `attention_pool.AttentionPoolLatent` for
+the multihead attention pooling (MAP) of SigLIP; Yu et al. 2022 (arXiv 2205.01917) section 3.2 and open_clip
+3.3 `transformer.AttentionalPooler` for CoCa.
+
+Params: query [M,E], attn/{q,k,v,out}/{kernel,bias}; MAP also ln/{scale,bias} and
+mlp/{c_fc,c_proj}/{kernel,bias}, CoCa also ln_q/{scale,bias} and ln_k/{scale,bias}.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.nn.initializers import normal, xavier_uniform
+
+from clipjax.models import layers
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention of queries [B, M, D] over tokens [B, N, T] -> [B, M, D]."""
+
+    def __init__(self, dim: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
+        init = xavier_uniform()
+        self.q = layers.Linear(dim, dim, kernel_init=init, rngs=rngs)
+        self.k = layers.Linear(token_dim, dim, kernel_init=init, rngs=rngs)
+        self.v = layers.Linear(token_dim, dim, kernel_init=init, rngs=rngs)
+        self.out = layers.Linear(dim, dim, rngs=rngs)
+        self.heads = heads
+
+    def __call__(self, queries: Array, tokens: Array) -> Array:
+        q, k, v = self.q(queries), self.k(tokens), self.v(tokens)
+        return self.out(layers.attend(q, k, v, heads=self.heads))
+
+
+class MapPool(nnx.Module):
+    """SigLIP's pooling of tokens [B, N, D], already normalised -> [B, D]: one query, then a residual MLP."""
+
+    def __init__(
+        self, dim: int, heads: int, mlp_width: int, *, activation: str, ln_eps: float, rngs: nnx.Rngs
+    ):
+        self.query = nnx.Param(normal(dim**-0.5)(rngs.params(), (1, dim)))
+        self.attn = CrossAttention(dim, dim, heads, rngs=rngs)
+        self.ln = layers.LayerNorm(dim, eps=ln_eps)
+        init = layers.torch_uniform
+        self.mlp = layers.Mlp(dim, mlp_width, activation=activation, fc_init=init, proj_init=init, rngs=rngs)
+
+    def __call__(self, tokens: Array) -> Array:
+        read = self.attn(_for_each(tokens, self.query[...]), tokens)[:, 0]
+        return read + self.mlp(self.ln(read))
+
+
+class CocaPool(nnx.Module):
+    """What the first of CoCa's queries reads from tokens [B, N, D], not normalised -> [B, E].
+
+    The other queries are for the captioner. Queries do not see each other, so they are not computed here.
+    """
+
+    def __init__(self, dim: int, token_dim: int, heads: int, queries: int, *, ln_eps: float, rngs: nnx.Rngs):
+        self.query = nnx.Param(normal(1.0)(rngs.params(), (queries, dim)))
+        self.ln_q = layers.LayerNorm(dim, eps=ln_eps)
+        self.ln_k = layers.LayerNorm(token_dim, eps=ln_eps)
+        self.attn = CrossAttention(dim, token_dim, heads, rngs=rngs)
+
+    def __call__(self, tokens: Array) -> Array:
+        query = self.ln_q(self.query[:1])
+        return self.attn(_for_each(tokens, query), self.ln_k(tokens))[:, 0]
+
+
+def _for_each(tokens: Array, query: Array) -> Array:
+    """[M, D] -> [B, M, D], once for each image of `tokens`."""
+    return jnp.broadcast_to(query, (tokens.shape[0], *query.shape))

@@ -1,0 +1,79 @@
+"""timm 1.0 `vision_transformer.VisionTransformer`, alone or as the trunk of open_clip 3.3 `TimmModel`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip.timm_model import TimmModel
+from timm.layers import LayerScale
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
+from converters.golden.recording import Tower, numbered, recording
+
+
+def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "img_size": record["image_size"],
+        "embed_dim": record["width"],
+        "depth": record["layers"],
+        "num_heads": record["heads"],
+        # timm takes the integer part of width x ratio: the half keeps it off the edge.
+        "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
+    }
+
+
+def trunk_of(model: Any) -> Any:
+    return model.trunk if isinstance(model, TimmModel) else model
+
+
+def stages(model: Any, images: Tensor) -> dict[str, Tensor]:
+    trunk = trunk_of(model)
+    modules = {"patch_embed": trunk.patch_embed.proj, **numbered("blocks", trunk.blocks)}
+    with recording(modules, inputs_of={"embed": trunk.blocks[0], "pooled": trunk.head}) as found:
+        model(images)
+    return found
+
+
+def condition(model: Any, seed: int) -> None:
+    trunk = trunk_of(model)
+    trunk.pos_embed.normal_(std=STREAM)
+    scaled_normal(trunk.patch_embed.proj.weight, STREAM)
+    if trunk.patch_embed.proj.bias is not None:
+        trunk.patch_embed.proj.bias.mul_(STREAM)
+    if trunk.cls_token is not None:
+        trunk.cls_token.normal_(std=STREAM)
+    if isinstance(trunk.norm_pre, nn.LayerNorm):
+        trunk.norm_pre.weight.mul_(STREAM)
+        trunk.norm_pre.bias.mul_(STREAM)
+    for block in trunk.blocks:
+        condition_block(block)
+    if trunk.attn_pool is not None:
+        condition_pool(trunk.attn_pool)
+
+
+def condition_block(block: Any) -> None:
+    """Queries and keys that choose; small branches, by their LayerScale where there is one."""
+    width = block.attn.qkv.in_features
+    scaled_normal(block.attn.qkv.weight[: 2 * width], ATTENTION_GAIN)
+    if isinstance(block.ls1, LayerScale):
+        for scale in (block.ls1, block.ls2):
+            scale.gamma.uniform_(0.6, 1.4).mul_(STREAM)
+    else:
+        condition_residual([(block.attn.proj, block.mlp.fc2)])
+
+
+def condition_pool(pool: Any) -> None:
+    """What the query reads is small, for the eps of the norm behind it."""
+    pool.latent.normal_()
+    scaled_normal(pool.q.weight, ATTENTION_GAIN)
+    scaled_normal(pool.kv.weight[: pool.kv.in_features], ATTENTION_GAIN)
+    condition_residual([(pool.proj, pool.mlp.fc2)])
+
+
+def takes(module: nn.Module) -> bool:
+    return isinstance(trunk_of(module), VisionTransformer)
+
+
+TOWERS = [Tower(takes, stages, condition)]
