@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from open_clip.timm_model import TimmModel
-from timm.layers import LayerScale
+from timm.layers.layer_scale import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
