@@ -49,7 +49,8 @@ class TokenizerSpec:
     Attributes:
         name: "openai_bpe", or a file in configs/tokenizers without its ending.
         context_length: number of ids a text becomes, start, end and padding included.
-        clean: "lower", "whitespace" (case is kept) or "canonicalize" (lower case without ASCII punctuation).
+        clean: "lower", "whitespace" (case is kept), "canonicalize" (lower case without ASCII punctuation) or
+            "canonicalize_hf" (the same as transformers does it for SigLIP).
         sha256: digest of the vocabulary's files; None until they are seen, where they come with the weights.
     """
 
@@ -285,9 +286,15 @@ def _canonicalize(text: str) -> str:
     return " ".join(_repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
+def _canonicalize_hf(text: str) -> str:
+    """transformers' `SiglipTokenizer`: nothing is repaired, and an underscore is dropped."""
+    return " ".join(text.encode(errors="replace").decode().lower().translate(_NO_PUNCTUATION).split())
+
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLEANINGS: dict[str, Callable[[str], str]] = {
     "lower": _lower,
     "whitespace": _keep_case,
     "canonicalize": _canonicalize,
+    "canonicalize_hf": _canonicalize_hf,
 }
