@@ -23,7 +23,6 @@ from jax.sharding import Mesh
 from clipjax.data.loader import training_batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe, normalize
-from clipjax.data.tokenizers import token_lengths
 from clipjax.errors import UsageError
 from clipjax.finetune.checkpoints import Checkpoints
 from clipjax.finetune.loop import fit
@@ -107,14 +106,14 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Lo
 
 
 def _cut(
-    tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
+    tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
-    """The tokenizer, cut at the longest caption of the data: exact, because CLIP's text tower is causal."""
+    """The tokenizer, cut behind the last id of the data that the text tower reads: that changes nothing."""
     captions = manifest.columns.get(column, [])
     texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
     if not texts:
         return None
-    length = max(int(token_lengths(tokenizer(texts[i : i + 4096])).max()) for i in range(0, len(texts), 4096))
+    length = max(int(tower.reach(tokenizer(texts[i : i + 4096])).max()) for i in range(0, len(texts), 4096))
     return lambda batch: tokenizer(batch)[:, :length]
 
 
@@ -147,7 +146,8 @@ def train(
         manifest: the data, with captions in the column `captions`.
         recipe: see `Recipe`.
         pixels, mean, std: what the model sees of an image.
-        tokenizer: texts -> int32 [N, context length]; batches are cut at the longest caption of the data.
+        tokenizer: texts -> int32 [N, context length]; batches are cut behind the last id of the data that the
+            text tower reads.
         checkpoints: folder to resume from and to save into after every `every` steps; None keeps none.
         mesh, rules: devices, default all of them, and how the parameters lie on them.
         description, progress: the bar on stderr.
@@ -172,7 +172,7 @@ def train(
         batch_size=recipe.batch_size // processes,
         seed=recipe.seed,
         captions=captions,
-        tokenize=_cut(tokenizer, manifest, captions),
+        tokenize=_cut(network.arch.text, tokenizer, manifest, captions),
         process_index=jax.process_index(),
         process_count=processes,
     )

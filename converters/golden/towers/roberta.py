@@ -71,7 +71,8 @@ def condition(model: Any, seed: int) -> None:
         scaled_normal(layer.intermediate.dense.weight, 1 / STREAM)
         scale_by(STREAM, layer.output.dense)
     if isinstance(model.proj, nn.Sequential):
-        scaled_normal(model.proj[0].weight, 1 / STREAM)
+        first: Any = model.proj[0]
+        scaled_normal(first.weight, 1 / STREAM)
 
 
 def scale_by(factor: float, module: Any) -> None:

@@ -1,4 +1,4 @@
-"""The text tower of open_clip 3.3 `model.CLIP`, which is the model itself, or its `TextTransformer`."""
+"""The text tower of open_clip 3.3 `model.CLIP`, which is the model itself, or a `TextTransformer` (SigLIP's too)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
 
 def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     blocks = model.transformer.resblocks
-    forward = model.encode_text if isinstance(model, CLIP) else model
+    forward: Any = model.encode_text if isinstance(model, CLIP) else model
     with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as found:
         features = forward(ids)
     tokens = model.ln_final(found[f"blocks.{len(blocks) - 1}"])
