@@ -1,4 +1,4 @@
-"""The text tower of open_clip 3.3 `model.CLIP`, which is the model itself, or a `TextTransformer` (SigLIP's too)."""
+"""The text tower of open_clip 3.3 `model.CLIP`, which is that model itself, or `TextTransformer` (SigLIP)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
 
 def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
     blocks = model.transformer.resblocks
-    forward: Any = model.encode_text if isinstance(model, CLIP) else model
+    whole = isinstance(model, CLIP)
+    forward, prefix = (model.encode_text, "text_") if whole else (model, "")
     with recording(numbered("blocks", blocks), inputs_of={"embed": blocks[0]}) as found:
         features = forward(ids)
     tokens = model.ln_final(found[f"blocks.{len(blocks) - 1}"])
-    prefix = "text_" if isinstance(model, CLIP) else ""
     kind, end = getattr(model, f"{prefix}pool_type"), getattr(model, f"{prefix}eos_id", None)
     pooled = text_global_pool(tokens, ids, kind, eos_token_id=end)
     return {**found, "pooled": pooled, "projected": features}
