@@ -1,0 +1,107 @@
+"""A conditioned reference model and ours of its weights, compared stage by stage: for the parity tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from clipjax import verify
+from clipjax.model import Model
+from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.network import Network
+from clipjax.registry import model_card
+from converters.engine import convert, detect_table, nest
+from converters.golden import build_model, run
+from converters.golden.condition import condition
+
+torch.set_num_threads(1)  # on a shared machine more of them wait for each other
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A torch tensor as the converter takes it."""
+
+    value: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(str(self.value.dtype).removeprefix("torch."))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return Tensor(self.value[start:stop])
+
+    def read(self, out: np.ndarray | None = None) -> np.ndarray:
+        array = self.value.numpy()
+        return array.copy() if out is None else np.copyto(out, array) or out
+
+
+def source_of(model: Any) -> dict[str, Tensor]:
+    return {key: Tensor(tensor) for key, tensor in model.state_dict().items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """The reference, our record and params of it, and what the reference computes."""
+
+    arch: Arch
+    theirs: Any
+    params: dict[str, Any]
+    golden: verify.Golden
+
+    @property
+    def tower(self) -> Any:
+        """The reference's image tower."""
+        return getattr(self.theirs, "visual", self.theirs)
+
+    def compare(self) -> verify.Report:
+        card = dataclasses.replace(model_card("vit_b_32-openai"), arch=self.arch)
+        return verify.compare(Model(card, self.params), "golden", self.golden)
+
+    def first_difference(self, params: Any = None, **vision: Any) -> str | None:
+        """The first stage of the image tower that differs, with other params or fields of its config."""
+        arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
+        encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
+        quickly = {"xla_backend_optimization_level": 0}  # it runs once
+        given = {"vision": (params or self.params)["vision"]}
+        _, stages = jax.jit(encode, compiler_options=quickly)(given, self.golden.inputs["images"])
+        for name, theirs in self.golden.stages.items():
+            ours = stages.get(name.removeprefix("vision."))
+            if ours is not None and not verify.compare_stage(name, np.asarray(ours), theirs).passed:
+                return name
+        return None
+
+    def movement(self) -> float:
+        """How far the reference's image features are, changed as it may be by now, from what they were."""
+        again = run(self.theirs, self.golden.inputs["images"], self.golden.inputs.get("ids"))
+        before, after = (features_of(stages) for stages in (self.golden.stages, again))
+        return float(np.abs(after - before).max() / np.abs(before).max())
+
+
+def features_of(stages: dict[str, Any]) -> np.ndarray:
+    return np.asarray(stages["image_embedding" if "image_embedding" in stages else "features"])
+
+
+def case_of(arch: Arch, theirs: Any) -> Case:
+    condition(theirs, 0)
+    inputs = verify.random_inputs(arch, 3, 0)
+    source = source_of(theirs)
+    leaves = convert(source, Network(arch).abstract_params(), detect_table(source))
+    golden = verify.Golden(inputs, run(theirs, inputs["images"], inputs.get("ids")), {})
+    return Case(arch, theirs, jax.tree.map(jnp.asarray, nest(leaves)), golden)
+
+
+@functools.cache
+def narrow_case(name: str, library: str) -> Case:
+    """`name` is ours and the library's."""
+    arch = narrow_arch(load_arch(name))
+    return case_of(arch, build_model(name, library, arch_to_dict(arch)))
