@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from clipjax import coverage, parity
+from clipjax.aot import Executable, Row
+from clipjax.cli import app
 from clipjax.coverage import counts, family_table, markdown, parity_record, table, with_tables
 from clipjax.errors import DataError, UsageError
 from clipjax.models import FORWARD_VERSION
@@ -140,6 +143,43 @@ def test_tables_are_put_between_their_markers(monkeypatch: pytest.MonkeyPatch) -
 def test_unknown_group_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="clip_ft"):
         coverage.coverage("clip_fit")
+
+
+def test_the_command_prints_the_table_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    def printed(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["models", *arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    lines = printed().splitlines()
+    assert len(lines) == 2 + 125 + 2
+    assert lines[-1].startswith("125 models: 1 verified, ")
+    assert printed("--group", "curated").splitlines()[-1].startswith("5 models: ")
+    assert printed("--group", "clip_ft", "--by-family").splitlines()[-1].startswith("32 models: ")
+    assert printed("--markdown") == markdown("models", coverage.coverage()) + "\n"
+    assert printed("--markdown", "--by-family") == markdown("families", coverage.coverage()) + "\n"
+    assert json.loads(printed("--json")) == coverage.to_dict(coverage.coverage())
+
+
+def test_ahead_of_time_compilation_takes_one_model_or_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[str], list[str]]] = []
+    program = Executable(
+        batch=8, argument_bytes=1, temporary_bytes=1, collectives={}, products=2, highest=2, seconds=1.0
+    )
+
+    def table(ids: list[str], chips: list[str]) -> list[Row]:
+        asked.append((ids, chips))
+        return [Row(ids[0], "vision", "parity", chips[0], 1.0, program)]
+
+    monkeypatch.setattr("clipjax.aot.aot_table", table)
+    shown = CliRunner().invoke(app, ["models", NAME, "--aot", "v5e,v4"])
+    assert shown.exit_code == 0
+    assert "2 of 2" in shown.stdout
+    rows = CliRunner().invoke(app, ["models", "--group", "curated", "--aot", "v4", "--json"])
+    assert json.loads(rows.stdout)["chip"] == "v4"
+    assert asked[0] == ([NAME], ["v5e", "v4"])
+    assert (len(asked[1][0]), asked[1][1]) == (5, ["v4"])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 2}', '{"format": 1, "archs": [], "rows": {}}'])

@@ -30,6 +30,14 @@ def models(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    aot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHIPS",
+            help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes a "
+            "model. No TPU is needed, jax[tpu] is.",
+        ),
+    ] = None,
 ) -> None:
     """List the registered models and what of each is verified, or show the card of one.
 
@@ -39,6 +47,10 @@ def models(
     from clipjax import coverage
     from clipjax.registry import model_card
 
+    if aot is not None:
+        ids = [name] if name is not None else [row.id for row in coverage.coverage(group)]
+        _compile_ahead(ids, aot.split(","), as_json)
+        return
     if name is not None:
         typer.echo(json.dumps(model_card(name).to_dict(), indent=2))
         return
@@ -137,6 +149,20 @@ def verify(
     if not report.passed:
         what = report.problem or f"it differs first at {report.first_difference}"
         raise ClipjaxError(f"{report.model} is not verified against {report.against}: {what}")
+
+
+def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
+    """Print what each executable says; as JSON, a line as soon as it is known."""
+    from tqdm import tqdm
+
+    from clipjax.aot import aot_table, table_cells, table_titles
+
+    rows = tqdm(aot_table(ids, chips), unit="program", delay=1)
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row.to_dict()))
+        return
+    print_table(table_titles(), [table_cells(row) for row in rows])
 
 
 def _write(path: Path, text: str) -> None:
