@@ -1,6 +1,6 @@
 """Is this the same model as the reference? Stage by stage: stem, every block, pooling, projection, logits.
 
-The reference is PyTorch's own open_clip or timm model, run in a subprocess (`converters.golden`: no torch in
+The reference is PyTorch's own model of open_clip, timm or transformers, run in a subprocess (`converters.golden`: no torch in
 this process), or a golden file that such a run left behind, which needs no torch at all. Both sides see the
 same float32 inputs, the reference on the CPU, our side in the "parity" profile on JAX's default device.
 
@@ -30,10 +30,10 @@ import numpy as np
 
 from clipjax.errors import DataError, UsageError
 from clipjax.model import Model, unit_norm
-from clipjax.models.arch import arch_to_dict
+from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
 
-LIBRARIES = ("open_clip", "timm")
+LIBRARIES = ("open_clip", "timm", "transformers")
 STAGE_TOLERANCE = 5e-5
 EMBEDDING_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-3
@@ -109,21 +109,21 @@ def verify(
 
     Args:
         model: a loaded model, or whatever `clipjax.load_model` takes.
-        against: "open_clip" or "timm": run the library in a subprocess; "golden": read a golden file. By
-            default the library that the card names, open_clip where it names neither.
+        against: "open_clip", "timm" or "transformers": run the library in a subprocess; "golden": read a
+            golden file. By default the library that the card names, open_clip where it names none.
         golden: the golden file; it holds the inputs too.
-        arch: the reference's name of the architecture, or an open_clip model config (JSON). By default the
-            name in the card or, where there is none, the card's own arch record.
+        arch: the reference's name of the architecture, or its own configuration (JSON). By default what lies
+            beside the weights or, where there is none, the name in the card or the card's own arch record.
         checkpoint: weights for the reference to load. By default the model's own, written back in the
             reference's format.
         batch, seed: how many random images and texts to compare on.
 
     Raises:
-        UsageError: unknown `against`, no golden file given, or a classifier against open_clip.
+        UsageError: unknown `against`, no golden file given, or a classifier against a library that has none.
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
     if against not in (*LIBRARIES, "golden", None):
-        raise UsageError(f"cannot verify against {against!r}: give open_clip, timm or golden")
+        raise UsageError(f"cannot verify against {against!r}: give {', '.join(LIBRARIES)} or golden")
     if against == "golden" and golden is None:
         raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
     if isinstance(model, Model):
@@ -136,13 +136,15 @@ def verify(
         _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
     if against is None:
         against = loaded.card.source.library if loaded.card.source.library in LIBRARIES else "open_clip"
-    if against == "open_clip" and loaded.card.arch.text is None:
+    if against in ("open_clip", "transformers") and loaded.card.arch.text is None:
         raise UsageError(
-            f"{loaded.card.id} is a classifier, which open_clip does not have: verify it against timm"
+            f"{loaded.card.id} is a classifier, which {against} does not have: verify it against timm"
         )
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
-    inputs = random_inputs(loaded, batch, seed)
+    if arch is None and not isinstance(model, Model):
+        arch = _config_beside(Path(model), against)
+    inputs = random_inputs(loaded.card.arch, batch, seed)
     with tempfile.TemporaryDirectory(prefix="clipjax-verify-") as folder:
         out, problem = run_reference(loaded, against, Path(folder), arch, checkpoint, inputs)
         if problem is not None:
@@ -182,19 +184,24 @@ def read_golden(path: Path) -> Golden:
         ) from None
 
 
-def random_inputs(model: Model, batch: int, seed: int) -> dict[str, np.ndarray]:
+def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
     """images [B, S, S, 3] float32 of unit size and, for a dual encoder, ids [B, L] int32 of all lengths."""
-    arch, rng = model.card.arch, np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     size = arch.vision.image_size
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
-    if arch.text is None:
-        return {"images": images}
-    ids = np.zeros((batch, arch.text.context_length), np.int32)
-    for row, length in zip(ids, np.linspace(arch.text.context_length - 2, 0, batch).astype(int)):
-        # CLIP's start and end of text are the last two entries of its vocabulary.
-        row[0], row[length + 1] = arch.text.vocab_size - 2, arch.text.vocab_size - 1
-        row[1 : length + 1] = rng.integers(1, arch.text.vocab_size - 2, length)
-    return {"images": images, "ids": ids}
+    return {"images": images} | ({} if arch.text is None else {"ids": random_ids(arch.text, batch, rng)})
+
+
+def random_ids(text: Any, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Texts that fill the context, then shorter ones, the last of them empty, framed as the tower's own."""
+    start, end, pad = text.frame
+    words = np.setdiff1d(np.arange(text.vocab_size), [*start, *end, pad])
+    ids = np.full((batch, text.context_length), pad, np.int32)
+    room = text.context_length - len(start) - len(end)
+    for row, length in zip(ids, np.linspace(room, 0, batch).astype(int)):
+        framed = [*start, *rng.choice(words, length), *end]
+        row[: len(framed)] = framed
+    return ids
 
 
 def run_reference(
@@ -206,26 +213,43 @@ def run_reference(
     inputs: dict[str, np.ndarray],
 ) -> tuple[Path, str | None]:
     """Runs the library in a subprocess; returns the golden file, and what went wrong or None."""
-    if checkpoint is None:
-        from clipjax.checkpoint import export_model
-
-        checkpoint = export_model(model, folder / "reference.safetensors")
-    if arch is None and model.card.source.library == library:
-        arch = model.card.source.arch
-    if arch is None:
-        arch = folder / "arch.json"
-        arch.write_text(json.dumps(arch_to_dict(model.card.arch)))
-    given, out = folder / "inputs.npz", folder / "golden.npz"
+    record, given, out = folder / "arch.json", folder / "inputs.npz", folder / "golden.npz"
+    record.write_text(json.dumps(arch_to_dict(model.card.arch)))
     arrays: dict[str, Any] = inputs
     np.savez(given, **arrays)
-    options = {"checkpoint": checkpoint, "arch": arch, "library": library, "inputs": given, "out": out}
-    command = [sys.executable, "-m", "converters.golden"]
+    source = model.card.source
+    if arch is None and source.library == library and source.arch is not None:
+        arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
+    options = {"arch": arch or record, "library": library, "inputs": given, "out": out}
+    options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
+    if library == "timm":  # a fine-tuned folder may have other pixels and classes than the name
+        options["sizes"] = record
+    command = [sys.executable, "-m", "converters.golden", "run"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return out, None
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return out, f"the {library} reference could not be run: {last}"
+
+
+def _config_beside(path: Path, library: str) -> Path | None:
+    """The reference's own configuration, where the model was read from a folder that has one."""
+    if (path / "card.json").exists():
+        return None
+    names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())
+    return next((path / name for name in names if (path / name).is_file()), None)
+
+
+def _export(model: Model, library: str, path: Path) -> Path:
+    """The model's weights as that library reads them."""
+    from clipjax.checkpoint import export_model
+    from converters.foreign.templates import SIGLIP, is_like
+
+    layout = None
+    if library == "transformers":
+        layout = "hf_siglip" if is_like(arch_to_dict(model.card.arch), SIGLIP) else "hf_clip"
+    return export_model(model, path, layout)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "tower"))

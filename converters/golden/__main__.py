@@ -1,56 +1,51 @@
-"""`python -m converters.golden`: a checkpoint and a batch of inputs in, one .npz out.
+"""`python -m converters.golden run`: a checkpoint and a batch of inputs in, one .npz out.
 
 `--inputs` holds `images` float32 [B, H, W, 3], normalised, and for a dual encoder `ids` int32 [B, L].
 `--arch` is a name the library knows or, for an architecture of one's own, the path of a JSON file: an
-open_clip model config or clipjax's own arch record.
+open_clip model config, a transformers config.json or clipjax's own arch record.
 The output holds the inputs, one array a stage, the last results, and `meta`: a JSON string with the order of
 the stages, the library versions and the checkpoint's SHA-256.
+
+`python -m converters.golden sweep` answers many questions in one process (see `converters.golden.sweep`), and
+`python -m converters.golden configs NAME ...` prints open_clip's model configs, for configs/open_clip.json.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import typer
 
-from converters.golden.build import LIBRARIES, build_model, load_strict
-from converters.golden.run import run
+from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
+from converters.golden.run import run, write_golden
+from converters.golden.sweep import answers
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
-def write_golden(
-    out: Path, arrays: dict[str, np.ndarray], inputs: dict[str, np.ndarray], facts: dict
-) -> None:
-    """Writes inputs, arrays and `meta` as one .npz, which appears only when complete."""
-    meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("wb") as file:
-        everything: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **inputs, **arrays}
-        np.savez_compressed(file, **everything)
-    os.replace(partial, out)
-
-
-def main(
+@app.command("run")
+def run_one(
     checkpoint: Annotated[Path, typer.Option(help="Weights in a format the reference itself reads.")],
-    arch: Annotated[
-        str, typer.Option(help="A model name of the library, or an open_clip model config (JSON).")
-    ],
+    arch: Annotated[str, typer.Option(help="A model name of the library, or a config or record (JSON).")],
     inputs: Annotated[
         Path, typer.Option(help=".npz with images [B,H,W,3] float32 and, for a CLIP, ids [B,L] int32.")
     ],
     out: Annotated[Path, typer.Option(help="Where to write the golden (.npz).")],
-    library: Annotated[str, typer.Option(help="open_clip or timm.")] = "open_clip",
+    library: Annotated[str, typer.Option(help=f"{', '.join(LIBRARIES)}.")] = "open_clip",
+    sizes: Annotated[
+        Path | None, typer.Option(help="Arch record (JSON) whose sizes replace those of --arch.")
+    ] = None,
 ) -> None:
-    """Runs the PyTorch reference on a checkpoint and writes every stage."""
+    """Run the PyTorch reference on a checkpoint and write every stage."""
     if library not in LIBRARIES:
-        raise typer.BadParameter(f"no reference library named {library!r}: give open_clip or timm")
+        raise typer.BadParameter(f"no reference library named {library!r}: give {' or '.join(LIBRARIES)}")
     torch.manual_seed(0)
-    model = build_model(arch, library)
+    model = build_model(arch, library, json.loads(sizes.read_text()) if sizes else None)
     load_strict(model, checkpoint)
     given = dict(np.load(inputs))
     arrays = run(model, given["images"], given.get("ids"))
@@ -64,5 +59,21 @@ def main(
     write_golden(out, arrays, given, facts)
 
 
+@app.command()
+def sweep(
+    questions: Annotated[Path, typer.Option(help="JSON: a list of questions.")],
+    folder: Annotated[Path, typer.Option(help="Existing folder for the answers' files.")],
+) -> None:
+    """Answer a list of questions, a line of JSON each as soon as it is answered."""
+    for answer in answers(json.loads(questions.read_text()), folder):
+        print(json.dumps(answer), flush=True)
+
+
+@app.command()
+def configs(names: Annotated[list[str], typer.Argument(help="Names that open_clip knows.")]) -> None:
+    """Print open_clip's model configs as one JSON object."""
+    print(json.dumps({name: model_config(name) for name in names}, indent=1))
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

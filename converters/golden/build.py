@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,9 +20,17 @@ from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
+from converters.foreign.templates import CLIP as PLAIN
+from converters.foreign.templates import RESNET, is_like
 from converters.golden.towers import families
+from converters.golden.towers.roberta import hub_configs
+from converters.golden.transformers_models import build_transformers
 
-LIBRARIES = {"open_clip": open_clip.__version__, "timm": timm.__version__}
+LIBRARIES = {
+    "open_clip": open_clip.__version__,
+    "timm": timm.__version__,
+    "transformers": version("transformers"),
+}
 
 
 def build_model(
@@ -31,9 +40,11 @@ def build_model(
 
     Args:
         arch: a name of the library or, for open_clip, a model config: the dict itself or the path of its JSON
-            (an `open_clip_config.json` will do).
-        sizes: our record of a narrow variant of that architecture.
+            (an `open_clip_config.json` will do). For transformers, which knows no names, a model's config.
+        sizes: our record of a narrow variant of that architecture; not for transformers.
     """
+    if library == "transformers":
+        return build_transformers(arch)
     if library == "timm":
         options = {} if sizes is None else timm_options(sizes["vision"])
         options |= {} if sizes is None else {"num_classes": sizes["num_classes"]}
@@ -42,8 +53,10 @@ def build_model(
     trunk: dict[str, Any] = {}
     if sizes is not None:
         trunk = resize(config, sizes)
+    config["text_cfg"] |= {"hf_model_pretrained": False}  # nothing is downloaded
     narrow_timm = functools.partial(timm.create_model, **trunk)
-    with mock.patch.object(timm, "create_model", narrow_timm):
+    hub = hub_configs(None if sizes is None else sizes["text"])
+    with mock.patch.object(timm, "create_model", narrow_timm), hub:
         return open_clip_class(config)(**config).eval()
 
 
@@ -60,6 +73,8 @@ def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     vision, text = config["vision_cfg"], config["text_cfg"]
     config["embed_dim"] = sizes["vision"]["embed_dim"]
     text |= families()[sizes["text"]["family"]].open_clip_sizes(sizes["text"])
+    if "multimodal_cfg" in config:  # CoCa's decoder, which is built but never run
+        config["multimodal_cfg"] |= {"width": 64, "heads": 1, "layers": 1, "attn_pooler_heads": 1}
     if "timm_model_name" in vision:
         vision["image_size"] = sizes["vision"]["image_size"]
         return timm_options(sizes["vision"])
@@ -90,18 +105,16 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 
     Only the plain CLIP towers: here the flags are the record's too.
     """
-    vision, text = record["vision"], record["text"]
-    if vision["family"] not in ("vit", "modified_resnet") or text["family"] != "text":
+    if not (is_like(record, PLAIN) or is_like(record, RESNET)):
         raise SystemExit(
             f"{record['name']}: name the reference's architecture (--arch), this one is not plain"
         )
+    vision, text = record["vision"], record["text"]
     activations = {tower["activation"] for tower in (vision, text) if "activation" in tower}
     if len(activations) != 1 or not activations <= {"gelu", "quick_gelu"}:
         raise SystemExit(
             f"open_clip has one activation, gelu or quick_gelu, for both towers; not {activations}"
         )
-    if vision.get("bn_eps", 1e-5) != 1e-5:
-        raise SystemExit(f"open_clip's ModifiedResNet has eps 1e-5, not {vision['bn_eps']}")
     config = {"quick_gelu": activations == {"quick_gelu"}, "vision_cfg": {}, "text_cfg": {}}
     resize(config, record)
     for tower, ours in (("vision_cfg", vision), ("text_cfg", text)):
@@ -111,6 +124,6 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
-    """Loads a checkpoint of any kind the reference itself reads; every key must match."""
+    """Loads a checkpoint of any kind open_clip reads; every key must match."""
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     model.load_state_dict(state, strict=True)

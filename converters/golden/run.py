@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from converters.golden.towers import tower_of
+from converters.golden.towers import hf, tower_of
 
 
-def towers_of(model: Any) -> list[nn.Module]:
-    """[image tower, text tower] of an open_clip model; [itself] of a timm one."""
+def towers_of(model: Any) -> list[Any]:
+    """[image tower, text tower] of an open_clip or transformers model; [itself] of a timm one."""
+    if hasattr(model, "vision_model"):
+        return [hf.ImageTower(model), hf.TextTower(model)]
     if not hasattr(model, "visual"):
         return [model]
     return [model.visual, model.text if hasattr(model, "text") else model]
@@ -50,9 +55,22 @@ def classifier_results(model: Any, pixels: Tensor, stages: dict[str, Tensor]) ->
 
 def clip_results(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-    logits = model.logit_scale.exp() * image @ text.T
-    results = {"image_embedding": image, "text_embedding": text, "logit_scale": model.logit_scale}
-    if model.logit_bias is not None:
-        logits = logits + model.logit_bias
-        results["logit_bias"] = model.logit_bias
+    scale, bias = model.logit_scale.reshape(()), getattr(model, "logit_bias", None)
+    logits = scale.exp() * image @ text.T
+    results = {"image_embedding": image, "text_embedding": text, "logit_scale": scale}
+    if bias is not None:
+        results["logit_bias"] = bias.reshape(())
+        logits = logits + bias
     return {**results, "logits": logits}
+
+
+def write_golden(
+    out: Path, arrays: dict[str, np.ndarray], inputs: dict[str, np.ndarray], facts: dict[str, Any]
+) -> None:
+    """Writes inputs, arrays and `meta` as one .npz, which appears only when complete."""
+    meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("wb") as file:
+        everything: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **inputs, **arrays}
+        np.savez_compressed(file, **everything)
+    os.replace(partial, out)

@@ -4,7 +4,7 @@
 
 Each folder is laid out as an open_clip hub repository and holds `golden.npz` too, written by
 
-    python -m converters.golden --library open_clip --checkpoint FOLDER/open_clip_model.safetensors \\
+    python -m converters.golden run --library open_clip --checkpoint FOLDER/open_clip_model.safetensors \\
         --arch FOLDER/open_clip_config.json --inputs INPUTS.npz --out FOLDER/golden.npz
 """
 
@@ -38,7 +38,7 @@ def make(name: str, config: dict[str, Any]) -> None:
         inputs = Path(temporary) / "inputs.npz"
         arrays: dict[str, Any] = reference.inputs(config, batch=2)
         np.savez(inputs, **arrays)
-        command = [sys.executable, "-m", "converters.golden", "--library", "open_clip"]
+        command = [sys.executable, "-m", "converters.golden", "run", "--library", "open_clip"]
         command += ["--checkpoint", str(folder / "open_clip_model.safetensors")]
         command += ["--arch", str(folder / "open_clip_config.json")]
         command += ["--inputs", str(inputs), "--out", str(folder / "golden.npz")]

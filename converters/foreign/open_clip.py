@@ -1,0 +1,258 @@
+"""`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg, whose defaults are part of
+the format; coca_model.py).
+
+configs/open_clip.json holds the library's own configs of the architectures in configs/archs. A tower whose
+fields are those of one of them is that one's; a plain tower of CLIP is derived for any size; everything else
+is refused by the field in which it differs from the nearest one.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from clipjax.config import config_dir, read_text
+from clipjax.errors import DataError
+from clipjax.models.arch import arch_names, arch_to_dict, load_arch
+from converters.foreign.card import card_record, get, square, table
+from converters.foreign.templates import CLIP, RESNET, tower_like
+
+Kind = Literal["vision", "text"]
+
+_OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]  # open_clip constants.py, the default of its transforms
+_OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
+
+# Fields with their defaults: those that size a plain tower, and those that make it another network.
+_SIZES: dict[Kind, dict[str, Any]] = {
+    "vision": {
+        "layers": 12,
+        "width": 768,
+        "head_width": 64,
+        "mlp_ratio": 4.0,
+        "patch_size": 16,
+        "image_size": 224,
+        "norm_kwargs": None,
+    },
+    "text": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 512,
+        "heads": 8,
+        "layers": 12,
+        "mlp_ratio": 4.0,
+        "norm_kwargs": None,
+    },
+}
+_BOTH = {
+    "ls_init_value": None,
+    "final_ln_after_pool": False,
+    "act_kwargs": None,
+    "block_type": None,
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+}
+_KIND: dict[Kind, dict[str, Any]] = {
+    "vision": _BOTH
+    | {
+        "attentional_pool": False,
+        "no_ln_pre": False,
+        "pos_embed_type": "learnable",
+        "pool_type": "tok",
+        "timm_model_name": None,
+    },
+    "text": _BOTH
+    | {
+        "embed_cls": False,
+        "no_causal_mask": False,
+        "pool_type": "argmax",
+        "proj_bias": False,
+        "proj_type": "linear",
+        "hf_model_name": None,
+    },
+}
+# Fields that are read only where another one is set: {that one: {field: default}}.
+_UNDER = {
+    "attentional_pool": {"attn_pooler_queries": 256, "attn_pooler_heads": 8},
+    "timm_model_name": {
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "timm_proj_bias": False,
+        "image_size": 224,
+    },
+    "embed_cls": {"pad_id": 0},
+    "hf_model_name": {"hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler", "context_length": 77},
+}
+# Fields that change no number at inference, or only the ids of texts.
+_WITHOUT_EFFECT = {
+    *("patch_dropout", "output_tokens", "timm_model_pretrained", "timm_drop", "timm_drop_path"),
+    *("pad_id", "eos_id", "hf_model_pretrained", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs"),
+}
+_TOP = {
+    *("embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"),
+    *("init_logit_scale", "init_logit_bias"),
+}
+_CLEANINGS = ("lower", "whitespace", "canonicalize")
+
+
+def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+    """The card record of an open_clip_config.json; see `converters.foreign.read_foreign_card`."""
+    model = table(record, "model_cfg", where)
+    for key in set(model) - _TOP:
+        raise DataError(f"{where}: model_cfg has the field {key!r}, which clipjax does not know")
+    if type(model.get("quick_gelu", False)) is not bool:
+        raise DataError(f"{where}: model_cfg.quick_gelu is {model['quick_gelu']!r}, not true or false")
+    get(model, "embed_dim", where)
+    arch = {
+        "name": name,
+        "logit_bias": model.get("init_logit_bias") is not None,
+        "vision": _tower(model, "vision", where),
+        "text": _tower(model, "text", where),
+    }
+    if "multimodal_cfg" in model and arch["text"]["family"] != "coca_text":
+        raise DataError(f"{where}: model_cfg.multimodal_cfg is CoCa's, but text_cfg.embed_cls is not true")
+    clean = (model["text_cfg"].get("tokenizer_kwargs") or {}).get("clean")
+    if clean not in (None, *_CLEANINGS):
+        raise DataError(f"{where}: text_cfg.tokenizer_kwargs.clean is {clean!r}, which clipjax does not know")
+    preprocess = _preprocess(record.get("preprocess_cfg") or {}, arch["vision"]["image_size"], where)
+    card = card_record(name, arch, where, {"library": "open_clip"}, preprocess, clean)
+    if card["arch"]["name"] in known_configs():
+        card["source"]["arch"] = card["arch"]["name"]
+    if own := next((k for k in ("hf_tokenizer_name", "tokenizer_mode") if model["text_cfg"].get(k)), None):
+        _refuse_openai_ids(card, f"text_cfg.{own} is {model['text_cfg'][own]!r}, not OpenAI's merges")
+    return card
+
+
+def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
+    """As many ids as OpenAI's merges have, but those of another tokenizer."""
+    if card["tokenizer"] and card["tokenizer"]["name"] == "openai_bpe":
+        card["tokenizer"], card["unknown"]["tokenizer"] = None, why
+
+
+@functools.cache
+def known_configs() -> dict[str, dict[str, Any]]:
+    """The library's config of each architecture of configs/archs that it has."""
+    configs = json.loads(read_text(config_dir() / "open_clip.json"))
+    return {name: configs[name] for name in arch_names() if name in configs}
+
+
+def _preprocess(given: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
+    if given.get("size", size) not in (size, [size, size]):
+        raise DataError(f"{where}: preprocess_cfg.size is {given['size']!r}, the image size is {size}")
+    for key in set(given) - {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}:
+        raise DataError(f"{where}: preprocess_cfg has the field {key!r}, which clipjax does not know")
+    return {
+        "image_size": size,
+        "resize_size": size,
+        "resize_mode": given.get("resize_mode", "shortest"),
+        "interpolation": given.get("interpolation", "bicubic"),
+        "mean": given.get("mean", _OPENAI_MEAN),
+        "std": given.get("std", _OPENAI_STD),
+    }
+
+
+# --- towers ---
+
+
+def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
+    """The record of one tower."""
+    section = f"{kind}_cfg"
+    given = table(model, section, where)
+    known = {**_SIZES[kind], **_KIND[kind], **{k: v for under in _UNDER.values() for k, v in under.items()}}
+    for key in set(given) - set(known) - _WITHOUT_EFFECT:
+        raise DataError(f"{where}: {section} has the field {key!r}, which clipjax does not know")
+    found = _meaning(model, kind, f"{where}: {section}")
+    for name, config in known_configs().items():
+        if _meaning(config, kind) == found:
+            return arch_to_dict(load_arch(name))[kind]
+    if all(found.get(key) == value for key, value in _KIND[kind].items()):
+        return (_vision if kind == "vision" else _text)(found, f"{where}: {section}")
+    raise _unknown(model, kind, f"{where}: {section}")
+
+
+def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, Any]:
+    """What decides a tower's numbers: the fields that its class reads, with their defaults."""
+    given = model[f"{kind}_cfg"]
+    foreign = next((key for key in ("timm_model_name", "hf_model_name") if given.get(key)), None)
+    fields = {foreign: None} if foreign else {**_SIZES[kind], **_KIND[kind]}
+    for switch, under in _UNDER.items():
+        fields |= under if given.get(switch) else {}
+    found = {key: given.get(key, default) for key, default in fields.items()}
+    if isinstance(found.get("layers"), list):
+        del found["patch_size"]  # a ResNet
+    for key in found.keys() & {"image_size", "patch_size"}:
+        found[key] = square(found[key], f"{where}.{key}")
+    for key in found.keys() & {"timm_proj", "norm_kwargs"}:
+        found[key] = found[key] or None  # "" and null are one, {} and null too
+    if not foreign:
+        found["quick_gelu"] = model.get("quick_gelu", False)
+    return {**found, "embed_dim": model["embed_dim"]}
+
+
+def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:
+    """The first field in which a tower differs from the nearest known one."""
+
+    def differences(config: Mapping[str, Any], kind: Kind) -> list[str]:
+        ours, theirs = _meaning(model, kind, where), _meaning(config, kind)
+        keys = sorted({*ours, *theirs}, key=lambda key: (key not in _KIND[kind], key))
+        return [key for key in keys if ours.get(key) != theirs.get(key)]
+
+    def distance(name: str) -> tuple[int, int]:
+        by_tower = {tower: len(differences(known_configs()[name], tower)) for tower in _KIND}
+        return by_tower[kind], sum(by_tower.values())
+
+    name = min(known_configs(), key=distance)
+    key = differences(known_configs()[name], kind)[0]
+    ours, theirs = _meaning(model, kind, where).get(key), _meaning(known_configs()[name], kind).get(key)
+    return DataError(
+        f"{where}.{key} is {ours!r}, but {theirs!r} in {name}, the nearest architecture that clipjax has"
+    )
+
+
+def _vision(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A plain image tower: CLIP's vision transformer, or its ResNet where `layers` is a list."""
+    sizes = {name: fields[name] for name in ("image_size", "width", "layers", "embed_dim")}
+    if isinstance(fields["layers"], list):
+        heads = _divide(32 * fields["width"], fields["head_width"], where)
+        return tower_like(RESNET, "vision", **sizes, heads=heads)
+    return tower_like(
+        CLIP,
+        "vision",
+        **sizes,
+        patch_size=fields["patch_size"],
+        heads=_divide(fields["width"], fields["head_width"], where),
+        mlp_width=int(fields["width"] * fields["mlp_ratio"]),
+        activation="quick_gelu" if fields["quick_gelu"] else "gelu",
+        ln_eps=_eps(fields, where),
+    )
+
+
+def _text(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A plain text tower: CLIP's."""
+    names = ("context_length", "vocab_size", "width", "heads", "layers", "embed_dim")
+    return tower_like(
+        CLIP,
+        "text",
+        **{name: fields[name] for name in names},
+        mlp_width=int(fields["width"] * fields["mlp_ratio"]),
+        activation="quick_gelu" if fields["quick_gelu"] else "gelu",
+        ln_eps=_eps(fields, where),
+    )
+
+
+def _eps(fields: Mapping[str, Any], where: str) -> float:
+    norm = fields["norm_kwargs"] or {}
+    for key in set(norm) - {"eps"}:
+        raise DataError(f"{where}.norm_kwargs has the field {key!r}, which clipjax does not know")
+    return norm.get("eps", 1e-5)
+
+
+def _divide(width: int, head_width: int, where: str) -> int:
+    if width % head_width:
+        raise DataError(f"{where}: width {width} is not a multiple of head_width {head_width}")
+    return width // head_width

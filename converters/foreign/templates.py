@@ -1,0 +1,32 @@
+"""Towers of a kind that configs/archs knows, with sizes of their own.
+
+A foreign configuration that names no architecture still says of which kind its towers are: those of CLIP or
+of SigLIP. All that is not a size then comes from the record of an architecture of that kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from clipjax.models.arch import arch_to_dict, load_arch
+
+CLIP, RESNET, SIGLIP = "ViT-B-32", "RN50", "ViT-SO400M-14-SigLIP-384"
+_OWN = {
+    *("image_size", "patch_size", "context_length", "vocab_size", "width", "layers", "heads", "mlp_width"),
+    *("embed_dim", "activation", "ln_eps", "pool_heads"),
+}
+
+
+def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[str, Any]:
+    """The record of the tower of architecture `name`, with sizes, activation and eps of one's own."""
+    return {**arch_to_dict(load_arch(name))[tower], **own}
+
+
+def is_like(record: dict[str, Any], name: str) -> bool:
+    """Whether both towers of an arch record are of the kind of `name`: equal but for what is their own."""
+    known = arch_to_dict(load_arch(name))
+
+    def kind(tower: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in tower.items() if key not in _OWN}
+
+    return "text" in record and all(kind(record[tower]) == kind(known[tower]) for tower in ("vision", "text"))

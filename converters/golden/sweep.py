@@ -1,0 +1,65 @@
+"""Many architectures in one process: full-size keys and shapes, and the numbers of narrow models.
+
+Importing the libraries takes longer than most of what is asked of them, so `clipjax.parity` asks everything
+of one process. A question is a dict:
+
+    {"shapes": NAME, "library": L}                    the state dict of a model at full size
+    {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}
+                                                      a narrow model of conditioned weights, and its golden
+
+The answer to the n-th one has `"question": n` and either `"problem"`, what went wrong in one line, or what
+was asked: `"shapes"`, {key: [shape, dtype]}, or `"checkpoint"` and `"golden"`, the paths of two files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from converters.golden.build import LIBRARIES, build_model
+from converters.golden.condition import condition
+from converters.golden.run import run, write_golden
+
+
+def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    """The answers in order; one that cannot be given does not stop the others."""
+    torch.set_num_threads(1)  # narrow models, and our own side runs beside this
+    for number, question in enumerate(questions):
+        try:
+            answer = shapes(question) if "shapes" in question else numbers(question, folder / str(number))
+        except (Exception, SystemExit) as error:
+            answer = {"problem": f"{type(error).__name__}: {error}".splitlines()[0]}
+        yield {"question": number, **answer}
+
+
+def shapes(question: dict[str, Any]) -> dict[str, Any]:
+    """Keys, shapes and dtypes of a full-size model, built without memory for its weights."""
+    with torch.device("meta"):
+        model = build_model(question["shapes"], question["library"])
+    state = model.state_dict()
+    return {"shapes": {key: [list(x.shape), str(x.dtype).removeprefix("torch.")] for key, x in state.items()}}
+
+
+def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Weights of a narrow model, and every stage that it computes from the inputs."""
+    arch, library = question["numbers"], question["library"]
+    torch.manual_seed(question["seed"])
+    model = build_model(arch, library, question["sizes"])
+    condition(model, question["seed"])
+    folder.mkdir()
+    checkpoint, golden = folder / "model.safetensors", folder / "golden.npz"
+    save(model, checkpoint)
+    given = dict(np.load(question["inputs"]))
+    facts = {"library": library, "version": LIBRARIES[library], "arch": arch}
+    write_golden(golden, run(model, given["images"], given.get("ids")), given, facts)
+    return {"checkpoint": str(checkpoint), "golden": str(golden)}
+
+
+def save(model: nn.Module, path: Path) -> None:
+    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, path)

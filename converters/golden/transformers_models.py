@@ -1,0 +1,63 @@
+"""transformers' own CLIPModel and SiglipModel, from a config.json or a clipjax arch record of their kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+from converters.foreign.templates import CLIP, SIGLIP, is_like
+
+_KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+_NAMES = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "context_length": "max_position_embeddings",
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "ln_eps": "layer_norm_eps",
+}
+
+
+def build_transformers(arch: str | dict[str, Any]) -> nn.Module:
+    """The model of a config (the dict, or the path of its JSON), in eval mode.
+
+    Raises:
+        SystemExit: a config of another model, or an arch record that transformers has no model for.
+    """
+    record = arch if isinstance(arch, dict) else json.loads(Path(arch).read_text())
+    record = from_record(record) if "vision" in record else record
+    if record.get("model_type") not in _KINDS:
+        raise SystemExit(
+            f"transformers' {record.get('model_type')!r} is neither a CLIPModel nor a SiglipModel"
+        )
+    config, model = _KINDS[record["model_type"]]
+    return model(config.from_dict(record)).eval()
+
+
+def from_record(record: dict[str, Any]) -> dict[str, Any]:
+    """The config of a clipjax arch record; here the flags are the record's too."""
+    towers = {
+        f"{name}_config": {
+            theirs: record[name][ours] for ours, theirs in _NAMES.items() if ours in record[name]
+        }
+        | {"hidden_act": _ACTIVATIONS[record[name]["activation"]]}
+        for name in ("vision", "text")
+        if name in record and "activation" in record[name]
+    }
+    if is_like(record, CLIP):
+        towers["text_config"] |= {"eos_token_id": record["text"]["vocab_size"] - 1}
+        return {"model_type": "clip", "projection_dim": record["vision"]["embed_dim"], **towers}
+    if is_like(record, SIGLIP):
+        towers["text_config"] |= {"projection_size": record["text"]["embed_dim"]}
+        return {"model_type": "siglip", **towers}
+    raise SystemExit(
+        f"{record['name']}: transformers has no model of this kind; verify it against another library"
+    )

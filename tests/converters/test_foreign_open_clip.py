@@ -1,0 +1,214 @@
+"""open_clip_config.json gives the records of configs/archs, or a refusal that names the field."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+from _foreign import card, known, without_name, write
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError
+from clipjax.models.arch import arch_names
+from converters.foreign import read_foreign_card
+from converters.golden import model_config
+
+ARCHS = sorted(set(open_clip.list_models()) & set(arch_names()))
+PREPROCESS = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
+TOKENIZERS = {32000: "siglip", 50265: "roberta", 250002: "xlm_roberta", 49408: "openai_bpe"}
+
+
+def test_our_copy_of_the_librarys_configs_is_theirs() -> None:
+    """Where this fails: python -m converters.golden configs NAME ... prints them."""
+    ours = json.loads((config_dir() / "open_clip.json").read_text())
+    assert ours == {name: open_clip.get_model_config(name) for name in ARCHS}
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_configs_give_our_arch_records(name: str, tmp_path: Path) -> None:
+    write(tmp_path, {"model_cfg": model_config(name), "preprocess_cfg": PREPROCESS})
+    record = card(tmp_path)
+    assert without_name(record["arch"]) == without_name(known(name))
+    assert without_name(record["arch"]) == without_name(known(record["source"]["arch"]))
+    size, text = record["arch"]["vision"]["image_size"], record["arch"]["text"]
+    assert record["preprocess"] == {"image_size": size, "resize_size": size, **PREPROCESS}
+    assert record["tokenizer"]["name"] == TOKENIZERS[text["vocab_size"]]
+    assert record["tokenizer"]["context_length"] == text["context_length"]
+    assert record["source"]["library"] == "open_clip"
+    assert {"facts", "source.sha256", "logit_scale", "logit_bias"} <= set(record["unknown"])
+
+
+def test_the_defaults_where_the_file_says_nothing(tmp_path: Path) -> None:
+    """The reference fills CLIPVisionCfg, CLIPTextCfg and PreprocessCfg in the same way."""
+    write(tmp_path, {"model_cfg": {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}, "preprocess_cfg": {}})
+    record = card(tmp_path)
+    assert record["arch"] == known("ViT-B-16")
+    assert record["preprocess"]["mean"] == list(open_clip.OPENAI_DATASET_MEAN)
+    assert record["preprocess"]["std"] == list(open_clip.OPENAI_DATASET_STD)
+    assert (record["preprocess"]["interpolation"], record["preprocess"]["resize_mode"]) == (
+        "bicubic",
+        "shortest",
+    )
+
+
+def changed(path: str, value: Any, name: str = "ViT-B-32") -> dict[str, Any]:
+    record = {"model_cfg": copy.deepcopy(model_config(name)), "preprocess_cfg": dict(PREPROCESS)}
+    *parents, last = path.split(".")
+    node = record
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "vision_cfg.ls_init_value",
+            1e-5,
+            r"vision_cfg\.ls_init_value is 1e-05, but None in ViT-B-32, the near",
+        ),
+        ("vision_cfg.pool_type", "avg", r"vision_cfg\.pool_type is 'avg', but 'tok' in ViT-B-32"),
+        ("vision_cfg.no_ln_pre", True, r"vision_cfg\.no_ln_pre is True, but False in ViT-B-32"),
+        ("vision_cfg.qk_norm", True, r"vision_cfg\.qk_norm is True"),
+        ("vision_cfg.act_kwargs", {"approximate": "tanh"}, r"vision_cfg\.act_kwargs is"),
+        ("vision_cfg.norm_kwargs", {"elementwise_affine": False}, "'elementwise_affine', which clipjax"),
+        ("vision_cfg.news", 1, "vision_cfg has the field 'news', which clipjax does not know"),
+        ("vision_cfg.image_size", [224, 336], r"image_size is \[224, 336\]; clipjax has square"),
+        ("vision_cfg.image_size", 225, r"image_size 225 is not a multiple of patch_size 32"),
+        ("vision_cfg.head_width", 60, "width 768 is not a multiple of head_width 60"),
+        ("text_cfg.pool_type", "last", r"text_cfg\.pool_type is 'last', but 'argmax' in ViT-B-"),
+        ("text_cfg.no_causal_mask", True, r"text_cfg\.no_causal_mask is True"),
+        ("text_cfg.proj_bias", True, r"text_cfg\.proj_bias is True"),
+        ("text_cfg.tokenizer_kwargs", {"clean": "odd"}, r"tokenizer_kwargs\.clean is 'odd'"),
+        ("text_cfg.news", 1, "text_cfg has the field 'news', which clipjax does not know"),
+        ("news", {}, "model_cfg has the field 'news', which clipjax does not know"),
+        ("multimodal_cfg", {}, r"multimodal_cfg is CoCa's, but text_cfg\.embed_cls is not true"),
+        ("quick_gelu", "yes", "quick_gelu is 'yes', not true or false"),
+        ("text_cfg", None, "text_cfg should be an object"),
+    ],
+)
+def test_fields_that_would_be_another_network(path: str, value: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path, changed(f"model_cfg.{path}", value))
+    with pytest.raises(DataError, match=message) as caught:
+        read_foreign_card(tmp_path)
+    assert "open_clip_config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("convnext_base_w", "vision_cfg.timm_pool", "avg", r"timm_pool is 'avg', but '' in convnext_base_w,"),
+        (
+            "convnext_base_w",
+            "vision_cfg.timm_proj_bias",
+            True,
+            r"timm_proj_bias is True, but False in convnext_b",
+        ),
+        ("convnext_base_w", "vision_cfg.image_size", 288, r"image_size is 288, but \d+ in convnext_base_w"),
+        (
+            "convnext_base_w",
+            "vision_cfg.timm_model_name",
+            "resnet50",
+            r"timm_model_name is 'resnet50', but 'conv",
+        ),
+        ("EVA02-B-16", "embed_dim", 640, r"vision_cfg\.embed_dim is 640, but 512 in EVA02-B-16"),
+        ("EVA02-B-16", "vision_cfg.timm_proj", "linear", r"timm_proj is 'linear', but None in EVA02-B-16"),
+        (
+            "coca_ViT-B-32",
+            "vision_cfg.attn_pooler_queries",
+            1,
+            r"attn_pooler_queries is 1, but 256 in coca_ViT-B",
+        ),
+        ("coca_ViT-B-32", "text_cfg.pad_id", 1, r"text_cfg\.pad_id is 1, but 0 in coca_ViT-B-32"),
+        (
+            "roberta-ViT-B-32",
+            "text_cfg.hf_pooler_type",
+            "cls_pooler",
+            r"hf_pooler_type is 'cls_pooler', but 'mean",
+        ),
+        ("roberta-ViT-B-32", "text_cfg.hf_model_name", "bert-base", r"hf_model_name is 'bert-base', but '"),
+        (
+            "ViT-SO400M-14-SigLIP-384",
+            "text_cfg.no_causal_mask",
+            False,
+            r"no_causal_mask is False, but True in ViT",
+        ),
+        (
+            "ViT-SO400M-14-SigLIP-384",
+            "vision_cfg.timm_pool",
+            "avg",
+            r"timm_pool is 'avg', but 'map' in ViT-SO400M",
+        ),
+    ],
+)
+def test_fields_of_towers_that_are_not_plain(
+    name: str, path: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, changed(f"model_cfg.{path}", value, name))
+    with pytest.raises(DataError, match=message):
+        read_foreign_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("preprocess_cfg.news", 1, "preprocess_cfg has the field 'news', which clipjax does not know"),
+        ("preprocess_cfg.size", 336, r"preprocess_cfg\.size is 336, the image size is 224"),
+    ],
+)
+def test_pixels_that_contradict(path: str, value: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path, changed(path, value))
+    with pytest.raises(DataError, match=message):
+        read_foreign_card(tmp_path)
+
+
+def test_fields_that_are_understood(tmp_path: Path) -> None:
+    write(tmp_path, changed("model_cfg.vision_cfg.norm_kwargs", {"eps": 1e-6}))
+    assert card(tmp_path)["arch"]["vision"]["ln_eps"] == 1e-6
+    assert card(tmp_path)["arch"]["text"]["ln_eps"] == 1e-5
+    assert card(tmp_path)["source"]["arch"] is None
+    write(tmp_path, changed("model_cfg.quick_gelu", True))
+    assert card(tmp_path)["arch"] == known("ViT-B-32-quickgelu")
+    write(tmp_path, changed("model_cfg.init_logit_bias", -10))
+    assert card(tmp_path)["arch"]["logit_bias"] is True
+    write(tmp_path, changed("model_cfg.text_cfg.tokenizer_kwargs", {"clean": "canonicalize"}))
+    assert card(tmp_path)["tokenizer"]["clean"] == "canonicalize"
+    write(tmp_path, changed("model_cfg.vision_cfg.patch_dropout", 0.5))
+    assert card(tmp_path)["arch"] == known("ViT-B-32")
+    write(tmp_path, changed("model_cfg.vision_cfg.attentional_pool", True))
+    assert card(tmp_path)["arch"]["vision"] == known("coca_ViT-B-32")["vision"]
+
+
+def test_towers_of_two_known_architectures(tmp_path: Path) -> None:
+    text = model_config("ViT-L-14")["text_cfg"]
+    write(tmp_path, changed("model_cfg.text_cfg", text, "EVA02-B-16"))
+    record = card(tmp_path)
+    assert record["arch"]["vision"] == known("EVA02-B-16")["vision"]
+    assert record["arch"]["text"] == {**known("ViT-L-14")["text"], "embed_dim": 512}
+    assert record["arch"]["name"] == tmp_path.name
+    assert record["source"]["arch"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        ("vocab_size", 300, "300 ids"),
+        ("hf_tokenizer_name", "x/y", "hf_tokenizer_name is 'x/y'"),
+        ("tokenizer_mode", "pinyin", "tokenizer_mode is 'pinyin'"),
+    ],
+)
+def test_another_vocabulary_has_no_tokenizer(path: str, value: Any, why: str, tmp_path: Path) -> None:
+    write(tmp_path, changed(f"model_cfg.text_cfg.{path}", value))
+    assert card(tmp_path)["tokenizer"] is None
+    assert why in card(tmp_path)["unknown"]["tokenizer"]
