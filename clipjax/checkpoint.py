@@ -151,20 +151,27 @@ def read_card_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def load_params(plan: Plan, put: Callable[[str, np.ndarray], Any] | None = None) -> dict[str, Any]:
+def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a planned conversion or checkpoint into float32 params, leaf by leaf: at most one is held twice.
 
     Args:
-        plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`. put: (path, array) ->
-        the leaf where it should be, e.g. placed by a sharding; `jax.device_put` by default,
-            which on a CPU takes the array over without a copy.
+        plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`.
+        shardings: where each leaf goes, the tree of `clipjax.sharding.params_sharding`; by default the
+            default device, which on a CPU takes the array over without a copy. Of a mesh over several
+            processes, each process reads the file and keeps its own shards.
     """
     import jax
 
-    from converters.engine import nest
+    from converters.engine import flatten, nest
 
-    put = put or (lambda _path, array: jax.device_put(array))
-    return nest({path: put(path, array) for path, array in plan.leaves(np.float32)})
+    if shardings is None:
+        return nest({path: jax.device_put(leaf) for path, leaf in plan.leaves(np.float32)})
+    places = flatten(shardings)
+
+    def place(path: str, leaf: np.ndarray) -> Any:
+        return jax.make_array_from_callback(leaf.shape, places[path], lambda index: leaf[index])
+
+    return nest({path: place(path, leaf) for path, leaf in plan.leaves(np.float32)})
 
 
 def save_checkpoint(
@@ -179,7 +186,7 @@ def save_checkpoint(
     """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
 
     Args:
-        leaves: arrays by path, in the dtype to keep.
+        leaves: arrays by path, in the dtype to keep, or such as `Plan.lazy` has, read only to be written.
         carried: tensors of the reference's file that no leaf holds, by its key.
         card: the card's JSON record.
         layout: the table of `converters` that the reference's file fits, None for params of our own.
@@ -313,12 +320,16 @@ def _write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) 
     raw += b" " * (-len(raw) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as file:
-        blocks = (np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8) for name in names)
+        blocks = (_array(tensors[name]).reshape(-1).view(np.uint8) for name in names)
         for block in (len(raw).to_bytes(8, "little"), raw, *blocks):
             file.write(block)  # type: ignore[arg-type]
             digest.update(block)  # type: ignore[arg-type]
         _flush(file.fileno(), file.flush)
     return digest.hexdigest()
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return np.ascontiguousarray(tensor.read() if hasattr(tensor, "read") else tensor)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`load_model`: from anything that holds weights to a `Model`.
+"""`load_model`: from anything that holds weights to a `Model`; `convert_model`: to a checkpoint of ours.
 
 The only module of clipjax that imports the converters, inside its functions. Nothing here needs torch.
 """
@@ -9,11 +9,12 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.card import Card, Weights, card_from_dict
-from clipjax.checkpoint import Origin, load_checkpoint, load_params, read_card_record
+from clipjax.checkpoint import Origin, load_checkpoint, load_params, read_card_record, save_checkpoint
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -22,10 +23,35 @@ from clipjax.models.network import Network
 from clipjax.registry import id_of_repo, model_card, model_ids
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from clipjax.sharding import Rules
+    from converters.engine import Plan
     from converters.sources import Source
 
 
-def load_model(source: str | Path, *, card: str | Card | None = None, file: str | None = None) -> Model:
+@dataclass(frozen=True)
+class _Opened:
+    """Weights that were found and accounted for; hardly any of them is read yet."""
+
+    card: Card
+    plan: Plan
+    origin: Origin
+    carried: Mapping[str, np.ndarray]
+    tokenizer_files: tuple[Path, ...]
+
+
+def load_model(
+    source: str | Path,
+    *,
+    card: str | Card | None = None,
+    file: str | None = None,
+    image_size: int | None = None,
+    position_rule: str | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+) -> Model:
     """Load a model.
 
     Args:
@@ -37,25 +63,88 @@ def load_model(source: str | Path, *, card: str | Card | None = None, file: str 
         card: registered model id, or a card, that says what the weights are; needed where nothing beside the
             weights does, and taken instead of what lies beside them where something does.
         file: which file of a hub repository.
+        image_size: side of the images in pixels, where it should be another than the model's: its position
+            table is then resampled as its reference library does it (see `clipjax.resize`).
+        position_rule: "open_clip", "timm", "transformers" or "dinov2", to resample it by another one's rule.
+        mesh: where to place the params (see `clipjax.sharding.make_mesh`), each leaf as soon as it is read:
+            the host never holds a second copy of more than one. By default the default device.
+        rules: how they lie on the mesh, a table of `clipjax.sharding`; by default `FSDP`, every large leaf
+            cut over the devices.
 
-    Returns: a `Model` whose float32 params are on the default device.
+    Returns: a `Model` with float32 params.
 
     Raises:
         UsageError: an unknown id, or bare weights without a card.
         DataError: missing, truncated or foreign weights, or weights that do not fit the architecture (every
             tensor is named).
     """
+    if position_rule is not None and image_size is None:
+        raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
+    opened = _open(source, card, file)
+    params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
+    model = Model(
+        opened.card,
+        params,
+        opened.origin,
+        opened.carried,
+        weights=opened.card.weights,
+        tokenizer_files=opened.tokenizer_files,
+    )
+    if image_size is None:
+        return model
+    from clipjax.resize import resize_model
+
+    return resize_model(model, image_size, position_rule)
+
+
+def convert_model(
+    source: str | Path, folder: str | Path | None = None, *, card: str | Card | None = None
+) -> tuple[Path, Card]:
+    """Write a model as a checkpoint of ours without ever holding it: leaf by leaf, from file to file.
+
+    Args:
+        source, card: as `load_model` takes them.
+        folder: where to; by default the card's id.
+
+    Returns: the folder and the card in it.
+
+    Raises:
+        UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
+    """
+    opened = _open(source, card, None)
+    card, origin = opened.card.stamped(), opened.origin
+    assert card.weights is not None
+    _ = card.weights.identity  # a damaged checkpoint of ours is not passed on as if it were whole
+    folder = save_checkpoint(
+        folder or card.id,
+        opened.plan.lazy(),
+        opened.carried,
+        card.to_dict(),
+        origin.layout,
+        origin.metadata,
+        opened.tokenizer_files,
+    )
+    return folder, card
+
+
+def _shardings(card: Card, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
+    from clipjax.sharding import FSDP, params_sharding
+
+    return params_sharding(Network(card.arch).abstract_params(), mesh, FSDP if rules is None else rules)
+
+
+def _open(source: str | Path, card: str | Card | None, file: str | None) -> _Opened:
     if isinstance(card, str):
         card = model_card(card)
     path = Path(source)
     if (path / "card.json").is_file():
-        return _load_own(path, card)
+        return _open_own(path, card)
     if path.exists():
-        return _load_foreign(path, card)
-    return _load_remote(str(source), card, file)
+        return _open_foreign(path, card)
+    return _open_remote(str(source), card, file)
 
 
-def _load_own(folder: Path, card: Card | None) -> Model:
+def _open_own(folder: Path, card: Card | None) -> _Opened:
     """A checkpoint that clipjax wrote."""
     record = read_card_record(folder)
     record.pop("files", None)
@@ -63,9 +152,8 @@ def _load_own(folder: Path, card: Card | None) -> Model:
     _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
-    own, files = _with_tokenizer_files(own, folder)
-    params = load_params(opened.plan)
-    return Model(own, params, opened.origin, opened.carried(), weights=weights, tokenizer_files=files)
+    own, files = _with_tokenizer_files(dataclasses.replace(own, weights=weights), folder)
+    return _Opened(own, opened.plan, opened.origin, opened.carried(), files)
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
@@ -83,7 +171,7 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
             )
 
 
-def _load_remote(name: str, card: Card | None, file: str | None) -> Model:
+def _open_remote(name: str, card: Card | None, file: str | None) -> _Opened:
     """Weights named by a registered id or a hub repository."""
     from converters.hub import resolve_source
 
@@ -104,16 +192,17 @@ def _load_remote(name: str, card: Card | None, file: str | None) -> Model:
         raise DataError(f"{name} does not exist")
     else:
         raise unknown_name("model", name, model_ids())
-    model = _load_foreign(found.path, card, found.folder, found.repo)
-    source = dataclasses.replace(model.card.source, repo=found.repo, file=found.file, revision=found.revision)
-    model.card = dataclasses.replace(model.card, source=source)
-    return model
+    opened = _open_foreign(found.path, card, found.folder, found.repo)
+    source = dataclasses.replace(
+        opened.card.source, repo=found.repo, file=found.file, revision=found.revision
+    )
+    return dataclasses.replace(opened, card=dataclasses.replace(opened.card, source=source))
 
 
-def _load_foreign(
+def _open_foreign(
     path: Path, card: Card | None, folder: Path | None = None, repo: str | None = None
-) -> Model:
-    """Convert the weights at `path` in memory, leaf by leaf; `repo` is where on the hub they came from."""
+) -> _Opened:
+    """Weights of another library at `path`; `repo` is where on the hub they came from."""
     from converters.engine import detect_table, plan_conversion
     from converters.sources import open_source
 
@@ -122,12 +211,12 @@ def _load_foreign(
         card = _card_beside(path, folder)
     source = open_source(path)
     plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
-    params = load_params(plan)
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
-    card = complete_card(card, params, source)
+    scalars = {path: plan.read(path) for path in ("logit_scale", "logit_bias") if path in plan.shapes}
+    card = complete_card(card, scalars, source)
     origin = Origin(plan.table, plan.dtypes, source.metadata if source.format == "safetensors" else None)
     card, files = _with_tokenizer_files(card, folder, repo)
-    return Model(card, params, origin, carried, weights=card.weights, tokenizer_files=files)
+    return _Opened(card, plan, origin, carried, files)
 
 
 def find_tokenizer_files(

@@ -6,7 +6,7 @@
 
 Planning looks at names and shapes only: every leaf filled once, every source tensor used exactly once or
 dropped for a reason, all shapes equal; everything that is wrong is listed by name. Then arrays are read leaf
-by leaf, so that a caller can place each on a device and let it go.
+by leaf, so that a caller can place each on a device, or write it to a file, and let it go.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Plan:
     @property
     def dtypes(self) -> dict[str, str]:
         """The name of each leaf's dtype in the source."""
-        return {path: self.source[parts[0].key].dtype.name for path, parts in self.pieces.items()}
+        return {path: self.dtype(path).name for path in self.pieces}
 
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
         """(path, array) for every leaf, the largest first, so that the last copies are small ones.
@@ -119,11 +119,26 @@ class Plan:
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for path in sorted(self.shapes, key=lambda p: (-math.prod(self.shapes[p]), p)):
-                kind = self.source[self.pieces[path][0].key].dtype if dtype is None else np.dtype(dtype)
+                kind = self.dtype(path) if dtype is None else np.dtype(dtype)
                 leaf = aligned_empty(self.shapes[path], kind)
                 for _ in pool.map(lambda piece, leaf=leaf: self._fill(leaf, piece), self.pieces[path]):
                     pass
                 yield path, leaf
+
+    def lazy(self) -> dict[str, LazyLeaf]:
+        """Every leaf by path, in the source's dtype, to be read one by one."""
+        return {path: LazyLeaf(self, path) for path in self.shapes}
+
+    def dtype(self, path: str) -> np.dtype:
+        """What the source holds a leaf in."""
+        return self.source[self.pieces[path][0].key].dtype
+
+    def read(self, path: str) -> np.ndarray:
+        """One leaf, fresh, in the source's dtype."""
+        leaf = aligned_empty(self.shapes[path], self.dtype(path))
+        for piece in self.pieces[path]:
+            self._fill(leaf, piece)
+        return leaf
 
     def _fill(self, leaf: np.ndarray, piece: Piece) -> None:
         target = leaf if piece.layer is None else leaf[piece.layer]
@@ -139,6 +154,29 @@ class Plan:
             for start in range(0, tensor.shape[0], _BLOCK):
                 block = tensor.rows(start, min(start + _BLOCK, tensor.shape[0])).read()
                 np.copyto(target[..., start : start + _BLOCK], piece.op.to_leaf(block), casting="unsafe")
+
+
+@dataclass(frozen=True)
+class LazyLeaf:
+    """A leaf of a plan that has not been read."""
+
+    plan: Plan
+    path: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.plan.shapes[self.path]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.plan.dtype(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        return self.plan.read(self.path)
 
 
 def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table) -> Plan:

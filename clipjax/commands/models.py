@@ -86,13 +86,12 @@ def convert(
 
     Example: clipjax convert open_clip_model.safetensors --model vit_b_32-laion2b_s34b_b79k --out b32
     """
-    from clipjax.load import load_model
+    from clipjax.load import convert_model
+    from clipjax.models.network import Network
 
-    loaded = load_model(source, card=model)
-    folder = loaded.save(out or Path(loaded.card.id))
-    typer.echo(
-        f"{folder}: {loaded.card.id} ({loaded.card.arch.name}), {_count(loaded.params):.1f} M parameters"
-    )
+    folder, card = convert_model(source, out, card=model)
+    params = _count(Network(card.arch).abstract_params())
+    typer.echo(f"{folder}: {card.id} ({card.arch.name}), {params:.1f} M parameters")
 
 
 def export(
