@@ -61,7 +61,7 @@ class TokenizerSpec:
 
 
 class Tokens(NamedTuple):
-    """Ids int32 [N, context_length]; lengths int32 [N] up to and with the end token; truncated bool [N]."""
+    """Ids int32 [N, context_length]; lengths int32 [N] without padding; truncated bool [N]."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -188,21 +188,7 @@ class Tokenizer:
         ids[np.arange(self.spec.context_length) < lengths[:, None]] = np.fromiter(
             chain.from_iterable(rows), np.int32
         )
-        return Tokens(ids, token_lengths(ids) if self.spec.name == _OPENAI else lengths, truncated)
-
-
-def token_lengths(ids: np.ndarray) -> np.ndarray:
-    """Where CLIP's causal text tower reads: position of the highest id, which is the end of text, plus one.
-
-    Ids beyond `token_lengths(ids).max()` change no embedding of the batch. A text that spells out the end
-    token ends there, as it does for the reference's argmax.
-
-    Args:
-        ids: integers [N, L].
-
-    Returns: int32 [N].
-    """
-    return ids.argmax(axis=-1).astype(np.int32) + 1
+        return Tokens(ids, lengths, truncated)
 
 
 class _Words(dict[str, tuple[int, ...]]):
