@@ -13,8 +13,10 @@ Params, with timm's names in brackets where they differ; norm stands for {scale,
         norm   mlp/{c_fc,c_proj}/{kernel,bias}               [norm, mlp.fc1, mlp.fc2]
         ls/scale [C]                                         [gamma]
     head/norm                           [head.norm]
-    head/c_fc/{kernel,bias}             "hidden": [head.pre_logits.fc]; "mlp": open_clip's head.mlp.fc1
-    head/c_proj/kernel [.,E]            "linear": open_clip's head.proj; "mlp": its head.mlp.fc2
+    head/proj/kernel [C,E]              projection "linear"; open_clip's [head.proj]
+    head/c_fc/{kernel [C,2E],bias}      projection "mlp"; open_clip's [head.mlp.fc1]
+    head/c_proj/kernel [2E,E]           the same; open_clip's [head.mlp.fc2]
+    head/c_fc/{kernel [C,E],bias}       projection "hidden"  [head.pre_logits.fc]
 and the classifier's head/{kernel,bias}                      [head.fc]
 Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (absent with projection "none").
 """
@@ -22,6 +24,7 @@ Stages: stem, stages.0.0, ..., stages.3.2, pooled (after its norm), projected (a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -139,13 +142,11 @@ class Head(nnx.Module):
     def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
         c, dim = config, config.widths[-1]
         self.norm = layers.LayerNorm(dim, eps=c.ln_eps)
-        self.c_fc = self.c_proj = None
-        if c.projection in ("mlp", "hidden"):
-            width = c.embed_dim if c.projection == "hidden" else 2 * c.embed_dim
-            self.c_fc = layers.Linear(dim, width, rngs=rngs)
-            dim = width
-        if c.projection in ("linear", "mlp"):
-            self.c_proj = layers.Linear(dim, c.embed_dim, use_bias=False, rngs=rngs)
+        linear, kind = partial(layers.Linear, rngs=rngs), c.projection
+        hidden = 2 * c.embed_dim if kind == "mlp" else c.embed_dim
+        self.proj = linear(dim, c.embed_dim, use_bias=False) if kind == "linear" else None
+        self.c_fc = linear(dim, hidden) if kind in ("mlp", "hidden") else None
+        self.c_proj = linear(hidden, c.embed_dim, use_bias=False) if kind == "mlp" else None
         self.activation = c.activation
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
@@ -153,7 +154,8 @@ class Head(nnx.Module):
         pooled = features = self.norm(jnp.mean(x, axis=(1, 2)))
         if self.c_fc is not None:
             features = layers.ACTIVATIONS[self.activation](self.c_fc(features))
-        return pooled, features if self.c_proj is None else self.c_proj(features)
+        last = self.proj if self.c_proj is None else self.c_proj
+        return pooled, features if last is None else last(features)
 
 
 class ConvNeXt(nnx.Module):
@@ -182,14 +184,28 @@ class ConvNeXt(nnx.Module):
 
 
 def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
-    """Eight blocks of widths 16 to 96, nine cells in the last map."""
-    sizes = {"image_size": 3 * REDUCTION, "widths": (16, 32, 48, 96), "depths": (2, 1, 3, 2)}
-    return dataclasses.replace(config, **sizes, embed_dim=96)
+    """Eight blocks of widths 16 to 80, nine cells in the last map."""
+    widths = (16, 32, 48, 80)
+    embed_dim = widths[-1] if config.projection == "none" else 96
+    sizes = {"image_size": 3 * REDUCTION, "widths": widths, "depths": (2, 1, 3, 2)}
+    return dataclasses.replace(config, **sizes, embed_dim=embed_dim)
 
 
-def dense(config: ConvNeXtConfig, stages: dict[str, Array]) -> list[Array]:
-    """The outputs of the four stages: [B, S / 4, S / 4, C], ..., [B, S / 32, S / 32, C]."""
-    return [stages[f"stages.{i}.{depth - 1}"] for i, depth in enumerate(config.depths)]
+def dense(tower: ConvNeXt, images: Array, stages: Sequence[int]) -> list[Array]:
+    """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
+    x, maps = tower.stem(images), []
+    for i in range(stages[-1] + 1):
+        x, _ = getattr(tower, f"stage{i}")(x, False)
+        maps.append(x)
+    return [maps[i] for i in stages]
 
 
-FAMILY = Family(name="convnext", tower="vision", config=ConvNeXtConfig, build=ConvNeXt, narrow=narrow)
+FAMILY = Family(
+    name="convnext",
+    tower="vision",
+    config=ConvNeXtConfig,
+    build=ConvNeXt,
+    narrow=narrow,
+    depth=lambda config: len(config.widths),
+    dense=dense,
+)
