@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -321,7 +322,7 @@ def _write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) 
     digest = hashlib.sha256()
     with path.open("wb") as file:
         blocks = (_array(tensors[name]).reshape(-1).view(np.uint8) for name in names)
-        for block in (len(raw).to_bytes(8, "little"), raw, *blocks):
+        for block in itertools.chain((len(raw).to_bytes(8, "little"), raw), blocks):
             file.write(block)  # type: ignore[arg-type]
             digest.update(block)  # type: ignore[arg-type]
         _flush(file.fileno(), file.flush)
