@@ -146,7 +146,7 @@ def classifier_head(model: Any) -> Head:
     card = model.card
     if card.kind != "classifier":
         raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")
-    if not card.arch.num_classes:
+    if "head" not in model.params:
         raise UsageError(f"{card.id} has features only, no classes: train a head on them, or probe them")
     if card.classes is None:
         raise UsageError(
