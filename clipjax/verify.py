@@ -1,8 +1,9 @@
 """Is this the same model as the reference? Stage by stage: stem, every block, pooling, projection, logits.
 
-The reference is PyTorch's own model of open_clip, timm or transformers, run in a subprocess (`converters.golden`: no torch in
-this process), or a golden file that such a run left behind, which needs no torch at all. Both sides see the
-same float32 inputs, the reference on the CPU, our side in the "parity" profile on JAX's default device.
+The reference is PyTorch's own model of open_clip, timm or transformers, run in a subprocess
+(`converters.golden`: no torch in this process), or a golden file that such a run left behind, which needs no
+torch at all. Both sides see the same float32 inputs, the reference on the CPU, our side in the "parity"
+profile on JAX's default device.
 
 A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
 entries, measured against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError, DataError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -115,11 +115,13 @@ def export(
 
 
 def verify(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A clipjax folder, checkpoint, or model id.")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A clipjax folder, checkpoint, or model id.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="open_clip, timm (run in a subprocess; needs the `reference` extra) or golden. "
+            help="open_clip, timm, transformers (run in a subprocess; needs the `reference` extra) or golden. "
             "Default: the library that the model's card names."
         ),
     ] = None,
@@ -131,16 +133,37 @@ def verify(
         str | None,
         typer.Option("--model", "-m", metavar="ID", help="Registered model, where MODEL is bare weights."),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every registered architecture; needs --random-init.")
+    ] = False,
+    random_init: Annotated[
+        bool, typer.Option("--random-init", help="With --all: on random weights, at full and at small size.")
+    ] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="With --all: the parity record; default configs/parity.json.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --all: at most this many that are not up to date.")
+    ] = None,
 ) -> None:
     """Is this the same model as the reference? Compare stage by stage and print a JSON report.
 
     The report names the first stage that differs. Exit code 0 when the model passes, 1 when it does not or
     when anything could not be compared.
+
+    With --all --random-init no weights are needed: for every registered architecture the reference library's
+    full-size tensors are accounted for by key and shape, and a small model with the same flags is compared
+    number by number. The record is written after each architecture; what is up to date is not done again.
     """
+    if everything != random_init or everything == (model is not None):
+        raise UsageError("give a model to verify, or --all --random-init for every registered architecture")
+    if everything:
+        _verify_all(record, limit, out)
+        return
     from clipjax.load import load_model
     from clipjax.verify import verify as run
 
-    report = run(load_model(model, card=card), against=against, golden=golden)
+    report = run(load_model(str(model), card=card) if card else str(model), against=against, golden=golden)
     text = report.to_json()
     typer.echo(text)
     if out is not None:
@@ -148,6 +171,21 @@ def verify(
     if not report.passed:
         what = report.problem or f"it differs first at {report.first_difference}"
         raise ClipjaxError(f"{report.model} is not verified against {report.against}: {what}")
+
+
+def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> None:
+    """The sweep over the registry; an architecture that is not the reference's is a failure."""
+    from clipjax.parity import sweep
+
+    swept = sweep(record, limit=limit)
+    text = swept.to_json()
+    typer.echo(text)
+    if out is not None:
+        _write(out, text + "\n")
+    if swept.problems:
+        name, problem = next(iter(swept.problems.items()))
+        more = f" and {len(swept.problems) - 1} more" if len(swept.problems) > 1 else ""
+        raise ClipjaxError(f"{len(swept.entries)} architectures, not verified: {name} ({problem}){more}")
 
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
