@@ -38,12 +38,13 @@ def use_all_cores() -> int:
 
 def save_reference(arch: str, path: Path) -> Any:
     """An open_clip model with its own initialisation (seed 0), also written to `path` as safetensors."""
-    import open_clip
     import torch
     from safetensors.torch import save_file
 
+    from converters.golden import build_model
+
     torch.manual_seed(0)
-    model: Any = open_clip.create_model(arch, device="cpu").eval()
+    model: Any = build_model(arch)
     save_file({key: x.contiguous() for key, x in model.state_dict().items()}, path)
     return model
 

@@ -1,13 +1,16 @@
-"""Image towers: images a second of clipjax and of eager open_clip.
+"""Towers: images and texts a second of clipjax and of eager open_clip, float32, same weights, same batch.
 
-    python benchmarks/towers.py
+    python benchmarks/towers.py                        # every case; some minutes
+    python benchmarks/towers.py ViT-B-16 convnext_base_w
+    python benchmarks/towers.py --text roberta-ViT-B-32
 
-Float32, same weights, same batch, all cores. For the ViT also: what share of this machine's own float32
-matrix-multiply rate the forward pass reaches, the rate being measured in the same rounds.
+For a plain CLIP ViT also: what share of this machine's own float32 matrix-multiply rate the forward pass
+reaches, the rate being measured in the same rounds.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import tempfile
@@ -22,58 +25,92 @@ import torch
 import typer
 
 import clipjax
+from clipjax.card import Card
+from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
+from clipjax.registry import model_card
+from clipjax.verify import random_inputs
 
-CARDS = {"ViT-B-32": "vit_b_32-laion2b_s34b_b79k", "RN50-quickgelu": "rn50-yfcc15m"}
+IMAGE_CASES = ["ViT-B-32", "ViT-B-16", "RN50-quickgelu", "convnext_base_w", "EVA02-B-16", "ViT-B-16-SigLIP"]
+TEXT_CASES = ["ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"]
+CARD = "vit_b_32-laion2b_s34b_b79k"  # lends the fields that no forward pass reads
 MATMUL_SIZE = 4096
 UNIT_NORM_TOLERANCE = 1e-5
 
 
 def main(
-    batch: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
+    archs: Annotated[list[str] | None, typer.Argument(help="Architectures; default: all cases.")] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="The text towers of ARCHS, not the image towers.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Images in a batch; four times as many texts.")] = 16,
     rounds: Annotated[int, typer.Option(help="Paired rounds.")] = 7,
     json: common.Json = None,
 ) -> None:
-    """Image towers: clipjax against open_clip, and against the machine's matrix multiply."""
+    """Towers: clipjax against open_clip, and against the machine's matrix multiply."""
     cores = common.use_all_cores()
+    if archs:
+        cases = [("text" if text else "image", arch) for arch in archs]
+    else:
+        cases = [("image", arch) for arch in IMAGE_CASES] + [("text", arch) for arch in TEXT_CASES]
     with common.reported("towers", json) as results:
-        for arch, card in CARDS.items():
-            results[arch] = measure(arch, card, batch, rounds)
-            show(arch, batch, cores, results[arch])
+        for tower, arch in cases:
+            size = batch if tower == "image" else 4 * batch
+            results[f"{arch} {tower}"] = measure(tower, arch, size, rounds)
+            show(tower, arch, cores, results[f"{arch} {tower}"])
 
 
-def measure(arch: str, card: str, batch: int, rounds: int) -> dict[str, Any]:
+def card_of(arch: str) -> Card:
+    card, record = model_card(CARD), load_arch(arch)
+    size = record.vision.image_size
+    preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
+    return dataclasses.replace(card, id=arch, arch=record, preprocess=preprocess)
+
+
+def measure(tower: str, arch: str, batch: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "open_clip_model.safetensors"
+        weights = Path(folder) / "model.safetensors"
         theirs = common.save_reference(arch, weights)
-        ours = clipjax.load_model(str(weights), card=card)
-        size = ours.card.arch.vision.image_size
-        images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
-        pixels, ours_input = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), jnp.asarray(images)
-
-        @torch.no_grad()
-        def run_theirs() -> np.ndarray:
-            return theirs.encode_image(pixels, normalize=True).numpy()
-
-        def run_ours() -> np.ndarray:
-            return np.asarray(ours.encode_image(ours_input))
-
-        difference = float(np.abs(run_ours() - run_theirs()).max())
+        ours = clipjax.load_model(str(weights), card=card_of(arch))
+        sides = image_sides(theirs, ours, batch) if tower == "image" else text_sides(theirs, ours, batch)
+        difference = float(np.abs(sides["clipjax"]() - sides["open_clip"]()).max())
         if not difference <= UNIT_NORM_TOLERANCE:
             raise SystemExit(
-                f"{arch}: the two towers differ by {difference:.1e}: there is nothing to compare"
+                f"{arch}: the two {tower} towers differ by {difference:.1e}: there is nothing to compare"
             )
-        matmul = matrix_multiply()
-        times = common.paired({"open_clip": run_theirs, "clipjax": run_ours, "matmul": matmul}, rounds)
-    result: dict[str, Any] = {"batch": batch, "seconds": times, "largest_difference": difference}
-    result["speed"] = common.ratio(times["open_clip"], times["clipjax"])
+        times = common.paired({**sides, "matmul": matrix_multiply()}, rounds)
     rate = 2 * MATMUL_SIZE**3 / common.median(times["matmul"])
-    result["matmul_gflops"] = rate / 1e9
-    if arch.startswith("ViT"):
+    result: dict[str, Any] = {"batch": batch, "seconds": times, "largest_difference": difference}
+    result |= {"speed": common.ratio(times["open_clip"], times["clipjax"]), "matmul_gflops": rate / 1e9}
+    if tower == "image" and arch in ("ViT-B-32", "ViT-B-16"):
         work = batch * vit_flops(ours.network)
         for name in ("clipjax", "open_clip"):
             result[f"{name}_share_of_matmul"] = work / common.median(times[name]) / rate
     return result
+
+
+def image_sides(theirs: Any, ours: Any, batch: int) -> dict[str, Any]:
+    size = ours.card.arch.vision.image_size
+    images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
+    pixels, ours_input = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), jnp.asarray(images)
+
+    @torch.no_grad()
+    def run_theirs() -> np.ndarray:
+        return theirs.encode_image(pixels, normalize=True).numpy()
+
+    return {"open_clip": run_theirs, "clipjax": lambda: np.asarray(ours.encode_image(ours_input))}
+
+
+def text_sides(theirs: Any, ours: Any, batch: int) -> dict[str, Any]:
+    """Texts of all lengths, both sides at the full context."""
+    ids = random_inputs(ours, batch, seed=0)["ids"]
+    tokens, ours_input = torch.from_numpy(ids).long(), jnp.asarray(ids)
+
+    @torch.no_grad()
+    def run_theirs() -> np.ndarray:
+        return theirs.encode_text(tokens, normalize=True).numpy()
+
+    return {"open_clip": run_theirs, "clipjax": lambda: np.asarray(ours.encode_text(ours_input))}
 
 
 def matrix_multiply() -> Any:
@@ -97,10 +134,10 @@ def vit_flops(network: Network) -> float:
     )
 
 
-def show(arch: str, batch: int, cores: int, result: dict[str, Any]) -> None:
-    times, speed = result["seconds"], result["speed"]
+def show(tower: str, arch: str, cores: int, result: dict[str, Any]) -> None:
+    times, speed, batch = result["seconds"], result["speed"], result["batch"]
     rows = [
-        (f"{name}, images/s", f"{batch / common.median(times[name]):.1f}")
+        (f"{name}, {tower}s/s", f"{batch / common.median(times[name]):.1f}")
         for name in ("clipjax", "open_clip")
     ]
     rows.append(
@@ -111,7 +148,7 @@ def show(arch: str, batch: int, cores: int, result: dict[str, Any]) -> None:
         if f"{name}_share_of_matmul" in result:
             rows.append((f"{name}, share of it", f"{result[f'{name}_share_of_matmul']:.0%}"))
     rows.append(("largest difference", f"{result['largest_difference']:.1e}"))
-    print(f"\n{arch}, batch {batch}, {cores} cores, float32")
+    print(f"\n{arch}, {tower} tower, batch {batch}, {cores} cores, float32")
     common.table(rows)
 
 
