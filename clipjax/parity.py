@@ -220,7 +220,7 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
         return
     with tempfile.TemporaryDirectory(prefix="clipjax-parity-") as temporary:
         folder = Path(temporary)
-        answers = _ask([question for subject in stale for question in _questions(subject, folder)], folder)
+        answers = ask([question for subject in stale for question in _questions(subject, folder)], folder)
         for subject in stale:
             full = _full_size(subject, [next(answers) for _ in subject.names])
             numbers = _numbers(subject, next(answers))
@@ -241,7 +241,7 @@ def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     return [*shapes, {**numbers, "library": subject.library, "seed": SEED}]
 
 
-def _ask(questions: list[dict[str, Any]], folder: Path) -> Generator[dict[str, Any]]:
+def ask(questions: list[dict[str, Any]], folder: Path) -> Generator[dict[str, Any]]:
     """The answers, each as soon as the libraries' process has given it."""
     (folder / "questions.json").write_text(json.dumps(questions))
     command = [sys.executable, "-m", "converters.golden", "sweep"]
@@ -279,14 +279,14 @@ def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[s
     target = Network(load_arch(subject.arch)).abstract_params()
     facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
     for name, answer in zip(subject.names, answers):
-        problem = answer.get("problem") or _account(answer["shapes"], target)
+        problem = answer.get("problem") or account(answer["shapes"], target)
         if problem:
             return {**facts, "full_size": f"{name}: {problem}"}
         facts["keys"] = len(answer["shapes"])
     return {**facts, "full_size": EQUAL}
 
 
-def _account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
     """What keeps a state dict from mapping onto our params, or None."""
     from converters.engine import ConversionError, detect_table, plan_conversion
 
@@ -294,7 +294,8 @@ def _account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None
     try:
         plan_conversion(source, target, detect_table(source))
     except ConversionError as error:
-        return f"{len(error.problems)} problems, the first: {error.problems[0]}"
+        count = len(error.problems)
+        return f"{count} problem{'s' * (count > 1)}, the first: {error.problems[0]}"
     except DataError as error:
         return str(error)
     return None
