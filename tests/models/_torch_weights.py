@@ -97,13 +97,50 @@ def vit(tower: Any) -> Tree:
 
 
 def text(tower: Any) -> Tree:
-    return {
+    """open_clip's text tower, or the CLIP that holds it."""
+    tree = {
         "token_embedding": array(tower.token_embedding.weight),
         "positional_embedding": array(tower.positional_embedding),
         "blocks": stacked([transformer_block(block) for block in tower.transformer.resblocks]),
         "ln_final": norm(tower.ln_final),
-        "text_projection": array(tower.text_projection),
     }
+    if getattr(tower, "cls_emb", None) is not None:
+        tree["cls_embedding"] = array(tower.cls_emb)
+    if not isinstance(tower.text_projection, nn.Linear):
+        return tree | {"text_projection": array(tower.text_projection)}
+    kernel, bias = linear(tower.text_projection).values()
+    return tree | {"text_projection": kernel, "text_projection_bias": bias}
+
+
+def roberta(encoder: Any) -> Tree:
+    """transformers' RobertaModel or XLMRobertaModel."""
+    embeddings = encoder.embeddings
+    tables = {"token": "word", "positional": "position", "token_type": "token_type"}
+    tree = {
+        f"{ours}_embedding": array(getattr(embeddings, f"{theirs}_embeddings").weight)
+        for ours, theirs in tables.items()
+    }
+    blocks = stacked([roberta_block(layer) for layer in encoder.encoder.layer])
+    return tree | {"ln_embed": norm(embeddings.LayerNorm), "blocks": blocks}
+
+
+def roberta_block(layer: Any) -> Tree:
+    attention = layer.attention
+    names = {"q": "query", "k": "key", "v": "value"}
+    qkv = {ours: linear(getattr(attention.self, theirs)) for ours, theirs in names.items()}
+    return {
+        "attn": {**qkv, "out": linear(attention.output.dense)},
+        "ln_1": norm(attention.output.LayerNorm),
+        "mlp": {"c_fc": linear(layer.intermediate.dense), "c_proj": linear(layer.output.dense)},
+        "ln_2": norm(layer.output.LayerNorm),
+    }
+
+
+def roberta_projection(proj: Any) -> Tree:
+    """HFTextEncoder's `proj`, linear or of two layers."""
+    if isinstance(proj, nn.Linear):
+        return {"kernel": array(proj.weight).T}
+    return {"c_fc": {"kernel": array(proj[0].weight).T}, "c_proj": {"kernel": array(proj[2].weight).T}}
 
 
 def bottleneck(block: Any) -> Tree:
