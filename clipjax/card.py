@@ -74,6 +74,19 @@ class Preprocess:
         )
 
 
+@dataclass(frozen=True)
+class Resized:
+    """That a model takes images of another size than its weights were made for.
+
+    Attributes:
+        image_size: the size that they were made for, in pixels.
+        rule: how the position table was resampled (`clipjax.models.resample`); None where there is none.
+    """
+
+    image_size: int
+    rule: str | None
+
+
 class Weights:
     """The files that the params were read from; hashed on first use and only once.
 
@@ -116,6 +129,7 @@ class Card:
     facts: Mapping[str, Any]
     unknown: Mapping[str, str] = field(default_factory=dict)
     classes: str | None = None
+    resized: Resized | None = None
     weights: Weights | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -138,6 +152,7 @@ class Card:
                 "mean": self.preprocess.mean,
                 "std": self.preprocess.std,
                 "forward": FORWARD_VERSION,
+                **({} if self.resized is None else {"resized": dataclasses.asdict(self.resized)}),
             }
         )
 
@@ -178,6 +193,7 @@ class Card:
             "logit_scale": self.logit_scale,
             "logit_bias": self.logit_bias,
             "classes": self.classes,
+            "resized": dataclasses.asdict(self.resized) if self.resized else None,
             "facts": dict(self.facts),
             "unknown": dict(self.unknown),
         }
@@ -190,16 +206,16 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
         DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, or for a
             card of a newer version.
     """
-    record = dict(record)
+    record = {"resized": None, **record}  # only resized models have it
     version = record.pop("card_version", None)
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
     record.pop("kind", None)
     names = {f.name for f in dataclasses.fields(Card)} - {"weights"}
     _same_keys(set(record), names, where)
-    tokenizer, arch = record["tokenizer"], record["arch"]
+    tokenizer, arch, resized = record["tokenizer"], record["arch"], record["resized"]
     hints = get_type_hints(Card)
-    for key in names - {"arch", "source", "preprocess", "tokenizer"}:
+    for key in names - {"arch", "source", "preprocess", "tokenizer", "resized"}:
         _check_type(record[key], hints[key], f"{where}: {key}")
     _check_type(arch, Mapping, f"{where}: arch")
     return Card(
@@ -211,6 +227,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
             "tokenizer": None
             if tokenizer is None
             else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
+            "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
         }
     )
 

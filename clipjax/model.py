@@ -123,13 +123,31 @@ class Model:
 
         Returns: float32 [B, D]; unit norm for a zero-shot model, raw pooled features for a classifier.
         """
+        return _encode_image(self.network, self.params, self._images(images), precision)
+
+    def _images(self, images: Any) -> jax.Array:
         images = jnp.asarray(images, jnp.float32)
         size = self.card.preprocess.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise UsageError(
                 f"{self.card.id} takes images of shape [B, {size}, {size}, 3], not {list(images.shape)}"
             )
-        return _encode_image(self.network, self.params, images, precision)
+        return images
+
+    def encode_dense(
+        self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
+    ) -> tuple[jax.Array, ...]:
+        """What layers of the image tower return, as maps; see `clipjax.models.network.Network.encode_dense`.
+
+        Args:
+            images, precision: as for `encode_image`.
+            layers: indices of transformer blocks or of a convolutional net's stages; or n for the last n.
+
+        Returns: for each layer float32 [B, h, w, C], without final norm or class token.
+        """
+        images = self._images(images)
+        layers = layers if isinstance(layers, int) else tuple(layers)
+        return _encode_dense(self.network, self.params, images, layers, precision)
 
     def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed texts.
@@ -158,6 +176,13 @@ class Model:
 def _encode_image(network: Network, params: Any, images: jax.Array, precision: Precision) -> jax.Array:
     features = network.encode_image(params, images, precision=precision)
     return features if network.arch.text is None else unit_norm(features)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "layers", "precision"))
+def _encode_dense(
+    network: Network, params: Any, images: jax.Array, layers: int | tuple[int, ...], precision: Precision
+) -> tuple[jax.Array, ...]:
+    return network.encode_dense(params, images, layers=layers, precision=precision)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "precision"))

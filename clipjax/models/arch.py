@@ -35,6 +35,19 @@ class Frame(NamedTuple):
     pad: int
 
 
+class Positions(NamedTuple):
+    """The position table of an image tower, for `clipjax.models.resample`.
+
+    path: of the leaf in the tower's params. prefix: rows before those of the patches. grid: patches along a
+    side. rule: by which rule the reference resamples it, None where it does not.
+    """
+
+    path: str
+    prefix: int
+    grid: int
+    rule: str | None
+
+
 @dataclass(frozen=True)
 class Family:
     """What a family module offers, as its module-level `FAMILY`.
@@ -54,6 +67,7 @@ class Family:
         dense: of a vision family: (tower, images, indices of blocks or stages in ascending order) -> what
             each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is
             run, and no other output is kept.
+        positions: of a vision family with a position table: config -> its `Positions`.
     """
 
     name: str
@@ -63,6 +77,7 @@ class Family:
     narrow: Callable[[Any], Any]
     depth: Callable[[Any], int] | None = None
     dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
+    positions: Callable[[Any], Positions] | None = None
 
 
 @dataclass(frozen=True)

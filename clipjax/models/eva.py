@@ -30,7 +30,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family
+from clipjax.models.arch import Family, Positions
 from clipjax.models.vit import PatchEmbed
 
 ROPE_TEMPERATURE = 10000.0
@@ -243,4 +243,5 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    positions=lambda c: Positions("positional_embedding", 1, c.image_size // c.patch_size, "timm"),
 )

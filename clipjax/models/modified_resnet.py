@@ -30,7 +30,7 @@ from jax import Array
 from jax.nn.initializers import normal, zeros
 
 from clipjax.models import layers
-from clipjax.models.arch import Family
+from clipjax.models.arch import Family, Positions
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
 REDUCTION = 32  # image pixels per pixel of the last map
@@ -198,4 +198,6 @@ FAMILY = Family(
     narrow=narrow,
     depth=lambda config: len(config.layers),
     dense=dense,
+    # open_clip resamples no table in a pooling.
+    positions=lambda c: Positions("attnpool/positional_embedding", 1, c.image_size // REDUCTION, None),
 )

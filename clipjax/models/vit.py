@@ -27,7 +27,7 @@ from jax import Array
 from jax.nn.initializers import normal, variance_scaling
 
 from clipjax.models import layers
-from clipjax.models.arch import Family
+from clipjax.models.arch import Family, Positions
 from clipjax.models.pooling import CocaPool, MapPool
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
@@ -225,6 +225,12 @@ def narrow(config: ViTConfig) -> ViTConfig:
     return dataclasses.replace(c, **sizes)
 
 
+def positions(config: ViTConfig) -> Positions:
+    """open_clip resamples its own towers, those with a projection; the others are timm's."""
+    rule = "open_clip" if config.projection else "timm"
+    return Positions("positional_embedding", config.table_prefix, config.grid, rule)
+
+
 FAMILY = Family(
     name="vit",
     tower="vision",
@@ -233,4 +239,5 @@ FAMILY = Family(
     narrow=narrow,
     dense=dense,
     depth=lambda config: config.layers,
+    positions=positions,
 )

@@ -1,0 +1,126 @@
+"""Position tables for another image size, as the reference libraries resample them.
+
+A table [N, D] has a row for the class token, which is kept, and one a patch of a square grid. The grid is
+resized like an image of D channels, by bicubic interpolation, in each library in its own way.
+
+    open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
+    timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
+    transformers   transformers 5 `interpolate_pos_encoding` of CLIP and SigLIP: without
+    dinov2         facebookresearch/dinov2 `interpolate_pos_encoding`: without, and stretched: positions are
+                   read as if the new grid had a tenth of a patch more. timm's DINOv2 has timm's rule.
+
+Bicubic is that of `torch.nn.functional.interpolate` with pixel centres at halves (align_corners false): Keys'
+kernel with a = -0.75 and edges repeated, or with antialiasing a = -0.5, stretched where the grid shrinks, and
+edges left out (as PIL does). It is separable: one weight matrix for both axes, here in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from clipjax.errors import UsageError
+from clipjax.models.arch import Arch, family_of
+
+Rule = Literal["open_clip", "timm", "transformers", "dinov2"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+_ANTIALIASED = ("open_clip", "timm")
+_OFFSET = 0.1  # dinov2's `interpolate_offset`, in patches
+
+
+def resized_arch(arch: Arch, image_size: int) -> Arch:
+    """The architecture for images of `image_size` pixels.
+
+    Raises:
+        UsageError: its patches, or the strides of its stages, do not divide that size.
+    """
+    patch = getattr(arch.vision, "patch_size", 1)
+    try:
+        if image_size < 1 or image_size % patch:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch}")
+        vision = dataclasses.replace(arch.vision, image_size=image_size)
+    except ValueError as error:
+        raise UsageError(f"{arch.name} cannot take images of {image_size} pixels: {error}") from None
+    return dataclasses.replace(arch, vision=vision)
+
+
+def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
+    """By which rule a model's table is resampled: `asked`, or its library's own; None: it has no table.
+
+    Raises:
+        UsageError: an unknown rule, or one for no table, or the reference does not resample its table.
+    """
+    family = family_of(arch.vision)
+    positions = family.positions(arch.vision) if family.positions else None
+    if asked is not None and asked not in RULES:
+        raise UsageError(f"no rule {asked!r} for resampling positions; known: {', '.join(RULES)}")
+    if positions is None:
+        if asked is not None:
+            raise UsageError(f"{arch.name} has no position table: give image_size without a rule")
+        return None
+    if positions.rule is None:
+        raise UsageError(
+            f"{arch.name} takes images of {arch.vision.image_size} pixels only: its reference does not "
+            f"resample the position table {positions.path}"
+        )
+    return asked or ("transformers" if library == "transformers" else positions.rule)
+
+
+def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
+    """The position table of the image tower's params for another size: its path, and float32 [N, D]."""
+    family = family_of(arch.vision)
+    assert family.positions is not None
+    old = family.positions(arch.vision)
+    new = family.positions(resized_arch(arch, image_size).vision)
+    leaf: Any = vision
+    for part in old.path.split("/"):
+        leaf = leaf[part]
+    return old.path, resample_table(np.asarray(leaf), old.prefix, new.grid, rule)
+
+
+def resample_table(table: np.ndarray, prefix: int, grid: int, rule: Rule) -> np.ndarray:
+    """table: float32 [prefix + g * g, D], patches row by row -> [prefix + grid * grid, D]."""
+    side = round((len(table) - prefix) ** 0.5)
+    if side == grid:
+        return table
+    patches = table[prefix:].reshape(side, side, -1).astype(np.float64)
+    scale = side / (grid + _OFFSET) if rule == "dinov2" else side / grid
+    weights = antialiased(side, grid) if rule in _ANTIALIASED else bicubic(side, grid, scale)
+    resized = np.einsum("yi,xj,ijd->yxd", weights, weights, patches, optimize=True)
+    return np.concatenate([table[:prefix], resized.reshape(grid * grid, -1).astype(table.dtype)])
+
+
+def bicubic(source: int, target: int, scale: float) -> np.ndarray:
+    """[target, source]: what each new point takes of the old ones, `scale` old points apart."""
+    centres = scale * (np.arange(target) + 0.5) - 0.5
+    first = np.floor(centres).astype(int)
+    weights = np.zeros((target, source))
+    for tap in range(-1, 3):
+        share = _keys(first + tap - centres, a=-0.75)
+        np.add.at(weights, (np.arange(target), np.clip(first + tap, 0, source - 1)), share)
+    return weights
+
+
+def antialiased(source: int, target: int) -> np.ndarray:
+    """[target, source], with the kernel as wide as a new point where there are fewer of them."""
+    scale = source / target
+    stretch = max(scale, 1.0)
+    centres = scale * (np.arange(target) + 0.5)
+    offsets = np.arange(source) + 0.5 - centres[:, None]
+    # The points inside the kernel's support, its ends rounded as torch rounds them.
+    low = np.maximum((centres - 2 * stretch + 0.5).astype(int), 0)[:, None]
+    high = np.minimum((centres + 2 * stretch + 0.5).astype(int), source)[:, None]
+    inside = (np.arange(source) >= low) & (np.arange(source) < high)
+    weights = np.where(inside, _keys(offsets / stretch, a=-0.5), 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _keys(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys 1981, equation 15: the cubic convolution kernel."""
+    x = np.abs(x)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
