@@ -64,6 +64,9 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
     names = [name for name, score in scores.items() if score == best]
+    # CoCa's layout is a CLIP's and more: of two that know the same keys, the one that the other contains.
+    rows = {name: frozenset((row.target, row.source, row.op) for row in load_table(name).rows) for name in names}
+    names = [name for name in names if not any(rows[other] < rows[name] for other in names)]
     some = ", ".join(sorted(keys)[:5])
     if 2 * best < len(keys):
         raise DataError(
@@ -324,7 +327,7 @@ def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
         return load_table(load_table(origin).exported)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves.items()}
     tables = [table for table in map(load_table, table_names()) if table.exported == table.name]
-    best = min(tables, key=lambda table: len(_assign(shapes, table)[1]))
+    best = min(tables, key=lambda table: (len(_assign(shapes, table)[1]), len(table.rows)))
     if problems := _assign(shapes, best)[1]:
         raise ConversionError(f"the params fit no known layout, not even {best.name}", problems)
     return best

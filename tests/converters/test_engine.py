@@ -11,13 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import open_clip
 import pytest
 import timm
 import torch
 from _checkpoints import FORMATS, Shaped, arch, save_safetensors, shapes_of, state_dict, target
 
-from clipjax.config import config_dir, read_csv
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
@@ -32,13 +30,9 @@ from converters.engine import (
     nest,
     plan_conversion,
 )
-from converters.golden import model_config
 from converters.ops import OPS
 from converters.sources import open_source
 from converters.table import load_table, parse_table, table_names
-
-ROWS = read_csv(config_dir() / "models.csv")
-ARCHS = sorted({(row["arch"], row["library_arch"]) for row in ROWS if row["library"] == "open_clip"})
 
 
 def equal(got: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> None:
@@ -50,24 +44,6 @@ def equal(got: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> None:
 
 
 # --- every layout ---
-
-
-@pytest.mark.parametrize(("name", "library_arch"), ARCHS)
-def test_full_size_rows_map_one_to_one(name: str, library_arch: str) -> None:
-    with torch.device("meta"):
-        reference = open_clip.model.CLIP(**model_config(library_arch))
-    source = shapes_of(reference.state_dict())
-    plan = plan_conversion(source, Network(load_arch(name)).abstract_params(), detect_table(source))
-    used = {piece.key for pieces in plan.pieces.values() for piece in pieces}
-    assert used | set(plan.carried) == set(source)
-    assert not used & set(plan.carried)
-    assert all(key.endswith("num_batches_tracked") for key in plan.carried)
-
-
-def test_the_rows_of_open_clip_are_all_there() -> None:
-    rows = [row for row in ROWS if row["group"] in ("clip", "curated")]
-    assert len(rows) == 89
-    assert {(row["arch"], row["library_arch"]) for row in rows} == set(ARCHS)
 
 
 def test_full_size_efficientnet_in_timms_naming() -> None:
@@ -348,7 +324,7 @@ def test_a_forgotten_transpose_of_a_matrix_that_is_not_square() -> None:
 
 def test_which_layout_must_be_clear() -> None:
     state = shapes_of(state_dict())
-    with pytest.raises(DataError, match="fit the layouts open_clip_resnet and open_clip_vit equally"):
+    with pytest.raises(DataError, match="fit the layouts .*open_clip_resnet and open_clip_vit equally"):
         detect_table({key: tensor for key, tensor in state.items() if not key.startswith("visual.")})
     with pytest.raises(DataError, match=r"no known checkpoint layout has these tensors .*encoder\.block\.0"):
         detect_table({f"encoder.block.{n}.weight": Shaped((2,)) for n in range(9)})
