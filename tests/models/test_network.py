@@ -263,8 +263,11 @@ def test_init_is_that_of_open_clip() -> None:
         model = CLIP(**model_config)
         theirs = {"vision": tower(model.visual), "text": weights.text(model)}
         ours = Network(arch).init_params(jax.random.key(0))
-        assert float(ours.pop("logit_scale")) == pytest.approx(model.logit_scale.item())
-        ours.pop("logit_bias", None)
+        # With a bias the loss is SigLIP's: open_clip_train's main.py starts that at ln 10 and -10.
+        scale, bias = ours.pop("logit_scale"), ours.pop("logit_bias", None)
+        assert float(scale) == pytest.approx(np.log(10) if arch.logit_bias else model.logit_scale.item())
+        assert (bias is not None) == arch.logit_bias
+        assert bias is None or float(bias) == -10
         assert jax.tree.structure(ours) == jax.tree.structure(theirs)
         for (path, leaf), their_leaf in zip(
             jax.tree.leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
