@@ -1,0 +1,181 @@
+"""The config of a plain ViT, and which params each variant has; its numbers are in test_parity_vit.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from flax import nnx
+from timm.layers.layer_scale import LayerScale
+from torch.nn import LayerNorm
+
+from clipjax.errors import DataError
+from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.network import Network
+from clipjax.models.pooling import CocaPool
+from clipjax.models.vit import LAYER_SCALE_INIT, PatchEmbed, ViTConfig
+from converters.engine import flatten
+
+CLIP, DEIT, SIGLIP, COCA = (
+    "ViT-B-32",
+    "deit3_large_patch16_384",
+    "ViT-SO400M-14-SigLIP-384",
+    "coca_ViT-B-32",
+)
+
+
+def parts(name: str) -> set[str]:
+    """The first one or two parts of each leaf's path."""
+    leaves = flatten(Network(load_arch(name)).abstract_params()["vision"])
+    return {"/".join(path.split("/")[:2]) for path in leaves}
+
+
+def test_each_variant_has_its_params_and_no_others():
+    common = {"patch_embed/kernel", "positional_embedding", "ln_post/scale", "ln_post/bias"}
+    common |= {f"blocks/{part}" for part in ("ln_1", "ln_2", "attn", "mlp")}
+    pre = {"ln_pre/scale", "ln_pre/bias"}
+    bias, token, scale = {"patch_embed/bias"}, {"class_embedding"}, {"blocks/ls_1", "blocks/ls_2"}
+    assert parts(CLIP) == common | token | pre | {"proj"}
+    assert parts("vit_base_patch16_clip_224") == common | token | pre
+    assert parts(DEIT) == parts("vit_large_patch14_dinov2") == common | token | bias | scale
+    pool = {"pool/query", "pool/attn"}
+    assert parts(SIGLIP) == common | bias | pool | {"pool/ln", "pool/mlp"}
+    assert parts(COCA) == common | token | pre | pool | {"pool/ln_q", "pool/ln_k", "proj"}
+
+
+def test_a_network_of_features_alone_has_no_head():
+    arch = load_arch("vit_large_patch14_dinov2")
+    assert arch.num_classes == 0
+    assert set(Network(arch).abstract_params()) == {"vision"}
+    assert arch_from_dict(arch_to_dict(arch), "here") == arch
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (CLIP, {"image_size": 100}, "image_size 100 is not a multiple of patch_size 32"),
+        (CLIP, {"heads": 7}, "width 768 is not a multiple of heads 7"),
+        (CLIP, {"class_token": False}, "need class_token = true"),
+        (SIGLIP, {"positions": "all"}, "need class_token = true"),
+        (CLIP, {"pool_queries": 1}, "pooling 'class' has pool_queries 0 and pool_heads 0"),
+        (CLIP, {"pool_heads": 8}, "pooling 'class' has pool_queries 0 and pool_heads 0"),
+        (CLIP, {"projection": False}, "without a projection embed_dim is the width, 768"),
+        (DEIT, {"embed_dim": 512}, "without a projection embed_dim is the width, 1024"),
+        (SIGLIP, {"pool_queries": 2}, "pooling 'map' cannot have 2 pool_queries"),
+        (SIGLIP, {"pool_heads": 7}, "1152 is not a multiple of pool_heads 7"),
+        (COCA, {"pool_queries": 0}, "pooling 'attention' cannot have 0 pool_queries"),
+        (COCA, {"pool_heads": 0}, "512 is not a multiple of pool_heads 0"),
+        (CLIP, {"activation": "relu"}, "'gelu' or 'gelu_tanh' or 'quick_gelu'"),
+        (CLIP, {"positions": "none"}, "'all' or 'patches'"),
+        (CLIP, {"pooling": "mean"}, "'class' or 'map' or 'attention'"),
+    ],
+)
+def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
+    record = arch_to_dict(load_arch(name))
+    record["vision"] |= change
+    with pytest.raises(DataError, match=message):
+        arch_from_dict(record, "here")
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(ViTConfig)])
+def test_no_field_has_a_default(key: str):
+    record = arch_to_dict(load_arch(DEIT))
+    del record["vision"][key]
+    with pytest.raises(DataError, match=f"lacks the key '{key}'"):
+        arch_from_dict(record, "here")
+
+
+def test_narrow_keeps_every_flag():
+    sizes = {"image_size", "width", "layers", "heads", "mlp_width", "embed_dim"}
+    for name in arch_names():
+        full: Any = load_arch(name).vision
+        if not isinstance(full, ViTConfig):
+            continue
+        small: Any = narrow_arch(load_arch(name)).vision
+        own = sizes | {"class": set(), "map": {"pool_heads"}, "attention": {"pool_queries"}}[full.pooling]
+        a, b = ({k: v for k, v in dataclasses.asdict(c).items() if k not in own} for c in (full, small))
+        assert a == b
+        assert small.width // small.heads == full.width // full.heads
+        assert small.image_size % small.patch_size == full.image_size % full.patch_size
+
+
+# ------------------------------------------------------------------- records against the libraries' models
+
+
+TIMM = [name for name in arch_names() if name.startswith(("vit_", "deit"))]
+
+
+@pytest.mark.parametrize("name", [*TIMM, SIGLIP])
+def test_records_are_timms(name: str):
+    with torch.device("meta"):
+        model: Any = timm.create_model(name if name in TIMM else "vit_so400m_patch14_siglip_384")
+    block, vision = model.blocks[0], load_arch(name).vision
+    eps = {module.eps for module in model.modules() if isinstance(module, LayerNorm)}
+    wanted = {
+        "image_size": model.patch_embed.img_size[0],
+        "patch_size": model.patch_embed.patch_size[0],
+        "width": model.embed_dim,
+        "layers": len(model.blocks),
+        "heads": block.attn.num_heads,
+        "mlp_width": block.mlp.fc1.out_features,
+        "patch_bias": model.patch_embed.proj.bias is not None,
+        "class_token": model.cls_token is not None,
+        "pre_norm": isinstance(model.norm_pre, LayerNorm),
+        "layer_scale": isinstance(block.ls1, LayerScale),
+        "activation": {"none": "gelu", "tanh": "gelu_tanh"}[block.mlp.act.approximate],
+        "pooling": {"token": "class", "map": "map"}[model.global_pool],
+        "pool_heads": model.attn_pool.num_heads if model.attn_pool else 0,
+        "projection": False,
+    }
+    assert {key: getattr(vision, key) for key in wanted} == wanted
+    assert {vision.ln_eps} == eps
+    tokens = vision.grid**2 + vision.table_prefix
+    assert model.pos_embed.shape == (1, tokens, vision.width)
+    assert vision.crop_to_patches == (vision.image_size % vision.patch_size > 0)
+    assert load_arch(name).num_classes == (model.num_classes if name in TIMM else None)
+
+
+@pytest.mark.parametrize("name", [COCA, "coca_ViT-L-14"])
+def test_records_are_open_clips(name: str):
+    vision, config = load_arch(name).vision, open_clip.get_model_config(name)
+    assert config is not None
+    theirs = config["vision_cfg"]
+    assert theirs["attentional_pool"] is True
+    for key in ("image_size", "patch_size", "width", "layers"):
+        assert getattr(vision, key) == theirs[key]
+    assert vision.embed_dim == config["embed_dim"]
+    assert vision.pool_heads == theirs["attn_pooler_heads"]
+    assert vision.pool_queries == open_clip.model.CLIPVisionCfg().attn_pooler_queries
+
+
+# ------------------------------------------------------------------------------------------ the parts
+
+
+def test_pixels_that_fill_no_patch_are_left_out():
+    embed = PatchEmbed(4, 8, use_bias=True, rngs=nnx.Rngs(0))
+    images = np.random.default_rng(0).normal(size=(2, 14, 14, 3)).astype(np.float32)
+    np.testing.assert_array_equal(embed(jnp.asarray(images)), embed(jnp.asarray(images[:, :12, :12])))
+    assert embed(jnp.asarray(images)).shape == (2, 3, 3, 8)
+
+
+def test_only_the_first_query_is_read():
+    pool = CocaPool(8, 12, 2, 5, ln_eps=1e-5, rngs=nnx.Rngs(0))
+    tokens = jax.random.normal(jax.random.key(0), (3, 7, 12))
+    before = pool(tokens)
+    pool.query[...] = pool.query[...].at[1:].set(100.0)
+    np.testing.assert_array_equal(pool(tokens), before)
+    pool.query[...] = pool.query[...].at[0].set(jnp.arange(8.0))
+    assert float(jnp.abs(pool(tokens) - before).max()) > 1e-3
+
+
+def test_layer_scale_starts_small():
+    params = Network(narrow_arch(load_arch(DEIT))).init_params(jax.random.key(0))
+    for part in ("ls_1", "ls_2"):
+        np.testing.assert_array_equal(params["vision"]["blocks"][part]["scale"], np.float32(LAYER_SCALE_INIT))
