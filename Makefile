@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format tpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,6 +27,8 @@ format: $(VENV)/.installed-dev  ## let ruff rewrite the files
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+tpu-env: .venv-tpu/.installed  ## an environment with the TPU compiler, for `clipjax models --aot` (docs/tpu.md)
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "clipjax needs Python 3.11 or newer; say which: make PYTHON=python3.11 ..." >&2; exit 1; }
@@ -40,5 +42,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[reference,dev]"
 	@touch $@
 
+.venv-tpu/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --quiet --editable ".[tpu]"
+	@touch $@
+
 clean:  ## remove what the commands made, the environment included
-	rm -rf $(VENV) demo-out build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-tpu demo-out build dist .pytest_cache .ruff_cache

@@ -110,11 +110,15 @@ class Row:
 
 
 def aot_table(
-    ids: Sequence[str], chips: Sequence[str], precisions: Sequence[Precision] = get_args(Precision)
+    ids: Sequence[str],
+    chips: Sequence[str],
+    *,
+    towers: Sequence[str] = ("vision", "text"),
+    precisions: Sequence[Precision] = get_args(Precision),
 ) -> Iterator[Row]:
-    """Compile both towers of registered models for each kind of chip; yields a row as soon as it is known.
+    """Compile towers of registered models for kinds of chips; yields each row as soon as it is known.
 
-    A tower takes from seconds (fast) to minutes (parity) and several compilations. It switches JAX to the
+    A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity). JAX is switched to the
     CPU: the chips are only described.
 
     Raises:
@@ -126,7 +130,7 @@ def aot_table(
     cards = [model_card(name) for name in ids]
     _use_tpu_compiler()
     for card in cards:
-        for tower in ("vision", "text") if card.arch.text is not None else ("vision",):
+        for tower in towers if card.arch.text is not None else {"vision"}.intersection(towers):
             for precision in precisions:
                 forward = forward_of(card, tower, precision)
                 for chip in chips:
@@ -175,10 +179,11 @@ def _use_tpu_compiler() -> None:
         raise UsageError(
             "this environment has no TPU compiler: make one of its own with `python -m venv .venv-tpu` and "
             "`.venv-tpu/bin/pip install 'clipjax[tpu]'` (in a checkout: `make tpu-env`), and run "
-            "`.venv-tpu/bin/clipjax models --aot ...`"
+            "`.venv-tpu/bin/clipjax models --aot ...`; see docs/tpu.md"
         )
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it locks the chips, of which there are none here
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
@@ -205,7 +210,10 @@ def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | No
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
-    return _read(compiled, batch, time.perf_counter() - start)
+    executable = _read(compiled, batch, time.perf_counter() - start)
+    # The compiler refuses temporaries that exceed the memory, and counts the arguments too only at times.
+    needed = executable.argument_bytes + executable.temporary_bytes
+    return executable if needed <= chip.memory_gib * 2**30 else None
 
 
 def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executable:

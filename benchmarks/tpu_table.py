@@ -1,0 +1,71 @@
+"""The table of docs/tpu.md: towers compiled ahead of time for TPU chips, without one.
+
+    make tpu-env
+    .venv-tpu/bin/python benchmarks/tpu_table.py v5e,v4 vit_b_32-openai --tower vision
+
+Compiles, keeps every row in docs/tpu.json as soon as it is known (in place of an older one of the same tower,
+precision and chip), and writes the table anew. Without ids it only writes the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipjax.aot import Executable, Row, aot_table, table_cells, table_titles
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"
+BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
+KEY = ("model", "tower", "precision", "chip")
+
+
+def main(
+    chips: Annotated[str, typer.Argument(help="Chips of configs/chips.toml, separated by commas.")] = "v5e",
+    ids: Annotated[list[str] | None, typer.Argument(help="Registered models.")] = None,
+    tower: Annotated[
+        str, typer.Option(help="vision or text; default: both, separated by a comma.")
+    ] = "vision,text",
+) -> None:
+    """Compile models ahead of time for TPU chips and keep the table of docs/tpu.md."""
+    for row in aot_table(ids or [], chips.split(","), towers=tower.split(",")) if ids else ():
+        print(" | ".join(table_cells(row)), flush=True)
+        keep({**dataclasses.asdict(row), "jax": version("jax"), "libtpu": version("libtpu")})
+    PAGE.write_text(page(json.loads(RECORD.read_text())))
+
+
+def keep(record: dict[str, Any]) -> None:
+    """Put the record into docs/tpu.json, in place of an older one of the same program."""
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    kept = {tuple(old[key] for key in KEY): old for old in records}
+    kept[tuple(record[key] for key in KEY)] = record
+    RECORD.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """docs/tpu.md with the table of these records between its marks."""
+    lines = [markdown_line(table_titles()), markdown_line(["---"] * len(table_titles()))]
+    lines += [markdown_line(table_cells(row_of(record))) for record in records]
+    compilers = sorted({f"JAX {record['jax']}, libtpu {record['libtpu']}" for record in records})
+    text = PAGE.read_text()
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    return f"{before}{BEGIN}{''.join(lines)}\nCompiled with {'; '.join(compilers)}.\n{END}{after}"
+
+
+def row_of(record: dict[str, Any]) -> Row:
+    fields = {name: record[name] for name in (field.name for field in dataclasses.fields(Row))}
+    program = fields.pop("executable")
+    return Row(**fields, executable=Executable(**program) if program else None)
+
+
+def markdown_line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
