@@ -19,8 +19,9 @@ from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.model import Model
+from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.registry import id_of_repo, model_card, model_ids
+from clipjax.registry import id_of_repo, model_card, model_ids, registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,14 +204,15 @@ def _open_foreign(
     path: Path, card: Card | None, folder: Path | None = None, repo: str | None = None
 ) -> _Opened:
     """Weights of another library at `path`; `repo` is where on the hub they came from."""
-    from converters.engine import detect_table, plan_conversion
+    from converters.nearest import plan_for
     from converters.sources import open_source
 
     folder = folder or (path if path.is_dir() else path.parent)
     if card is None:
         card = _card_beside(path, folder)
+    _refuse_wrong_activation(card)
     source = open_source(path)
-    plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
+    plan = plan_for(source, card.arch)
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
     scalars = {path: plan.read(path) for path in ("logit_scale", "logit_bias") if path in plan.shapes}
     card = complete_card(card, scalars, source)
@@ -268,6 +270,31 @@ def _card_beside(path: Path, folder: Path) -> Card:
             "--model ID, eval --card ID); `clipjax models` lists the ids"
         )
     return card_from_dict(record, str(folder))
+
+
+def _refuse_wrong_activation(card: Card) -> None:
+    """A tag of open_clip was trained with one activation: an architecture with the other is a mistake.
+
+    open_clip itself only warns, and computes something else (see `-quickgelu` in configs/models.csv).
+    """
+    tag, arch = card.source.tag, card.source.arch
+    if card.source.library != "open_clip" or tag is None or arch is None:
+        return
+    for row in registry().values():
+        if (row["tag"], row["library_arch"].removesuffix("-quickgelu")) != (
+            tag,
+            arch.removesuffix("-quickgelu"),
+        ):
+            continue
+        known = load_arch(row["arch"])
+        for tower in ("vision", "text"):
+            given, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
+            if given != right:
+                raise DataError(
+                    f"{card.id}: the tag {tag!r} of {arch} was trained with activation {right!r}, but the "
+                    f"card's {tower} tower has {given!r}: use the architecture {row['arch']}, as that of "
+                    f"{row['id']}"
+                )
 
 
 def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:

@@ -34,13 +34,15 @@ _SHOWN = 8  # problems in the message of a ConversionError
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` has one entry for each tensor or leaf; the message shows the first few.
+    `problems` has one entry for each tensor or leaf; the message shows the first few, and then `hint`, what
+    would fit.
     """
 
-    def __init__(self, what: str, problems: list[str]) -> None:
+    def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
         shown = "; ".join(problems[:_SHOWN])
         more = f"; ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        super().__init__(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: {shown}{more}")
+        hint = f"; {hint}" if hint else ""
+        super().__init__(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: {shown}{more}{hint}")
         self.problems = problems
 
 
@@ -65,7 +67,9 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
     best = max(scores.values())
     names = [name for name, score in scores.items() if score == best]
     # CoCa's layout is a CLIP's and more: of two that know the same keys, the one that the other contains.
-    rows = {name: frozenset((row.target, row.source, row.op) for row in load_table(name).rows) for name in names}
+    rows = {
+        name: frozenset((row.target, row.source, row.op) for row in load_table(name).rows) for name in names
+    }
     names = [name for name in names if not any(rows[other] < rows[name] for other in names)]
     some = ", ".join(sorted(keys)[:5])
     if 2 * best < len(keys):

@@ -165,8 +165,16 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
         where: what to call the record in an error, e.g. the path of its file.
 
     Raises:
-        DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible.
+        DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible;
+            with the nearest record of configs/archs.
     """
+    try:
+        return _read(record, where)
+    except DataError as error:
+        raise DataError(f"{error}{_nearest(record)}") from None
+
+
+def _read(record: dict[str, Any], where: str) -> Arch:
     dual = "text" in record
     keys = {"name": str, "vision": dict} | (
         {"text": dict, "logit_bias": bool} if dual else {"num_classes": int}
@@ -183,6 +191,26 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
         widths = f"vision's is {arch.vision.embed_dim}, text's is {arch.text.embed_dim}"
         raise DataError(f"{where}: both towers need one embed_dim, but {widths}")
     return arch
+
+
+def _nearest(record: dict[str, Any]) -> str:
+    """What to add to an error: the record of configs/archs that agrees in most fields."""
+
+    def fields(record: dict[str, Any]) -> dict[str, Any]:
+        towers = {tower: record.get(tower) for tower in ("vision", "text")}
+        known = {tower: table for tower, table in towers.items() if isinstance(table, dict)}
+        return {f"{tower}.{key}": value for tower, table in known.items() for key, value in table.items()}
+
+    given = fields(record)
+    paths = sorted((config_dir() / "archs").glob("*.toml"))
+    known = {path: fields(read_toml(path)) for path in paths if path.stem != record.get("name")}
+    path = max(known, key=lambda path: sum(given.get(key) == value for key, value in known[path].items()))
+    missing = [f"{key} = {value!r}" for key, value in known[path].items() if key not in given]
+    same = given.keys() & known[path].keys()
+    if not any(given[key] == known[path][key] for key in same):
+        return ""
+    has = f", which has {', '.join(missing[:3])}" if missing and len(missing) <= 3 else ""
+    return f"; the nearest architecture is {path.stem}{has}"
 
 
 def arch_to_dict(arch: Arch) -> dict[str, Any]:

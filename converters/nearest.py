@@ -1,0 +1,75 @@
+"""Which architecture of configs/archs a checkpoint is, where the one it was taken for does not fit.
+
+The parity record (configs/parity.json) has the number of parameters of every registered architecture: only
+the few of (nearly) the checkpoint's own number are built and compared, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.config import config_dir, read_text
+from clipjax.models.arch import Arch, load_arch
+from clipjax.models.network import Network
+from converters.engine import ConversionError, LazyTensor, Plan, detect_table, plan_conversion
+from converters.table import Table
+
+_COMPARED = 4  # architectures of another number of parameters that are looked at
+
+
+def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
+    """`plan_conversion` of a checkpoint in the layout that it has.
+
+    Raises:
+        ConversionError: it does not fit; the message names the architecture that it fits, or nearly fits.
+        DataError: no layout knows its tensors.
+    """
+    table = detect_table(source)
+    try:
+        return plan_conversion(source, Network(arch).abstract_params(), table)
+    except ConversionError as error:
+        what = f"the checkpoint does not fit the architecture {arch.name} (layout {table.name})"
+        raise ConversionError(what, error.problems, _hint(source, table, len(error.problems))) from None
+
+
+def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
+    """Registered architectures that a checkpoint fits by names and shapes; they may differ in activations."""
+    table = detect_table(source)
+    params = _registered()
+    same = [name for name in params if params[name] == _count(source, table)]
+    return [name for name in same if not _problems(source, table, name)]
+
+
+def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:
+    """What the tensors are, or which architecture has fewer problems with them."""
+    if names := fitting(source):
+        return f"its tensors are those of {' or '.join(names)}"
+    params, count = _registered(), _count(source, table)
+    near = sorted(params, key=lambda name: abs(params[name] - count))[:_COMPARED]
+    problems = {name: _problems(source, table, name) for name in near}
+    best = min(problems, key=lambda name: len(problems[name]), default=None)
+    if best is None or len(problems[best]) >= worse_than:
+        return None
+    return f"the nearest is {best}, where {problems[best][0]} ({len(problems[best])} in all)"
+
+
+def _problems(source: Mapping[str, LazyTensor], table: Table, name: str) -> list[str]:
+    try:
+        plan_conversion(source, Network(load_arch(name)).abstract_params(), table)
+    except ConversionError as error:
+        return error.problems
+    return []
+
+
+def _registered() -> dict[str, int]:
+    """The number of parameters of every architecture in the parity record."""
+    record: dict[str, Any] = json.loads(read_text(config_dir() / "parity.json"))
+    return {name: entry["params"] for name, entry in record["archs"].items()}
+
+
+def _count(source: Mapping[str, LazyTensor], table: Table) -> int:
+    kept = [tensor for key, tensor in source.items() if not (table.drops(key) or table.carries(key))]
+    return sum(math.prod(tensor.shape) for tensor in kept)

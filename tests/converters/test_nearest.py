@@ -1,0 +1,85 @@
+"""A checkpoint that is not what it was taken for: refused, with the architecture that it is."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pytest
+from _checkpoints import Shaped
+
+from clipjax.models.arch import load_arch
+from converters.engine import ConversionError
+from converters.golden.sweep import shapes
+from converters.nearest import fitting, plan_for
+
+
+@functools.cache
+def checkpoint(name: str, library: str = "open_clip") -> dict[str, Any]:
+    """The tensors of a full-size model, without numbers."""
+    state = shapes({"shapes": name, "library": library})["shapes"]
+    return {key: Shaped(tuple(shape)) for key, (shape, _) in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "taken_for", "what"),
+    [
+        ("ViT-B-16", "open_clip", "ViT-B-32", "tensors are those of ViT-B-16-quickgelu or ViT-B-16"),
+        (
+            "ViT-L-14",
+            "open_clip",
+            "ViT-L-14-336-quickgelu",
+            "tensors are those of ViT-L-14-quickgelu or ViT-L-14",
+        ),
+        ("RN50", "open_clip", "ViT-B-32", "tensors are those of RN50-quickgelu"),
+        ("EVA02-B-16", "open_clip", "ViT-B-16", "tensors are those of EVA02-B-16"),
+        ("coca_ViT-B-32", "open_clip", "ViT-B-32", "tensors are those of coca_ViT-B-32"),
+        (
+            "convnext_base_w",
+            "open_clip",
+            "convnext_base",
+            "tensors are those of convnext_base_w or convnext_base_w_",
+        ),
+        ("convnext_base.fb_in22k", "timm", "convnext_base-in1k", "tensors are those of convnext_base-in22k"),
+        ("vit_base_patch16_clip_224", "timm", "ViT-B-16", "tensors are those of vit_base_patch16_clip_224"),
+    ],
+)
+def test_another_architectures_checkpoint(name: str, library: str, taken_for: str, what: str) -> None:
+    with pytest.raises(ConversionError, match=f"does not fit the architecture {taken_for} .*{what}"):
+        plan_for(checkpoint(name, library), load_arch(taken_for))
+
+
+def test_one_that_fits_exactly() -> None:
+    assert fitting(checkpoint("ViT-B-32")) == ["ViT-B-32-quickgelu", "ViT-B-32"]
+    assert plan_for(checkpoint("ViT-B-32"), load_arch("ViT-B-32")).table == "open_clip_vit"
+
+
+def test_a_size_that_is_not_registered_has_a_nearest_one() -> None:
+    source = {**checkpoint("ViT-L-14"), "visual.positional_embedding": Shaped((325, 1024))}
+    assert fitting(source) == []
+    with pytest.raises(ConversionError) as caught:
+        plan_for(source, load_arch("ViT-B-16"))
+    message = str(caught.value)
+    assert "the nearest is ViT-L-14" in message
+    assert message.endswith(
+        "visual.positional_embedding has shape (325, 1024), vision/positional_embedding needs "
+        "(257, 1024) (1 in all)"
+    )
+    assert len(caught.value.problems) > 100
+
+
+def test_where_nothing_is_nearer_nothing_is_said() -> None:
+    source = {**checkpoint("ViT-B-32"), "visual.extra": Shaped((3,))}
+    with pytest.raises(ConversionError) as caught:
+        plan_for(source, load_arch("ViT-B-32"))
+    assert str(caught.value).endswith(
+        "1 problem: visual.extra is in the checkpoint but has no place in the architecture"
+    )
+
+
+def test_problems_are_all_kept() -> None:
+    source = {key: x for key, x in checkpoint("ViT-B-32").items() if "mlp" not in key}
+    with pytest.raises(ConversionError, match=r"; \.\.\. and 88 more") as caught:
+        plan_for(source, load_arch("ViT-B-32"))
+    assert len(caught.value.problems) == math.prod((24, 4))
