@@ -29,7 +29,7 @@ from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.models.network import Network
 from clipjax.registry import model_card
 from converters.engine import ConversionError, convert, detect_table, flatten, nest, plan_conversion
-from converters.golden import build_model, run
+from converters.golden import build_model, load_strict, run
 
 SIGLIP, COCA, COCA_L = "ViT-SO400M-14-SigLIP-384", "coca_ViT-B-32", "coca_ViT-L-14"
 ROBERTA, XLM = "roberta-ViT-B-32", "xlm-roberta-base-ViT-B-32"
@@ -168,6 +168,7 @@ def test_export_is_the_file_bit_for_bit(name: str, tmp_path: Path):
         for key, tensor in state.items():
             assert written[key].dtype == tensor.dtype, key
             assert torch.equal(written[key], tensor), key
+    load_strict(theirs, tmp_path / "out.safetensors")
 
 
 @pytest.mark.parametrize("shape", [(), (1,)])

@@ -124,6 +124,10 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
-    """Loads a checkpoint of any kind open_clip reads; every key must match."""
+    """Loads a checkpoint of any kind open_clip reads; every key must match.
+
+    But for the buffer that transformers no longer keeps since 4.31, which open_clip drops as well.
+    """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
+    state.pop("text.transformer.embeddings.position_ids", None)
     model.load_state_dict(state, strict=True)
