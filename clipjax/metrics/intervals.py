@@ -25,7 +25,7 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson(hits: int, n: int, level: float = LEVEL) -> Interval:
+def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of `hits` / `n`, n > 0 (Wilson 1927), without continuity correction."""
     lo, hi = _wilson_limits(np.asarray(hits), np.asarray(n), level)
     return Interval(float(lo), float(hi), level, "wilson")

@@ -1,0 +1,116 @@
+"""Bootstrap of any statistic that can count an image several times.
+
+A resample of a data set is written as weights: how often each image is drawn (Efron 1979). They depend on
+the data set and the seed alone, so every score and every model on one data set is judged on the same
+resamples: the difference of two draws of `bootstrap` is a paired bootstrap. Images that share a class, an
+object or a caption are drawn together: then the clusters are resampled.
+
+Weights are drawn and used a block of resamples at a time and never held whole: a thousand resamples of
+50,000 images would take 400 MB. The block changes memory, not a single number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipjax.metrics.intervals import LEVEL, Interval
+
+RESAMPLES = 1000
+# Weights of one block, in numbers. Small: what a statistic makes of them should stay in the caches (a block
+# sixteen times as large takes three times as long for each resample).
+BLOCK = 2**17
+
+
+@dataclass(frozen=True, eq=False)
+class Resampling:
+    """Resamples of one data set, with replacement and of the same size.
+
+    Attributes:
+        data: name of the data set. Part of the seed: data sets are resampled independently of each other.
+        size: its images.
+        clusters: the cluster of each image, 0..C-1, each with an image; None: each image by itself. int
+            [size]. A resample has C clusters, and as many images as these hold.
+    """
+
+    data: str
+    size: int
+    clusters: np.ndarray | None = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clusters is not None and (
+            len(self.clusters) != self.size or not np.bincount(self.clusters).all()
+        ):
+            raise ValueError(f"{self.data}: clusters must be 0..C-1 without a gap, one for each image")
+        if self.units < 2:
+            kind = "images" if self.clusters is None else "clusters"
+            raise ValueError(f"{self.data}: a bootstrap needs two {kind} or more, there are {self.units}")
+        if self.resamples < 1:
+            raise ValueError(f"a bootstrap needs one resample or more, not {self.resamples}")
+
+    @property
+    def units(self) -> int:
+        """What is drawn: clusters or images."""
+        return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
+        """Weights of all resamples, at most `rows` at a time. int64 [B, size]."""
+        name = int.from_bytes(hashlib.sha256(self.data.encode()).digest()[:8], "little")
+        rng = np.random.default_rng([self.seed, name])
+        for start in range(0, self.resamples, rows):
+            count = min(rows, self.resamples - start)
+            drawn = rng.integers(0, self.units, (count, self.units))
+            # Row r has its own bins: one call counts all rows.
+            drawn += self.units * np.arange(count)[:, None]
+            weights = np.bincount(drawn.ravel(), minlength=count * self.units).reshape(count, self.units)
+            yield weights if self.clusters is None else np.take(weights, self.clusters, axis=1)
+
+
+def bootstrap(
+    statistic: Callable[..., dict[str, np.ndarray]], *data: Resampling, block: int = BLOCK
+) -> dict[str, np.ndarray]:
+    """Values of a statistic on every resample.
+
+    Args:
+        statistic: takes the weights of B resamples, int64 [B, size], one argument for each data set; returns
+            numbers by name, float64 [B] each.
+        data: data sets, resampled the same number of times.
+        block: the largest number of weights made at once (one resample, if that is larger).
+
+    Returns: float64 [resamples] for each name.
+    """
+    if len({each.resamples for each in data}) != 1:
+        raise ValueError("the data sets of a bootstrap must all be resampled the same number of times")
+    if len({each.data for each in data}) != len(data):
+        raise ValueError(
+            "two data sets of a bootstrap have one name: their resamples would not be independent"
+        )
+    rows = max(1, block // sum(each.size for each in data))
+    parts = [statistic(*weights) for weights in zip(*(each.blocks(rows) for each in data), strict=True)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def percentile_interval(draws: np.ndarray, level: float = LEVEL, *, clustered: bool = False) -> Interval:
+    """The central part of the bootstrap's values [R], with linear interpolation between them.
+
+    It says nothing where no resample can differ (a rate of 0 or 1): use an interval of proportions there.
+    The method names the number of resamples, e.g. "bootstrap_1000", "cluster_bootstrap_1000".
+
+    Raises:
+        ValueError: a value is NaN.
+    """
+    if np.isnan(draws).any():
+        raise ValueError(f"{int(np.isnan(draws).sum())} of {len(draws)} resamples have no value")
+    lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    method = f"{'cluster_' * clustered}bootstrap_{len(draws)}"
+    return Interval(float(lo), float(hi), level, method)
+
+
+def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of values [N] on each resample: weights [B, N] -> float64 [B]."""
+    return weights @ values.astype(np.float64) / weights.sum(axis=1)

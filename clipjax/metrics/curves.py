@@ -1,0 +1,139 @@
+"""ROC and precision-recall curves as integer counts, and what is read off them.
+
+A curve has one point for each distinct score of the positives, however many images tie there. Its counts
+come from sorted host arrays (`detection`) or, for scores in shards on devices, from a jitted kernel
+(`tally`): the integers are the same, and so are all numbers. scikit-learn's functions are the definition.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RECALL = 0.95
+
+
+class Counts(NamedTuple):
+    """Cumulative counts at the K distinct scores of the positives, most positive first, for B resamples.
+
+    Attributes:
+        tp: positives at or above the score. int64 [B, K]; the last is the number of positives.
+        before, fp: negatives above the score; negatives at or above it. int64 [B, K].
+        negatives: int64 [B].
+    """
+
+    tp: np.ndarray
+    before: np.ndarray
+    fp: np.ndarray
+    negatives: np.ndarray
+
+
+# Measures: Counts -> float64 [B].
+
+
+def area_under_roc(counts: Counts) -> np.ndarray:
+    """Probability that a positive scores above a negative, ties counting one half."""
+    tp, before, fp, negatives = counts
+    twice = _gain(tp) * (2 * negatives[:, None] - before - fp)
+    return twice.sum(axis=1) / (2 * tp[:, -1] * negatives)
+
+
+def average_precision(counts: Counts) -> np.ndarray:
+    """Mean, over the positives, of the precision at their score: the area under steps."""
+    tp, _, fp, _ = counts
+    # A resample may have no image at the top scores: there is nothing to gain there either.
+    return (_gain(tp) * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / tp[:, -1]
+
+
+def trapezoidal_precision(counts: Counts) -> np.ndarray:
+    """Area under straight lines between the points of the precision-recall curve, which starts at (0, 1)."""
+    tp, before, fp, _ = counts
+    gain = _gain(tp)
+    passed = tp - gain + before
+    precision = tp / np.maximum(tp + fp, 1)
+    previous = np.where(passed > 0, (tp - gain) / np.maximum(passed, 1), 1.0)
+    return (gain * (previous + precision)).sum(axis=1) / (2 * tp[:, -1])
+
+
+def fpr_first(counts: Counts) -> np.ndarray:
+    """False positive rate at the highest threshold whose recall reaches 0.95."""
+    return _at(counts.fp, _reached(counts.tp)) / counts.negatives
+
+
+def fpr_closest(counts: Counts) -> np.ndarray:
+    """False positive rate at the recall closest to 0.95; of two that are as close, at the higher.
+
+    Of the thresholds with that recall it is the lowest, just above the next positive; but the highest of
+    those with recall 1. So does the reference, which compares the distances as they come out in float64.
+    """
+    tp, before, fp, negatives = counts
+    total, reached = tp[:, -1], _reached(tp)
+    higher, lower = _at(tp, reached), np.where(reached > 0, _at(tp, np.maximum(reached - 1, 0)), 0)
+    nearer = np.abs(lower / total - RECALL) < np.abs(higher / total - RECALL)
+    chosen = np.where(nearer, lower, higher)
+    following = np.minimum(np.count_nonzero(tp <= chosen[:, None], axis=1), tp.shape[1] - 1)
+    return np.where(chosen == total, _at(fp, reached), _at(before, following)) / negatives
+
+
+def _gain(tp: np.ndarray) -> np.ndarray:
+    """Positives at each distinct score."""
+    return np.diff(tp, axis=1, prepend=0)
+
+
+def _reached(tp: np.ndarray) -> np.ndarray:
+    """The first column whose recall is at least 0.95."""
+    return np.count_nonzero(tp / tp[:, -1:] < RECALL, axis=1)
+
+
+def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(rows, columns[:, None], axis=1)[:, 0]
+
+
+# Counting on devices.
+
+
+@jax.jit
+def tally(scores: jax.Array, others: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How many of `others` lie above each score, and how many equal it.
+
+    Tallies against shards of `others` add up, and those of shards of `scores` are concatenated.
+
+    Args:
+        scores, others: finite, read as float32. [N], [M].
+        mask: False where `others` is padding. bool [M].
+
+    Returns: two int32 [N].
+    """
+    padding = jnp.iinfo(jnp.int32).max
+    ranked = jnp.sort(jnp.where(mask, _ordered(others), padding))
+    keys = _ordered(scores)
+    right = jnp.searchsorted(ranked, keys, side="right").astype(jnp.int32)
+    left = jnp.searchsorted(ranked, keys).astype(jnp.int32)
+    return jnp.sum(mask, dtype=jnp.int32) - right, right - left
+
+
+def _ordered(scores: jax.Array) -> jax.Array:
+    """Integers in the order of the floats: comparing floats, XLA takes denormal numbers for zero."""
+    bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
+    positive_zero = jnp.where(bits == jnp.iinfo(jnp.int32).min, 0, bits)
+    return jnp.where(positive_zero < 0, positive_zero ^ jnp.iinfo(jnp.int32).max, positive_zero)
+
+
+def tallied(
+    among: tuple[np.ndarray, np.ndarray], against: tuple[np.ndarray, np.ndarray], mask: np.ndarray, total: int
+) -> Counts:
+    """The counts that the measures of counts take, of one set of images, from tallies.
+
+    For OOD as positive both tallies are those of negated scores.
+
+    Args:
+        among, against: tallies of the positives' scores among themselves and against all negatives. [N].
+        mask: False where a positive is padding. bool [N].
+        total: negatives.
+    """
+    above, ties, over, level = (np.asarray(part)[mask].astype(np.int64) for part in (*among, *against))
+    tp, first = np.unique(above + ties, return_index=True)
+    return Counts(tp[None], over[first][None], (over + level)[first][None], np.array([total]))
