@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from clipjax import heads, verify
 from clipjax.checkpoint import export_model
+from clipjax.finetune import contrastive
 from clipjax.load import load_model
 from clipjax.models import layers, roberta
 from clipjax.models.arch import arch_to_dict, load_arch
@@ -221,6 +222,16 @@ def test_heads_embed_short_texts_as_at_full_length(name: str):
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
     given = heads._Tokens.of(model, prompts).rows(np.arange(4))
     assert given.shape[1] == (16 if name in (SIGLIP, COCA) else 8)
+
+
+@pytest.mark.parametrize("name", [*KINDS, "ViT-B-32"])
+def test_training_cuts_captions_as_far_as_the_tower_reads(name: str):
+    tower: Any = case(name).arch.text
+    words = Words(tower)
+    manifest: Any = SimpleNamespace(columns={"caption": ["a", ["of the", "b"]]})
+    tokenize = contrastive._cut(tower, lambda texts: words.encode(texts).ids, manifest, "caption")
+    assert tokenize is not None
+    assert tokenize(["a"]).shape == (1, 16 if name in (SIGLIP, COCA) else 4)
 
 
 # ------------------------------------------------------------------------- every tensor and eps counts
