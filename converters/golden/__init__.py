@@ -1,6 +1,6 @@
 """The PyTorch reference, stage by stage: the only part of clipjax that imports torch.
 
-    python -m converters.golden --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \\
+    python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \\
         --inputs in.npz --out out.npz
 
 Nothing imports this package on the way from a checkpoint to a number: `clipjax.verify` runs it in a
@@ -10,9 +10,11 @@ records every stage with forward hooks, in clipjax's layout (channels last) and 
     build.py       a library's model by NAME, at full size or with the sizes of a narrow record: whatever
                    decides a number but a size (activation, eps, pooling, bias) comes from the library
     recording.py   forward hooks; what a tower file has to offer
-    towers/*.py    one file a family, named like those of `clipjax.models`
+    towers/*.py    one file a family, named like those of `clipjax.models` (hf.py: transformers)
     condition.py   weights in which every tensor and every eps matters
+    transformers_models.py   the same for transformers, whose models have configs and no names
     run.py         a model and inputs -> every stage and the results
+    sweep.py       the same for many architectures in one process, and full-size shapes
     __main__.py    the command
 
 A tower file has
