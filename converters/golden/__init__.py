@@ -9,10 +9,10 @@ records every stage with forward hooks, in clipjax's layout (channels last) and 
 
     build.py       a library's model by NAME, at full size or with the sizes of a narrow record: whatever
                    decides a number but a size (activation, eps, pooling, bias) comes from the library
+    transformers_models.py   the same of transformers, whose models have configs and no names
     recording.py   forward hooks; what a tower file has to offer
     towers/*.py    one file a family, named like those of `clipjax.models` (hf.py: transformers)
     condition.py   weights in which every tensor and every eps matters
-    transformers_models.py   the same for transformers, whose models have configs and no names
     run.py         a model and inputs -> every stage and the results
     sweep.py       the same for many architectures in one process, and full-size shapes
     __main__.py    the command
