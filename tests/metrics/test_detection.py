@@ -123,12 +123,14 @@ def test_a_recall_as_far_below_as_above():
     positive = np.arange(10.0)
     assert abs(9 / 10 - 0.95) < abs(1 - 0.95)
     assert d.detection(positive, [-1.0, 0.0, 0.5, 1.5])["fpr95_mos"] == 0.5  # just above 0: two of four
-    assert d.detection([0.0, 1.0, 2.0, 3.0], [-1.0, 0.5])["fpr95_mos"] == 0.5
+    # Of 50, 47 and 48 are as far even in float64: the higher recall, just above 1.
+    assert abs(47 / 50 - 0.95) == abs(48 / 50 - 0.95)
+    assert d.detection(np.arange(50.0), [-1.0, 1.5])["fpr95_mos"] == closest(np.arange(50), [-1, 1.5]) == 0.5
 
 
 def test_the_quantile_is_numpys_to_the_bit():
     rng = np.random.default_rng(0)
-    for n in (1, 2, 3, 19, 20, 21, 22, 1000, 4999):
+    for n in (*range(1, 400), 4999):
         scores = rng.normal(size=n)
         got = d._threshold(d.rank(scores, [0.0]), np.arange(n + 1)[None])[0]
         assert got == np.quantile(scores, 1 - 0.95)
