@@ -1,0 +1,308 @@
+"""Calibration: ECE, MCE, NLL, Brier score, the reliability diagram, and temperature scaling.
+
+All in double precision, whatever the logits come in: a confidence that lies on the edge of a bin, and the
+optimum of a flat curve, are decided by the last digits. Reductions are sums over images, so the parts of a
+data set may be reduced apart and added. Everything here is called from Python, not from under a `jax.jit`.
+
+Sources: Naeini et al. 2015 (ECE, MCE), Guo et al. 2017 (15 equal-width bins, right-closed: (lo, hi]; the one
+scalar temperature), Nixon et al. 2019 (bins of equal mass). A confidence of exactly 0 falls into the first
+bin, as in ImageNet-X's code. Temperature is fitted exactly, where Guo's LBFGS may stop short of the optimum.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from numpy.typing import ArrayLike
+
+from clipjax.metrics import intervals
+from clipjax.metrics.inputs import Weights, booleans, check_finite, count_of_each, labels_within, refuse
+
+SPLIT_SEED = 333
+
+
+class Scored(NamedTuple):
+    """Per image: the best class's probability, whether it is the label, -log p(label), and the Brier score.
+
+    float64, bool, float64, float64, each [N]; 0 and False for an image of weight 0.
+    """
+
+    confidence: np.ndarray
+    correct: np.ndarray
+    nll: np.ndarray
+    brier: np.ndarray
+
+
+def score(
+    logits: ArrayLike | jax.Array,
+    labels: ArrayLike | jax.Array,
+    *,
+    temperature: float = 1.0,
+    weights: Weights = None,
+) -> Scored:
+    """Softmax of logits / temperature against the labels, image by image.
+
+    Ties of the best class go to the lowest index. The Brier score is the squared distance of the
+    probabilities from the label's one-hot vector, over all classes: 0 to 2.
+
+    Args:
+        logits: [N, K], already restricted to the data set's classes.
+        labels: int [N].
+        temperature: > 0.
+
+    Raises:
+        ValueError: nothing counts, a label is outside the classes, or a logit is not finite; names the row.
+    """
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature is {temperature}; give a number above 0")
+    counts, labels = _checked(logits, labels, weights)
+    with jax.enable_x64(True):
+        parts = [np.asarray(part) for part in _score(logits, labels, temperature)]
+    return Scored(*(np.where(counts > 0, part, part.dtype.type(0)) for part in parts))
+
+
+def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
+    """Weighted mean over images, e.g. of `Scored.nll`. Raises ValueError if no image counts."""
+    array = np.asarray(values, np.float64)
+    counts = count_of_each(weights, len(array))
+    return float(np.sum(array[counts > 0] * counts[counts > 0]) / counts.sum())
+
+
+def equal_width_edges(bins: int) -> np.ndarray:
+    """Edges of `bins` bins of one width on [0, 1]. float64 [bins + 1]."""
+    _check_bins(bins)
+    return np.linspace(0.0, 1.0, bins + 1)
+
+
+def equal_mass_edges(confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None) -> np.ndarray:
+    """Edges of `bins` bins that hold equally many images. float64 [bins + 1].
+
+    The m-th inner edge is the ceil(m N / bins)-th smallest confidence, so that right-closed bins hold
+    N / bins images each where that is a whole number. Equal confidences share a bin, whatever their order;
+    with many of them, or with fewer images than bins, some bins are empty.
+    """
+    _check_bins(bins)
+    values, counts = _confidences(confidence, weights)
+    ordered = np.sort(np.repeat(values, counts))
+    place = -(-np.arange(1, bins) * len(ordered) // bins) - 1
+    return np.concatenate([[0.0], ordered[place], [1.0]])
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What the images of each bin sum up to. Parts of a data set with the same edges may be added.
+
+    edges [B + 1]; count, confidence (sum), correct (number) [B], all float64.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray
+    correct: np.ndarray
+
+    def __add__(self, other: Reliability) -> Reliability:
+        if not np.array_equal(self.edges, other.edges):
+            raise ValueError("bins with different edges cannot be added; use the edges of one for both")
+        pairs = (
+            (self.count, other.count),
+            (self.confidence, other.confidence),
+            (self.correct, other.correct),
+        )
+        return Reliability(self.edges, *(a + b for a, b in pairs))
+
+
+def reliability(
+    confidence: ArrayLike | jax.Array,
+    correct: ArrayLike | jax.Array,
+    edges: np.ndarray,
+    *,
+    weights: Weights = None,
+) -> Reliability:
+    """Sums over the images of each right-closed bin.
+
+    Args:
+        confidence: [N], 0 to 1. Its own precision decides about the edges: 0.2 in float32 is above 0.2.
+        correct: bool [N].
+        edges: [B + 1] ascending, from `equal_width_edges` or `equal_mass_edges`.
+
+    Raises:
+        ValueError: nothing counts, or a confidence is no probability; names the row.
+    """
+    values, counts = _confidences(confidence, weights)
+    correct = booleans("correct", correct)
+    if correct.shape != values.shape:
+        raise ValueError(
+            f"{len(values)} confidences but {len(correct)} of `correct`; give one for each image"
+        )
+    with jax.enable_x64(True):
+        sums = np.asarray(_bin_sums(values, correct, counts, np.asarray(edges, np.float64)[1:-1]))
+    return Reliability(edges, sums[:, 0], sums[:, 1], sums[:, 2])
+
+
+def ece(bins: Reliability) -> float:
+    """Expected calibration error: |accuracy - mean confidence| of the bins, weighted by their images."""
+    return float(np.sum(np.abs(bins.correct - bins.confidence)) / np.sum(bins.count))
+
+
+def mce(bins: Reliability) -> float:
+    """Maximum calibration error: the largest |accuracy - mean confidence| of a bin that holds images."""
+    held = bins.count > 0
+    return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
+
+
+def diagram(bins: Reliability) -> dict[str, np.ndarray]:
+    """The reliability diagram as a table of columns, one row a bin that holds images.
+
+    Columns: lo, hi (the bin is (lo, hi]), n, confidence and accuracy (means), accuracy_lo and accuracy_hi
+    (Wilson's 95 % interval), gap (accuracy - confidence).
+    """
+    held = bins.count > 0
+    n, hits = bins.count[held].astype(np.int64), bins.correct[held].astype(np.int64)
+    confidence, accuracy = bins.confidence[held] / n, hits / n
+    limits = [intervals.wilson(int(k), int(of)) for k, of in zip(hits, n)]
+    return {
+        "lo": bins.edges[:-1][held],
+        "hi": bins.edges[1:][held],
+        "n": n,
+        "confidence": confidence,
+        "accuracy": accuracy,
+        "accuracy_lo": np.array([limit.lo for limit in limits]),
+        "accuracy_hi": np.array([limit.hi for limit in limits]),
+        "gap": accuracy - confidence,
+    }
+
+
+def fit_temperature(
+    logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, *, weights: Weights = None
+) -> float:
+    """The T > 0 that minimises the mean of -log softmax(logits / T)[label].
+
+    NLL is convex in 1 / T, so its slope has one root, which is bracketed by doubling and closed in on by
+    Brent's method: no bounds that could bind, no learning rate.
+
+    Raises:
+        ValueError: as `score`; or there is no optimum, because every label has its row's largest logit (NLL
+            falls as T goes to 0) or the labels' logits are no larger than average (NLL falls as T grows).
+    """
+    counts, labels = _checked(logits, labels, weights)
+    kept = counts > 0
+    if not kept.all():
+        logits, labels, counts = np.asarray(logits)[kept], labels[kept], counts[kept]
+    with jax.enable_x64(True):
+        logits = jax.device_put(logits)
+        best, own = _best_and_own(logits, labels)
+
+        def slope(sharpness: float) -> float:
+            return float(_slope(sharpness, logits, best, own, counts))
+
+        if not np.any(np.asarray(own) < np.asarray(best)):
+            raise ValueError("every label has its row's largest logit: NLL falls all the way to T = 0")
+        if slope(0.0) >= 0:
+            raise ValueError("the labels' logits are no larger than average: NLL falls for ever as T grows")
+        hi = 1.0
+        while slope(hi) < 0:
+            hi *= 2
+        lo = hi / 2
+        while slope(lo) > 0:
+            lo /= 2
+        root = scipy.optimize.root_scalar(slope, bracket=(lo, hi), method="brentq", xtol=1e-14 * lo).root
+    return 1 / root
+
+
+def half_split(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the calibration half and of the test half. Two int64 arrays.
+
+    Images are ordered by file name without folders and dealt out by RandomState(333).permutation: the first
+    half calibrates. That is `train_test_split(test_size=0.5, random_state=333)` of Adaptive-Calibrators-
+    Ensemble, whose second return is the calibration half. An odd image goes to the calibration half.
+
+    Raises:
+        ValueError: fewer than two images, or two of one file name, whose order would be arbitrary.
+    """
+    base = np.array([posixpath.basename(name) for name in names], dtype=object)
+    order = np.array(sorted(range(len(base)), key=base.__getitem__), np.int64)
+    if len(order) < 2:
+        raise ValueError(f"there are {len(order)} images; a split needs two or more")
+    same = np.flatnonzero(base[order[1:]] == base[order[:-1]])
+    if len(same):
+        raise ValueError(f"two images are called {base[order[same[0]]]!r}; the split needs unique file names")
+    dealt = order[np.random.RandomState(SPLIT_SEED).permutation(len(order))]
+    half = (len(order) + 1) // 2
+    return dealt[:half], dealt[half:]
+
+
+@jax.jit
+def _score(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[jax.Array, ...]:
+    def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        z, label = row
+        scaled = z.astype(jnp.float64) / temperature
+        below = scaled - jnp.max(scaled)
+        share = jnp.exp(below)
+        total = jnp.sum(share)
+        brier = jnp.sum(share * share) / total**2 - 2 * share[label] / total + 1
+        right = jnp.argmax(z).astype(jnp.int32) == label
+        return 1 / total, right, jnp.log(total) - below[label], brier
+
+    # In blocks: the float64 copy of all logits would be twice their size.
+    return jax.lax.map(one, (logits, labels), batch_size=256)
+
+
+@jax.jit
+def _bin_sums(confidence: jax.Array, correct: jax.Array, counts: jax.Array, inner: jax.Array) -> jax.Array:
+    """Images, sum of confidence and of correct of each bin. float64 [B, 3]."""
+    exact, weight = confidence.astype(jnp.float64), counts.astype(jnp.float64)
+    place = jnp.sum(exact[:, None] > inner, axis=1)
+    values = jnp.stack([weight, weight * exact, weight * correct.astype(jnp.float64)], axis=1)
+    return jnp.zeros((inner.shape[0] + 1, 3), jnp.float64).at[place].add(values)
+
+
+@jax.jit
+def _best_and_own(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each row's largest logit and its label's. Two float64 [N]."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jnp.max(logits, axis=1).astype(jnp.float64), own.astype(jnp.float64)
+
+
+def _mean_nll(
+    sharpness: jax.Array, logits: jax.Array, best: jax.Array, own: jax.Array, counts: jax.Array
+) -> jax.Array:
+    """The mean NLL as a function of `sharpness` = 1 / T."""
+    shares = jnp.exp(sharpness * (logits.astype(jnp.float64) - best[:, None]))
+    nll = jnp.log(jnp.sum(shares, axis=1)) + sharpness * (best - own)
+    weight = counts.astype(jnp.float64)
+    return jnp.sum(nll * weight) / jnp.sum(weight)
+
+
+_slope = jax.jit(jax.grad(_mean_nll))
+
+
+def _checked(
+    logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, weights: Weights
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each image counts, and its label; see `score` for what is refused."""
+    n, num_classes = np.shape(logits)
+    counts = count_of_each(weights, n)
+    with jax.enable_x64(True):
+        check_finite("logits", logits, counts)
+    return counts, labels_within("label", labels, counts, num_classes)
+
+
+def _confidences(confidence: ArrayLike | jax.Array, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(confidence)
+    counts = count_of_each(weights, len(values))
+    refuse(
+        (counts > 0) & ~((values >= 0) & (values <= 1)), "its confidence is no probability between 0 and 1"
+    )
+    return np.where(counts > 0, values, values.dtype.type(0)), counts
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 1:
+        raise ValueError(f"{bins} bins; give one or more")

@@ -1,0 +1,150 @@
+"""Visual factors: accuracy on the images of each factor, error ratios, worst factor, worst classes.
+
+The metrics of ImageNet-X (Idrissi et al. 2022), as its `imagenet_x/aggregate.py` computes them. "Average" is
+the accuracy over all annotated images, each once, those without any factor included; it is no mean over
+factors. Columns are factors in whatever order, and number, the caller has them.
+
+One difference: classes that tie for the last place among the worst are taken in the order of their index,
+where the reference leaves it to an unstable sort.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
+
+
+@dataclass(frozen=True)
+class FactorCounts:
+    """Correct images and all images, of each factor and together. Parts of a data set may be added.
+
+    hits, total: int [F]; hits_all, total_all: int.
+    """
+
+    hits: np.ndarray
+    total: np.ndarray
+    hits_all: int
+    total_all: int
+
+    def __add__(self, other: FactorCounts) -> FactorCounts:
+        return FactorCounts(
+            self.hits + other.hits,
+            self.total + other.total,
+            self.hits_all + other.hits_all,
+            self.total_all + other.total_all,
+        )
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Of each factor; NaN for one without images. float64 [F]."""
+        return _ratio(self.hits, self.total)
+
+    @property
+    def average(self) -> float:
+        """Over all images, each once."""
+        return self.hits_all / self.total_all
+
+    @property
+    def error_ratio(self) -> np.ndarray:
+        """A factor's error over the average error: above 1 is harder than average. float64 [F].
+
+        NaN for a factor without images, and everywhere if there is no error at all.
+        """
+        return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
+
+    @property
+    def worst(self) -> int:
+        """Column of the factor with the lowest accuracy, the first of equals; factors without images aside.
+
+        Raises:
+            ValueError: no factor has an image.
+        """
+        if not np.any(self.total):
+            raise ValueError("no image has any of the factors, so none is the worst")
+        return int(np.nanargmin(self.accuracy))
+
+
+def count_factors(
+    correct: ArrayLike | jax.Array, factors: ArrayLike | jax.Array, *, weights: Weights = None
+) -> FactorCounts:
+    """What `FactorCounts` holds, of bool [N] and bool (or 0 / 1) [N, F].
+
+    Raises:
+        ValueError: nothing counts, or a factor is neither 0 nor 1; names the row.
+    """
+    correct = booleans("correct", correct)
+    marks = np.asarray(factors)
+    counts = count_of_each(weights, len(correct))
+    if marks.ndim != 2 or len(marks) != len(correct):
+        raise ValueError(f"factors have shape {marks.shape}; give one row for each of {len(correct)} images")
+    refuse((counts > 0) & np.any((marks != 0) & (marks != 1), axis=1), "a factor is neither 0 nor 1")
+    hits, total = (np.asarray(part) for part in _sums(correct, marks == 1, counts))
+    return FactorCounts(hits[:-1], total[:-1], int(hits[-1]), int(total[-1]))
+
+
+def correct_through(
+    predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
+) -> np.ndarray:
+    """Whether prediction and label fall into the same group of classes (metaclasses). bool [N].
+
+    Args:
+        predicted, labels: int [N], 0..K-1.
+        group: int [K], the group of each class.
+
+    Raises:
+        ValueError: a class has no group; names the row.
+    """
+    of_class, pairs = np.asarray(group), (np.asarray(predicted), np.asarray(labels))
+    for name, classes in zip(("predicted class", "label"), pairs):
+        refuse((classes < 0) | (classes >= len(of_class)), f"its {name} is outside 0..{len(of_class) - 1}")
+    return of_class[pairs[0]] == of_class[pairs[1]]
+
+
+def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> np.ndarray:
+    """Whether the prediction is one of the image's accepted labels (ReaL). bool [N].
+
+    Args:
+        predicted: int [N], 0..K-1.
+        accepted: int [N, L], filled up with -1. An image without any is always wrong, as in the reference.
+
+    Raises:
+        ValueError: a prediction is below 0, and would match the filling; names the row.
+    """
+    classes = np.asarray(predicted)
+    refuse(classes < 0, "its predicted class is below 0")
+    return np.any(classes[:, None] == np.asarray(accepted), axis=1)
+
+
+def worst_classes(hits: np.ndarray, total: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+    """The k classes of lowest accuracy, worst first, and the accuracy over their images.
+
+    Args:
+        hits, total: int [K], of each class (`classification.class_counts`). Classes without images are left
+            out; if fewer than k have images, all of these are taken.
+
+    Raises:
+        ValueError: k < 1, or no class has an image.
+    """
+    seen = np.flatnonzero(total)
+    if k < 1 or not len(seen):
+        raise ValueError(f"{k} worst of {len(seen)} classes with images; ask for one or more of one or more")
+    worst = seen[np.argsort(hits[seen] / total[seen], kind="stable")][:k]
+    return worst, float(hits[worst].sum() / total[worst].sum())
+
+
+@jax.jit
+def _sums(correct: jax.Array, factors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Correct images and all images of each factor; the last column is all images. Two int32 [F + 1]."""
+    everyone = jnp.ones((correct.shape[0], 1), bool)
+    weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
+    return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole != 0)

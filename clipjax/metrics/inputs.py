@@ -1,0 +1,75 @@
+"""Checks shared by the metrics: a ValueError that names the row and says what is wrong with it.
+
+`weights` means the same everywhere: bool or whole numbers, one an image, or None for all ones. As a mask it
+leaves padding out; as numbers it says how often a bootstrap drew each image. An image of weight 0 is neither
+looked at nor counted.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+Weights = ArrayLike | jax.Array | None
+
+
+def count_of_each(weights: Weights, n: int) -> np.ndarray:
+    """How often each of n images counts. int32 [n].
+
+    Raises:
+        ValueError: the weights are not n whole numbers >= 0, or no image counts.
+    """
+    given = np.ones(n, np.int32) if weights is None else np.asarray(weights)
+    if given.shape != (n,):
+        raise ValueError(f"weights have shape {given.shape}, but there are {n} images; give one for each")
+    if given.dtype.kind not in "biu":
+        raise ValueError(f"weights are {given.dtype}; give bools or whole numbers")
+    refuse(given < 0, "its weight is negative; give 0 or more")
+    if not given.any():
+        raise ValueError("no image counts: there is none, or all have weight 0")
+    return given.astype(np.int32)
+
+
+def booleans(name: str, values: ArrayLike | jax.Array) -> np.ndarray:
+    """The values as bools. Raises ValueError if they are not: a probability or a label would pass as True."""
+    array = np.asarray(values)
+    if array.dtype != np.bool_:
+        raise ValueError(f"{name} is {array.dtype}; give bools")
+    return array
+
+
+def labels_within(
+    name: str, labels: ArrayLike | jax.Array, counts: np.ndarray, num_classes: int, *, lowest: int = 0
+) -> np.ndarray:
+    """The labels as int32 [N]; those of images that do not count become 0.
+
+    Raises:
+        ValueError: they are not one whole number an image, or one that counts is outside
+            lowest..num_classes-1; names the row.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.shape != counts.shape:
+        raise ValueError(
+            f"{name} is {array.dtype} {array.shape}; give one whole number for each of {len(counts)} images"
+        )
+    outside = (array < lowest) | (array >= num_classes)
+    refuse((counts > 0) & outside, f"its {name} is outside {lowest}..{num_classes - 1}")
+    return np.where(counts > 0, array, 0).astype(np.int32)
+
+
+def check_finite(name: str, values: ArrayLike | jax.Array, counts: np.ndarray) -> None:
+    """Raises ValueError naming the first row that counts and holds NaN or infinity. float [N, D]."""
+    refuse((counts > 0) & ~np.asarray(_finite(values)), f"its {name} hold NaN or infinity")
+
+
+@jax.jit
+def _finite(values: jax.Array) -> jax.Array:
+    return jnp.all(jnp.isfinite(values), axis=1)
+
+
+def refuse(bad: np.ndarray, why: str) -> None:
+    """Raises ValueError naming the first row that is bad, if any. bool [N]."""
+    if bad.any():
+        raise ValueError(f"row {int(np.argmax(bad))}: {why}")

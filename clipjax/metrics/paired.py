@@ -1,0 +1,91 @@
+"""Paired comparison of two runs on the same images: McNemar's test, and Holm's correction for many tests.
+
+Only the images that one run has right and the other wrong say anything: `gained` (the second run alone is
+right) and `lost` (the first alone). `intervals.paired_difference` gives the interval of their difference.
+
+Sources: McNemar 1947, Edwards 1948 (continuity), Holm 1979.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from numpy.typing import ArrayLike
+
+from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
+
+
+class PairedTest(NamedTuple):
+    """A two-sided p-value, the statistic it belongs to, and the name of the variant."""
+
+    p_value: float
+    statistic: float
+    method: str
+
+
+def count_discordant(
+    first: ArrayLike | jax.Array, second: ArrayLike | jax.Array, *, weights: Weights = None
+) -> tuple[int, int]:
+    """(gained, lost) of two runs: bool [N] and bool [N], whether each image was right, in the same order.
+
+    Raises:
+        ValueError: nothing counts, or the runs differ in their number of images.
+    """
+    first, second = booleans("first", first), booleans("second", second)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"the runs have {len(first)} and {len(second)} images; compare runs on the same ones"
+        )
+    gained, lost = _discordant(first, second, count_of_each(weights, len(first)))
+    return int(gained), int(lost)
+
+
+def mcnemar_exact(gained: int, lost: int) -> PairedTest:
+    """The exact test: each discordant image is a fair coin. Statistic: the rarer side."""
+    _check_counts(gained, lost)
+    rarer, n = min(gained, lost), gained + lost
+    p = 1.0 if n == 0 else float(scipy.stats.binomtest(rarer, n).pvalue)
+    return PairedTest(p, float(rarer), "mcnemar_exact")
+
+
+def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
+    """The chi-squared test of one degree of freedom with Edwards's continuity correction.
+
+    The correction stops at 0: with gained = lost the statistic is 0 and p is 1.
+    """
+    _check_counts(gained, lost)
+    n = gained + lost
+    statistic = max(abs(gained - lost) - 1, 0) ** 2 / n if n else 0.0
+    return PairedTest(float(scipy.stats.chi2.sf(statistic, 1)), statistic, "mcnemar_continuity")
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's adjusted p-values of m tests, in the order given. float64 [m].
+
+    Those at most alpha belong to tests that may be rejected together with a family-wise error rate of alpha,
+    whatever the dependence between them. No test, no p-value: m may be 0.
+
+    Raises:
+        ValueError: a p-value is no number between 0 and 1; names the row.
+    """
+    p = np.asarray(p_values, np.float64)
+    refuse(~((p >= 0) & (p <= 1)), "its p-value is no number between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(raised, 1)
+    return adjusted
+
+
+@jax.jit
+def _discordant(first: jax.Array, second: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.sum(jnp.where(second & ~first, counts, 0)), jnp.sum(jnp.where(first & ~second, counts, 0))
+
+
+def _check_counts(gained: int, lost: int) -> None:
+    if gained < 0 or lost < 0:
+        raise ValueError(f"gained is {gained} and lost is {lost}; counts are 0 or more")

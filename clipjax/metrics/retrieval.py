@@ -1,0 +1,220 @@
+"""Retrieval between images and their captions: recall@k and mean average precision, both ways.
+
+As CLIP_benchmark (`metrics/zeroshot_retrieval.py`) defines them: an image is found if any of its captions is
+among the k best texts, a caption if its image is among the k best images; recall@k is the mean over queries.
+Everything derives from the ranks of the true partners. Ties are broken by index, the first of equals being
+the better, where the reference leaves them to its top-k.
+
+The scores are computed in square blocks, each used for both directions and dropped: no array grows with
+images x texts. A block has one shape whatever the data, so that a score has the same bits wherever it is
+needed, and equal embeddings have equal scores.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.metrics.inputs import booleans, refuse
+
+# The rank of a partner that does not exist.
+ABSENT = np.iinfo(np.int32).max
+
+
+class Ranks(NamedTuple):
+    """Ranks of each query's true partners, best first: 0 is the best place. ABSENT fills up.
+
+    image_to_text: int32 [N, P], P the most captions an image has; text_to_image: int32 [M, 1]. A row of
+    padding is ABSENT throughout.
+    """
+
+    image_to_text: np.ndarray
+    text_to_image: np.ndarray
+
+
+class _Pairs(NamedTuple):
+    """Images and captions without their padding, captions sorted by image.
+
+    image_rows int32 [n], text_rows int32 [m]: rows of the embeddings; place int32 [m]: of each caption's
+    image among the n; slot int32 [m]: of each caption among its image's. `block` is the side of a block.
+    """
+
+    images: np.ndarray
+    texts: np.ndarray
+    image_rows: np.ndarray
+    text_rows: np.ndarray
+    place: np.ndarray
+    slot: np.ndarray
+    block: int
+
+
+def rank_partners(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_of_text: ArrayLike,
+    *,
+    image_mask: ArrayLike | None = None,
+    block: int = 1024,
+) -> Ranks:
+    """Ranks of all true partners by the dot product of the embeddings.
+
+    Args:
+        images, texts: float [N, D] and [M, D], L2-normalised for the cosine; may be memory-mapped.
+        image_of_text: int [M], the image of each caption; -1 marks padding.
+        image_mask: bool [N]; False marks padding.
+        block: images, and captions, of one block: speed and memory.
+
+    Raises:
+        ValueError: there is no image, an image has no caption, a caption's image does not exist, or an
+            embedding is not finite; names the row.
+    """
+    pairs = _pair_up(images, texts, np.asarray(image_of_text), image_mask, block)
+    own = _own_scores(pairs)
+    above_image, above_text = _count_better(pairs, own)
+    image_to_text = np.full((len(images), above_text.shape[1]), ABSENT, np.int32)
+    image_to_text[pairs.image_rows] = np.sort(above_text, axis=1)
+    text_to_image = np.full((len(texts), 1), ABSENT, np.int32)
+    text_to_image[pairs.text_rows, 0] = above_image
+    return Ranks(image_to_text, text_to_image)
+
+
+def found_in_top_k(ranks: np.ndarray, k: int) -> np.ndarray:
+    """Whether each query has a true partner among its k best: recall@k is the mean. int [Q, P] -> bool [Q].
+
+    With a k of the whole gallery or more, every query has. Raises ValueError if k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"recall at {k}; give a k of 1 or more")
+    return ranks[:, 0] < k
+
+
+def average_precision(ranks: np.ndarray) -> np.ndarray:
+    """Average precision of each query: the mean over its partners of the precision at their ranks.
+
+    int [Q, P] -> float64 [Q], NaN for a row of padding; mAP is the mean. With one partner: 1 / (1 + rank).
+    """
+    there = ranks != ABSENT
+    precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)
+    total = np.sum(precision, axis=1, where=there)
+    return np.divide(total, there.sum(axis=1), out=np.full(len(ranks), np.nan), where=there[:, 0])
+
+
+def _pair_up(
+    images: np.ndarray, texts: np.ndarray, owner: np.ndarray, image_mask: ArrayLike | None, block: int
+) -> _Pairs:
+    real = np.ones(len(images), bool) if image_mask is None else booleans("image_mask", image_mask)
+    if owner.shape != (len(texts),) or owner.dtype.kind not in "iu" or real.shape != (len(images),):
+        raise ValueError(
+            f"{len(images)} images and {len(texts)} captions, but image_of_text is {owner.dtype} "
+            f"{owner.shape} and image_mask {real.shape}; give a whole number a caption and a bool an image"
+        )
+    used = owner >= 0
+    refuse(owner >= len(images), f"the caption's image is not among the {len(images)}")
+    refuse(used & ~real[np.where(used, owner, 0)] if len(images) else used, "the caption's image is padding")
+    captions = np.bincount(owner[used], minlength=len(images))
+    refuse(real & (captions == 0), "the image has no caption")
+    if not used.any():
+        raise ValueError("there is no image to search with")
+    image_rows = np.flatnonzero(real).astype(np.int32)
+    text_rows = np.argsort(owner, kind="stable")[np.sum(~used) :].astype(np.int32)
+    place = np.searchsorted(image_rows, owner[text_rows]).astype(np.int32)
+    slot = np.arange(len(place), dtype=np.int32) - np.searchsorted(place, place).astype(np.int32)
+    _check_finite("image", images, image_rows, block)
+    _check_finite("caption", texts, text_rows, block)
+    return _Pairs(images, texts, image_rows, text_rows, place, slot, block)
+
+
+def _own_scores(pairs: _Pairs) -> np.ndarray:
+    """Score of each caption with its own image. float32 [m]."""
+    own = np.empty(len(pairs.text_rows), np.float32)
+    for i in range(0, len(pairs.image_rows), pairs.block):
+        first, last = np.searchsorted(pairs.place, [i, i + pairs.block])
+        for t in range(first - first % pairs.block, last, pairs.block):
+            scores = np.asarray(_block_scores(pairs, i, t))
+            here = np.arange(max(first, t), min(last, t + pairs.block))
+            own[here] = scores[pairs.place[here] - i, here - t]
+    return own
+
+
+def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many images outrank each caption's own, and how many captions outrank each image's own ones.
+
+    int32 [m] and int32 [n, P], the latter with ABSENT where an image has fewer than P captions.
+    """
+    n, m, size = len(pairs.image_rows), len(pairs.text_rows), pairs.block
+    # By image: the scores of its captions and their rows. A score of infinity is outranked by nobody.
+    shape = (n, pairs.slot.max() + 1)
+    scores_of, rows_of = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int32)
+    scores_of[pairs.place, pairs.slot], rows_of[pairs.place, pairs.slot] = own, pairs.text_rows
+    above_image, above_text = np.zeros(m, np.int32), np.zeros(shape, np.int32)
+    for i in range(0, n, size):
+        i_end = min(i + size, n)
+        image_places = np.arange(i, i + size, dtype=np.int32)
+        captions = [_fill(part[i:i_end], size, fill) for part, fill in ((scores_of, np.inf), (rows_of, -1))]
+        for t in range(0, m, size):
+            t_end = min(t + size, m)
+            scores = _block_scores(pairs, i, t)
+            images = [_fill(part[t:t_end], size, fill) for part, fill in ((own, np.inf), (pairs.place, -1))]
+            above_image[t:t_end] += np.asarray(_above_image(scores, *images, image_places))[: t_end - t]
+            text_rows = _fill(pairs.text_rows[t:t_end], size, -1)
+            above_text[i:i_end] += np.asarray(_above_text(scores, *captions, text_rows))[: i_end - i]
+    above_text[rows_of < 0] = ABSENT
+    return above_image, above_text
+
+
+def _block_scores(pairs: _Pairs, i: int, t: int) -> jax.Array:
+    """Scores of the block of images from i and captions from t; -inf beyond the last. float32 [B, B]."""
+    image_rows, text_rows = pairs.image_rows[i : i + pairs.block], pairs.text_rows[t : t + pairs.block]
+    images, texts = (
+        _fill(np.asarray(values[rows], np.float32), pairs.block, 0)
+        for values, rows in ((pairs.images, image_rows), (pairs.texts, text_rows))
+    )
+    return _scores(images, texts, len(image_rows), len(text_rows))
+
+
+@jax.jit
+def _scores(images: jax.Array, texts: jax.Array, n: int, m: int) -> jax.Array:
+    scores = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
+    place = jnp.arange(scores.shape[0])
+    return jnp.where((place[:, None] < n) & (place < m), scores, -jnp.inf)
+
+
+@jax.jit
+def _above_image(scores: jax.Array, own: jax.Array, own_place: jax.Array, place: jax.Array) -> jax.Array:
+    """How many images outrank each caption's own. [I, T]; [T], [T]; int [I] -> int32 [T]."""
+    return jnp.sum(_outranks(scores, own, own_place, place[:, None]), axis=0, dtype=jnp.int32)
+
+
+@jax.jit
+def _above_text(scores: jax.Array, own: jax.Array, own_row: jax.Array, row: jax.Array) -> jax.Array:
+    """How many captions outrank each of an image's P. [I, T]; [I, P], [I, P]; int [T] -> int32 [I, P]."""
+
+    def count(caption: tuple[jax.Array, jax.Array]) -> jax.Array:
+        own, own_row = (part[:, None] for part in caption)
+        return jnp.sum(_outranks(scores, own, own_row, row), axis=1, dtype=jnp.int32)
+
+    return jax.lax.map(count, (own.T, own_row.T)).T
+
+
+def _outranks(scores: jax.Array, own: jax.Array, own_index: jax.Array, index: jax.Array) -> jax.Array:
+    """A better score than one's own, or as good a score and before it."""
+    return (scores > own) | ((scores == own) & (index < own_index))
+
+
+def _fill(values: np.ndarray, size: int, fill: float) -> np.ndarray:
+    """The values with `fill` appended up to `size` rows."""
+    if len(values) == size:
+        return values
+    return np.concatenate([values, np.full((size - len(values), *values.shape[1:]), fill, values.dtype)])
+
+
+def _check_finite(kind: str, values: np.ndarray, rows: np.ndarray, block: int) -> None:
+    bad = np.zeros(len(values), bool)
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        bad[part] = ~np.isfinite(np.asarray(values[part], np.float32)).all(axis=1)
+    refuse(bad, f"the {kind}'s embedding holds NaN or infinity")

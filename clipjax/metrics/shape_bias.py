@@ -1,0 +1,132 @@
+"""Shape bias: does a model go by an object's shape or by its texture, where the two disagree?
+
+Geirhos et al. 2019. Of the images whose shape and texture are of different categories, S are decided for the
+shape's and T for the texture's; the bias is S / (S + T). Decisions for neither do not count, nor do images
+whose shape and texture agree. Category and decision are indices; -1 is "no decision".
+
+A classifier's decision is the category with the largest arithmetic mean of the probabilities of its classes
+(`modelvshuman`: not the sum, which favours the 109 kinds of dog, and not the maximum). A mean of
+probabilities depends on the logits' scale: give them at the model's own. Ties go to the first category.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.metrics.classification import group_mean, softmax
+from clipjax.metrics.inputs import Weights, check_finite, count_of_each, labels_within
+from clipjax.metrics.intervals import Interval, wilson
+
+
+class Bias(NamedTuple):
+    """S / (S + T) with Wilson's interval, and n = S + T; value and interval are None where n is 0."""
+
+    value: float | None
+    interval: Interval | None
+    n: int
+
+
+@dataclass(frozen=True)
+class CueCounts:
+    """Decisions by the category of the shape. Parts of a data set may be added.
+
+    shape, texture: decided for the shape's, for the texture's category; conflict: all images whose shape and
+    texture differ. int [C].
+    """
+
+    shape: np.ndarray
+    texture: np.ndarray
+    conflict: np.ndarray
+
+    def __add__(self, other: CueCounts) -> CueCounts:
+        return CueCounts(
+            self.shape + other.shape, self.texture + other.texture, self.conflict + other.conflict
+        )
+
+    @property
+    def overall(self) -> Bias:
+        """Over all images, not the mean of the categories."""
+        return _bias(int(self.shape.sum()), int(self.texture.sum()))
+
+    @property
+    def by_category(self) -> list[Bias]:
+        """Of the images with each category's shape."""
+        return [_bias(int(s), int(t)) for s, t in zip(self.shape, self.texture)]
+
+
+def decide(
+    logits: ArrayLike | jax.Array,
+    columns: ArrayLike,
+    category: ArrayLike,
+    *,
+    num_categories: int,
+    weights: Weights = None,
+) -> np.ndarray:
+    """The category with the largest mean probability; -1 for an image of weight 0. int32 [N].
+
+    The softmax runs over the categories' own classes: that divides all means by one number, so the decision
+    is that of the softmax over all K, and a large logit elsewhere cannot let every mean underflow to a tie.
+
+    Args:
+        logits: [N, K], at the model's own scale.
+        columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
+
+    Raises:
+        ValueError: nothing counts, or a logit is not finite; names the row.
+    """
+    counts = count_of_each(weights, np.shape(logits)[0])
+    check_finite("logits", logits, counts)
+    place = (np.asarray(part, np.int32) for part in (columns, category))
+    return np.where(counts > 0, _decide(logits, *place, num_categories=num_categories), -1)
+
+
+def count_cues(
+    decision: ArrayLike | jax.Array,
+    shape: ArrayLike | jax.Array,
+    texture: ArrayLike | jax.Array,
+    *,
+    num_categories: int,
+    weights: Weights = None,
+) -> CueCounts:
+    """What `CueCounts` holds, of three int [N].
+
+    Raises:
+        ValueError: nothing counts, a shape or texture is no category, or a decision is none and not -1; names
+            the row.
+    """
+    counts = count_of_each(weights, len(np.asarray(shape)))
+    decided = labels_within("decision", decision, counts, num_categories, lowest=-1)
+    cues = (
+        labels_within(name, cue, counts, num_categories)
+        for name, cue in (("shape", shape), ("texture", texture))
+    )
+    return CueCounts(*np.asarray(_sums(decided, *cues, counts, num_categories=num_categories)))
+
+
+@functools.partial(jax.jit, static_argnames="num_categories")
+def _decide(logits: jax.Array, columns: jax.Array, category: jax.Array, *, num_categories: int) -> jax.Array:
+    probabilities = softmax(logits[:, columns])
+    means = group_mean(probabilities, jnp.arange(columns.size), category, num_groups=num_categories)
+    return jnp.argmax(means, axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames="num_categories")
+def _sums(
+    decision: jax.Array, shape: jax.Array, texture: jax.Array, counts: jax.Array, *, num_categories: int
+) -> jax.Array:
+    """int32 [3, C]: decided for the shape, for the texture, and all, of the images in conflict."""
+    weight = jnp.where(shape != texture, counts, 0)
+    values = jnp.stack([weight * (decision == cue).astype(jnp.int32) for cue in (shape, texture)] + [weight])
+    return jnp.zeros((3, num_categories), jnp.int32).at[:, shape].add(values)
+
+
+def _bias(for_shape: int, for_texture: int) -> Bias:
+    n = for_shape + for_texture
+    return Bias(for_shape / n, wilson(for_shape, n), n) if n else Bias(None, None, 0)
