@@ -1,5 +1,7 @@
-"""Every kind of plain ViT on conditioned weights: all stages equal to open_clip's and timm's; what is wrong is
-seen. CLIP's own, with its text tower, is in test_parity_clip.py."""
+"""Every kind of plain ViT on conditioned weights: all stages equal open_clip's and timm's, and faults are seen.
+
+CLIP's own, with its text tower, is in test_parity_clip.py.
+"""
 
 from __future__ import annotations
 
