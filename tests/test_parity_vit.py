@@ -1,4 +1,4 @@
-"""Every kind of plain ViT on conditioned weights: all stages equal open_clip's and timm's, and faults are seen.
+"""Every kind of plain ViT on conditioned weights: stages equal to open_clip's and timm's; faults are seen.
 
 CLIP's own, with its text tower, is in test_parity_clip.py.
 """
