@@ -61,6 +61,17 @@ def test_models_lists_and_shows_a_card(capsys: pytest.CaptureFixture[str]) -> No
     assert card["arch"]["vision"]["activation"] == "quick_gelu"
 
 
+def test_convert_for_another_image_size(tmp_path: Path) -> None:
+    tiny = Path(__file__).parent / "golden" / "tiny_vit"
+    assert invoke("convert", tiny, "-o", tmp_path / "m", "--image-size", 40)[0] == 0
+    card = json.loads((tmp_path / "m" / "card.json").read_text())
+    assert card["preprocess"]["image_size"] == card["arch"]["vision"]["image_size"] == 40
+    assert card["resized"]["rule"] == "open_clip"
+    code, says = invoke("convert", tiny, "-o", tmp_path / "n", "--image-size", 41)
+    assert (code, (tmp_path / "n").exists()) == (2, False), says
+    assert "41" in says
+
+
 def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,7 +77,16 @@ def convert(
         str | None,
         typer.Option("--model", "-m", metavar="ID", help="Registered model that SRC holds the weights of."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; default: ./ID.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; default: ./ID (./ID-N with --image-size)."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="For images of N x N pixels: resample the position table, and say so."
+        ),
+    ] = None,
 ) -> None:
     """Port a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
 
@@ -86,10 +95,14 @@ def convert(
 
     Example: clipjax convert open_clip_model.safetensors --model vit_b_32-laion2b_s34b_b79k --out b32
     """
-    from clipjax.load import convert_model
+    from clipjax.load import convert_model, load_model
     from clipjax.models.network import Network
 
-    folder, card = convert_model(source, out, card=model)
+    if image_size is None:
+        folder, card = convert_model(source, out, card=model)
+    else:
+        larger = load_model(source, card=model, image_size=image_size)
+        folder, card = larger.save(out or f"{larger.card.id}-{image_size}"), larger.card
     params = _count(Network(card.arch).abstract_params())
     typer.echo(f"{folder}: {card.id} ({card.arch.name}), {params:.1f} M parameters")
 
@@ -121,7 +134,7 @@ def verify(
     against: Annotated[
         str | None,
         typer.Option(
-            help="open_clip, timm, transformers (run in a subprocess; needs the `reference` extra) or golden. "
+            help="open_clip, timm, transformers (run as a subprocess; needs the `reference` extra), golden. "
             "Default: the library that the model's card names."
         ),
     ] = None,

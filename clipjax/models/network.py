@@ -81,7 +81,7 @@ class Network:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def init_params(self, key: Array) -> Params:
-        """Params drawn as open_clip (a classifier: timm) initialises them for training.
+        """Params drawn as open_clip initialises them for training; EVA, MBConv and heads as timm does.
 
         key: a typed PRNG key, `jax.random.key(seed)`.
         """
