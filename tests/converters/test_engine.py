@@ -324,7 +324,7 @@ def test_a_forgotten_transpose_of_a_matrix_that_is_not_square() -> None:
 
 def test_which_layout_must_be_clear() -> None:
     state = shapes_of(state_dict())
-    with pytest.raises(DataError, match="fit the layouts .*open_clip_resnet and open_clip_vit equally"):
+    with pytest.raises(DataError, match=r"fit the layouts .*open_clip_resnet and open_clip_vit equally"):
         detect_table({key: tensor for key, tensor in state.items() if not key.startswith("visual.")})
     with pytest.raises(DataError, match=r"no known checkpoint layout has these tensors .*encoder\.block\.0"):
         detect_table({f"encoder.block.{n}.weight": Shaped((2,)) for n in range(9)})
