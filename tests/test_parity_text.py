@@ -33,10 +33,12 @@ from converters.engine import ConversionError, convert, detect_table, flatten, n
 from converters.golden import build_model, load_strict, run
 
 SIGLIP, COCA, COCA_L = "ViT-SO400M-14-SigLIP-384", "coca_ViT-B-32", "coca_ViT-L-14"
+SIGLIP_B = "ViT-B-16-SigLIP"  # no row of the study: what benchmarks/towers.py runs
 ROBERTA, XLM = "roberta-ViT-B-32", "xlm-roberta-base-ViT-B-32"
 XLM_L = "xlm-roberta-large-ViT-H-14"
 LAYOUTS = {
     SIGLIP: "open_clip_siglip",
+    SIGLIP_B: "open_clip_siglip",
     COCA: "open_clip_coca",
     COCA_L: "open_clip_coca",
     ROBERTA: "open_clip_roberta",
@@ -94,13 +96,13 @@ def assert_same(report: verify.Report, blocks: int) -> None:
     assert errors["logits"] <= 1e-3
 
 
-@pytest.mark.parametrize("name", [*KINDS, XLM])
+@pytest.mark.parametrize("name", [*KINDS, XLM, SIGLIP_B])
 def test_every_stage(name: str):
     report = case(name).compare()
     assert_same(report, blocks=2)
     stages = [stage.name for stage in report.stages if stage.name.startswith("text.")]
     assert stages == [f"text.{name}" for name in ("embed", "blocks.0", "blocks.1", "pooled", "projected")]
-    assert ("logit_bias" in {stage.name for stage in report.stages}) == (name == SIGLIP)
+    assert ("logit_bias" in {stage.name for stage in report.stages}) == (name in (SIGLIP, SIGLIP_B))
 
 
 def test_every_architecture_is_of_a_kind_shown():
