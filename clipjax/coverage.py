@@ -11,7 +11,6 @@ between markers in README.md and docs/models.md, are made from it:
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import sys
 from collections import Counter
@@ -21,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.config import config_dir, read_text, read_toml
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import unknown_name
 from clipjax.models import FORWARD_VERSION
+from clipjax.parity_record import read_record
 from clipjax.registry import groups, registry
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
@@ -72,27 +72,8 @@ def coverage(group: str | None = None) -> list[Coverage]:
     """
     if group is not None and group not in groups():
         raise unknown_name("group", group, groups())
-    record = parity_record()
+    record = read_record()
     return [_row(row, record) for row in registry().values() if group in (None, row["group"])]
-
-
-def parity_record() -> dict[str, Any]:
-    """configs/parity.json; without architectures when nothing has been verified yet."""
-    path = config_dir() / "parity.json"
-    if not path.is_file():
-        return {"format": 1, "libraries": {}, "archs": {}, "rows": {}}
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): {_RECORD_IT}") from None
-    parts = ("libraries", "archs", "rows")
-    if (
-        not isinstance(record, dict)
-        or record.get("format") != 1
-        or not all(isinstance(record.get(part), dict) for part in parts)
-    ):
-        raise DataError(f"{path} is not a parity record of format 1: {_RECORD_IT}")
-    return record
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
@@ -146,7 +127,7 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
 def summary(rows: Sequence[Coverage]) -> str:
     """One sentence: how many models have each status, and against which versions."""
     said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
-    libraries = ", ".join(f"{name} {version}" for name, version in parity_record()["libraries"].items())
+    libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
     return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."
 
 
@@ -154,7 +135,7 @@ def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
     """The table as JSON: counts, the reference libraries' versions, and one object a model."""
     return {
         "counts": counts(rows),
-        "libraries": parity_record()["libraries"],
+        "libraries": read_record()["libraries"],
         "models": [dataclasses.asdict(row) for row in rows],
     }
 

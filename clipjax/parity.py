@@ -15,6 +15,7 @@ holds for the same arch record, rows, libraries and forward pass is not done aga
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -33,19 +34,18 @@ import numpy as np
 from tqdm import tqdm
 
 from clipjax.checkpoint import load_params
-from clipjax.config import config_dir, read_text
 from clipjax.digests import sha256_json
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.model import Model
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
+from clipjax.parity_record import empty_record, read_record, record_path
 from clipjax.registry import model_card, registry
 from clipjax.verify import Report, compare, random_inputs, read_golden
 
 EQUAL = "equal"
 SEED, BATCH = 0, 3
-_EMPTY = {"format": 1, "libraries": {}, "archs": {}, "rows": {}}
 _PACKAGES = ("open_clip_torch", "timm", "transformers", "torch", "jax")
 _RESULTS = ("image_embedding", "text_embedding", "features", "logits")
 
@@ -130,13 +130,15 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
         DataError: `path` holds something else, or cannot be written.
         ClipjaxError: the reference libraries are not installed, or their process died.
     """
-    path = path or config_dir() / "parity.json"
+    path = path or record_path()
     versions = library_versions()
     record = read_record(path)
     if record["libraries"] != versions:
-        record = {**_EMPTY, "libraries": versions, "archs": {}, "rows": {}}
+        record = empty_record(versions)
     asked = [subject for subject in subjects() if not only or subject.arch in only]
     stale = [subject for subject in asked if not up_to_date(record, subject)][:limit]
+    if stale:
+        _check_place(path)
     with tqdm(total=len(stale), unit="arch", disable=not stale) as bar:
         for subject, entry in _entries(stale):
             record["archs"][subject.arch] = entry
@@ -175,23 +177,6 @@ def library_versions() -> dict[str, str]:
     return {name.removesuffix("_torch"): version for name, version in found.items()}
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record at `path`, an empty one where there is no file.
-
-    Raises:
-        DataError: the file is something else.
-    """
-    if not path.exists():
-        return {**_EMPTY, "archs": {}, "rows": {}}
-    try:
-        record = json.loads(read_text(path))
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or record.get("format") != 1 or record.keys() != _EMPTY.keys():
-        raise DataError(f"{path} is not a parity record of format 1: remove it, or name another file")
-    return record
-
-
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
     """Whether the record has this architecture, for its present rows, record and forward pass."""
     entry = record["archs"].get(subject.arch)
@@ -203,10 +188,23 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     """In the registry's order, whole or not at all; what the registry no longer has is left out."""
     archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with _writing(path) as partial:
         partial.write_text(json.dumps({**record, "archs": archs, "rows": rows}, indent=1) + "\n")
         os.replace(partial, path)
+
+
+def _check_place(path: Path) -> None:
+    """Before the libraries run, not after: can the record be written?"""
+    with _writing(path) as partial:
+        partial.touch()
+        partial.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[Path]:
+    """The file beside `path` that becomes it."""
+    try:
+        yield path.with_name(path.name + ".partial")
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): name another file") from None
 

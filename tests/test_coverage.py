@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from clipjax import coverage, parity
 from clipjax.aot import Executable, Row
 from clipjax.cli import app
-from clipjax.coverage import counts, family_table, markdown, parity_record, table, with_tables
-from clipjax.errors import DataError, UsageError
+from clipjax.coverage import counts, family_table, markdown, table, with_tables
+from clipjax.errors import UsageError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import family_of
+from clipjax.parity_record import read_record
 from clipjax.registry import model_card, registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def test_every_row_has_a_record_and_is_verified() -> None:
     """A row without a record, or with one of another forward pass, is not shown to be the same model."""
     found = {row.id: f"{row.status}: {row.why}" for row in coverage.coverage() if row.status != "verified"}
     assert found == {}
-    record = parity_record()
+    record = read_record()
     stale = [subject.arch for subject in parity.subjects() if not parity.up_to_date(record, subject)]
     assert stale == [], "run `clipjax verify --all --random-init`: an architecture or its rows changed"
 
@@ -77,7 +78,7 @@ def status(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], record: Any 
         for key in parents:
             entry = entry[key]
         entry[last] = value
-    monkeypatch.setattr(coverage, "parity_record", lambda: record)
+    monkeypatch.setattr(coverage, "read_record", lambda: record)
     (row,) = [row for row in coverage.coverage("clip") if row.id == NAME]
     return row.status, row.why
 
@@ -114,7 +115,7 @@ def test_an_architecture_without_a_file_is_not_supported(monkeypatch: pytest.Mon
 
 
 def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    monkeypatch.setattr(coverage, "read_record", lambda: RECORD)
     rows = coverage.coverage()
     titles, cells = table(rows)
     assert len(cells) == len(rows)
@@ -132,7 +133,7 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_are_put_between_their_markers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    monkeypatch.setattr(coverage, "read_record", lambda: RECORD)
     text = "above\n<!-- coverage: families -->\nold\n<!-- end of coverage -->\nbelow\n"
     new = with_tables(text)
     assert new.startswith("above\n<!-- coverage: families -->\n| image tower")
@@ -151,7 +152,7 @@ def test_the_command_prints_the_table_in_every_form(monkeypatch: pytest.MonkeyPa
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    monkeypatch.setattr(coverage, "parity_record", lambda: RECORD)
+    monkeypatch.setattr(coverage, "read_record", lambda: RECORD)
     lines = printed().splitlines()
     assert len(lines) == 2 + 125 + 2
     assert lines[-1].startswith("125 models: 1 verified, ")
@@ -180,16 +181,3 @@ def test_ahead_of_time_compilation_takes_one_model_or_a_group(monkeypatch: pytes
     assert json.loads(rows.stdout)["chip"] == "v4"
     assert asked[0] == ([NAME], ["v5e", "v4"])
     assert (len(asked[1][0]), asked[1][1]) == (5, ["v4"])
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 2}', '{"format": 1, "archs": [], "rows": {}}'])
-def test_damaged_record(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "parity.json").write_text(text)
-    monkeypatch.setattr(coverage, "config_dir", lambda: tmp_path)
-    with pytest.raises(DataError, match=r"parity\.json .*verify --all --random-init"):
-        parity_record()
-
-
-def test_no_record_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coverage, "config_dir", lambda: tmp_path)
-    assert parity_record()["archs"] == {}

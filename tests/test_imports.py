@@ -17,6 +17,7 @@ ALLOWED = {
     "clipjax.errors": set(),
     "clipjax.config": {"clipjax.errors"},
     "clipjax.digests": {"clipjax.errors"},
+    "clipjax.parity_record": LEAVES,
     "clipjax.metrics": set(),
     "clipjax.models": LEAVES,
     "clipjax.analysis": {*LEAVES, "clipjax.results"},

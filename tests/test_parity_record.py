@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from clipjax import parity
-from clipjax.config import config_dir
+from clipjax import coverage, parity, parity_record
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.parity import account, problem_of, read_record, subjects, sweep, up_to_date
+from clipjax.parity import account, problem_of, subjects, sweep, up_to_date
+from clipjax.parity_record import read_record
 from clipjax.registry import registry
 from clipjax.verify import EMBEDDING_TOLERANCE, LOGIT_TOLERANCE
 from converters.golden.sweep import answers, shapes
@@ -30,7 +30,7 @@ SUBJECTS = {subject.arch: subject for subject in subjects()}
 
 def test_the_committed_record_is_complete_and_of_this_forward_pass() -> None:
     """Where this fails: clipjax verify --all --random-init."""
-    record = read_record(config_dir() / "parity.json")
+    record = read_record()
     assert [name for name, subject in SUBJECTS.items() if not up_to_date(record, subject)] == []
     assert list(record["archs"]) == list(SUBJECTS)
     assert record["rows"] == {key: row["arch"] for key, row in registry().items()}
@@ -39,7 +39,7 @@ def test_the_committed_record_is_complete_and_of_this_forward_pass() -> None:
 
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_every_architecture_is_the_references(name: str) -> None:
-    entry = read_record(config_dir() / "parity.json")["archs"][name]
+    entry = read_record()["archs"][name]
     assert problem_of(entry) is None
     assert entry["full_size"] == parity.EQUAL
     assert entry["keys"] > 100
@@ -65,7 +65,7 @@ def test_full_size_rows_map_one_to_one(name: str) -> None:
     for theirs in subject.names:
         state = shapes({"shapes": theirs, "library": subject.library})["shapes"]
         assert account(state, target) is None
-        assert len(state) == read_record(config_dir() / "parity.json")["archs"][name]["keys"]
+        assert len(state) == read_record()["archs"][name]["keys"]
 
 
 def test_the_rows_of_the_study_are_all_there() -> None:
@@ -202,16 +202,44 @@ def test_libraries_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"format": 2, "libraries": {}, "archs": {}, "rows": {}}']
+    ("change", "where"),
+    [
+        ({"format": 2}, "its format is 2"),
+        ({"rows": None}, "rows"),
+        ({"archs": []}, "archs"),
+        ({"libraries": {"timm": 1}}, "libraries.timm"),
+        ({"archs": {"ViT-B-32": "equal"}}, "archs.ViT-B-32"),
+        ({"archs": {"ViT-B-32": {"arch_hash": "", "forward_version": 2}}}, "archs.ViT-B-32.full_size"),
+        (
+            {"archs": {"RN50": {"arch_hash": "", "forward_version": 2, "full_size": "equal", "narrow": {}}}},
+            "archs.RN50.narrow.passed",
+        ),
+        ("{", "not JSON: Expecting"),
+        ("[]", "not an object"),
+    ],
 )
-def test_a_file_that_is_no_record_is_kept(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_record_is_named_with_its_key_and_kept(
+    change: Any, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "parity.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=r"parity\.json is not a parity record of format 1"):
-        sweep(path, only=SMALL)
-    assert path.read_text() == content
+    text = change if isinstance(change, str) else json.dumps({**parity_record.empty_record(), **change})
+    path.write_text(text)
+    monkeypatch.setattr(parity_record, "config_dir", lambda: tmp_path)
+    says = rf"parity\.json is not a parity record of format 1 \({re.escape(where)}.*\): remove it and run .*"
+    for read in (lambda: sweep(path, only=SMALL), coverage.coverage):
+        with pytest.raises(DataError, match=says):
+            read()
+    assert path.read_text() == text
 
 
-def test_a_record_that_cannot_be_written(in_process: list[str], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written"):
+def test_without_a_record_nothing_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity_record, "config_dir", lambda: tmp_path)
+    assert coverage.counts(coverage.coverage()) == {"unverified": len(registry())}
+
+
+def test_a_record_that_cannot_be_written_is_said_before_the_libraries_run(
+    in_process: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"none/parity\.json cannot be written .*name another file"):
         sweep(tmp_path / "none" / "parity.json", only=["ViT-B-32"])
+    assert in_process == []
