@@ -40,9 +40,9 @@ def read_foreign_card(folder: Path) -> dict[str, Any] | None:
     record = read_json(config)
     if "model_cfg" in record:
         return open_clip.read(record, str(config), folder.name)
-    if record.get("model_type") in transformers.MODELS:
+    if record.get("model_type") in list(transformers.MODELS):
         return transformers.read(record, str(config), folder)
     if "architecture" in record and "pretrained_cfg" in record:
-        return timm.read(record, str(config))
+        return timm.read(record, str(config), folder.name)
     known = "neither open_clip's, nor a CLIPModel's or SiglipModel's, nor timm's"
     raise DataError(f"{config} is {known}; name a card instead")

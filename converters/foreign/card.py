@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +23,95 @@ def read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path} cannot be read: it is nested too deeply") from None
     if not isinstance(record, dict):
         raise DataError(f"{path} should hold one JSON object")
     return record
 
 
-def get(record: Mapping[str, Any], key: str, where: str) -> Any:
-    """A value that must be there."""
+def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
+    """A value that must be there, and be of a kind of `_KINDS`.
+
+    Args:
+        where: the file, or "file: section".
+
+    Raises:
+        DataError: it is missing or of another kind.
+    """
     if key not in record:
         raise DataError(f"{where} lacks {key!r}, and clipjax does not guess it; name a card instead")
+    fits, meaning = _KINDS[kind]
+    if not fits(record[key]):
+        raise DataError(f"{at(where, key)} is {_short(record[key])}; it should be {meaning}")
     return record[key]
 
 
-def table(record: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    """An object that must be there."""
-    value = get(record, key, where)
-    if not isinstance(value, Mapping):
-        raise DataError(f"{where}: {key} should be an object")
-    return value
+def choose(record: Mapping[str, Any], key: str, where: str, known: Mapping[Any, str]) -> str:
+    """What a value that must be there means, of those that clipjax knows."""
+    value = get(record, key, where, "any")
+    if value not in list(known):  # not `in known`: JSON also has values without a hash
+        names = ", ".join(map(str, known))
+        raise DataError(f"{at(where, key)} is {_short(value)}; clipjax knows {names}")
+    return known[value]
 
 
-def square(size: Any, where: str) -> int:
+def refuse_unknown(record: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """A field that clipjax does not read may change numbers, unless it is known not to."""
+    for key in sorted(record.keys() - set(known)):
+        raise DataError(f"{where} has the field {key!r}, which clipjax does not know; name a card instead")
+
+
+def square(record: Mapping[str, Any], key: str, where: str) -> int:
     """A number of pixels, given once or for both sides."""
-    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
-        size = size[0]
-    if type(size) is not int:
-        raise DataError(f"{where} is {size!r}; clipjax has square images and patches only")
+    given: Any = get(record, key, where, "any")
+    twice = isinstance(given, list) and len(given) == 2 and given[0] == given[1]
+    size: Any = given[0] if twice else given
+    if not _is_size(size):
+        raise DataError(f"{at(where, key)} is {_short(given)}; clipjax has square images and patches only")
     return size
+
+
+def at(where: str, key: str) -> str:
+    """How errors call a key: "file: key" or "file: section.key"."""
+    return f"{where}{': ' if where.endswith('.json') else '.'}{key}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_size(value: Any, most: int = 10**6) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _are_three(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+# Kinds of values: the test, and what the error calls it. The bounds are far above every known model's, and
+# keep a wrong number from being built.
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "any": (lambda value: True, "anything"),
+    "size": (_is_size, "a whole number from 1 to 1000000"),
+    "layers": (lambda value: _is_size(value, 1000), "a whole number from 1 to 1000"),
+    "count": (lambda value: value == 0 or _is_size(value), "a whole number from 0 to 1000000"),
+    "positive": (lambda value: _is_number(value) and value > 0, "a finite number above 0"),
+    "fraction": (lambda value: _is_number(value) and 0.01 <= value <= 1, "a number from 0.01 to 1"),
+    "three": (_are_three, "a list of three finite numbers"),
+    "three positive": (
+        lambda value: _are_three(value) and min(value) > 0,
+        "a list of three finite numbers above 0",
+    ),
+    "switch": (lambda value: isinstance(value, bool), "true or false"),
+    "text": (lambda value: isinstance(value, str), "a string"),
+    "object": (lambda value: isinstance(value, Mapping), "an object"),
+}
 
 
 def card_record(

@@ -16,13 +16,21 @@ from typing import Any, Literal
 from clipjax.config import config_dir, read_text
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_names, arch_to_dict, load_arch
-from converters.foreign.card import card_record, get, square, table
+from converters.foreign.card import at, card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, RESNET, tower_like
 
 Kind = Literal["vision", "text"]
 
-_OPENAI_MEAN = [0.48145466, 0.4578275, 0.40821073]  # open_clip constants.py, the default of its transforms
-_OPENAI_STD = [0.26862954, 0.26130258, 0.27577711]
+_PIXELS = {  # the library's PreprocessCfg with its defaults (transform.py)
+    "mode": "RGB",
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+_INTERPOLATIONS = {name: name for name in ("bicubic", "bilinear")}
+_RESIZE_MODES = {name: name for name in ("shortest", "longest", "squash")}
 
 # Fields with their defaults: those that size a plain tower, and those that make it another network.
 _SIZES: dict[Kind, dict[str, Any]] = {
@@ -97,17 +105,15 @@ _TOP = {
     *("embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"),
     *("init_logit_scale", "init_logit_bias"),
 }
-_CLEANINGS = ("lower", "whitespace", "canonicalize")
+_CLEANINGS = {None: None, **{name: name for name in ("lower", "whitespace", "canonicalize")}}
 
 
 def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
     """The card record of an open_clip_config.json; see `converters.foreign.read_foreign_card`."""
-    model = table(record, "model_cfg", where)
-    for key in set(model) - _TOP:
-        raise DataError(f"{where}: model_cfg has the field {key!r}, which clipjax does not know")
-    if type(model.get("quick_gelu", False)) is not bool:
-        raise DataError(f"{where}: model_cfg.quick_gelu is {model['quick_gelu']!r}, not true or false")
-    get(model, "embed_dim", where)
+    model, inside = get(record, "model_cfg", where, "object"), f"{where}: model_cfg"
+    refuse_unknown(model, _TOP, inside)
+    get({"quick_gelu": False, **model}, "quick_gelu", inside, "switch")
+    get(model, "embed_dim", inside, "size")
     arch = {
         "name": name,
         "logit_bias": model.get("init_logit_bias") is not None,
@@ -116,10 +122,9 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
     }
     if "multimodal_cfg" in model and arch["text"]["family"] != "coca_text":
         raise DataError(f"{where}: model_cfg.multimodal_cfg is CoCa's, but text_cfg.embed_cls is not true")
-    clean = (model["text_cfg"].get("tokenizer_kwargs") or {}).get("clean")
-    if clean not in (None, *_CLEANINGS):
-        raise DataError(f"{where}: text_cfg.tokenizer_kwargs.clean is {clean!r}, which clipjax does not know")
-    preprocess = _preprocess(record.get("preprocess_cfg") or {}, arch["vision"]["image_size"], where)
+    clean = _clean(model["text_cfg"], f"{where}: text_cfg")
+    pixels = get({"preprocess_cfg": {}, **record}, "preprocess_cfg", where, "object")
+    preprocess = _preprocess(pixels, arch["vision"]["image_size"], f"{where}: preprocess_cfg")
     card = card_record(name, arch, where, {"library": "open_clip"}, preprocess, clean)
     if card["arch"]["name"] in known_configs():
         card["source"]["arch"] = card["arch"]["name"]
@@ -141,18 +146,29 @@ def known_configs() -> dict[str, dict[str, Any]]:
     return {name: configs[name] for name in arch_names() if name in configs}
 
 
+def _clean(text: Mapping[str, Any], where: str) -> str | None:
+    """How texts are cleaned, where the file says it."""
+    given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
+    options = get(given, "tokenizer_kwargs", where, "object")
+    return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)
+
+
 def _preprocess(given: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
+    refuse_unknown(given, {"size", *_PIXELS}, where)
     if given.get("size", size) not in (size, [size, size]):
-        raise DataError(f"{where}: preprocess_cfg.size is {given['size']!r}, the image size is {size}")
-    for key in set(given) - {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}:
-        raise DataError(f"{where}: preprocess_cfg has the field {key!r}, which clipjax does not know")
+        raise DataError(f"{where}.size is {given['size']!r}, the image size is {size}")
+    pixels = {**_PIXELS, **given}
+    choose(pixels, "mode", where, {"RGB": "RGB"})
+    resize_mode = choose(pixels, "resize_mode", where, _RESIZE_MODES)
+    if resize_mode == "longest":  # the only mode that pads
+        choose(pixels, "fill_color", where, {0: "black"})
     return {
         "image_size": size,
         "resize_size": size,
-        "resize_mode": given.get("resize_mode", "shortest"),
-        "interpolation": given.get("interpolation", "bicubic"),
-        "mean": given.get("mean", _OPENAI_MEAN),
-        "std": given.get("std", _OPENAI_STD),
+        "resize_mode": resize_mode,
+        "interpolation": choose(pixels, "interpolation", where, _INTERPOLATIONS),
+        "mean": get(pixels, "mean", where, "three"),
+        "std": get(pixels, "std", where, "three positive"),
     }
 
 
@@ -162,10 +178,9 @@ def _preprocess(given: Mapping[str, Any], size: int, where: str) -> dict[str, An
 def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
     """The record of one tower."""
     section = f"{kind}_cfg"
-    given = table(model, section, where)
+    given = get(model, section, f"{where}: model_cfg", "object")
     known = {**_SIZES[kind], **_KIND[kind], **{k: v for under in _UNDER.values() for k, v in under.items()}}
-    for key in set(given) - set(known) - _WITHOUT_EFFECT:
-        raise DataError(f"{where}: {section} has the field {key!r}, which clipjax does not know")
+    refuse_unknown(given, {*known, *_WITHOUT_EFFECT}, f"{where}: {section}")
     found = _meaning(model, kind, f"{where}: {section}")
     for name, config in known_configs().items():
         if _meaning(config, kind) == found:
@@ -186,7 +201,7 @@ def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str,
     if isinstance(found.get("layers"), list):
         del found["patch_size"]  # a ResNet
     for key in found.keys() & {"image_size", "patch_size"}:
-        found[key] = square(found[key], f"{where}.{key}")
+        found[key] = square(found, key, where)
     for key in found.keys() & {"timm_proj", "norm_kwargs"}:
         found[key] = found[key] or None  # "" and null are one, {} and null too
     if not foreign:
@@ -216,40 +231,42 @@ def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:
 
 def _vision(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A plain image tower: CLIP's vision transformer, or its ResNet where `layers` is a list."""
-    sizes = {name: fields[name] for name in ("image_size", "width", "layers", "embed_dim")}
+    width, head_width = (get(fields, key, where, "size") for key in ("width", "head_width"))
+    sizes = {name: fields[name] for name in ("image_size", "width", "embed_dim")}
     if isinstance(fields["layers"], list):
-        heads = _divide(32 * fields["width"], fields["head_width"], where)
-        return tower_like(RESNET, "vision", **sizes, heads=heads)
+        layers = [get({"layers": n}, "layers", where, "layers") for n in fields["layers"]]
+        heads = _divide(32 * width, head_width, where)
+        return tower_like(RESNET, "vision", **sizes, layers=layers, heads=heads)
     return tower_like(
         CLIP,
         "vision",
         **sizes,
         patch_size=fields["patch_size"],
-        heads=_divide(fields["width"], fields["head_width"], where),
-        mlp_width=int(fields["width"] * fields["mlp_ratio"]),
-        activation="quick_gelu" if fields["quick_gelu"] else "gelu",
-        ln_eps=_eps(fields, where),
+        heads=_divide(width, head_width, where),
+        **_blocks(fields, where),
     )
 
 
 def _text(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A plain text tower: CLIP's."""
-    names = ("context_length", "vocab_size", "width", "heads", "layers", "embed_dim")
-    return tower_like(
-        CLIP,
-        "text",
-        **{name: fields[name] for name in names},
-        mlp_width=int(fields["width"] * fields["mlp_ratio"]),
-        activation="quick_gelu" if fields["quick_gelu"] else "gelu",
-        ln_eps=_eps(fields, where),
-    )
+    names = ("context_length", "vocab_size", "width", "heads", "embed_dim")
+    sizes = {name: get(fields, name, where, "size") for name in names}
+    return tower_like(CLIP, "text", **sizes, **_blocks(fields, where))
 
 
-def _eps(fields: Mapping[str, Any], where: str) -> float:
-    norm = fields["norm_kwargs"] or {}
-    for key in set(norm) - {"eps"}:
-        raise DataError(f"{where}.norm_kwargs has the field {key!r}, which clipjax does not know")
-    return norm.get("eps", 1e-5)
+def _blocks(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What the towers' blocks have in common."""
+    norm = {
+        "eps": 1e-5,
+        **get({**fields, "norm_kwargs": fields["norm_kwargs"] or {}}, "norm_kwargs", where, "object"),
+    }
+    refuse_unknown(norm, {"eps"}, f"{where}.norm_kwargs")
+    return {
+        "layers": get(fields, "layers", where, "layers"),
+        "mlp_width": int(fields["width"] * get(fields, "mlp_ratio", where, "positive")),
+        "activation": "quick_gelu" if fields["quick_gelu"] else "gelu",
+        "ln_eps": get(norm, "eps", f"{where}.norm_kwargs", "positive"),
+    }
 
 
 def _divide(width: int, head_width: int, where: str) -> int:

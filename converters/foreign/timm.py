@@ -2,6 +2,10 @@
 
 configs/models.csv says which architecture of configs/archs a name (and tag) of timm is. Number of classes and
 image size are the file's; whatever else `model_args` changes is refused.
+
+The tag stays in the file when the weights are trained further. The card therefore has the registered model's
+id, `name.tag`, only where its architecture is that model's to the number of classes and there are no
+`label_names`; any other model is called `name-folder`.
 """
 
 from __future__ import annotations
@@ -13,60 +17,83 @@ from typing import Any
 from clipjax.config import config_dir, read_csv
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.arch import arch_to_dict, load_arch
-from converters.foreign.card import card_record, get, square, table
+from converters.foreign.card import card_record, choose, get, square
 
 _POOLS = {"class": "token", "map": "map"}  # our vision poolings; a tower without the key takes the mean
 _CROPS = {"center": "shortest", "squash": "squash"}
+_INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
 
 
-def read(record: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
     """The card record of a timm config.json; see `converters.foreign.read_foreign_card`."""
-    name = record["architecture"]
-    config, inside = table(record, "pretrained_cfg", where), f"{where}: pretrained_cfg"
-    tag = config.get("tag") or None
-    arch = _architecture(name, tag, where)
-    arch["num_classes"] = get(record, "num_classes", where)
+    name = get(record, "architecture", where, "text")
+    config, inside = get(record, "pretrained_cfg", where, "object"), f"{where}: pretrained_cfg"
+    tag = get({"tag": "", **config}, "tag", inside, "text") or None
+    row = _row(name, tag, where)
+    arch = arch_to_dict(load_arch(row["arch"]))
+    arch["num_classes"] = get(record, "num_classes", where, "count")
+    arch["vision"]["image_size"] = size = _image_size(config, inside)
     pool = _POOLS.get(arch["vision"].get("pooling"), "avg")
-    args = dict(record.get("model_args") or {})
-    for key, found in (("global_pool", record), ("global_pool", args), ("num_classes", args)):
-        wanted = pool if key == "global_pool" else arch["num_classes"]
-        if found.get(key, wanted) != wanted:
-            raise DataError(f"{where}: {key} is {found[key]!r}; clipjax has {wanted!r} for {name}")
-    channels, *sides = get(config, "input_size", inside)
-    if channels != 3:
-        raise DataError(f"{inside}.input_size is {config['input_size']}; clipjax has RGB images only")
-    size = square(sides, f"{inside}.input_size")
-    given = square(args.get("img_size", size), f"{where}: model_args.img_size")
-    if given != size:
-        raise DataError(f"{where}: model_args.img_size is {given}, but pretrained_cfg.input_size is {size}")
-    for key in args.keys() - {"global_pool", "num_classes", "img_size"}:
-        raise DataError(f"{where}: model_args.{key} is unknown to clipjax, which has {name} without it")
-    arch["vision"]["image_size"] = size
+    if record.get("global_pool", pool) != pool:
+        raise DataError(
+            f"{where}: global_pool is {record['global_pool']!r}; clipjax has {name} with {pool!r}"
+        )
+    built = {"in_chans": 3, "num_classes": arch["num_classes"], "global_pool": pool, "img_size": size}
+    _refuse_other_args(get({"model_args": {}, **record}, "model_args", where, "object"), built, where)
     source = {"library": "timm", "arch": name, "tag": tag}
-    card_id = f"{name}.{tag}" if tag else name
-    return card_record(card_id, arch, where, source, _preprocess(config, size, inside))
+    card = card_record(f"{name}-{folder}", arch, where, source, _preprocess(config, size, inside))
+    _identify(card, row, tag, bool(record.get("label_names") or config.get("label_names")))
+    return card
 
 
-def _architecture(name: str, tag: str | None, where: str) -> dict[str, Any]:
-    """The arch record of a timm name: that of the registered row with this tag, else of any row."""
+def _image_size(config: Mapping[str, Any], where: str) -> int:
+    channels, *sides = get(config, "input_size", where, "three")
+    if channels != 3:
+        raise DataError(f"{where}.input_size is {config['input_size']}; clipjax has RGB images only")
+    return square({"input_size": sides}, "input_size", where)
+
+
+def _refuse_other_args(args: Mapping[str, Any], built: Mapping[str, Any], where: str) -> None:
+    """`model_args` say how timm builds the model: all that they may say is what clipjax builds."""
+    for key, value in args.items():
+        if key not in built:
+            raise DataError(f"{where}: model_args.{key} is {value!r}, which clipjax does not know")
+        side = key == "img_size" and value == [built[key]] * 2
+        if value != built[key] and not side:
+            raise DataError(f"{where}: model_args.{key} is {value!r}, but the model has {built[key]!r}")
+
+
+def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
+    """The registered row of a timm name with this tag, else any row of the name."""
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
-    names = [row["arch"] for row in rows if (row["library_arch"], row["tag"]) == (name, tag)]
-    names += [row["arch"] for row in rows if row["library_arch"] == name]
-    known = sorted({row["library_arch"] for row in rows})
-    if not names:
+    named = [row for row in rows if row["library_arch"] == name]
+    if not named:
+        known = sorted({row["library_arch"] for row in rows})
         raise DataError(f"{where}: {unknown_name('architecture', name, known)}")
-    return arch_to_dict(load_arch(names[0]))
+    return next((row for row in named if row["tag"] == tag), named[0])
+
+
+def _identify(card: dict[str, Any], row: Mapping[str, str], tag: str | None, labelled: bool) -> None:
+    """The registered id and classes, where the card's model is the registered one; see the docstring."""
+    registered = arch_to_dict(load_arch(row["arch"]))
+    if labelled:
+        card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"
+    elif row["tag"] == tag and card["arch"]["num_classes"] == registered["num_classes"]:
+        if card["arch"] == registered:
+            card["id"] = f"{row['library_arch']}.{tag}"
+        if row["classes"].startswith("?"):
+            card["unknown"]["classes"] = row["classes"].removeprefix("?").strip()
+        else:
+            card["classes"] = row["classes"]
+            del card["unknown"]["classes"]
 
 
 def _preprocess(config: Mapping[str, Any], size: int, where: str) -> dict[str, Any]:
-    mode = config.get("crop_mode") or "center"
-    if mode not in _CROPS:
-        raise DataError(f"{where}.crop_mode is {mode!r}; clipjax knows {', '.join(_CROPS)}")
     return {
         "image_size": size,
-        "resize_size": math.floor(size / get(config, "crop_pct", where)),
-        "resize_mode": _CROPS[mode],
-        "interpolation": get(config, "interpolation", where),
-        "mean": get(config, "mean", where),
-        "std": get(config, "std", where),
+        "resize_size": math.floor(size / get(config, "crop_pct", where, "fraction")),
+        "resize_mode": choose({"crop_mode": "center", **config}, "crop_mode", where, _CROPS),
+        "interpolation": choose(config, "interpolation", where, _INTERPOLATIONS),
+        "mean": get(config, "mean", where, "three"),
+        "std": get(config, "std", where, "three positive"),
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from converters.foreign.card import card_record, get, read_json, square, table
+from converters.foreign.card import card_record, choose, get, read_json, refuse_unknown, square
 from converters.foreign.templates import CLIP, SIGLIP, tower_like
 
 MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -38,15 +38,37 @@ _SIGLIP_DEFAULTS = {  # of SiglipTextConfig and SiglipVisionConfig
     "max_position_embeddings": 64,
 }
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
+# Steps that old files leave out: the library's image processors have always done the one and not the other.
+_PIXEL_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False}
+_READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
+# Fields of a tower that change no number of its features: those of training, of storage, of what a forward
+# pass returns, and what transformers 4 wrote of text generation into every file.
+_WITHOUT_EFFECT = {
+    *("attention_dropout", "dropout", "initializer_factor", "initializer_range", "gradient_checkpointing"),
+    *("model_type", "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype"),
+    *("use_bfloat16", "torchscript", "_attn_implementation", "_attn_implementation_autoset"),
+    *("output_attentions", "output_hidden_states", "return_dict", "use_return_dict", "use_cache"),
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params"),
+    *("bos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class", "prefix"),
+    *("chunk_size_feed_forward", "pruned_heads", "tie_word_embeddings", "tie_encoder_decoder"),
+    *("is_decoder", "is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size"),
+    *("do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "num_beam_groups"),
+    *("num_return_sequences", "max_length", "min_length", "early_stopping", "length_penalty"),
+    *("diversity_penalty", "repetition_penalty", "exponential_decay_length_penalty", "remove_invalid_values"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens"),
+    *("begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *("output_scores", "return_dict_in_generate", "tf_legacy_loss"),
+}
 
 
 def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
     """The card record of a folder's config.json; see `converters.foreign.read_foreign_card`."""
     kind = record["model_type"]
     if record.get("architectures") not in (None, [MODELS[kind]]):
-        raise DataError(f"{where} is of a {record['architectures']}; clipjax reads a {MODELS[kind]}")
-    vision = dict(table(record, "vision_config", where))
-    text = dict(table(record, "text_config", where))
+        raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{MODELS[kind]!r}]")
+    vision, text = (get(record, f"{tower}_config", where, "object") for tower in ("vision", "text"))
+    for tower, config in (("vision", vision), ("text", text)):
+        refuse_unknown(config, _READ | _WITHOUT_EFFECT, f"{where}: {tower}_config")
     towers = (_clip if kind == "clip" else _siglip)(record, vision, text, where)
     arch = {"name": folder.name, "logit_bias": kind == "siglip", **towers}
     pixels = _preprocess(folder / "preprocessor_config.json", towers["vision"]["image_size"])
@@ -57,12 +79,21 @@ def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
 def _clip(
     record: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    embed_dim = {"embed_dim": get(record, "projection_dim", where)}
+    embed_dim = {"embed_dim": get(record, "projection_dim", where, "size")}
     _pools_at_highest_id(text, f"{where}: text_config")
+    for tower, config in (("vision", vision), ("text", text)):
+        _refuse_second_values(config, record.get(f"{tower}_config_dict"), f"{where}: {tower}_config_dict")
     return {
         "vision": tower_like(CLIP, "vision", **_image(vision, f"{where}: vision_config"), **embed_dim),
         "text": tower_like(CLIP, "text", **_words(text, f"{where}: text_config"), **embed_dim),
     }
+
+
+def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) -> None:
+    """transformers takes the values of `*_config_dict`, which old files have, before those of `*_config`."""
+    for key, value in (second or {}).items():
+        if key in _READ and value != config.get(key, value):
+            raise DataError(f"{where}.{key} is {value!r}, but {config[key]!r} in the section without _dict")
 
 
 def _siglip(
@@ -82,41 +113,36 @@ def _siglip(
 
 def _image(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if config.get("num_channels", 3) != 3:
-        raise DataError(f"{where}.num_channels is {config['num_channels']}; clipjax has RGB images only")
-    sizes = {
-        name: square(get(config, name, where), f"{where}.{name}") for name in ("image_size", "patch_size")
-    }
+        raise DataError(f"{where}.num_channels is {config['num_channels']!r}; clipjax has RGB images only")
+    sizes = {name: square(config, name, where) for name in ("image_size", "patch_size")}
     return {**sizes, **_tower(config, where)}
 
 
 def _words(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {
-        "context_length": get(config, "max_position_embeddings", where),
-        "vocab_size": get(config, "vocab_size", where),
+        "context_length": get(config, "max_position_embeddings", where, "size"),
+        "vocab_size": get(config, "vocab_size", where, "size"),
         **_tower(config, where),
     }
 
 
 def _tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    activation = get(config, "hidden_act", where)
-    if activation not in _ACTIVATIONS:
-        raise DataError(f"{where}.hidden_act is {activation!r}; clipjax knows {', '.join(_ACTIVATIONS)}")
     return {
-        "width": get(config, "hidden_size", where),
-        "layers": get(config, "num_hidden_layers", where),
-        "heads": get(config, "num_attention_heads", where),
-        "mlp_width": get(config, "intermediate_size", where),
-        "activation": _ACTIVATIONS[activation],
-        "ln_eps": get(config, "layer_norm_eps", where),
+        "width": get(config, "hidden_size", where, "size"),
+        "layers": get(config, "num_hidden_layers", where, "layers"),
+        "heads": get(config, "num_attention_heads", where, "size"),
+        "mlp_width": get(config, "intermediate_size", where, "size"),
+        "activation": choose(config, "hidden_act", where, _ACTIVATIONS),
+        "ln_eps": get(config, "layer_norm_eps", where, "positive"),
     }
 
 
 def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
     """transformers reads out at the first `eos_token_id`, but at the highest id where that is 2 (its old
     files): both are the highest id, as long as the end of text is the last of the vocabulary."""
-    end, size = get(text, "eos_token_id", where), get(text, "vocab_size", where)
+    end, size = get(text, "eos_token_id", where, "any"), get(text, "vocab_size", where, "size")
     if end not in (2, size - 1):
-        raise DataError(f"{where}.eos_token_id is {end}; clipjax reads out at the highest id, {size - 1}")
+        raise DataError(f"{where}.eos_token_id is {end!r}; clipjax reads out at the highest id, {size - 1}")
 
 
 def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
@@ -124,28 +150,30 @@ def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
     where = str(path)
     if not path.is_file():
         raise DataError(f"{path} does not exist, so the model's pixels are unknown; name a card instead")
-    record = read_json(path)
-    for step in ("do_resize", "do_normalize"):
-        if get(record, step, where) is not True:
-            raise DataError(f"{where}: {step} is {record[step]!r}; clipjax only has models that do it")
-    if not math.isclose(record.get("rescale_factor", 1 / 255), 1 / 255):
+    record = {**_PIXEL_DEFAULTS, **read_json(path)}
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if get(record, step, where, "switch") is not True:
+            raise DataError(f"{where}: {step} is false; clipjax only has models that do it")
+    if not math.isclose(get(record, "rescale_factor", where, "positive"), 1 / 255, rel_tol=1e-6):
         raise DataError(f"{where}: rescale_factor is {record['rescale_factor']}, not 1/255")
-    resample = get(record, "resample", where)
-    if resample not in _RESAMPLE:
-        raise DataError(f"{where}: resample is {resample!r}; clipjax knows {_RESAMPLE}")
-    size = get(record, "size", where)
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    squash = shortest is None and size == {"height": image_size, "width": image_size}
-    crop = record.get("crop_size", image_size) if record.get("do_center_crop", False) else image_size
-    fits = crop in (image_size, {"height": image_size, "width": image_size})
-    cropped = squash or (record.get("do_center_crop") is True and type(shortest) is int)
-    if not fits or not cropped:
-        raise DataError(f"{where}: size {size} and crop_size {crop} do not give {image_size} pixels")
     return {
         "image_size": image_size,
-        "resize_size": image_size if squash else shortest,
-        "resize_mode": "squash" if squash else "shortest",
-        "interpolation": _RESAMPLE[resample],
-        "mean": get(record, "image_mean", where),
-        "std": get(record, "image_std", where),
+        **_resize(record, image_size, where),
+        "interpolation": choose(record, "resample", where, _RESAMPLE),
+        "mean": get(record, "image_mean", where, "three"),
+        "std": get(record, "image_std", where, "three positive"),
     }
+
+
+def _resize(record: Mapping[str, Any], image_size: int, where: str) -> dict[str, Any]:
+    """Either the short side and a centre crop that cuts, or both sides to the image size."""
+    both = {"height": image_size, "width": image_size}
+    size, crops = get(record, "size", where, "any"), get(record, "do_center_crop", where, "switch")
+    crop = record.get("crop_size", image_size) if crops else image_size
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    if crop in (image_size, both):
+        if size == both:
+            return {"resize_size": image_size, "resize_mode": "squash"}
+        if crops and type(shortest) is int and shortest >= image_size:
+            return {"resize_size": shortest, "resize_mode": "shortest"}
+    raise DataError(f"{where}: size {size} and crop_size {crop} do not give {image_size} pixels")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reference
 import timm
-from timm.models import get_pretrained_cfg
+from timm.models._hub import save_for_hf
 
 import clipjax
 from clipjax import verify
@@ -17,26 +16,18 @@ from converters.golden import build_model, model_config
 from converters.golden.condition import condition
 
 
-def timm_folder(name: str, folder: Path, size: int, classes: int) -> Path:
-    """A fine-tuned classifier of timm: other pixels and other classes than the name's."""
-    cfg: Any = get_pretrained_cfg(name)
-    model: Any = timm.create_model(name, num_classes=classes)
-    condition(model.eval(), 0)
-    pretrained = {**cfg.to_dict(), "input_size": (3, size, size), "tag": "", "num_classes": classes}
-    record = {"architecture": name.partition(".")[0], "num_classes": classes, "pretrained_cfg": pretrained}
-    (folder / "config.json").write_text(json.dumps(record))
-    reference.save(model, folder / "model.safetensors")
-    return folder
-
-
 def test_a_fine_tuned_classifier_of_timm(tmp_path: Path) -> None:
-    folder = timm_folder("tf_efficientnet_lite0.in1k", tmp_path, size=96, classes=10)
+    """As timm itself writes it: other pixels and other classes than the name's."""
+    folder = tmp_path / "pets"
+    theirs: Any = timm.create_model("tf_efficientnet_lite0.in1k", num_classes=10)
+    condition(theirs.eval(), 0)
+    save_for_hf(theirs, str(folder), safe_serialization=True, data_config={"input_size": (3, 96, 96)})
     model = clipjax.load_model(folder)
-    assert model.card.kind == "classifier"
+    assert (model.card.kind, model.card.id) == ("classifier", "tf_efficientnet_lite0-pets")
     assert (model.card.arch.num_classes, model.card.arch.vision.image_size) == (10, 96)
     report = verify.verify(folder)
     assert report.passed, report.to_json()
-    assert (report.against, report.reference["arch"]) == ("timm", "tf_efficientnet_lite0")
+    assert (report.against, report.reference["arch"]) == ("timm", "tf_efficientnet_lite0.in1k")
 
 
 @pytest.mark.slow

@@ -94,8 +94,8 @@ def changed(path: str, value: Any, name: str = "ViT-B-32") -> dict[str, Any]:
         ("text_cfg.news", 1, "text_cfg has the field 'news', which clipjax does not know"),
         ("news", {}, "model_cfg has the field 'news', which clipjax does not know"),
         ("multimodal_cfg", {}, r"multimodal_cfg is CoCa's, but text_cfg\.embed_cls is not true"),
-        ("quick_gelu", "yes", "quick_gelu is 'yes', not true or false"),
-        ("text_cfg", None, "text_cfg should be an object"),
+        ("quick_gelu", "yes", r"model_cfg\.quick_gelu is 'yes'; it should be true or false"),
+        ("text_cfg", None, "text_cfg is None; it should be an object"),
     ],
 )
 def test_fields_that_would_be_another_network(path: str, value: Any, message: str, tmp_path: Path) -> None:
@@ -165,10 +165,55 @@ def test_fields_of_towers_that_are_not_plain(
     [
         ("preprocess_cfg.news", 1, "preprocess_cfg has the field 'news', which clipjax does not know"),
         ("preprocess_cfg.size", 336, r"preprocess_cfg\.size is 336, the image size is 224"),
+        ("preprocess_cfg", [1], r"preprocess_cfg is \[1\]; it should be an object"),
+        ("preprocess_cfg.mode", "L", r"preprocess_cfg\.mode is 'L'; clipjax knows RGB"),
+        ("preprocess_cfg.resize_mode", "odd", r"resize_mode is 'odd'; clipjax knows shortest, longest, sq"),
+        ("preprocess_cfg.interpolation", "random", r"interpolation is 'random'; clipjax knows bicubic, bil"),
+        ("preprocess_cfg.mean", [0.5, 0.5], r"mean is \[0\.5, 0\.5\]; it should be a list of three finite"),
+        ("preprocess_cfg.mean", [0.5, 0.5, float("nan")], "mean is .*; it should be a list of three finite"),
+        ("preprocess_cfg.std", [0.5, 0, 0.5], r"std is \[0\.5, 0, 0\.5\]; it should be .* above 0"),
     ],
 )
 def test_pixels_that_contradict(path: str, value: Any, message: str, tmp_path: Path) -> None:
     write(tmp_path, changed(path, value))
+    with pytest.raises(DataError, match=message):
+        read_foreign_card(tmp_path)
+
+
+def test_what_fills_a_padded_image_is_black(tmp_path: Path) -> None:
+    pixels = {"resize_mode": "longest", "fill_color": 127}
+    write(tmp_path, changed("preprocess_cfg", pixels))
+    with pytest.raises(DataError, match=r"preprocess_cfg\.fill_color is 127; clipjax knows 0"):
+        read_foreign_card(tmp_path)
+    write(tmp_path, changed("preprocess_cfg", {**pixels, "fill_color": 0}))
+    assert card(tmp_path)["preprocess"]["resize_mode"] == "longest"
+    write(tmp_path, changed("preprocess_cfg", {**pixels, "resize_mode": "squash"}))  # nothing is padded
+    assert card(tmp_path)["preprocess"]["resize_mode"] == "squash"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("embed_dim", "96", r"model_cfg\.embed_dim is '96'; it should be a whole number"),
+        ("vision_cfg.head_width", 0, r"vision_cfg\.head_width is 0; it should be a whole number from 1"),
+        ("vision_cfg.patch_size", 0, r"vision_cfg\.patch_size is 0; clipjax has square images and patches"),
+        ("vision_cfg.width", None, r"vision_cfg\.width is None; it should be a whole number from 1"),
+        ("vision_cfg.layers", 10**7, r"vision_cfg\.layers is 10000000; .* from 1 to 1000$"),
+        ("vision_cfg.layers", [1, "2", 1, 1], r"vision_cfg\.layers is '2'; it should be a whole number"),
+        ("vision_cfg.mlp_ratio", "4", r"vision_cfg\.mlp_ratio is '4'; it should be a finite number above 0"),
+        ("vision_cfg.norm_kwargs", "eps", r"vision_cfg\.norm_kwargs is 'eps'; it should be an object"),
+        (
+            "vision_cfg.norm_kwargs",
+            {"eps": -1},
+            r"norm_kwargs\.eps is -1; it should be a finite number above",
+        ),
+        ("text_cfg.heads", 0, r"text_cfg\.heads is 0; it should be a whole number from 1"),
+        ("text_cfg.tokenizer_kwargs", ["a"], r"text_cfg\.tokenizer_kwargs is \['a'\]; it should be an obj"),
+        ("text_cfg.tokenizer_kwargs", {"clean": ["a"]}, r"tokenizer_kwargs\.clean is \['a'\]; clipjax knows"),
+    ],
+)
+def test_values_of_a_wrong_kind(path: str, value: Any, message: str, tmp_path: Path) -> None:
+    write(tmp_path, changed(f"model_cfg.{path}", value))
     with pytest.raises(DataError, match=message):
         read_foreign_card(tmp_path)
 

@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
+import torch
 from _foreign import card, change, known, write
 from timm.models import get_pretrained_cfg
+from timm.models._hub import save_config_for_hf
 
+from clipjax.card import card_from_dict
 from clipjax.config import config_dir, read_csv
 from clipjax.errors import DataError
 from converters.foreign import read_foreign_card
+from converters.nearest import plan_for
 
 ROWS = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
 
@@ -39,6 +44,7 @@ def test_every_registered_row(row: dict[str, str], tmp_path: Path) -> None:
     assert record["id"] == name
     assert record["source"]["arch"] == row["library_arch"]
     assert record["arch"] == known(row["arch"])
+    assert (record["classes"] or f"? {record['unknown']['classes']}") == row["classes"]
     pixels = record["preprocess"]
     assert [str(pixels[key]) for key in ("image_size", "resize_size", "resize_mode", "interpolation")] == [
         row[key] for key in ("crop_size", "resize_size", "resize_mode", "interpolation")
@@ -65,7 +71,47 @@ def test_timm_fields(tmp_path: Path) -> None:
     write(tmp_path, timm_record(num_classes=10, **{"pretrained_cfg.crop_mode": "squash"}), "config.json")
     record = card(tmp_path)
     assert record["arch"]["num_classes"] == 10
+    assert record["id"] == f"tf_efficientnet_lite0-{tmp_path.name}"  # not the registered model's
+    assert record["classes"] is None
     assert record["preprocess"]["resize_mode"] == "squash"
+
+
+def known_size(name: str) -> int:
+    row = next(row for row in ROWS if name == f"{row['library_arch']}.{row['tag']}")
+    return int(row["crop_size"])
+
+
+def test_classes_of_its_own(tmp_path: Path) -> None:
+    """As many classes as the registered model, under other names."""
+    write(tmp_path, timm_record(label_names=[f"pet {i}" for i in range(1000)]), "config.json")
+    record = card(tmp_path)
+    assert record["id"] == f"tf_efficientnet_lite0-{tmp_path.name}"
+    assert record["classes"] is None
+    assert "label_names" in record["unknown"]["classes"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "registered"),
+    [
+        ("vit_base_patch32_clip_224.laion2b_ft_in1k", {}, True),
+        ("vit_base_patch32_clip_224.laion2b_ft_in1k", {"img_size": 96, "num_classes": 37}, False),
+        ("convnext_base.clip_laion2b_augreg_ft_in1k", {}, True),
+        ("convnext_base.clip_laion2b_augreg_ft_in1k", {"num_classes": 37}, False),
+        ("tf_efficientnet_lite0.in1k", {"num_classes": 37}, False),
+    ],
+)
+def test_what_timm_itself_writes(name: str, changes: dict, registered: bool, tmp_path: Path) -> None:
+    """Its config.json, and the shapes of its weights, which are not made."""
+    with torch.device("meta"):
+        model = timm.create_model(name, **changes)  # type: ignore[reportPrivateImportUsage]
+    save_config_for_hf(model, str(tmp_path / "config.json"))
+    record = card(tmp_path)
+    assert record["arch"]["num_classes"] == model.num_classes
+    assert record["arch"]["vision"]["image_size"] == changes.get("img_size", known_size(name))
+    assert (record["id"] == name) == registered
+    assert record["classes"] == ("imagenet" if registered else None)
+    weights: Any = {key: np.broadcast_to(np.float32(0), w.shape) for key, w in model.state_dict().items()}
+    plan_for(weights, card_from_dict(record, "test").arch)
 
 
 @pytest.mark.parametrize(
@@ -73,17 +119,27 @@ def test_timm_fields(tmp_path: Path) -> None:
     [
         ("architecture", "resnet50", "unknown architecture 'resnet50'"),
         ("architecture", "ViT-B-32", "unknown architecture 'ViT-B-32'"),
-        ("model_args", {"act_layer": "relu"}, r"model_args\.act_layer is unknown to clipjax"),
+        ("model_args", {"act_layer": "relu"}, r"model_args\.act_layer is 'relu', which clipjax does"),
         (
             "model_args",
             {"img_size": 256},
-            r"model_args\.img_size is 256, but pretrained_cfg\.input_size is 224",
+            r"model_args\.img_size is 256, but the model has 224",
         ),
-        ("model_args", {"num_classes": 10}, "num_classes is 10; clipjax has 1000"),
-        ("global_pool", "max", r"global_pool is 'max'; clipjax has 'avg' for tf_efficientnet_lite0"),
+        ("model_args", {"num_classes": 10}, r"model_args\.num_classes is 10, but the model has 1000"),
+        ("global_pool", "max", r"global_pool is 'max'; clipjax has tf_efficientnet_lite0 with 'avg'"),
         ("pretrained_cfg.crop_mode", "border", "crop_mode is 'border'"),
         ("pretrained_cfg.input_size", [3, 224, 256], "input_size is"),
         ("pretrained_cfg.input_size", [1, 224, 224], "clipjax has RGB images only"),
+        ("model_args", {"in_chans": 1}, r"model_args\.in_chans is 1, but the model has 3"),
+        ("model_args", ["in_chans"], r"model_args is \['in_chans'\]; it should be an object"),
+        ("architecture", ["resnet50"], r"architecture is \['resnet50'\]; it should be a string"),
+        ("num_classes", "10", "num_classes is '10'; it should be a whole number from 0"),
+        ("pretrained_cfg.input_size", 224, r"input_size is 224; it should be a list of three"),
+        ("pretrained_cfg.crop_pct", "0.8", r"crop_pct is '0\.8'; it should be a number from 0\.01 to 1"),
+        ("pretrained_cfg.crop_pct", 0, "crop_pct is 0; it should be a number"),
+        ("pretrained_cfg.crop_pct", 1.5, r"crop_pct is 1\.5; it should be a number"),
+        ("pretrained_cfg.interpolation", "lanczos", "interpolation is 'lanczos'; clipjax knows bicubic, bil"),
+        ("pretrained_cfg.std", [1, 1, 0], r"std is \[1, 1, 0\]; it should be a list of three .* above 0"),
     ],
 )
 def test_timm_fields_that_would_be_another_network(

@@ -87,20 +87,63 @@ def test_clip_fields(path: str, value: Any, arch: dict, preprocess: dict, tmp_pa
             r"text_config\.eos_token_id is 7; clipjax reads out at the highest id, 49407",
         ),
         ("text_config.hidden_act", "mish", r"text_config\.hidden_act is 'mish'; clipjax knows"),
-        ("architectures", ["CLIPVisionModelWithProjection"], "clipjax reads a CLIPModel"),
+        (
+            "architectures",
+            ["CLIPVisionModelWithProjection"],
+            r"architectures is \['CLIPVisionModelWithProjection'\], not \['CLIPM",
+        ),
         ("vision_config", None, "lacks 'vision_config'"),
-        ("pixels.do_resize", False, "do_resize is False"),
+        ("pixels.do_resize", False, "do_resize is false"),
         ("pixels.image_mean", None, "lacks 'image_mean'"),
         ("pixels.resample", 1, "resample is 1"),
         ("pixels.rescale_factor", 1.0, "rescale_factor is 1.0, not 1/255"),
         ("pixels.crop_size", 336, "do not give 224 pixels"),
         ("pixels.do_center_crop", False, "do not give 224 pixels"),
+        ("pixels.do_rescale", False, "do_rescale is false"),
+        ("pixels.rescale_factor", "1/255", "rescale_factor is '1/255'; it should be a finite number"),
+        ("pixels.resample", [3], r"resample is \[3\]; clipjax knows 2, 3"),
+        ("pixels.size", {"shortest_edge": 32}, "do not give 224 pixels"),  # the crop would pad
+        ("pixels.image_mean", [0.5, 0.5], r"image_mean is \[0\.5, 0\.5\]; it should be a list of three"),
+        ("pixels.image_std", [0, 0, 0], r"image_std is \[0, 0, 0\]; it should be a list of three .* above 0"),
+        ("vision_config.use_rope", True, "vision_config has the field 'use_rope', which clipjax does not kn"),
+        ("text_config.use_rope", True, "text_config has the field 'use_rope', which clipjax does not know"),
+        (
+            "vision_config.num_attention_heads",
+            0,
+            r"vision_config\.num_attention_heads is 0; it should be a w",
+        ),
+        ("vision_config.num_hidden_layers", 10**7, r"num_hidden_layers is 10000000; .* from 1 to 1000$"),
+        ("vision_config.hidden_act", ["gelu"], r"hidden_act is \['gelu'\]; clipjax knows quick_gelu"),
+        ("vision_config.hidden_size", "128", r"hidden_size is '128'; it should be a whole number"),
+        ("text_config.layer_norm_eps", -1, r"layer_norm_eps is -1; it should be a finite number above 0"),
+        ("text_config.layer_norm_eps", float("nan"), r"layer_norm_eps is nan; it should be a finite number"),
+        ("projection_dim", 0, "projection_dim is 0; it should be a whole number from 1"),
+        ("architectures", "CLIPModel", r"architectures is 'CLIPModel', not \['CLIPModel'\]"),
+        ("text_config_dict", {"hidden_act": "gelu"}, r"text_config_dict\.hidden_act is 'gelu', but 'quick_g"),
     ],
 )
 def test_clip_fields_left_open(path: str, value: Any, message: str, tmp_path: Path) -> None:
     hf_files(tmp_path, **{path: value})
     with pytest.raises(DataError, match=message):
         read_foreign_card(tmp_path)
+
+
+@pytest.mark.parametrize("config", [CLIPConfig, SiglipConfig])
+def test_every_field_that_transformers_writes_is_known(config: Any, tmp_path: Path) -> None:
+    """With the library's defaults, too, which `save_pretrained` leaves out."""
+    hf_files(tmp_path)
+    record = config().to_dict()
+    record["vision_config"]["image_size"] = 224
+    write(tmp_path, record, "config.json")
+    assert card(tmp_path)["arch"]["vision"]["layers"] == 12
+
+
+def test_pixels_that_old_files_leave_out(tmp_path: Path) -> None:
+    """CLIPFeatureExtractor always rescaled, and its files, OpenAI's among them, do not say so."""
+    hf_files(tmp_path)
+    whole = card(tmp_path)["preprocess"]
+    apply(tmp_path, {"pixels.do_rescale": None, "pixels.rescale_factor": None})
+    assert card(tmp_path)["preprocess"] == whole
 
 
 def test_clip_without_its_pixels(tmp_path: Path) -> None:
@@ -171,7 +214,11 @@ def test_siglips_defaults_are_the_librarys(tmp_path: Path) -> None:
         ("vision_config.patch_size", [14, 16], r"patch_size is \[14, 16\]; clipjax has square"),
         ("text_config.projection_size", 768, "vision's is 1152, text's is 768"),
         ("text_config.num_attention_heads", 7, "not a multiple of heads 7"),
-        ("architectures", ["SiglipVisionModel"], "clipjax reads a SiglipModel"),
+        (
+            "architectures",
+            ["SiglipVisionModel"],
+            r"architectures is \['SiglipVisionModel'\], not \['SiglipModel'\]",
+        ),
         ("pixels.size", {"height": 256, "width": 256}, "do not give 384 pixels"),
     ],
 )
