@@ -377,13 +377,14 @@ def _common(subject: _Subject, recipe: dict[str, Any], **measured: Any) -> Row:
 
 
 def model_facts(card: Any) -> dict[str, Any]:
-    """The snapshot of a card that result rows carry."""
-    arch = getattr(card, "arch", None)
+    """The snapshot of a card that result rows carry; a resized model's says from which size and how."""
+    arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
     return {
         **dict(getattr(card, "facts", {})),
         "arch": arch and arch.name,
         "kind": card.kind,
         "image_size": card.preprocess.image_size,
+        **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
     }
 
 

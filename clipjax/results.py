@@ -236,7 +236,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     titles = ["model", "data set", "slice", "metric", "value", "interval", "n", "precision", "note"]
     cells = [
         [
-            row["model"],
+            _model(row),
             row["dataset"],
             row["slice"] or "",
             row["metric"],
@@ -252,6 +252,12 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         i for i, title in enumerate(titles) if title not in ("slice", "note") or any(row[i] for row in cells)
     ]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
+
+
+def _model(row: Row) -> str:
+    """A model for images of another size than its own says so: `ID@336px`."""
+    facts = row["model_facts"]
+    return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
 
 
 def _note(row: Row) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from clipjax import cli
 
@@ -95,6 +99,20 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     assert invoke("store", "gc", "0B", "--store", store)[0] == 0
 
 
+def test_rows_of_a_resized_model_say_so(
+    lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke("convert", lite0, "-o", tmp_path / "m", "--image-size", 64)[0] == 0
+    results = tmp_path / "results"
+    command = ["eval", "zeroshot", "-m", tmp_path / "m", "--data", photos, "--results", results, "--json"]
+    capsys.readouterr()
+    assert invoke(*command, "--store", tmp_path / "store")[0] == 0
+    facts = json.loads(capsys.readouterr().out)[0]["model_facts"]
+    assert (facts["image_size"], facts["resized"]) == (64, {"image_size": 224, "rule": None})
+    assert invoke("results", "list", results)[0] == 0
+    assert "tf_efficientnet_lite0-in1k@64px" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -121,6 +139,51 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
     assert got == code
     assert says in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["models", "vit_b_32-openai", "--group", "clip"], "the model vit_b_32-openai and --group"),
+        (["models", "vit_b_32-openai", "--markdown"], "the model vit_b_32-openai and --markdown"),
+        (["models", "--json", "--markdown"], "--json and --markdown"),
+        (["models", "--json", "--by-family"], "--json and --by-family"),
+        (["models", "--aot", "v4", "--by-family", "--markdown"], "--aot and --by-family, --markdown"),
+        (["verify", "m", "--record", "r.json", "--limit", "1"], "the model m and --record, --limit"),
+        (["verify", "--all", "--random-init", "--against", "timm"], "--all and --against"),
+        (["verify", "--all", "--random-init", "--card", "x"], "--all and --card"),
+        (["verify", "m", "--golden", "g.npz"], "--golden"),
+        (["eval", "zeroshot", "-m", "x", "--data", ".", "--seed", "1"], "--limit"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:
+    code, sentence = invoke(*arguments)
+    assert (code, says in sentence, "\n" in sentence) == (2, True, False), sentence
+
+
+@pytest.mark.parametrize("option", ["--card", "--model", "-m"])
+def test_what_bare_weights_are_has_one_name_in_every_command(option: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_text("no weights")
+    for command in (["convert"], ["verify"], ["eval", "zeroshot", "--data", tmp_path, "-m"]):
+        if command[0] == "eval" and option != "--card":  # there --model is the weights
+            continue
+        code, says = invoke(*command, tmp_path / "w.pt", option, "vit_b_32-openay")
+        assert (code, "unknown model 'vit_b_32-openay'" in says) == (2, True), says
+
+
+def test_help_loses_no_bracket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes [word] for markup; what is written in a help text must be on the screen."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def shown(command: Any, path: tuple[str, ...]) -> None:
+        texts = [command.help or "", *(getattr(option, "help", None) or "" for option in command.params)]
+        screen = "".join(CliRunner().invoke(cli.app, [*path, "--help"]).stdout.replace("│", "").split())
+        for bracket in re.findall(r"\[[^\]]*\]", " ".join(texts)):
+            assert "".join(bracket.split()) in screen, f"clipjax {' '.join(path)} --help loses {bracket}"
+        for name, inner in getattr(command, "commands", {}).items():
+            shown(inner, (*path, name))
+
+    shown(typer.main.get_command(cli.app), ())
 
 
 def test_bad_data_is_named(

@@ -194,6 +194,16 @@ def test_summary_leaves_out_empty_columns():
     assert cells == [["tiny_1", "demo_world", "top1", "0.5000", "[0.4000, 0.6000]", "100", "parity"]]
 
 
+def test_a_resized_model_is_told_from_the_original():
+    facts = {"image_size": 336, "resized": {"image_size": 224, "rule": "open_clip"}}
+    rows = [row("x", model_facts={"image_size": 224}), row("x", model_facts=facts)]
+    validate_rows([r | {"run_id": new_run_id()} for r in rows])
+    assert [cells[0] for cells in summary_table(rows)[1]] == ["tiny_1", "tiny_1@336px"]
+    assert "| tiny_1@336px |" in export_rows(rows, "markdown")
+    found = list(csv.DictReader(io.StringIO(export_rows(rows, "csv"))))
+    assert [json.loads(line["model_facts"]) for line in found] == [{"image_size": 224}, facts]
+
+
 def test_summary_counts_skipped_images():
     rows = [row("x", skipped=2), row("x", skipped=1, note="low"), row("x", skipped=None)]
     assert [cells[-1] for cells in summary_table(rows)[1]] == [

@@ -39,12 +39,12 @@ def evaluate(
         ),
     ] = None,
     card: Annotated[
-        str | None, typer.Option(help="Registered model id, where --model is a file of bare weights.")
+        str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that sample.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of that sample; default 0.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a device a step; part of the store's layout.")] = 64,
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
@@ -81,6 +81,8 @@ def evaluate(
     from clipjax.results import summary_table
     from clipjax.tasks import find_task
 
+    if seed is not None and limit is None:
+        raise UsageError("--seed draws the sample that --limit asks for: give both")
     find_task(task)  # an unknown name is said before a model is loaded
     if distributed:
         _join_processes()
@@ -92,7 +94,7 @@ def evaluate(
         labels=labels,
         prompts=prompts,
         limit=limit,
-        seed=seed,
+        seed=seed or 0,
         per_device_batch=batch_size,
         precision=precision,
         compare_precision=compare_precision,

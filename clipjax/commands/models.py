@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, refuse_beside
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 
@@ -35,7 +35,7 @@ def models(
         typer.Option(
             metavar="CHIPS",
             help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes a "
-            "model. No TPU is needed, jax[tpu] is.",
+            "model. No TPU is needed, the extra `tpu` is.",
         ),
     ] = None,
 ) -> None:
@@ -47,6 +47,13 @@ def models(
     from clipjax import coverage
     from clipjax.registry import model_card
 
+    forms = {"--by-family": by_family, "--markdown": as_markdown}
+    if name is not None:
+        refuse_beside(f"the model {name}", {"--group": group, **forms})
+    if aot is not None:
+        refuse_beside("--aot", forms)
+    if as_json:
+        refuse_beside("--json", forms)
     if aot is not None:
         ids = [name] if name is not None else [row.id for row in coverage.coverage(group)]
         _compile_ahead(ids, aot.split(","), as_json)
@@ -73,9 +80,11 @@ def convert(
             help="A checkpoint file or folder (safetensors, .bin, .pt), a hub repository, or a model id.",
         ),
     ],
-    model: Annotated[
+    card: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="ID", help="Registered model that SRC holds the weights of."),
+        typer.Option(
+            "--card", "--model", "-m", metavar="ID", help="Registered model that SRC holds the weights of."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -93,18 +102,18 @@ def convert(
     Every tensor of the source is used once and every parameter of the model filled once, or nothing is
     written.
 
-    Example: clipjax convert open_clip_model.safetensors --model vit_b_32-laion2b_s34b_b79k --out b32
+    Example: clipjax convert open_clip_model.safetensors --card vit_b_32-laion2b_s34b_b79k --out b32
     """
     from clipjax.load import convert_model, load_model
     from clipjax.models.network import Network
 
     if image_size is None:
-        folder, card = convert_model(source, out, card=model)
+        folder, written = convert_model(source, out, card=card)
     else:
-        larger = load_model(source, card=model, image_size=image_size)
-        folder, card = larger.save(out or f"{larger.card.id}-{image_size}"), larger.card
-    params = _count(Network(card.arch).abstract_params())
-    typer.echo(f"{folder}: {card.id} ({card.arch.name}), {params:.1f} M parameters")
+        larger = load_model(source, card=card, image_size=image_size)
+        folder, written = larger.save(out or f"{larger.card.id}-{image_size}"), larger.card
+    params = _count(Network(written.arch).abstract_params())
+    typer.echo(f"{folder}: {written.id} ({written.arch.name}), {params:.1f} M parameters")
 
 
 def export(
@@ -144,7 +153,9 @@ def verify(
     ] = None,
     card: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="ID", help="Registered model, where MODEL is bare weights."),
+        typer.Option(
+            "--card", "--model", "-m", metavar="ID", help="Registered model, where MODEL is bare weights."
+        ),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every registered architecture; needs --random-init.")
@@ -171,8 +182,12 @@ def verify(
     if everything != random_init or everything == (model is not None):
         raise UsageError("give a model to verify, or --all --random-init for every registered architecture")
     if everything:
+        refuse_beside("--all", {"--against": against, "--golden": golden, "--card": card})
         _verify_all(record, limit, out)
         return
+    refuse_beside(f"the model {model}", {"--record": record, "--limit": limit})
+    if golden is not None and against != "golden":
+        raise UsageError("--golden is the file that --against golden reads: give both")
     from clipjax.load import load_model
     from clipjax.verify import verify as run
 

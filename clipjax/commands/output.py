@@ -1,10 +1,27 @@
-"""How the commands print tables: aligned columns on stdout, numbers to the right."""
+"""What commands share: tables as aligned columns on stdout, and refusing options that would be ignored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
+
+from clipjax.errors import UsageError
+
+
+def refuse_beside(main: str, others: Mapping[str, object]) -> None:
+    """Say so where options are given that `main` leaves no use for.
+
+    Args:
+        main: what decides, as the user wrote it.
+        others: option -> its value; None and False mean that it was not given.
+
+    Raises:
+        UsageError: one was.
+    """
+    given = [name for name, value in others.items() if value is not None and value is not False]
+    if given:
+        raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
