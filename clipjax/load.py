@@ -182,7 +182,7 @@ def _open_remote(name: str, card: Card | None, file: str | None) -> _Opened:
         if registered.repo is None:
             raise DataError(
                 f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
-                f"with card={name!r} (on the command line: convert/verify --model {name}, eval --card {name})"
+                f"with card={name!r} (--card {name} on the command line)"
             )
         found = resolve_source(registered.repo, file or registered.file)
     elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
@@ -266,8 +266,8 @@ def _card_beside(path: Path, folder: Path) -> Card:
     record = read_foreign_card(folder)
     if record is None:
         raise UsageError(
-            f"{path} holds bare weights: say what they are with card=ID (on the command line: convert/verify "
-            "--model ID, eval --card ID); `clipjax models` lists the ids"
+            f"{path} holds bare weights: say what they are with card=ID (--card ID on the command line); "
+            "`clipjax models` lists the ids"
         )
     return card_from_dict(record, str(folder))
 

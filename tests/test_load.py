@@ -102,9 +102,9 @@ def test_another_card_for_an_own_checkpoint_is_refused(own: Path) -> None:
             load_model(own, card=dataclasses.replace(card, **{name: value}))
 
 
-def test_bare_weights_name_the_option_of_each_command(own: Path, tmp_path: Path) -> None:
+def test_bare_weights_name_the_option(own: Path, tmp_path: Path) -> None:
     path = export_model(load_model(own), tmp_path / "w.safetensors")
-    with pytest.raises(UsageError, match=r"convert/verify --model ID, eval --card ID"):
+    with pytest.raises(UsageError, match=r"card=ID \(--card ID on the command line\)"):
         load_model(path)
 
 
