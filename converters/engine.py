@@ -28,21 +28,21 @@ from converters.ops import OPS, Op
 from converters.table import Table, load_table, table_names
 
 _BLOCK = 64  # rows transposed at a time: they stay in the processor's cache, about seven times as fast
-_SHOWN = 8  # problems in the message of a ConversionError
+_SHOWN = 4  # problems in the message of a ConversionError
 
 
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` has one entry for each tensor or leaf; the message shows the first few, and then `hint`, what
-    would fit.
+    `problems` has one entry for each tensor or leaf; the message says first, as `hint`, what would
+    fit, and shows a few of them.
     """
 
     def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
         shown = "; ".join(problems[:_SHOWN])
         more = f"; ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        hint = f"; {hint}" if hint else ""
-        super().__init__(f"{what}: {len(problems)} problem{'s' * (len(problems) > 1)}: {shown}{more}{hint}")
+        hint = f"{hint}; " if hint else ""
+        super().__init__(f"{what}: {hint}{len(problems)} problem{'s' * (len(problems) > 1)}: {shown}{more}")
         self.problems = problems
 
 
@@ -218,7 +218,7 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
         if len(rows) != 1:
             lines = " and ".join(row.where for row, _ in rows)
             problems.append(
-                f"leaf {path} is filled by {f'{lines} at once' if rows else 'no row of the table'}"
+                f"{path} is filled by {lines} at once" if rows else f"{path} has no tensor in that layout"
             )
             continue
         row, found = rows[0]
@@ -243,6 +243,8 @@ def _compare(
                 problems.append(f"{piece.key} has shape {tuple(tensor.shape)}, {path} needs {wanted}")
             elif not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
                 problems.append(f"{piece.key} holds {tensor.dtype}, not floating-point numbers")
+            elif tensor.dtype == np.float64:  # params are float32: it could not be written back as it was
+                problems.append(f"{piece.key} holds float64, of which float32 is used: save it as float32")
         kinds = {source[piece.key].dtype.name for piece in parts if piece.key in source}
         if len(kinds) > 1:
             problems.append(f"the layers of {path} are of different types ({', '.join(sorted(kinds))})")

@@ -47,7 +47,9 @@ def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> st
     """What the tensors are, or which architecture has fewer problems with them."""
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
-    params, count = _registered(), _count(source, table)
+    dual = "logit_scale" in source
+    params = {name: n for name, n in _registered().items() if (load_arch(name).text is not None) == dual}
+    count = _count(source, table)
     near = sorted(params, key=lambda name: abs(params[name] - count))[:_COMPARED]
     problems = {name: _problems(source, table, name) for name in near}
     best = min(problems, key=lambda name: len(problems[name]), default=None)

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import struct
 import tokenize
 import zipfile
@@ -56,6 +57,8 @@ SAFETENSORS_DTYPES = {
     "I64": np.dtype(np.int64),
     "U64": np.dtype(np.uint64),
 }
+# A part of a checkpoint that an index puts together, as transformers and huggingface_hub name them.
+_PART = re.compile(r"-(?P<part>\d{5})-of-(?P<of>\d{5})(?P<kind>\.\w+)$")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
 _MALFORMED = (
@@ -172,6 +175,15 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if path.is_dir():
         path = _weights_in(path)
+    if (part := _PART.search(path.name)) and int(part["of"]) > 1:
+        raise DataError(
+            f"{path} is part {int(part['part'])} of {int(part['of'])}: give the folder, or the index in it "
+            f"({_PART.sub(part['kind'], path.name)}.index.json)"
+        )
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> Source:
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -212,6 +224,12 @@ def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (folder / name).exists():
             return folder / name
+    for part in sorted(folder.iterdir()):
+        if found := _PART.search(part.name):
+            index = _PART.sub(found["kind"], part.name) + ".index.json"
+            raise DataError(
+                f"{folder / index} is missing: it says what is in {part.name} and its other parts"
+            )
     raise DataError(f"{folder} holds no weights: none of {', '.join(WEIGHT_NAMES)}; name the file itself")
 
 
@@ -282,7 +300,7 @@ def _open_index(path: Path) -> Source:
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
             raise DataError(f"{path}: {name!r} is not the name of a file in the same folder")
-    shards = {name: open_source(path.parent / name) for name in names}
+    shards = {name: _open_file(path.parent / name) for name in names}
     found = {key: name for name, shard in shards.items() for key in shard}
     if wrong := sorted(set(found.items()) ^ set(weight_map.items())):
         listed = ", ".join(f"{key} in {name}" for key, name in wrong[:10])

@@ -204,8 +204,8 @@ def problems(state: dict[str, Any], kind: str = "vit", table: str | None = None)
     with pytest.raises(ConversionError) as caught:
         plan_conversion(state, target(kind), load_table(table) if table else detect_table(state))
     message, found = str(caught.value), caught.value.problems
-    assert all(problem in message for problem in found[:8])
-    assert message.endswith(f"; ... and {len(found) - 8} more") == (len(found) > 8)
+    assert all(problem in message for problem in found[:4])
+    assert message.endswith(f"; ... and {len(found) - 4} more") == (len(found) > 4)
     return caught.value.problems
 
 
@@ -292,8 +292,8 @@ def test_every_deleted_and_every_doubled_row_is_named(name: str) -> None:
     for row in rows:
         leaf = re.escape(row.target).replace(r"\{s\}", ".").replace(r"\{n\}", ".")
         for changed, message in [
-            ([other for other in rows if other is not row], f"leaf {leaf} is filled by no row of the table"),
-            ([*rows, row], f"leaf {leaf} is filled by {row.where} and {row.where} at once"),
+            ([other for other in rows if other is not row], f"{leaf} has no tensor in that layout"),
+            ([*rows, row], f"{leaf} is filled by {row.where} and {row.where} at once"),
         ]:
             mutated = type(table)(name, tuple(changed), table.ignored, table.carried)
             with pytest.raises(ConversionError, match=message) as caught:
@@ -340,7 +340,7 @@ def test_export_refuses_what_it_cannot_write_whole() -> None:
     without = {path: leaf for path, leaf in leaves.items() if path != "text/blocks/attn/k/bias"}
     with pytest.raises(ConversionError, match=r"resblocks\.0\.attn\.in_proj_bias is not written whole"):
         export(without, table)
-    with pytest.raises(ConversionError, match="leaf vision/new is filled by no row"):
+    with pytest.raises(ConversionError, match="vision/new has no tensor in that layout"):
         export({**leaves, "vision/new": np.zeros(3)}, table)
     with pytest.raises(ConversionError, match="logit_scale is both carried and written"):
         export(leaves, table, {"logit_scale": np.zeros(())})

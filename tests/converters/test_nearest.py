@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from _checkpoints import Shaped
 
 from clipjax.models.arch import load_arch
 from converters.engine import ConversionError
+from converters.golden import build_model
 from converters.golden.sweep import shapes
 from converters.nearest import fitting, plan_for
 
@@ -62,10 +64,11 @@ def test_a_size_that_is_not_registered_has_a_nearest_one() -> None:
         plan_for(source, load_arch("ViT-B-16"))
     message = str(caught.value)
     assert "the nearest is ViT-L-14" in message
-    assert message.endswith(
-        "visual.positional_embedding has shape (325, 1024), vision/positional_embedding needs "
-        "(257, 1024) (1 in all)"
-    )
+    assert (
+        "(layout open_clip_vit): the nearest is ViT-L-14-quickgelu, where visual.positional_embedding has "
+        "shape (325, 1024), vision/positional_embedding needs (257, 1024) (1 in all); "
+    ) in message
+    assert len(message) < 700
     assert len(caught.value.problems) > 100
 
 
@@ -80,6 +83,21 @@ def test_where_nothing_is_nearer_nothing_is_said() -> None:
 
 def test_problems_are_all_kept() -> None:
     source = {key: x for key, x in checkpoint("ViT-B-32").items() if "mlp" not in key}
-    with pytest.raises(ConversionError, match=r"; \.\.\. and 88 more") as caught:
+    with pytest.raises(ConversionError, match=r"; \.\.\. and 92 more") as caught:
         plan_for(source, load_arch("ViT-B-32"))
     assert len(caught.value.problems) == math.prod((24, 4))
+
+
+def test_the_nearest_to_a_dual_encoder_is_one() -> None:
+    """A narrow CLIP has fewer parameters than any registered one, and than the classifiers."""
+    config = {
+        "embed_dim": 64,
+        "vision_cfg": {"layers": 2, "width": 128},
+        "text_cfg": {"width": 64, "layers": 2},
+    }
+    state = build_model(config).state_dict()
+    with pytest.raises(ConversionError) as caught:
+        plan_for({key: Shaped(tuple(x.shape)) for key, x in state.items()}, load_arch("ViT-L-14"))
+    found = re.search(r"\(layout open_clip_vit\): the nearest is (\S+), where", str(caught.value))
+    assert found is not None
+    assert load_arch(found[1]).text is not None

@@ -230,3 +230,24 @@ def test_two_state_dicts_in_one_file(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "model": {"a": torch.zeros(1)}}, tmp_path / "w")
     with pytest.raises(DataError, match="both a state_dict and a model"):
         open_source(tmp_path / "w")
+
+
+def test_a_part_of_a_checkpoint_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    state = state_dict()
+    names = sorted(state)
+    parts = {f"model-0000{n}-of-00002.safetensors": names[n - 1 :: 2] for n in (1, 2)}
+    for file, keys in parts.items():
+        save_safetensors({key: state[key] for key in keys}, tmp_path / file)
+    with pytest.raises(
+        DataError, match=r"part 1 of 2: give the folder, or .*\(model\.safetensors\.index\.json\)"
+    ):
+        open_source(tmp_path / "model-00001-of-00002.safetensors")
+    with pytest.raises(
+        DataError, match=r"model\.safetensors\.index\.json is missing: it says what is in model-"
+    ):
+        open_source(tmp_path)
+    weight_map = {key: file for file, keys in parts.items() for key in keys}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    equal(dict(open_source(tmp_path)), state)
+    save_safetensors(state, tmp_path / "model-00001-of-00001.safetensors")
+    equal(dict(open_source(tmp_path / "model-00001-of-00001.safetensors")), state)
