@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import zipfile
 import zlib
 from dataclasses import asdict, dataclass, field
@@ -30,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.errors import DataError, UsageError
-from clipjax.model import Model, unit_norm
+from clipjax.model import Model, token_ids, unit_norm
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
 
@@ -223,15 +225,25 @@ def run_reference(
         arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
     options = {"arch": arch or record, "library": library, "inputs": given, "out": out}
     options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
-    if library == "timm":  # a fine-tuned folder may have other pixels and classes than the name
+    # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
+    if library == "timm" or (library == "open_clip" and model.card.resized is not None):
         options["sizes"] = record
     command = [sys.executable, "-m", "converters.golden", "run"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return out, None
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return out, f"the {library} reference could not be run: {last}"
+    reason = _reason(done.stderr) or f"exit code {done.returncode}"
+    return out, f"the {library} reference could not be run: {reason}"
+
+
+def _reason(stderr: str) -> str:
+    """The last exception of a traceback: its line and, where it is a heading, the one below; or the last."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    first = errors[-1] if errors else len(lines) - 1
+    heading = bool(errors) and lines[first].rstrip().endswith(":")
+    return " ".join(textwrap.shorten(line, 200) for line in lines[first : first + 1 + heading])
 
 
 def _config_beside(path: Path, library: str) -> Path | None:
@@ -266,6 +278,8 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
     stages: dict[str, Any] = {}
     features: dict[str, jax.Array] = {}
     towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
+    if model.card.arch.text is not None:
+        inputs = {**inputs, "ids": token_ids(inputs["ids"], model.card.arch)}
     for tower, name in zip(towers, INPUTS):
         features[tower], captured = _capture(model.network, tower, model.params, jnp.asarray(inputs[name]))
         stages |= {f"{tower}.{stage}": x for stage, x in captured.items()}
@@ -291,7 +305,7 @@ def compare(model: Model, against: str, golden: Golden) -> Report:
     """Our stages beside those of a golden, in its order."""
     try:
         ours = our_stages(model, golden.inputs)
-    except (KeyError, DataError) as error:
+    except (KeyError, DataError, UsageError) as error:
         problem = f"this model cannot be run on the golden's inputs: {error}"
         return Report(model.card.id, against, reference=golden.meta, problem=problem)
     names = [*golden.stages, *(name for name in ours if name not in golden.stages)]

@@ -21,7 +21,8 @@ import clipjax
 from clipjax import verify
 from clipjax.errors import DataError, UsageError
 from clipjax.model import Model
-from clipjax.models.arch import arch_from_dict, arch_to_dict
+from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
+from clipjax.registry import model_card
 from clipjax.verify import Golden, Report, compare
 from converters.golden import build_model, run
 
@@ -248,6 +249,50 @@ def test_a_reference_that_cannot_run_fails(gelu: Case, monkeypatch: pytest.Monke
     assert not report.passed
     assert "No module named 'torch'" in str(report.problem)
     assert json.loads(report.to_json())["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (
+            "Traceback (most recent call last):\n  File x\nRuntimeError: Error(s) in loading CLIP:\n"
+            "\tsize mismatch for a.\n\tsize mismatch for b.\n",
+            "RuntimeError: Error(s) in loading CLIP: size mismatch for a.",
+        ),
+        (
+            "a warning\nModuleNotFoundError: No module named 'torch'\n\n",
+            "ModuleNotFoundError: No module named 'torch'",
+        ),
+        ("open_clip has no model config named 'x'\n", "open_clip has no model config named 'x'"),
+        ("", ""),
+    ],
+)
+def test_the_reason_of_a_failed_reference(stderr: str, reason: str):
+    assert verify._reason(stderr) == reason
+
+
+def test_a_reference_of_other_shapes_says_which(gelu: Case):
+    report = verify.verify(gelu.model, "open_clip", arch="ViT-B-32")
+    assert "RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s)" in str(report.problem)
+    assert len(str(report.problem)) < 400
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "coca_ViT-B-32"])
+def test_a_resized_and_saved_model_against_open_clip(name: str, tmp_path: Path):
+    """The reference is built by name, and so for other images than the name's."""
+    arch = narrow_arch(load_arch(name))
+    theirs = build_model(name, "open_clip", arch_to_dict(arch))
+    path = reference.save(theirs, tmp_path / "w.safetensors")
+    size = arch.vision.image_size
+    card = model_card(
+        "vit_b_32-laion2b_s34b_b79k" if name == "ViT-B-32" else "coca_vit_b_32-laion2b_s13b_b90k"
+    )
+    pixels = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
+    card = dataclasses.replace(card, arch=arch, preprocess=pixels, tokenizer=None)
+    resized = clipjax.load_model(path, card=card, image_size=size + 32)
+    report = verify.verify(resized.save(tmp_path / "resized"))
+    assert report.passed, report.to_json()
+    assert report.reference["library"] == "open_clip"
 
 
 def test_bad_arguments_and_files(gelu: Case, tmp_path: Path):

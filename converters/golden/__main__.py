@@ -25,7 +25,7 @@ from converters.golden.build import LIBRARIES, build_model, load_strict, model_c
 from converters.golden.run import run, write_golden
 from converters.golden.sweep import answers
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.command("run")

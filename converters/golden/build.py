@@ -41,7 +41,8 @@ def build_model(
     Args:
         arch: a name of the library or, for open_clip, a model config: the dict itself or the path of its JSON
             (an `open_clip_config.json` will do). For transformers, which knows no names, a model's config.
-        sizes: our record of a narrow variant of that architecture; not for transformers.
+        sizes: our record of a narrow variant of that architecture, or of one for images of another size; not
+            for transformers.
     """
     if library == "transformers":
         return build_transformers(arch)
@@ -71,9 +72,10 @@ def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
 def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
     """Puts the sizes of a record into an open_clip config; returns what a timm trunk is to be given."""
     vision, text = config["vision_cfg"], config["text_cfg"]
+    narrow = config.get("embed_dim") != sizes["vision"]["embed_dim"]
     config["embed_dim"] = sizes["vision"]["embed_dim"]
     text |= families()[sizes["text"]["family"]].open_clip_sizes(sizes["text"])
-    if "multimodal_cfg" in config:  # CoCa's decoder, which is built but never run
+    if narrow and "multimodal_cfg" in config:  # CoCa's decoder, which is built but never run
         config["multimodal_cfg"] |= {"width": 64, "heads": 1, "layers": 1, "attn_pooler_heads": 1}
     if "timm_model_name" in vision:
         vision["image_size"] = sizes["vision"]["image_size"]
