@@ -17,11 +17,12 @@ from clipjax.card import Card, Weights, card_from_dict
 from clipjax.checkpoint import Origin, load_checkpoint, load_params, read_card_record, save_checkpoint
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.registry import id_of_repo, model_card, model_ids, registry
+from clipjax.registry import id_of_repo, model_card, model_ids, registry, unknown_model
+from clipjax.resize import refuse_wrong_resize, resize_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +82,7 @@ def load_model(
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
+    refuse_wrong_resize(image_size, position_rule)
     opened = _open(source, card, file)
     params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
     model = Model(
@@ -93,8 +95,6 @@ def load_model(
     )
     if image_size is None:
         return model
-    from clipjax.resize import resize_model
-
     return resize_model(model, image_size, position_rule)
 
 
@@ -135,9 +135,15 @@ def _shardings(card: Card, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
 
 
 def _open(source: str | Path, card: str | Card | None, file: str | None) -> _Opened:
+    if not isinstance(source, str | Path):
+        raise UsageError(f"the model is {source!r}: give a path, a registered id or a hub repository")
+    if not isinstance(card, str | Card | None):
+        raise UsageError(f"card is {card!r}: give a registered id or a Card")
     if isinstance(card, str):
         card = model_card(card)
     path = Path(source)
+    if file is not None and path.exists():
+        raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
     if (path / "card.json").is_file():
         return _open_own(path, card)
     if path.exists():
@@ -150,6 +156,7 @@ def _open_own(folder: Path, card: Card | None) -> _Opened:
     record = read_card_record(folder)
     record.pop("files", None)
     own = card_from_dict(record, str(folder / "card.json"))
+    _refuse_wrong_activation(own, str(folder / "card.json"))
     _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
@@ -188,11 +195,14 @@ def _open_remote(name: str, card: Card | None, file: str | None) -> _Opened:
     elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
         known = id_of_repo(name)
         card = card or (model_card(known) if known is not None else None)
-        found = resolve_source(name, file)
+        try:
+            found = resolve_source(name, file)
+        except DataError as error:
+            raise DataError(f"there is no file or folder {name} here, and {error}") from None
     elif "/" in name or "." in name:
         raise DataError(f"{name} does not exist")
     else:
-        raise unknown_name("model", name, model_ids())
+        raise unknown_model(name)
     opened = _open_foreign(found.path, card, found.folder, found.repo)
     source = dataclasses.replace(
         opened.card.source, repo=found.repo, file=found.file, revision=found.revision
@@ -210,6 +220,8 @@ def _open_foreign(
     folder = folder or (path if path.is_dir() else path.parent)
     if card is None:
         card = _card_beside(path, folder)
+    elif repo is None or repo != card.source.repo:  # of its own repository the registry knows better
+        _refuse_other_config(card, folder)
     _refuse_wrong_activation(card)
     source = open_source(path)
     plan = plan_for(source, card.arch)
@@ -262,9 +274,11 @@ def _with_tokenizer_files(card: Card, folder: Path, repo: str | None = None) -> 
 def _card_beside(path: Path, folder: Path) -> Card:
     """The card from the configuration that lies beside the weights."""
     from converters.foreign import read_foreign_card
+    from converters.sources import open_source
 
     record = read_foreign_card(folder)
     if record is None:
+        open_source(path)  # what holds no weights at all says so itself
         raise UsageError(
             f"{path} holds bare weights: say what they are with card=ID (--card ID on the command line); "
             "`clipjax models` lists the ids"
@@ -272,7 +286,36 @@ def _card_beside(path: Path, folder: Path) -> Card:
     return card_from_dict(record, str(folder))
 
 
-def _refuse_wrong_activation(card: Card) -> None:
+def _refuse_other_config(card: Card, folder: Path) -> None:
+    """A given card and the configuration beside the weights are two words for one thing: they must agree.
+
+    A configuration that is not read (then a card is how to load it) or is of the other kind, a CLIP's beside
+    a classifier, contradicts nothing; of another family of towers the tensors themselves tell.
+    """
+    from converters.foreign import read_foreign_card
+    from converters.hub import CONFIG_NAMES
+
+    file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
+    try:
+        record = read_foreign_card(folder)
+        beside = None if record is None else card_from_dict(record, str(file)).arch
+    except DataError:
+        return
+    if beside is None or (beside.text is None) != (card.arch.text is None):
+        return
+    for tower in ("vision", "text"):
+        given, other = getattr(card.arch, tower), getattr(beside, tower)
+        if given is None or type(given) is not type(other):
+            continue
+        for name, value in dataclasses.asdict(given).items():
+            if (theirs := getattr(other, name)) != value:
+                raise DataError(
+                    f"{file} says {tower}.{name} = {theirs!r}, but the given card, {card.id}, {value!r}: "
+                    "leave the card out to take the file's word, or remove the file if it is wrong"
+                )
+
+
+def _refuse_wrong_activation(card: Card, where: str | None = None) -> None:
     """A tag of open_clip was trained with one activation: an architecture with the other is a mistake.
 
     open_clip itself only warns, and computes something else (see `-quickgelu` in configs/models.csv).
@@ -291,9 +334,9 @@ def _refuse_wrong_activation(card: Card) -> None:
             given, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
             if given != right:
                 raise DataError(
-                    f"{card.id}: the tag {tag!r} of {arch} was trained with activation {right!r}, but the "
-                    f"card's {tower} tower has {given!r}: use the architecture {row['arch']}, as that of "
-                    f"{row['id']}"
+                    f"{where or card.id}: the tag {tag!r} of {arch} was trained with activation {right!r}, "
+                    f"but the card's {tower} tower has {given!r}: use the architecture {row['arch']}, as "
+                    f"that of {row['id']}"
                 )
 
 

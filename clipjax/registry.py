@@ -7,13 +7,14 @@ docs/models.md says what the columns mean and where their values come from. What
 
 from __future__ import annotations
 
+import difflib
 import functools
 from typing import Any
 
 from clipjax.card import Card, Preprocess, Source
 from clipjax.config import config_dir, read_csv, read_toml
 from clipjax.data.tokenizers import TokenizerSpec, tokenizer_spec
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, load_arch
 
 _FACTS = {
@@ -66,6 +67,13 @@ def id_of_repo(repo: str) -> str | None:
     return ids[0] if len(ids) == 1 else None
 
 
+def unknown_model(name: str) -> UsageError:
+    """The error for an id that is not registered: the near ones, and where all of them are listed."""
+    near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")
+
+
 @functools.cache
 def model_card(model_id: str) -> Card:
     """The card of a registered model, before its weights have been seen.
@@ -76,7 +84,7 @@ def model_card(model_id: str) -> Card:
     """
     rows = registry()
     if model_id not in rows:
-        raise unknown_name("model", model_id, list(rows))
+        raise unknown_model(model_id)
     row = rows[model_id]
     arch = load_arch(row["arch"])
     unknown = {"source.sha256": _FROM_WEIGHTS}

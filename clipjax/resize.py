@@ -11,7 +11,15 @@ import jax
 from clipjax.card import Preprocess, Resized
 from clipjax.errors import UsageError
 from clipjax.model import Model
-from clipjax.models.resample import Rule, resampled, resized_arch, rule_of
+from clipjax.models.resample import RULES, Rule, resampled, resized_arch, rule_of
+
+
+def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
+    """What is wrong for any model, so that none need be read to say it."""
+    if image_size is not None and type(image_size) is not int:
+        raise UsageError(f"image_size is {image_size!r}: give a whole number of pixels")
+    if rule is not None and rule not in RULES:
+        raise UsageError(f"no rule {rule!r} for resampling positions; known: {', '.join(RULES)}")
 
 
 def resize_model(model: Model, image_size: int, rule: str | None = None) -> Model:
@@ -28,6 +36,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
     Raises:
         UsageError: the model cannot take that size, has been resized before, or there is no such rule.
     """
+    refuse_wrong_resize(image_size, rule)
     card, size = model.card, model.card.arch.vision.image_size
     if image_size == size:
         return model

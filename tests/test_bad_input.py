@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import reference
 
 import clipjax
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.registry import model_card, registry
 from converters.golden import model_config
@@ -102,6 +103,123 @@ def test_no_registered_card_contradicts_itself() -> None:
 
     for model_id in registry():
         _refuse_wrong_activation(model_card(model_id))
+
+
+def test_a_card_json_that_contradicts_its_tag(tmp_path: Path) -> None:
+    card = model_card("vit_b_32-openai")
+    wrong = dataclasses.replace(card, arch=load_arch("ViT-B-32"))
+    (tmp_path / "card.json").write_text(json.dumps(wrong.to_dict()))
+    with pytest.raises(
+        DataError, match=r"card\.json: the tag 'openai' of ViT-B-32.* activation 'quick_gelu'"
+    ):
+        clipjax.load_model(tmp_path)
+
+
+def folder_of(config: dict[str, Any], folder: Path) -> Path:
+    """An open_clip folder without the weights, which are not looked at before."""
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: None,
+            "vision.activation = 'gelu', but the given card, vit_b_32-openai, 'quick_gelu'",
+        ),
+        (
+            lambda c: c.update(quick_gelu=True) or c["vision_cfg"].update(norm_kwargs={"eps": 1e-6}),
+            "vision.ln_eps = 1e-06, but",
+        ),
+        (lambda c: c.update(quick_gelu=True) or c["text_cfg"].update(heads=4), r"text\.heads = 4, but"),
+    ],
+)
+def test_a_given_card_that_contradicts_the_configuration(change: Any, says: str, tmp_path: Path) -> None:
+    """Names and shapes fit, so nothing else would tell."""
+    config = copy.deepcopy(model_config("ViT-B-32"))
+    change(config)
+    with pytest.raises(DataError, match=rf"open_clip_config\.json says {says}.* remove the file if"):
+        clipjax.load_model(folder_of(config, tmp_path), card="vit_b_32-openai")
+
+
+def test_a_given_card_that_agrees_with_the_configuration(tmp_path: Path) -> None:
+    folder_of(model_config("ViT-B-32") | {"quick_gelu": True}, tmp_path)
+    with pytest.raises(DataError, match="holds no weights"):
+        clipjax.load_model(tmp_path, card="vit_b_32-openai")
+    folder_of(model_config("ViT-B-32") | {"novel": 1}, tmp_path)  # not read: the card is the way to load it
+    with pytest.raises(DataError, match="holds no weights"):
+        clipjax.load_model(tmp_path, card="vit_b_32-openai")
+
+
+def test_of_its_own_repository_the_registry_knows_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from converters import hub
+
+    card = model_card("vit_b_32-openai")
+    folder = folder_of(model_config("ViT-B-32"), tmp_path)
+    monkeypatch.setattr(hub, "resolve_source", lambda repo, file: hub.Resolved(folder, folder, repo))
+    for source, given in [(card.id, None), (card.source.repo, None), (card.id, card.id)]:
+        with pytest.raises(DataError, match="holds no weights"):
+            clipjax.load_model(str(source), card=given)
+    with pytest.raises(DataError, match=r"vision\.activation"):
+        clipjax.load_model("vit_b_32-laion2b_s34b_b79k", card=card)
+
+
+def test_a_configuration_of_the_other_kind_contradicts_nothing(tmp_path: Path) -> None:
+    """A repository may hold both a CLIP and timm's classifier of the same name."""
+    folder_of(model_config("ViT-B-32"), tmp_path)
+    with pytest.raises(DataError, match="holds no weights"):
+        clipjax.load_model(tmp_path, card="vit_base_patch32_clip_224.laion2b_ft_in1k")
+
+
+@pytest.mark.parametrize("source", ["", "."])
+def test_a_folder_without_weights(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"\. holds no weights: none of"):
+        clipjax.load_model(source)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": None}, "the model is None: give a path, a registered id or a hub repository"),
+        ({"card": 5}, "card is 5: give a registered id or a Card"),
+        ({"image_size": "96"}, "image_size is '96': give a whole number of pixels"),
+        ({"image_size": 96.0}, r"image_size is 96\.0"),
+        ({"image_size": 96, "position_rule": "foo"}, "no rule 'foo' .*; known: open_clip, timm"),
+        ({"file": "foo"}, "file='foo' names a file of a hub repository, but .* is here"),
+        (
+            {"source": "vit_b_32-opneai"},
+            r"unknown model .*did you mean vit_b_32-openai.*\? `clipjax models` l",
+        ),
+        ({"source": "zzz"}, "unknown model 'zzz'; `clipjax models` lists the ids$"),
+        ({"card": "zzz"}, "unknown model 'zzz'; `clipjax models` lists the ids$"),
+    ],
+)
+def test_arguments_of_no_use(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        clipjax.load_model(**{"source": tmp_path, **options})
+
+
+def test_a_mistyped_folder_that_looks_like_a_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        DataError, match="there is no file or folder nosuch/dir here, and hub repository nosuch/"
+    ):
+        clipjax.load_model("nosuch/dir")
+
+
+def test_weights_in_double_precision(tmp_path: Path) -> None:
+    """They could be used, but not written back bit for bit."""
+    model = reference.conditioned(reference.narrow("ViT-B-32")).double()
+    config = reference.narrow("ViT-B-32")
+    folder = reference.save_folder(model, config, tmp_path / "double")
+    with pytest.raises(DataError, match=r"holds float64, of which float32 is used: save it as float32"):
+        clipjax.load_model(folder)
 
 
 def test_weights_that_the_given_card_does_not_fit(tmp_path: Path) -> None:
