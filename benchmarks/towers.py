@@ -25,7 +25,7 @@ import torch
 import typer
 
 import clipjax
-from clipjax.card import Card
+from clipjax.card import Card, Source
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.registry import model_card
@@ -64,7 +64,8 @@ def card_of(arch: str) -> Card:
     card, record = model_card(CARD), load_arch(arch)
     size = record.vision.image_size
     preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
-    return dataclasses.replace(card, id=arch, arch=record, preprocess=preprocess)
+    source = Source(library="open_clip", arch=arch)
+    return dataclasses.replace(card, id=arch, arch=record, preprocess=preprocess, source=source)
 
 
 def measure(tower: str, arch: str, batch: int, rounds: int) -> dict[str, Any]:

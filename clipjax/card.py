@@ -17,9 +17,9 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipjax.data.preprocess import PixelRecipe
-from clipjax.data.tokenizers import TokenizerSpec
+from clipjax.data.tokenizers import TokenizerSpec, vocab_size
 from clipjax.digests import sha256_files, sha256_json
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
 
@@ -53,7 +53,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Pixels as the model wants them: resize, crop, then (x / 255 - mean) / std per channel."""
+    """Pixels as the model wants them: resize, crop, then (x / 255 - mean) / std per channel.
+
+    `crop` is "round" or "floor", as `PixelRecipe` has it; a card.json without it means "round".
+    """
 
     image_size: int
     resize_size: int
@@ -61,6 +64,7 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop: str = "round"
 
     def recipe(self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0) -> PixelRecipe:
         """The part that happens on the host, to the byte; see `clipjax.data.preprocess`."""
@@ -71,6 +75,7 @@ class Preprocess:
             interpolation=self.interpolation,  # type: ignore[arg-type]
             rgb=rgb,
             pre_crop=pre_crop,
+            crop=self.crop,  # type: ignore[arg-type]
         )
 
 
@@ -203,8 +208,8 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """Read the JSON form back, strictly.
 
     Raises:
-        DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, or for a
-            card of a newer version.
+        DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, for a
+            tokenizer that does not fit the text tower, or for a card of a newer version.
     """
     record = {"resized": None, **record}  # only resized models have it
     version = record.pop("card_version", None)
@@ -218,18 +223,43 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     for key in names - {"arch", "source", "preprocess", "tokenizer", "resized"}:
         _check_type(record[key], hints[key], f"{where}: {key}")
     _check_type(arch, Mapping, f"{where}: arch")
-    return Card(
+    _check_type(record["preprocess"], Mapping, f"{where}: preprocess")
+    pixels = {"crop": "round", **record["preprocess"]}  # older cards do not have it
+    card = Card(
         **{
             **record,
             "arch": arch_from_dict(dict(arch), f"{where}: arch"),
             "source": _strict(Source, record["source"], f"{where}: source"),
-            "preprocess": _strict(Preprocess, record["preprocess"], f"{where}: preprocess"),
+            "preprocess": _strict(Preprocess, pixels, f"{where}: preprocess"),
             "tokenizer": None
             if tokenizer is None
             else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
             "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
         }
     )
+    _check_tokenizer(card, where)
+    return card
+
+
+def _check_tokenizer(card: Card, where: str) -> None:
+    """Every id that the tokenizer gives must have its row and its place in the text tower."""
+    spec, text = card.tokenizer, card.arch.text
+    if spec is None or text is None:
+        return
+    try:
+        size = vocab_size(spec.name)
+    except UsageError as error:
+        raise DataError(f"{where}: tokenizer.name: {error}") from None
+    if size > text.vocab_size:
+        raise DataError(
+            f"{where}: tokenizer {spec.name} has {size} ids and arch.text.vocab_size is {text.vocab_size}: "
+            "name the tokenizer that the model was trained with, or null to give token ids"
+        )
+    if spec.context_length != text.context_length:
+        raise DataError(
+            f"{where}: tokenizer.context_length is {spec.context_length} and arch.text.context_length is "
+            f"{text.context_length}: they must be the same"
+        )
 
 
 def _same_keys(given: set[str], wanted: set[str], where: str) -> None:

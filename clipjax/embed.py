@@ -16,7 +16,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,9 +29,9 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe, normalize, normalize_host
 from clipjax.digests import cache_dir
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.model import unit_norm
+from clipjax.model import token_ids, unit_norm
 from clipjax.models import FORWARD_VERSION
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Network, Precision, known_precision
 from clipjax.sharding import DATA, assert_same_everywhere, batch_sharding, local_mesh, replicated
 from clipjax.store import Entry, Store, check_finite, key_hash
 
@@ -116,7 +116,7 @@ def embed_images(
     check_settings(per_device_batch, workers, on_error)
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
-    precision = _precision(precision)
+    precision = known_precision(precision)
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
@@ -429,23 +429,17 @@ def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray]
     """
     enable_compile_cache()
     mesh = local_mesh()
-    step = _text_step(model.network, mesh, _precision(precision))
+    step = _text_step(model.network, mesh, known_precision(precision))
     params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
     size = TEXT_BATCH * mesh.size
 
     def encode(ids: np.ndarray) -> np.ndarray:
-        ids = np.asarray(ids, np.int32)
+        ids = token_ids(ids, model.network.arch)
         padded = np.pad(ids, ((0, max(1, -(-len(ids) // size)) * size - len(ids)), (0, 0)))
         parts = [step(params, padded[start : start + size]) for start in range(0, len(padded), size)]
         return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
 
     return encode
-
-
-def _precision(name: str) -> Precision:
-    if name not in get_args(Precision):
-        raise unknown_name("precision", name, list(get_args(Precision)))
-    return cast(Precision, name)
 
 
 def enable_compile_cache() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
+from jax.core import Tracer
 
 from clipjax.card import Card, Weights
 from clipjax.checkpoint import Origin, save_model
 from clipjax.data.preprocess import normalize_host, to_pixels
 from clipjax.data.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
-from clipjax.models.network import Network, Precision
+from clipjax.models.arch import Arch
+from clipjax.models.network import Network, Precision, known_precision, layer_indices
 
 
 class Model:
@@ -84,11 +86,23 @@ class Model:
         self.origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
-        """One image as the reference transform makes it, open_clip's order of operations included.
+        """One image as the reference makes it, the library's own order of operations included.
+
+        open_clip's transform turns an image into RGB last; before timm's and in transformers' it is RGB.
 
         Returns: float32 [H, W, 3].
+
+        Raises:
+            UsageError: not a PIL image.
+            DataError: PIL cannot turn its mode into RGB.
         """
-        pixels = to_pixels(image, self.card.preprocess.recipe(rgb="last"))
+        if not isinstance(image, PIL.Image.Image):
+            raise UsageError(
+                f"preprocess takes a PIL image, not a {type(image).__name__}: open a file with PIL.Image.open"
+                ", or make one of a uint8 array with PIL.Image.fromarray"
+            )
+        rgb = "first" if self.card.source.library in ("timm", "transformers") else "last"
+        pixels = to_pixels(image, self.card.preprocess.recipe(rgb=rgb))
         return normalize_host(pixels, self.card.preprocess.mean, self.card.preprocess.std)
 
     @functools.cached_property
@@ -123,10 +137,16 @@ class Model:
 
         Returns: float32 [B, D]; unit norm for a zero-shot model, raw pooled features for a classifier.
         """
-        return _encode_image(self.network, self.params, self._images(images), precision)
+        encode = functools.partial(_encode_image, self.network, precision=known_precision(precision))
+        return _run(encode, self.params, self._images(images))
 
     def _images(self, images: Any) -> jax.Array:
-        images = jnp.asarray(images, jnp.float32)
+        try:
+            images = jnp.asarray(images, jnp.float32)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"images are a float32 array [B, H, W, 3], not {_kind(images)}: see Model.preprocess"
+            ) from None
         size = self.card.preprocess.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise UsageError(
@@ -145,9 +165,10 @@ class Model:
 
         Returns: for each layer float32 [B, h, w, C], without final norm or class token.
         """
-        images = self._images(images)
-        layers = layers if isinstance(layers, int) else tuple(layers)
-        return _encode_dense(self.network, self.params, images, layers, precision)
+        encode = functools.partial(
+            _encode_dense, self.network, layers=layer_indices(layers), precision=known_precision(precision)
+        )
+        return _run(encode, self.params, self._images(images))
 
     def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed texts.
@@ -156,20 +177,74 @@ class Model:
             texts: a list of strings, or token ids int [B, L].
 
         Returns: float32 [B, D], unit norm.
+
+        Raises:
+            UsageError: neither strings nor ids, ids that the text tower does not have, or no text tower.
+            DataError: some are strings and some are not, or the tokenizer's files are missing.
         """
         if isinstance(texts, str):
             raise UsageError("encode_text takes a list of strings: write [text] for a single one")
         if self.card.arch.text is None:
             raise UsageError(f"{self.card.id} is a classifier: it has no text tower")
-        if len(texts) and isinstance(texts[0], str):
-            texts = self.tokenizer(texts)
-        return _encode_text(self.network, self.params, jnp.asarray(texts, jnp.int32), precision)
+        if isinstance(texts, Iterable) and not isinstance(texts, jax.Array):
+            texts = list(texts)
+            if any(isinstance(text, str) for text in texts):
+                texts = self.tokenizer(texts)
+        encode = functools.partial(_encode_text, self.network, precision=known_precision(precision))
+        return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
 
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors, card.json and a vocabulary that came with the weights; `load_model` reads
         them back."""
         self.card = self.card.stamped()
         return save_model(self, folder)
+
+
+def token_ids(ids: Any, arch: Arch) -> Any:
+    """Token ids that an architecture's text tower has, int32 [B, L].
+
+    On a device a number outside its table of embeddings would silently become the nearest one inside. Inside
+    `jax.jit` numbers cannot be looked at: traced ids are returned as they are.
+
+    Raises:
+        UsageError: ragged, not integers, or an id outside the vocabulary, with its row.
+    """
+    if isinstance(ids, Tracer):
+        return ids
+    assert arch.text is not None
+    try:
+        array = np.asarray(ids)
+    except ValueError:
+        raise UsageError(
+            "token ids are ragged: every row must have the same length, padding included"
+        ) from None
+    if array.size == 0 and array.ndim:  # no texts: a list of nothing has no dtype
+        return np.zeros((0, arch.text.context_length), np.int32)
+    if array.dtype.kind not in "iu" or array.ndim == 0:
+        raise UsageError(f"texts are a list of strings or token ids, integers [B, L], not {_kind(ids)}")
+    wrong = np.argwhere((array < 0) | (array >= arch.text.vocab_size))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise UsageError(
+            f"row {place[0]} of the token ids holds {array[place]}; {arch.name} has the ids 0 to "
+            f"{arch.text.vocab_size - 1}: use the model's own tokenizer"
+        )
+    return array.astype(np.int32)
+
+
+def _kind(values: Any) -> str:
+    """What a caller has given, in few words."""
+    if isinstance(values, (list, tuple)) and values:
+        return f"a {type(values).__name__} of {type(values[0]).__name__}"
+    return f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()
+
+
+def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:
+    """What `encode` makes of inputs [B, ...]; of none of them arrays [0, ...], which no tower is run for."""
+    if len(inputs):
+        return encode(params, inputs)
+    one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), jax.eval_shape(encode, params, one))
 
 
 @functools.partial(jax.jit, static_argnames=("network", "precision"))

@@ -1,9 +1,12 @@
 """Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
 
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
-`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images. What matters:
+`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
+`CLIPImageProcessorPil` on RGB images (5.24; its tensor backend resizes uint8 tensors, which is off by 1/255,
+and both lay transparent images on white, which nothing else does). What matters:
 
-- The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side).
+- The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side),
+  in transformers the floor.
 - An image smaller than the crop is padded with zero in *its own* mode, before the conversion to RGB: in CMYK
   zero is white.
 - PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest.
@@ -29,6 +32,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
 RgbOrder = Literal["first", "last"]
+Crop = Literal["round", "floor"]
 
 _RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
@@ -46,9 +50,11 @@ class PixelRecipe:
         rgb: "first" (RGB before all else, as torchvision's folder loader) or "last" (after the crop, as
             open_clip's own transform; timm's transform takes RGB images only).
         pre_crop: pixels cut from each side of the original (2 for ObjectNet, whose images have a border).
+        crop: where the centre crop starts when the margin is odd: "round" (half of it, rounded to the even
+            side, as torchvision) or "floor" (as transformers).
 
     Raises:
-        UsageError: a size that is not positive, or a mode, interpolation or order that does not exist.
+        UsageError: a size that is not positive, or a mode, interpolation, order or crop that does not exist.
     """
 
     image_size: int
@@ -57,12 +63,14 @@ class PixelRecipe:
     interpolation: Interpolation = "bicubic"
     rgb: RgbOrder = "last"
     pre_crop: int = 0
+    crop: Crop = "round"
 
     def __post_init__(self) -> None:
         for kind, name, known in (
             ("resize mode", self.resize_mode, get_args(ResizeMode)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
             ("rgb order", self.rgb, get_args(RgbOrder)),
+            ("crop", self.crop, get_args(Crop)),
         ):
             if name not in known:
                 raise unknown_name(kind, name, list(known))
@@ -70,8 +78,14 @@ class PixelRecipe:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
 
     def key(self) -> dict[str, Any]:
-        """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays."""
-        return dataclasses.asdict(self)
+        """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays.
+
+        Without `crop` where it is "round": so are the keys of what was stored before there was another.
+        """
+        key = dataclasses.asdict(self)
+        if self.crop == "round":
+            del key["crop"]
+        return key
 
 
 def open_image(source: bytes | str | Path, name: str | None = None) -> PIL.Image.Image:
@@ -121,7 +135,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe) -> np.ndarray:
     size = _resized_size(image.size, recipe)
     if size != image.size:
         image = image.resize(size, _RESAMPLING[recipe.interpolation])
-    return np.asarray(_convert_rgb(_center_crop(image, recipe.image_size)))
+    return np.asarray(_convert_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
 
 
 def _convert_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -154,15 +168,17 @@ def _resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]
     return int(target * width / height), target
 
 
-def _center_crop(image: PIL.Image.Image, size: int) -> PIL.Image.Image:
+def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
     """Crop the middle; beyond the edge PIL fills with zero, which is what the reference pads with."""
     width, height = image.size
-    left, top = _offset(width, size), _offset(height, size)
+    left, top = _offset(width, size, crop), _offset(height, size, crop)
     return image.crop((left, top, left + size, top + size))
 
 
-def _offset(length: int, size: int) -> int:
-    """Where the crop starts; the odd pixel of a padding goes to the far side."""
+def _offset(length: int, size: int, crop: Crop) -> int:
+    """Where the crop starts; the odd pixel of a padding goes to the far side, or, by "floor", to the near."""
+    if crop == "floor":
+        return (length - size) // 2
     return -((size - length) // 2) if length < size else round((length - size) / 2)
 
 

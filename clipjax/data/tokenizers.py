@@ -77,17 +77,31 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
     Raises:
         UsageError: unknown name or cleaning, with the nearest ones, or a context too short for start and end.
     """
-    others = vocabularies.rules()
-    if name not in (_OPENAI, *others):
-        raise unknown_name("tokenizer", name, [_OPENAI, *others])
+    _check_name(name)
     if clean is None:
-        clean = "lower" if name == _OPENAI else others[name].clean
+        clean = "lower" if name == _OPENAI else vocabularies.rules()[name].clean
     if clean not in _CLEANINGS:
         raise unknown_name("text cleaning", clean, list(_CLEANINGS))
     if context_length < 2:
         raise UsageError(f"context_length is {context_length}; start and end of text alone take 2")
     sha256 = hashlib.sha256(_merges_file()).hexdigest() if name == _OPENAI else None
     return TokenizerSpec(name, context_length, clean, sha256)
+
+
+def vocab_size(name: str) -> int:
+    """Number of ids of a tokenizer, special tokens included.
+
+    Raises:
+        UsageError: unknown name, with the nearest ones.
+    """
+    _check_name(name)
+    return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
+
+
+def _check_name(name: str) -> None:
+    known = [_OPENAI, *vocabularies.rules()]
+    if name not in known:
+        raise unknown_name("tokenizer", name, known)
 
 
 @functools.cache
@@ -108,7 +122,7 @@ def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokeniz
             raise _other_file(f"configs/tokenizers/{_OPENAI}.txt", spec)
         return Tokenizer(own)
     if not files:
-        raise vocabularies.missing(spec.name)
+        raise vocabularies.missing(spec.name, spec.sha256)
     own = dataclasses.replace(own, sha256=vocabularies.digest(files))
     if spec.sha256 not in (None, own.sha256):
         raise _other_file(str(files[0]), spec)

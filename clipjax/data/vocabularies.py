@@ -26,6 +26,7 @@ from clipjax.config import config_dir, read_text, read_toml
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError
 
+_MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # the names of `Rules.model` in a tokenizer.json
 _OWN_SPECIALS = 3  # a sentencepiece model begins with special tokens of its own: unknown, start, end or pad
 
 
@@ -93,9 +94,15 @@ def digest(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else sha256_json(digests)
 
 
-def missing(name: str) -> DataError:
-    """What to say when no files of a tokenizer can be found."""
+def missing(name: str, sha256: str | None = None) -> DataError:
+    """What to say when no files of a tokenizer can be found; with a digest, they were there once."""
     wanted = " or ".join(" and ".join(names) for names in rules()[name].files)
+    if sha256 is not None:
+        return DataError(
+            f"the model's folder has lost the files of its tokenizer {name} (card.json has their sha256, "
+            f"{sha256[:12]}...): put {wanted} back, from a copy of the folder or from "
+            f"{rules()[name].repos[0]}; images and token ids work without them"
+        )
     return DataError(
         f"the files of tokenizer {name} are not here: put {wanted} into the folder of the model's weights, "
         f"or download {rules()[name].repos[0]} into the hub's cache; images and token ids work without them"
@@ -119,7 +126,8 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
     except DataError:
         raise
     except Exception as error:  # `tokenizers` raises bare Exceptions for a vocabulary it cannot take
-        raise DataError(f"{files[0]} is damaged, or no vocabulary of {own.name}: {error}") from None
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{files[0]} is damaged, or no vocabulary of {own.name}: {why}") from None
     _check(own, tokenizer, files[0])
     return lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -172,7 +180,12 @@ def _with_added(
 
 def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
     """A tokenizer.json: its vocabulary, compiled characters and added tokens, and none of its other steps."""
-    model = record["model"]
+    if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
+        raise ValueError("it has no object 'model'")
+    model, wanted = record["model"], _MODELS[own.model]
+    kind = model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")  # old ones lack it
+    if kind != wanted:
+        raise ValueError(f"its model is {kind}, not {wanted}: bring the tokenizer.json of {own.repos[0]}")
     if own.model == "unigram":
         pieces = [(piece, float(score)) for piece, score in model["vocab"]]
         tokenizer = _unigram(own, pieces, _characters(record.get("normalizer")))
@@ -216,7 +229,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
             characters = dict(_fields(value)).get(2, b"")
     foreign = {piece for piece, _ in pieces[:_OWN_SPECIALS]} - set(own.special)
     if foreign:
-        raise DataError(f"a vocabulary of {own.name} does not begin with {', '.join(sorted(foreign))}")
+        raise ValueError(f"a vocabulary of {own.name} does not begin with {', '.join(sorted(foreign))}")
     rest = pieces[_OWN_SPECIALS:]
     special = sorted(own.special, key=own.special.__getitem__)
     first = [token for place, token in enumerate(special) if own.special[token] == place]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Literal, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 
@@ -32,6 +33,27 @@ Stages = OrderedDict[str, Array]
 Precision = Literal["parity", "fast"]
 _DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
 _MATMUL = {"parity": "highest", "fast": "default"}
+
+
+def known_precision(name: str) -> Precision:
+    """The same name; raises UsageError where it is none of `Precision`."""
+    if name not in get_args(Precision):
+        raise unknown_name("precision", str(name), list(get_args(Precision)))
+    return cast(Precision, name)
+
+
+def layer_indices(layers: Any) -> int | tuple[int, ...]:
+    """`layers` of `Network.encode_dense` as plain integers, which may be a static argument of `jax.jit`.
+
+    Raises:
+        UsageError: neither a number of layers nor a list of indices.
+    """
+    try:
+        return tuple(map(operator.index, layers)) if isinstance(layers, Iterable) else operator.index(layers)
+    except TypeError:
+        raise UsageError(
+            f"layers is the number of last layers or a list of indices, integers, not {layers!r}"
+        ) from None
 
 
 class DualEncoder(nnx.Module):
@@ -124,13 +146,13 @@ class Network:
 
         Raises:
             DataError: the params or the images do not fit the architecture.
-            UsageError: it has no such layer.
+            UsageError: it has no such layer, or `layers` are no integers.
         """
         self._check_images(images)
         family = family_of(self.arch.vision)
         assert family.dense is not None
         assert family.depth is not None
-        wanted = _indices(layers, family.depth(self.arch.vision), self.arch.name)
+        wanted = _indices(layer_indices(layers), family.depth(self.arch.vision), self.arch.name)
         ascending = sorted(set(wanted))
         tower = self._tower("vision", params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
@@ -191,12 +213,18 @@ class Network:
         return nnx.merge(graphdef, cast)
 
 
-def _indices(layers: int | Sequence[int], depth: int, name: str) -> list[int]:
+def _indices(layers: int | tuple[int, ...], depth: int, name: str) -> list[int]:
     """The layers asked for, counted from 0."""
-    asked = range(depth - layers, depth) if isinstance(layers, int) else layers
-    wanted = [index + depth if index < 0 else index for index in asked]
-    if not wanted or (isinstance(layers, int) and layers > depth) or not set(wanted) <= set(range(depth)):
-        raise UsageError(f"{name} has the layers 0 to {depth - 1} for dense features, not {layers}")
+    if isinstance(layers, int):
+        if not 1 <= layers <= depth:
+            raise UsageError(
+                f"layers={layers} asks for the last {layers} layers, of which {name} has {depth}: "
+                f"give 1 to {depth}, or a list of indices"
+            )
+        return list(range(depth - layers, depth))
+    wanted = [index + depth if index < 0 else index for index in layers]
+    if not wanted or not set(wanted) <= set(range(depth)):
+        raise UsageError(f"{name} has the layers 0 to {depth - 1} for dense features, not {list(layers)}")
     return wanted
 
 

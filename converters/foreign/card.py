@@ -64,12 +64,14 @@ def refuse_unknown(record: Mapping[str, Any], known: Iterable[str], where: str) 
 
 def square(record: Mapping[str, Any], key: str, where: str) -> int:
     """A number of pixels, given once or for both sides."""
-    given: Any = get(record, key, where, "any")
-    twice = isinstance(given, list) and len(given) == 2 and given[0] == given[1]
-    size: Any = given[0] if twice else given
+    size = get(record, key, where, "any")
+    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
+        size = size[0]
     if not _is_size(size):
-        raise DataError(f"{at(where, key)} is {_short(given)}; clipjax has square images and patches only")
-    return size
+        raise DataError(
+            f"{at(where, key)} is {_short(record[key])}; clipjax has square images and patches only"
+        )
+    return int(size)
 
 
 def at(where: str, key: str) -> str:

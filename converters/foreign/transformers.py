@@ -175,5 +175,5 @@ def _resize(record: Mapping[str, Any], image_size: int, where: str) -> dict[str,
         if size == both:
             return {"resize_size": image_size, "resize_mode": "squash"}
         if crops and type(shortest) is int and shortest >= image_size:
-            return {"resize_size": shortest, "resize_mode": "shortest"}
+            return {"resize_size": shortest, "resize_mode": "shortest", "crop": "floor"}
     raise DataError(f"{where}: size {size} and crop_size {crop} do not give {image_size} pixels")

@@ -46,6 +46,7 @@ def test_clip_config_gives_the_same_record_as_open_clips(tmp_path: Path) -> None
         "image_size": 224,
         "resize_size": 224,
         "resize_mode": "shortest",
+        "crop": "floor",
         "interpolation": "bicubic",
         "mean": list(open_clip.OPENAI_DATASET_MEAN),
         "std": list(open_clip.OPENAI_DATASET_STD),

@@ -23,6 +23,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms import _functional_pil as F_pil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipjax.data import preprocess
 from clipjax.data.preprocess import PixelRecipe, normalize, normalize_host, open_image, to_pixels
@@ -217,6 +218,32 @@ def test_images_equal_timm(recipe, options, generated, photographs, cue_conflict
     assert mismatches(images, recipe, partial(timm_pixels, transform)) == []
 
 
+@pytest.mark.parametrize("resize", [224, 225, 230, 223])
+def test_images_equal_transformers(resize, generated, photographs):
+    """Even and odd margins on both sides; 223: of one pixel of padding, too."""
+    recipe = PixelRecipe(224, resize, rgb="first", crop="floor")
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": resize}, do_rescale=False, do_normalize=False, return_tensors="np"
+    )
+
+    def reference(image: Image) -> np.ndarray:
+        # RGB as everyone makes it: transformers 5.24 alone lays transparent images on white first.
+        opaque = PIL.Image.fromarray(np.asarray(image.convert("RGB")))
+        pixels = processor(opaque, input_data_format="channels_last")["pixel_values"]
+        return pixels[0].transpose(1, 2, 0)
+
+    images = generated | photographs
+    odd = {name for name, image in images.items() if sum(_margins(image, resize)) % 2}
+    assert 10 < len(odd) < len(images) or resize == 223
+    assert mismatches(images, recipe, reference) == []
+    # An odd margin m differs where half of it, m // 2, is odd: round() takes the even side.
+    assert mismatches(images, dataclasses.replace(recipe, crop="round"), reference)
+
+
+def _margins(image: Image, resize: int) -> list[int]:
+    return [int(resize * side / min(image.size)) - 224 for side in image.size]
+
+
 def test_exif_orientation_is_not_applied():
     picture = PIL.Image.fromarray(scene(np.random.default_rng(1), 120, 80))
     exif = PIL.Image.Exif()
@@ -280,10 +307,12 @@ def test_order_of_rgb_is_seen(detailed):
 @pytest.mark.parametrize(
     ("piece", "mutant"),
     [
-        ("_offset", lambda length, size: (length - size) // 2),
+        ("_offset", lambda length, size, _: (length - size) // 2),
         (
             "_offset",
-            lambda length, size: -((size - length + 1) // 2) if length < size else round((length - size) / 2),
+            lambda length, size, _: (
+                -((size - length + 1) // 2) if length < size else round((length - size) / 2)
+            ),
         ),
         (
             "_resized_size",
@@ -362,7 +391,8 @@ def test_recipe_key_is_json_ready_and_complete():
         "interpolation": "bilinear",
         "rgb": "first",
         "pre_crop": 2,
-    }
+    }  # nothing of "round": that is how keys were before there was another crop
+    assert dataclasses.replace(recipe, crop="floor").key() == {**recipe.key(), "crop": "floor"}
 
 
 @pytest.mark.parametrize(
@@ -371,6 +401,7 @@ def test_recipe_key_is_json_ready_and_complete():
         ({"resize_mode": "shortst"}, "unknown resize mode 'shortst'; did you mean shortest"),
         ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
         ({"rgb": "middle"}, "unknown rgb order 'middle'"),
+        ({"crop": "ceil"}, "unknown crop 'ceil'"),
         ({"image_size": 0}, "positive sizes"),
         ({"pre_crop": -1}, "positive sizes"),
     ],

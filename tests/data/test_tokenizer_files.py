@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ def snapshot(cache: Path, repo: str, *files: Path) -> Path:
 @pytest.fixture(scope="module")
 def made() -> Model:
     """A very small dual encoder with a text tower like SigLIP's, never given a tokenizer's files."""
-    record = arch_to_dict(load_arch("ViT-B-32"))
+    record = arch_to_dict(load_arch("ViT-B-32-quickgelu"))
     size = {"width": 32, "heads": 2, "layers": 1, "mlp_width": 64, "embed_dim": 16}
     record["vision"] |= size | {"image_size": 32}
     siglip = {"causal": False, "pooling": "last", "projection_bias": True}
@@ -73,6 +74,7 @@ def made() -> Model:
     base = model_card("vit_b_32-openai")
     card = dataclasses.replace(
         base,
+        source=dataclasses.replace(base.source, tag=None),  # of other weights than the tag's
         id="small",
         arch=arch_from_dict(record, "here"),
         preprocess=dataclasses.replace(base.preprocess, image_size=32, resize_size=32),
@@ -143,6 +145,57 @@ def test_exchanged_file_is_refused(model: Model, folders: Path, tmp_path: Path) 
     (saved / "tokenizer.json").write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"saved/tokenizer\.json is not the file that the model card names"):
         load_model(saved).encode_text(PROMPTS)
+
+
+def test_a_folder_that_lost_its_files_says_so(model: Model, folders: Path, tmp_path: Path) -> None:
+    saved = model.save(tmp_path / "saved")
+    shutil.copy(folders / "siglip" / "json" / "tokenizer.json", saved)
+    load_model(saved).save(saved)
+    (saved / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"lost the files of its tokenizer siglip .*put tokenizer\.json or"):
+        load_model(saved).encode_text(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        ("siglip", {}, "it has no object 'model'"),
+        ("siglip", [], "it has no object 'model'"),
+        ("siglip", {"model": {"type": "Unigram"}}, "it lacks 'vocab'"),
+        ("siglip", "roberta", "its model is BPE, not Unigram: bring the tokenizer.json of timm/"),
+        ("roberta", "siglip", "its model is Unigram, not BPE: bring the tokenizer.json of"),
+        ("roberta", {"model": {"type": "WordPiece", "vocab": {}}}, "its model is WordPiece, not BPE"),
+    ],
+)
+def test_another_tokenizers_file(name: str, other: Any, message: str, folders: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    if isinstance(other, str):
+        shutil.copy(folders / other / "json" / "tokenizer.json", path)
+    else:
+        path.write_text(json.dumps(other))
+    with pytest.raises(
+        DataError, match=rf"tokenizer\.json is damaged, or no vocabulary of {name}: {message}"
+    ):
+        load_tokenizer(tokenizer_spec(name, 64), (path,))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", "openai_bpe", r"tokenizer openai_bpe has 49408 ids and arch\.text\.vocab_size is 1200"),
+        ("name", "siglop", r"tokenizer\.name: unknown tokenizer 'siglop'; did you mean siglip"),
+        ("context_length", 77, r"tokenizer\.context_length is 77 and arch\.text\.context_length is 64"),
+    ],
+)
+def test_a_card_whose_tokenizer_does_not_fit(
+    key: str, value: Any, message: str, model: Model, tmp_path: Path
+) -> None:
+    saved = model.save(tmp_path / "saved")
+    record = json.loads((saved / "card.json").read_text())
+    record["tokenizer"][key] = value
+    (saved / "card.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=rf"card\.json: {message}"):
+        load_model(saved)
 
 
 def test_files_in_the_hubs_cache_are_found(model: Model, folders: Path, cache: Path, tmp_path: Path) -> None:
