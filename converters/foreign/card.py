@@ -67,11 +67,11 @@ def square(record: Mapping[str, Any], key: str, where: str) -> int:
     size = get(record, key, where, "any")
     if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
-    if not _is_size(size):
+    if not isinstance(size, int) or not _is_size(size):
         raise DataError(
             f"{at(where, key)} is {_short(record[key])}; clipjax has square images and patches only"
         )
-    return int(size)
+    return size
 
 
 def at(where: str, key: str) -> str:
