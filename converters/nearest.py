@@ -44,7 +44,7 @@ def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
 
 
 def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:
-    """What the tensors are, or which architecture has fewer problems with them."""
+    """What the tensors are, or which architecture of the same kind has half the problems or fewer."""
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
     dual = "logit_scale" in source
@@ -53,7 +53,7 @@ def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> st
     near = sorted(params, key=lambda name: abs(params[name] - count))[:_COMPARED]
     problems = {name: _problems(source, table, name) for name in near}
     best = min(problems, key=lambda name: len(problems[name]), default=None)
-    if best is None or len(problems[best]) >= worse_than:
+    if best is None or 2 * len(problems[best]) > worse_than:
         return None
     return f"the nearest is {best}, where {problems[best][0]} ({len(problems[best])} in all)"
 
