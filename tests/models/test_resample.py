@@ -250,6 +250,7 @@ def test_a_table_in_half_precision_is_saved_whole(tmp_path: Path):
 
 def test_a_resized_card_is_read_back():
     card = resize_model(small("ViT-B-32", "open_clip"), 128).card
+    card = dataclasses.replace(card, tokenizer=None)  # its vocabulary is larger than the small tower's
     assert card_from_dict(card.to_dict(), "card") == card
     assert card.to_dict()["resized"] == {"image_size": 96, "rule": "open_clip"}
     older = {key: value for key, value in card.to_dict().items() if key != "resized"}
