@@ -3,6 +3,8 @@
 
 SigLIP's files leave out what equals the library's defaults, which have never changed and so are part of the
 format. CLIP's say everything, and what one does not say is refused.
+
+Pixels are those of `CLIPImageProcessorPil` on RGB images, whose crop starts at the floor of half the margin.
 """
 
 from __future__ import annotations
