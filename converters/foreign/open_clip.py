@@ -198,7 +198,7 @@ def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str,
     for switch, under in _UNDER.items():
         fields |= under if given.get(switch) else {}
     found = {key: given.get(key, default) for key, default in fields.items()}
-    if isinstance(found.get("layers"), list):
+    if kind == "vision" and isinstance(found.get("layers"), list):
         del found["patch_size"]  # a ResNet
     for key in found.keys() & {"image_size", "patch_size"}:
         found[key] = square(found, key, where)

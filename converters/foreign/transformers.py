@@ -109,7 +109,9 @@ def _siglip(
     image = _image(vision, f"{where}: vision_config")
     words = _words(text, f"{where}: text_config")
     image |= {"embed_dim": image["width"], "pool_heads": image["heads"]}
-    words |= {"embed_dim": text.get("projection_size") or words["width"]}
+    words |= {"embed_dim": words["width"]}
+    if text.get("projection_size") is not None:
+        words |= {"embed_dim": get(text, "projection_size", f"{where}: text_config", "size")}
     return {"vision": tower_like(SIGLIP, "vision", **image), "text": tower_like(SIGLIP, "text", **words)}
 
 
@@ -176,6 +178,6 @@ def _resize(record: Mapping[str, Any], image_size: int, where: str) -> dict[str,
     if crop in (image_size, both):
         if size == both:
             return {"resize_size": image_size, "resize_mode": "squash"}
-        if crops and type(shortest) is int and shortest >= image_size:
+        if crops and type(shortest) is int and image_size <= shortest <= 10**6:
             return {"resize_size": shortest, "resize_mode": "shortest", "crop": "floor"}
     raise DataError(f"{where}: size {size} and crop_size {crop} do not give {image_size} pixels")

@@ -207,6 +207,7 @@ def test_what_fills_a_padded_image_is_black(tmp_path: Path) -> None:
             {"eps": -1},
             r"norm_kwargs\.eps is -1; it should be a finite number above",
         ),
+        ("text_cfg.layers", [1], r"text_cfg\.layers is \[1\]; it should be a whole number from 1 to 1000"),
         ("text_cfg.heads", 0, r"text_cfg\.heads is 0; it should be a whole number from 1"),
         ("text_cfg.tokenizer_kwargs", ["a"], r"text_cfg\.tokenizer_kwargs is \['a'\]; it should be an obj"),
         ("text_cfg.tokenizer_kwargs", {"clean": ["a"]}, r"tokenizer_kwargs\.clean is \['a'\]; clipjax knows"),

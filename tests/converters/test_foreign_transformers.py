@@ -103,6 +103,8 @@ def test_clip_fields(path: str, value: Any, arch: dict, preprocess: dict, tmp_pa
         ("pixels.do_rescale", False, "do_rescale is false"),
         ("pixels.rescale_factor", "1/255", "rescale_factor is '1/255'; it should be a finite number"),
         ("pixels.resample", [3], r"resample is \[3\]; clipjax knows 2, 3"),
+        ("pixels.rescale_factor", 10**400, "rescale_factor is 10+.*; it should be a finite number"),
+        ("pixels.size", {"shortest_edge": 10**7}, "do not give 224 pixels"),
         ("pixels.size", {"shortest_edge": 32}, "do not give 224 pixels"),  # the crop would pad
         ("pixels.image_mean", [0.5, 0.5], r"image_mean is \[0\.5, 0\.5\]; it should be a list of three"),
         ("pixels.image_std", [0, 0, 0], r"image_std is \[0, 0, 0\]; it should be a list of three .* above 0"),
@@ -213,6 +215,7 @@ def test_siglips_defaults_are_the_librarys(tmp_path: Path) -> None:
         ("vision_config.num_channels", 1, r"num_channels is 1; clipjax has RGB"),
         ("vision_config.hidden_act", "relu", r"hidden_act is 'relu'; clipjax knows"),
         ("vision_config.patch_size", [14, 16], r"patch_size is \[14, 16\]; clipjax has square"),
+        ("text_config.projection_size", 0, r"projection_size is 0; it should be a whole number from 1"),
         ("text_config.projection_size", 768, "vision's is 1152, text's is 768"),
         ("text_config.num_attention_heads", 7, "not a multiple of heads 7"),
         (
