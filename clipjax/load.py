@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from clipjax.sharding import Rules
     from converters.engine import Plan
-    from converters.sources import Source
+    from converters.tensors import Source
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,7 @@ too.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -24,7 +21,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +31,7 @@ from etils import epath
 
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
+from clipjax.files import LocalFiles
 
 SCHEMA = 1
 """Version of the files below; part of every key, so an entry of another version is never read as ours."""
@@ -74,83 +72,6 @@ class EntryInfo:
     shards_present: int
     bytes: int
     last_used: float
-
-
-class LocalFiles:
-    """Whole, immutable files on a local or network disk: all that a store asks of the place it lives in."""
-
-    def create(self, path: epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete file at `path`, or nothing at all.
-
-        Returns False, and leaves the file alone, where one exists and `replace` is false.
-        Raises DataError if the disk is full or cannot be written.
-        """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._temporary(path) as (file, temporary):
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
-                (os.replace if replace else os.link)(temporary, path)
-            self._flush_directory(path.parent)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise _write_error(path, error) from error
-        return True
-
-    def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes, or None where there is none."""
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def touch(self, path: epath.Path) -> None:
-        """Set the time of last use; a store that cannot be written simply keeps the old one."""
-        with contextlib.suppress(OSError):
-            os.utime(path)
-
-    def clean(self, directory: epath.Path) -> None:
-        """Remove the temporary files of writers that were killed: the lock of a dead writer is free."""
-        for path in directory.glob(".*.tmp"):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
-
-    @contextlib.contextmanager
-    def _temporary(self, path: epath.Path) -> Iterator[tuple[Any, epath.Path]]:
-        """An open, locked file beside `path`; its name is gone afterwards, whatever happened."""
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        try:
-            with open(temporary, "xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_nlink == 0:  # swept up between open() and flock(): take another
-                    with self._temporary(path) as again:
-                        yield again
-                else:
-                    yield file, temporary
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-    @staticmethod
-    def _flush_directory(directory: epath.Path) -> None:
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _write_error(path: epath.Path, error: OSError) -> DataError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DataError(
-            f"{path}: no space left while writing; free some (`clipjax store gc`) or choose another store, "
-            "then run again: finished shards are kept"
-        )
-    return DataError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 class Store:

@@ -47,7 +47,7 @@ class ConversionError(DataError):
 
 
 class LazyTensor(Protocol):
-    """What the engine needs of a source's tensor; see `converters.sources.Tensor`."""
+    """What the engine needs of a source's tensor; see `converters.tensors.Tensor`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -286,7 +286,7 @@ def export(
     """The reference's state dict, bit for bit what `convert` read.
 
     Args:
-        leaves: arrays or lazy tensors by path, e.g. of `converters.sources`.
+        leaves: arrays or lazy tensors by path, e.g. of `converters.tensors`.
         carried: what the checkpoint carried beside the leaves, by the reference's key.
 
     Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element is written as a

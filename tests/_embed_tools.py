@@ -109,10 +109,10 @@ def manifest_of(folder: Path, count: int) -> Any:
 
 def kill_at(shard: int) -> None:
     """Kill this process when half of the temporary file of that shard is on the disk."""
-    from clipjax import store
+    from clipjax import files
 
     written = 0
-    create = store.LocalFiles.create
+    create = files.LocalFiles.create
 
     def dying(self: Any, path: Any, data: bytes, **options: Any) -> bool:
         nonlocal written
@@ -126,7 +126,7 @@ def kill_at(shard: int) -> None:
         written += 1
         return create(self, path, data, **options)
 
-    store.LocalFiles.create = dying
+    files.LocalFiles.create = dying
 
 
 def main(arguments: list[str]) -> None:

@@ -1,0 +1,175 @@
+"""Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
+
+Nothing in a file is ever run: pickles go through `converters.pickles`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import tokenize
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from clipjax.errors import DataError
+from converters.pickles import Inert, StorageRef, TensorRef, read_pickle, tensor_names
+from converters.tensors import Source, Tensor
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
+_LEGACY_PROTOCOL = 1001
+
+
+# --- zip archives: torch.save, TorchScript, npz ---
+
+
+def open_zip(path: Path) -> Source:
+    try:
+        archive = _Archive(path)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path}: damaged or truncated zip archive ({error}); get the file again") from None
+    if all(name.endswith(".npy") for name in archive.entries):
+        return Source({n.removesuffix(".npy"): archive.npy(n) for n in archive.entries}, "npz", (path,))
+    pickles = [name for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise DataError(f"{path} is a zip archive, but neither torch nor NumPy wrote it")
+    root = pickles[0].removesuffix("data.pkl")
+    if archive.read(root + "byteorder", b"little") != b"little":
+        raise DataError(f"{path} was written on a big-endian machine; save it again on a little-endian one")
+    torchscript = root + "constants.pkl" in archive.entries
+    value, storages = read_pickle(io.BytesIO(archive.read(pickles[0])), str(path), torchscript)
+    places = {key: archive.locate(f"{root}data/{key}", ref) for key, ref in storages.items()}
+    return _torch_source(value, places, path, "TorchScript" if torchscript else "torch zip")
+
+
+class _Archive:
+    """A zip archive whose entries are stored, not compressed: places in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+        self.entries = {info.filename: info for info in infos}
+        if len(self.entries) != len(infos):
+            raise ValueError("an entry appears twice")
+
+    def place(self, name: str) -> tuple[int, int]:
+        """(offset, size) of an entry's data. Data of several entries may not be compressed: no bombs."""
+        if name not in self.entries:
+            raise DataError(f"{self.path}: entry {name} is missing; get the file again")
+        info = self.entries[name]
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise DataError(
+                f"{self.path}: entry {name} is compressed; write the file again without compression"
+            )
+        with self.path.open("rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise DataError(f"{self.path}: damaged zip archive (entry {name}); get the file again")
+        name_length, extra_length = struct.unpack("<HH", header[26:30])
+        return info.header_offset + 30 + name_length + extra_length, info.file_size
+
+    def read(self, name: str, default: bytes | None = None) -> bytes:
+        if default is not None and name not in self.entries:
+            return default
+        offset, size = self.place(name)
+        if offset + size > self.path.stat().st_size:
+            raise DataError(f"{self.path} is truncated: entry {name} lies beyond its end; get the file again")
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def locate(self, name: str, storage: StorageRef) -> int:
+        offset, size = self.place(name)
+        if size != storage.count * storage.dtype.itemsize:
+            raise DataError(f"{self.path}: entry {name} has {size} bytes, its tensors need another number")
+        return offset
+
+    def npy(self, name: str) -> Tensor:
+        """An array of an npz file (numpy.lib.format, versions 1 and 2)."""
+        offset, size = self.place(name)
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            try:
+                version = np.lib.format.read_magic(file)
+                read_header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, fortran, dtype = read_header(file)
+            except (ValueError, SyntaxError, tokenize.TokenError) as error:
+                raise DataError(f"{self.path}: entry {name} is not an array ({error})") from None
+            start = file.tell()
+        strides = tuple(math.prod(shape[:i]) for i in range(len(shape))) if fortran else None
+        tensor = Tensor(self.path, start, shape, dtype, strides)
+        if dtype.kind not in "fiub" or start + tensor.nbytes != offset + size:
+            raise DataError(
+                f"{self.path}: entry {name} is not a plain array of numbers of the size it states"
+            )
+        return tensor
+
+
+# --- torch's pickles: what they hold, and the format before the zip archive ---
+
+
+def open_legacy(path: Path) -> Source:
+    """Pickles of magic, protocol, system, state dict and storage keys; then each storage's count and data."""
+    where = str(path)
+    with path.open("rb") as file:
+        magic, _ = read_pickle(file, where)
+        if magic != _LEGACY_MAGIC:
+            raise DataError(f"{path} is a pickle, but torch did not write it")
+        protocol, _ = read_pickle(file, where)
+        system, _ = read_pickle(file, where)
+        if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or not system.get("little_endian"):
+            raise DataError(f"{path}: unknown version of torch's format; save it again with a current torch")
+        value, storages = read_pickle(file, where)
+        keys, _ = read_pickle(file, where)
+        places = {}
+        for key in cast(list, keys):
+            if key not in storages:
+                raise DataError(f"{path}: damaged file (storage {key!r} belongs to no tensor)")
+            count = file.read(8)
+            if len(count) < 8:
+                raise DataError(f"{path} is truncated: storage {key} lies beyond its end; get the file again")
+            if struct.unpack("<q", count)[0] != storages[key].count:
+                raise DataError(f"{path}: storage {key} has another size than its tensors need")
+            places[key] = file.tell()
+            file.seek(storages[key].count * storages[key].dtype.itemsize, os.SEEK_CUR)
+    return _torch_source(value, places, path, "torch legacy")
+
+
+def _torch_source(value: Any, places: Mapping[str, int], path: Path, format: str) -> Source:
+    if not isinstance(value, Inert):
+        value = _state_dict(value, path)
+    tensors = {}
+    for name, ref in tensor_names(value, str(path)).items():
+        if ref.storage.key not in places:
+            raise DataError(f"{path}: damaged file (the data of tensor {name!r} is missing)")
+        tensors[name] = _locate(ref, places[ref.storage.key], path)
+    return Source(tensors, format, (path,))
+
+
+def _state_dict(value: Any, path: Path) -> Any:
+    """The state dict in a training checkpoint (open_clip: `state_dict`; others: `model`)."""
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, not a state dict")
+    wrappers = [key for key in ("state_dict", "model") if isinstance(value.get(key), dict)]
+    if len(wrappers) > 1:
+        raise DataError(f"{path} holds both a state_dict and a model: save the one you want alone")
+    return value[wrappers[0]] if wrappers else value
+
+
+def _locate(ref: TensorRef, place: int, path: Path) -> Tensor:
+    dtype = ref.storage.dtype
+    offset = place + (ref.storage.start + ref.offset) * dtype.itemsize
+    contiguous = [math.prod(ref.shape[i + 1 :]) for i in range(len(ref.shape))]
+    plain = all(n < 2 or s == c for n, s, c in zip(ref.shape, ref.strides, contiguous))
+    return Tensor(path, offset, ref.shape, dtype, None if plain or 0 in ref.shape else ref.strides)

@@ -1,0 +1,109 @@
+"""A tensor as a place in a file, and a file of such tensors.
+
+Opening a checkpoint reads headers and pickles only; data is read with `preadv` into memory of the caller's
+choice. Nothing is memory-mapped, so no pages of the file count as ours.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from clipjax.errors import DataError
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file: where its first element lies and, unless C-contiguous, its strides in elements."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def span(self) -> int:
+        """Bytes of the file from the first element to the last."""
+        if self.strides is None or 0 in self.shape:
+            return self.nbytes
+        return (1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The tensor `self[start:stop]`, as lazy as this one."""
+        step = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
+        offset = self.offset + start * step * self.dtype.itemsize
+        return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
+
+    def read(self, out: np.ndarray | None = None) -> np.ndarray:
+        """The values, in a fresh array or in `out` (C-contiguous, of this shape and dtype).
+
+        Raises:
+            DataError: the file cannot be read, or is shorter than when it was opened.
+        """
+        if out is None:
+            out = np.empty(self.shape, self.dtype)
+        if self.strides is None:
+            _fill(self.path, self.offset, out)
+        else:
+            flat = np.empty(self.span // self.dtype.itemsize, self.dtype)
+            _fill(self.path, self.offset, flat)
+            steps = tuple(s * self.dtype.itemsize for s in self.strides)
+            out[...] = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
+        return out
+
+
+def _fill(path: Path, offset: int, out: np.ndarray) -> None:
+    view = memoryview(out.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    try:
+        with path.open("rb", buffering=0) as file:
+            while view:
+                count = os.preadv(file.fileno(), [view], offset)
+                if count == 0:
+                    raise DataError(f"{path} is truncated: it ends inside a tensor; get the file again")
+                view, offset = view[count:], offset + count
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+class Source(Mapping[str, Tensor]):
+    """The tensors of one checkpoint by name.
+
+    Attributes:
+        format: what the files were found to be, e.g. "safetensors" or "torch zip".
+        files: the files that hold the tensors.
+        metadata: the strings that a safetensors file carries beside its tensors.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        format: str,
+        files: tuple[Path, ...],
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.format = format
+        self.files = files
+        self.metadata = dict(metadata or {})
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Source({self.format}, {len(self)} tensors, {', '.join(map(str, self.files))})"
