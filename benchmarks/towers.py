@@ -65,7 +65,8 @@ def card_of(arch: str) -> Card:
     size = record.vision.image_size
     preprocess = dataclasses.replace(card.preprocess, image_size=size, resize_size=size)
     source = Source(library="open_clip", arch=arch)
-    return dataclasses.replace(card, id=arch, arch=record, preprocess=preprocess, source=source)
+    changes: dict[str, Any] = {"id": arch, "arch": record, "preprocess": preprocess, "source": source}
+    return dataclasses.replace(card, **changes, tokenizer=None)  # both sides get ids
 
 
 def measure(tower: str, arch: str, batch: int, rounds: int) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def image_sides(theirs: Any, ours: Any, batch: int) -> dict[str, Any]:
 
 def text_sides(theirs: Any, ours: Any, batch: int) -> dict[str, Any]:
     """Texts of all lengths, both sides at the full context."""
-    ids = random_inputs(ours, batch, seed=0)["ids"]
+    ids = random_inputs(ours.card.arch, batch, seed=0)["ids"]
     tokens, ours_input = torch.from_numpy(ids).long(), jnp.asarray(ids)
 
     @torch.no_grad()

@@ -376,7 +376,9 @@ class _Step:
     `compiles` counts how often it was traced.
     """
 
-    def __init__(self, function: Callable[[Any, jax.Array], jax.Array], mesh: Mesh):
+    def __init__(
+        self, function: Callable[[Any, jax.Array], jax.Array], mesh: Mesh, options: dict[str, str] | None
+    ):
         self.compiles = 0
         self.batch_sharding = batch_sharding(mesh)
 
@@ -389,7 +391,8 @@ class _Step:
         self._run = jax.jit(
             jax.shard_map(
                 counted, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
-            )
+            ),
+            compiler_options=options,
         )
 
     def __call__(self, params: Any, batch: np.ndarray) -> jax.Array:
@@ -406,7 +409,7 @@ def _image_step(
         features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
         return unit_norm(features) if unit else features
 
-    return _Step(forward, mesh)
+    return _Step(forward, mesh, network.compiler_options("vision"))
 
 
 @functools.lru_cache(maxsize=16)
@@ -414,7 +417,7 @@ def _text_step(network: Network, mesh: Mesh, precision: Precision) -> _Step:
     def forward(params: Any, ids: jax.Array) -> jax.Array:
         return unit_norm(network.encode_text(params, ids, precision=precision))
 
-    return _Step(forward, mesh)
+    return _Step(forward, mesh, network.compiler_options("text"))
 
 
 def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:

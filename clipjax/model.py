@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ class Model:
 
         Returns: float32 [B, D]; unit norm for a zero-shot model, raw pooled features for a classifier.
         """
-        encode = functools.partial(_encode_image, self.network, precision=known_precision(precision))
+        encode = _jitted(_encode_image, "vision", self.network, precision=known_precision(precision))
         return _run(encode, self.params, self._images(images))
 
     def _images(self, images: Any) -> jax.Array:
@@ -165,9 +165,8 @@ class Model:
 
         Returns: for each layer float32 [B, h, w, C], without final norm or class token.
         """
-        encode = functools.partial(
-            _encode_dense, self.network, layers=layer_indices(layers), precision=known_precision(precision)
-        )
+        static = {"layers": layer_indices(layers), "precision": known_precision(precision)}
+        encode = _jitted(_encode_dense, "vision", self.network, **static)
         return _run(encode, self.params, self._images(images))
 
     def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
@@ -190,7 +189,7 @@ class Model:
             texts = list(texts)
             if any(isinstance(text, str) for text in texts):
                 texts = self.tokenizer(texts)
-        encode = functools.partial(_encode_text, self.network, precision=known_precision(precision))
+        encode = _jitted(_encode_text, "text", self.network, precision=known_precision(precision))
         return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
 
     def save(self, folder: str | Path) -> Path:
@@ -247,20 +246,26 @@ def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array
     return jax.tree.map(lambda x: jnp.zeros((0, *x.shape[1:]), x.dtype), jax.eval_shape(encode, params, one))
 
 
-@functools.partial(jax.jit, static_argnames=("network", "precision"))
+@functools.lru_cache(maxsize=64)
+def _jitted(
+    encode: Callable[..., Any], tower: Literal["vision", "text"], network: Network, **static: Any
+) -> Any:
+    """(params, inputs) -> what `encode` makes of them; kept: no model of the arch compiles it again."""
+    function = functools.partial(encode, network, **static)
+    return jax.jit(function, compiler_options=network.compiler_options(tower))
+
+
 def _encode_image(network: Network, params: Any, images: jax.Array, precision: Precision) -> jax.Array:
     features = network.encode_image(params, images, precision=precision)
     return features if network.arch.text is None else unit_norm(features)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "layers", "precision"))
 def _encode_dense(
     network: Network, params: Any, images: jax.Array, layers: int | tuple[int, ...], precision: Precision
 ) -> tuple[jax.Array, ...]:
     return network.encode_dense(params, images, layers=layers, precision=precision)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "precision"))
 def _encode_text(network: Network, params: Any, ids: jax.Array, precision: Precision) -> jax.Array:
     return unit_norm(network.encode_text(params, ids, precision=precision))
 

@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -68,6 +68,7 @@ class Family:
             each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is
             run, and no other output is kept.
         positions: of a vision family with a position table: config -> its `Positions`.
+        cpu_options: options of XLA's CPU compiler with which the tower runs faster.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Family:
     depth: Callable[[Any], int] | None = None
     dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
     positions: Callable[[Any], Positions] | None = None
+    cpu_options: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,19 @@ def load_arch(name: str) -> Arch:
     if "name" in record:
         raise DataError(f"{path}: remove the key 'name', the file's name is the architecture's")
     return arch_from_dict({"name": name, **record}, str(path))
+
+
+def two_heads(config: Any) -> dict[str, int]:
+    """The sizes of a transformer two heads wide and two blocks deep, with the same head and MLP ratio."""
+    width = 2 * (config.width // config.heads)
+    mlp_width = int(width * config.mlp_width / config.width)
+    return {"width": width, "layers": 2, "heads": 2, "mlp_width": mlp_width}
+
+
+def refuse_uneven_heads(width: int, heads: int) -> None:
+    """Raises ValueError where the heads of an attention cannot be of equal width."""
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
 
 def narrow_arch(arch: Arch) -> Arch:

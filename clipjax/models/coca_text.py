@@ -23,7 +23,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family, Frame
+from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.text import lookup, narrow, stages, text_blocks
 
 
@@ -47,8 +47,7 @@ class CocaTextConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        refuse_uneven_heads(self.width, self.heads)
 
     @property
     def min_length(self) -> int:
@@ -92,5 +91,10 @@ class CocaTextTransformer(nnx.Module):
 
 
 FAMILY = Family(
-    name="coca_text", tower="text", config=CocaTextConfig, build=CocaTextTransformer, narrow=narrow
+    name="coca_text",
+    tower="text",
+    config=CocaTextConfig,
+    build=CocaTextTransformer,
+    narrow=narrow,
+    cpu_options=layers.CPU_OPTIONS,
 )

@@ -193,11 +193,8 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
 
 def dense(tower: ConvNeXt, images: Array, stages: Sequence[int]) -> list[Array]:
     """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
-    x, maps = tower.stem(images), []
-    for i in range(stages[-1] + 1):
-        x, _ = getattr(tower, f"stage{i}")(x, False)
-        maps.append(x)
-    return [maps[i] for i in stages]
+    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return layers.maps_at(found, tower.stem(images), at=stages)
 
 
 FAMILY = Family(

@@ -30,7 +30,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family, Positions
+from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.vit import PatchEmbed
 
 ROPE_TEMPERATURE = 10000.0
@@ -71,8 +71,7 @@ class EvaConfig:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        refuse_uneven_heads(self.width, self.heads)
         if self.rope_grid and self.width // self.heads % 4:
             raise ValueError(f"rotary positions need heads of 4n channels, not {self.width // self.heads}")
 
@@ -230,9 +229,7 @@ def dense(tower: Eva, images: Array, blocks: Sequence[int]) -> list[Array]:
 
 def narrow(config: EvaConfig) -> EvaConfig:
     """Two heads, two blocks, nine patches."""
-    c, head = config, config.width // config.heads
-    sizes = {"image_size": 3 * c.patch_size, "width": 2 * head, "layers": 2, "heads": 2}
-    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+    return dataclasses.replace(config, **two_heads(config), image_size=3 * config.patch_size, embed_dim=96)
 
 
 FAMILY = Family(
@@ -244,4 +241,5 @@ FAMILY = Family(
     dense=dense,
     depth=lambda config: config.layers,
     positions=lambda c: Positions("positional_embedding", 1, c.image_size // c.patch_size, "timm"),
+    cpu_options=layers.CPU_OPTIONS,
 )

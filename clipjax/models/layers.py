@@ -137,7 +137,11 @@ def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> 
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-_LONG = 2**17  # scores of a head: a million bytes or so; a core's cache holds a few of them
+# For a transformer on a CPU: XLA's matrix products are faster where no elementwise work is fused into them
+# (8 to 12 %, benchmarks/towers.py); a convolutional net is slower so.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+_LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few of them
 _CHUNK_HEADS = 4
 
 
@@ -286,6 +290,18 @@ def scan_at(blocks: Any, x: Array, *shared: Any, at: Sequence[int]) -> list[Arra
         outputs.append(x)
         start = index + 1
     return outputs
+
+
+def maps_at(stages: Sequence[Any], x: Array, at: Sequence[int]) -> list[Array]:
+    """`scan_at` for stages of a convolutional net, each called as (x, capture) -> (x, outputs).
+
+    stages: up to the last one asked for.
+    """
+    maps = []
+    for stage in stages:
+        x, _ = stage(x, False)
+        maps.append(x)
+    return [maps[i] for i in at]
 
 
 # ------------------------------------------------------------------------------------ convolutions

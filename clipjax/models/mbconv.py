@@ -169,11 +169,8 @@ class MBConvNet(nnx.Module):
 
 def dense(tower: MBConvNet, images: Array, stages: Sequence[int]) -> list[Array]:
     """The maps of the given stages (ascending)."""
-    x, maps = tower.stem(images), []
-    for i in range(stages[-1] + 1):
-        x, _ = getattr(tower, f"stage{i}")(x, False)
-        maps.append(x)
-    return [maps[i] for i in stages]
+    found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
+    return layers.maps_at(found, tower.stem(images), at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

@@ -175,11 +175,8 @@ class ModifiedResNet(nnx.Module):
 
 def dense(tower: ModifiedResNet, images: Array, stages: Sequence[int]) -> list[Array]:
     """The maps of the given stages (ascending), [B, S / 4, S / 4, 4 width] of stage 0 to those of stage 3."""
-    x, maps = tower.stem(images), []
-    for i in range(stages[-1] + 1):
-        x, _ = getattr(tower, f"layer{i + 1}")(x, False)
-        maps.append(x)
-    return [maps[i] for i in stages]
+    found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
+    return layers.maps_at(found, tower.stem(images), at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

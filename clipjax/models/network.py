@@ -102,6 +102,13 @@ class Network:
         _, state = _abstract(self.arch)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
+    def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
+        """For a `jax.jit` around one tower: what makes it faster on this platform. Only rounding changes."""
+        options = family_of(getattr(self.arch, tower)).cpu_options
+        if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
+            return None
+        return dict(options)
+
     def init_params(self, key: Array) -> Params:
         """Params drawn as open_clip initialises them for training; EVA, MBConv and heads as timm does.
 
@@ -211,6 +218,16 @@ class Network:
         _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[name])
         return nnx.merge(graphdef, cast)
+
+
+@functools.cache
+def _accepted(options: tuple[tuple[str, str], ...]) -> bool:
+    """Whether this XLA has these options, which are experimental."""
+    try:
+        jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _indices(layers: int | tuple[int, ...], depth: int, name: str) -> list[int]:

@@ -26,8 +26,9 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family, Frame
+from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.text import lookup, stages
+from clipjax.models.text import narrow as narrow_text
 
 _INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but the projection's
 
@@ -56,8 +57,7 @@ class RobertaConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        refuse_uneven_heads(self.width, self.heads)
         if self.positions < self.context_length + self.pad_id + 1:
             raise ValueError(
                 f"positions {self.positions} are too few for context_length {self.context_length} behind "
@@ -150,10 +150,14 @@ def masked_mean(x: Array, real: Array) -> Array:
 
 def narrow(config: RobertaConfig) -> RobertaConfig:
     """Two heads, two blocks, 16 of 20 positions, 300 tokens."""
-    c, head = config, config.width // config.heads
-    sizes = {"context_length": 16, "positions": 20, "vocab_size": 300, "width": 2 * head, "layers": 2}
-    sizes |= {"heads": 2, "mlp_width": int(2 * head * c.mlp_width / c.width), "embed_dim": 96}
-    return dataclasses.replace(c, **sizes)
+    return dataclasses.replace(narrow_text(config), positions=20)
 
 
-FAMILY = Family(name="roberta", tower="text", config=RobertaConfig, build=RobertaTower, narrow=narrow)
+FAMILY = Family(
+    name="roberta",
+    tower="text",
+    config=RobertaConfig,
+    build=RobertaTower,
+    narrow=narrow,
+    cpu_options=layers.CPU_OPTIONS,
+)

@@ -25,7 +25,7 @@ from jax import Array
 from jax.nn.initializers import normal
 
 from clipjax.models import layers
-from clipjax.models.arch import Family, Frame
+from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class TextConfig:
     embed_dim: int
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        refuse_uneven_heads(self.width, self.heads)
 
     @property
     def min_length(self) -> int:
@@ -136,9 +135,14 @@ def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array
 
 def narrow(config: Any) -> Any:
     """Two heads, two blocks, 16 positions, 300 tokens."""
-    c, head = config, config.width // config.heads
-    sizes = {"context_length": 16, "vocab_size": 300, "width": 2 * head, "layers": 2, "heads": 2}
-    return dataclasses.replace(c, **sizes, mlp_width=int(2 * head * c.mlp_width / c.width), embed_dim=96)
+    return dataclasses.replace(config, **two_heads(config), context_length=16, vocab_size=300, embed_dim=96)
 
 
-FAMILY = Family(name="text", tower="text", config=TextConfig, build=TextTransformer, narrow=narrow)
+FAMILY = Family(
+    name="text",
+    tower="text",
+    config=TextConfig,
+    build=TextTransformer,
+    narrow=narrow,
+    cpu_options=layers.CPU_OPTIONS,
+)

@@ -27,7 +27,7 @@ from jax import Array
 from jax.nn.initializers import normal, variance_scaling
 
 from clipjax.models import layers
-from clipjax.models.arch import Family, Positions
+from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.pooling import CocaPool, MapPool
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
@@ -78,8 +78,7 @@ class ViTConfig:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        refuse_uneven_heads(self.width, self.heads)
         self._check_pooling()
 
     def _check_pooling(self) -> None:
@@ -213,11 +212,9 @@ def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int]) -> lis
 
 def narrow(config: ViTConfig) -> ViTConfig:
     """Two heads, two blocks, nine patches; five queries where CoCa has 256."""
-    c, head = config, config.width // config.heads
-    pixels = 3 * c.patch_size + c.image_size % c.patch_size
-    sizes = {"image_size": pixels, "width": 2 * head, "layers": 2, "heads": 2}
-    sizes |= {"mlp_width": int(2 * head * c.mlp_width / c.width)}
-    sizes |= {"embed_dim": 96 if c.projection else 2 * head}
+    c, sizes = config, two_heads(config)
+    sizes["image_size"] = 3 * c.patch_size + c.image_size % c.patch_size
+    sizes["embed_dim"] = 96 if c.projection else sizes["width"]
     if c.pooling == "map":
         sizes |= {"pool_heads": 2}
     if c.pooling == "attention":
@@ -240,4 +237,5 @@ FAMILY = Family(
     dense=dense,
     depth=lambda config: config.layers,
     positions=positions,
+    cpu_options=layers.CPU_OPTIONS,
 )
