@@ -122,7 +122,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Card:
-    """See the module's docstring; `facts` (group, training data, ...) is what result rows carry."""
+    """See the module's docstring; `facts` (group, training data, ...) is what result rows carry.
+
+    Raises:
+        DataError: the tokenizer is unknown, or not one for the text tower.
+    """
 
     id: str
     arch: Arch
@@ -136,6 +140,10 @@ class Card:
     classes: str | None = None
     resized: Resized | None = None
     weights: Weights | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if problem := _tokenizer_problem(self.tokenizer, self.arch):
+            raise DataError(f"card {self.id}: {problem}")
 
     @property
     def kind(self) -> Literal["zero_shot", "classifier"]:
@@ -225,41 +233,37 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     _check_type(arch, Mapping, f"{where}: arch")
     _check_type(record["preprocess"], Mapping, f"{where}: preprocess")
     pixels = {"crop": "round", **record["preprocess"]}  # older cards do not have it
-    card = Card(
-        **{
-            **record,
-            "arch": arch_from_dict(dict(arch), f"{where}: arch"),
-            "source": _strict(Source, record["source"], f"{where}: source"),
-            "preprocess": _strict(Preprocess, pixels, f"{where}: preprocess"),
-            "tokenizer": None
-            if tokenizer is None
-            else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
-            "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
-        }
-    )
-    _check_tokenizer(card, where)
-    return card
+    parts = {
+        "arch": arch_from_dict(dict(arch), f"{where}: arch"),
+        "source": _strict(Source, record["source"], f"{where}: source"),
+        "preprocess": _strict(Preprocess, pixels, f"{where}: preprocess"),
+        "tokenizer": None if tokenizer is None else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
+        "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
+    }
+    if problem := _tokenizer_problem(parts["tokenizer"], parts["arch"]):
+        raise DataError(f"{where}: {problem}")
+    return Card(**{**record, **parts})
 
 
-def _check_tokenizer(card: Card, where: str) -> None:
+def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
     """Every id that the tokenizer gives must have its row and its place in the text tower."""
-    spec, text = card.tokenizer, card.arch.text
-    if spec is None or text is None:
-        return
+    if spec is None or arch.text is None:
+        return None
     try:
         size = vocab_size(spec.name)
     except UsageError as error:
-        raise DataError(f"{where}: tokenizer.name: {error}") from None
-    if size > text.vocab_size:
-        raise DataError(
-            f"{where}: tokenizer {spec.name} has {size} ids and arch.text.vocab_size is {text.vocab_size}: "
+        return f"tokenizer.name: {error}"
+    if size > arch.text.vocab_size:
+        return (
+            f"tokenizer {spec.name} has {size} ids and arch.text.vocab_size is {arch.text.vocab_size}: "
             "name the tokenizer that the model was trained with, or null to give token ids"
         )
-    if spec.context_length != text.context_length:
-        raise DataError(
-            f"{where}: tokenizer.context_length is {spec.context_length} and arch.text.context_length is "
-            f"{text.context_length}: they must be the same"
+    if spec.context_length != arch.text.context_length:
+        return (
+            f"tokenizer.context_length is {spec.context_length} and arch.text.context_length is "
+            f"{arch.text.context_length}: they must be the same"
         )
+    return None
 
 
 def _same_keys(given: set[str], wanted: set[str], where: str) -> None:

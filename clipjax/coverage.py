@@ -23,7 +23,7 @@ from clipjax.config import config_dir, read_text, read_toml
 from clipjax.errors import unknown_name
 from clipjax.models import FORWARD_VERSION
 from clipjax.parity_record import read_record
-from clipjax.registry import groups, registry
+from clipjax.registry import Subject, groups, registry, subjects
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
     "verified",
@@ -72,8 +72,9 @@ def coverage(group: str | None = None) -> list[Coverage]:
     """
     if group is not None and group not in groups():
         raise unknown_name("group", group, groups())
-    record = read_record()
-    return [_row(row, record) for row in registry().values() if group in (None, row["group"])]
+    record, of_arch = read_record(), {subject.arch: subject for subject in subjects()}
+    rows = [row for row in registry().values() if group in (None, row["group"])]
+    return [_row(row, of_arch[row["arch"]], record) for row in rows]
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
@@ -146,9 +147,11 @@ def with_tables(text: str) -> str:
     return _MARKED.sub(lambda found: f"{found[1]}{markdown(found[2], rows)}\n{found[3]}", text)
 
 
-def _row(row: Mapping[str, str], record: Mapping[str, Any]) -> Coverage:
+def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> Coverage:
     vision, text = _families(row["arch"])
-    status, why = _status(row, record) if vision else (UNSUPPORTED, f"no configs/archs/{row['arch']}.toml")
+    status, why = UNSUPPORTED, f"no configs/archs/{row['arch']}.toml"
+    if vision is not None:
+        status, why = _status(row, subject, record)
     return Coverage(
         id=row["id"],
         group=row["group"],
@@ -178,13 +181,15 @@ def _families(arch: str) -> tuple[str | None, str | None]:
     return towers.get("vision", {}).get("family"), towers.get("text", {}).get("family")
 
 
-def _status(row: Mapping[str, str], record: Mapping[str, Any]) -> tuple[str, str]:
+def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:
     """(status, why it is not verified)."""
     found = record["archs"].get(row["arch"])
     if found is None or record["rows"].get(row["id"]) != row["arch"]:
         return UNVERIFIED, f"no parity record; {_RECORD_IT}"
     if found["forward_version"] != FORWARD_VERSION:
         return UNVERIFIED, f"recorded for forward pass {found['forward_version']}, this is {FORWARD_VERSION}"
+    if found["arch_hash"] != subject.digest:
+        return UNVERIFIED, f"its record or its rows have changed since; {_RECORD_IT}"
     if found["full_size"] != "equal":
         return UNVERIFIED, found["full_size"]
     if not found["narrow"]["passed"]:

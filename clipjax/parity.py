@@ -34,45 +34,19 @@ import numpy as np
 from tqdm import tqdm
 
 from clipjax.checkpoint import load_params
-from clipjax.digests import sha256_json
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.model import Model
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.parity_record import empty_record, read_record, record_path
-from clipjax.registry import model_card, registry
+from clipjax.registry import Subject, model_card, registry, subjects
 from clipjax.verify import Report, compare, random_inputs, read_golden
 
 EQUAL = "equal"
 SEED, BATCH = 0, 3
 _PACKAGES = ("open_clip_torch", "timm", "transformers", "torch", "jax")
 _RESULTS = ("image_embedding", "text_embedding", "features", "logits")
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One architecture and the registered models that have it.
-
-    Attributes:
-        arch: its name in configs/archs.
-        library: where the reference is.
-        rows: {id of a registered model: the library's name of it, for timm with its tag}.
-    """
-
-    arch: str
-    library: str
-    rows: Mapping[str, str]
-
-    @property
-    def names(self) -> list[str]:
-        """What the library calls it; several for timm, whose tags decide the number of classes and pixels."""
-        return list(dict.fromkeys(self.rows.values()))
-
-    @property
-    def digest(self) -> str:
-        """Of what the result depends on, beside the libraries and our forward pass."""
-        return sha256_json([arch_to_dict(load_arch(self.arch)), self.library, dict(self.rows)])
 
 
 @dataclass(frozen=True)
@@ -106,16 +80,6 @@ class Swept:
             "problems": self.problems,
         }
         return json.dumps(record, indent=1)
-
-
-def subjects() -> list[Subject]:
-    """Every architecture of the registry, in its order."""
-    found: dict[str, Subject] = {}
-    for row in registry().values():
-        name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
-        rows = found[row["arch"]].rows if row["arch"] in found else {}
-        found[row["arch"]] = Subject(row["arch"], row["library"], {**rows, row["id"]: name})
-    return list(found.values())
 
 
 def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | None = None) -> Swept:
@@ -319,7 +283,7 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
     from converters.sources import open_source
 
     card = model_card(next(iter(subject.rows)))
-    card = dataclasses.replace(card, arch=narrow_arch(load_arch(subject.arch)))
+    card = dataclasses.replace(card, arch=narrow_arch(load_arch(subject.arch)), tokenizer=None)
     source = open_source(checkpoint)
     plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
     return Model(card, load_params(plan))

@@ -18,6 +18,7 @@ ANY = "*"
 _ENTRY = {
     "arch_hash": str,
     "forward_version": int,
+    "params": int,
     "full_size": str,
     "narrow": {"passed": bool, "problem": (str, NoneType)},
 }

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from clipjax.card import Card, Preprocess, Source
 from clipjax.config import config_dir, read_csv, read_toml
 from clipjax.data.tokenizers import TokenizerSpec, tokenizer_spec
+from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, load_arch
 
@@ -50,6 +53,43 @@ def registry() -> dict[str, dict[str, str]]:
             raise DataError(f"{path}: two rows have the id {row['id']!r}")
         rows[row["id"]] = row
     return rows
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One architecture and the registered models that have it: what parity is shown of.
+
+    Attributes:
+        arch: its name in configs/archs.
+        library: where the reference is.
+        rows: {id of a registered model: the library's name of it, for timm with its tag}.
+    """
+
+    arch: str
+    library: str
+    rows: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """What the library calls it; several for timm, whose tags decide the number of classes and pixels."""
+        return list(dict.fromkeys(self.rows.values()))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of what a parity result depends on, beside the libraries and our forward pass."""
+        record = read_toml(config_dir() / "archs" / f"{self.arch}.toml")
+        return sha256_json([record, self.library, dict(self.rows)])
+
+
+@functools.cache
+def subjects() -> tuple[Subject, ...]:
+    """Every architecture of the registry, in its order."""
+    found: dict[str, Subject] = {}
+    for row in registry().values():
+        name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
+        rows = found[row["arch"]].rows if row["arch"] in found else {}
+        found[row["arch"]] = Subject(row["arch"], row["library"], {**rows, row["id"]: name})
+    return tuple(found.values())
 
 
 def model_ids() -> list[str]:

@@ -6,14 +6,12 @@ the few of (nearly) the checkpoint's own number are built and compared, tensor b
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
-from clipjax.config import config_dir, read_text
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
+from clipjax.parity_record import read_record
 from converters.engine import ConversionError, LazyTensor, Plan, detect_table, plan_conversion
 from converters.table import Table
 
@@ -68,8 +66,7 @@ def _problems(source: Mapping[str, LazyTensor], table: Table, name: str) -> list
 
 def _registered() -> dict[str, int]:
     """The number of parameters of every architecture in the parity record."""
-    record: dict[str, Any] = json.loads(read_text(config_dir() / "parity.json"))
-    return {name: entry["params"] for name, entry in record["archs"].items()}
+    return {name: entry["params"] for name, entry in read_record()["archs"].items()}
 
 
 def _count(source: Mapping[str, LazyTensor], table: Table) -> int:

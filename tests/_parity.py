@@ -63,9 +63,11 @@ class Case:
         """The reference's image tower."""
         return getattr(self.theirs, "visual", self.theirs)
 
-    def compare(self) -> verify.Report:
-        card = dataclasses.replace(model_card("vit_b_32-openai"), arch=self.arch)
-        return verify.compare(Model(card, self.params), "golden", self.golden)
+    def compare(self, params: Any = None, **vision: Any) -> verify.Report:
+        """Our side against the reference, with other params or other fields of the vision config."""
+        arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
+        card = dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
+        return verify.compare(Model(card, params or self.params), "golden", self.golden)
 
     def first_difference(self, params: Any = None, **vision: Any) -> str | None:
         """The first stage of the image tower that differs, with other params or fields of its config."""
@@ -80,10 +82,13 @@ class Case:
                 return name
         return None
 
+    def rerun(self) -> dict[str, np.ndarray]:
+        """What the reference computes, changed as it may be by now."""
+        return run(self.theirs, self.golden.inputs["images"], self.golden.inputs.get("ids"))
+
     def movement(self) -> float:
         """How far the reference's image features are, changed as it may be by now, from what they were."""
-        again = run(self.theirs, self.golden.inputs["images"], self.golden.inputs.get("ids"))
-        before, after = (features_of(stages) for stages in (self.golden.stages, again))
+        before, after = (features_of(stages) for stages in (self.golden.stages, self.rerun()))
         return float(np.abs(after - before).max() / np.abs(before).max())
 
 
@@ -101,7 +106,7 @@ def case_of(arch: Arch, theirs: Any) -> Case:
 
 
 @functools.cache
-def narrow_case(name: str, library: str) -> Case:
-    """`name` is ours and the library's."""
+def narrow_case(name: str, library: str, theirs: str | None = None) -> Case:
+    """`name` is ours and, unless `theirs` is given, the library's."""
     arch = narrow_arch(load_arch(name))
-    return case_of(arch, build_model(name, library, arch_to_dict(arch)))
+    return case_of(arch, build_model(theirs or name, library, arch_to_dict(arch)))

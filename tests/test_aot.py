@@ -36,7 +36,7 @@ def card() -> Card:
     vision = dataclasses.replace(arch.vision, image_size=64, **small)
     text = dataclasses.replace(arch.text, vocab_size=100, **small)
     arch = dataclasses.replace(arch, vision=vision, text=text)
-    return dataclasses.replace(model_card("vit_b_32-openai"), arch=arch)
+    return dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
 
 
 # --- counting ---

@@ -18,7 +18,7 @@ from clipjax.errors import UsageError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import family_of
 from clipjax.parity_record import read_record
-from clipjax.registry import model_card, registry
+from clipjax.registry import Subject, model_card, registry, subjects
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME, ARCH = "vit_b_32-openai", "ViT-B-32-quickgelu"
@@ -33,6 +33,7 @@ RECORD = {
             "params": 151277313,
             "full_size": "equal",
             "narrow": {"passed": True, "problem": None, "worst_stage": ["vision.blocks.1", 2.5e-7]},
+            "arch_hash": next(subject.digest for subject in subjects() if subject.arch == ARCH),
             "forward_version": FORWARD_VERSION,
             "date": "2026-11-24",
         }
@@ -46,7 +47,7 @@ def test_every_row_has_a_record_and_is_verified() -> None:
     found = {row.id: f"{row.status}: {row.why}" for row in coverage.coverage() if row.status != "verified"}
     assert found == {}
     record = read_record()
-    stale = [subject.arch for subject in parity.subjects() if not parity.up_to_date(record, subject)]
+    stale = [subject.arch for subject in subjects() if not parity.up_to_date(record, subject)]
     assert stale == [], "run `clipjax verify --all --random-init`: an architecture or its rows changed"
 
 
@@ -91,6 +92,7 @@ def status(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], record: Any 
         ({"rows": {}}, "unverified", "no parity record"),
         ({f"rows/{NAME}": "ViT-B-32"}, "unverified", "no parity record"),
         ({f"archs/{ARCH}/forward_version": 0}, "unverified", "recorded for forward pass 0"),
+        ({f"archs/{ARCH}/arch_hash": "of another record"}, "unverified", "have changed since"),
         ({f"archs/{ARCH}/full_size": "2 keys unused"}, "unverified", "2 keys unused"),
         (
             {f"archs/{ARCH}/narrow": {"passed": False, "problem": "differs first at vision.embed"}},
@@ -109,6 +111,7 @@ def test_status(change: dict[str, Any], expected: str, why: str, monkeypatch: py
 def test_an_architecture_without_a_file_is_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {**registry()[NAME], "arch": "ViT-Z-99"}
     monkeypatch.setattr(coverage, "registry", lambda: {NAME: row})
+    monkeypatch.setattr(coverage, "subjects", lambda: [Subject("ViT-Z-99", "open_clip", {NAME: "ViT-Z-99"})])
     (found,) = coverage.coverage()
     assert found.status == "not supported"
     assert "configs/archs/ViT-Z-99.toml" in found.why

@@ -23,9 +23,10 @@ ALLOWED = {
     "clipjax.analysis": {*LEAVES, "clipjax.results"},
     "clipjax.results": LEAVES,
     "clipjax.data": {*LEAVES, "clipjax.labels"},
-    "clipjax.store": LEAVES,
+    "clipjax.files": LEAVES,
+    "clipjax.store": {*LEAVES, "clipjax.files"},
     "clipjax.sharding": LEAVES,
-    "converters": {*LEAVES, "clipjax.models"},
+    "converters": {*LEAVES, "clipjax.models", "clipjax.parity_record"},
 }
 
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
+import _parity
 import numpy as np
 import pytest
 import torch
+from _parity import Case, case_of, source_of
 from jax import Array
 
 from clipjax import verify
-from clipjax.model import Model
 from clipjax.models import convnext
-from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from converters.engine import convert, detect_table, flatten, nest, plan_conversion
-from converters.golden import build_model, run
+from converters.engine import detect_table, flatten, nest, plan_conversion
+from converters.golden import build_model
 from converters.golden.condition import condition
-
-torch.set_num_threads(1)  # on a shared machine more of them wait for each other
 
 # Our architecture, the library, its name there.
 REFERENCES = {
@@ -46,65 +42,8 @@ KINDS = ["convnext_base_w", "convnext_large_d", "convnext_xxlarge"]
 KINDS += ["convnext_base-in1k", "convnext_large_mlp", "convnext_xxlarge-in1k"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A torch tensor as the converter takes it."""
-
-    value: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(str(self.value.dtype).removeprefix("torch."))
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return Tensor(self.value[start:stop])
-
-    def read(self, out: np.ndarray | None = None) -> np.ndarray:
-        array = self.value.numpy()
-        return array.copy() if out is None else np.copyto(out, array) or out
-
-
-def source_of(model: Any) -> dict[str, Tensor]:
-    return {key: Tensor(tensor) for key, tensor in model.state_dict().items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One conditioned model: our record and params of it, and what the reference computes."""
-
-    arch: Arch
-    params: dict[str, Any]
-    golden: verify.Golden
-
-    def compare(self, params: Any = None, **vision: Any) -> verify.Report:
-        """Our side, with other params or other fields of the vision config, against the reference."""
-        arch = dataclasses.replace(
-            self.arch,
-            name=f"{self.arch.name} changed",
-            vision=dataclasses.replace(self.arch.vision, **vision),
-        )
-        card = dataclasses.replace(model_card("vit_b_32-openai"), arch=arch)
-        return verify.compare(Model(card, params or self.params), "golden", self.golden)
-
-
-def case_of(arch: Arch, torch_model: Any) -> Case:
-    condition(torch_model, 0)
-    inputs = verify.random_inputs(arch, 3, 0)
-    source = source_of(torch_model)
-    leaves = convert(source, Network(arch).abstract_params(), detect_table(source))
-    golden = verify.Golden(inputs, run(torch_model, inputs["images"], inputs.get("ids")), {})
-    return Case(arch, jax.tree.map(jax.numpy.asarray, nest(leaves)), golden)
-
-
-@functools.cache
 def narrow_case(name: str) -> Case:
-    library, theirs = REFERENCES[name]
-    arch = narrow_arch(load_arch(name))
-    return case_of(arch, build_model(theirs, library, arch_to_dict(arch)))
+    return _parity.narrow_case(name, *REFERENCES[name])
 
 
 def assert_same(report: verify.Report, blocks: int) -> None:

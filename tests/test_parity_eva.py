@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
+import _parity
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from _parity import Case, Tensor, case_of, source_of
 
 from clipjax import verify
 from clipjax.errors import DataError
-from clipjax.model import Model
 from clipjax.models import eva
-from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
+from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from converters.engine import convert, detect_table, export, flatten, nest, plan_conversion
-from converters.golden import build_model, run
-from converters.golden.condition import condition
-
-torch.set_num_threads(1)  # on a shared machine more of them wait for each other
+from converters.engine import detect_table, export, flatten, nest, plan_conversion
+from converters.golden import build_model
 
 LAYOUTS = {
     "EVA01-g-14": "open_clip_eva",
@@ -39,79 +34,13 @@ LAYOUTS = {
 KINDS = ["EVA01-g-14", "EVA02-B-16", "EVA02-L-14-336", "EVA02-E-14"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A torch tensor as the converter takes it."""
-
-    value: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(str(self.value.dtype).removeprefix("torch."))
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return Tensor(self.value[start:stop])
-
-    def read(self, out: np.ndarray | None = None) -> np.ndarray:
-        array = self.value.numpy()
-        return array.copy() if out is None else np.copyto(out, array) or out
-
-
-def source_of(model: Any) -> dict[str, Tensor]:
-    return {key: Tensor(tensor) for key, tensor in model.state_dict().items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One conditioned model: the reference, our record and params of it, and what the reference computes."""
-
-    arch: Arch
-    theirs: Any
-    params: dict[str, Any]
-    golden: verify.Golden
-
-    def compare(self) -> verify.Report:
-        card = dataclasses.replace(model_card("vit_b_32-openai"), arch=self.arch)
-        return verify.compare(Model(card, self.params), "golden", self.golden)
-
-    def first_difference(self, params: Any = None, **vision: Any) -> str | None:
-        """The first stage of the image tower that differs, with other params or fields of its config."""
-        arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
-        encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
-        quickly = {"xla_backend_optimization_level": 0}  # it runs once
-        given = {"vision": (params or self.params)["vision"]}
-        _, stages = jax.jit(encode, compiler_options=quickly)(given, self.golden.inputs["images"])
-        for name, theirs in self.golden.stages.items():
-            ours = stages.get(name.removeprefix("vision."))
-            if ours is not None and not verify.compare_stage(name, np.asarray(ours), theirs).passed:
-                return name
-        return None
-
-    def rerun(self) -> dict[str, np.ndarray]:
-        """The reference once more, changed as it may be by now."""
-        return run(self.theirs, self.golden.inputs["images"], self.golden.inputs["ids"])
-
-    def movement(self) -> float:
-        return float(np.abs(self.rerun()["image_embedding"] - self.golden.stages["image_embedding"]).max())
-
-
-def case_of(arch: Arch, theirs: Any) -> Case:
-    condition(theirs, 0)
-    inputs = verify.random_inputs(arch, 3, 0)
-    source = source_of(theirs)
-    leaves = convert(source, Network(arch).abstract_params(), detect_table(source))
-    golden = verify.Golden(inputs, run(theirs, inputs["images"], inputs["ids"]), {})
-    return Case(arch, theirs, jax.tree.map(jnp.asarray, nest(leaves)), golden)
-
-
-@functools.cache
 def narrow_case(name: str) -> Case:
-    arch = narrow_arch(load_arch(name))
-    return case_of(arch, build_model(name, sizes=arch_to_dict(arch)))
+    return _parity.narrow_case(name, "open_clip")
+
+
+def movement(case: Case) -> float:
+    """How far the unit-norm embedding is, changed as the reference may be by now, from what it was."""
+    return float(np.abs(case.rerun()["image_embedding"] - case.golden.stages["image_embedding"]).max())
 
 
 # --------------------------------------------------------------------------------------- what is right
@@ -201,11 +130,11 @@ def test_every_tensor_moves_the_embedding(case: Case):
     for key, tensor in tensors.items():
         kept = tensor.clone()
         tensor.copy_(kept.flip(-1))
-        moved[key] = case.movement()
+        moved[key] = movement(case)
         tensor.copy_(kept)
     assert len(moved) >= 30
     assert {key: m for key, m in moved.items() if m < 1e-3} == {}
-    assert case.movement() == 0
+    assert movement(case) == 0
 
 
 def test_every_eps_moves_the_embedding(case: Case):
@@ -214,7 +143,7 @@ def test_every_eps_moves_the_embedding(case: Case):
         if isinstance(module, torch.nn.LayerNorm):
             assert module.eps == case.arch.vision.ln_eps == 1e-6
             module.eps = 1e-5
-            moved[name] = case.movement()
+            moved[name] = movement(case)
             module.eps = 1e-6
     assert len(moved) == (9 if case.arch.vision.mlp_norm else 5)
     assert {name: m for name, m in moved.items() if m < 1e-4} == {}

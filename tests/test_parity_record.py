@@ -15,9 +15,9 @@ from clipjax.errors import ClipjaxError, DataError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.parity import account, problem_of, subjects, sweep, up_to_date
+from clipjax.parity import account, problem_of, sweep, up_to_date
 from clipjax.parity_record import read_record
-from clipjax.registry import registry
+from clipjax.registry import registry, subjects
 from clipjax.verify import EMBEDDING_TOLERANCE, LOGIT_TOLERANCE
 from converters.golden.sweep import answers, shapes
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir, read_text, read_toml
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
 
@@ -20,9 +20,9 @@ _AT_CONVERSION = "filled at conversion: only the weights can tell"
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        record = json.loads(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: it is not JSON ({error})") from None
     except RecursionError:
         raise DataError(f"{path} cannot be read: it is nested too deeply") from None
     if not isinstance(record, dict):
