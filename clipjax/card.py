@@ -66,11 +66,17 @@ class Preprocess:
     std: tuple[float, float, float]
     crop: str = "round"
 
-    def recipe(self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0) -> PixelRecipe:
-        """The part that happens on the host, to the byte; see `clipjax.data.preprocess`."""
+    def recipe(
+        self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
+    ) -> PixelRecipe:
+        """The part that happens on the host, to the byte; see `clipjax.data.preprocess`.
+
+        already_cropped: the images are square crops already, as those of ImageNet-3DCC: only resized to the
+            model's size (left alone where they have it), not cropped once more.
+        """
         return PixelRecipe(
             image_size=self.image_size,
-            resize_size=self.resize_size,
+            resize_size=self.image_size if already_cropped else self.resize_size,
             resize_mode=self.resize_mode,  # type: ignore[arg-type]
             interpolation=self.interpolation,  # type: ignore[arg-type]
             rgb=rgb,

@@ -171,7 +171,7 @@ def image_key(
         "forward": FORWARD_VERSION,
         "output": "features" if card.kind == "classifier" else output,
         "pixels": recipe.key(),
-        "data": manifest.digest,
+        "data": manifest.images_digest,
         "precision": precision,
     }
 

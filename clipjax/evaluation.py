@@ -4,38 +4,38 @@
     result.value("top1"), result.interval("top1")
     result.images                       # one row an image
 
-Everything is resolved and checked before the images are embedded. A store makes the second task on the same
-images, or the second prompt set, run no forward pass.
+Everything is resolved and checked (`clipjax.subject`) before the images are embedded. A store makes the
+second task on the same images, or the second prompt set, run no forward pass.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset
+from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.manifest import Manifest
-from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.digests import sha256_json
-from clipjax.embed import EmbedStats, check_settings, embed_images
+from clipjax.embed import Embeddings, EmbedStats, check_settings, embed_images
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import Head, classifier_head, logit_scale, zeroshot_head
-from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
+from clipjax.heads import Head, classifier_head, zeroshot_head
+from clipjax.labels import LabelSpace, PromptSet
 from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.provenance import count_compiles, provenance
 from clipjax.results import SCHEMA_VERSION, ResultStore, Row, images_table, new_run_id, validate_rows
 from clipjax.store import Store
-from clipjax.tasks import Inputs, Measure, Outcome, Task, find_task
+from clipjax.subject import Part, Request, Subject, not_applicable, resolve
+from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
+from clipjax.texts import embed_texts
 
-DEFAULT_PROMPTS = "openai_80"
 COMPARISON = "fast against parity"
 
 
@@ -81,8 +81,12 @@ def evaluate(
     root: str | Path | None = None,
     labels: str | Path | LabelSpace | None = None,
     prompts: str | Path | PromptSet | None = None,
+    id_dataset: str | Path | DatasetCard | Dataset | None = None,
+    id_root: str | Path | None = None,
+    annotations: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    resamples: int = RESAMPLES,
     per_device_batch: int | None = None,
     precision: str = "parity",
     compare_precision: bool = False,
@@ -96,15 +100,20 @@ def evaluate(
 
     Args:
         model: what `load_model` takes or returns, or any object with a card and `encode_image` (and
-        `encode_text`).
+            `encode_text`).
         task: name of a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: where the data lies. Without a card: a folder of class folders, a folder that holds images
             itself (without labels), or a CSV/JSONL manifest.
         labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
             a space.
-        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers.
-        limit, seed: evaluate a random sample of this many images.
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers. In
+            retrieval the one template that captions go into; default none.
+        id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
+            default the one that the data set's card names, else "imagenet_val".
+        annotations: file or folder for a task that reads some; default as the task says.
+        limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
+        resamples: of bootstraps.
         per_device_batch: images a device takes in one step.
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
         compare_precision: run both and report how many predictions flip and how accuracy changes.
@@ -114,21 +123,24 @@ def evaluate(
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
         progress: bars on stderr.
 
+    Returns: for a model that the task is not defined for, one row without a value that says why.
+
     Raises:
         UsageError, DataError: one sentence with the name, file or image, and what to do.
     """
     found = find_task(task)
     check_settings(per_device_batch, workers, on_error)
+    if resamples < 1:
+        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
     if results is not None:
         ResultStore(results).check_root()
-    if compare_precision and precision != "parity":
-        raise UsageError("compare_precision runs both profiles: leave precision out")
+    if compare_precision and (precision != "parity" or found.name != "zeroshot"):
+        raise UsageError("compare_precision runs the task zeroshot in both profiles: leave precision out")
     if isinstance(model, str | Path):
         from clipjax.load import load_model
 
         model = load_model(model)
-    subject = _subject(model, found, _dataset(dataset, root), labels, prompts, limit, seed)
-    _hash_images(subject.manifest, progress)
+    asked = Request(dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples)
     settings = {
         "store": Store(store) if isinstance(store, str | Path) else store,
         "per_device_batch": per_device_batch,
@@ -136,158 +148,15 @@ def evaluate(
         "on_error": on_error,
         "progress": progress,
     }
+    if (reason := not_applicable(model, found)) is not None:
+        return _refused(model, found, asked, reason, results)
+    subject = resolve(model, found, asked)
+    for part in filter(None, (subject.part, subject.id)):
+        _hash_images(part.manifest, progress)
     first = _profile(subject, precision, settings, results)
     if not compare_precision:
         return first
     return _compare(subject, first, _profile(subject, "fast", settings, results), results)
-
-
-class _Subject(NamedTuple):
-    """What is evaluated, resolved and checked before anything expensive runs."""
-
-    model: Any
-    task: Task
-    dataset: str
-    manifest: Manifest
-    labels: np.ndarray | None
-    label_space: LabelSpace
-    projection: Projection | None
-    prompts: PromptSet | None
-    sample: dict[str, int] | None
-
-    def recipe(self, precision: str, skipped: tuple[str, ...]) -> dict[str, Any]:
-        """Everything that decides the numbers; its hash is the identity of the rows."""
-        card = self.model.card
-        tokenizer = getattr(card, "tokenizer", None)
-        return {
-            "task": self.task.name,
-            "task_version": self.task.version,
-            "task_convention": dict(self.task.convention),
-            "model": card.fingerprint or card.id,
-            "logit_scale": card.logit_scale,
-            "logit_bias": card.logit_bias,
-            "images": self.manifest.digest,
-            "skipped": list(skipped),
-            "pixels": card.preprocess.recipe(rgb="first").key(),
-            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.prompts else None,
-            "labels": self.label_space.digest,
-            "projection": self.projection and self.projection.digest,
-            "prompts": self.prompts and self.prompts.digest,
-            "precision": precision,
-        }
-
-    def convention(self) -> dict[str, Any]:
-        """What a reader must know to compare a number with another's, in words."""
-        projection = self.projection
-        return {
-            **self.task.convention,
-            "label_space": self.label_space.name,
-            "projection": projection and f"{projection.kind} from {projection.source}",
-            "prompts": self.prompts.name if self.prompts else "not applicable: a classifier has its own head",
-        }
-
-
-def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Path | None) -> Dataset:
-    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`."""
-    if isinstance(dataset, Dataset):
-        return dataset
-    if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not Path(dataset).exists():
-            wanted = (
-                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
-            )
-            raise UsageError(f"say where {wanted} lies: root=FOLDER (--data FOLDER on the command line)")
-        dataset, root = None, dataset
-    if dataset is not None:
-        return load_dataset(dataset, root)
-    path = Path(root)
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    reader = "manifest_file" if path.is_file() else _folder_reader(path)
-    whole = path.resolve()
-    name = whole.stem if whole.is_file() else whole.name
-    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
-
-
-def _folder_reader(path: Path) -> str:
-    """Images in the folder itself, or in folders of their classes; both would silently lose the labels."""
-    stray = min((entry for entry in path.iterdir() if _is_image(entry)), default=None)
-    if stray is None:
-        return "folder"
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    for folder in folders:
-        if any(map(_is_image, folder.rglob("*"))):
-            raise UsageError(
-                f"{path} holds an image ({stray.name}) beside folders of images ({folder.name}): move one of "
-                "them away, or name a card, for class folders `--dataset folder`"
-            )
-    return "flat"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
-
-
-def _subject(
-    model: Any,
-    task: Task,
-    dataset: Dataset,
-    labels: str | Path | LabelSpace | None,
-    prompts: str | Path | PromptSet | None,
-    limit: int | None,
-    seed: int,
-) -> _Subject:
-    manifest = dataset.manifest if limit is None else dataset.manifest.sample(limit, seed)
-    sample = None
-    if len(manifest) < len(dataset.manifest):
-        sample = {"limit": len(manifest), "seed": seed, "of": len(dataset.manifest)}
-    space, numbers = dataset.label_space, manifest.labels
-    if labels is not None:
-        space = labels if isinstance(labels, LabelSpace) else load_labels(labels)
-        numbers = _renumber(manifest, space)
-    projection = None
-    if model.card.kind == "classifier":
-        if prompts is not None:
-            raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, leave them out")
-        own = classifier_head(model).label_space
-        space = own if space is None else space
-        projection, chosen = load_projection(own, space), None
-    else:
-        if space is None:
-            raise UsageError(
-                f"{manifest.name} does not say what its classes are: give labels=NAME or a CSV file"
-            )
-        logit_scale(model.card)
-        if hasattr(model, "network"):
-            _ = model.tokenizer  # missing files are said now; of found ones the card learns the digest
-        chosen = _prompt_set(prompts or dataset.card.prompts or DEFAULT_PROMPTS)
-        _check_words(space, chosen)
-    return _Subject(model, task, dataset.card.name, manifest, numbers, space, projection, chosen, sample)
-
-
-def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
-    return prompts if isinstance(prompts, PromptSet) else load_prompts(prompts)
-
-
-def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
-    """Fail before images are embedded: a class without a prompt, or classes that are codes, not words."""
-    for name in space.classes:
-        prompts.of_class(name)
-    if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
-        raise UsageError(
-            f"the classes of {space.name} are WordNet ids ({space.classes[0]}, ...), which make no prompt: "
-            "name the data set's card, or give labels=NAME (imagenet, or a CSV file `id,name`)"
-        )
-
-
-def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
-    """The manifest's labels as indices into another space, matched by the names that the data itself uses."""
-    if manifest.labels is None or manifest.label_names is None:
-        return manifest.labels
-    index = {name: k for k, name in enumerate(space.ids)}
-    if unknown := [name for name in manifest.label_names if name not in index]:
-        raise DataError(f"{manifest.name}: the class {unknown[0]!r} is not in the label space {space.name!r}")
-    return np.array([index[name] for name in manifest.label_names], np.int32)[manifest.labels]
 
 
 def _hash_images(manifest: Manifest, progress: bool) -> None:
@@ -302,32 +171,27 @@ def _hash_images(manifest: Manifest, progress: bool) -> None:
 
 
 def _profile(
-    subject: _Subject, precision: str, settings: dict[str, Any], results: str | Path | None
+    subject: Subject, precision: str, settings: dict[str, Any], results: str | Path | None
 ) -> Result:
     """Embed, build the head, score and write, with one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
-        embeddings = embed_images(subject.model, subject.manifest, precision=precision, **settings)
+        embeddings = _embed(subject.model, subject.part, precision, settings)
         head = _head(subject, precision, settings)
-        kept = _rows_of(subject.manifest, embeddings.ids)
-        outcome = subject.task.run(
-            Inputs(
-                ids=embeddings.ids,
-                features=embeddings.array,
-                labels=None if subject.labels is None else subject.labels[kept],
-                head=head,
-                label_space=subject.label_space,
-                projection=subject.projection,
-                columns={
-                    name: [column[i] for i in kept] for name, column in subject.manifest.columns.items()
-                },
-            )
-        )
-    images = {"id": list(embeddings.ids), **outcome.images}
+        inputs = _inputs(subject, subject.part, head, embeddings)
+        skipped = embeddings.stats.skipped
+        if subject.id is not None:
+            of_id = _embed(subject.model, subject.id, precision, settings)
+            skipped += of_id.stats.skipped
+            inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, head, of_id))
+        if "captions" in subject.task.needs:
+            inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
+        outcome = subject.task.run(inputs)
+    images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
     common = _common(
         subject,
-        subject.recipe(precision, embeddings.stats.skipped),
-        skipped=len(embeddings.stats.skipped),
+        subject.recipe(precision, skipped),
+        skipped=len(skipped),
         per_device_batch=embeddings.stats.per_device_batch,
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
@@ -335,17 +199,61 @@ def _profile(
     return _finish(common, Outcome(outcome.measures, images), embeddings.stats, results)
 
 
-def _head(subject: _Subject, precision: str, settings: dict[str, Any]) -> Head:
+def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> Embeddings:
+    return embed_images(model, part.manifest, precision=precision, recipe=part.pixels, **settings)
+
+
+def _head(subject: Subject, precision: str, settings: dict[str, Any]) -> Head | None:
+    if subject.head_space is None:
+        return None
     if subject.prompts is None:
         return classifier_head(subject.model)
     return zeroshot_head(
         subject.model,
-        subject.label_space,
+        subject.head_space,
         subject.prompts,
         precision=precision,
         store=settings["store"],
         progress=settings["progress"],
     )
+
+
+def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
+    kept = _rows_of(part.manifest, embeddings.ids)
+    return Inputs(
+        ids=embeddings.ids,
+        features=embeddings.array,
+        labels=None if part.labels is None else part.labels[kept],
+        head=head,
+        label_space=part.label_space,
+        projection=part.projection,
+        columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
+        dataset=part.name,
+        annotations=subject.annotations,
+        resamples=subject.resamples,
+        seed=subject.seed,
+    )
+
+
+def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[str, Any]) -> Captions:
+    """The captions of the images that could be read, in their order, embedded."""
+    if "captions" not in inputs.columns:
+        raise DataError(f"{inputs.dataset} has no captions; retrieval needs a column `captions` of lists")
+    assert subject.prompts is not None
+    texts, image_of_text = [], []
+    for row, captions in enumerate(inputs.columns["captions"]):
+        for caption in captions:
+            texts += subject.prompts.of_class(caption)
+            image_of_text.append(row)
+    features = embed_texts(
+        subject.model,
+        texts,
+        name=inputs.dataset,
+        precision=precision,
+        store=settings["store"],
+        progress=settings["progress"],
+    )
+    return Captions(features, np.array(image_of_text, np.int32))
 
 
 def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
@@ -354,26 +262,53 @@ def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
     return [row[name] for name in ids]
 
 
-def _common(subject: _Subject, recipe: dict[str, Any], **measured: Any) -> Row:
+def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
     """The fields that all rows of a run share."""
+    return {
+        **_identity(subject.model, subject.task, subject.part.name),
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": subject.convention(),
+        "sample": subject.part.sample,
+        "precision": recipe["precision"],
+        **measured,
+    }
+
+
+def _identity(model: Any, task: Task, dataset: str) -> Row:
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
+        "origin": "measured",
+        "task": task.name,
+        "task_version": task.version,
+        "dataset": dataset,
+        "model": model.card.id,
+        "model_facts": model_facts(model.card),
+        "reference": None,
+        **provenance(),
+    }
+
+
+def _refused(model: Any, task: Task, asked: Request, reason: str, results: str | Path | None) -> Result:
+    """The one row of a model that the task is not defined for."""
+    given = asked.dataset
+    name = getattr(getattr(given, "card", given), "name", None) or str(given or asked.root)
+    recipe = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
+    common = {
+        **_identity(model, task, name),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
-        "origin": "measured",
-        "task": subject.task.name,
-        "task_version": subject.task.version,
-        "dataset": subject.dataset,
-        "model": subject.model.card.id,
-        "model_facts": model_facts(subject.model.card),
-        "convention": subject.convention(),
-        "sample": subject.sample,
-        "reference": None,
-        "precision": recipe["precision"],
-        **provenance(),
-        **measured,
+        "convention": dict(task.convention),
+        "sample": None,
+        "precision": None,
+        "skipped": None,
+        "per_device_batch": None,
+        "wall_time": None,
+        "compile_count": None,
     }
+    stats = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
+    return _finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), stats, results)
 
 
 def model_facts(card: Any) -> dict[str, Any]:
@@ -410,7 +345,7 @@ def _fields(measure: Measure) -> Row:
     }
 
 
-def _compare(subject: _Subject, parity: Result, fast: Result, results: str | Path | None) -> Result:
+def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path | None) -> Result:
     """A third run: how many predictions flip between the profiles, and how accuracy changes."""
     if parity.images["id"] != fast.images["id"]:
         raise DataError(

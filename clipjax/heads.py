@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,14 +21,11 @@ import scipy.sparse
 from tqdm import tqdm
 
 from clipjax.digests import sha256_json
-from clipjax.embed import text_encoder
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
 from clipjax.metrics import classification
-from clipjax.models import FORWARD_VERSION
+from clipjax.texts import CHUNK, encode_texts, stored, text_key
 
-CHUNK = 256  # prompts encoded at once: enough to fill the matrix units, and little memory
-LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
 SCORE_BLOCK = 2**22  # scores held at once
 
 
@@ -129,12 +126,24 @@ def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
     if projection is None:
         return scores
     columns = np.array([column for group in projection.groups for column in group], np.int32)
-    if not _averages(projection):
+    if projection.kind == "select":
         return classification.take_classes(scores, columns)
     group = np.repeat(np.arange(len(projection.groups), dtype=np.int32), [len(g) for g in projection.groups])
+    if projection.kind == "max":
+        return classification.group_max(scores, columns, group, num_groups=len(projection.groups))
     return classification.group_mean(
         classification.softmax(scores), columns, group, num_groups=len(projection.groups)
     )
+
+
+def cosine_head(head: Head) -> Head | None:
+    """The same head without scale and bias: its logits are cosines. None for a head that is no cosine."""
+    return dataclasses.replace(head, scale=1.0, bias=None) if head.normalize else None
+
+
+def identity_head(space: LabelSpace) -> Head:
+    """A head for features that are logits over `space` already: it hands them through, to the last bit."""
+    return Head(jnp.eye(len(space)), None, scale=1.0, normalize=False, label_space=space)
 
 
 def classifier_head(model: Any) -> Head:
@@ -193,10 +202,10 @@ def zeroshot_head(
     usage = _Usage.of([prompts.of_class(name) for name in labels.classes])
 
     def compute() -> np.ndarray:
-        return _class_means(_encoded(model, usage.prompts, precision, chunk), usage, labels, progress)
+        return _class_means(encode_texts(model, usage.prompts, precision, chunk), usage, labels, progress)
 
     about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
-    kernel = _stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
+    kernel = stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
     bias = (
         None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
     )
@@ -249,109 +258,9 @@ def _class_means(
     return (sums / norms).astype(np.float32)
 
 
-def _encoded(
-    model: Any, prompts: list[str], precision: str, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of (positions in `prompts`, unit-norm float32 embeddings), a chunk at a time."""
-    if hasattr(model, "network"):
-        tokens = _Tokens.of(model, prompts)
-        return _encode_tokens(text_encoder(model, precision), tokens, chunk)
-    return _encode_strings(model.encode_text, prompts, chunk)
-
-
-def _encode_strings(
-    encode: Callable[..., Any], prompts: list[str], chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A user's own text tower, which may return anything: shape and norms are checked."""
-    for start in range(0, len(prompts), chunk):
-        rows = np.arange(start, min(start + chunk, len(prompts)))
-        embeddings = np.asarray(encode([prompts[row] for row in rows]), np.float32)
-        if embeddings.ndim != 2 or len(embeddings) != len(rows):
-            raise DataError(
-                f"encode_text made an array {list(embeddings.shape)} of {len(rows)} strings: it must return "
-                f"[{len(rows)}, D]"
-            )
-        norms = np.linalg.norm(embeddings, axis=1)
-        unit = np.abs(norms - 1) <= 1e-3
-        if not unit.all():
-            k = int(np.argmin(unit))
-            raise DataError(
-                f"encode_text made a vector of norm {norms[k]:.4g} of {prompts[rows[k]]!r}: norms must be 1"
-            )
-        yield rows, embeddings
-
-
-class _Tokens(NamedTuple):
-    """The ids that decide the embeddings: those of prompt i are `ids[end[i] - length[i] : end[i]]`."""
-
-    ids: np.ndarray
-    end: np.ndarray
-    length: np.ndarray
-    context: int
-    pad_id: int
-
-    @staticmethod
-    def of(model: Any, prompts: list[str], step: int = 4096) -> _Tokens:
-        tokenizer, tower = model.tokenizer, model.network.arch.text
-        parts, lengths = [], []
-        for start in range(0, len(prompts), step):
-            ids = tokenizer.encode(prompts[start : start + step]).ids
-            length = tower.reach(ids)
-            parts.append(ids[np.arange(ids.shape[1]) < length[:, None]])
-            lengths.append(length)
-        length = np.concatenate(lengths)
-        context, pad_id = tokenizer.spec.context_length, tokenizer.pad_id
-        return _Tokens(np.concatenate(parts), np.cumsum(length), length, context, pad_id)
-
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        """int32 [len(rows), L]; L is the longest of these prompts, rounded up to LENGTH_STEP."""
-        longest = int(self.length[rows].max())
-        length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)
-        batch = np.full((len(rows), length), self.pad_id, np.int32)
-        for place, row in enumerate(rows):
-            batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
-        return batch
-
-
-def _encode_tokens(
-    encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shortest prompts first, cut behind the last id that the tower reads: that changes nothing."""
-    order = np.argsort(tokens.length, kind="stable")
-    for start in range(0, len(order), chunk):
-        rows = order[start : start + chunk]
-        yield rows, np.asarray(encode(tokens.rows(rows)), np.float32)
-
-
 def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[str, Any] | None:
     """What the kernel depends on; None for a model that must not be stored."""
-    card = model.card
-    if card.fingerprint is None or not hasattr(model, "network"):
-        return None
     times = usage.times
     used = [times.indptr.tolist(), times.indices.tolist(), times.data.tolist()]
-    return {
-        "output": "zeroshot_head",
-        "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
-        "prompts": sha256_json([usage.prompts, used]),
-        "classes": labels.digest,
-        "tokenizer": dataclasses.asdict(model.tokenizer.spec),
-        "precision": precision,
-    }
-
-
-def _stored(
-    store: Any,
-    key: dict[str, Any] | None,
-    about: dict[str, str],
-    ids: Sequence[str],
-    compute: Callable[[], np.ndarray],
-) -> np.ndarray:
-    """The array [len(ids), D] of this key from the store, computed and kept there if it is missing."""
-    if store is None or key is None:
-        return compute()
-    entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
-    if entry.missing_shards():
-        entry.write_shard(0, list(ids), compute())
-    return entry.read()[1]
+    prompts = sha256_json([usage.prompts, used])
+    return text_key(model, "zeroshot_head", precision, prompts=prompts, classes=labels.digest)

@@ -12,11 +12,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from clipjax.config import config_dir, read_csv, read_lines, read_text, read_toml
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
+
+ProjectionKind = Literal["select", "max", "mean_prob"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ class Projection:
 
     Attributes:
         source, target: names of the two label spaces.
-        kind: "select" takes one class each (logits stay logits), "mean_prob" averages softmax probabilities
-            over a group of classes.
+        kind: "select" takes one class each, "max" the largest of a group of classes (logits stay logits),
+            "mean_prob" averages softmax probabilities over a group.
         groups: for each class of `target`, indices into `source`.
     """
 
     source: str
     target: str
-    kind: Literal["select", "mean_prob"]
+    kind: ProjectionKind
     groups: tuple[tuple[int, ...], ...]
 
     @functools.cached_property
@@ -139,8 +141,9 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
 
 def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Projection:
     record = read_toml(path)
-    if set(record) != {"from", "to", "kind", "groups"} or record["kind"] not in ("select", "mean_prob"):
-        raise DataError(f"{path}: expected from, to, kind ('select' or 'mean_prob') and groups")
+    kinds = get_args(ProjectionKind)
+    if set(record) != {"from", "to", "kind", "groups"} or record["kind"] not in kinds:
+        raise DataError(f"{path}: expected from, to, kind (one of {', '.join(kinds)}) and groups")
     if (record["from"], record["to"]) != (source.name, target.name):
         raise DataError(f"{path}: from and to are not those of the file's name")
     groups = record["groups"]

@@ -20,7 +20,7 @@ from clipjax.evaluation import Result
 from clipjax.labels import LabelSpace, PromptSet, load_labels
 from clipjax.metrics import intervals
 from clipjax.results import ResultStore
-from clipjax.tasks import zeroshot
+from clipjax.tasks import About, zeroshot
 
 COLOURS = {
     "black": (0, 0, 0),
@@ -125,8 +125,7 @@ def test_every_number_can_be_made_again_from_parquet(world, tmp_path):
     assert store.rows() == result.rows
     images = store.images(result.rows[0]["run_id"]).to_pydict()
     space = LabelSpace("world", tuple(COLOURS), tuple(COLOURS))
-    labels, correct, correct_top5 = (np.array(images[k]) for k in ("label", "correct", "correct_top5"))
-    again = zeroshot.measures(labels, correct, correct_top5, space)
+    again = zeroshot.TASK.measure(images, About("world", space))
     assert [(m.metric, m.slice, m.value, m.n) for m in again] == [
         (row["metric"], row["slice"], row["value"], row["n"]) for row in result.rows
     ]

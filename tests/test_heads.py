@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax import heads
+from clipjax import heads, texts
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import Head, classifier_head, logits, score_blocks, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet, load_labels, load_prompts
@@ -227,7 +227,7 @@ def test_memory_is_flat_in_the_number_of_prompts(classes):
 
 def test_lengths_are_bucketed_and_sorted(pair, monkeypatch):
     shapes = []
-    encoder = heads.text_encoder
+    encoder = texts.text_encoder
 
     def spying(model, precision):
         encode = encoder(model, precision)
@@ -238,7 +238,7 @@ def test_lengths_are_bucketed_and_sorted(pair, monkeypatch):
 
         return spy
 
-    monkeypatch.setattr(heads, "text_encoder", spying)
+    monkeypatch.setattr(texts, "text_encoder", spying)
     zeroshot_head(pair[1], space("missile", "crane", "cup"), CAPTIONS, chunk=2)
     # Start and end included, "a" takes 3, the short ones 5, the crane 8; the long one is cut at 77.
     assert shapes == [(2, 8), (2, 8), (2, 77)]

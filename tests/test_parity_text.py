@@ -21,7 +21,7 @@ import torch
 from _parity import Case, Tensor, case_of, narrow_case, source_of
 from safetensors.torch import load_file, save_file
 
-from clipjax import heads, verify
+from clipjax import texts, verify
 from clipjax.checkpoint import export_model
 from clipjax.finetune import contrastive
 from clipjax.load import load_model
@@ -213,11 +213,11 @@ def test_heads_embed_short_texts_as_at_full_length(name: str):
     model = SimpleNamespace(network=Network(case(name).arch), params=case(name).params)
     model.tokenizer = Words(model.network.arch.text)
     prompts = ["a", "some longer words here", "a b", "of the"]
-    rows, found = next(heads._encoded(model, prompts, "parity", chunk=8))
+    rows, found = next(texts.encode_texts(model, prompts, "parity", chunk=8))
     ids = model.tokenizer.encode(prompts).ids[rows]
     whole = np.asarray(model.network.encode_text(model.params, jnp.asarray(ids), precision="parity"))
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
-    given = heads._Tokens.of(model, prompts).rows(np.arange(4))
+    given = texts._Tokens.of(model, prompts).rows(np.arange(4))
     assert given.shape[1] == (16 if name in (SIGLIP, COCA) else 8)
 
 

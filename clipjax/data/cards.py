@@ -37,9 +37,18 @@ class DatasetCard:
         classes: instead of a label space, class names in label order as the data spells them: a list, or the
             name of a text file beside the card with one a line. With neither, the classes are those found in
             the data.
+        head_space: the label space that a zero-shot head is built over, where it is not `label_space`: its
+            scores are then projected (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
         prompts: the default prompt set, a name in configs/prompts.
+        pixels: how its images depart from what a model's own transform expects: `pre_crop` pixels cut from
+            each side before all else, or `already_cropped = true` (square crops, only resized).
+        tasks: the tasks that it is made for: what `--data-root` runs on it.
+        place: where it lies below a common root of data sets; its name where not given.
+        id: for OOD detection and calibration, the card of the in-distribution images it is compared with.
         images, per_class: how many there are in the complete data set, and in each class.
         licence, source, paper: for whoever wants to use or cite it.
+        tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
+        note: what else a user must know: how it is made where there is no download, what disagrees.
         path: the file the card was read from.
     """
 
@@ -49,25 +58,37 @@ class DatasetCard:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     label_space: str | None = None
     classes: tuple[str, ...] | None = None
+    head_space: str | None = None
     prompts: str | None = None
+    pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    place: str | None = None
+    id: str | None = None
     images: int | None = None
     per_class: int | None = None
     licence: str | None = None
     source: str | None = None
     paper: str | None = None
+    tfds: str | None = None
+    note: str | None = None
     path: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A card, the images it was read from, and what their labels mean (None where they have none)."""
+    """A card, the images it was read from, and what their labels mean (None where they have none).
+
+    head_space: what a zero-shot head is built over: the card's, or the labels' own.
+    """
 
     card: DatasetCard
     manifest: Manifest
     label_space: LabelSpace | None
+    head_space: LabelSpace | None = None
 
 
-_TYPES: dict[str, type] = {"options": dict, "images": int, "per_class": int}
+_TYPES: dict[str, type] = {"options": dict, "pixels": dict, "images": int, "per_class": int}
+_PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
 
 
 def dataset_names() -> list[str]:
@@ -96,6 +117,8 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
             raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(keys))}")
         if key == "classes":
             record[key] = _class_list(path, value)
+        elif key == "tasks":
+            record[key] = _names(path, key, value)
         elif not isinstance(value, _TYPES.get(key, str)):
             raise DataError(f"{path}: {key!r} must be of type {_TYPES.get(key, str).__name__}, not {value!r}")
     for key in ("name", "title", "reader"):
@@ -103,6 +126,10 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
             raise DataError(f"{path}: the key {key!r} is missing")
     card = DatasetCard(**record, path=path)
     _check_reader(card)
+    for key, value in card.pixels.items():
+        if type(value) is not _PIXELS.get(key):
+            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in _PIXELS.items())
+            raise DataError(f"{path}: pixels.{key} = {value!r} is not one of {known}")
     return card
 
 
@@ -122,7 +149,8 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     manifest = READERS[card.reader](epath.Path(root), space.ids if space else None, **card.options)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
-    return Dataset(card, dataclasses.replace(manifest, name=card.name), space)
+    head = space if card.head_space is None else _labels_of(card, card.head_space)
+    return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head)
 
 
 def check_dataset(
@@ -181,14 +209,21 @@ def _class_list(path: Path, value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise DataError(f"{path}: {key!r} must be a list of names, not {value!r}")
+    return tuple(value)
+
+
 def _label_space(card: DatasetCard) -> LabelSpace | None:
     if card.classes is not None:
         return LabelSpace(card.name, card.classes, card.classes)
-    if card.label_space is None:
-        return None
-    if card.label_space.endswith(".csv") and card.path is not None:
-        return load_labels(card.path.parent / card.label_space)
-    return load_labels(card.label_space)
+    return None if card.label_space is None else _labels_of(card, card.label_space)
+
+
+def _labels_of(card: DatasetCard, name: str) -> LabelSpace:
+    beside = name.endswith(".csv") and card.path is not None
+    return load_labels(card.path.parent / name if beside and card.path else name)
 
 
 def _check_reader(card: DatasetCard) -> None:

@@ -1,9 +1,10 @@
 """The manifest: the order of a data set, and the encoded bytes of its images.
 
 Everything downstream (store keys, per-image rows, shards of work) speaks of images by their row in a
-manifest. An image's id is stable (its path relative to the root), and the manifest's digest depends on ids,
-labels, columns and on the content of every image, but not on where the data lies: a copy keeps the digest, an
-edited file changes it.
+manifest. An image's id is stable (its path relative to the root). The digest depends on ids, labels,
+columns and on the content of every image, but not on where the data lies: a copy keeps the digest, an edited
+file changes it. `images_digest` leaves labels and columns out: it is what embeddings depend on, so that two
+tasks that read the same images with other annotations share them.
 """
 
 from __future__ import annotations
@@ -107,15 +108,23 @@ class Manifest:
         """SHA-256 over ids, contents, labels and columns in order. The first use reads what is not cached."""
         return self.compute_digest()
 
+    @property
+    def images_digest(self) -> str:
+        """SHA-256 over ids and contents in order, whatever the labels say. Reads as `digest` does."""
+        self.compute_digest()
+        return self.__dict__["_images_digest"]
+
     def compute_digest(self, progress: Progress | None = None) -> str:
         """The digest, telling `progress` the bytes of each image as it is hashed (or found in the cache)."""
         if "_digest" not in self.__dict__:
-            rows = hashlib.sha256()
+            rows, images = hashlib.sha256(), hashlib.sha256()
             for i, content in enumerate(self.opener.content_digests(progress)):
                 label = None if self.labels is None else int(self.labels[i])
                 values = {name: column[i] for name, column in self.columns.items()}
                 rows.update(canonical_json([self.ids[i], content, label, values]).encode() + b"\n")
+                images.update(canonical_json([self.ids[i], content]).encode() + b"\n")
             self.__dict__["_digest"] = rows.hexdigest()
+            self.__dict__["_images_digest"] = images.hexdigest()
         return self.__dict__["_digest"]
 
     @functools.cached_property

@@ -1,8 +1,8 @@
 """Classification metrics: jitted kernels on arrays, and nothing else.
 
 Scores are float32, one row an image and one column a class; labels are column indices. Ties go to the lowest
-index
-everywhere, as with an argmax: two classes of one name then behave as in the reference. Counts are integers.
+index everywhere, as with an argmax: two classes of one name then behave as in the reference. Counts are
+integers.
 """
 
 from __future__ import annotations
@@ -64,3 +64,10 @@ def group_mean(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_g
     size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
     total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
     return total / size
+
+
+@functools.partial(jax.jit, static_argnames="num_groups")
+def group_max(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_groups: int) -> jax.Array:
+    """Largest score of each group of columns; arguments and result as of `group_mean`."""
+    best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
+    return best.at[:, group].max(scores[:, columns])

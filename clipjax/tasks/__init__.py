@@ -1,8 +1,10 @@
-"""Tasks: from scores to numbers. One file a task, found by scanning this package for a module-level `TASK`.
+"""Tasks: from stored features to numbers. One file a task, found by scanning for a module-level `TASK`.
 
-A task never runs a model: it gets stored features and a head. It says what it needs, which section of the
-paper it belongs to and its convention (what the literature leaves open), and its `run` turns `Inputs` into an
-`Outcome`.
+A task never runs a model, and it works in two steps. `describe` turns `Inputs` (features and a head) into one
+row an image: labels, predictions, confidences, scores. `measure` turns such rows into numbers with intervals,
+and knows nothing of features: rows that another framework made, or an earlier run stored, give the same
+numbers (`clipjax eval TASK --predictions FILE`). A task also says what it needs, which section of the paper
+it belongs to, and its convention: what the literature leaves open.
 """
 
 from __future__ import annotations
@@ -12,16 +14,61 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from clipjax.errors import unknown_name
 from clipjax.labels import LabelSpace, Projection
+from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from clipjax.heads import Head
+
+Columns = Mapping[str, Any]
+"""One row an image: column name -> N values, arrays of one or two axes, or lists."""
+
+
+class Annotations(Protocol):
+    """What is known of images beside the data set itself, e.g. the factors of ImageNet-X."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the contents: part of a run's recipe."""
+        ...
+
+
+@dataclass(frozen=True)
+class About:
+    """What numbers need beside the per-image columns.
+
+    Attributes:
+        dataset: its name. Part of the seed of its resamples, so that all scores and models share them.
+        label_space: of the data set; None where it has no classes.
+        annotations: what the task's `load_annotations` gave; None for a task without.
+        resamples, seed: of bootstraps.
+    """
+
+    dataset: str
+    label_space: LabelSpace | None
+    annotations: Any = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Embedded captions of a data set's images.
+
+    Attributes:
+        features: float32 [M, D], unit norm.
+        image_of_text: int [M], the row of each caption's image.
+    """
+
+    features: np.ndarray
+    image_of_text: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,19 +79,33 @@ class Inputs:
         ids: [N], stable names of the images.
         features: float32 [N, D], as the store holds them.
         labels: int [N], indices into `label_space`; None for a data set without labels.
-        head: from features to logits over `head.label_space`.
-        label_space: of the data set.
+        head: from features to logits over `head.label_space`; None for a task that needs none.
+        label_space: of the data set; None where it has no classes.
         projection: from the head's label space to the data set's; None if they are the same.
         columns: the manifest's further columns, [N] each.
+        dataset: the data set's name.
+        id: the in-distribution images that a task compares with (OOD detection) or calibrates on.
+        captions: for a task that needs them.
+        annotations, resamples, seed: see `About`.
     """
 
     ids: Sequence[str]
     features: np.ndarray
     labels: np.ndarray | None
-    head: Head
-    label_space: LabelSpace
+    head: Head | None
+    label_space: LabelSpace | None
     projection: Projection | None = None
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    dataset: str = ""
+    id: Inputs | None = None
+    captions: Captions | None = None
+    annotations: Any = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    @property
+    def about(self) -> About:
+        return About(self.dataset, self.label_space, self.annotations, self.resamples, self.seed)
 
 
 @dataclass(frozen=True)
@@ -82,8 +143,13 @@ class Task:
     Attributes:
         version: raised whenever the same inputs may give another number.
         section: of the paper.
-        needs: what must exist of a model and a data set ("image", "head", "labels", "text", "cosine").
+        needs: what must exist of a model and a data set: "head" (classes), "labels", "text" (a zero-shot
+            model: not applicable to a classifier), "id" (a second, in-distribution data set), "captions",
+            "annotations".
         convention: what a reader must know to compare the number with another's.
+        describe: see the module's docstring. Raises DataError naming the image that cannot be used.
+        measure: likewise; also takes columns read back from a run's images.parquet (the column `id` too).
+        load_annotations: the user's file or folder, or None for the default, -> annotations.
     """
 
     name: str
@@ -91,7 +157,14 @@ class Task:
     section: str
     needs: tuple[str, ...]
     convention: Mapping[str, Any]
-    run: Callable[[Inputs], Outcome]
+    describe: Callable[[Inputs], dict[str, Any]]
+    measure: Callable[[Columns, About], list[Measure]]
+    load_annotations: Callable[[Path | None], Annotations] | None = None
+
+    def run(self, inputs: Inputs) -> Outcome:
+        """Both steps."""
+        images = self.describe(inputs)
+        return Outcome(self.measure(images, inputs.about), images)
 
 
 @functools.cache

@@ -1,12 +1,15 @@
 """Classification accuracy: the zero-shot accuracy of a CLIP model, or a classifier's with its own head.
 
 Top-1 and top-5 accuracy over images with Wilson intervals, the accuracy of every class, and their unweighted
-mean. A classifier whose classes are not the data set's is scored through a projection. A data set without
-labels gets predictions and no numbers.
+mean. Where the head knows more classes than the data set has (ImageNet-R's 200 of 1,000), or finer ones
+(ObjectNet), its scores are projected to the data set's classes, and `top1_full` says how often the best of
+*all* the head's classes is a right one. A data set whose images have several right labels says so in a column
+`accepted`. A data set without labels gets predictions and no numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,110 +19,166 @@ from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import LabelSpace
 from clipjax.metrics import classification, intervals
-from clipjax.tasks import Inputs, Measure, Outcome, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Task
 
 TOP = 5
 
 
 class Predictions(NamedTuple):
-    """Per image: the best classes, best first (int32 [N, k]), and the score of the first as a probability."""
+    """Per image: the best classes, best first (int32 [N, k]); the probability of the first; and the
+    best of all the head's classes (int32 [N]; None where these are the data set's)."""
 
     ranked: np.ndarray
     confidence: np.ndarray
+    full: np.ndarray | None
 
 
 def predict(inputs: Inputs) -> Predictions:
-    """The k = min(5, classes) best classes of each image, in blocks: no [N, K] array is ever held."""
+    """The k = min(5, classes) best classes of each image, in blocks: no [N, K] array is ever held.
+
+    Raises:
+        DataError: there are no images, or an image's logits are not finite.
+    """
+    assert inputs.head is not None
+    assert inputs.label_space is not None
     n, k = len(inputs.features), min(TOP, len(inputs.label_space))
+    if n == 0:
+        raise DataError("there are no images to evaluate")
     ranked, confidence = np.empty((n, k), np.int32), np.empty(n, np.float32)
     for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection):
         probabilities = scores.values if scores.are_probabilities else classification.softmax(scores.values)
         ranked[rows] = classification.top_k(scores.values, k=k)
         confidence[rows] = jnp.max(probabilities, axis=1)
-    return Predictions(ranked, confidence)
+    if not np.isfinite(confidence).all():
+        raise DataError(
+            f"{inputs.ids[int(np.argmin(np.isfinite(confidence)))]}: its logits hold NaN or infinity"
+        )
+    return Predictions(ranked, confidence, _full(inputs))
 
 
-def run(inputs: Inputs) -> Outcome:
-    """Numbers and per-image columns; see the module's docstring.
+def _full(inputs: Inputs) -> np.ndarray | None:
+    if inputs.projection is None:
+        return None
+    best = [np.asarray(jnp.argmax(s.values, axis=1)) for _, s in score_blocks(inputs.head, inputs.features)]
+    return np.concatenate(best).astype(np.int32)
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """Predictions of each image and, where it has labels, whether they are right.
 
     Raises:
-        DataError: a label is outside the label space; the message names the image.
+        DataError: as `predict`; a label is outside the label space: the message names the image.
     """
-    if len(inputs.features) == 0:
-        raise DataError("there are no images to evaluate")
-    predictions = predict(inputs)
-    columns = _columns(predictions, inputs.label_space)
-    if inputs.labels is None:
-        note = "not applicable: the data set has no labels"
-        return Outcome([Measure("top1", None, len(inputs.features), note=note)], columns)
-    labels = np.asarray(inputs.labels, np.int32)
-    _check_labels(labels, inputs)
-    columns |= {
-        "label": labels,
-        "correct": predictions.ranked[:, 0] == labels,
-        "correct_top5": np.asarray(classification.in_top_k(predictions.ranked, labels)),
-    }
-    return Outcome(measures(labels, columns["correct"], columns["correct_top5"], inputs.label_space), columns)
-
-
-def measures(
-    labels: np.ndarray, correct: np.ndarray, correct_top5: np.ndarray, space: LabelSpace
-) -> list[Measure]:
-    """All numbers of the task from its per-image columns: int [N], bool [N], bool [N]."""
-    hits, total = (
-        np.asarray(a) for a in classification.class_counts(labels, correct, num_classes=len(space))
-    )
-    seen = total > 0
-    return [
-        _accuracy("top1", int(correct.sum()), len(labels)),
-        _accuracy("top5", int(correct_top5.sum()), len(labels))
-        if len(space) > TOP
-        else Measure("top5", None, len(labels), note=f"not applicable: there are {len(space)} classes"),
-        Measure(
-            "mean_per_class",
-            float(np.mean(hits[seen] / total[seen])),
-            len(labels),
-            intervals.mean_of_proportions(hits[seen], total[seen]),
-            aggregates="classes",
-            note=None if seen.all() else f"{int(seen.sum())} of {len(space)} classes have images",
-        ),
-        *(
-            _accuracy("class_accuracy", int(hits[k]), int(total[k]), f"class:{space.ids[k]}")
-            for k in np.flatnonzero(seen)
-        ),
-    ]
-
-
-def _accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure:
-    return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice=part)
-
-
-def _columns(predictions: Predictions, space: LabelSpace) -> dict[str, Any]:
+    predictions, space = predict(inputs), inputs.label_space
+    assert space is not None
     names = np.asarray(space.classes, object)
-    return {
+    columns: dict[str, Any] = {
         "prediction": predictions.ranked[:, 0],
         "prediction_name": names[predictions.ranked[:, 0]],
         "confidence": predictions.confidence,
         "top5": predictions.ranked,
         "top5_names": names[predictions.ranked],
     }
+    if predictions.full is not None:
+        columns["prediction_full"] = predictions.full
+    if inputs.labels is None:
+        return columns
+    labels = np.asarray(inputs.labels, np.int32)
+    check_labels(labels, inputs.ids, space)
+    accepted = accepted_labels(labels, inputs.columns.get("accepted"))
+    columns |= {
+        "label": labels,
+        "correct": np.any(predictions.ranked[:, :1] == accepted, axis=1),
+        "correct_top5": np.any(predictions.ranked[:, :, None] == accepted[:, None, :], axis=(1, 2)),
+    }
+    if inputs.projection is not None and predictions.full is not None:
+        columns["correct_full"] = right_of_all(predictions.full, accepted, inputs.projection.groups)
+    return columns
 
 
-def _check_labels(labels: np.ndarray, inputs: Inputs) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= len(inputs.label_space)))
+def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None) -> np.ndarray:
+    """The right labels of each image, filled up with -1. int32 [N, L]."""
+    if accepted is None:
+        return labels[:, None]
+    table = np.full((len(labels), max(map(len, accepted))), -1, np.int32)
+    for row, classes in zip(table, accepted):
+        row[: len(classes)] = classes
+    return table
+
+
+def right_of_all(best: np.ndarray, accepted: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """Whether the best of all the head's classes lies in the group of a right label. bool [N]."""
+    correct = np.zeros(len(best), bool)
+    for label, group in enumerate(groups):
+        correct |= np.any(accepted == label, axis=1) & np.isin(best, group)
+    return correct
+
+
+def check_labels(labels: np.ndarray, ids: Sequence[str], space: LabelSpace) -> None:
+    """Raises DataError naming the first image whose label is outside the space."""
+    outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
     if outside.size:
         first = int(outside[0])
         raise DataError(
-            f"{inputs.ids[first]}: label {labels[first]} is outside the {len(inputs.label_space)} classes of "
-            f"{inputs.label_space.name!r}"
+            f"{ids[first]}: label {labels[first]} is outside the {len(space)} classes of {space.name!r}"
         )
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """All numbers from the per-image columns label, correct, correct_top5 (and correct_full)."""
+    if "label" not in images:
+        note = "not applicable: the data set has no labels"
+        return [Measure("top1", None, len(images["prediction"]), note=note)]
+    space = about.label_space
+    assert space is not None
+    labels, correct = np.asarray(images["label"], np.int32), np.asarray(images["correct"], bool)
+    n = len(labels)
+    hits, total = (
+        np.asarray(a) for a in classification.class_counts(labels, correct, num_classes=len(space))
+    )
+    found = [accuracy("top1", int(correct.sum()), n)]
+    if "correct_full" in images:
+        found.append(accuracy("top1_full", int(np.sum(images["correct_full"])), n))
+    if "correct_top5" not in images:
+        found.append(Measure("top5", None, n, note="not applicable: there are no ranked predictions"))
+    elif len(space) > TOP:
+        found.append(accuracy("top5", int(np.sum(images["correct_top5"])), n))
+    else:
+        found.append(Measure("top5", None, n, note=f"not applicable: there are {len(space)} classes"))
+    return [*found, *class_measures(hits, total, space)]
+
+
+def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:
+    """The unweighted mean over the classes that have images, and each of them. int [K], int [K]."""
+    seen = total > 0
+    mean = Measure(
+        "mean_per_class",
+        float(np.mean(hits[seen] / total[seen])),
+        int(total.sum()),
+        intervals.mean_of_proportions(hits[seen], total[seen]),
+        aggregates="classes",
+        note=None if seen.all() else f"{int(seen.sum())} of {len(space)} classes have images",
+    )
+    return [
+        mean,
+        *(
+            accuracy("class_accuracy", int(hits[k]), int(total[k]), f"class:{space.ids[k]}")
+            for k in np.flatnonzero(seen)
+        ),
+    ]
+
+
+def accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure:
+    """A proportion of images with Wilson's interval."""
+    return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice=part)
 
 
 TASK = Task(
     name="zeroshot",
-    version=1,
+    version=2,
     section="III-B",
-    needs=("image", "head"),
+    needs=("head",),
     convention={"ties": "lowest class index", "top_k": [1, TOP]},
-    run=run,
+    describe=describe,
+    measure=measure,
 )

@@ -34,7 +34,7 @@ def measured(outcome) -> dict:
 def test_planted_answers():
     labels = [0, 0, 0, 1, 1, 2, 7, 7]
     predicted = [0, 0, 1, 1, 0, 2, 3, 2]  # images 2, 4, 6, 7 are wrong; 1 -> 0 is second in image 4
-    got = measured(zeroshot.run(planted(labels, predicted)))
+    got = measured(zeroshot.TASK.run(planted(labels, predicted)))
     assert got["top1", None].value == 4 / 8
     assert got["top1", None].interval == intervals.wilson(4, 8)
     # Ranked by distance behind the predicted class: 0 after 1 is eighth, 1 after 0 second, 7 after 3 fifth,
@@ -49,7 +49,7 @@ def test_planted_answers():
 
 
 def test_images_table():
-    images = zeroshot.run(planted([0, 1], [0, 2])).images
+    images = zeroshot.TASK.run(planted([0, 1], [0, 2])).images
     assert images["prediction"].tolist() == [0, 2]
     assert images["prediction_name"].tolist() == ["class 0", "class 2"]
     assert images["top5"].tolist() == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
@@ -60,7 +60,7 @@ def test_images_table():
 
 
 def test_no_labels_no_numbers():
-    outcome = zeroshot.run(planted(None, [3, 1]))
+    outcome = zeroshot.TASK.run(planted(None, [3, 1]))
     assert [(m.metric, m.value) for m in outcome.measures] == [("top1", None)]
     assert outcome.measures[0].note == "not applicable: the data set has no labels"
     assert set(outcome.images) == {"prediction", "prediction_name", "confidence", "top5", "top5_names"}
@@ -68,7 +68,7 @@ def test_no_labels_no_numbers():
 
 
 def test_top5_of_few_classes_is_not_applicable():
-    got = measured(zeroshot.run(planted([0, 1], [0, 1], k=5)))
+    got = measured(zeroshot.TASK.run(planted([0, 1], [0, 1], k=5)))
     assert got["top5", None].value is None
     assert got["top5", None].note == "not applicable: there are 5 classes"
 
@@ -76,15 +76,15 @@ def test_top5_of_few_classes_is_not_applicable():
 @pytest.mark.parametrize("label", [-1, 8])
 def test_a_label_outside_the_space_names_the_image(label):
     with pytest.raises(DataError, match=rf"1\.png: label {label} is outside the 8 classes"):
-        zeroshot.run(planted([0, label], [0, 1]))
+        zeroshot.TASK.run(planted([0, label], [0, 1]))
 
 
 def test_blocks_do_not_change_anything(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = planted(rng.integers(0, 8, 101), rng.integers(0, 8, 101))
-    whole = zeroshot.run(inputs)
+    whole = zeroshot.TASK.run(inputs)
     monkeypatch.setattr("clipjax.heads.SCORE_BLOCK", 8 * 10)
-    blocks = zeroshot.run(inputs)
+    blocks = zeroshot.TASK.run(inputs)
     assert whole.measures == blocks.measures
     assert all((whole.images[name] == blocks.images[name]).all() for name in whole.images)
 
@@ -97,7 +97,7 @@ def test_equal_classes_go_to_the_lower_index():
     head = Head(jnp.asarray(kernel), None, 100.0, True, space(1001))
     features = np.repeat(kernel[:, 3][None], 7, 0) + rng.normal(size=(7, 512)).astype(np.float32) * 0.1
     inputs = Inputs([str(i) for i in range(7)], features, np.full(7, 1000, np.int32), head, space(1001))
-    outcome = zeroshot.run(inputs)
+    outcome = zeroshot.TASK.run(inputs)
     assert (outcome.images["top5"][:, :2] == [3, 1000]).all()
     assert measured(outcome)["top1", None].value == 0
 
@@ -109,10 +109,10 @@ def test_projection_by_mean_of_probabilities():
     target = LabelSpace("xy", ("x", "y"), ("x", "y"))
     groups = Projection("planted", "xy", "mean_prob", ((0, 1, 2), (3, 4)))
     inputs = Inputs(["a"], logits, np.array([1], np.int32), head, target, groups)
-    outcome = zeroshot.run(inputs)
+    outcome = zeroshot.TASK.run(inputs)
     assert outcome.images["prediction_name"].tolist() == ["y"]
     assert outcome.images["confidence"][0] == pytest.approx(0.29, abs=1e-6)
-    assert zeroshot.run(dataclasses.replace(inputs, labels=None)).images["top5"].tolist() == [[1, 0]]
+    assert zeroshot.TASK.run(dataclasses.replace(inputs, labels=None)).images["top5"].tolist() == [[1, 0]]
 
 
 def test_projection_by_selection_keeps_logits():
@@ -120,7 +120,7 @@ def test_projection_by_selection_keeps_logits():
     target = LabelSpace("sub", ("d", "a"), ("d", "a"))
     select = Projection("planted", "sub", "select", ((3,), (0,)))
     features = np.array([[1.0, 9.0, 9.0, 2.0]], np.float32)
-    outcome = zeroshot.run(Inputs(["a"], features, np.array([0], np.int32), head, target, select))
+    outcome = zeroshot.TASK.run(Inputs(["a"], features, np.array([0], np.int32), head, target, select))
     assert outcome.images["prediction"].tolist() == [0]
     assert outcome.images["confidence"][0] == pytest.approx(
         1 / (1 + np.exp(-1)), rel=1e-6
@@ -130,7 +130,7 @@ def test_projection_by_selection_keeps_logits():
 def test_no_images():
     inputs = planted([], [0])
     with pytest.raises(DataError, match="no images"):
-        zeroshot.run(dataclasses.replace(inputs, features=inputs.features[:0]))
+        zeroshot.TASK.run(dataclasses.replace(inputs, features=inputs.features[:0]))
 
 
 def test_tasks_are_found():

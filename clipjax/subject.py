@@ -1,0 +1,302 @@
+"""What a run evaluates: a model, a task, its data sets, classes and prompts.
+
+Everything is resolved and checked here, before anything expensive runs: a missing folder, a class without a
+prompt, a head whose classes are not the data set's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.manifest import Manifest
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.readers import IMAGE_EXTENSIONS
+from clipjax.errors import DataError, UsageError
+from clipjax.heads import classifier_head, logit_scale
+from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
+from clipjax.tasks import Annotations, Task
+
+DEFAULT_PROMPTS = "openai_80"
+DEFAULT_ID = "imagenet_val"
+CAPTION = "{}"  # the template of a caption that is taken as it stands
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, as it was given; see `clipjax.evaluate`."""
+
+    dataset: str | Path | DatasetCard | Dataset | None = None
+    root: str | Path | None = None
+    labels: str | Path | LabelSpace | None = None
+    prompts: str | Path | PromptSet | None = None
+    id_dataset: str | Path | DatasetCard | Dataset | None = None
+    id_root: str | Path | None = None
+    annotations: str | Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    resamples: int = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One data set of a run.
+
+    Attributes:
+        name, manifest: the data set; a sample of it where there is a limit, which `sample` then records.
+        labels, label_space: int [N] and what they mean; None where there are none.
+        projection: from the head's classes to these; None if they are the same.
+        pixels: of the model on this data set.
+    """
+
+    name: str
+    manifest: Manifest
+    labels: np.ndarray | None
+    label_space: LabelSpace | None
+    projection: Projection | None
+    pixels: PixelRecipe
+    sample: dict[str, int] | None
+
+    def recipe(self) -> dict[str, Any]:
+        return {
+            "images": self.manifest.digest,
+            "pixels": self.pixels.key(),
+            "labels": self.label_space and self.label_space.digest,
+            "projection": self.projection and self.projection.digest,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Everything that a run needs, resolved.
+
+    Attributes:
+        part: the data set that the numbers are of.
+        id: the in-distribution data set of a task that needs one.
+        head_space: what the head's classes are; None for a task without a head.
+        prompts: of a zero-shot head, or the one template of captions; None where neither applies.
+    """
+
+    model: Any
+    task: Task
+    part: Part
+    id: Part | None
+    head_space: LabelSpace | None
+    prompts: PromptSet | None
+    annotations: Annotations | None
+    resamples: int
+    seed: int
+
+    def recipe(self, precision: str, skipped: tuple[str, ...]) -> dict[str, Any]:
+        """Everything that decides the numbers; its hash is the identity of the rows."""
+        card = self.model.card
+        tokenizer = getattr(card, "tokenizer", None)
+        return {
+            "task": self.task.name,
+            "task_version": self.task.version,
+            "task_convention": dict(self.task.convention),
+            "model": card.fingerprint or card.id,
+            "logit_scale": card.logit_scale,
+            "logit_bias": card.logit_bias,
+            **self.part.recipe(),
+            "skipped": list(skipped),
+            "id": self.id and self.id.recipe(),
+            "head_classes": self.head_space and self.head_space.digest,
+            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.prompts else None,
+            "prompts": self.prompts and self.prompts.digest,
+            "annotations": self.annotations and self.annotations.digest,
+            "bootstrap": {"resamples": self.resamples, "seed": self.seed},
+            "precision": precision,
+        }
+
+    def convention(self) -> dict[str, Any]:
+        """What a reader must know to compare a number with another's, in words."""
+        projection, space = self.part.projection, self.part.label_space
+        words = {
+            **self.task.convention,
+            "label_space": space and space.name,
+            "projection": projection and f"{projection.kind} from {projection.source}",
+            "prompts": self.prompts.name if self.prompts else "not applicable: a classifier has its own head",
+        }
+        if self.id is not None:
+            words["id"] = self.id.name
+        return words
+
+
+def resolve(model: Any, task: Task, asked: Request) -> Subject:
+    """Raises UsageError or DataError, one sentence with the name, file or image, and what to do."""
+    dataset = _dataset(asked.dataset, asked.root)
+    id_dataset = _id_dataset(dataset.card, asked) if "id" in task.needs else None
+    space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
+    if asked.labels is not None:
+        space = asked.labels if isinstance(asked.labels, LabelSpace) else load_labels(asked.labels)
+        head_space = space
+    if id_dataset is not None and "labels" not in task.needs:
+        # OOD images have classes of their own, if any, which no head knows: the ID classes score them.
+        space, head_space = None, id_dataset.head_space or id_dataset.label_space
+    prompts = None
+    if "head" not in task.needs:
+        head_space, prompts = None, _caption_template(model, task, asked.prompts)
+    elif model.card.kind == "classifier":
+        if asked.prompts is not None:
+            raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, leave them out")
+        head_space = classifier_head(model).label_space
+        space = head_space if space is None and id_dataset is None else space
+    else:
+        if head_space is None:
+            raise UsageError(
+                f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file"
+            )
+        prompts = _zeroshot_prompts(model, head_space, asked.prompts or dataset.card.prompts)
+    annotations = None if task.load_annotations is None else task.load_annotations(_path(asked.annotations))
+    if task.load_annotations is None and asked.annotations is not None:
+        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+    return Subject(
+        model=model,
+        task=task,
+        part=_part(model, dataset, space, head_space, asked),
+        id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, asked),
+        head_space=head_space,
+        prompts=prompts,
+        annotations=annotations,
+        resamples=asked.resamples,
+        seed=asked.seed,
+    )
+
+
+def not_applicable(model: Any, task: Task) -> str | None:
+    """Why the task is not defined for the model; None if it is."""
+    if "text" in task.needs and model.card.kind == "classifier":
+        return f"not applicable: {model.card.id} is a classifier and has no text tower"
+    return None
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _part(
+    model: Any, dataset: Dataset, space: LabelSpace | None, head_space: LabelSpace | None, asked: Request
+) -> Part:
+    whole = dataset.manifest
+    manifest = whole if asked.limit is None else whole.sample(asked.limit, asked.seed)
+    sample = None
+    if len(manifest) < len(whole):
+        sample = {"limit": len(manifest), "seed": asked.seed, "of": len(whole)}
+    labels = manifest.labels
+    if space is not None and space is not dataset.label_space:
+        labels = _renumber(manifest, space)
+    projection = None
+    if space is not None and head_space is not None:
+        projection = load_projection(head_space, space)
+    pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
+    return Part(dataset.card.name, manifest, labels, space, projection, pixels, sample)
+
+
+def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Path | None) -> Dataset:
+    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`."""
+    if isinstance(dataset, Dataset):
+        return dataset
+    if root is None:
+        if isinstance(dataset, DatasetCard) or dataset is None or not Path(dataset).exists():
+            wanted = (
+                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
+            )
+            raise UsageError(f"say where {wanted} lies: root=FOLDER (--data FOLDER on the command line)")
+        dataset, root = None, dataset
+    if dataset is not None:
+        return load_dataset(dataset, root)
+    path = Path(root)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    reader = "manifest_file" if path.is_file() else _folder_reader(path)
+    whole = path.resolve()
+    name = whole.stem if whole.is_file() else whole.name
+    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
+
+
+def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
+    """The in-distribution data set that the arguments or the card mean."""
+    given = asked.id_dataset or card.id or DEFAULT_ID
+    if isinstance(given, Dataset):
+        return given
+    name = given.name if isinstance(given, DatasetCard) else read_card(given).name
+    if asked.id_root is None:
+        if name == card.name and asked.root is not None:  # the ID set itself
+            return load_dataset(given, asked.root)
+        raise UsageError(
+            f"{card.name} is compared with in-distribution images: say where {name!r} lies, id_root=FOLDER "
+            "(--id-data FOLDER on the command line)"
+        )
+    return load_dataset(given, asked.id_root)
+
+
+def _folder_reader(path: Path) -> str:
+    """Images in the folder itself, or in folders of their classes; both would silently lose the labels."""
+    stray = min((entry for entry in path.iterdir() if _is_image(entry)), default=None)
+    if stray is None:
+        return "folder"
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    for folder in folders:
+        if any(map(_is_image, folder.rglob("*"))):
+            raise UsageError(
+                f"{path} holds an image ({stray.name}) beside folders of images ({folder.name}): move one of "
+                "them away, or name a card, for class folders `--dataset folder`"
+            )
+    return "flat"
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
+
+
+def _zeroshot_prompts(model: Any, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
+    logit_scale(model.card)
+    if hasattr(model, "network"):
+        _ = model.tokenizer  # missing files are said now; of found ones the card learns the digest
+    chosen = _prompt_set(prompts or DEFAULT_PROMPTS)
+    _check_words(space, chosen)
+    return chosen
+
+
+def _caption_template(model: Any, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
+    """The one template that captions go into; as they stand where none is given."""
+    if "captions" not in task.needs:
+        return None
+    if hasattr(model, "network"):
+        _ = model.tokenizer
+    chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
+    if len(chosen.templates) != 1:
+        raise UsageError(f"captions go into one template; {chosen.name} has {len(chosen.templates)}")
+    return chosen
+
+
+def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
+    return prompts if isinstance(prompts, PromptSet) else load_prompts(prompts)
+
+
+def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
+    """Fail before images are embedded: a class without a prompt, or classes that are codes, not words."""
+    for name in space.classes:
+        prompts.of_class(name)
+    if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
+        raise UsageError(
+            f"the classes of {space.name} are WordNet ids ({space.classes[0]}, ...), which make no prompt: "
+            "name the data set's card, or give labels=NAME (imagenet, or a CSV file `id,name`)"
+        )
+
+
+def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
+    """The manifest's labels as indices into another space, matched by the names that the data itself uses."""
+    if manifest.labels is None or manifest.label_names is None:
+        return manifest.labels
+    index = {name: k for k, name in enumerate(space.ids)}
+    if unknown := [name for name in manifest.label_names if name not in index]:
+        raise DataError(f"{manifest.name}: the class {unknown[0]!r} is not in the label space {space.name!r}")
+    return np.array([index[name] for name in manifest.label_names], np.int32)[manifest.labels]
