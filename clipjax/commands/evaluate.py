@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,23 +19,53 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task: zeroshot.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help="A task (see `clipjax tasks`), or with --data-root a collection: shifts, prompts, all.",
+        ),
     ],
-    data: Annotated[Path, typer.Option("--data", help="Root folder (or CSV/JSONL manifest) of the images.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Root folder (or CSV/JSONL manifest) of the images.")
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root",
+            help="Folder of data sets: run the task on each that it is made for (`clipjax datasets list`).",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+    ] = None,
+    id_data: Annotated[
+        Path | None,
+        typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),
+    ] = None,
+    id_dataset: Annotated[
+        str | None, typer.Option("--id-dataset", help="Their card; default the data set's own choice.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="File or folder that the task reads beside the images.")
     ] = None,
     labels: Annotated[
         str | None,
         typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
     ] = None,
     prompts: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON."
+            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON. "
+            "With --data-root it may be repeated."
         ),
     ] = None,
     card: Annotated[
@@ -44,7 +74,8 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of that sample; default 0.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that sample and of bootstraps.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Resamples of bootstraps.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Images a device a step; part of the store's layout.")] = 64,
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
@@ -76,43 +107,112 @@ def evaluate(
         clipjax eval zeroshot --model vit_b_32-openai --data imagenet/val --dataset imagenet_val
 
         clipjax eval zeroshot --model my/clip --data photos/ --prompts openai_7 --limit 500
+
+        clipjax eval ood --model b32 --data ninco --dataset ninco --id-data imagenet/val
+
+        clipjax eval shifts --model b32 --data-root /data
+
+        clipjax eval imagenet_x --predictions resnet50.csv
     """
     import clipjax
-    from clipjax.results import summary_table
-    from clipjax.tasks import find_task
 
-    if seed is not None and limit is None:
-        raise UsageError("--seed draws the sample that --limit asks for: give both")
-    find_task(task)  # an unknown name is said before a model is loaded
+    asked = _Asked(task, model, data, data_root, predictions)
+    asked.check(dataset, prompts or [])
+    if asked.predictions is not None:
+        from clipjax.predictions import evaluate_predictions
+
+        result = evaluate_predictions(
+            task,
+            asked.predictions,
+            dataset=dataset,
+            labels=labels,
+            annotations=annotations,
+            model=model,
+            seed=seed,
+            resamples=resamples,
+            results=results,
+        )
+        _show([result], as_json)
+        return
     if distributed:
         _join_processes()
-    result = clipjax.evaluate(
-        clipjax.load_model(model, card=card),
-        task=task,
-        dataset=dataset,
-        root=data,
-        labels=labels,
-        prompts=prompts,
-        limit=limit,
-        seed=seed or 0,
-        per_device_batch=batch_size,
-        precision=precision,
-        compare_precision=compare_precision,
-        workers=workers,
-        on_error=on_error,
-        store=store_root(store),
-        results=results,
-    )
-    _say_skipped(result.stats.skipped)
-    if as_json:
-        typer.echo(json.dumps(result.rows, indent=2))
+    settings: dict[str, Any] = {
+        "annotations": annotations,
+        "limit": limit,
+        "seed": seed,
+        "resamples": resamples,
+        "per_device_batch": batch_size,
+        "precision": precision,
+        "compare_precision": compare_precision,
+        "workers": workers,
+        "on_error": on_error,
+        "store": store_root(store),
+        "results": results,
+    }
+    if data_root is not None:
+        from clipjax.collection import evaluate_all, plan
+
+        jobs, missing = plan(task, data_root, prompts or [])
+        for line in missing:
+            typer.echo(f"left out: {line}", err=True)
+        _show(list(evaluate_all(clipjax.load_model(model or "", card=card), jobs, **settings)), as_json)
         return
-    titles, cells = summary_table([row for row in result.rows if row["slice"] is None])
+    chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
+    chosen |= {"id_dataset": id_dataset, "id_root": id_data}
+    result = clipjax.evaluate(clipjax.load_model(model or "", card=card), task=task, **chosen, **settings)
+    _show([result], as_json)
+
+
+class _Asked(NamedTuple):
+    """Where the numbers are to come from: exactly one of three ways."""
+
+    task: str
+    model: str | None
+    data: Path | None
+    data_root: Path | None
+    predictions: Path | None
+
+    def check(self, dataset: str | None, prompts: Sequence[str]) -> None:
+        """Raises UsageError for options that do not go together, before a model is loaded."""
+        from clipjax.tasks import find_task
+
+        if self.data_root is None:
+            find_task(self.task)
+        sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            raise UsageError(
+                f"give one of {', '.join(sources)}{': not ' + ' and '.join(given) if given else ''}"
+            )
+        if self.predictions is None and self.model is None:
+            raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
+        if self.data_root is not None and dataset is not None:
+            raise UsageError("--data-root runs the task's own data sets: leave --dataset out")
+        if self.data_root is None and len(prompts) > 1:
+            raise UsageError("several --prompts need --data-root; with --data give one")
+
+
+def _show(results: Sequence[Any], as_json: bool) -> None:
+    """The rows as JSON, or a table of those over whole data sets."""
+    from clipjax.results import summary_table
+
+    rows = [row for result in results for row in result.rows]
+    for result in results:
+        _say_skipped(result.stats.skipped)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    titles, cells = summary_table([row for row in rows if row["slice"] is None])
     print_table(titles, cells)
-    if "prediction_name" in result.images.column_names and "label" not in result.images.column_names:
-        typer.echo()
-        _print_predictions(result.images)
-    typer.echo(f"\nrows and per-image table: {result.path}", err=True)
+    for result in results:
+        if "prediction_name" in result.images.column_names and "label" not in result.images.column_names:
+            typer.echo()
+            _print_predictions(result.images)
+    paths = [str(result.path) for result in results if result.path is not None]
+    if paths:
+        typer.echo(
+            f"\nrows and per-image table: {paths[0] if len(paths) == 1 else results[0].path.parent}", err=True
+        )
 
 
 def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
