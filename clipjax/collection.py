@@ -2,7 +2,7 @@
 
     for result in evaluate_all(model, "ood", "/data", store="store", results="results"): ...
 
-A card says which tasks its data set is for and where that lies below the common folder (`place`). Collections
+A card says which tasks its data set is for and where it lies below the common folder (`place`). Collections
 are names for several tasks: `shifts` is classification on every natural and synthetic shift, `prompts` repeats
 accuracy, factors, OOD detection and calibration with one prompt set after another, from the same stored image
 embeddings.

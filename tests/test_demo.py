@@ -14,7 +14,8 @@ from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
 import clipjax
-from clipjax.data.cards import check_dataset, load_dataset, read_card
+from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.check import check_dataset
 from clipjax.demo import run as demo
 from clipjax.demo.files import Split, write_split
 from clipjax.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, caption, render, sample_scene

@@ -38,7 +38,7 @@ def check(
 
     Example: clipjax datasets check /data/imagenet/val --dataset imagenet_val
     """
-    from clipjax.data.cards import check_dataset
+    from clipjax.data.check import check_dataset
 
     problems = check_dataset(path, dataset)
     for problem in problems:
