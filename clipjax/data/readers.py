@@ -79,13 +79,26 @@ def read_folder(
     )
 
 
-def read_flat(root: epath.Path, label_names: Names = None) -> Manifest:
-    """Every image below `root`, without labels."""
-    ids = tuple(sorted(_images(root, "")))
+def read_flat(
+    root: epath.Path,
+    label_names: Names = None,
+    *,
+    columns: dict[str, str] | None = None,
+    extensions: Sequence[str] = (),
+) -> Manifest:
+    """Every image below `root`, without labels.
+
+    Args:
+        columns: as in `read_folder`.
+        extensions: what images may end in beside the usual, e.g. ".gif" (whose first frame is the image).
+    """
+    known = (*IMAGE_EXTENSIONS, *extensions)
+    ids = tuple(sorted(_images(root, "", known)))
     if not ids:
-        raise DataError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)})")
+        raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)
-    return Manifest(ids, FileOpener(str(root), ids), label_names=names)
+    found = _columns_from_names(root, ids, columns or {})
+    return Manifest(ids, FileOpener(str(root), ids), columns=found, label_names=names)
 
 
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
@@ -217,13 +230,13 @@ def _entries(folder: epath.Path) -> list[epath.Path]:
         raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from None
 
 
-def _images(folder: epath.Path, prefix: str) -> Iterator[str]:
+def _images(folder: epath.Path, prefix: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> Iterator[str]:
     """Image files below a folder as posix paths that start with `prefix`."""
     for entry in _entries(folder):
-        if entry.suffix.lower() in IMAGE_EXTENSIONS:
+        if entry.suffix.lower() in extensions:
             yield prefix + entry.name
         elif entry.is_dir():
-            yield from _images(entry, f"{prefix}{entry.name}/")
+            yield from _images(entry, f"{prefix}{entry.name}/", extensions)
 
 
 def _same_folders(root: epath.Path, expected: Sequence[str], found: dict[str, str]) -> None:
