@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.config import read_text
+from clipjax.data.karpathy import read_karpathy
 from clipjax.data.manifest import FileOpener, Manifest, Progress
 from clipjax.errors import DataError
 
@@ -215,6 +216,7 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "flat": read_flat,
     "manifest_file": read_manifest_file,
     "tfds": read_tfds,
+    "karpathy": read_karpathy,
 }
 
 
