@@ -2,14 +2,15 @@
 
 A label space is configs/labels/NAME.csv (`id,name` in label order), a projection
 configs/labels/FROM-to-TO.toml, a prompt set configs/prompts/NAME.txt (templates) or a JSON file of sentences
-per class (the format of CuPL). Wherever a name is taken, a path to a file of the same format works too.
+per class (the format of CuPL); `A+B` is what the two prompt sets hold together. Wherever a name is taken, a
+path to a file of the same format works too.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -72,10 +73,10 @@ class Projection:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What a class is described with: templates, or sentences of its own.
+    """What a class is described with: templates, sentences of its own, or both.
 
     Attributes:
-        name: of the file, e.g. "openai_80".
+        name: of the file, e.g. "openai_80", or "openai_80+cupl" of two.
         templates: each with `{}` where the class name goes; empty for a set of sentences.
         sentences: class name -> its sentences, as they stand in the file (leading spaces kept), or None.
     """
@@ -85,18 +86,19 @@ class PromptSet:
     sentences: Mapping[str, tuple[str, ...]] | None = None
 
     def of_class(self, name: str) -> tuple[str, ...]:
-        """The prompts of one class; classes that share a name share them.
+        """The prompts of one class, templates first; classes that share a name share them.
 
         Raises:
             DataError: a set of sentences has none for `name`.
         """
+        filled = tuple(template.replace("{}", name) for template in self.templates)
         if self.sentences is None:
-            return tuple(template.replace("{}", name) for template in self.templates)
+            return filled
         if not self.sentences.get(name):
             raise DataError(
                 f"prompt set {self.name} has no sentence for the class {name!r}; add one to the file"
             )
-        return self.sentences[name]
+        return filled + self.sentences[name]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -160,9 +162,28 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 
 
 def load_prompts(name: str | Path) -> PromptSet:
-    """A prompt set by its name in configs/prompts, or from a file: .txt (templates) or .json (sentences)."""
+    """A prompt set by its name in configs/prompts, or from a file: .txt (templates) or .json (sentences).
+
+    "A+B" (openai_80+cupl.json) is both: a class's prompts are those of A, then those of B, each counting
+    once in their mean, as CuPL combines its sentences with the 80 templates.
+
+    Raises:
+        UsageError: there is no prompt set of that name.
+        DataError: a file that does not exist or is no prompt set; two sets that both hold sentences.
+    """
+    if "+" in str(name) and not Path(name).is_file():
+        return _joined([load_prompts(part) for part in str(name).split("+")])
     path = _find(name, "prompts", "prompt set", (".txt", ".json"))
     return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
+
+
+def _joined(sets: Sequence[PromptSet]) -> PromptSet:
+    templates = tuple(template for part in sets for template in part.templates)
+    sentences = [part.sentences for part in sets if part.sentences is not None]
+    name = "+".join(part.name for part in sets)
+    if len(sentences) > 1:
+        raise DataError(f"prompt set {name}: only one part may hold sentences per class; merge the files")
+    return PromptSet(name, templates, sentences[0] if sentences else None)
 
 
 def _read_templates(path: Path) -> PromptSet:

@@ -7,6 +7,7 @@ text tower reads: the same vectors for a fraction of the work, and memory that d
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -120,14 +121,16 @@ class _Tokens(NamedTuple):
     @staticmethod
     def of(model: Any, texts: list[str], step: int = 4096) -> _Tokens:
         tokenizer, tower = model.tokenizer, model.network.arch.text
-        parts, lengths = [], []
+        parts, lengths, cut = [], [], 0
         for start in range(0, len(texts), step):
-            ids = tokenizer.encode(texts[start : start + step]).ids
-            length = tower.reach(ids)
+            tokens = tokenizer.encode(texts[start : start + step])
+            ids, length, cut = tokens.ids, tower.reach(tokens.ids), cut + int(tokens.truncated.sum())
             parts.append(ids[np.arange(ids.shape[1]) < length[:, None]])
             lengths.append(length)
         length = np.concatenate(lengths)
         context, pad_id = tokenizer.spec.context_length, tokenizer.pad_id
+        if cut:
+            warnings.warn(f"{cut} of {len(texts)} texts were cut to {context} tokens", stacklevel=2)
         return _Tokens(np.concatenate(parts), np.cumsum(length), length, context, pad_id)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:

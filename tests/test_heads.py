@@ -17,6 +17,8 @@ from clipjax.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.provenance import count_compiles
 from clipjax.store import Store
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* texts were cut to")  # one of CAPTIONS is too long
+
 CAPTIONS = PromptSet(
     "ragged",
     sentences={
@@ -357,3 +359,9 @@ def test_the_head_is_the_same_on_one_device_and_on_eight(pair):
         patch.setattr("clipjax.embed.local_mesh", lambda: make_mesh(jax.devices()[:1]))
         one = zeroshot_head(pair[1], labels, prompts)
     assert (np.asarray(eight.kernel) == np.asarray(one.kernel)).all()
+
+
+def test_prompts_that_are_cut_are_counted(pair):
+    labels = space("crane", "missile", "cup")
+    with pytest.warns(UserWarning, match="1 of 6 texts were cut to 77 tokens"):
+        zeroshot_head(pair[1], labels, CAPTIONS)
