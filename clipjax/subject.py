@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Part:
         labels, label_space: int [N] and what they mean; None where there are none.
         projection: from the head's classes to these; None if they are the same.
         pixels: of the model on this data set.
+        variant: which member of a family of data sets it is; empty where it is none.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Part:
     projection: Projection | None
     pixels: PixelRecipe
     sample: dict[str, int] | None
+    variant: Mapping[str, str | int]
 
     def recipe(self) -> dict[str, Any]:
         return {
@@ -124,6 +127,8 @@ class Subject:
             "projection": projection and f"{projection.kind} from {projection.source}",
             "prompts": self.prompts.name if self.prompts else "not applicable: a classifier has its own head",
         }
+        if self.part.variant:
+            words["variant"] = dict(self.part.variant)
         if self.id is not None:
             words["id"] = self.id.name
         return words
@@ -154,9 +159,7 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file"
             )
         prompts = _zeroshot_prompts(model, head_space, asked.prompts or dataset.card.prompts)
-    annotations = None if task.load_annotations is None else task.load_annotations(_path(asked.annotations))
-    if task.load_annotations is None and asked.annotations is not None:
-        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+    annotations = _annotations(dataset.card, task, asked)
     return Subject(
         model=model,
         task=task,
@@ -177,7 +180,19 @@ def not_applicable(model: Any, task: Task) -> str | None:
     return None
 
 
-def _path(given: str | Path | None) -> Path | None:
+def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations | None:
+    """Those that the arguments or the card name, else the task's own."""
+    if task.load_annotations is not None:
+        return task.load_annotations(annotations_path(card, asked.annotations))
+    if asked.annotations is not None:
+        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+    return None
+
+
+def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
+    """The file or folder given, else the card's own, which lies beside it."""
+    if given is None and card.annotations is not None and card.path is not None:
+        return card.path.parent / card.annotations
     return None if given is None else Path(given)
 
 
@@ -196,7 +211,8 @@ def _part(
     if space is not None and head_space is not None:
         projection = load_projection(head_space, space)
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
-    return Part(dataset.card.name, manifest, labels, space, projection, pixels, sample)
+    card = dataset.card
+    return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant)
 
 
 def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Path | None) -> Dataset:
@@ -221,9 +237,16 @@ def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Pat
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 
+def id_card(card: DatasetCard) -> DatasetCard:
+    """The card of the in-distribution images: one of that name beside the card, else the shipped one."""
+    name = card.id or DEFAULT_ID
+    beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
+    return read_card(beside if beside and beside.is_file() else name)
+
+
 def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
     """The in-distribution data set that the arguments or the card mean."""
-    given = asked.id_dataset or card.id or DEFAULT_ID
+    given = asked.id_dataset or id_card(card)
     if isinstance(given, Dataset):
         return given
     name = given.name if isinstance(given, DatasetCard) else read_card(given).name
@@ -272,8 +295,8 @@ def _caption_template(model: Any, task: Task, prompts: str | Path | PromptSet | 
     if hasattr(model, "network"):
         _ = model.tokenizer
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
-    if len(chosen.templates) != 1:
-        raise UsageError(f"captions go into one template; {chosen.name} has {len(chosen.templates)}")
+    if len(chosen.templates) != 1 or chosen.sentences is not None:
+        raise UsageError(f"captions go into one template, {chosen.name} is more: give a .txt file of one")
     return chosen
 
 
@@ -296,6 +319,11 @@ def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
     """The manifest's labels as indices into another space, matched by the names that the data itself uses."""
     if manifest.labels is None or manifest.label_names is None:
         return manifest.labels
+    if "accepted" in manifest.columns and space.ids != manifest.label_names:
+        raise UsageError(
+            f"images of {manifest.name} have several labels each: give labels with the ids that its own "
+            "label space has, in their order"
+        )
     index = {name: k for k, name in enumerate(space.ids)}
     if unknown := [name for name in manifest.label_names if name not in index]:
         raise DataError(f"{manifest.name}: the class {unknown[0]!r} is not in the label space {space.name!r}")

@@ -2,12 +2,25 @@
 
 A card says which reader reads the published layout, what the labels mean and how many images there should be.
 Whoever has the data gives a folder and the card's name, and never a class order. Cards are parsed strictly.
+
+One file may stand for a family of data sets: `[variants]` lists the values of one or more axes, and each
+combination is a card of its own, `imagenet_3dcc:fog_3d:5`. In texts (title, place, ...) `{axis}` stands for
+the value; a value written as a table sets further keys of its cards.
+
+    [variants]
+    severity = [1, 2, 3]
+
+    [variants.corruption]
+    fog_3d = { in_paper = true }
+    low_light = {}
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +29,10 @@ from etils import epath
 from clipjax.config import config_dir, read_lines, read_toml
 from clipjax.data.manifest import Manifest
 from clipjax.data.readers import READERS
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.labels import LabelSpace, load_labels
+
+Variant = dict[str, str | int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +55,13 @@ class DatasetCard:
         tasks: the tasks that it is made for: what `--data-root` runs on it.
         place: where it lies below a common root of data sets; its name where not given.
         id: for OOD detection and calibration, the card of the in-distribution images it is compared with.
+        annotations: the file or folder beside the card that tasks read beside the images (factors).
         images, per_class: how many there are in the complete data set, and in each class.
         licence, source, paper: for whoever wants to use or cite it.
         tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
         note: what else a user must know: how it is made where there is no download, what disagrees.
+        in_paper: whether the study that this toolkit follows reports it, where the card says.
+        variant: which member of a family it is, axis -> value; empty for a file without [variants].
         path: the file the card was read from.
     """
 
@@ -59,6 +77,7 @@ class DatasetCard:
     tasks: tuple[str, ...] = ()
     place: str | None = None
     id: str | None = None
+    annotations: str | None = None
     images: int | None = None
     per_class: int | None = None
     licence: str | None = None
@@ -66,6 +85,8 @@ class DatasetCard:
     paper: str | None = None
     tfds: str | None = None
     note: str | None = None
+    in_paper: bool | None = None
+    variant: Variant = dataclasses.field(default_factory=dict)
     path: Path | None = None
 
 
@@ -82,31 +103,91 @@ class Dataset:
     head_space: LabelSpace | None = None
 
 
-_TYPES: dict[str, type] = {"options": dict, "pixels": dict, "images": int, "per_class": int}
+_TYPES: dict[str, type] = {"options": dict, "pixels": dict, "images": int, "per_class": int, "in_paper": bool}
 _PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
 
 
 def dataset_names() -> list[str]:
-    """The names of the cards in configs/datasets."""
-    return sorted(path.stem for path in (config_dir() / "datasets").glob("*.toml"))
+    """The names of the cards in configs/datasets, those of families one by one."""
+    paths = sorted((config_dir() / "datasets").glob("*.toml"))
+    return sorted(name for path in paths for name in _members(path, read_toml(path)))
+
+
+def cards_in(folder: Path) -> list[DatasetCard]:
+    """Every card of the files *.toml in a folder. Raises DataError as `read_card`."""
+    files = sorted(folder.glob("*.toml"))
+    return [_card(path, *member) for path in files for member in _members(path, read_toml(path)).values()]
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:
     """The card of that name, or the card file at that path (anything that ends in .toml).
 
+    A member of a family is NAME:VALUE or FILE.toml:VALUE, one value an axis.
+
     Raises:
-        UsageError: there is no card of that name.
+        UsageError: there is no card of that name, or it is a family and its member is not given.
         DataError: an unknown, missing or mistyped key, an unknown reader or reader option; names file and
             key.
     """
-    if str(name_or_path).endswith(".toml"):
-        path = Path(name_or_path)
-    elif name_or_path in dataset_names():
-        path = config_dir() / "datasets" / f"{name_or_path}.toml"
+    given = str(name_or_path)
+    if file := re.fullmatch(r"(.*\.toml)(?::(.*))?", given):
+        path, member = Path(file[1]), file[2]
     else:
-        raise unknown_name("data set", str(name_or_path), dataset_names())
+        stem, _, member = given.partition(":")
+        path = config_dir() / "datasets" / f"{stem}.toml"
+        if not path.is_file():
+            raise unknown_name("data set", given, dataset_names())
     record = read_toml(path)
-    keys = {field.name for field in dataclasses.fields(DatasetCard)} - {"path"}
+    members = _members(path, record)
+    name = f"{record.get('name')}:{member}" if member else record.get("name")
+    if name in members:
+        return _card(path, *members[name])
+    if member or len(members) == 1:
+        raise unknown_name("data set", given, list(members))
+    raise UsageError(
+        f"{given} stands for {len(members)} data sets: name one, {', '.join(list(members)[:3])}, ..."
+    )
+
+
+def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
+    """The cards that a file stands for: name -> its keys, and which member of a family it is."""
+    if "variants" not in record:
+        return {record.get("name"): (record, {})}
+    axes, base = record["variants"], {key: record[key] for key in record.keys() - {"variants"}}
+    if not isinstance(axes, dict) or not axes:
+        raise DataError(f"{path}: 'variants' must be a table with a list or a table of values for each axis")
+    for axis, values in axes.items():
+        if not isinstance(values, list | dict) or not values:
+            raise DataError(f"{path}: variants.{axis} must be a list or a table of values, not {values!r}")
+        for value in values:
+            if type(value) not in (str, int) or (
+                isinstance(values, dict) and type(values[value]) is not dict
+            ):
+                raise DataError(
+                    f"{path}: variants.{axis} holds {value!r}: give texts, whole numbers or tables"
+                )
+    members = {}
+    for values in itertools.product(*axes.values()):
+        variant = dict(zip(axes, values))
+        own = [axes[axis][value] for axis, value in variant.items() if isinstance(axes[axis], dict)]
+        keys = base | {key: value for table in own for key, value in table.items()}
+        keys = {key: _filled(value, variant) for key, value in keys.items()}
+        name = ":".join([str(base.get("name")), *map(str, values)])
+        members[name] = (keys | {"name": name}, variant)
+    return members
+
+
+def _filled(value: Any, variant: Variant) -> Any:
+    """A text with the variant's values where their axes stand; anything else as it is."""
+    if isinstance(value, str):
+        for axis, own in variant.items():
+            value = value.replace(f"{{{axis}}}", str(own))
+    return value
+
+
+def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
+    """A card from its keys, all of them checked."""
+    keys = {field.name for field in dataclasses.fields(DatasetCard)} - {"path", "variant"}
     for key, value in record.items():
         if key not in keys:
             raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(keys))}")
@@ -119,7 +200,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
     for key in ("name", "title", "reader"):
         if key not in record:
             raise DataError(f"{path}: the key {key!r} is missing")
-    card = DatasetCard(**record, path=path)
+    card = DatasetCard(**record, variant=variant, path=path)
     _check_reader(card)
     for key, value in card.pixels.items():
         if type(value) is not _PIXELS.get(key):

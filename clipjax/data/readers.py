@@ -22,6 +22,7 @@ from etils import epath
 from clipjax.config import read_text
 from clipjax.data.karpathy import read_karpathy
 from clipjax.data.manifest import FileOpener, Manifest, Progress
+from clipjax.data.vid_robust import read_vid_robust
 from clipjax.errors import DataError
 
 # The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
@@ -35,6 +36,8 @@ def read_folder(
     label_names: Names = None,
     *,
     folder_is_index: bool = False,
+    ignore_unknown: bool = False,
+    allow_missing: bool = False,
     columns: dict[str, str] | None = None,
 ) -> Manifest:
     """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside the folders are ignored.
@@ -44,6 +47,8 @@ def read_folder(
         label_names: folder names in label order; every one must be there and no other. Without them the
             labels follow the sorted folder names (by value where all are numbers).
         folder_is_index: the folder names are the labels themselves, 0 .. K-1 (ImageNet-V2).
+        ignore_unknown: folders that are no label are left out (ObjectNet's 200 beside ImageNet's classes).
+        allow_missing: some labels have no folder (the parts of ImageNet-D).
         columns: column name -> regular expression whose first group, found in the image's relative path, is
             the value.
 
@@ -52,19 +57,22 @@ def read_folder(
     """
     found = sorted(entry.name for entry in _entries(root) if entry.is_dir())
     if not found:
-        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>")
+        hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
+        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
     if all(name.isdecimal() for name in found):
         found.sort(key=int)
     if folder_is_index:
-        label_names = [str(i) for i in range(len(found) if label_names is None else len(label_names))]
+        folders = [str(i) for i in range(len(found) if label_names is None else len(label_names))]
         spelled = {str(int(name)) if name.isdecimal() else name: name for name in found}
     else:
+        folders = list(found if label_names is None else label_names)
         spelled = {name: name for name in found}
-    label_names = list(spelled) if label_names is None else label_names
-    _same_folders(root, label_names, spelled)
+    _same_folders(root, folders, spelled, ignore_unknown=ignore_unknown, allow_missing=allow_missing)
 
     labelled = []
-    for label, name in enumerate(label_names):
+    for label, name in enumerate(folders):
+        if name not in spelled:
+            continue
         images = list(_images(root / spelled[name], f"{spelled[name]}/"))
         if not images:
             raise DataError(f"the class folder {root / spelled[name]} holds no images")
@@ -76,7 +84,7 @@ def read_folder(
         FileOpener(str(root), tuple(ids)),
         labels=np.array([label for _, label in labelled], np.int32),
         columns=_columns_from_names(root, ids, columns or {}),
-        label_names=tuple(label_names),
+        label_names=tuple(folders if label_names is None else label_names),
     )
 
 
@@ -216,6 +224,7 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "flat": read_flat,
     "manifest_file": read_manifest_file,
     "tfds": read_tfds,
+    "vid_robust": read_vid_robust,
     "karpathy": read_karpathy,
 }
 
@@ -241,14 +250,36 @@ def _images(folder: epath.Path, prefix: str, extensions: Sequence[str] = IMAGE_E
             yield from _images(entry, f"{prefix}{entry.name}/", extensions)
 
 
-def _same_folders(root: epath.Path, expected: Sequence[str], found: dict[str, str]) -> None:
+def _same_folders(
+    root: epath.Path,
+    expected: Sequence[str],
+    found: dict[str, str],
+    *,
+    ignore_unknown: bool = False,
+    allow_missing: bool = False,
+) -> None:
+    """Raises DataError naming folders that are missing or unexpected, and where they may lie instead."""
     missing = [name for name in expected if name not in found]
     extra = sorted(found[name] for name in found.keys() - set(expected))
-    if missing or extra:
-        parts = [
-            f"{what} {_some(names)}" for what, names in (("missing", missing), ("unexpected", extra)) if names
-        ]
-        raise DataError(f"{root}: wrong class folders: {'; '.join(parts)}")
+    nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
+    wrong = [
+        f"{what} {_some(names)}"
+        for what, names, allowed in (
+            ("missing", missing, allow_missing and len(missing) < len(set(expected))),
+            ("unexpected", extra, ignore_unknown),
+        )
+        if names and not allowed
+    ]
+    if wrong:
+        raise DataError(f"{root}: wrong class folders: {'; '.join(wrong)}{nested}")
+
+
+def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
+    """A hint where the class folders lie one folder deeper, as archives like to unpack."""
+    for name in folders:
+        if any(entry.name in expected and entry.is_dir() for entry in _entries(root / name)):
+            return f"; class folders lie in {root / name}: give that folder"
+    return ""
 
 
 def _some(names: Sequence[str]) -> str:

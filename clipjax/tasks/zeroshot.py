@@ -3,8 +3,10 @@
 Top-1 and top-5 accuracy over images with Wilson intervals, the accuracy of every class, and their unweighted
 mean. Where the head knows more classes than the data set has (ImageNet-R's 200 of 1,000), or finer ones
 (ObjectNet), its scores are projected to the data set's classes, and `top1_full` says how often the best of
-*all* the head's classes is a right one. A data set whose images have several right labels says so in a column
-`accepted`. A data set without labels gets predictions and no numbers.
+*all* the head's classes is a right one. Where a class of the data set is the largest of several of the head,
+`top1_restricted` is over just these (ObjectNet's 125): it equals `top1` but for ties. A data set whose images
+have several right labels says so in a column `accepted` (and an image counts for the class of its first). A
+data set without labels gets predictions and no numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.heads import score_blocks
-from clipjax.labels import LabelSpace
+from clipjax.labels import LabelSpace, Projection
 from clipjax.metrics import classification, intervals
 from clipjax.tasks import About, Columns, Inputs, Measure, Task
 
@@ -25,12 +27,16 @@ TOP = 5
 
 
 class Predictions(NamedTuple):
-    """Per image: the best classes, best first (int32 [N, k]); the probability of the first; and the
-    best of all the head's classes (int32 [N]; None where these are the data set's)."""
+    """Per image: the best classes, best first (int32 [N, k]), and the probability of the first.
+
+    full, restricted: the best of all the head's classes, and of those that stand for a class of the data set.
+    int32 [N]; None where there is no such difference.
+    """
 
     ranked: np.ndarray
     confidence: np.ndarray
-    full: np.ndarray | None
+    full: np.ndarray | None = None
+    restricted: np.ndarray | None = None
 
 
 def predict(inputs: Inputs) -> Predictions:
@@ -49,18 +55,31 @@ def predict(inputs: Inputs) -> Predictions:
         probabilities = scores.values if scores.are_probabilities else classification.softmax(scores.values)
         ranked[rows] = classification.top_k(scores.values, k=k)
         confidence[rows] = jnp.max(probabilities, axis=1)
-    if not np.isfinite(confidence).all():
-        raise DataError(
-            f"{inputs.ids[int(np.argmin(np.isfinite(confidence)))]}: its logits hold NaN or infinity"
-        )
-    return Predictions(ranked, confidence, _full(inputs))
-
-
-def _full(inputs: Inputs) -> np.ndarray | None:
+    _check_finite(confidence, inputs.ids)
     if inputs.projection is None:
-        return None
-    best = [np.asarray(jnp.argmax(s.values, axis=1)) for _, s in score_blocks(inputs.head, inputs.features)]
-    return np.concatenate(best).astype(np.int32)
+        return Predictions(ranked, confidence)
+    return Predictions(ranked, confidence, *_among_the_heads(inputs, inputs.projection))
+
+
+def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
+    """See `Predictions`: the best of the head's own classes."""
+    members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
+    n, head = len(inputs.features), inputs.head
+    full, restricted, highest = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
+    assert head is not None
+    for rows, scores in score_blocks(head, inputs.features):
+        highest[rows] = jnp.max(scores.values, axis=1)
+        full[rows] = jnp.argmax(scores.values, axis=1)
+        restricted[rows] = members[np.argmax(scores.values[:, members], axis=1)]
+    _check_finite(highest, inputs.ids)
+    finer = projection.kind == "max" and len(members) > len(projection.groups)
+    return full, restricted if finer else None
+
+
+def _check_finite(values: np.ndarray, ids: Sequence[str]) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
@@ -79,20 +98,23 @@ def describe(inputs: Inputs) -> dict[str, Any]:
         "top5": predictions.ranked,
         "top5_names": names[predictions.ranked],
     }
-    if predictions.full is not None:
-        columns["prediction_full"] = predictions.full
+    over_head = {"full": predictions.full, "restricted": predictions.restricted}
+    over_head = {name: best for name, best in over_head.items() if best is not None}
+    columns |= {f"prediction_{name}": best for name, best in over_head.items()}
     if inputs.labels is None:
         return columns
     labels = np.asarray(inputs.labels, np.int32)
     check_labels(labels, inputs.ids, space)
     accepted = accepted_labels(labels, inputs.columns.get("accepted"))
+    check_labels(accepted.max(axis=1, initial=0), inputs.ids, space)
     columns |= {
         "label": labels,
         "correct": np.any(predictions.ranked[:, :1] == accepted, axis=1),
         "correct_top5": np.any(predictions.ranked[:, :, None] == accepted[:, None, :], axis=(1, 2)),
     }
-    if inputs.projection is not None and predictions.full is not None:
-        columns["correct_full"] = right_of_all(predictions.full, accepted, inputs.projection.groups)
+    if inputs.projection is not None:
+        for name, best in over_head.items():
+            columns[f"correct_{name}"] = right_of_all(best, accepted, inputs.projection.groups)
     return columns
 
 
@@ -107,7 +129,7 @@ def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None
 
 
 def right_of_all(best: np.ndarray, accepted: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Whether the best of all the head's classes lies in the group of a right label. bool [N]."""
+    """Whether the best of the head's classes lies in the group of a right label. bool [N]."""
     correct = np.zeros(len(best), bool)
     for label, group in enumerate(groups):
         correct |= np.any(accepted == label, axis=1) & np.isin(best, group)
@@ -125,7 +147,10 @@ def check_labels(labels: np.ndarray, ids: Sequence[str], space: LabelSpace) -> N
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers from the per-image columns label, correct, correct_top5 (and correct_full)."""
+    """All numbers from the per-image columns label, correct, correct_top5, correct_full, correct_restricted.
+
+    Those that are not there give no numbers.
+    """
     if "label" not in images:
         note = "not applicable: the data set has no labels"
         return [Measure("top1", None, len(images["prediction"]), note=note)]
@@ -137,8 +162,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
         np.asarray(a) for a in classification.class_counts(labels, correct, num_classes=len(space))
     )
     found = [accuracy("top1", int(correct.sum()), n)]
-    if "correct_full" in images:
-        found.append(accuracy("top1_full", int(np.sum(images["correct_full"])), n))
+    for name in ("full", "restricted"):
+        if f"correct_{name}" in images:
+            found.append(accuracy(f"top1_{name}", int(np.sum(images[f"correct_{name}"])), n))
     if "correct_top5" not in images:
         found.append(Measure("top5", None, n, note="not applicable: there are no ranked predictions"))
     elif len(space) > TOP:
