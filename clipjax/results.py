@@ -15,6 +15,7 @@ returns the newest of each recipe.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
 import filecmp
 import functools
@@ -203,6 +204,18 @@ def _schema() -> dict[str, Any]:
     return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
 
 
+def model_facts(card: Any) -> dict[str, Any]:
+    """The snapshot of a card that result rows carry; a resized model's says from which size and how."""
+    arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
+    return {
+        **dict(getattr(card, "facts", {})),
+        "arch": arch and arch.name,
+        "kind": card.kind,
+        "image_size": card.preprocess.image_size,
+        **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
+    }
+
+
 def images_table(columns: Mapping[str, Any]) -> pa.Table:
     """A per-image table from columns of equal length; an array of two axes becomes a column of lists."""
     return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
@@ -232,32 +245,51 @@ def _flush(path: Path) -> None:
 
 
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a short table: what a person reads first."""
-    titles = ["model", "data set", "slice", "metric", "value", "interval", "n", "precision", "note"]
+    """Titles and cells of a short table: what a person reads first.
+
+    Task and prompts have a column where the rows differ in them, slices, notes, ... where there are some.
+    """
+    titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
+    titles += ["published", "source", "difference", "n", "precision", "note"]
+    optional = ("slice", "published", "source", "difference", "note")
     cells = [
         [
-            _model(row),
+            model_name(row),
+            row["task"],
             row["dataset"],
+            (row["convention"] or {}).get("prompts") or "",
             row["slice"] or "",
             row["metric"],
             _number(row["value"]),
             _interval(row["interval"]),
+            *_published(row, "{:.4g}", "{:+.4f}"),
             "" if row["n"] is None else str(row["n"]),
             row["precision"] or "",
             _note(row),
         ]
         for row in rows
     ]
-    used = [
-        i for i, title in enumerate(titles) if title not in ("slice", "note") or any(row[i] for row in cells)
-    ]
+    found = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
+    hidden = {title for title in optional if found[title] <= {""}}
+    hidden |= {title for title in ("task", "prompts") if len(found[title]) < 2}
+    used = [i for i, title in enumerate(titles) if title not in hidden]
     return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
 
 
-def _model(row: Row) -> str:
+def model_name(row: Row) -> str:
     """A model for images of another size than its own says so: `ID@336px`."""
     facts = row["model_facts"]
     return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
+
+
+def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
+    """Published values, their sources and how far ours is from each, "; " between several."""
+    found = row["reference"] or []
+    return (
+        "; ".join(value.format(one["value"]) for one in found),
+        "; ".join(one["source"] for one in found),
+        "; ".join(difference.format(one["difference"]) for one in found),
+    )
 
 
 def _note(row: Row) -> str:
@@ -288,15 +320,16 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """Every field, in the schema's order; objects as JSON, the interval as four columns of its own."""
-    names = [name for name in _schema()["properties"] if name != "interval"]
+    """Every field, in the schema's order; objects as JSON, interval and reference as columns of their own."""
+    names = [name for name in _schema()["properties"] if name not in ("interval", "reference")]
     parts = ("lo", "hi", "level", "method")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *parts])
+    writer.writerow([*names, *parts, "published", "source", "difference"])
     for row in rows:
         interval = row["interval"] or {}
-        writer.writerow([*(_cell(row[name]) for name in names), *(interval.get(part) for part in parts)])
+        limits = (interval.get(part) for part in parts)
+        writer.writerow([*(_cell(row[name]) for name in names), *limits, *_published(row, "{}", "{}")])
     return text.getvalue()
 
 

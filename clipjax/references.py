@@ -1,0 +1,132 @@
+"""Published numbers: what others measured of the registered models, beside ours. Imports no JAX.
+
+    lookup("vit_b_32-openai", "zeroshot", "imagenet_val", "top1")   # -> the scores of every source
+
+The numbers lie in configs/reference_scores.csv, one a line; configs/reference_sources.toml says where each
+source's come from and how they were measured. A published number is compared with a result only if both are
+of the same model (at its own image size), task, data set, part of it and metric, and if their prompt sets are
+the same where the source says which one it took.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clipjax.config import config_dir, read_csv, read_toml
+from clipjax.errors import DataError
+
+Row = dict[str, Any]
+
+FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "prompts", "note")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One published number.
+
+    Attributes:
+        model: id of a registered model, or `llava:...` and `tuned:...` for the paper's models that are none.
+        task, dataset, slice, metric: as result rows have them. The columns of the paper's Table IV that
+            average several data sets have the task "curation" and no data set.
+        value: in our units: accuracies are fractions.
+        source: a key of configs/reference_sources.toml.
+        prompts: the prompt set it was measured with; None where that does not matter or is not known.
+        note: what else a reader needs.
+    """
+
+    model: str
+    task: str
+    dataset: str
+    slice: str | None
+    metric: str
+    value: float
+    source: str
+    prompts: str | None = None
+    note: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, str | None, str]:
+        return (self.model, self.task, self.dataset, self.slice, self.metric)
+
+
+@functools.cache
+def sources() -> dict[str, dict[str, Any]]:
+    """configs/reference_sources.toml."""
+    return read_toml(config_dir() / "reference_sources.toml")
+
+
+@functools.cache
+def scores() -> tuple[Score, ...]:
+    """Every published number, in file order.
+
+    Raises:
+        DataError: a line without a number, with a source that is not described, or that another line of the
+            same source contradicts; the line is named.
+    """
+    path = config_dir() / "reference_scores.csv"
+    found: dict[tuple[Any, ...], Score] = {}
+    for line, cells in enumerate(read_csv(path), start=2):
+        if cells["source"] not in sources():
+            raise DataError(f"{path}:{line}: reference_sources.toml has no source {cells['source']!r}")
+        try:
+            score = _score(cells)
+        except ValueError:
+            raise DataError(f"{path}:{line}: the value {cells['value']!r} is not a number") from None
+        if (identity := (*score.key, score.source, score.prompts)) in found:
+            raise DataError(f"{path}:{line}: {score.source} gives this number twice; keep one of the lines")
+        found[identity] = score
+    return tuple(found.values())
+
+
+def lookup(
+    model: str, task: str, dataset: str, metric: str, part: str | None = None, prompts: str | None = None
+) -> list[Score]:
+    """What is published of one number, in file order.
+
+    Args:
+        part: the slice; None for the whole data set.
+        prompts: the prompt set of the number to compare with; None where it is not known: no score is then
+            left out for its prompts.
+    """
+    known = _by_key().get((model, task, dataset, part, metric), ())
+    return [score for score in known if prompts is None or score.prompts in (None, prompts)]
+
+
+def with_references(rows: Sequence[Row]) -> list[Row]:
+    """The rows with `reference` filled in where something is published of their number."""
+    return [{**row, "reference": references(row)} for row in rows]
+
+
+def references(row: Row) -> list[dict[str, Any]] | None:
+    """The field `reference` of a result row: what is published of its number; None if nothing is."""
+    if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
+        return None
+    known = lookup(
+        *(row[name] for name in ("model", "task", "dataset", "metric", "slice")),
+        prompts=row["convention"].get("prompts"),
+    )
+    return compare(row["value"], known) or None
+
+
+def compare(value: float, known: Sequence[Score]) -> list[dict[str, Any]]:
+    """Each published number with its source, its note, and how far `value` is from it."""
+    return [
+        {"value": s.value, "source": s.source, "difference": value - s.value, "note": s.note} for s in known
+    ]
+
+
+def _score(cells: Mapping[str, str]) -> Score:
+    model, task, dataset, part, metric, value, source, prompts, note = (cells[name] for name in FIELDS)
+    found = float(value)
+    return Score(model, task, dataset, part or None, metric, found, source, prompts or None, note or None)
+
+
+@functools.cache
+def _by_key() -> Mapping[tuple[str, str, str, str | None, str], list[Score]]:
+    table: dict[tuple[str, str, str, str | None, str], list[Score]] = {}
+    for score in scores():
+        table.setdefault(score.key, []).append(score)
+    return table
