@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+from _colours import COLOURS, PREPROCESS, ColourModel
 
 import clipjax
-from clipjax.card import Preprocess
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import Result
@@ -22,17 +21,6 @@ from clipjax.metrics import intervals
 from clipjax.results import ResultStore
 from clipjax.tasks import About, zeroshot
 
-COLOURS = {
-    "black": (0, 0, 0),
-    "blue": (0, 0, 255),
-    "green": (0, 255, 0),
-    "pink": (255, 0, 255),
-    "red": (255, 0, 0),
-    "teal": (0, 255, 255),
-    "white": (255, 255, 255),
-    "yellow": (255, 255, 0),
-}
-RGB = np.array(list(COLOURS.values())) / 127.5 - 1
 PLANTED = {  # folder -> colours of the images in it
     "black": ["black", "black", "black"],
     "blue": ["blue", "blue", "red"],
@@ -43,32 +31,6 @@ PLANTED = {  # folder -> colours of the images in it
     "white": ["white"],
     "yellow": ["yellow", "yellow", "yellow"],
 }
-PREPROCESS = Preprocess(8, 8, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-class ColourModel:
-    """A user's own model: the embedding of an image, or of a text that names a colour, is that colour."""
-
-    def __init__(self, **card: Any) -> None:
-        fields = {
-            "id": "colours",
-            "kind": "zero_shot",
-            "fingerprint": None,
-            "facts": {"train_source": "none"},
-        }
-        fields |= {"logit_scale": 20.0, "logit_bias": None, "preprocess": PREPROCESS, "classes": None}
-        self.card = SimpleNamespace(**fields | card)
-
-    @staticmethod
-    def embed(rgb: np.ndarray) -> np.ndarray:
-        features = np.concatenate([rgb, np.ones_like(rgb[:, :1])], axis=1).astype(np.float32)
-        return features / np.linalg.norm(features, axis=1, keepdims=True)
-
-    def encode_image(self, images: Any) -> np.ndarray:
-        return self.embed(np.asarray(images).mean(axis=(1, 2)))
-
-    def encode_text(self, texts: list[str]) -> np.ndarray:
-        return self.embed(np.stack([RGB[[c in text for c in COLOURS].index(True)] for text in texts]))
 
 
 @pytest.fixture
