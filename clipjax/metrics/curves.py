@@ -7,7 +7,9 @@ come from sorted host arrays (`detection`) or, for scores in shards on devices, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,13 @@ import numpy as np
 RECALL = 0.95
 
 
-class Counts(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Counts:
     """Cumulative counts at the K distinct scores of the positives, most positive first, for B resamples.
 
     Attributes:
-        tp: positives at or above the score. int64 [B, K]; the last is the number of positives.
-        before, fp: negatives above the score; negatives at or above it. int64 [B, K].
+        tp: positives at or above the score. int [B, K]; the last is the number of positives.
+        before, fp: negatives above the score; negatives at or above it. int [B, K].
         negatives: int64 [B].
     """
 
@@ -30,32 +33,45 @@ class Counts(NamedTuple):
     fp: np.ndarray
     negatives: np.ndarray
 
+    @cached_property
+    def gain(self) -> np.ndarray:
+        """Positives at each distinct score."""
+        gain = self.tp.copy()
+        gain[:, 1:] -= self.tp[:, :-1]
+        return gain
+
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """Of the images at or above each score, the share that is positive. float64 [B, K]."""
+        seen = self.tp + self.fp
+        # A resample may have no image at the top scores: there is nothing to gain there either.
+        return self.tp / np.maximum(seen, 1, out=seen)
+
 
 # Measures: Counts -> float64 [B].
 
 
 def area_under_roc(counts: Counts) -> np.ndarray:
     """Probability that a positive scores above a negative, ties counting one half."""
-    tp, before, fp, negatives = counts
-    twice = _gain(tp) * (2 * negatives[:, None] - before - fp)
-    return twice.sum(axis=1) / (2 * tp[:, -1] * negatives)
+    twice = counts.gain * (2 * counts.negatives[:, None] - counts.before - counts.fp)
+    return twice.sum(axis=1) / (2 * counts.tp[:, -1] * counts.negatives)
 
 
 def average_precision(counts: Counts) -> np.ndarray:
     """Mean, over the positives, of the precision at their score: the area under steps."""
-    tp, _, fp, _ = counts
-    # A resample may have no image at the top scores: there is nothing to gain there either.
-    return (_gain(tp) * (tp / np.maximum(tp + fp, 1))).sum(axis=1) / tp[:, -1]
+    return (counts.gain * counts.precision).sum(axis=1) / counts.tp[:, -1]
 
 
 def trapezoidal_precision(counts: Counts) -> np.ndarray:
     """Area under straight lines between the points of the precision-recall curve, which starts at (0, 1)."""
-    tp, before, fp, _ = counts
-    gain = _gain(tp)
-    passed = tp - gain + before
-    precision = tp / np.maximum(tp + fp, 1)
-    previous = np.where(passed > 0, (tp - gain) / np.maximum(passed, 1), 1.0)
-    return (gain * (previous + precision)).sum(axis=1) / (2 * tp[:, -1])
+    found = counts.tp - counts.gain
+    passed = found + counts.before
+    start = passed == 0
+    previous = found / np.maximum(passed, 1, out=passed)
+    previous[start] = 1.0
+    previous += counts.precision
+    previous *= counts.gain
+    return previous.sum(axis=1) / (2 * counts.tp[:, -1])
 
 
 def fpr_first(counts: Counts) -> np.ndarray:
@@ -69,23 +85,28 @@ def fpr_closest(counts: Counts) -> np.ndarray:
     Of the thresholds with that recall it is the lowest, just above the next positive; but the highest of
     those with recall 1. So does the reference, which compares the distances as they come out in float64.
     """
-    tp, before, fp, negatives = counts
+    tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
     higher, lower = _at(tp, reached), np.where(reached > 0, _at(tp, np.maximum(reached - 1, 0)), 0)
     nearer = np.abs(lower / total - RECALL) < np.abs(higher / total - RECALL)
     chosen = np.where(nearer, lower, higher)
-    following = np.minimum(np.count_nonzero(tp <= chosen[:, None], axis=1), tp.shape[1] - 1)
-    return np.where(chosen == total, _at(fp, reached), _at(before, following)) / negatives
-
-
-def _gain(tp: np.ndarray) -> np.ndarray:
-    """Positives at each distinct score."""
-    return np.diff(tp, axis=1, prepend=0)
+    following = np.minimum(_places(tp, chosen, "right"), tp.shape[1] - 1)
+    at_chosen = np.where(chosen == total, _at(counts.fp, reached), _at(counts.before, following))
+    return at_chosen / counts.negatives
 
 
 def _reached(tp: np.ndarray) -> np.ndarray:
-    """The first column whose recall is at least 0.95."""
-    return np.count_nonzero(tp / tp[:, -1:] < RECALL, axis=1)
+    """The first column whose recall, as a float64, is at least 0.95."""
+    total = tp[:, -1].astype(np.int64)
+    wanted = np.floor(RECALL * total).astype(np.int64) - 1
+    for _ in range(3):  # the smallest count with that recall is at most three further
+        wanted += wanted / total < RECALL
+    return _places(tp, wanted, "left")
+
+
+def _places(rows: np.ndarray, values: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
+    """Where each row, which ascends, takes its value. int64 [B]."""
+    return np.array([row.searchsorted(value, side) for row, value in zip(rows, values.astype(rows.dtype))])
 
 
 def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

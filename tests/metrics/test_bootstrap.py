@@ -41,6 +41,27 @@ def test_values_are_those_of_a_loop_over_the_same_resamples(scores):
     assert got["auroc"].std() > 0.01
 
 
+def test_threads_and_blocks_change_no_number(scores):
+    ranking = d.rank(*scores)
+    data = b.Resampling("id", 80, resamples=23), b.Resampling("ood", 50, resamples=23)
+
+    def drawn(**how):
+        return b.bootstrap(lambda x, y: d.measures(ranking, d.MEASURES, x, y), *data, **how)
+
+    whole = drawn(threads=1)
+    for how in ({"threads": 3, "block": 130}, {"threads": 5, "block": 130 * 4}):
+        got = drawn(**how)
+        assert all((got[name] == whole[name]).all() for name in d.MEASURES)
+
+
+def test_a_failing_statistic_is_raised():
+    def fail(weights):
+        raise ValueError("no such number")
+
+    with pytest.raises(ValueError, match="no such number"):
+        b.bootstrap(fail, b.Resampling("x", 12), block=24)
+
+
 def test_mean_on_each_resample():
     values = np.random.default_rng(1).random(12)
     drawn = weights(b.Resampling("x", 12, clusters=CLUSTERS, resamples=20))

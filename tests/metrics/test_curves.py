@@ -107,7 +107,8 @@ def test_counts_and_measures_are_the_host_paths_to_the_bit(pair):
     made = {"in": from_devices(id_scores, ood_scores), "out": from_devices(-ood_scores, -id_scores)}
     below = [np.arange(len(scores) + 1)[None] for scores in pair]
     for side, counts in (("in", d._id_positive), ("out", d._ood_positive)):
-        for got, expected in zip(made[side], counts(d.rank(*pair), *below)):
-            np.testing.assert_array_equal(got, expected)
+        expected = counts(d.rank(*pair), *below)
+        for field in ("tp", "before", "fp", "negatives"):
+            np.testing.assert_array_equal(getattr(made[side], field), getattr(expected, field))
         for name, measure in MEASURES[side].items():
             assert measure(made[side])[0] == host[name], name
