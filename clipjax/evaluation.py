@@ -34,7 +34,7 @@ from clipjax.results import SCHEMA_VERSION, ResultStore, Row, images_table, new_
 from clipjax.store import Store
 from clipjax.subject import Part, Request, Subject, not_applicable, resolve
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
-from clipjax.texts import embed_texts
+from clipjax.texts import are_cut, caption_texts, embed_texts
 
 COMPARISON = "fast against parity"
 
@@ -240,11 +240,7 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[s
     if "captions" not in inputs.columns:
         raise DataError(f"{inputs.dataset} has no captions; retrieval needs a column `captions` of lists")
     assert subject.prompts is not None
-    texts, image_of_text = [], []
-    for row, captions in enumerate(inputs.columns["captions"]):
-        for caption in captions:
-            texts += subject.prompts.of_class(caption)
-            image_of_text.append(row)
+    texts, image_of_text = caption_texts(inputs.ids, inputs.columns["captions"], subject.prompts)
     features = embed_texts(
         subject.model,
         texts,
@@ -253,7 +249,7 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[s
         store=settings["store"],
         progress=settings["progress"],
     )
-    return Captions(features, np.array(image_of_text, np.int32))
+    return Captions(features, image_of_text, are_cut(subject.model, texts))
 
 
 def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:

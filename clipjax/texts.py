@@ -17,9 +17,11 @@ from tqdm import tqdm
 from clipjax.digests import sha256_json
 from clipjax.embed import text_encoder
 from clipjax.errors import DataError
+from clipjax.labels import PromptSet
 from clipjax.models import FORWARD_VERSION
 
 CHUNK = 256  # texts encoded at once: enough to fill the matrix units, and little memory
+TOKENIZED = 4096  # texts tokenised at once
 LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
 
 
@@ -60,6 +62,45 @@ def embed_texts(
     ids = [str(row) for row in range(len(distinct))]
     made = stored(store, key, about, ids, compute)
     return made[[place[text] for text in texts]]
+
+
+def caption_texts(
+    ids: Sequence[str], captions: Sequence[Any], template: PromptSet
+) -> tuple[list[str], np.ndarray]:
+    """The texts of all images' captions, put into a template, and the row of each one's image.
+
+    Args:
+        ids: [N], what to call the images in an error.
+        captions: [N], a list of strings an image; a string is one caption.
+
+    Returns: M texts, int32 [M].
+
+    Raises:
+        DataError: an image has no caption, or one that is empty or no text.
+    """
+    texts, image_of_text = [], []
+    for row, given in enumerate(captions):
+        of_image = [given] if isinstance(given, str) else given
+        if not isinstance(of_image, Sequence) or not of_image:
+            raise DataError(f"{ids[row]} has no caption; give each image one or more, or leave it out")
+        for caption in of_image:
+            if not isinstance(caption, str) or not caption.strip():
+                raise DataError(f"{ids[row]}: its caption {caption!r} is empty or no text; mend or remove it")
+            texts += template.of_class(caption)
+            image_of_text.append(row)
+    return texts, np.array(image_of_text, np.int32)
+
+
+def are_cut(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """Which texts are too long for the context, so that the model reads their beginning alone. bool [M].
+
+    False throughout for a user's own text tower, which does not say.
+    """
+    if not hasattr(model, "network"):
+        return np.zeros(len(texts), bool)
+    steps = range(0, len(texts), TOKENIZED)
+    cut = [model.tokenizer.encode(texts[start : start + TOKENIZED]).truncated for start in steps]
+    return np.concatenate([np.zeros(0, bool), *cut])
 
 
 def text_key(model: Any, output: str, precision: str, **what: str) -> dict[str, Any] | None:
@@ -119,7 +160,7 @@ class _Tokens(NamedTuple):
     pad_id: int
 
     @staticmethod
-    def of(model: Any, texts: list[str], step: int = 4096) -> _Tokens:
+    def of(model: Any, texts: list[str], step: int = TOKENIZED) -> _Tokens:
         tokenizer, tower = model.tokenizer, model.network.arch.text
         parts, lengths, cut = [], [], 0
         for start in range(0, len(texts), step):

@@ -65,10 +65,12 @@ class Captions:
     Attributes:
         features: float32 [M, D], unit norm.
         image_of_text: int [M], the row of each caption's image.
+        cut: bool [M], which were too long for the model's context; None where that is not known.
     """
 
     features: np.ndarray
     image_of_text: np.ndarray
+    cut: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """What two runs on the same images are compared by (`clipjax compare`).
+
+    Attributes:
+        right: whether each image is right, bool [N] a metric: proportions, compared by McNemar's test.
+        resampled: every other number as a function of how often each image is drawn: int [B, N] -> float64
+            [B] a metric. Compared by a paired bootstrap.
+        groups: [N], names of the samples that are drawn independently of each other, where there are several
+            (in- and out-of-distribution images); None: all images are one.
+    """
+
+    right: Mapping[str, np.ndarray] = field(default_factory=dict)
+    resampled: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    groups: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """A record that a task module exposes as `TASK`.
 
@@ -150,6 +169,8 @@ class Task:
         describe: see the module's docstring. Raises DataError naming the image that cannot be used.
         measure: likewise; also takes columns read back from a run's images.parquet (the column `id` too).
         load_annotations: the user's file or folder, or None for the default, -> annotations.
+        paired: from per-image columns, also those read back; of `About` only `dataset` is there. Where a task
+            has none, its columns `correct`, `correct_...` are compared.
     """
 
     name: str
@@ -160,6 +181,7 @@ class Task:
     describe: Callable[[Inputs], dict[str, Any]]
     measure: Callable[[Columns, About], list[Measure]]
     load_annotations: Callable[[Path | None], Annotations] | None = None
+    paired: Callable[[Columns, About], Paired] | None = None
 
     def run(self, inputs: Inputs) -> Outcome:
         """Both steps."""

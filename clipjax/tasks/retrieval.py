@@ -1,0 +1,161 @@
+"""Retrieval between images and their captions: recall at 1, 5 and 10 and mean average precision, both ways.
+
+The definitions are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`), and so are the names:
+`image_retrieval_*` is over captions (text -> image: the caption's image is among the k best images),
+`text_retrieval_*` over images (image -> text: any of the image's captions is among the k best texts).
+`mean_recall@5` is the mean of the two recalls at 5, the number of a data set in the paper's Table IV.
+
+What is kept of each image are the ranks of its captions among all texts, and its own rank among all images
+for each of them: every number follows from these. The captions of an image are one observation, so resamples
+draw images; recall over images is a proportion and has Wilson's interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.intervals import Interval
+from clipjax.metrics.retrieval import ABSENT, average_precision, found_in_top_k, rank_partners
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+
+KS = (1, 5, 10)
+MEAN_AT = 5
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """The ranks of each image's true partners, 0 being the best.
+
+    Columns: `caption_ranks`, of its captions among all texts, best first; `image_ranks`, of the image among
+    all images, for each of its captions in their order; `captions_cut`, how many of them were too long for
+    the model. Two lists of int and an int an image.
+
+    Raises:
+        DataError: there are no images, or an embedding is not finite.
+    """
+    captions = inputs.captions
+    assert captions is not None
+    if not len(inputs.features):
+        raise DataError("there are no images to evaluate")
+    owner = captions.image_of_text
+    try:
+        ranks = rank_partners(inputs.features, captions.features, owner)
+    except ValueError as error:
+        raise DataError(f"{inputs.dataset}: {error}") from None
+    order, ends = np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner, minlength=len(inputs.ids)))
+    cut = np.zeros(len(owner), bool) if captions.cut is None else captions.cut
+    return {
+        "caption_ranks": [row[row != ABSENT].tolist() for row in ranks.image_to_text],
+        "image_ranks": [row.tolist() for row in np.split(ranks.text_to_image[order, 0], ends[:-1])],
+        "captions_cut": np.bincount(owner, weights=cut, minlength=len(inputs.ids)).astype(np.int32),
+    }
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """All numbers from the per-image columns.
+
+    `n` is the number of queries: captions for image retrieval, images for text retrieval.
+    """
+    parts = per_image(images)
+    n, texts, cut = (
+        len(images["image_ranks"]),
+        int(parts["captions"].sum()),
+        int(np.sum(images["captions_cut"])),
+    )
+    values = {name: float(value[0]) for name, value in statistics(parts, np.ones((1, n))).items()}
+    drawn: dict[str, np.ndarray] = {}
+    if n > 1:
+        sample = Resampling(about.dataset, n, resamples=about.resamples, seed=about.seed)
+        drawn = bootstrap(lambda weights: statistics(parts, weights), sample)
+    note = f"{texts} captions of {n} images" + (f"; {cut} captions were cut to the context" if cut else "")
+
+    def one(name: str) -> Measure:
+        interval = _interval(name, values[name], n, drawn.get(name))
+        queries = texts if name.startswith("image") else n
+        return Measure(name, values[name], queries, interval, note=note)
+
+    found = [one(name) for name in values if not name.startswith("mean")]
+    mean = one(f"mean_recall@{MEAN_AT}")
+    return [*found, Measure(mean.metric, mean.value, n, mean.interval, aggregates="directions", note=note)]
+
+
+def per_image(images: Columns) -> dict[str, np.ndarray]:
+    """Of each image: its captions' number, and sums over its queries. float64 [N] each.
+
+    `image_*` are sums over its captions, `text_*` belong to the image itself.
+    """
+    count = np.array([len(ranks) for ranks in images["image_ranks"]])
+    of_images, of_captions = _table(images["image_ranks"], count), _table(images["caption_ranks"], count)
+    there = of_images != ABSENT
+    sums = {f"image_retrieval_recall@{k}": np.sum(of_images < k, axis=1) for k in KS}
+    sums["image_retrieval_map"] = np.sum(1 / (1.0 + of_images), axis=1, where=there)
+    sums |= {f"text_retrieval_recall@{k}": found_in_top_k(of_captions, k) for k in KS}
+    sums["text_retrieval_map"] = average_precision(of_captions)
+    return {"captions": count.astype(np.float64)} | {k: v.astype(np.float64) for k, v in sums.items()}
+
+
+def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every number of B resamples of the images. `parts` of `per_image`; [B, N] -> float64 [B] a name."""
+    names = [name for name in parts if name != "captions"]
+    sums = weights.astype(np.float64) @ np.stack([parts[name] for name in ("captions", *names)], axis=1)
+    captions, images = sums[:, 0], weights.sum(axis=1)
+    found = {
+        name: sums[:, k] / (captions if name.startswith("image") else images)
+        for k, name in enumerate(names, 1)
+    }
+    both = [found[f"{way}_retrieval_recall@{MEAN_AT}"] for way in ("image", "text")]
+    return found | {f"mean_recall@{MEAN_AT}": (both[0] + both[1]) / 2}
+
+
+def paired(images: Columns, about: About) -> Paired:
+    """Recall over images is a proportion; the other numbers are compared on resamples of the images."""
+    parts = per_image(images)
+    right = {name: part > 0 for name, part in parts.items() if name.startswith("text_retrieval_recall")}
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {k: v for k, v in statistics(parts, weights).items() if k not in right}
+
+    return Paired(right, resampled)
+
+
+def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Interval:
+    """Wilson's for recall over images; else of the resamples.
+
+    Where no resample differs from another (everything was found at once), it is Wilson's of as many images:
+    of all quantities between 0 and 1, proportions vary most.
+    """
+    if name.startswith("text_retrieval_recall"):
+        return intervals.wilson(round(value * n), n)
+    if drawn is None or np.ptp(drawn) == 0:
+        return intervals.wilson(value * n, n)._replace(method="wilson_images")
+    return percentile_interval(drawn, clustered=True)
+
+
+def _table(ranks: Sequence[Sequence[int]], count: np.ndarray) -> np.ndarray:
+    """Lists of ranks as one array, filled up with ABSENT. int32 [N, P]."""
+    table = np.full((len(count), int(count.max())), ABSENT, np.int32)
+    table[np.arange(table.shape[1]) < count[:, None]] = np.concatenate([np.asarray(row) for row in ranks])
+    return table
+
+
+TASK = Task(
+    name="retrieval",
+    version=1,
+    section="III-B",
+    needs=("text", "captions"),
+    convention={
+        "recall": "any positive, as CLIP_benchmark",
+        "k": list(KS),
+        "ties": "lowest index",
+        "mean_recall": f"of both ways at {MEAN_AT}",
+        "resampled": "images, with all their captions",
+    },
+    describe=describe,
+    measure=measure,
+    paired=paired,
+)
