@@ -1,0 +1,195 @@
+"""ImageNet-D (Zhang et al. 2024): classification among its categories, and among four of them.
+
+Zero-shot models choose among the 113 categories by name (`top1`), with the reference's prompt `A photo of a
+{}`. A classifier's 1,000 classes are projected to the categories, and `top1_full` is the reference's number:
+the best of all 1,000 is one of the category's.
+
+The study asks among four: an image's list is its true category and the three *wrong* ones that a selection
+model is most confident of. With the model's own list the answer is right exactly if the 113-way answer is, so
+`top1_4way_own` equals `top1`. With another model's list it is `top1_4way_list`; such lists are `annotations`: a
+run's images.parquet of this task, whose column `failures` they are, or a CSV file
+`id,category1,category2,category3`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipjax.config import read_csv
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError
+from clipjax.heads import score_blocks
+from clipjax.labels import LabelSpace
+from clipjax.tasks import About, Columns, Inputs, Measure, Task, zeroshot
+
+WRONG = 3  # wrong categories in a list
+HEADER = ("id", "category1", "category2", "category3")
+
+
+@dataclass(frozen=True)
+class CategoryLists:
+    """The wrong categories of each image that a selection model is most confident of.
+
+    Attributes:
+        name: of the selection model, or of the file.
+        wrong: image id -> three category ids or names; None for each model's own.
+        digest: SHA-256 of the contents.
+    """
+
+    name: str
+    wrong: Mapping[str, Sequence[str]] | None
+    digest: str
+
+    def indices(self, ids: Sequence[str], labels: np.ndarray, space: LabelSpace) -> np.ndarray:
+        """The wrong categories as indices into the label space. int32 [N, 3].
+
+        Raises:
+            DataError: an image without a list, or whose list has an unknown, repeated or the true category.
+        """
+        assert self.wrong is not None
+        index = {name: k for names in (space.classes, space.ids) for k, name in enumerate(names)}
+        table = np.empty((len(ids), WRONG), np.int32)
+        for row, image, label in zip(table, ids, labels):
+            if image not in self.wrong:
+                raise DataError(f"{self.name}: no category list for the image {image}")
+            names = self.wrong[image]
+            if unknown := [name for name in names if name not in index]:
+                raise DataError(f"{self.name}: {image}: {unknown[0]!r} is no category of {space.name}")
+            found = [index[name] for name in names]
+            if len({*found, int(label)}) != WRONG + 1:
+                raise DataError(
+                    f"{self.name}: {image}: its list must be {WRONG} different categories beside the true "
+                    f"one ({space.ids[label]}), not {', '.join(names)}"
+                )
+            row[:] = found
+        return table
+
+
+def load_lists(path: Path | None) -> CategoryLists:
+    """Category lists from a run's folder or its images.parquet, or from a CSV file; None: each model's own.
+
+    Raises:
+        DataError: the file does not exist or is not of that form; names it, and the line of a CSV file.
+    """
+    if path is None:
+        return CategoryLists("own", None, sha256_json("own"))
+    if path.is_dir():
+        path = path / "images.parquet"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give the images.parquet of an imagenet_d run, or a CSV file")
+    wrong = _from_run(path) if path.suffix == ".parquet" else _from_csv(path)
+    return CategoryLists(_selection_model(path), wrong, sha256_json(sorted(wrong.items())))
+
+
+def _from_run(path: Path) -> dict[str, list[str]]:
+    try:
+        table = pq.read_table(path, columns=["id", "failures"])
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a table ({error})") from None
+    if set(table.column_names) != {"id", "failures"}:
+        raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
+    return dict(zip(table["id"].to_pylist(), table["failures"].to_pylist()))
+
+
+def _from_csv(path: Path) -> dict[str, list[str]]:
+    wrong: dict[str, list[str]] = {}
+    for number, row in enumerate(read_csv(path), 2):
+        if tuple(row) != HEADER:
+            raise DataError(f"{path}: expected the header `{','.join(HEADER)}`")
+        if row["id"] in wrong:
+            raise DataError(f"{path}:{number}: the image {row['id']} has two lists")
+        wrong[row["id"]] = [row[name] for name in HEADER[1:]]
+    return wrong
+
+
+def _selection_model(path: Path) -> str:
+    """The model of the run that the table belongs to; the file's name where there is no run."""
+    run = path.parent / "run.json"
+    try:
+        return str(json.loads(run.read_text(encoding="utf-8"))["model"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """Predictions as in `zeroshot`; `failures`, the model's own list of wrong categories; and its answers.
+
+    Raises:
+        DataError: there are no labels, or fewer than four categories; as `zeroshot.describe` and
+            `CategoryLists.indices`.
+    """
+    space = inputs.label_space
+    assert space is not None
+    if inputs.labels is None or len(space) <= WRONG:
+        raise DataError(f"{inputs.dataset}: imagenet_d needs labels, of {WRONG + 1} categories or more")
+    columns = zeroshot.describe(inputs)
+    names = np.asarray(space.ids, object)
+    columns["failures"] = names[wrong_of(columns["top5"], columns["label"])]
+    columns["correct_4way_own"] = columns["correct"]
+    given = inputs.annotations
+    if given is not None and given.wrong is not None:
+        wrong = given.indices(inputs.ids, columns["label"], space)
+        answer = choose(inputs, np.concatenate([columns["label"][:, None], wrong], axis=1))
+        columns |= {
+            "list": names[wrong],
+            "answer_4way_list": names[answer],
+            "correct_4way_list": answer == columns["label"],
+        }
+    return columns
+
+
+def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The three best categories that are not the label, best first. int [N, 4 or more], int [N] -> [N, 3]."""
+    is_label = ranked == labels[:, None]
+    order = np.argsort(is_label, axis=1, kind="stable")[:, :WRONG]
+    return np.take_along_axis(ranked, order, axis=1)
+
+
+def choose(inputs: Inputs, options: np.ndarray) -> np.ndarray:
+    """The best of each image's options; ties go to the lowest category. int [N, 4] -> int32 [N]."""
+    options = np.sort(options, axis=1)
+    best = np.empty(len(options), np.int32)
+    assert inputs.head is not None
+    for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection):
+        among = np.take_along_axis(np.asarray(scores.values), options[rows], axis=1)
+        best[rows] = np.take_along_axis(options[rows], among.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return best
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """The numbers of `zeroshot`, and accuracy among four categories."""
+    overall, *rest = zeroshot.measure(images, about)
+    selection = getattr(about.annotations, "name", "another model")
+    notes = {"own": "lists of the model itself", "list": f"lists of {selection}"}
+    found = [overall]
+    for lists, note in notes.items():
+        if f"correct_4way_{lists}" in images:
+            correct = np.asarray(images[f"correct_4way_{lists}"], bool)
+            share = zeroshot.accuracy(f"top1_4way_{lists}", int(correct.sum()), len(correct))
+            found.append(dataclasses.replace(share, note=note))
+    return [*found, *rest]
+
+
+TASK = Task(
+    name="imagenet_d",
+    version=1,
+    section="IX",
+    needs=("head", "labels"),
+    convention={
+        "ties": "lowest category index",
+        "list": "the true category and the 3 wrong ones of the selection model's highest confidence",
+        "selection_scores": "of the 113 categories; a classifier's are the largest logit of each category",
+    },
+    describe=describe,
+    measure=measure,
+    load_annotations=load_lists,
+)

@@ -1,0 +1,108 @@
+"""Accuracy that lasts over the frames of a video: ImageNet-Vid-Robust (Shankar et al. 2021).
+
+An anchor frame and the frames at most 10 before and behind it are one set; a frame with several classes is
+right with any of them. `pm0`, also called `benign`, is the share of anchors that are right; `pm10` the share
+of sets in which the anchor *and* every frame are right; `pm1` to `pm9` look at the frames that near alone.
+Sets are independent, so these are proportions of sets. `top1_all_frames` counts every frame by itself and
+takes its first class alone (wise-ft): another number, whose interval resamples whole sets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval, weighted_mean
+from clipjax.metrics.intervals import Interval
+from clipjax.tasks import About, Columns, Inputs, Measure, Task, zeroshot
+
+FARTHEST = 10  # frames from the anchor
+COLUMNS = ("anchor", "offset", "set_size")
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """Predictions of each frame as in `zeroshot`, with its anchor, offset and the size of its set.
+
+    Raises:
+        DataError: the data set has no such columns or no labels; as `zeroshot.describe`.
+    """
+    missing = [name for name in COLUMNS if name not in inputs.columns]
+    if missing or inputs.labels is None:
+        raise DataError(
+            f"{inputs.dataset} has no {missing[0] if missing else 'labels'}: vid_robust is about the frames "
+            "of ImageNet-Vid-Robust, as the card imagenet_vid_robust reads them"
+        )
+    return {**zeroshot.describe(inputs), **{name: list(inputs.columns[name]) for name in COLUMNS}}
+
+
+class Sets(NamedTuple):
+    """Frames by their sets.
+
+    set_of: int [N], each frame's set, 0..A-1.
+    reach: int [A], how far from the anchor the nearest wrong frame is; FARTHEST + 1 where all are right.
+    """
+
+    set_of: np.ndarray
+    reach: np.ndarray
+
+
+def sets_of(images: Columns) -> Sets:
+    """Raises DataError naming an anchor whose set is not whole: without all frames it would be easier."""
+    anchors, set_of = np.unique(np.asarray(images["anchor"], str), return_inverse=True)
+    offset, size = np.asarray(images["offset"], int), np.asarray(images["set_size"], int)
+    here = np.bincount(set_of)
+    whole = np.zeros(len(anchors), int)
+    whole[set_of] = size
+    has_anchor = np.bincount(set_of, weights=offset == 0) == 1
+    if not (has_anchor & (here == whole)).all():
+        first = int(np.argmin(has_anchor & (here == whole)))
+        raise DataError(
+            f"the set of {anchors[first]} has {here[first]} of its {whole[first]} frames: vid_robust needs "
+            "whole sets, so run it on all frames, without a limit, and mend those that cannot be read"
+        )
+    reach = np.full(len(anchors), FARTHEST + 1)
+    wrong = ~np.asarray(images["correct"], bool)
+    np.minimum.at(reach, set_of[wrong], abs(offset[wrong]))
+    return Sets(set_of, reach)
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """All numbers from the columns label, prediction, correct, anchor, offset and set_size."""
+    sets = sets_of(images)
+    n = len(sets.reach)
+    lasting = [int(np.sum(sets.reach > k)) for k in range(FARTHEST + 1)]
+    first = np.asarray(images["prediction"]) == np.asarray(images["label"])
+    return [
+        zeroshot.accuracy("benign", lasting[0], n),
+        *(zeroshot.accuracy(f"pm{k}", hits, n) for k, hits in enumerate(lasting)),
+        zeroshot.accuracy("pm0_to_pm10_drop", lasting[0] - lasting[FARTHEST], n),
+        Measure("top1_all_frames", float(first.mean()), len(first), _interval(first, sets.set_of, about)),
+    ]
+
+
+def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
+    """Of a mean over frames, sets being resampled; where these cannot differ, Wilson's for as many sets."""
+    sets = int(set_of.max()) + 1
+    if sets < 2 or correct.all() or not correct.any():
+        return intervals.wilson(float(correct.mean()) * sets, sets)
+    resampling = Resampling(about.dataset, len(correct), set_of, about.resamples, about.seed)
+    draws = bootstrap(lambda weights: {"mean": weighted_mean(correct, weights)}, resampling)
+    return percentile_interval(draws["mean"], clustered=True)
+
+
+TASK = Task(
+    name="vid_robust",
+    version=1,
+    section="III-B",
+    needs=("head", "labels"),
+    convention={
+        "ties": "lowest class index",
+        "several_labels": "any is right; top1_all_frames: the first",
+        "unit": "an anchor with its neighbours",
+    },
+    describe=describe,
+    measure=measure,
+)
