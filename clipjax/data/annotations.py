@@ -1,0 +1,259 @@
+"""Visual factors of images: the annotation files of ImageNet-X, or files of the same formats.
+
+`*_top_factor.jsonl`     an image a line: `file_name`, `class`, and 0 or 1 a factor: one, or none, is 1
+`*_multi_factor.jsonl`   the same images, all their factors
+`prototypical_paths.csv` `file_name`: images that were shown to the annotators as typical of their class
+`*real_labels.jsonl`     all labels that are right (ReaL): `{"file_name": [classes], ...}`, or one list in the
+                         order of ImageNet's validation images
+`*metaclasses.csv`       `name`, a line a class in label order: the group of the class
+
+The first two are required, and a number that needs another one is not applicable without it. The files of
+ImageNet-X come with the package `imagenet-x` (CC BY-NC: they are not part of clipjax), which is found but
+never imported. Factors go by their names: the order of the keys is not that of the package.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.config import config_dir, read_csv, read_text, read_toml
+from clipjax.digests import sha256_files, sha256_json
+from clipjax.errors import DataError, UsageError
+
+PACKAGE = "imagenet_x"
+TOP, MULTI = "_top_factor.jsonl", "_multi_factor.jsonl"
+DEFAULT_PART = "_val"  # where a folder holds several pairs of files
+NOT_FACTORS = ("file_name", "class", "justification", "one_word")
+OF_ALL_CLASSES = "imagenet_1k_classes_to_100_metaclasses.csv"
+OTHER = "other"
+
+
+@dataclass(frozen=True, eq=False)
+class FactorAnnotations:
+    """What is known of the annotated images.
+
+    Attributes:
+        names: [A], file names without folders.
+        classes: int32 [A], the class of each.
+        factors: [F], in the order of configs/imagenet_x.toml, unknown ones behind as the file has them.
+        top, multi: bool [A, F].
+        prototypes: file names of the prototypes; None where there is no list of them.
+        accepted: file name -> its right labels; None likewise.
+        metaclasses: the group of each class; None likewise.
+        digest: SHA-256 of the files.
+    """
+
+    names: tuple[str, ...]
+    classes: np.ndarray
+    factors: tuple[str, ...]
+    top: np.ndarray
+    multi: np.ndarray
+    prototypes: frozenset[str] | None
+    accepted: Mapping[str, Sequence[int]] | None
+    metaclasses: tuple[str, ...] | None
+    digest: str
+
+    def rows(self, ids: Sequence[str]) -> np.ndarray:
+        """The annotation of each image by its file name, -1 for one without. int [N].
+
+        Raises:
+            DataError: two images have one annotation, or none has any; names them.
+        """
+        row = {name: i for i, name in enumerate(self.names)}
+        found = np.array([row.get(posixpath.basename(name), -1) for name in ids], np.int64)
+        seen: dict[int, str] = {}
+        for name, i in zip(ids, found):
+            if i >= 0 and seen.setdefault(int(i), name) != name:
+                raise DataError(
+                    f"{seen[int(i)]} and {name} have one file name: which is annotated is unclear"
+                )
+        if not seen:
+            raise DataError(
+                f"none of the {len(ids)} images ({', '.join(ids[:2])}, ...) is annotated; the "
+                f"annotations are of {self.names[0]}, ...: give their own images, or other annotations"
+            )
+        return found
+
+
+@functools.cache
+def imagenet_x_facts() -> Mapping[str, tuple[str, ...]]:
+    """`factors`, `ten` and `metaclasses` of configs/imagenet_x.toml."""
+    return {name: tuple(values) for name, values in read_toml(config_dir() / "imagenet_x.toml").items()}
+
+
+def load_factors(path: Path | None = None) -> FactorAnnotations:
+    """Read annotations.
+
+    Args:
+        path: a folder of these files, or one of its `*_top_factor.jsonl`; None: those of the package
+            imagenet-x (its validation part).
+
+    Raises:
+        UsageError: no path, and the package is not installed; a folder that holds several pairs of files.
+        DataError: a file is missing or a line is wrong; names file and line.
+    """
+    top_file = _top_file(_package_folder() if path is None else path)
+    folder, multi_file = top_file.parent, top_file.with_name(top_file.name.replace(TOP, MULTI))
+    real, groups = _one(folder, "*real_labels.jsonl"), _one(folder, "*metaclasses.csv")
+    listed = folder / "prototypical_paths.csv"
+    names, classes, factors, top = _read_factors(top_file)
+    multi = _aligned(names, classes, factors, _read_factors(multi_file), top_file, multi_file)
+    _check_top(names, top, multi, top_file)
+    used = [top_file, multi_file, *filter(None, (real, groups)), *([listed] if listed.is_file() else [])]
+    digests = dict(zip((file.name for file in used), sha256_files(used)))
+    return FactorAnnotations(
+        names,
+        classes,
+        factors,
+        top,
+        multi,
+        prototypes=_read_prototypes(listed) if listed.is_file() else None,
+        accepted=None if real is None else _read_accepted(real),
+        metaclasses=None if groups is None else _read_metaclasses(groups),
+        digest=sha256_json(digests),
+    )
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            "the annotations of ImageNet-X are not here: pip install imagenet-x==0.0.7 (CC BY-NC), or give "
+            "their folder with annotations=DIR (--annotations DIR on the command line)"
+        )
+    return Path(spec.submodule_search_locations[0]) / "annotations"
+
+
+def _top_file(path: Path) -> Path:
+    if path.is_file():
+        if not path.name.endswith(TOP):
+            raise UsageError(f"{path}: give a folder of annotations, or its file that ends in {TOP}")
+        return path
+    found = sorted(path.glob(f"*{TOP}"))
+    if not found:
+        raise DataError(f"{path} holds no *{TOP}; give the folder with the annotations")
+    chosen = [file for file in found if file.name.endswith(DEFAULT_PART + TOP)] if len(found) > 1 else found
+    if len(chosen) != 1:
+        raise UsageError(f"{path} holds {', '.join(file.name for file in found)}: give one of the files")
+    return chosen[0]
+
+
+def _one(folder: Path, pattern: str) -> Path | None:
+    found = sorted(folder.glob(pattern))
+    if len(found) > 1:
+        raise DataError(f"{folder} holds {found[0].name} and {found[1].name}; leave one of them")
+    return found[0] if found else None
+
+
+def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...], np.ndarray]:
+    """Names, classes int32 [A], factors and marks bool [A, F] of one file."""
+    names: dict[str, int] = {}
+    classes, marks = [], []
+    keys: list[str] = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        record = _record(line, f"{path}:{number}")
+        keys = keys or [key for key in record if key not in NOT_FACTORS]
+        name = record["file_name"]
+        if name in names:
+            raise DataError(f"{path}:{number}: {name} is also in line {names[name]}")
+        names[name] = number
+        classes.append(record["class"])
+        marks.append(_marks(record, keys, f"{path}:{number}"))
+    if not names or not keys:
+        raise DataError(f"{path} annotates no {'factor' if names else 'image'}")
+    known = imagenet_x_facts()["factors"]
+    factors = [*(name for name in known if name in keys), *(key for key in keys if key not in known)]
+    order = [keys.index(name) for name in factors]
+    return tuple(names), np.array(classes, np.int32), tuple(factors), np.array(marks, bool)[:, order]
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+        raise DataError(f"{where}: expected an object with a `file_name`")
+    if type(record.get("class")) is not int or record["class"] < 0:
+        raise DataError(f"{where}: `class` is {record.get('class')!r}; it must be a class index")
+    record["file_name"] = posixpath.basename(record["file_name"])
+    return record
+
+
+def _marks(record: dict[str, Any], keys: list[str], where: str) -> list[int]:
+    if record.keys() - set(NOT_FACTORS) != set(keys):
+        differing = sorted((record.keys() - set(NOT_FACTORS)) ^ set(keys))
+        raise DataError(f"{where}: its factors are not those of the first line ({', '.join(differing)})")
+    for key in keys:
+        if record[key] not in (0, 1):
+            raise DataError(f"{where}: {key!r} is {record[key]!r}; it must be 0 or 1")
+    return [record[key] for key in keys]
+
+
+def _aligned(names, classes, factors, second, top_file: Path, multi_file: Path) -> np.ndarray:
+    """The second file's marks in the order of the first, of which it must have every image."""
+    other_names, other_classes, other_factors, marks = second
+    if set(factors) != set(other_factors):
+        raise DataError(f"{multi_file} and {top_file.name} have different factors")
+    row = {name: i for i, name in enumerate(other_names)}
+    if missing := [name for name in names if name not in row]:
+        raise DataError(f"{multi_file} has no line for {missing[0]}, which is in {top_file.name}")
+    if extra := row.keys() - set(names):
+        raise DataError(f"{top_file} has no line for {min(extra)}, which is in {multi_file.name}")
+    order = [row[name] for name in names]
+    wrong = np.flatnonzero(other_classes[order] != classes)
+    if wrong.size:
+        raise DataError(f"{multi_file}: {names[wrong[0]]} has another class than in {top_file.name}")
+    return marks[order]
+
+
+def _check_top(names: tuple[str, ...], top: np.ndarray, multi: np.ndarray, path: Path) -> None:
+    wrong = np.flatnonzero((top.sum(axis=1) > 1) | (top & ~multi).any(axis=1))
+    if wrong.size:
+        raise DataError(
+            f"{path}: {names[wrong[0]]} has several top factors, or one that is not among all its factors"
+        )
+
+
+def _read_prototypes(path: Path) -> frozenset[str]:
+    rows = read_csv(path)
+    if not rows or "file_name" not in rows[0]:
+        raise DataError(f"{path}: expected the header `file_name` and one image a line")
+    return frozenset(posixpath.basename(row["file_name"]) for row in rows)
+
+
+def _read_accepted(path: Path) -> dict[str, Sequence[int]]:
+    try:
+        record = json.loads(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not one JSON value ({error})") from None
+    if isinstance(record, list):
+        record = {f"ILSVRC2012_val_{i:08d}.JPEG": labels for i, labels in enumerate(record, 1)}
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: expected a list, or an object of file names, of lists of class indices")
+    for name, labels in record.items():
+        if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
+            raise DataError(f"{path}: the labels of {name} are {labels!r}; they must be class indices")
+    return record
+
+
+def _read_metaclasses(path: Path) -> tuple[str, ...]:
+    rows = read_csv(path)
+    if not rows or "name" not in rows[0]:
+        raise DataError(f"{path}: expected a column `name` and one class a line")
+    names = [row["name"] for row in rows]
+    if path.name != OF_ALL_CLASSES:
+        return tuple(names)
+    kept = imagenet_x_facts()["metaclasses"]
+    return tuple(name if name in kept else OTHER for name in names)

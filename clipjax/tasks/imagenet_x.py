@@ -1,0 +1,377 @@
+"""Visual factors (ImageNet-X): how accuracy depends on pose, background, size, texture, ...
+
+Annotators named for each image the factors in which it departs from the prototypes of its class: all of them
+("multi") and the most distinctive one ("top"). Numbers come in four variants, top or multi times prototypes
+left out ("filtered") or in ("kept"). The default is top/filtered, as in the reference and, by all evidence,
+in the paper: its numbers over all images are the rows without a slice. Those of a factor are sliced
+`top/filtered/factor:pose`, those over all images of another variant `multi/filtered`, and so on.
+
+"average" is the accuracy over all annotated images, each once. Right means: the annotated class, or a class
+of its metaclass, or one of the image's ReaL labels (`*_metaclass`, `*_real`). Definitions:
+`clipjax.metrics.factors`, `clipjax.data.annotations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
+from clipjax.errors import DataError
+from clipjax.labels import LabelSpace
+from clipjax.metrics import calibration, classification, intervals
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.factors import (
+    FactorCounts,
+    correct_among,
+    correct_through,
+    count_factors,
+    worst_classes,
+)
+from clipjax.metrics.intervals import Interval
+from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict
+
+DEFAULT = "top/filtered"
+VARIANTS = (DEFAULT, "top/kept", "multi/filtered", "multi/kept")
+BINS = 15
+WORST = 100
+BLOCK = 2**20  # weights a block: a sparse product needs more rows than the default leaves it
+KINDS = {"": "correct", "_metaclass": "correct_metaclass", "_real": "correct_real"}
+MISSING = {
+    "_metaclass": "not applicable: no metaclasses are known",
+    "_real": "not applicable: no ReaL labels are known",
+}
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """Predictions joined with annotations; the columns of `join`.
+
+    Raises:
+        DataError: as `zeroshot.predict` and `join`; the data set says another class than the annotations.
+    """
+    space, notes = inputs.label_space, inputs.annotations
+    assert space is not None
+    assert notes is not None
+    if inputs.labels is not None:
+        check_labels(inputs.labels, inputs.ids, space)
+    predictions = predict(inputs)
+    return join(inputs.ids, predictions.ranked[:, 0], predictions.confidence, space, notes, inputs.labels)
+
+
+def join(
+    ids: Sequence[str],
+    prediction: np.ndarray,
+    confidence: np.ndarray,
+    space: LabelSpace,
+    notes: FactorAnnotations,
+    labels: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """One row an image, from which all numbers follow, for images with and without annotation.
+
+    Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
+    -1), correct, annotated, top_factors and multi_factors (lists of names); and where the annotations know,
+    prototype, correct_metaclass, correct_real.
+
+    Raises:
+        DataError: no image is annotated, or two have one annotation; a class or a metaclass is missing or too
+            many; `labels` says another class than the annotations; names the image.
+    """
+    rows = notes.rows(ids)
+    annotated = rows >= 0
+    own = np.full(len(ids), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+    label = np.where(annotated, notes.classes[rows], own).astype(np.int32)
+    _check_classes(ids, label, own, space, notes)
+    columns: dict[str, Any] = {
+        "prediction": np.asarray(prediction, np.int32),
+        "prediction_name": np.asarray(space.classes, object)[prediction],
+        "confidence": np.asarray(confidence),
+        "label": label,
+        "correct": np.asarray(prediction) == label,
+        "annotated": annotated,
+        "top_factors": _named(notes.top, rows, notes.factors),
+        "multi_factors": _named(notes.multi, rows, notes.factors),
+    }
+    names = [notes.names[row] if row >= 0 else "" for row in rows]
+    if notes.prototypes is not None:
+        columns["prototype"] = np.array([name in notes.prototypes for name in names])
+    if notes.metaclasses is not None:
+        group = np.unique(notes.metaclasses, return_inverse=True)[1]
+        columns["correct_metaclass"] = annotated & correct_through(prediction, np.maximum(label, 0), group)
+    if notes.accepted is not None:
+        # An image without any ReaL label is always wrong, as in the reference.
+        accepted = [notes.accepted.get(name, ()) for name in names]
+        table = accepted_labels(label, accepted) if any(map(len, accepted)) else np.full((len(ids), 1), -1)
+        columns["correct_real"] = correct_among(prediction, table)
+    return columns
+
+
+def _check_classes(
+    ids: Sequence[str], label: np.ndarray, own: np.ndarray, space: LabelSpace, notes: FactorAnnotations
+) -> None:
+    if notes.metaclasses is not None and len(notes.metaclasses) != len(space):
+        raise DataError(
+            f"there are {len(notes.metaclasses)} metaclasses, but {space.name} has {len(space)} classes"
+        )
+    outside, other = np.flatnonzero(label >= len(space)), np.flatnonzero((own >= 0) & (own != label))
+    if outside.size:
+        i = int(outside[0])
+        raise DataError(
+            f"{ids[i]}: its annotated class {label[i]} is outside the {len(space)} of {space.name!r}"
+        )
+    if other.size:
+        i = int(other[0])
+        raise DataError(
+            f"{ids[i]} is in class {own[i]} ({space.classes[own[i]]}) of the data set, but annotated as "
+            f"{label[i]} ({space.classes[label[i]]}): the order of the classes or the file differs"
+        )
+
+
+def _named(marks: np.ndarray, rows: np.ndarray, factors: tuple[str, ...]) -> list[list[str]]:
+    names = [[factors[k] for k in np.flatnonzero(row)] for row in marks[rows]]
+    return [found if row >= 0 else [] for found, row in zip(names, rows)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The annotated images of the columns.
+
+    Attributes:
+        correct: by the ending of a metric's name, bool [A]; without what is not known.
+        marks: "top" and "multi" -> bool [A, F], over `factors`: those that some image has.
+        without: images without annotation.
+    """
+
+    correct: dict[str, np.ndarray]
+    confidence: np.ndarray
+    label: np.ndarray
+    prototype: np.ndarray | None
+    factors: tuple[str, ...]
+    marks: dict[str, np.ndarray]
+    without: int
+
+    @staticmethod
+    def of(images: Columns) -> _Table:
+        annotated = np.asarray(images["annotated"], bool)
+        names = {
+            which: [images[f"{which}_factors"][i] for i in np.flatnonzero(annotated)]
+            for which in ("top", "multi")
+        }
+        seen = {name for lists in names.values() for factors in lists for name in factors}
+        known = imagenet_x_facts()["factors"]
+        factors = (*(name for name in known if name in seen), *sorted(seen - set(known)))
+        column = {name: np.asarray(images[name])[annotated] for name in ("confidence", "label")}
+        return _Table(
+            correct={
+                ending: np.asarray(images[name], bool)[annotated]
+                for ending, name in KINDS.items()
+                if name in images
+            },
+            confidence=column["confidence"],
+            label=column["label"],
+            prototype=np.asarray(images["prototype"], bool)[annotated] if "prototype" in images else None,
+            factors=factors,
+            marks={which: _one_hot(lists, factors) for which, lists in names.items()},
+            without=int(np.sum(~annotated)),
+        )
+
+    def part(self, variant: str) -> np.ndarray:
+        """The images of a variant. bool [A]."""
+        if self.prototype is None or variant.endswith("kept"):
+            return np.ones(len(self.label), bool)
+        return ~self.prototype
+
+    def groups(self, variant: str) -> np.ndarray:
+        """All images of a variant, then those with each factor. bool [A, 1 + F]."""
+        part = self.part(variant)[:, None]
+        return part & np.concatenate([part, self.marks[variant.partition("/")[0]]], axis=1)
+
+
+def _one_hot(lists: Sequence[Sequence[str]], factors: tuple[str, ...]) -> np.ndarray:
+    column = {name: k for k, name in enumerate(factors)}
+    marks = np.zeros((len(lists), len(factors)), bool)
+    for row, names in zip(marks, lists):
+        row[[column[name] for name in names]] = True
+    return marks
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """All numbers of all variants, from the columns of `join`.
+
+    Raises:
+        ValueError: nothing is annotated, or a confidence is no probability; names the row.
+    """
+    table = _Table.of(images)
+    draws = _draws(table, about)
+    found = []
+    for variant in VARIANTS:
+        found += _over_all(table, variant, draws, about)
+        found += _over_factors(table, variant, draws)
+    return found
+
+
+def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Iterator[Measure]:
+    """Numbers over all images of a variant; the default one's have no slice."""
+    part, place = table.part(variant), None if variant == DEFAULT else variant
+    n = int(part.sum())
+    for ending, why in {"": None, **MISSING}.items():
+        if ending in table.correct:
+            hits = int(table.correct[ending][part].sum())
+            remark = _remark(table, variant, about) if ending == "" else None
+            yield Measure(f"average{ending}", hits / n, n, intervals.wilson(hits, n), place, note=remark)
+        else:
+            yield Measure(f"average{ending}", None, n, slice=place, note=why)
+    counts = _counts(table, variant, "")
+    ten = [name in imagenet_x_facts()["ten"] for name in table.factors]
+    yield _worst_factor("worst_factor_of_ten", counts, np.array(ten, bool), table.factors, place)
+    yield _worst_factor("worst_factor_of_all", counts, np.ones(len(ten), bool), table.factors, place)
+    yield _worst_classes(table.label[part], table.correct[""][part], place)
+    yield _ece(table, variant, 0, draws, place)
+
+
+def _remark(table: _Table, variant: str, about: About) -> str:
+    """What was left out: without it two averages cannot be compared."""
+    parts = [f"{table.without} images have no annotation"] if table.without else []
+    notes = about.annotations
+    if notes is not None and (absent := len(notes.names) - len(table.label)) > 0:
+        parts.append(f"{absent} annotated images are not there")
+    if table.prototype is None:
+        parts.append("no prototypes are known, none is left out")
+    elif variant.endswith("filtered"):
+        parts.append(f"{int(table.prototype.sum())} prototypes left out")
+    return "; ".join(parts) or "all annotated images"
+
+
+def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measure]:
+    """Numbers of each factor that some image has."""
+    counts = {ending: _counts(table, variant, ending) for ending in table.correct}
+    for k, name in enumerate(table.factors):
+        place = f"{variant}/factor:{name}"
+        n = int(counts[""].total[k])
+        if n == 0:
+            for metric in ("accuracy", "error_ratio", "ece"):
+                yield Measure(metric, None, 0, slice=place, note="not applicable: no image has the factor")
+            continue
+        for ending, of_kind in counts.items():
+            hits = int(of_kind.hits[k])
+            yield Measure(f"accuracy{ending}", hits / n, n, intervals.wilson(hits, n), place)
+        yield _error_ratio(counts[""], k, draws["error_ratio", variant, k + 1], place)
+        yield _ece(table, variant, k + 1, draws, place)
+
+
+def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
+    marks = table.marks[variant.partition("/")[0]]
+    return count_factors(table.correct[ending], marks, weights=table.part(variant))
+
+
+def _worst_factor(
+    metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
+) -> Measure:
+    """The lowest accuracy of a factor, with that factor's own interval (the choice adds to it)."""
+    chosen = np.flatnonzero(of & (counts.total > 0))
+    if not chosen.size:
+        return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")
+    k = int(chosen[np.argmin(counts.accuracy[chosen])])
+    hits, n = int(counts.hits[k]), int(counts.total[k])
+    note = f"{names[k]}, of {len(chosen)} factors"
+    return Measure(metric, hits / n, n, intervals.wilson(hits, n), place, note=note)
+
+
+def _worst_classes(labels: np.ndarray, correct: np.ndarray, place: str | None) -> Measure:
+    """Accuracy over the images of the 100 classes of lowest accuracy."""
+    metric, size = f"worst_{WORST}_classes", int(labels.max()) + 1
+    hits, total = map(np.asarray, classification.class_counts(labels, correct, num_classes=size))
+    seen = int(np.sum(total > 0))
+    if seen <= WORST:
+        return Measure(metric, None, 0, slice=place, note=f"not applicable: {seen} classes have images")
+    worst, value = worst_classes(hits, total, WORST)
+    n = int(total[worst].sum())
+    return Measure(metric, value, n, intervals.wilson(int(hits[worst].sum()), n), place)
+
+
+def _error_ratio(counts: FactorCounts, k: int, draws: np.ndarray, place: str) -> Measure:
+    value, n = float(counts.error_ratio[k]), int(counts.total[k])
+    if np.isnan(value):
+        return Measure("error_ratio", None, n, slice=place, note="not applicable: there is no error at all")
+    if counts.hits[k] in (0, n):
+        # No resample of the factor can differ: its own interval, over the average error.
+        error = 1 - counts.average
+        lo, hi, level, method = intervals.wilson(n - int(counts.hits[k]), n)
+        return Measure(
+            "error_ratio", value, n, Interval(lo / error, hi / error, level, f"{method}_ratio"), place
+        )
+    return Measure("error_ratio", value, n, _limits(draws), place)
+
+
+def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | None) -> Measure:
+    """Of all images of a variant (group 0) or of those with a factor."""
+    members = table.groups(variant)[:, group]
+    edges = calibration.equal_width_edges(BINS)
+    bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
+    limits = _limits(draws["ece", variant, group])
+    return Measure("ece", calibration.ece(bins), int(members.sum()), limits, place)
+
+
+def _limits(draws: np.ndarray) -> Interval | None:
+    """None where a resample has no value: no image of the factor was drawn, or no error."""
+    return None if not len(draws) or np.isnan(draws).any() else percentile_interval(draws)
+
+
+_Draws = dict[tuple[str, str, int], np.ndarray]
+
+
+def _draws(table: _Table, about: About) -> _Draws:
+    """Error ratio and ECE of every variant and group on every resample of the annotated images.
+
+    All are sums over images, so a block of resamples is one sparse product.
+    """
+    groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)
+    keys = [(variant, k) for variant in VARIANTS for k in range(1 + len(table.factors))]
+    first = [keys.index((variant, 0)) for variant, _ in keys]
+    if len(table.label) < 2:
+        return {(metric, *key): np.empty(0) for metric in ("error_ratio", "ece") for key in keys}
+    inner = calibration.equal_width_edges(BINS)[1:-1]
+    place = np.searchsorted(inner, table.confidence.astype(np.float64))  # right-closed, as `reliability`
+    gap = table.correct[""] - table.confidence.astype(np.float64)
+    image, group = np.nonzero(groups)
+    size = len(keys)
+    # Three tables beside each other, for one product: images, errors, and gaps of every bin.
+    values = np.concatenate([np.ones(len(image)), ~table.correct[""][image], gap[image]])
+    column = np.concatenate([group, size + group, size * (2 + place[image]) + group])
+    sums = scipy.sparse.csr_array((values, (np.tile(image, 3), column)), (len(place), size * (2 + BINS)))
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        parts = (weights.astype(np.float64) @ sums).reshape(len(weights), 2 + BINS, size)
+        total = parts[:, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            error = parts[:, 1] / total
+            ratio = error / error[:, first]
+            ece = np.abs(parts[:, 2:]).sum(axis=1) / total
+        ratio[~np.isfinite(ratio)] = np.nan
+        return {"error_ratio": ratio, "ece": ece}
+
+    resampling = Resampling(about.dataset, len(table.label), resamples=about.resamples, seed=about.seed)
+    found = bootstrap(statistic, resampling, block=BLOCK)
+    return {(metric, *key): values[:, k] for metric, values in found.items() for k, key in enumerate(keys)}
+
+
+TASK = Task(
+    name="imagenet_x",
+    version=1,
+    section="III-B II",
+    needs=("head", "labels", "annotations"),
+    convention={
+        "default": f"{DEFAULT}: the one top factor, prototypes left out",
+        "average": "over all annotated images, each once",
+        "worst_factor": "of the paper's ten factors, and of all sixteen; interval of that factor alone",
+        "ece": f"{BINS} right-closed bins of equal width",
+        "images_without_real_label": "wrong",
+    },
+    describe=describe,
+    measure=measure,
+    load_annotations=load_factors,
+)

@@ -1,0 +1,195 @@
+"""Shape bias: of the images whose shape and texture disagree, how often is the decision the shape's?
+
+The label of an image is its shape, and a column `texture` names the category of its texture (cue-conflict
+stimuli, Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T);
+images whose shape and texture agree do not count. Definitions: `clipjax.metrics.shape_bias`.
+
+A head over ImageNet's 1,000 classes decides by the mean of the probabilities of each category's classes, at
+the model's own logit scale, which a mean of probabilities depends on. A head over the categories themselves
+(card `cue_conflict_16`, or `--labels cue_conflict`) decides by its largest logit; a row's `convention` says
+which: its `projection` is "mean_prob from imagenet" or null.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.heads import score_blocks
+from clipjax.labels import Projection
+from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.intervals import Interval
+from clipjax.metrics.shape_bias import CueCounts, count_cues, decide
+from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks.zeroshot import check_labels
+
+FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """The decision on each image; the columns of `cues`.
+
+    Raises:
+        DataError: there are no images, labels or textures; logits are not finite; names the image.
+    """
+    space = inputs.label_space
+    assert space is not None
+    if not len(inputs.features):
+        raise DataError("there are no images to evaluate")
+    if inputs.labels is None or "texture" not in inputs.columns:
+        lacking = "labels" if inputs.labels is None else "column `texture`"
+        raise DataError(
+            f"{inputs.dataset} has no {lacking}: its images need a shape (the label) and a texture, as the "
+            "card cue_conflict reads them"
+        )
+    check_labels(inputs.labels, inputs.ids, space)
+    texture = inputs.columns["texture"]
+    for name, category in zip(inputs.ids, texture):
+        if category not in space.ids:
+            raise DataError(f"{name}: its texture {category!r} is no class of {space.name!r}")
+    shape = [space.ids[label] for label in inputs.labels]
+    return cues(inputs.ids, shape, texture, [space.ids[k] for k in _decisions(inputs)])
+
+
+def _decisions(inputs: Inputs) -> np.ndarray:
+    """The category of each image. int [N]."""
+    head, projection = inputs.head, inputs.projection
+    assert head is not None
+    averaged = projection if projection is not None and projection.kind == "mean_prob" else None
+    decided = []
+    for rows, scores in score_blocks(head, inputs.features, None if averaged else projection):
+        finite = np.isfinite(np.asarray(scores.values)).all(axis=1)
+        if not finite.all():
+            name = inputs.ids[rows.start + int(np.argmin(finite))]
+            raise DataError(f"{name}: its logits hold NaN or infinity")
+        if averaged is not None:
+            decided.append(_by_mean_probability(scores.values, averaged))
+        else:
+            decided.append(np.asarray(scores.values).argmax(axis=1))
+    return np.concatenate(decided)
+
+
+def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
+    """[N, K] -> int [N]. From logits: `score_blocks`' means of all classes may underflow to a tie."""
+    groups = projection.groups
+    category = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return decide(logits, np.concatenate(groups), category, num_categories=len(groups))
+
+
+def cues(
+    ids: Sequence[str], shape: Sequence[str], texture: Sequence[str], decision: Sequence[str]
+) -> dict[str, Any]:
+    """One row an image: what its shape and texture are of, what was decided, and for which that was.
+
+    Columns: shape, texture, decision (names of categories; a decision may be another word, as "na"), object
+    (what the shape was taken from: images that share it are no independent evidence), conflict, decided_for
+    ("shape", "texture", "other"; "both" where there is no conflict and the decision is right).
+    """
+    words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
+    said = np.array(decision, object)
+    conflict = words["shape"] != words["texture"]
+    cue = np.where(said == words["shape"], "shape", np.where(said == words["texture"], "texture", "other"))
+    return {
+        **words,
+        "decision": said,
+        "object": np.array([_object(name) for name in ids], object),
+        "conflict": conflict.astype(bool),
+        "decided_for": np.where(~conflict.astype(bool) & (cue != "other"), "both", cue).astype(object),
+    }
+
+
+def _object(name: str) -> str:
+    """airplane/airplane1-bicycle2.png -> airplane/airplane1: the picture that the shape was taken from."""
+    folder, file = posixpath.split(name)
+    return posixpath.join(folder, file.rpartition("-")[0] or file)
+
+
+def measure(images: Columns, about: About) -> list[Measure]:
+    """The bias over all images and of each shape, and the fractions of the images in conflict."""
+    shape, texture = ([str(word) for word in images[name]] for name in ("shape", "texture"))
+    index = {name: k for k, name in enumerate(sorted({*shape, *texture}))}
+    decision = np.array([index.get(word, -1) for word in images["decision"]], np.int32)
+    cue = [np.array([index[word] for word in words], np.int32) for words in (shape, texture)]
+    counts = count_cues(decision, *cue, num_categories=len(index))
+    in_conflict = int(counts.conflict.sum())
+    without = (
+        f"{len(shape) - in_conflict} images without conflict left out" if in_conflict < len(shape) else None
+    )
+    if not in_conflict:
+        note = "not applicable: shape and texture agree in all images"
+        return [Measure(metric, None, 0, note=note) for metric in ("shape_bias", *FRACTIONS)]
+    limits = _limits(decision, cue[0], cue[1], images["object"], about)
+    value, interval, n = counts.overall
+    undecided = "not applicable: no decision is for the shape or the texture"
+    found = [
+        Measure(
+            "shape_bias", value, n, limits.get("shape_bias") or interval, note=without if n else undecided
+        )
+    ]
+    for metric, hits in zip(FRACTIONS, _hits(counts)):
+        interval = limits.get(metric) or intervals.wilson(hits, in_conflict)
+        found.append(Measure(metric, hits / in_conflict, in_conflict, interval))
+    for name, of_shape, conflicts in zip(index, counts.by_category, counts.conflict):
+        if conflicts:
+            why = None if of_shape.n else undecided
+            found.append(
+                Measure(
+                    "shape_bias", of_shape.value, of_shape.n, of_shape.interval, f"class:{name}", note=why
+                )
+            )
+    return found
+
+
+def _hits(counts: CueCounts) -> tuple[int, int, int]:
+    """Images in conflict decided for the shape, for the texture and for neither."""
+    shape, texture = int(counts.shape.sum()), int(counts.texture.sum())
+    return shape, texture, int(counts.conflict.sum()) - shape - texture
+
+
+def _limits(
+    decision: np.ndarray, shape: np.ndarray, texture: np.ndarray, objects: Sequence[str], about: About
+) -> dict[str, Interval]:
+    """Intervals of the overall numbers by drawing objects; without those that no resample can change.
+
+    A single object cannot be drawn, and where all decisions are alike Wilson's interval says more.
+    """
+    kept = shape != texture
+    cluster = np.unique(np.array([str(name) for name in objects])[kept], return_inverse=True)[1]
+    if cluster.max() == 0:
+        return {}
+    said = [decision[kept] == shape[kept], decision[kept] == texture[kept]]
+    said.append(~(said[0] | said[1]))
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        sums = [weights @ part.astype(np.int64) for part in said]
+        with np.errstate(invalid="ignore"):
+            bias = sums[0] / (sums[0] + sums[1])
+        return {"shape_bias": bias, **{name: s / weights.sum(axis=1) for name, s in zip(FRACTIONS, sums)}}
+
+    data = Resampling(about.dataset, int(kept.sum()), cluster, about.resamples, about.seed)
+    draws = bootstrap(statistic, data)
+    told = {
+        name: values for name, values in draws.items() if np.isfinite(values).all() and np.ptp(values) > 0
+    }
+    return {name: percentile_interval(values, clustered=True) for name, values in told.items()}
+
+
+TASK = Task(
+    name="shape_bias",
+    version=1,
+    section="III-B III",
+    needs=("head", "labels"),
+    convention={
+        "decision": "with a projection the largest mean of probabilities at the model's own logit scale, "
+        "else the largest logit; ties: first category",
+        "fractions": "of the images in conflict",
+        "intervals": "over all images: drawn by the object that the shape is of; of a class: Wilson",
+    },
+    describe=describe,
+    measure=measure,
+)
