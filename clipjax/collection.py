@@ -1,24 +1,27 @@
 """Many runs in one call: every task that the data sets below one folder are made for.
 
-    for result in evaluate_all(model, "ood", "/data", store="store", results="results"): ...
+    planned = plan("ood", "/data")
+    for done in evaluate_all(model, planned.jobs, store="store", results="results"): ...
 
-A card says which tasks its data set is for and where it lies below the common folder (`place`). Collections
-are names for several tasks: `shifts` is classification on every natural and synthetic shift, `prompts` repeats
-accuracy, factors, OOD detection and calibration with one prompt set after another, from the same stored image
-embeddings.
+A card says which tasks its data set is for and where it lies below the common folder (`place`); cards of the
+user's own (*.toml in that folder) join those that ship with clipjax. Collections are names for several tasks:
+`shifts` is classification on every natural and synthetic shift, `prompts` repeats accuracy, factors, OOD
+detection and calibration with one prompt set after another, from the same stored image embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from clipjax.data.cards import DatasetCard, dataset_names, read_card
-from clipjax.errors import DataError, unknown_name
+from clipjax.config import config_dir
+from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
+from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.evaluation import Result, evaluate
-from clipjax.subject import DEFAULT_ID
+from clipjax.labels import PromptSet, load_prompts
+from clipjax.subject import id_card
 from clipjax.tasks import all_tasks, find_task
 
 
@@ -44,91 +47,198 @@ COLLECTIONS = {
         ("single", "mcm_5", "openai_7", "openai_30_of_80", "openai_80"),
     ),
 }
+ALL = "all"
+
+
+class Located(NamedTuple):
+    """A data set and where it should lie."""
+
+    card: DatasetCard
+    root: Path
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be: a task on a data set that lies at `root`, with a prompt set (None: the card's)."""
+    """One run to be.
+
+    Attributes:
+        data: what the numbers are of.
+        id: the in-distribution images of a task that needs some.
+        prompts: None: the data set's own.
+    """
 
     task: str
-    card: DatasetCard
-    root: Path
-    id_root: Path | None
-    prompts: str | Path | None
+    data: Located
+    id: Located | None
+    prompts: PromptSet | None
+
+    def __str__(self) -> str:
+        prompts = "" if self.prompts is None else f", prompts {self.prompts.name}"
+        return f"{self.task} on {self.data.card.name}{prompts}"
 
 
-def plan(
-    name: str, data_root: str | Path, prompts: Sequence[str | Path] = (), cards: Sequence[DatasetCard] = ()
-) -> tuple[list[Job], list[str]]:
+@dataclass(frozen=True)
+class Plan:
+    """The runs, and one line for each data set that is not there."""
+
+    jobs: list[Job]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that is over: with its result, or with what went wrong."""
+
+    job: Job
+    result: Result | None
+    error: ClipjaxError | None = None
+
+
+def cards_below(data_root: str | Path) -> list[Located]:
+    """The user's own cards (*.toml in `data_root`) and those that ship with clipjax, by name.
+
+    A user's card replaces the shipped one of its name. Places are relative to `data_root`.
+    """
+    base = Path(data_root).expanduser()
+    if not base.is_dir():
+        raise DataError(f"{base} is not a folder; give the one that holds the data sets")
+    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
+    return [Located(cards[name], place(base, cards[name])) for name in sorted(cards)]
+
+
+def place(base: Path, card: DatasetCard) -> Path:
+    """Where a data set lies below the common folder."""
+    return base / (card.place or card.name)
+
+
+def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -> Plan:
     """The runs of a task or collection on what lies below `data_root`, and the data sets that do not.
 
     Args:
         name: of a task, a collection, or "all".
         prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
-        cards: default those that ship with clipjax.
 
     Raises:
-        UsageError: there is no task or collection of that name.
+        UsageError: there is no task, collection or prompt set of that name.
         DataError: none of its data sets is there; the message names the folders looked for.
     """
-    base = Path(data_root).expanduser()
-    tasks, sets = _tasks(name)
-    sets = tuple(prompts) or sets or (None,)
-    known = list(cards) or [read_card(card) for card in dataset_names()]
-    jobs, missing = [], []
-    for task in tasks:
-        for card in (card for card in known if task in card.tasks):
-            root, id_root = _place(base, card), _id_root(base, card, known)
-            needed = [root, id_root] if "id" in find_task(task).needs else [root]
-            if absent := [str(path) for path in needed if path is not None and not path.exists()]:
-                missing.append(f"{task} on {card.name}: no {' and no '.join(absent)}")
+    tasks, own = _tasks(name)
+    sets = _prompt_sets(prompts or own or ())
+    base, jobs, missing = Path(data_root).expanduser(), [], _Missing()
+    located = cards_below(base)
+    for task in map(find_task, tasks):
+        # Captions take a template as well, but only when they are asked for by name.
+        repeated = "head" in task.needs or (name == task.name and bool(prompts))
+        for data in (data for data in located if task.name in data.card.tasks):
+            id_ = _id_of(base, data.card) if "id" in task.needs else None
+            absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
+            if absent:
+                missing.add(data.card, task.name, absent)
             else:
-                head = "head" in find_task(task).needs
-                jobs += [Job(task, card, root, id_root, prompt) for prompt in (sets if head else (None,))]
+                jobs += [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
     if not jobs:
-        raise DataError(f"{base} holds no data set for {name!r}: {'; '.join(missing) or 'no card names it'}")
-    return jobs, missing
+        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
+    return Plan(jobs, missing.lines())
 
 
-def evaluate_all(model: Any, jobs: Sequence[Job], **settings: Any) -> Iterator[Result]:
-    """Each job's result, in order; `settings` are those of `clipjax.evaluate`.
+def evaluate_all(
+    model: Any,
+    jobs: Sequence[Job],
+    *,
+    announce: Callable[[int, int, Job], None] | None = None,
+    annotations: str | Path | None = None,
+    **settings: Any,
+) -> Iterator[Done]:
+    """Run the jobs in order. One that fails does not keep the others from their results.
 
-    A classifier has no prompts: jobs that differ in them alone are run once.
+    Args:
+        model: as `clipjax.evaluate` takes it.
+        jobs: of `plan`. A classifier has no prompts: jobs that differ in them alone are run once.
+        announce: called before each with its number (from 1), how many there are, and the job.
+        annotations: for the tasks that read some, where the data set's card does not name its own.
+        settings: those of `clipjax.evaluate`.
     """
-    seen = set()
+    chosen = _distinct(jobs, with_prompts=model.card.kind == "zero_shot")
+    datasets: dict[tuple[str, Path], Dataset] = {}  # with their digests: each is hashed once
+
+    def load(data: Located | None) -> Dataset | None:
+        if data is None:
+            return None
+        key = (data.card.name, data.root)
+        if key not in datasets:
+            datasets[key] = load_dataset(data.card, data.root)
+        return datasets[key]
+
+    for number, job in enumerate(chosen, 1):
+        if announce is not None:
+            announce(number, len(chosen), job)
+        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
+        try:
+            result = evaluate(
+                model,
+                job.task,
+                dataset=load(job.data),
+                id_dataset=load(job.id),
+                prompts=job.prompts,
+                annotations=annotations if reads else None,
+                **settings,
+            )
+        except ClipjaxError as error:
+            yield Done(job, None, error)
+        else:
+            yield Done(job, result)
+
+
+def _distinct(jobs: Iterable[Job], with_prompts: bool) -> list[Job]:
+    """Each run once."""
+    found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
-        prompts = job.prompts if model.card.kind == "zero_shot" else None
-        if (identity := (job.task, job.card.name, str(prompts))) in seen:
-            continue
-        seen.add(identity)
-        needs_id = "id" in find_task(job.task).needs
-        yield evaluate(
-            model,
-            job.task,
-            dataset=job.card,
-            root=job.root,
-            id_root=job.id_root if needs_id else None,
-            prompts=prompts,
-            **settings,
-        )
+        job = job if with_prompts else replace(job, prompts=None)
+        found.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
+    return list(found.values())
 
 
 def _tasks(name: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The names of tasks, and of prompt sets, that a name stands for."""
     if name in COLLECTIONS:
-        return COLLECTIONS[name].tasks, COLLECTIONS[name].prompts
-    if name == "all":
+        known = all_tasks()
+        return tuple(task for task in COLLECTIONS[name].tasks if task in known), COLLECTIONS[name].prompts
+    if name == ALL:
         return tuple(all_tasks()), None
     if name not in all_tasks():
-        raise unknown_name("task", name, [*all_tasks(), *COLLECTIONS, "all"])
+        raise unknown_name("task", name, [*all_tasks(), *COLLECTIONS, ALL])
     return (name,), None
 
 
-def _place(base: Path, card: DatasetCard) -> Path:
-    return base / (card.place or card.name)
+def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
+    """Read before anything runs, so that a wrong name costs nothing."""
+    return [load_prompts(name) for name in names] or [None]
 
 
-def _id_root(base: Path, card: DatasetCard, known: Sequence[DatasetCard]) -> Path | None:
-    """Where the in-distribution images lie that the card is compared with."""
-    name = card.id or DEFAULT_ID
-    found = next((other for other in known if other.name == name), None)
-    return None if found is None else _place(base, found)
+def _id_of(base: Path, card: DatasetCard) -> Located:
+    found = id_card(card)
+    return Located(found, place(base, found))
+
+
+@dataclass
+class _Missing:
+    """Data sets that are not there: the members of a family, and the tasks of a data set, share a line."""
+
+    tasks: dict[str, dict[str, None]] = field(default_factory=dict)
+    folders: dict[str, dict[Path, None]] = field(default_factory=dict)
+
+    def add(self, card: DatasetCard, task: str, absent: Sequence[Path]) -> None:
+        family = card.name.partition(":")[0]
+        self.tasks.setdefault(family, {})[task] = None
+        self.folders.setdefault(family, {}).update(dict.fromkeys(absent))
+
+    def lines(self) -> list[str]:
+        lines = []
+        for family, tasks in self.tasks.items():
+            first, *others = self.folders[family]
+            more = f" (nor {len(others)} more)" if others else ""
+            lines.append(f"{family} ({', '.join(tasks)}): {first} does not exist{more}")
+        return lines
+
+    def sentence(self) -> str:
+        return "; ".join(self.lines()) or "no card names it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from clipjax.commands.output import print_table
 from clipjax.commands.store import store_root
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,7 @@ def evaluate(
         str,
         typer.Argument(
             metavar="TASK",
-            help="A task (see `clipjax tasks`), or with --data-root a collection: shifts, prompts, all.",
+            help="A task, or with --data-root a collection of tasks: shifts, prompts, all.",
         ),
     ],
     model: Annotated[
@@ -64,8 +65,8 @@ def evaluate(
     prompts: Annotated[
         list[str] | None,
         typer.Option(
-            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON. "
-            "With --data-root it may be repeated."
+            help="Prompt set by name (openai_80, openai_7, ...) or a file: templates, or CuPL JSON; A+B is "
+            "both. With --data-root it may be repeated."
         ),
     ] = None,
     card: Annotated[
@@ -112,6 +113,8 @@ def evaluate(
 
         clipjax eval shifts --model b32 --data-root /data
 
+        clipjax eval prompts --model b32 --data-root /data --prompts openai_80 --prompts openai_80+cupl.json
+
         clipjax eval imagenet_x --predictions resnet50.csv
     """
     import clipjax
@@ -150,17 +153,42 @@ def evaluate(
         "results": results,
     }
     if data_root is not None:
-        from clipjax.collection import evaluate_all, plan
-
-        jobs, missing = plan(task, data_root, prompts or [])
-        for line in missing:
-            typer.echo(f"left out: {line}", err=True)
-        _show(list(evaluate_all(clipjax.load_model(model or "", card=card), jobs, **settings)), as_json)
+        _evaluate_collection(asked, card, prompts or [], settings, as_json)
         return
     chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
     chosen |= {"id_dataset": id_dataset, "id_root": id_data}
     result = clipjax.evaluate(clipjax.load_model(model or "", card=card), task=task, **chosen, **settings)
     _show([result], as_json)
+
+
+def _evaluate_collection(
+    asked: _Asked, card: str | None, prompts: Sequence[str], settings: dict[str, Any], as_json: bool
+) -> None:
+    """Every run that the data sets below --data-root allow; those that fail are named at the end."""
+    import clipjax
+    from clipjax.collection import Job, evaluate_all, plan
+
+    def announce(number: int, of: int, job: Job) -> None:
+        typer.echo(f"[{number}/{of}] {job}", err=True)
+
+    assert asked.data_root is not None
+    planned = plan(asked.task, asked.data_root, prompts)
+    for line in planned.missing:
+        typer.echo(f"left out: {line}", err=True)
+    model = clipjax.load_model(asked.model or "", card=card)
+    results, failed = [], []
+    for done in evaluate_all(model, planned.jobs, announce=announce, **settings):
+        if done.result is not None:
+            # The per-image tables of many runs would fill the memory; they are in --results.
+            results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
+        else:
+            failed.append(f"{done.job}: {done.error}")
+            typer.echo(f"failed: {done.error}", err=True)
+    if results or as_json:
+        _show(results, as_json)
+    if failed:
+        others = f"; the other {len(results)} are complete" if results else ""
+        raise DataError(f"{len(failed)} of {len(failed) + len(results)} runs failed{others}: {failed[0]}")
 
 
 class _Asked(NamedTuple):
