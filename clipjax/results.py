@@ -308,7 +308,7 @@ def export_rows(rows: Sequence[Row], form: str) -> str:
     if form == "csv":
         return _csv(rows)
     titles, cells = summary_table(rows)
-    return _markdown(titles, cells) if form == "markdown" else _latex(titles, cells)
+    return as_markdown(titles, cells) if form == "markdown" else as_latex(titles, cells)
 
 
 def _number(value: float | None) -> str:
@@ -337,12 +337,12 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
-def _markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+def as_latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     body = [" & ".join(map(_tex, row)) + r" \\" for row in [titles, *cells]]
     lines = [rf"\begin{{tabular}}{{{'l' * len(titles)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

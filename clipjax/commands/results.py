@@ -1,4 +1,4 @@
-"""Commands about results: `results list`, `results merge`, `results export`."""
+"""Commands about results: `results list`, `merge`, `export`, `import`, `curation`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, refuse_beside
 from clipjax.errors import DataError
 
 app = typer.Typer(help="Result rows: list, merge and export them.", no_args_is_help=True)
@@ -61,7 +61,70 @@ def export(
 
     found = ResultStore(folder)
     found.check_root(exists=True)
-    text = export_rows(found.rows(every=every), form)
+    _emit(export_rows(found.rows(every=every), form), out)
+
+
+@app.command("import")
+def import_published(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Published tables under their own names, or their folder."),
+    ],
+    source: Annotated[str, typer.Option("--source", "-s", help="Whose tables they are: open_clip or timm.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results to add to.")] = Path("results"),
+) -> None:
+    """Add published numbers of registered models to the results, as rows of origin "published".
+
+    Example: clipjax results import open_clip/docs --source open_clip
+    """
+    from clipjax.published import published_rows, read_published
+    from clipjax.results import ResultStore
+
+    found = [score for file in files for score in read_published(source, file)]
+    path = ResultStore(out).add(published_rows(found))
+    typer.echo(f"{path}: {len(found)} numbers of {len({score.model for score in found})} models")
+
+
+@app.command("curation")
+def curation(
+    folder: Folder = Path("results"),
+    models: Annotated[
+        list[str] | None, typer.Option("--models", "-m", help="A model; may be repeated. Default: all.")
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="table, markdown, latex, csv or json (every row of a cell).")
+    ] = "table",
+    rows: Annotated[
+        bool, typer.Option("--rows", help="List the rows that each cell averages, and the missing ones.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+) -> None:
+    """The paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
+
+    A cell has a value only if all the rows that it averages are there.
+    """
+    from clipjax.analysis import curation
+    from clipjax.results import ResultStore
+
+    refuse_beside("--format table", {"--out": out if form == "table" else None})
+    refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    table = curation.curation_table(found.rows(), models, prompts, precision)
+    if form != "table":
+        _emit(curation.export_curation(table, form), out)
+        return
+    print_table(*(curation.listing(table) if rows else curation.wide(table)))
+    if not rows:
+        typer.echo(f"\n{curation.NOTE}; --rows lists them", err=True)
+
+
+def _emit(text: str, out: Path | None) -> None:
+    """Write a text to a file and say so, or print it."""
     if out is None:
         typer.echo(text, nl=False)
         return

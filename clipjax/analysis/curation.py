@@ -1,0 +1,290 @@
+"""The curation table: a line a model, a column an aspect of robustness, from result rows and nothing else.
+
+    table = curation_table(ResultStore("results").rows())
+    print(export_curation(table, "markdown"))
+
+It is Table IV of the paper for any set of models. configs/curation.toml says which rows each column averages.
+A cell knows its rows and what is missing; it has a value only if nothing is. Where something is published of
+a cell, that stands beside.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clipjax.config import config_dir, read_toml
+from clipjax.errors import DataError, UsageError
+from clipjax.references import compare, lookup
+from clipjax.results import Row, as_latex, as_markdown, model_name
+
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
+CELL_FIELDS += ("published", "source", "difference")
+NOTE = (
+    "* rests on published numbers or on samples of data sets; (k of n): rows are missing, so no mean is taken"
+)
+INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One row that a column averages, by what names it."""
+
+    task: str
+    dataset: str
+    metric: str
+    slice: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.task, self.dataset, self.slice, self.metric)))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table; see configs/curation.toml."""
+
+    key: str
+    title: str
+    better: str
+    shared: str | None
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table.
+
+    Attributes:
+        rows: the result rows that it averages, in the column's order.
+        missing: the rows that are not there, or have no value, and then why. With any, `value` is None.
+        interval: lo, hi, level, method; None where a row has none.
+        reference: what is published of it, as in a result row.
+    """
+
+    column: Column
+    value: float | None
+    interval: dict[str, Any] | None
+    rows: tuple[Row, ...]
+    missing: tuple[str, ...]
+    reference: list[dict[str, Any]]
+
+
+Table = dict[str, list[Cell]]
+"""Model, as `model_name` writes it -> its cells, in the order of `columns()`."""
+
+
+@functools.cache
+def columns() -> tuple[Column, ...]:
+    """The columns of configs/curation.toml."""
+    return tuple(
+        Column(c["key"], c["title"], c["better"], c.get("shared"), tuple(Term(**row) for row in c["rows"]))
+        for c in read_toml(config_dir() / "curation.toml")["columns"]
+    )
+
+
+def curation_table(
+    rows: Sequence[Row],
+    models: Sequence[str] | None = None,
+    prompts: str | None = None,
+    precision: str = "parity",
+) -> Table:
+    """The table of some models.
+
+    Of several rows of one number these are taken: measured rather than published ones, those with the given
+    prompts and precision, those of whole data sets rather than of samples, and of what is left the newest.
+
+    Args:
+        rows: result rows, e.g. `ResultStore.rows()`.
+        models: their ids, in the order wanted; default all that have a row of some column.
+        prompts: the prompt set, where a number was measured with several.
+        precision: likewise.
+
+    Raises:
+        UsageError: a model has no row at all.
+        DataError: no row belongs to any column; or a number was measured with several prompt sets and
+            `prompts` does not say which.
+    """
+    terms = {term for column in columns() for term in column.terms}
+    found: dict[str, dict[Term, list[Row]]] = {}
+    for row in rows:
+        if (term := _term(row)) in terms:
+            found.setdefault(model_name(row), {}).setdefault(term, []).append(row)
+    if not found:
+        wanted = ", ".join(sorted({term.task for term in terms}))
+        raise DataError(f"no result row belongs in the curation table: run `clipjax eval` for {wanted}")
+    if unknown := [model for model in models or () if model not in found]:
+        raise UsageError(f"{unknown[0]} has no row in the curation table; these have: {', '.join(found)}")
+    table = {}
+    for model in dict.fromkeys(models or found):
+        chosen = {term: _choose(model, term, some, prompts, precision) for term, some in found[model].items()}
+        table[model] = [_cell(model, column, chosen) for column in columns()]
+    return table
+
+
+def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
+    def prompts_of(row: Row) -> str | None:
+        return row["convention"].get("prompts")
+
+    for wanted in (
+        lambda row: row["origin"] == "measured",
+        lambda row: row["precision"] == precision,
+        lambda row: prompts is not None and prompts_of(row) == prompts,
+        lambda row: row["sample"] is None,
+    ):
+        rows = [row for row in rows if wanted(row)] or rows
+    if len(sets := sorted({str(prompts_of(row)) for row in rows})) > 1:
+        raise DataError(
+            f"{model}: {term} was measured with the prompts {', '.join(sets)}: say which (--prompts NAME)"
+        )
+    return max(rows, key=lambda row: row["run_id"])
+
+
+def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
+    used, missing = [], []
+    for term in column.terms:
+        row = chosen.get(term)
+        if row is not None and row["value"] is not None:
+            used.append(row)
+        else:
+            missing.append(str(term) if row is None or not row["note"] else f"{term} ({row['note']})")
+    if missing:
+        return Cell(column, None, None, tuple(used), tuple(missing), [])
+    value = sum(row["value"] for row in used) / len(used)
+    reference = compare(value, _published(model, column)) if _comparable(used) else []
+    return Cell(column, value, _interval(column, value, used), tuple(used), (), reference)
+
+
+def _comparable(rows: Sequence[Row]) -> bool:
+    """A number that is itself published is not compared with one."""
+    return any(row["origin"] == "measured" for row in rows) or len(rows) > 1
+
+
+def _published(model: str, column: Column) -> list[Any]:
+    """Scores of the column; of a column that is one row, those of the row."""
+    term, *others = column.terms
+    if others:
+        return lookup(model, "curation", "", column.key)
+    return lookup(model, term.task, term.dataset, term.metric, term.slice)
+
+
+def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The rows' intervals combined, each side for itself; a single row's own.
+
+    Data sets of their own images err independently: the half-widths add up as squares (MOVER, Zou & Donner
+    2008). Rows that share images err together: the mean of the half-widths is what the interval is at most.
+    """
+    limits = [row["interval"] for row in rows]
+    if None in limits or len({limit["level"] for limit in limits}) > 1:
+        return None
+    if len(limits) == 1:
+        return dict(limits[0])
+    down = [row["value"] - limit["lo"] for row, limit in zip(rows, limits)]
+    up = [limit["hi"] - row["value"] for row, limit in zip(rows, limits)]
+    combine = sum if column.shared else lambda widths: math.hypot(*widths)
+    return {
+        "lo": value - combine(down) / len(rows),
+        "hi": value + combine(up) / len(rows),
+        "level": limits[0]["level"],
+        "method": SHARED if column.shared else INDEPENDENT,
+    }
+
+
+def wide(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells: a line a model and, where something is published, a line for each source.
+
+    A cell that misses rows says how many it has, e.g. `(5 of 7)`, and no value. A star marks a number that
+    rests on published rows or on samples of data sets (`NOTE`).
+    """
+    lines = []
+    for model, cells in table.items():
+        lines.append([model, *map(_text, cells)])
+        for source in dict.fromkeys(one["source"] for cell in cells for one in cell.reference):
+            values = ({one["source"]: one for one in cell.reference}.get(source) for cell in cells)
+            lines.append([f"  {source}", *("" if one is None else f"{one['value']:.4g}" for one in values)])
+    return ["model", *(column.title for column in columns())], lines
+
+
+def _text(cell: Cell) -> str:
+    if cell.value is not None:
+        plain = all(row["origin"] == "measured" and row["sample"] is None for row in cell.rows)
+        return f"{cell.value:.4f}{'' if plain else '*'}"
+    return f"({len(cell.rows)} of {len(cell.column.terms)})" if cell.rows else ""
+
+
+def long(table: Table) -> list[dict[str, Any]]:
+    """Everything of every cell, one record a cell: the values of CELL_FIELDS.
+
+    `rows` are records of the rows averaged: what names them, value, interval, where they are from.
+    """
+    return [_record(model, cell) for model, cells in table.items() for cell in cells]
+
+
+def _record(model: str, cell: Cell) -> dict[str, Any]:
+    interval = cell.interval or dict.fromkeys(("lo", "hi", "level", "method"))
+    names = ("task", "dataset", "slice", "metric", "value", "interval", "run_id", "origin", "sample")
+    names += ("precision", "convention")
+    return {
+        "model": model,
+        "column": cell.column.key,
+        "value": cell.value,
+        **interval,
+        "rows": [{name: row[name] for name in names} for row in cell.rows],
+        "missing": list(cell.missing),
+        **{
+            ours: [one[theirs] for one in cell.reference]
+            for ours, theirs in (("published", "value"), ("source", "source"), ("difference", "difference"))
+        },
+    }
+
+
+def listing(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a table of all rows: which number went into which cell, and what is missing."""
+    lines = []
+    for model, cells in table.items():
+        for cell in cells:
+            of_cell = [model, cell.column.key]
+            for row in cell.rows:
+                lines.append([*of_cell, str(_term(row)), f"{row['value']:.4f}", row["origin"], row["run_id"]])
+            lines += [[*of_cell, term, "", "missing", ""] for term in cell.missing]
+    return ["model", "column", "row", "value", "origin", "run"], lines
+
+
+def export_curation(table: Table, form: str) -> str:
+    """The table as "markdown" or "latex" (wide), "csv" or "json" (everything of every cell).
+
+    Raises:
+        UsageError: another form.
+    """
+    if form == "markdown":
+        return as_markdown(*wide(table))
+    if form == "latex":
+        return as_latex(*wide(table))
+    if form == "json":
+        return json.dumps(long(table), indent=2) + "\n"
+    if form == "csv":
+        return _csv(long(table))
+    raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line a cell; lists are written with "; " between, rows by what names them and their value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CELL_FIELDS)
+    for record in records:
+        rows = [f"{_term(row)} = {row['value']}" for row in record["rows"]]
+        lists = {"rows": rows} | {n: record[n] for n in ("missing", "published", "source", "difference")}
+        cells = {**record, **{name: "; ".join(map(str, some)) for name, some in lists.items()}}
+        writer.writerow([cells[name] for name in CELL_FIELDS])
+    return text.getvalue()
+
+
+def _term(row: Mapping[str, Any]) -> Term:
+    return Term(row["task"], row["dataset"], row["metric"], row["slice"])
