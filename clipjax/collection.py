@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
-from clipjax.errors import ClipjaxError, DataError, unknown_name
+from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate
 from clipjax.labels import PromptSet, load_prompts
 from clipjax.subject import id_card
-from clipjax.tasks import all_tasks, find_task
+from clipjax.tasks import all_tasks, find_task, unknown_task
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _tasks(name: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
     if name == ALL:
         return tuple(all_tasks()), None
     if name not in all_tasks():
-        raise unknown_name("task", name, [*all_tasks(), *COLLECTIONS, ALL])
+        raise unknown_task(name, [*all_tasks(), *COLLECTIONS, ALL])
     return (name,), None
 
 

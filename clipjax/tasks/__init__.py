@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from clipjax.errors import unknown_name
+from clipjax.errors import UsageError, unknown_name
 from clipjax.labels import LabelSpace, Projection
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
@@ -143,16 +143,19 @@ class Paired:
     """What two runs on the same images are compared by (`clipjax compare`).
 
     Attributes:
-        right: whether each image is right, bool [N] a metric: proportions, compared by McNemar's test.
+        right: whether each image is right, bool [N] a metric (or those of the images that it is over):
+            proportions, compared by McNemar's test.
         resampled: every other number as a function of how often each image is drawn: int [B, N] -> float64
             [B] a metric. Compared by a paired bootstrap.
         groups: [N], names of the samples that are drawn independently of each other, where there are several
             (in- and out-of-distribution images); None: all images are one.
+        clusters: [N], names of what is drawn in one piece (images of one object); None: each image by itself.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     resampled: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     groups: Sequence[str] | None = None
+    clusters: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -215,5 +218,14 @@ def find_task(name: str) -> Task:
     """The task of this name; UsageError with the nearest names if there is none."""
     tasks = all_tasks()
     if name not in tasks:
-        raise unknown_name("task", name, list(tasks))
+        raise unknown_task(name, list(tasks))
     return tasks[name]
+
+
+def unknown_task(name: str, known: list[str]) -> UsageError:
+    """The error for a name that is no task, with the nearest ones."""
+    if name == "curation":
+        return UsageError(
+            "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"
+        )
+    return unknown_name("task", name, known)
