@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,27 @@ from clipjax.labels import LabelSpace, PromptSet
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.provenance import count_compiles, provenance
-from clipjax.results import SCHEMA_VERSION, ResultStore, Row, images_table, new_run_id, validate_rows
+from clipjax.references import with_references
+from clipjax.results import (
+    SCHEMA_VERSION,
+    ResultStore,
+    Row,
+    images_table,
+    model_facts,
+    new_run_id,
+    validate_rows,
+)
 from clipjax.store import Store
 from clipjax.subject import Part, Request, Subject, not_applicable, resolve
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
 from clipjax.texts import are_cut, caption_texts, embed_texts
 
 COMPARISON = "fast against parity"
+# Of rows that no images were embedded for.
+NOT_EMBEDDED: Row = dict.fromkeys(
+    ("sample", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
+)
+NO_STATS = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +211,7 @@ def _profile(
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
     )
-    return _finish(common, Outcome(outcome.measures, images), embeddings.stats, results)
+    return finish(common, Outcome(outcome.measures, images), embeddings.stats, results)
 
 
 def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> Embeddings:
@@ -261,7 +276,7 @@ def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
     """The fields that all rows of a run share."""
     return {
-        **_identity(subject.model, subject.task, subject.part.name),
+        **identity(subject.model.card.id, model_facts(subject.model.card), subject.task, subject.part.name),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": subject.convention(),
@@ -271,7 +286,8 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
     }
 
 
-def _identity(model: Any, task: Task, dataset: str) -> Row:
+def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
+    """The fields that say what a row is of, and where it was computed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
@@ -279,8 +295,8 @@ def _identity(model: Any, task: Task, dataset: str) -> Row:
         "task": task.name,
         "task_version": task.version,
         "dataset": dataset,
-        "model": model.card.id,
-        "model_facts": model_facts(model.card),
+        "model": model,
+        "model_facts": dict(facts),
         "reference": None,
         **provenance(),
     }
@@ -292,36 +308,18 @@ def _refused(model: Any, task: Task, asked: Request, reason: str, results: str |
     name = getattr(getattr(given, "card", given), "name", None) or str(given or asked.root)
     recipe = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
     common = {
-        **_identity(model, task, name),
+        **identity(model.card.id, model_facts(model.card), task, name),
         "recipe_hash": sha256_json(recipe),
         "recipe": recipe,
         "convention": dict(task.convention),
-        "sample": None,
-        "precision": None,
-        "skipped": None,
-        "per_device_batch": None,
-        "wall_time": None,
-        "compile_count": None,
+        **NOT_EMBEDDED,
     }
-    stats = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
-    return _finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), stats, results)
+    return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
 
 
-def model_facts(card: Any) -> dict[str, Any]:
-    """The snapshot of a card that result rows carry; a resized model's says from which size and how."""
-    arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
-    return {
-        **dict(getattr(card, "facts", {})),
-        "arch": arch and arch.name,
-        "kind": card.kind,
-        "image_size": card.preprocess.image_size,
-        **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
-    }
-
-
-def _finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
+def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
     """Rows from numbers; written by the first process, if anywhere."""
-    rows = [common | _fields(measure) for measure in outcome.measures]
+    rows = with_references([common | _fields(measure) for measure in outcome.measures])
     validate_rows(rows)
     path = None
     if results is not None and jax.process_index() == 0:
@@ -373,5 +371,5 @@ def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path
         wall_time=first["wall_time"] + second["wall_time"],
         compile_count=first["compile_count"] + second["compile_count"],
     )
-    compared = _finish(common, Outcome(measures, images), fast.stats, results)
+    compared = finish(common, Outcome(measures, images), fast.stats, results)
     return dataclasses.replace(compared, rows=[*parity.rows, *fast.rows, *compared.rows])

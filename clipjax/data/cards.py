@@ -221,12 +221,17 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     """
     if not isinstance(card, DatasetCard):
         card = read_card(card)
-    space = _label_space(card)
+    space, head = label_spaces(card)
     manifest = READERS[card.reader](epath.Path(root), space.ids if space else None, **card.options)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
-    head = space if card.head_space is None else _labels_of(card, card.head_space)
-    return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head)
+    return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)
+
+
+def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
+    """What the labels mean and what a zero-shot head is over; None where only the data can tell."""
+    space = _label_space(card)
+    return space, space if card.head_space is None else _labels_of(card, card.head_space)
 
 
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
