@@ -143,10 +143,9 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
     if name in members:
         return _card(path, *members[name])
     if member or len(members) == 1:
-        raise unknown_name("data set", given, list(members))
-    raise UsageError(
-        f"{given} stands for {len(members)} data sets: name one, {', '.join(list(members)[:3])}, ..."
-    )
+        raise unknown_name("data set", str(name), list(members))
+    some = ", ".join(given + each.removeprefix(str(name)) for each in list(members)[:3])
+    raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:

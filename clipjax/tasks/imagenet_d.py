@@ -6,7 +6,7 @@ the best of all 1,000 is one of the category's.
 
 The study asks among four: an image's list is its true category and the three *wrong* ones that a selection
 model is most confident of. With the model's own list the answer is right exactly if the 113-way answer is, so
-`top1_4way_own` equals `top1`. With another model's list it is `top1_4way_list`; such lists are `annotations`: a
+`top1_4way_own` equals `top1`. With another model's list it is `top1_4way_list`; lists are `annotations`: a
 run's images.parquet of this task, whose column `failures` they are, or a CSV file
 `id,category1,category2,category3`.
 """

@@ -99,3 +99,62 @@ def test_cue_conflict_textures_follow_the_reference_rule(test_data):
         assert space.ids[label] == folder
         expected = re.sub(r"\d", "", file.split("_")[-1].split(".")[0].split("-")[-1])
         assert texture == expected
+
+
+FAMILY = """name = "pets"
+title = "Pets: {kind}, {size}"
+reader = "folder"
+place = "pets/{kind}/{size}"
+note = "{kind} {other}"
+
+[variants.kind]
+cats = { images = 3, title = "Cats of size {size}" }
+dogs = {}
+
+[variants]
+size = [1, 2]
+"""
+
+
+def test_a_family_is_one_card_a_combination(card):
+    path = card("", base=FAMILY)
+    cats, dogs = read_card(f"{path}:cats:2"), read_card(f"{path}:dogs:1")
+    assert (cats.name, cats.title, cats.images) == ("pets:cats:2", "Cats of size 2", 3)
+    assert (dogs.name, dogs.title, dogs.images) == ("pets:dogs:1", "Pets: dogs, 1", None)
+    assert (cats.place, cats.note) == ("pets/cats/2", "cats {other}")
+    assert cats.variant == {"kind": "cats", "size": 2}
+    assert read_card("imagenet_val").variant == {}
+
+
+def test_a_member_that_does_not_exist_names_the_nearest(card):
+    path = card("", base=FAMILY)
+    with pytest.raises(
+        UsageError, match=r"pets\.toml stands for 4 data sets: name one, .*pets\.toml:cats:1, "
+    ):
+        read_card(path)
+    with pytest.raises(UsageError, match=r"unknown data set 'pets:cats:3'; did you mean pets:cats:"):
+        read_card(f"{path}:cats:3")
+    with pytest.raises(UsageError, match=r"'imagenet_3dcc:fog3d:5'; did you mean imagenet_3dcc:fog_3d:5"):
+        read_card("imagenet_3dcc:fog3d:5")
+    with pytest.raises(
+        UsageError, match=r"imagenet_v2 stands for 3 data sets: name one, imagenet_v2:matched"
+    ):
+        read_card("imagenet_v2")
+    with pytest.raises(UsageError, match=r"unknown data set 'imagenet_val:2'; did you mean imagenet_val"):
+        read_card("imagenet_val:2")
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ("variants = [1]", r"pets\.toml: 'variants' must be a table"),
+        ("variants = {size = []}", r"variants\.size must be a list or a table of values, not \[\]"),
+        ("variants = {size = 3}", r"variants\.size must be a list or a table of values, not 3"),
+        ("variants = {size = [1.5]}", r"variants\.size holds 1\.5: give texts, whole numbers or tables"),
+        ("variants = {size = {a = 1}}", r"variants\.size holds 'a': give texts, whole numbers or tables"),
+        ("variants = {size = {a = {imges = 1}}}", r"pets\.toml: unknown key 'imges'"),
+    ],
+)
+def test_wrong_variants_name_file_and_axis(card, variants, message):
+    with pytest.raises(DataError, match=message):
+        read_card(f"{card(variants)}:a")
