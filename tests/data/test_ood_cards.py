@@ -6,7 +6,8 @@ import pytest
 from _images import write_images
 from PIL import Image
 
-from clipjax.data.cards import check_dataset, load_dataset, read_card
+from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.check import check_dataset
 from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError
 from clipjax.tasks import find_task

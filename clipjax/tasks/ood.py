@@ -1,0 +1,324 @@
+"""Out-of-distribution detection: how well a score of its logits tells a model that an image shows none of its
+classes.
+
+The images of the data set are out of distribution (OOD), `Inputs.id` are those in distribution (ID); both are
+scored with the same head over the ID classes. Every score (`clipjax.metrics.ood_scores`) is larger for an
+image that looks more in-distribution, and is judged by every measure of `clipjax.metrics.detection`: AUROC,
+the areas under precision-recall curves, and FPR95 by the four conventions in use, each under its own name.
+The paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Cosines are a
+zero-shot model's: the scores of raw cosines do not apply to a classifier.
+
+Columns of the OOD set add to this. `ood_class` (NINCO): the unweighted mean over classes, and each class.
+`confused_with` (ImageNet-O): the class that an image is mistaken for; also reported is the protocol of
+Natural Adversarial Examples, where only these classes and their ID images count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.heads import Head, cosine_head, score_blocks
+from clipjax.labels import Projection
+from clipjax.metrics import detection, ood_scores
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.intervals import Interval, wilson
+from clipjax.tasks import About, Columns, Inputs, Measure, Task
+
+OF_COSINES = {
+    "mcm": ood_scores.mcm,
+    "energy_cosine": ood_scores.energy,
+    "negative_entropy": ood_scores.negative_entropy,
+}
+OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
+SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
+CLASS_MEASURES = ("auroc", "fpr95_ninco")
+# The name that ID images are resampled under: the same resamples for every OOD set, score and model.
+ID = "in_distribution"
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """The scores of the ID images, then of the OOD images.
+
+    Returns: columns of N + M rows: `id` (with the data set's name before it), `in_distribution`, a column a
+        score, and `ood_class` ("" for an ID image); where images are `confused_with` a class, `confused` and
+        `msp_confused`: which rows take part in that protocol, and their score.
+
+    Raises:
+        DataError: there is no ID or no OOD image, they are the same data set, an image's logits are not
+            finite, or an image is confused with a class that is none of the ID classes.
+    """
+    known = inputs.id
+    if known is None or known.dataset == inputs.dataset:
+        beside = "nothing" if known is None else "itself"
+        raise DataError(f"{inputs.dataset} is compared with {beside}: give in-distribution images beside it")
+    assert inputs.head is not None
+    subset = _confused_classes(inputs)
+    parts = [_scores(inputs.head, part, known.projection, subset) for part in (known, inputs)]
+    n, m = len(known.ids), len(inputs.ids)
+    columns: dict[str, Any] = {
+        "id": [f"{part.dataset}/{name}" for part in (known, inputs) for name in part.ids],
+        "in_distribution": np.arange(n + m) < n,
+        **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
+    }
+    if "confused_with" in inputs.columns:
+        chosen = np.zeros(n, bool) if subset is None else np.isin(np.asarray(known.labels), subset)
+        columns["confused"] = np.concatenate([chosen, np.ones(m, bool)])
+    if "ood_class" in inputs.columns:
+        columns["ood_class"] = [""] * n + [str(name) for name in inputs.columns["ood_class"]]
+    return columns
+
+
+def _scores(
+    head: Head, part: Inputs, projection: Projection | None, subset: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Every score that applies, float32 [N]; no [N, K] array is ever held."""
+    if len(part.features) == 0:
+        raise DataError(f"{part.dataset} holds no images: OOD detection needs ID and OOD images")
+    made: dict[str, list[np.ndarray]] = {}
+    for rows, cosines, logits in _blocks(head, part.features, projection):
+        finite = np.asarray(jnp.all(jnp.isfinite(logits), axis=1))
+        if not finite.all():
+            raise DataError(f"{part.ids[rows][int(np.argmin(finite))]}: its logits hold NaN or infinity")
+        values = {name: score(logits) for name, score in OF_LOGITS.items()}
+        if cosines is not None:
+            values |= {name: score(cosines) for name, score in OF_COSINES.items()}
+        if subset is not None:
+            values["msp_confused"] = ood_scores.msp(logits[:, subset])
+        for name, value in values.items():
+            made.setdefault(name, []).append(np.asarray(value))
+    return {name: np.concatenate(blocks) for name, blocks in made.items()}
+
+
+def _blocks(
+    head: Head, features: np.ndarray, projection: Projection | None
+) -> Iterator[tuple[slice, jax.Array | None, jax.Array]]:
+    """Rows, their cosines (None for a classifier) and their logits, over the ID classes."""
+    if projection is not None and projection.kind == "mean_prob":
+        raise DataError(
+            f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
+            "are no logits: OOD detection needs a head over the in-distribution classes"
+        )
+    cosine = cosine_head(head)
+    if cosine is not None and head.bias is None:
+        # One product for both: the logits are these cosines times the scale, to the bit.
+        for rows, scores in score_blocks(cosine, features, projection):
+            yield rows, scores.values, np.float32(head.scale) * scores.values
+        return
+    logits = score_blocks(head, features, projection)
+    if cosine is None:
+        for rows, scores in logits:
+            yield rows, None, scores.values
+        return
+    for (rows, scores), (_, cosines) in zip(logits, score_blocks(cosine, features, projection)):
+        yield rows, cosines.values, scores.values
+
+
+def _confused_classes(inputs: Inputs) -> np.ndarray | None:
+    """The ID classes that OOD images are mistaken for, ascending; None where nothing is said of that, or the
+    ID images of these classes are not known."""
+    known, names = inputs.id, inputs.columns.get("confused_with")
+    if names is None or known is None or known.labels is None or known.label_space is None:
+        return None
+    index = {name: k for k, name in enumerate(known.label_space.ids)}
+    for image, name in zip(inputs.ids, names):
+        if name not in index:
+            raise DataError(f"{image}: {name!r} is no class of {known.label_space.name}")
+    return np.unique([index[name] for name in names])
+
+
+def measure(columns: Columns, about: About) -> list[Measure]:
+    """All numbers from the columns that `describe` returns; `id` is used in messages alone.
+
+    Raises:
+        DataError: no score is there, one of them is not finite, or all images are on one side.
+    """
+    inside = np.asarray(columns["in_distribution"], bool)
+    given = [name for name in SCORES if name in columns]
+    if not given:
+        raise DataError(f"{about.dataset}: there is no score; give a column {', '.join(SCORES)}")
+    if inside.all() or not inside.any():
+        side = "in" if inside.any() else "out of"
+        raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
+    scores = {name: _finite(columns, name, inside) for name in given}
+    classes = None
+    if "ood_class" in columns:
+        classes = np.asarray(columns["ood_class"], str)[~inside]
+    found = _pooled(scores, about, classes)
+    if classes is not None:
+        found |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
+    first = given[0]
+    headline = [
+        dataclasses.replace(each, slice=None, note=f"score: {first}")
+        for (_, name), each in found.items()
+        if name == first
+    ]
+    each_class = [] if classes is None else _of_classes(scores[first], classes)
+    return [
+        *headline,
+        *found.values(),
+        *_refused(given, len(inside)),
+        *each_class,
+        *_confused(columns, inside, about),
+    ]
+
+
+Sides = tuple[np.ndarray, np.ndarray]
+"""Scores of ID images [N] and of OOD images [M]."""
+
+
+def _finite(columns: Columns, name: str, inside: np.ndarray) -> Sides:
+    values = np.asarray(columns[name])
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
+        raise DataError(f"{which}: its score {name} is {values[bad[0]]}")
+    return values[inside], values[~inside]
+
+
+def _refused(given: list[str], n: int) -> list[Measure]:
+    if set(given) & set(OF_COSINES):
+        return []
+    note = "not applicable: a score of raw cosines, and a classifier's logits are none"
+    return [Measure("auroc", None, n, slice=f"score:{name}", note=note) for name in OF_COSINES]
+
+
+def _pooled(
+    scores: Mapping[str, Sides], about: About, classes: np.ndarray | None = None, label: str = "score:{}"
+) -> dict[tuple[str, str], Measure]:
+    """(measure, score) -> every measure over all OOD images. Where these have classes, they are resampled."""
+    rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
+    clusters = None if classes is None else np.unique(classes, return_inverse=True)[1]
+    n, m = (len(side) for side in next(iter(scores.values())))
+
+    def statistic(id_weights: np.ndarray, ood_weights: np.ndarray) -> dict[Any, np.ndarray]:
+        return {
+            (measure, name): values
+            for name, ranking in rankings.items()
+            for measure, values in detection.measures(
+                ranking, detection.MEASURES, id_weights, ood_weights
+            ).items()
+        }
+
+    draws = _draws(statistic, about, (ID, n), (about.dataset, m), clusters)
+    found = {}
+    for name, ranking in rankings.items():
+        for measure, value in detection.measures(ranking).items():
+            if measure == "auroc" and clusters is None:
+                interval = detection.auroc_interval(ranking)
+            else:
+                interval = _interval(value[0], draws.get((measure, name)), min(n, m), clusters is not None)
+            found[measure, name] = Measure(measure, float(value[0]), n + m, interval, label.format(name))
+    return found
+
+
+def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
+    """(measure, score) -> the unweighted mean over OOD classes; ID images and classes are resampled."""
+    rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
+    names, codes = np.unique(classes, return_inverse=True)
+    n, m = (len(side) for side in next(iter(scores.values())))
+
+    def statistic(id_weights: np.ndarray | None, class_weights: np.ndarray | None) -> dict[Any, np.ndarray]:
+        return {
+            (measure, name): detection.class_mean(values, class_weights)
+            for name, ranking in rankings.items()
+            for measure, values in detection.class_values(ranking, codes, id_weights).items()
+        }
+
+    draws = _draws(statistic, about, (ID, n), (f"{about.dataset}: classes", len(names)))
+    return {
+        (measure, name): Measure(
+            f"class_mean_{measure}",
+            float(value[0]),
+            n + m,
+            _interval(value[0], draws.get((measure, name)), len(names), clustered=True),
+            f"score:{name}",
+            aggregates="ood_classes",
+        )
+        for (measure, name), value in statistic(None, None).items()
+    }
+
+
+def _draws(
+    statistic: Any,
+    about: About,
+    first: tuple[str, int],
+    second: tuple[str, int],
+    clusters: np.ndarray | None = None,
+) -> dict[Any, np.ndarray]:
+    """The bootstrap's values; empty where there are fewer than two of what is drawn."""
+    units = second[1] if clusters is None else int(clusters.max()) + 1
+    if min(first[1], units) < 2:
+        return {}
+    how: dict[str, Any] = {"resamples": about.resamples, "seed": about.seed}
+    return bootstrap(statistic, Resampling(*first, **how), Resampling(*second, clusters=clusters, **how))
+
+
+def _interval(value: float, draws: np.ndarray | None, pairs: int, clustered: bool) -> Interval:
+    """Percentiles; Wilson's interval of disjoint pairs of images where no resample differs or can be drawn:
+    wide, but it does not shrink to a point."""
+    if draws is None or draws.min() == draws.max():
+        return wilson(float(value) * pairs, pairs)._replace(method="wilson_pairs")
+    return percentile_interval(draws, clustered=clustered)
+
+
+def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
+    """AUROC and FPR of each OOD class against all ID images, by the first score."""
+    known, others = sides
+    names, codes = np.unique(classes, return_inverse=True)
+    rates = detection.class_values(detection.rank(known, others), codes)["fpr95_ninco"][0]
+    found = []
+    for k, name in enumerate(names):
+        ranking = detection.rank(known, others[codes == k])
+        size = len(ranking.ood_scores)
+        area = float(detection.measures(ranking, ["auroc"])["auroc"][0])
+        n, part = len(known) + size, f"ood_class:{name}"
+        found += [
+            Measure("auroc", area, n, detection.auroc_interval(ranking), part),
+            Measure("fpr95_ninco", float(rates[k]), n, wilson(float(rates[k]) * size, size), part),
+        ]
+    return found
+
+
+def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measure]:
+    """The protocol of Natural Adversarial Examples, where images say what they are taken for (ImageNet-O)."""
+    if "confused" not in columns:
+        return []
+    part = "protocol:confused_classes"
+    kept = np.asarray(columns["confused"], bool)
+    if not (kept & inside).any():
+        note = "not applicable: no ID image is known to be of a class that OOD images are mistaken for"
+        return [Measure("auroc", None, int(kept.sum()), slice=part, note=note)]
+    rows = {name: np.asarray(columns[name])[kept] for name in ("msp_confused", "id") if name in columns}
+    sides = _finite(rows, "msp_confused", inside[kept])
+    note = "MSP of the logits of the classes that OOD images are mistaken for; ID images of these alone"
+    found = _pooled({"msp_confused": sides}, about, label=part)
+    return [dataclasses.replace(each, note=note) for each in found.values()]
+
+
+TASK = Task(
+    name="ood",
+    version=1,
+    section="III-B IV",
+    needs=("head", "id"),
+    convention={
+        "headline": {"zero_shot": "mcm", "classifier": "msp"},
+        "mcm": "softmax of raw cosines at temperature 1, float32",
+        "logits": "with the model's own scale",
+        "fpr95_mos": "ID positive, recall closest to 0.95",
+        "fpr95_ninco": "ID positive, 5 % quantile of the ID scores",
+        "fpr95_openood": "OOD positive, first recall of 0.95 or more",
+        "fpr95_imagenet_o": "OOD positive, recall closest to 0.95",
+        "resampled": "ID images and OOD images; OOD classes where there are any",
+    },
+    describe=describe,
+    measure=measure,
+)
