@@ -249,10 +249,19 @@ def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array
 @functools.lru_cache(maxsize=64)
 def _jitted(
     encode: Callable[..., Any], tower: Literal["vision", "text"], network: Network, **static: Any
-) -> Any:
-    """(params, inputs) -> what `encode` makes of them; kept: no model of the arch compiles it again."""
+) -> Callable[[Any, jax.Array], Any]:
+    """(params, inputs) -> what `encode` makes of them; kept: no model of the arch compiles it again.
+
+    Compiler options are those of a whole program: inside a caller's own jit or grad there are none to give.
+    """
     function = functools.partial(encode, network, **static)
-    return jax.jit(function, compiler_options=network.compiler_options(tower))
+    part, whole = jax.jit(function), jax.jit(function, compiler_options=network.compiler_options(tower))
+    return lambda params, inputs: (part if _is_traced(params, inputs) else whole)(params, inputs)
+
+
+def _is_traced(*values: Any) -> bool:
+    """Whether JAX is tracing these values, or whatever is computed now (constants inside a jit)."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in [*jax.tree.leaves(values), jnp.zeros(())])
 
 
 def _encode_image(network: Network, params: Any, images: jax.Array, precision: Precision) -> jax.Array:

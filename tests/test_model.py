@@ -79,7 +79,21 @@ def test_texts_however_they_are_held(model: Model) -> None:
     ids = model.tokenizer(texts)
     for given in (np.array(texts), iter(texts), ids, ids.tolist(), ids.astype(np.uint16), jnp.asarray(ids)):
         np.testing.assert_array_equal(model.encode_text(given), wanted)
+
+
+def test_inside_a_callers_own_program(model: Model) -> None:
+    """Traced inputs, constants, gradients, a batch of batches: the compiler's options are the caller's."""
+    ids = np.asarray(model.tokenizer(["a photo of a cat", "a dog"]))
+    wanted = np.asarray(model.encode_text(ids))
     np.testing.assert_allclose(jax.jit(model.encode_text)(ids), wanted, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda: model.encode_text(ids))(), wanted, atol=1e-6)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32, 32, 3)), jnp.float32)
+    features = model.encode_image(images)
+    gradient = jax.grad(lambda x: jnp.sum(model.encode_image(x) * features[::-1]))(images)
+    step = 1e-2 * gradient / jnp.linalg.norm(gradient)
+    change = jnp.sum((model.encode_image(images + step) - model.encode_image(images - step)) * features[::-1])
+    np.testing.assert_allclose(change, 2e-2 * jnp.linalg.norm(gradient), rtol=0.02)
+    np.testing.assert_allclose(jax.vmap(model.encode_image)(images[None])[0], features, atol=1e-6)
 
 
 def test_ids_of_a_golden_and_of_the_text_encoder_are_checked(model: Model) -> None:

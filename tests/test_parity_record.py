@@ -201,6 +201,9 @@ def test_libraries_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_p
         sweep(tmp_path / "parity.json")
 
 
+BEFORE_NARROW = {"arch_hash": "", "forward_version": 2, "params": 1, "full_size": "equal"}
+
+
 @pytest.mark.parametrize(
     ("change", "where"),
     [
@@ -209,9 +212,9 @@ def test_libraries_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_p
         ({"archs": []}, "archs"),
         ({"libraries": {"timm": 1}}, "libraries.timm"),
         ({"archs": {"ViT-B-32": "equal"}}, "archs.ViT-B-32"),
-        ({"archs": {"ViT-B-32": {"arch_hash": "", "forward_version": 2}}}, "archs.ViT-B-32.full_size"),
+        ({"archs": {"ViT-B-32": {"arch_hash": "", "forward_version": 2}}}, "archs.ViT-B-32.params"),
         (
-            {"archs": {"RN50": {"arch_hash": "", "forward_version": 2, "full_size": "equal", "narrow": {}}}},
+            {"archs": {"RN50": {**BEFORE_NARROW, "narrow": {}}}},
             "archs.RN50.narrow.passed",
         ),
         ("{", "not JSON: Expecting"),

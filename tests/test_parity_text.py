@@ -165,7 +165,8 @@ def test_export_is_the_file_bit_for_bit(name: str, tmp_path: Path):
         assert set(written) == set(state)
         for key, tensor in state.items():
             assert written[key].dtype == tensor.dtype, key
-            assert torch.equal(written[key], tensor), key
+            # Bytes: open_clip leaves the decoder's projection uninitialised, where memory may hold NaN.
+            assert written[key].numpy().tobytes() == tensor.numpy().tobytes(), key
     load_strict(theirs, tmp_path / "out.safetensors")
 
 
