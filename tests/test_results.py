@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from _rows import row
 
 from clipjax.errors import DataError, UsageError
 from clipjax.results import (
@@ -23,34 +24,6 @@ from clipjax.results import (
     summary_table,
     validate_rows,
 )
-
-
-def row(run_id: str, **changed):
-    interval = {"lo": 0.4, "hi": 0.6, "level": 0.95, "method": "wilson"}
-    empty = ("aggregates", "note", "sample", "reference", "per_device_batch", "slice")
-    fields = dict.fromkeys((*empty, "xla_flags", "device", "git_revision", "versions"))
-    fields |= {
-        "schema_version": 1,
-        "run_id": run_id,
-        "recipe_hash": "a" * 64,
-        "recipe": {"prompts": "x"},
-        "origin": "measured",
-        "task": "zeroshot",
-        "task_version": 1,
-        "dataset": "demo_world",
-        "model": "tiny_1",
-        "model_facts": {"train_source": "demo"},
-        "metric": "top1",
-        "value": 0.5,
-        "interval": interval,
-        "n": 100,
-        "convention": {"ties": "lowest class index"},
-        "skipped": 0,
-        "precision": "parity",
-        "wall_time": 1.5,
-        "compile_count": 3,
-    }
-    return fields | changed
 
 
 def test_a_run_comes_back_as_it_went_in(tmp_path):
@@ -211,6 +184,32 @@ def test_summary_counts_skipped_images():
         "low; 1 unreadable images skipped",
         "",
     ]
+
+
+PUBLISHED = [
+    {"value": 0.6332, "source": "open_clip", "difference": -0.1332, "note": None},
+    {"value": 0.47, "source": "paper", "difference": 0.03, "note": "Table I"},
+]
+
+
+def test_published_numbers_stand_beside_where_there_are_some(tmp_path):
+    rows = [row(new_run_id(), reference=PUBLISHED)]
+    ResultStore(tmp_path).add(rows)
+    titles, cells = summary_table(ResultStore(tmp_path).rows())
+    assert titles.index("published") == titles.index("interval") + 1
+    shown = dict(zip(titles, cells[0]))
+    assert (shown["published"], shown["source"]) == ("0.6332; 0.47", "open_clip; paper")
+    assert shown["difference"] == "-0.1332; +0.0300"
+    assert "| 0.6332; 0.47 | open_clip; paper | -0.1332; +0.0300 |" in export_rows(rows, "markdown")
+    [got] = csv.DictReader(io.StringIO(export_rows(rows, "csv")))
+    assert (got["published"], got["difference"]) == ("0.6332; 0.47", "-0.1332; 0.03")
+    assert "published" not in summary_table([row("x")])[0]
+
+
+@pytest.mark.parametrize("reference", [[], PUBLISHED[0], [{"value": 0.5, "source": "paper"}]])
+def test_a_reference_is_a_list_of_whole_records(reference):
+    with pytest.raises(DataError, match="reference"):
+        validate_rows([row(new_run_id(), reference=reference)])
 
 
 def test_csv_has_every_field():

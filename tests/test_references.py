@@ -1,0 +1,150 @@
+"""Published numbers: the table is sound, they are found, and they stand beside the right results only."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import pytest
+from _rows import row
+
+from clipjax import references
+from clipjax.config import config_dir, read_csv
+from clipjax.data.cards import dataset_names
+from clipjax.errors import DataError
+from clipjax.references import FIELDS, Score, lookup, scores, sources, with_references
+from clipjax.tasks import all_tasks
+
+B32 = "vit_b_32-openai"
+
+
+def values(*arguments: str, **named: str) -> list[tuple[str, float]]:
+    return [(score.source, score.value) for score in lookup(*arguments, **named)]
+
+
+def test_every_score_is_of_a_registered_model_or_marked() -> None:
+    known = {model["id"] for model in read_csv(config_dir() / "models.csv")}
+    others = {score.model for score in scores()} - known
+    assert {name.split(":")[0] for name in others} == {"llava", "tuned"}
+    for name in others:
+        assert name.split(":")[1].split("+")[0] in known
+    assert all(score.source == "paper" for score in scores() if score.model in others)
+
+
+def test_every_score_names_a_task_and_a_data_set_that_exist() -> None:
+    without_card = {"imagenet_real"}  # timm's; there is no task on ReaL labels alone
+    for score in scores():
+        if score.task == "curation":
+            assert score.dataset == ""
+            continue
+        assert score.task in all_tasks()
+        assert score.dataset in {*dataset_names(), *without_card}
+
+
+def test_every_score_is_a_fraction() -> None:
+    assert all(0 < score.value < 1 for score in scores())
+
+
+def test_every_source_says_what_a_reader_needs() -> None:
+    for source in sources().values():
+        assert all(source[key] for key in ("title", "url", "licence", "measured"))
+    assert {score.source for score in scores()} == set(sources())
+
+
+def test_the_papers_tables_are_complete() -> None:
+    table = [score for score in scores() if score.source == "paper"]
+    count = {name: sum(s.note.split(";")[0].split(",")[0] == name for s in table if s.note) for name in NAMES}
+    assert count == NAMES
+    assert values(B32, "shape_bias", "cue_conflict", "shape_bias") == [("paper", 0.575)]
+    own = "vit_l_14_336-openai"
+    assert values(own, "imagenet_d", "imagenet_d:texture", "top1_4way_own") == [("paper", 0.13)]
+    assert values("vit_b_16-dfn2b", "curation", "", "ood_auroc") == [("paper", 0.88)]
+    assert values("vit_l_14-dfn2b", "curation", "", "corruptions_3d") == [("paper", 0.5)]
+    larger = lookup("vit_b_16-laion400m_e32", "imagenet_x", "imagenet_x", "accuracy", LARGER)
+    assert [score.value for score in larger] == [0.67]
+
+
+LARGER = "top/filtered/factor:larger"
+# Table I: 2 models x 5; II: 7 pairs x 2 x 3; III: 3 lists x 2 encoders x 4 x 3; IV: 12 models x 10
+NAMES = {"Table I": 10, "Table II": 42, "Table III": 72, "Table IV": 120}
+
+
+def test_the_papers_accuracies_are_timms_rounded() -> None:
+    """Table II's models are told from others by their accuracy on ImageNet."""
+    pairs = [
+        (score, lookup(score.model, "zeroshot", "imagenet_val", "top1"))
+        for score in scores()
+        if score.source == "paper" and score.dataset == "imagenet_val"
+    ]
+    assert len(pairs) == 14
+    for score, known in pairs:
+        assert [one.source for one in known] == ["paper", "timm"]
+        assert abs(score.value - known[1].value) <= 0.0051 + 1e-9
+
+
+def test_lookup_tells_prompt_sets_apart() -> None:
+    key = (B32, "zeroshot", "imagenet_val", "top1")
+    assert values(*key) == values(*key, prompts="openai_80") == [("open_clip", 0.6332)]
+    assert values(*key, prompts="single") == []
+    assert values(B32, "zeroshot", "imagenet_val", "top5") == []
+    assert values("unknown", "zeroshot", "imagenet_val", "top1") == []
+
+
+def test_several_sources_stand_beside_one_number() -> None:
+    model = "vit_base_patch32_clip_384.laion2b_ft_in12k_in1k"
+    mine = row("x", model=model, dataset="imagenet_val", value=0.85, convention={"prompts": "not applicable"})
+    [got] = with_references([mine])
+    assert [(one["value"], one["source"], one["note"]) for one in got["reference"]] == [
+        (0.85, "paper", "Table II"),
+        (0.85398, "timm", None),
+    ]
+    assert got["reference"][1]["difference"] == pytest.approx(-0.00398)
+    assert {**got, "reference": None} == mine
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"convention": {"prompts": "single"}},
+        {"model_facts": {"resized": {"image_size": 224}}},
+        {"origin": "published"},
+        {"value": None},
+        {"slice": "class:n01440764"},
+        {"dataset": "imagenet_v2:top-images"},
+        {"task": "calibration"},
+    ],
+)
+def test_a_number_of_something_else_has_no_reference(changed: dict[str, object]) -> None:
+    right = row("x", model=B32, dataset="imagenet_val", convention={"prompts": "openai_80"})
+    assert with_references([right])[0]["reference"] is not None
+    assert with_references([right | changed])[0]["reference"] is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("m,zeroshot,imagenet_val,,top1,high,paper,,", r"csv:3: the value 'high' is not a number"),
+        ("m,zeroshot,imagenet_val,,top1,0.5,nobody,,", r"csv:3: .*no source 'nobody'"),
+        ("m,zeroshot,imagenet_val,,top1,0.6,paper,,", r"csv:3: paper gives this number twice"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, monkeypatch, line: str, message: str) -> None:
+    first = "m,zeroshot,imagenet_val,,top1,0.5,paper,,"
+    (tmp_path / "reference_scores.csv").write_text("\n".join([",".join(FIELDS), first, line]))
+    monkeypatch.setattr(references, "sources", lambda: {"paper": {}})
+    monkeypatch.setattr(references, "config_dir", lambda: tmp_path)
+    with pytest.raises(DataError, match=message):
+        scores.__wrapped__()
+
+
+def test_the_file_has_the_fields_of_a_score() -> None:
+    with (config_dir() / "reference_scores.csv").open(encoding="utf-8") as file:
+        assert tuple(next(csv.reader(file))) == FIELDS == tuple(Score.__dataclass_fields__)
+
+
+def test_references_need_no_jax() -> None:
+    code = (
+        "import sys, clipjax.references, clipjax.published as p; p.scores(); sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
