@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from clipjax.commands import datasets, evaluate, models, results, store
+from clipjax.commands import compare, datasets, evaluate, models, results, store, tasks
 from clipjax.errors import ClipjaxError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 models.register(app)
 evaluate.register(app)
+tasks.register(app)
+compare.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")

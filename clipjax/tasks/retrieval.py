@@ -146,7 +146,7 @@ def _table(ranks: Sequence[Sequence[int]], count: np.ndarray) -> np.ndarray:
 TASK = Task(
     name="retrieval",
     version=1,
-    section="III-B",
+    section="VII",
     needs=("text", "captions"),
     convention={
         "recall": "any positive, as CLIP_benchmark",

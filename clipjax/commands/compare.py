@@ -1,0 +1,76 @@
+"""`clipjax compare A B`: two models, or two runs, on the same images."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipjax.commands.output import print_table
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare")(compare)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A model's id, a run id, or a run's folder.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B - A.")],
+    results: Annotated[Path, typer.Option(help="Folder that `clipjax eval --results` wrote to.")] = Path(
+        "results"
+    ),
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only this metric, e.g. top1; may be repeated.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Resamples of the paired bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON on stdout.")] = False,
+) -> None:
+    """Compare two models image by image, on all tasks and data sets that both were evaluated on.
+
+    Accuracies by McNemar's exact test, other numbers by a bootstrap that draws the same images for both;
+    p-values are corrected for all comparisons shown (Holm).
+
+    Examples:
+
+        clipjax compare vit_b_32-openai vit_b_16-openai
+
+        clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
+    """
+    from clipjax.compare import compare_runs
+
+    found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps([_record(each) for each in found], indent=2))
+        return
+    titles = ["task", "data set", "metric", "A", "B", "B - A", "interval", "p", "p (Holm)", "test", "n"]
+    print_table(titles, [_cells(each) for each in found])
+    typer.echo(f"\nA: {found[0].models[0]}\nB: {found[0].models[1]}")
+    for line in _differences(found):
+        typer.echo(line)
+
+
+def _record(found: Any) -> dict[str, Any]:
+    record = dataclasses.asdict(found)
+    return record | {"interval": None if found.interval is None else found.interval._asdict()}
+
+
+def _cells(found: Any) -> list[str]:
+    interval = "" if found.interval is None else f"[{found.interval.lo:+.4f}, {found.interval.hi:+.4f}]"
+    values = [f"{found.first:.4f}", f"{found.second:.4f}", f"{found.difference:+.4f}", interval]
+    tests = [f"{found.p_value:.2g}", f"{found.p_holm:.2g}", found.test, str(found.n)]
+    return [found.task, found.dataset, found.metric, *values, *tests]
+
+
+def _differences(found: Sequence[Any]) -> list[str]:
+    """What the runs differ in beside the model, once each."""
+    lines = [
+        f"{each.task} on {each.dataset}, {key}: {first} (A), {second} (B)"
+        for each in found
+        for key, (first, second) in each.differs.items()
+    ]
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,234 @@
+"""Comparing runs: paired tests against hand-worked numbers and loops, and every mismatch named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from _colours import ColourModel, paint
+from typer.testing import CliRunner
+
+import clipjax
+from clipjax import cli
+from clipjax.compare import Comparison, compare_runs
+from clipjax.errors import DataError, UsageError
+from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import Resampling, percentile_interval
+from clipjax.metrics.paired import holm
+from clipjax.results import ResultStore, new_run_id
+from clipjax.tasks import find_task
+
+
+def write(
+    folder: Path, images: dict[str, Any], *, task: str = "zeroshot", model: str = "a", **changed: Any
+) -> str:
+    """A run with these per-image columns; returns its id."""
+    run_id = new_run_id()
+    empty = ("aggregates", "note", "sample", "reference", "per_device_batch", "slice", "xla_flags", "device")
+    fields: dict[str, Any] = dict.fromkeys((*empty, "git_revision", "versions", "interval"))
+    fields |= {
+        "schema_version": 1,
+        "run_id": run_id,
+        "recipe_hash": "a" * 64,
+        "recipe": {"images": "digest"},
+        "origin": "measured",
+        "task": task,
+        "task_version": find_task(task).version,
+        "dataset": "d",
+        "model": model,
+        "model_facts": {},
+        "metric": "any",
+        "value": 0.5,
+        "n": len(images["id"]),
+        "convention": {"prompts": "single"},
+        "skipped": 0,
+        "precision": "parity",
+        "wall_time": 1.5,
+        "compile_count": 3,
+    }
+    ResultStore(folder).add([fields | changed], images)
+    return run_id
+
+
+def ids(n: int) -> list[str]:
+    return [f"{i}.png" for i in range(n)]
+
+
+def by_metric(found: list[Comparison]) -> dict[str, Comparison]:
+    return {each.metric: each for each in found}
+
+
+def test_accuracies_by_mcnemar(tmp_path):
+    """3 images are gained, 12 lost, of 40; top-5 does not change."""
+    first, second = np.ones(40, bool), np.ones(40, bool)
+    first[:3], second[3:15] = False, False
+    a = write(tmp_path, {"id": ids(40), "correct": first, "correct_top5": first})
+    # The other run has its images in another order.
+    order = np.random.default_rng(0).permutation(40)
+    table = {"id": [ids(40)[i] for i in order], "correct": second[order], "correct_top5": first[order]}
+    b = write(tmp_path, table, model="b", convention={"prompts": "openai_7"})
+    found = by_metric(compare_runs(a, b, tmp_path))
+    top1 = found["top1"]
+    assert (top1.first, top1.second, top1.difference) == (37 / 40, 28 / 40, pytest.approx(-9 / 40))
+    assert (top1.gained, top1.lost, top1.n) == (3, 12, 40)
+    assert top1.p_value == pytest.approx(scipy.stats.binomtest(3, 15).pvalue)
+    assert top1.p_holm == pytest.approx(2 * top1.p_value)
+    assert top1.interval == intervals.paired_difference(3, 12, 40)
+    assert (found["top5"].p_value, found["top5"].p_holm, found["top5"].difference) == (1, 1, 0)
+    assert top1.models == ("a", "b")
+    assert dict(top1.differs) == {"prompts": ("single", "openai_7")}
+    back = by_metric(compare_runs(b, a, tmp_path))["top1"]
+    assert (back.difference, back.p_value) == (pytest.approx(9 / 40), top1.p_value)
+    only = compare_runs(a, b, tmp_path, metrics=["top1"])
+    assert [(each.metric, each.p_holm) for each in only] == [("top1", top1.p_value)]
+    assert compare_runs(tmp_path / a, tmp_path / b, "elsewhere") == compare_runs(a, b, tmp_path)
+
+
+def retrieval_table(n: int, seed: int, worst: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    counts = np.random.default_rng(0).integers(1, 6, n)
+    return {
+        "id": ids(n),
+        "caption_ranks": [sorted(rng.integers(0, worst, k).tolist()) for k in counts],
+        "image_ranks": [rng.integers(0, worst, k).tolist() for k in counts],
+        "captions_cut": [0] * n,
+    }
+
+
+def test_retrieval_by_a_paired_bootstrap(tmp_path):
+    tables = retrieval_table(50, 1, 20), retrieval_table(50, 2, 14)
+    a, b = (write(tmp_path, table, task="retrieval", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=300, seed=5))
+    ways = [f"{way}_retrieval_{metric}" for way in ("image", "text") for metric in ("recall@5", "map")]
+    assert {*ways, "mean_recall@5"} <= set(found)
+    hits = [[np.array(ranks) < 5 for ranks in table["image_ranks"]] for table in tables]
+    draws = []
+    for row in np.concatenate(list(Resampling("d", 50, resamples=300, seed=5).blocks(100))):
+        means = [np.concatenate([np.tile(each, k) for each, k in zip(of_run, row)]).mean() for of_run in hits]
+        draws.append(means[1] - means[0])
+    got, expected = found["image_retrieval_recall@5"], percentile_interval(np.array(draws))
+    assert got.test == "paired_bootstrap_300"
+    assert got.interval is not None
+    assert got.interval[:2] == pytest.approx(expected[:2], abs=1e-12)
+    below = np.sum(np.array(draws) <= 0)
+    assert got.p_value == pytest.approx(min(1, 2 * (1 + min(below, 300 - below)) / 301), abs=0.01)
+    assert got.difference == pytest.approx(np.concatenate(hits[1]).mean() - np.concatenate(hits[0]).mean())
+    assert found["text_retrieval_recall@5"].test == "mcnemar_exact"
+    corrected = holm([each.p_value for each in found.values()])
+    assert [each.p_holm for each in found.values()] == pytest.approx(corrected)
+
+
+def test_equal_runs_do_not_differ(tmp_path):
+    a, b = (write(tmp_path, retrieval_table(20, 1, 20), task="retrieval", model=m) for m in "ab")
+    for each in compare_runs(a, b, tmp_path, resamples=50):
+        assert (each.difference, each.p_value) == (0, 1)
+        assert each.interval is None or each.gained == each.lost == 0
+
+
+def test_shared_resamples_find_what_separate_ones_would_not(tmp_path):
+    """Every second image gains a place; images differ far more than the runs do."""
+    table = retrieval_table(200, 1, 200)
+    better = dict(table, image_ranks=[[max(0, r - 3) for r in ranks] for ranks in table["image_ranks"]])
+    a, b = (write(tmp_path, t, task="retrieval", model=m) for m, t in zip("ab", (table, better)))
+    got = by_metric(compare_runs(a, b, tmp_path, resamples=500))["image_retrieval_map"]
+    assert got.p_value == pytest.approx(2 / 501)
+    assert got.interval is not None
+    assert got.interval.lo > 0
+
+
+def test_models_are_compared_on_all_they_have_in_common(tmp_path):
+    right = np.arange(30) % 3 > 0
+    old = write(tmp_path, {"id": ids(30), "correct": ~right}, model="a")
+    newest = write(tmp_path, {"id": ids(30), "correct": right}, model="a")
+    write(tmp_path, {"id": ids(30), "correct": right}, model="a", dataset="only a's")
+    other = write(tmp_path, {"id": ids(30), "correct": right[::-1]}, model="b")
+    write(tmp_path, retrieval_table(9, 0, 9), task="retrieval", model="a")
+    write(tmp_path, retrieval_table(9, 1, 9), task="retrieval", model="b")
+    write(tmp_path, {"id": ids(3), "flipped": [True] * 3}, model="b", precision="fast against parity")
+    write(tmp_path, {"id": []}, model="b", value=None, n=0, task="shape_bias")
+    found = compare_runs("a", "b", tmp_path, resamples=20)
+    assert {(each.task, each.dataset) for each in found} == {("zeroshot", "d"), ("retrieval", "d")}
+    assert by_metric(found)["top1"].runs == (newest, other)
+    assert [each.runs for each in compare_runs(old, "b", tmp_path)] == [(old, other)]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    right = [True, False, True]
+    a = write(tmp_path, {"id": ids(3), "correct": right})
+
+    def against(images: dict[str, Any], **changed: Any) -> list[Comparison]:
+        return compare_runs(a, write(tmp_path, images, **{"model": "b"} | changed), tmp_path)
+
+    same = {"id": ids(3), "correct": right}
+    with pytest.raises(DataError, match=r"has 3 images and .* 4, 3 in common: evaluate both on the same"):
+        against({"id": ids(4), "correct": [*right, True]})
+    with pytest.raises(DataError, match=r"3 images and .* 2, 0 in common"):
+        against({"id": ["x", "y"], "correct": [True, True]})
+    with pytest.raises(DataError, match="an image id occurs twice"):
+        against({"id": ["0.png", "0.png", "1.png"], "correct": right})
+    with pytest.raises(DataError, match="with other contents, labels or columns"):
+        against(same, recipe={"images": "another"})
+    with pytest.raises(DataError, match="was made by version 1 of the task 'zeroshot'"):
+        against(same, task_version=1)
+    with pytest.raises(DataError, match=r"is of zeroshot on d and .* is of zeroshot on e: compare runs"):
+        against(same, dataset="e")
+    with pytest.raises(DataError, match="is of retrieval on d: compare runs of one task on one data set"):
+        against(retrieval_table(3, 0, 9), task="retrieval")
+    with pytest.raises(DataError, match=r"has no images to compare by \(why\)"):
+        against({"id": []}, value=None, note="why")
+    with pytest.raises(DataError, match="has nothing to compare by without labels"):
+        against({"id": ids(3), "prediction": [1, 2, 3]})
+    with pytest.raises(UsageError, match="are one run: name two"):
+        compare_runs(a, a, tmp_path)
+    with pytest.raises(UsageError, match=r"unknown run or model 'vit_b_32'; known: a, b$"):
+        compare_runs("vit_b_32", "b", tmp_path)
+    with pytest.raises(UsageError, match="unknown metric 'top2'; did you mean top1"):
+        compare_runs(a, write(tmp_path, same, model="b"), tmp_path, metrics=["top2"])
+    with pytest.raises(UsageError, match="a bootstrap needs 1 resample or more"):
+        compare_runs(a, "b", tmp_path, resamples=0)
+    with pytest.raises(DataError, match="gone does not exist"):
+        compare_runs("a", "b", tmp_path / "gone")
+    write(tmp_path, same, model="c", dataset="only c's")
+    write(tmp_path, same, model="c", dataset="and this")
+    with pytest.raises(DataError, match="b and c have no task and data set in common"):
+        compare_runs("b", "c", tmp_path)
+
+
+def test_one_image_has_no_bootstrap(tmp_path):
+    a, b = (write(tmp_path, retrieval_table(1, 1, 2), task="retrieval", model=m) for m in "ab")
+    with pytest.raises(DataError, match="cannot be compared: d: a bootstrap needs two images or more"):
+        compare_runs(a, b, tmp_path)
+
+
+class Dull(ColourModel):
+    """Sees no red: black and red look alike, and so on."""
+
+    def encode_image(self, images: Any) -> np.ndarray:
+        return super().encode_image(np.asarray(images) * np.array([0, 1, 1]) + np.array([-1, 0, 0]))
+
+
+def test_two_models_from_images_to_the_command_line(tmp_path):
+    for i, colour in enumerate(["red", "black", "blue", "pink", "green", "yellow"] * 2):
+        paint(tmp_path / "world" / colour / f"{i}.png", colour)
+    for model in (ColourModel(id="sees"), Dull(id="dull")):
+        clipjax.evaluate(
+            model,
+            dataset=tmp_path / "world",
+            prompts="single",
+            results=tmp_path / "results",
+            progress=False,
+        )
+    command = ["compare", "sees", "dull", "--results", str(tmp_path / "results")]
+    shown = CliRunner().invoke(cli.app, command)
+    assert shown.exit_code == 0
+    assert "mcnemar_exact" in shown.stdout
+    assert "A: sees\nB: dull" in shown.stdout
+    records = json.loads(CliRunner().invoke(cli.app, [*command, "--json", "--metric", "top1"]).stdout)
+    assert [(each["metric"], each["first"], each["second"]) for each in records] == [("top1", 1.0, 0.5)]
+    assert (records[0]["gained"], records[0]["lost"]) == (0, 6)
+    assert records[0]["p_value"] == pytest.approx(2 / 2**6)
+    assert records[0]["interval"]["method"] == "mover_wilson_paired"
