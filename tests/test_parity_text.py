@@ -205,7 +205,7 @@ class Words:
         for row, text in zip(ids, texts):
             framed = [*self.frame.start, *(10 + len(word) for word in text.split()), *self.frame.end]
             row[: len(framed)] = framed
-        return SimpleNamespace(ids=ids)
+        return SimpleNamespace(ids=ids, truncated=np.zeros(len(texts), bool))
 
 
 @pytest.mark.parametrize("name", [*KINDS, "ViT-B-32"])
