@@ -59,7 +59,7 @@ def test_the_retrieval_column_of_table_iv(test_data: Path, tmp_path: Path) -> No
     for model, printed in RETRIEVAL.items():
         [cell] = [cell for cell in table[model] if cell.column.key == "retrieval"]
         assert len(cell.rows) == 4
-        assert abs(cell.value - printed) < 0.01
+        assert cell.value == pytest.approx(printed, abs=0.01)
         assert [(one["value"], one["source"]) for one in cell.reference] == [(printed, "paper")]
 
 

@@ -28,7 +28,8 @@ FORMATS = ("table", "markdown", "latex", "csv", "json")
 CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
 CELL_FIELDS += ("published", "source", "difference")
 NOTE = (
-    "* rests on published numbers or on samples of data sets; (k of n): rows are missing, so no mean is taken"
+    "* rests on published numbers, on samples of data sets, or on several prompt sets or precisions; "
+    "(k of n): rows are missing, so no mean is taken"
 )
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
@@ -129,21 +130,22 @@ def curation_table(
 
 
 def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
-    def prompts_of(row: Row) -> str | None:
-        return row["convention"].get("prompts")
-
     for wanted in (
         lambda row: row["origin"] == "measured",
         lambda row: row["precision"] == precision,
-        lambda row: prompts is not None and prompts_of(row) == prompts,
+        lambda row: prompts is not None and _prompts(row) == prompts,
         lambda row: row["sample"] is None,
     ):
         rows = [row for row in rows if wanted(row)] or rows
-    if len(sets := sorted({str(prompts_of(row)) for row in rows})) > 1:
+    if len(sets := sorted({str(_prompts(row)) for row in rows})) > 1:
         raise DataError(
             f"{model}: {term} was measured with the prompts {', '.join(sets)}: say which (--prompts NAME)"
         )
     return max(rows, key=lambda row: row["run_id"])
+
+
+def _prompts(row: Row) -> str | None:
+    return row["convention"].get("prompts")
 
 
 def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
@@ -199,8 +201,7 @@ def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, An
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:
     """Titles and cells: a line a model and, where something is published, a line for each source.
 
-    A cell that misses rows says how many it has, e.g. `(5 of 7)`, and no value. A star marks a number that
-    rests on published rows or on samples of data sets (`NOTE`).
+    A cell that misses rows says how many it has, e.g. `(5 of 7)`, and no value. `NOTE` explains the star.
     """
     lines = []
     for model, cells in table.items():
@@ -213,9 +214,13 @@ def wide(table: Table) -> tuple[list[str], list[list[str]]]:
 
 def _text(cell: Cell) -> str:
     if cell.value is not None:
-        plain = all(row["origin"] == "measured" and row["sample"] is None for row in cell.rows)
-        return f"{cell.value:.4f}{'' if plain else '*'}"
+        return f"{cell.value:.4f}{'' if _is_plain(cell.rows) else '*'}"
     return f"({len(cell.rows)} of {len(cell.column.terms)})" if cell.rows else ""
+
+
+def _is_plain(rows: Sequence[Row]) -> bool:
+    ways = {(_prompts(row), row["precision"]) for row in rows}
+    return len(ways) == 1 and all(row["origin"] == "measured" and row["sample"] is None for row in rows)
 
 
 def long(table: Table) -> list[dict[str, Any]]:
