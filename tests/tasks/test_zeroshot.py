@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import Head
-from clipjax.labels import LabelSpace, Projection
+from clipjax.heads import Head, identity_head
+from clipjax.labels import LabelSpace, Projection, load_labels, load_projection
 from clipjax.metrics import intervals
+from clipjax.results import images_table
 from clipjax.tasks import Inputs, add_task, all_tasks, find_task, zeroshot
 
 
@@ -139,3 +141,122 @@ def test_tasks_are_found():
         find_task("zero-shot")
     with pytest.raises(ValueError, match="two tasks are called 'zeroshot'"):
         add_task(dict(all_tasks()), zeroshot.TASK)
+
+
+def over_imagenet(logits: np.ndarray, labels, target: str, **more: Any) -> Inputs:
+    """A 1,000-way classifier's logits on a data set with the label space `target`."""
+    imagenet, wanted = load_labels("imagenet"), load_labels(target)
+    ids = [f"{i}.png" for i in range(len(logits))]
+    projection = load_projection(imagenet, wanted)
+    labels = np.asarray(labels, np.int32)
+    return Inputs(ids, logits, labels, identity_head(imagenet), wanted, projection, **more)
+
+
+@pytest.mark.parametrize("target", ["objectnet", "imagenet_d", "imagenet_vid"])
+def test_projection_by_the_largest_and_restriction_are_one_number(target):
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(600, 1000)).astype(np.float32)
+    space = load_labels(target)
+    labels = rng.integers(0, len(space), 600)
+    inputs = over_imagenet(logits, labels, target)
+    assert inputs.projection is not None
+    groups = inputs.projection.groups
+    for row, label in zip(logits[:400], labels):  # most are right, some of them only among the groups
+        row[rng.choice(groups[label])] += rng.uniform(0, 8)
+    got = measured(zeroshot.TASK.run(inputs))
+    projected = np.stack([logits[:, group].max(axis=1) for group in groups], axis=1)
+    members = sorted(index for group in groups for index in group)
+    restricted = [members[k] for k in logits[:, members].argmax(axis=1)]
+    full = logits.argmax(axis=1)
+    assert got["top1", None].value == np.mean(projected.argmax(axis=1) == labels)
+    assert got["top1_restricted", None].value == np.mean([b in groups[k] for b, k in zip(restricted, labels)])
+    assert got["top1_full", None].value == np.mean([b in groups[k] for b, k in zip(full, labels)])
+    assert got["top1_restricted", None].value == got["top1", None].value > got["top1_full", None].value > 0.1
+    softmax = np.exp(projected) / np.exp(projected).sum(axis=1, keepdims=True)
+    images = zeroshot.TASK.run(inputs).images
+    assert images["confidence"] == pytest.approx(softmax.max(axis=1), rel=1e-5)
+    assert images["prediction_restricted"].tolist() == restricted
+
+
+@pytest.mark.parametrize("target", ["imagenet_r", "imagenet", "cue_conflict"])
+def test_restriction_is_said_only_where_groups_are_compared_by_their_largest(target):
+    got = measured(zeroshot.TASK.run(over_imagenet(np.eye(2, 1000, dtype=np.float32), [0, 1], target)))
+    assert ("top1_restricted", None) not in got
+    assert (("top1_full", None) in got) == (target != "imagenet")
+
+
+def test_subset_of_the_classes_and_all_of_them():
+    """ImageNet-R's classes begin with goldfish (1), great white shark (2) and hammerhead (4)."""
+    logits = np.zeros((3, 1000), np.float32)
+    logits[0, [0, 1]] = 9, 8  # tench is no class of ImageNet-R
+    logits[1, [2, 4]] = 8, 9
+    logits[2, 4] = 9
+    outcome = zeroshot.TASK.run(over_imagenet(logits, [0, 1, 2], "imagenet_r"))
+    assert outcome.images["correct"].tolist() == [True, False, True]
+    assert outcome.images["correct_full"].tolist() == [False, False, True]
+    assert outcome.images["prediction"].tolist() == [0, 2, 2]
+    assert outcome.images["prediction_full"].tolist() == [0, 4, 4]
+    expected = np.exp(8) / (np.exp(8) + 199)  # of the 200 alone
+    assert outcome.images["confidence"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_classes_of_one_name_go_to_the_first():
+    """657 and 744 are "missile", 836 and 837 "sunglasses": one embedding each, so the second never wins."""
+    imagenet = load_labels("imagenet")
+    kernel = np.random.default_rng(0).normal(size=(32, 1000)).astype(np.float32)
+    kernel /= np.linalg.norm(kernel, axis=0)
+    kernel[:, 744], kernel[:, 837] = kernel[:, 657], kernel[:, 836]
+    twins = [657, 744, 836, 837]
+    head = Head(jnp.asarray(kernel), None, 100.0, True, imagenet)
+    whole = Inputs(list("abcd"), kernel[:, twins].T, np.array(twins, np.int32), head, imagenet)
+    assert zeroshot.TASK.run(whole).images["prediction"].tolist() == [657, 657, 836, 836]
+    for target, class_id, right_of_all in (
+        ("imagenet_r", imagenet.ids[657], True),
+        ("objectnet", "sunglasses", False),  # stands for 837 alone, and of all classes 836 is taken
+    ):
+        space = load_labels(target)
+        label = np.array([space.ids.index(class_id)], np.int32)
+        features = kernel[:, [657 if target == "imagenet_r" else 837]].T
+        projection = load_projection(imagenet, space)
+        images = zeroshot.TASK.run(Inputs(["a"], features, label, head, space, projection)).images
+        assert images["correct"].tolist() == [True]
+        assert images["correct_full"].tolist() == [right_of_all]
+
+
+def test_any_accepted_label_is_right_and_the_first_is_the_class():
+    inputs = planted([0, 1, 2, 3], [5, 1, 2, 0])
+    accepted = [[0, 5], [1], [3, 4, 1], []]
+    outcome = zeroshot.TASK.run(dataclasses.replace(inputs, columns={"accepted": accepted}))
+    got = measured(outcome)
+    assert outcome.images["correct"].tolist() == [True, True, False, False]
+    assert outcome.images["correct_top5"].tolist() == [True, True, True, False]  # 2 is followed by 3 and 4
+    assert got["top1", None].value == 2 / 4
+    assert got["class_accuracy", "class:n0000"].value == 1.0
+    wrong = dataclasses.replace(inputs, columns={"accepted": [[0], [1, 8], [2], [3]]})
+    with pytest.raises(DataError, match=r"1\.png: label 8 is outside the 8 classes"):
+        zeroshot.TASK.run(wrong)
+
+
+def test_accepted_labels_through_a_projection():
+    """bicycle (3) and car (6) are right: 444 and 817 are among theirs, 609 (jeep) too, 0 is nobody's."""
+    logits = np.eye(1000, dtype=np.float32)[[444, 817, 609, 0, 404]] * 5
+    inputs = over_imagenet(logits, [3] * 5, "imagenet_vid", columns={"accepted": [[3, 6]] * 5})
+    images = zeroshot.TASK.run(inputs).images
+    assert images["correct"].tolist() == [True, True, True, False, False]
+    assert images["correct_full"].tolist() == [True, True, True, False, False]
+    assert images["correct_restricted"].tolist() == [True, True, True, False, False]
+
+
+def test_a_logit_that_is_not_a_number_is_named_also_outside_the_groups():
+    logits = np.zeros((3, 1000), np.float32)
+    logits[2, 0] = np.nan  # tench is in no group
+    with pytest.raises(DataError, match=r"2\.png: its logits hold NaN or infinity"):
+        zeroshot.TASK.run(over_imagenet(logits, [0, 0, 0], "objectnet"))
+
+
+def test_numbers_from_lists_are_those_from_arrays():
+    logits = np.random.default_rng(0).normal(size=(50, 1000)).astype(np.float32)
+    inputs = over_imagenet(logits, np.arange(50), "objectnet", dataset="objectnet")
+    outcome = zeroshot.TASK.run(inputs)
+    lists = images_table({"id": inputs.ids, **outcome.images}).to_pydict()
+    assert zeroshot.TASK.measure(lists, inputs.about) == outcome.measures
