@@ -99,6 +99,30 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     assert invoke("store", "gc", "0B", "--store", store)[0] == 0
 
 
+def test_a_seed_without_a_limit_is_that_of_bootstraps(
+    lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["eval", "zeroshot", "-m", lite0, "--data", photos, "--store", tmp_path / "store"]
+    capsys.readouterr()
+    code, says = invoke(*command, "--results", tmp_path / "r", "--seed", 3, "--resamples", 20, "--json")
+    assert (code, says) == (0, "")
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["recipe"]["bootstrap"] == {"resamples": 20, "seed": 3}
+    assert row["sample"] is None
+
+
+def test_tasks_lists_what_can_be_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke("tasks") == (0, "")
+    printed = capsys.readouterr().out
+    for name in ("zeroshot", "retrieval", "text, captions", "shifts", "prompts", "all"):
+        assert name in printed
+    assert invoke("tasks", "--json") == (0, "")
+    listed = json.loads(capsys.readouterr().out)
+    retrieval = next(task for task in listed["tasks"] if task["name"] == "retrieval")
+    assert (retrieval["needs"], retrieval["convention"]["k"]) == (["text", "captions"], [1, 5, 10])
+    assert "zeroshot" in listed["collections"]["shifts"]["tasks"]
+
+
 def test_rows_of_a_resized_model_say_so(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,14 +146,18 @@ def test_rows_of_a_resized_model_say_so(
         (["convert", "gone.pt", "-m", "vit_b_32-openai"], 1, "gone.pt does not exist"),
         (["convert", __file__, "-m", "vit_b_32-openai"], 1, "not a checkpoint"),
         (["verify", "gone/dir"], 1, "gone/dir"),
-        (["datasets", "check", "gone"], 1, "gone"),
-        (["datasets", "check", ".", "-d", "imagenet_vall"], 2, "imagenet_val"),
+        (["datasets", "check", "folder", "gone"], 1, "gone"),
+        (["datasets", "check", "imagenet_vall", "."], 2, "imagenet_val"),
         (["store", "gc", "1XB"], 2, "1XB"),
         (["store", "ls", "--store", "gone"], 1, "gone does not exist"),
         (["store", "ls", "--store", __file__], 1, "is a file"),
         (["results", "list", "gone"], 1, "gone does not exist"),
         (["results", "list", __file__], 1, "is a file"),
         (["results", "export", "gone"], 1, "gone does not exist"),
+        (["compare", "a", "b", "--results", "gone"], 1, "gone does not exist"),
+        (["compare", "a", "b", "--results", __file__], 1, "is a file"),
+        (["compare", "a", "b", "--resamples", "0"], 2, "1 resample or more"),
+        (["compare", "a"], 2, ""),
         (["eval"], 2, ""),
         (["no-such-command"], 2, ""),
     ],
@@ -153,7 +181,15 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
         (["verify", "--all", "--random-init", "--against", "timm"], "--all and --against"),
         (["verify", "--all", "--random-init", "--card", "x"], "--all and --card"),
         (["verify", "m", "--golden", "g.npz"], "--golden"),
-        (["eval", "zeroshot", "-m", "x", "--data", ".", "--seed", "1"], "--limit"),
+        (["eval", "zeroshot", "-m", "x"], "give one of --data, --data-root, --predictions"),
+        (["eval", "zeroshot", "-m", "x", "--data", ".", "--data-root", "."], "not --data and --data-root"),
+        (["eval", "zeroshot", "-m", "x", "--data", ".", "--predictions", "p.csv"], "not --data and --pred"),
+        (["eval", "zeroshot", "-m", "x", "--data-root", ".", "--dataset", "folder"], "leave --dataset out"),
+        (
+            ["eval", "zeroshot", "-m", "x", "--data", ".", "--prompts", "single", "--prompts", "openai_7"],
+            "several --prompts need --data-root",
+        ),
+        (["eval", "zeroshot", "--data", "."], "say which model"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:
