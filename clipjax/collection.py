@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
+from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate
 from clipjax.labels import PromptSet, load_prompts
-from clipjax.subject import id_card
+from clipjax.subject import annotations_path, id_card
 from clipjax.tasks import all_tasks, find_task, unknown_task
 
 
@@ -132,6 +133,8 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
         for data in (data for data in located if task.name in data.card.tasks):
             id_ = _id_of(base, data.card) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
+            if absent and _is_demo(data.card):
+                continue
             if absent:
                 missing.add(data.card, task.name, absent)
             else:
@@ -139,6 +142,32 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
     if not jobs:
         raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
     return Plan(jobs, missing.lines())
+
+
+def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
+    """Each data set with its problems, None where it is not there; `decode` as in `check_dataset`."""
+    for located in cards_below(data_root):
+        if not located.root.exists():
+            if located.card.tasks and not _is_demo(located.card):
+                yield located, None
+        else:
+            problems = check_dataset(located.root, located.card, decode=decode)
+            yield located, [*problems, *card_problems(located.card)]
+
+
+def card_problems(card: DatasetCard) -> list[str]:
+    """What the tasks that a card names would miss beside its images: annotations, the card of the ID set."""
+    problems = []
+    for name in card.tasks:
+        try:
+            task = find_task(name)
+            if task.load_annotations is not None:
+                task.load_annotations(annotations_path(card))
+            if "id" in task.needs:
+                id_card(card)
+        except ClipjaxError as error:
+            problems.append(f"card {card.name}: {error}")
+    return problems
 
 
 def evaluate_all(
@@ -187,6 +216,11 @@ def evaluate_all(
             yield Done(job, None, error)
         else:
             yield Done(job, result)
+
+
+def _is_demo(card: DatasetCard) -> bool:
+    """Of the rendered world (`make demo`), which nobody misses below a folder of published data sets."""
+    return card.name.startswith("demo_")
 
 
 def _distinct(jobs: Iterable[Job], with_prompts: bool) -> list[Job]:

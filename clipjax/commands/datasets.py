@@ -1,48 +1,199 @@
-"""Commands about data sets: `datasets list`, `datasets check`."""
+"""Commands about data sets: `datasets list`, `datasets show`, `datasets check`."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table
-from clipjax.errors import DataError
+from clipjax.commands.output import print_table, refuse_beside
+from clipjax.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import DatasetCard
 
 app = typer.Typer(
     help="Data sets: the known cards, and checking a folder before a run.", no_args_is_help=True
 )
+USAGE = "clipjax datasets check NAME PATH"
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print whole cards as JSON.")]
 
 
 @app.command("list")
-def list_cards() -> None:
-    """List the data set cards that ship with clipjax."""
-    from clipjax.data.cards import dataset_names, read_card
+def list_cards(
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Only the data sets that a task is run on.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the data set cards that ship with clipjax; a family of data sets is one line."""
+    cards = _shipped()
+    if task is not None:
+        from clipjax.tasks import find_task
 
-    rows = []
-    for name in dataset_names():
-        card = read_card(name)
-        rows.append([name, card.title, card.reader, card.images, card.licence])
-    print_table(["data set", "title", "reader", "images", "licence"], rows)
+        find_task(task)
+        cards = [card for card in cards if task in card.tasks]
+    if as_json:
+        typer.echo(json.dumps([_record(card) for card in cards], indent=2))
+        return
+    titles = ["data set", "title", "tasks", "place", "classes", "images", "licence", "TFDS"]
+    print_table(titles, [_row(list(family)) for _, family in groupby(cards, _family)])
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="A card, a family of cards, or a card's file.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything a card says.
+
+    Example: clipjax datasets show imagenet_r
+    """
+    from clipjax.data.cards import read_card
+
+    family = [card for card in _shipped() if _family(card) == name]
+    cards = family if len(family) > 1 else [read_card(name)]
+    if as_json:
+        typer.echo(json.dumps([_record(card) for card in cards], indent=2))
+        return
+    if len(cards) > 1:
+        typer.echo(f"{name} stands for {len(cards)} data sets: {', '.join(card.name for card in cards)}\n")
+    for key, value in _record(cards[0]).items():
+        typer.echo(f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}")
 
 
 @app.command("check")
 def check(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Card to check against; `folder` for class folders.")
+    ] = None,
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="The data set's root folder or manifest file.")
-    ],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="Card to check against.")] = "folder",
+        Path | None, typer.Argument(metavar="PATH", help="The data set's root folder or manifest file.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--all", metavar="DATA_ROOT", help="Every card, below a common folder.")
+    ] = None,
+    decode: Annotated[
+        bool | None,
+        typer.Option(
+            "--decode/--no-decode", help="Read every image; by default for one data set, not with --all."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", hidden=True)] = None,
 ) -> None:
     """Say what is missing, extra or in the wrong order in a data set, before an hour is lost.
 
-    Example: clipjax datasets check /data/imagenet/val --dataset imagenet_val
+    Looks at the layout, the number of images, the order of the classes, prompts and annotations.
+
+    Examples:
+
+        clipjax datasets check imagenet_val /data/imagenet/val
+
+        clipjax datasets check --all /data
     """
+    if data_root is not None:
+        refuse_beside("--all", {"NAME": name, "PATH": path, "--dataset": dataset})
+        _check_all(data_root, bool(decode))
+        return
+    _check_one(*_name_and_path(name, path, dataset), decode is not False)
+
+
+def _check_one(name: str, path: Path, decode: bool) -> None:
+    from clipjax.collection import card_problems
+    from clipjax.data.cards import read_card
     from clipjax.data.check import check_dataset
 
-    problems = check_dataset(path, dataset)
+    card = read_card(name)
+    problems = [*check_dataset(path, card, decode=decode), *card_problems(card)]
     for problem in problems:
         typer.echo(problem)
     if problems:
-        raise DataError(f"{path}: {len(problems)} problem(s) for data set {dataset!r}")
-    typer.echo(f"{path}: fine for data set {dataset!r}")
+        raise DataError(f"{path}: {len(problems)} problem(s) for data set {name!r}")
+    typer.echo(f"{path}: fine for data set {name!r}")
+
+
+def _check_all(data_root: Path, decode: bool) -> None:
+    from clipjax.collection import survey
+
+    found = [
+        (
+            located.card,
+            located.root,
+            "missing" if problems is None else "problem" if problems else "found",
+            problems,
+        )
+        for located, problems in survey(data_root, decode=decode)
+    ]
+    rows = []
+    for (_, status), group in groupby(found, lambda entry: (_family(entry[0]), entry[2])):
+        members = list(group)
+        if status == "problem":
+            rows += [[card.name, status, card.images, _first(problems)] for card, _, _, problems in members]
+        else:
+            card, root = members[0][:2]
+            rows.append([_name([card for card, *_ in members]), status, card.images, root])
+    print_table(["data set", "status", "images", "where, or what is wrong"], rows)
+    if wrong := [card.name for card, _, status, _ in found if status == "problem"]:
+        raise DataError(f"{len(wrong)} data sets below {data_root} have problems: {', '.join(wrong)}")
+
+
+def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> tuple[str, Path]:
+    """Raises UsageError that shows the right order, for the earlier one and for arguments left out."""
+    if dataset is not None:
+        where = name if path is None else path
+        raise UsageError(f"write the card's name first: clipjax datasets check {dataset} {where or 'PATH'}")
+    if name is None or path is None:
+        raise UsageError(f"give a card's name and the folder of its data: {USAGE}")
+    if str(path) in {card.name for card in _shipped()} and not path.exists():
+        raise UsageError(f"write the card's name first: clipjax datasets check {path} {name}")
+    return name, path
+
+
+def _shipped() -> list[DatasetCard]:
+    from clipjax.config import config_dir
+    from clipjax.data.cards import cards_in
+
+    return sorted(cards_in(config_dir() / "datasets"), key=lambda card: (_family(card), card.path))
+
+
+def _family(card: DatasetCard) -> str:
+    return card.name.partition(":")[0]
+
+
+def _name(family: list[DatasetCard]) -> str:
+    """Of one card, or of several members of a family."""
+    return family[0].name if len(family) == 1 else f"{_family(family[0])}:* ({len(family)})"
+
+
+def _row(family: list[DatasetCard]) -> list[object]:
+    card = family[0]
+    classes = card.label_space or (None if card.classes is None else f"{len(card.classes)} of its own")
+    images = card.images if len({each.images for each in family}) == 1 else None
+    title = card.title if len(family) == 1 else f"{card.title}, ..."
+    return [
+        _name(family),
+        title,
+        " ".join(card.tasks),
+        card.place or card.name,
+        classes,
+        images,
+        card.licence,
+        card.tfds,
+    ]
+
+
+def _record(card: DatasetCard) -> dict[str, Any]:
+    """The keys that a card sets."""
+    record = dataclasses.asdict(card) | {"path": card.path and str(card.path)}
+    return {key: value for key, value in record.items() if value not in (None, {}, ())}
+
+
+def _first(problems: Iterable[str] | None) -> str:
+    first, *others = problems or [""]
+    return f"{first} (and {len(others)} more)" if others else first

@@ -1,41 +1,133 @@
-"""Checking a data set before a run: layout, counts, class order, and whether each image can be read."""
+"""Checking a data set before a run: layout, counts, class order, prompts, and whether each image can be read.
+
+Every problem is one sentence. Where the data lies in another folder than the one given (an archive that
+unpacks into a folder of its own, a class folder given instead of their parent), the sentence names the right
+one. Data sets on a bucket are checked, too, but nothing near them is looked at.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from clipjax.data.cards import DatasetCard, load_dataset, read_card
-from clipjax.errors import DataError
+from clipjax.config import read_text
+from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.manifest import Manifest, Progress
+from clipjax.data.readers import IMAGE_EXTENSIONS
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.labels import load_projection, load_prompts
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
+NEARBY = 50  # folders on one level that are looked into for the right one
+NAMED = 8  # classes, files, ... named in full
+MAPPINGS = (
+    "folder_to_objectnet_label.json",
+    "objectnet_to_imagenet_1k.json",
+    "pytorch_to_imagenet_2012_id.json",
+    "imagenet_to_label_2012_v2",
+)
 
 
 def check_dataset(
-    root: str | Path, card: str | Path | DatasetCard, progress: Callable[[int], None] | None = None
+    root: str | Path,
+    card: str | Path | DatasetCard,
+    progress: Progress | None = None,
+    *,
+    decode: bool = True,
 ) -> list[str]:
     """What is wrong with the data at `root`, one sentence a problem; empty if nothing is.
 
-    Reads every image once, decoding JPEGs at an eighth of their size (quick, and truncation still shows).
-    `progress` is called with the number of bytes of each image. A wrong card raises, as in `read_card`.
+    Args:
+        progress: called with the number of bytes of each image.
+        decode: read every image once, JPEGs at an eighth of their size (quick, and truncation still shows).
+
+    Raises:
+        UsageError, DataError: for a wrong card, as `read_card`.
     """
     card = card if isinstance(card, DatasetCard) else read_card(card)
+    near = Path(root).expanduser()
     try:
-        manifest = load_dataset(card, root).manifest
+        dataset = load_dataset(card, root)
     except DataError as error:
-        return [str(error)]
-    problems = []
+        return ["; ".join([str(error), *_hints(near, card, str(error))])]
+    problems = [
+        *_count_problems(near, dataset),
+        *_order_problems(dataset.manifest),
+        *_name_problems(dataset),
+        *_unread_images(near, card),
+        *_mapping_problems(near.parent / "mappings", dataset),
+    ]
+    return [*problems, *_unreadable(dataset.manifest, progress)] if decode else problems
+
+
+def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
+    card, manifest = dataset.card, dataset.manifest
     if card.images is not None and len(manifest) != card.images:
-        problems.append(f"{root} holds {len(manifest)} images; {card.title} has {card.images}")
+        other = None if _names_classes(card) else _right_folder(root, card)
+        hint = f"; {other} holds {card.images}: give that folder" if other else ""
+        yield f"{root} holds {len(manifest)} images; {card.title} has {card.images}{hint}"
     if card.per_class is not None and manifest.labels is not None and manifest.label_names is not None:
         counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
-        for name, count in zip(manifest.label_names, counts):
-            if count != card.per_class:
-                problems.append(f"class {name} has {count} images; {card.title} has {card.per_class}")
+        wrong = [(name, n) for name, n in zip(manifest.label_names, counts) if n != card.per_class]
+        for name, count in wrong[:NAMED]:
+            yield f"class {name} has {count} images; {card.title} has {card.per_class}"
+        if len(wrong) > NAMED:
+            yield f"{len(wrong) - NAMED} more classes do not have {card.per_class} images"
 
+
+def _order_problems(manifest: Manifest) -> Iterator[str]:
+    """Numbers in the order of texts: labels that are wrong and look right."""
+    names = manifest.label_names or ()
+    if names and all(name.isdecimal() for name in names):
+        by_value = sorted(names, key=int)
+        if list(names) != by_value and list(names) == sorted(names):
+            yield (
+                f"the classes are numbers in the order of texts ({', '.join(names[:4])}, ...): list them by "
+                "value, or set folder_is_index = true under [options] of the card"
+            )
+
+
+def _name_problems(dataset: Dataset) -> Iterator[str]:
+    """The card's prompt set and projection fit its classes."""
+    card, space, head = dataset.card, dataset.label_space, dataset.head_space
+    try:
+        if card.prompts is not None:
+            prompts = load_prompts(card.prompts)
+            for name in head.classes if head is not None else ():
+                prompts.of_class(name)
+        if space is not None and head is not None:
+            load_projection(head, space)
+    except ClipjaxError as error:
+        yield f"card {card.name}: {error}"
+
+
+def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
+    """Images that the reader passes over because of their ending."""
+    if card.reader not in ("folder", "flat"):
+        return
+    known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
+    unread = [ending for ending in UNREAD if ending not in known]
+    found = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(root)
+        for name in names
+        if os.path.splitext(name)[1].lower() in unread and not name.startswith(".")
+    ]
+    if found:
+        first = os.path.relpath(min(found), root)
+        yield f"{len(found)} images are left out because of their ending, the first is {first}: convert them"
+
+
+def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
     def check(i: int) -> tuple[str | None, int]:
         try:
             data = manifest.open(i)
@@ -46,10 +138,9 @@ def check_dataset(
     with ThreadPoolExecutor() as pool:
         for name, (problem, size) in zip(manifest.ids, pool.map(check, range(len(manifest)))):
             if problem:
-                problems.append(f"{name}: {problem}")
+                yield f"{name}: {problem}"
             if progress is not None:
                 progress(size)
-    return problems
 
 
 def _decode_problem(data: bytes) -> str | None:
@@ -60,3 +151,122 @@ def _decode_problem(data: bytes) -> str | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"is not a readable image ({error})"
     return None
+
+
+def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
+    """What may help where the reader found nothing that it could read, beyond what its `message` says."""
+    if not root.is_dir():
+        if found := _archives(root.parent):
+            yield f"the archive {found[0]} lies beside it: unpack it"
+        return
+    other = _right_folder(root, card)
+    if other is not None:
+        where = "too deep" if other in root.absolute().parents else "not deep enough"
+        if f"{other}: give" not in message and "give its parent" not in message:
+            yield f"this folder is {where}, give {other}"
+        return
+    archives = _archives(root)
+    if len(archives) > 1:
+        yield f"{root} holds {len(archives)} archives ({archives[0].name}, ...): unpack each"
+    elif archives:
+        yield f"the archive {archives[0].name} lies in it: unpack it"
+    if card.reader == "folder":
+        yield from _folder_hints(root, card)
+
+
+def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
+    entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+    loose = sum(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries)
+    if loose and not any(entry.is_dir() for entry in entries):
+        yield f"its {loose} images lie there without class folders: sort them into one folder a class"
+    if any(entry.name == "__MACOSX" for entry in entries):
+        yield f"remove {root / '__MACOSX'}, which a Mac's archiver leaves"
+    if card.options.get("folder_is_index") and any(entry.name.startswith("n0") for entry in entries):
+        yield "its folders are synsets, where the published ones are class numbers: take the original archive"
+
+
+def _archives(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if entry.name.lower().endswith(ARCHIVES))
+
+
+def _right_folder(root: Path, card: DatasetCard) -> Path | None:
+    """A folder near `root` that holds the data set: the card's classes, or else its number of images."""
+    if card.images is None and not _names_classes(card):
+        return None
+    for folder in _nearby(root, card):
+        try:
+            found = load_dataset(card, folder).manifest
+        except ClipjaxError:
+            continue
+        if len(found) == card.images or (_names_classes(card) and card.reader != "flat"):
+            return folder
+    return None
+
+
+def _names_classes(card: DatasetCard) -> bool:
+    return card.label_space is not None or card.classes is not None
+
+
+def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
+    """Folders where the data may lie: the card's own place, two levels down, and two levels up."""
+    if not root.is_dir():
+        return
+    parts = Path(card.place or card.name).parts
+    seen = {root}
+    below = list(_folders(root))
+    candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
+    candidates += below + [folder for parent in below for folder in _folders(parent)]
+    if card.reader not in ("flat", "folder") or _names_classes(card):  # others would read all that lies above
+        candidates += list(islice(root.absolute().parents, 2))
+    for folder in candidates:
+        if folder not in seen and folder.is_dir():
+            seen.add(folder)
+            yield folder
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(root.iterdir())
+    except OSError:
+        return iter(())
+    return islice((e for e in entries if e.is_dir() and not e.name.startswith(".")), NEARBY)
+
+
+def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
+    """Whether ObjectNet's own mappings, where they lie beside the images, say what our projection says."""
+    space, head = dataset.label_space, dataset.head_space
+    if dataset.card.label_space != "objectnet" or space is None or head is None or not folder.is_dir():
+        return
+    if missing := [name for name in MAPPINGS if not (folder / name).is_file()]:
+        yield f"{folder} lacks {', '.join(missing)}; unpack the archive again"
+        return
+    projection = load_projection(head, space)
+    try:
+        theirs = _objectnet_groups(folder)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        yield f"{folder}: its mappings are damaged ({what}); unpack the archive again"
+        return
+    ours = dict(zip(space.ids, map(set, projection.groups))) if projection is not None else {}
+    if differing := [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]:
+        yield f"{folder} maps {_some(differing)} to other ImageNet classes than configs/labels does"
+
+
+def _objectnet_groups(folder: Path) -> dict[str, set[int]]:
+    """Image folder -> ImageNet classes, joined as mlfoundations/wise-ft does (src/datasets/objectnet.py)."""
+    label_of, names_of, number_of = (json.loads(read_text(folder / name)) for name in MAPPINGS[:3])
+    lines = read_text(folder / MAPPINGS[3]).splitlines()
+    index_of_number = {number: int(index) for index, number in number_of.items()}
+    index = {line.strip(): index_of_number[number] for number, line in enumerate(lines)}
+    return {
+        name: {index[part] for part in names_of[label].split("; ")}
+        for name, label in label_of.items()
+        if label in names_of
+    }
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
