@@ -92,11 +92,11 @@ def load_lists(path: Path | None) -> CategoryLists:
 
 def _from_run(path: Path) -> dict[str, list[str]]:
     try:
+        if not {"id", "failures"} <= set(pq.read_schema(path).names):
+            raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
         table = pq.read_table(path, columns=["id", "failures"])
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as a table ({error})") from None
-    if set(table.column_names) != {"id", "failures"}:
-        raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
     return dict(zip(table["id"].to_pylist(), table["failures"].to_pylist()))
 
 
