@@ -33,7 +33,7 @@ from clipjax.metrics.factors import (
     worst_classes,
 )
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict
 
 DEFAULT = "top/filtered"
@@ -359,6 +359,17 @@ def _draws(table: _Table, about: About) -> _Draws:
     return {(metric, *key): values[:, k] for metric, values in found.items() for k, key in enumerate(keys)}
 
 
+def paired(images: Columns, about: About) -> Paired:
+    """Averages and factors of the default variant are proportions of the same images in both runs."""
+    table = _Table.of(images)
+    groups = table.groups(DEFAULT)
+    right = {f"average{ending}": correct[groups[:, 0]] for ending, correct in table.correct.items()}
+    for k, name in enumerate(table.factors, 1):
+        if groups[:, k].any():
+            right[f"accuracy of {name}"] = table.correct[""][groups[:, k]]
+    return Paired(right)
+
+
 TASK = Task(
     name="imagenet_x",
     version=1,
@@ -374,4 +385,5 @@ TASK = Task(
     describe=describe,
     measure=measure,
     load_annotations=load_factors,
+    paired=paired,
 )

@@ -13,7 +13,7 @@ which: its `projection` is "mean_prob from imagenet" or null.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ from clipjax.labels import Projection
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
 from clipjax.metrics.intervals import Interval
-from clipjax.metrics.shape_bias import CueCounts, count_cues, decide
-from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
 from clipjax.tasks.zeroshot import check_labels
 
 FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")
@@ -115,34 +115,25 @@ def measure(images: Columns, about: About) -> list[Measure]:
     index = {name: k for k, name in enumerate(sorted({*shape, *texture}))}
     decision = np.array([index.get(word, -1) for word in images["decision"]], np.int32)
     cue = [np.array([index[word] for word in words], np.int32) for words in (shape, texture)]
-    counts = count_cues(decision, *cue, num_categories=len(index))
-    in_conflict = int(counts.conflict.sum())
-    without = (
-        f"{len(shape) - in_conflict} images without conflict left out" if in_conflict < len(shape) else None
-    )
-    if not in_conflict:
+    counts = count_cues(decision, cue[0], cue[1], num_categories=len(index))
+    n = int(counts.conflict.sum())
+    if not n:
         note = "not applicable: shape and texture agree in all images"
         return [Measure(metric, None, 0, note=note) for metric in ("shape_bias", *FRACTIONS)]
-    limits = _limits(decision, cue[0], cue[1], images["object"], about)
-    value, interval, n = counts.overall
-    undecided = "not applicable: no decision is for the shape or the texture"
-    found = [
-        Measure(
-            "shape_bias", value, n, limits.get("shape_bias") or interval, note=without if n else undecided
-        )
-    ]
+    remark = f"{len(shape) - n} images without conflict left out" if n < len(shape) else None
+    limits = _limits(images, about)
+    found = [_bias(counts.overall, limits.get("shape_bias"), None, remark)]
     for metric, hits in zip(FRACTIONS, _hits(counts)):
-        interval = limits.get(metric) or intervals.wilson(hits, in_conflict)
-        found.append(Measure(metric, hits / in_conflict, in_conflict, interval))
-    for name, of_shape, conflicts in zip(index, counts.by_category, counts.conflict):
-        if conflicts:
-            why = None if of_shape.n else undecided
-            found.append(
-                Measure(
-                    "shape_bias", of_shape.value, of_shape.n, of_shape.interval, f"class:{name}", note=why
-                )
-            )
-    return found
+        interval = limits.get(metric) or intervals.wilson(hits, n)
+        found.append(Measure(metric, hits / n, n, interval))
+    each = zip(index, counts.by_category, counts.conflict)
+    return found + [_bias(bias, None, f"class:{name}", None) for name, bias, shown in each if shown]
+
+
+def _bias(bias: Bias, drawn: Interval | None, part: str | None, remark: str | None) -> Measure:
+    if bias.value is None:
+        remark = "not applicable: no decision is for the shape or the texture"
+    return Measure("shape_bias", bias.value, bias.n, drawn or bias.interval, part, note=remark)
 
 
 def _hits(counts: CueCounts) -> tuple[int, int, int]:
@@ -151,32 +142,42 @@ def _hits(counts: CueCounts) -> tuple[int, int, int]:
     return shape, texture, int(counts.conflict.sum()) - shape - texture
 
 
-def _limits(
-    decision: np.ndarray, shape: np.ndarray, texture: np.ndarray, objects: Sequence[str], about: About
-) -> dict[str, Interval]:
+def _limits(images: Columns, about: About) -> dict[str, Interval]:
     """Intervals of the overall numbers by drawing objects; without those that no resample can change.
 
     A single object cannot be drawn, and where all decisions are alike Wilson's interval says more.
     """
-    kept = shape != texture
-    cluster = np.unique(np.array([str(name) for name in objects])[kept], return_inverse=True)[1]
-    if cluster.max() == 0:
+    kept = np.asarray(images["conflict"], bool)
+    objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
+    if len(objects) < 2:
         return {}
-    said = [decision[kept] == shape[kept], decision[kept] == texture[kept]]
-    said.append(~(said[0] | said[1]))
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sums = [weights @ part.astype(np.int64) for part in said]
-        with np.errstate(invalid="ignore"):
-            bias = sums[0] / (sums[0] + sums[1])
-        return {"shape_bias": bias, **{name: s / weights.sum(axis=1) for name, s in zip(FRACTIONS, sums)}}
-
-    data = Resampling(about.dataset, int(kept.sum()), cluster, about.resamples, about.seed)
+    statistic = _statistic(np.asarray(images["decided_for"], str)[kept])
+    data = Resampling(about.dataset, len(cluster), cluster, about.resamples, about.seed)
     draws = bootstrap(statistic, data)
     told = {
         name: values for name, values in draws.items() if np.isfinite(values).all() and np.ptp(values) > 0
     }
     return {name: percentile_interval(values, clustered=True) for name, values in told.items()}
+
+
+def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The bias and the fractions on resamples of the images: weights int [B, N] -> float64 [B] each."""
+    said = np.stack([decided_for == cue for cue in ("shape", "texture", "other")], axis=1).astype(np.float64)
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        sums = weights.astype(np.float64) @ said
+        with np.errstate(invalid="ignore"):
+            bias = sums[:, 0] / (sums[:, 0] + sums[:, 1])
+            shares = sums / sums.sum(axis=1, keepdims=True)
+        return {"shape_bias": bias, **dict(zip(FRACTIONS, shares.T))}
+
+    return statistic
+
+
+def paired(images: Columns, about: About) -> Paired:
+    """All numbers on the same resamples of objects. Images without conflict add nothing to them."""
+    statistic = _statistic(np.asarray(images["decided_for"], str))
+    return Paired(resampled=statistic, clusters=[str(name) for name in images["object"]])
 
 
 TASK = Task(
@@ -192,4 +193,5 @@ TASK = Task(
     },
     describe=describe,
     measure=measure,
+    paired=paired,
 )

@@ -1,0 +1,143 @@
+"""Predictions as logits in an .npz: described as a task describes the features of any model, whose head then
+hands them through."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.heads import identity_head
+from clipjax.labels import LabelSpace, load_projection
+from clipjax.predictions.given import Described, Given, check_ids, with_file
+from clipjax.tasks import Inputs, ood
+
+# Task -> the arrays of its .npz, and whether they are needed.
+ARRAYS = {
+    "zeroshot": {"logits": True, "labels": True, "ids": False},
+    "imagenet_x": {"logits": True, "ids": True, "labels": False},
+    "ood": dict.fromkeys(("id_logits", "ood_logits"), True)
+    | dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
+    "calibration": {"logits": True, "labels": True, "ids": False}
+    | dict.fromkeys(("id_logits", "id_labels", "id_ids"), False),
+}
+
+
+def read_arrays(given: Given) -> Described:
+    """The columns that the task's own `describe` makes of the logits."""
+    arrays = _load_arrays(given.path, ARRAYS[given.task.name], given.task.name)
+    if given.task.name == "ood":
+        return _ood(given, arrays)
+    main = _inputs(given, arrays, "", given.dataset, given.space)
+    if "id_logits" in arrays:
+        known = _inputs(given, arrays, "id_", f"{given.dataset} (calibration)", given.columns_of)
+        main = dataclasses.replace(main, id=known)
+    elif "id" in given.task.needs:
+        main = dataclasses.replace(main, id=main)
+    columns = with_file(given.path, {}, lambda: given.task.describe(main))
+    return Described({"id": list(main.ids), **columns}, main.label_space, main.projection)
+
+
+def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
+    """Images out of distribution have no classes of their own: all logits are over those of the ID images."""
+    names = {"id": "in_distribution", "ood": given.dataset}
+    parts = {side: _inputs(given, arrays, f"{side}_", name, given.columns_of) for side, name in names.items()}
+    more = {}
+    if "ood_class" in arrays:
+        more["ood_class"] = _texts(given.path, arrays, "ood_class", len(parts["ood"].ids))
+    main = dataclasses.replace(parts["ood"], id=parts["id"], columns=more)
+    columns = with_file(given.path, {}, lambda: given.task.describe(main))
+    if "id_cosines" in arrays or "ood_cosines" in arrays:
+        cosines = np.concatenate([_cosines(given.path, arrays, side, of) for side, of in parts.items()])
+        columns |= {name: np.asarray(score(cosines)) for name, score in ood.OF_COSINES.items()}
+    return Described(columns, parts["id"].label_space)
+
+
+def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Inputs) -> np.ndarray:
+    cosines, shape = _logits(path, arrays, f"{side}_cosines"), logits.features.shape
+    if cosines.shape != shape:
+        raise DataError(f"{path}: {side}_cosines has shape {cosines.shape}, {side}_logits {shape}")
+    return cosines
+
+
+def _inputs(
+    given: Given, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
+) -> Inputs:
+    """One set of images whose features are logits; `space` is of its labels."""
+    path, logits = given.path, _logits(given.path, arrays, f"{prefix}logits")
+    n, k = logits.shape
+    numbers = tuple(map(str, range(k)))
+    of = given.columns_of or LabelSpace("numbered", numbers, numbers)
+    if len(of) != k:
+        raise DataError(f"{path}: {prefix}logits has {k} columns, but {of.name} has {len(of)} classes")
+    space = space or of
+    names = [f"{row:08d}" for row in range(n)]
+    if f"{prefix}ids" in arrays:
+        names = _texts(path, arrays, f"{prefix}ids", n)
+    check_ids(path, names)
+    return Inputs(
+        names,
+        logits,
+        _labels(path, arrays, f"{prefix}labels", n, space),
+        identity_head(of),
+        space,
+        load_projection(of, space),
+        dataset=dataset,
+        annotations=given.about.annotations,
+        resamples=given.about.resamples,
+        seed=given.about.seed,
+    )
+
+
+def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list[str]:
+    if arrays[name].shape != (n,):
+        raise DataError(f"{path}: {name} has shape {arrays[name].shape}; give one for each of {n} images")
+    return arrays[name].astype(str).tolist()
+
+
+def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise DataError(f"{path}: there is no {name!r}, but its other half is there")
+    values = arrays[name]
+    if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
+        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give floats [N, K]")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if wrong.size:
+        raise DataError(f"{path}: row {wrong[0]} of {name} holds NaN or infinity")
+    return values
+
+
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], name: str, n: int, space: LabelSpace
+) -> np.ndarray | None:
+    if name not in arrays:
+        return None
+    values = arrays[name]
+    if values.shape != (n,) or values.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give {n} whole numbers")
+    outside = np.flatnonzero((values < 0) | (values >= len(space)))
+    if outside.size:
+        raise DataError(
+            f"{path}: row {outside[0]} of {name} is {values[outside[0]]}, outside the {len(space)} classes "
+            f"of {space.name!r}"
+        )
+    return values.astype(np.int32)
+
+
+def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is not an .npz of plain arrays ({error})") from None
+    missing = [name for name, needed in known.items() if needed and name not in arrays]
+    unknown = sorted(arrays.keys() - known.keys())
+    if missing or unknown:
+        what = f"no array {missing[0]!r}" if missing else f"an unknown array {unknown[0]!r}"
+        raise DataError(f"{path} has {what}; those of {task!r} are {', '.join(known)}")
+    return arrays

@@ -1,0 +1,67 @@
+"""A file of predictions, what is known beside it, and the checks that all formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipjax.errors import DataError
+from clipjax.labels import LabelSpace, Projection
+from clipjax.tasks import About, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A file of predictions and what is known beside it.
+
+    Attributes:
+        dataset: the data set's name.
+        space: what labels mean; None where nobody says.
+        columns_of: what the columns of logits are: the user's `labels`, else `space`.
+        about: of the numbers; its label space is `space`.
+        run: `run.json` beside a table of ours, else empty.
+    """
+
+    path: Path
+    task: Task
+    dataset: str
+    space: LabelSpace | None
+    columns_of: LabelSpace | None
+    about: About
+    run: Mapping[str, Any]
+
+
+class Described(NamedTuple):
+    """A file's per-image columns, `id` among them; what labels mean; and how its logits became scores of
+    these classes (None: they are the same, or there are no logits)."""
+
+    columns: dict[str, Any]
+    label_space: LabelSpace | None
+    projection: Projection | None = None
+
+
+Read = Callable[[Given], Described]
+
+
+def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
+    """What `measure` returns; an error about the columns names the file, and the row where one is empty."""
+    try:
+        return measure()
+    except KeyError as error:
+        raise DataError(f"{path}: there is no column {error.args[0]!r}, which the task measures") from None
+    except (TypeError, ValueError) as error:
+        for name, values in columns.items():
+            if isinstance(values, list) and None in values:
+                raise DataError(f"{path}: row {values.index(None)} has no value in {name!r}") from None
+        raise DataError(f"{path}: {error}") from None
+
+
+def check_ids(path: Path, ids: Sequence[str]) -> None:
+    if not len(ids):
+        raise DataError(f"{path} holds no images")
+    seen: dict[str, int] = {}
+    for row, name in enumerate(ids):
+        if seen.setdefault(name, row) != row:
+            raise DataError(f"{path}: {name!r} is in row {seen[name]} and in row {row}; give each image once")
