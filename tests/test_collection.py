@@ -144,6 +144,30 @@ def test_the_second_prompt_set_runs_no_forward_pass(data, tmp_path):
     assert values == {"colours": 23 / 24, "shifted": 1.0}  # blue is nearer to teal than to red
 
 
+def test_prompt_sets_on_accuracy_factors_ood_and_calibration(data, tmp_path):
+    """The collection `prompts`, with sentences from a file: each image is encoded once."""
+    names = [f"{colour}/{n}.png" for colour in COLOURS for n in range(3)]
+    for i, name in enumerate(names):  # annotations go by file names, which must differ
+        paint(data / "factors" / Path(name).parent / f"f{i}.png", Path(name).parent.name)
+    write_factors(data / "marks", [f"f{i}.png" for i in range(len(names))], per_class=3)
+    card = COLOUR_CARD.replace('name = "colours"', 'name = "factors"')
+    card = card.replace('"zeroshot", "calibration"', '"imagenet_x"')
+    (data / "factors.toml").write_text(card + 'annotations = "marks"\n')
+    sentences = {colour: [f" {colour} it is.", f"So {colour}."] for colour in COLOURS}
+    (tmp_path / "cupl.json").write_text(json.dumps(sentences))
+    model = ColourModel(fingerprint="colours")
+    first = run(model, jobs_of("prompts", data, "single"), tmp_path)
+    calls = model.calls
+    done = run(
+        model, jobs_of("prompts", data, str(tmp_path / "cupl.json"), f"mcm_5+{tmp_path}/cupl.json"), tmp_path
+    )
+    assert model.calls == calls > 0
+    assert {each.job.task for each in done} == set(COLLECTIONS["prompts"].tasks)
+    assert len(done) == 2 * len(first) == 2 * 6
+    prompts = {result_of(each).rows[0]["convention"]["prompts"] for each in done}
+    assert prompts == {"cupl", "mcm_5+cupl"}
+
+
 def test_prompts_of_one_meaning_run_once(data, tmp_path):
     (tmp_path / "copy.txt").write_text("a photo of a {}.\n")
     jobs = jobs_of("zeroshot", data, "single", str(tmp_path / "copy.txt"))
@@ -210,11 +234,11 @@ def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):
     assert {result_of(each).rows[0]["convention"]["id"] for each in done} == {"colours"}
 
 
-def write_factors(folder: Path, names: list[str]) -> None:
+def write_factors(folder: Path, names: list[str], per_class: int = 1) -> None:
     folder.mkdir()
     for kind in ("top", "multi"):
         lines = [
-            {"file_name": name, "class": i % len(COLOURS), "pose": int(i < 3), "background": int(i >= 3)}
+            {"file_name": name, "class": i // per_class, "pose": int(i < 3), "background": int(i >= 3)}
             for i, name in enumerate(names)
         ]
         text = "\n".join(map(json.dumps, lines))

@@ -181,14 +181,21 @@ def _evaluate_collection(
         if done.result is not None:
             # The per-image tables of many runs would fill the memory; they are in --results.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
+            typer.echo(f"  {_headline(done.result.rows)}", err=True)
         else:
             failed.append(f"{done.job}: {done.error}")
-            typer.echo(f"failed: {done.error}", err=True)
+            typer.echo(f"  failed: {done.error}", err=True)
     if results or as_json:
         _show(results, as_json)
     if failed:
         others = f"; the other {len(results)} are complete" if results else ""
         raise DataError(f"{len(failed)} of {len(failed) + len(results)} runs failed{others}: {failed[0]}")
+
+
+def _headline(rows: Sequence[dict[str, Any]]) -> str:
+    """The first number of a run, or why there is none."""
+    row = next((row for row in rows if row["value"] is not None), rows[0])
+    return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"
 
 
 class _Asked(NamedTuple):
