@@ -11,6 +11,7 @@ bin, as in ImageNet-X's code. Temperature is fitted exactly, where Guo's LBFGS m
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import scipy.stats
 from numpy.typing import ArrayLike
 
 from clipjax.metrics import intervals
 from clipjax.metrics.inputs import Weights, booleans, check_finite, count_of_each, labels_within, refuse
+from clipjax.metrics.intervals import LEVEL, Interval
 
 SPLIT_SEED = 333
+
+
+class NoOptimumError(ValueError):
+    """NLL has no minimum over temperatures: it falls all the way to `temperature`, 0 or infinity."""
+
+    def __init__(self, temperature: float, why: str) -> None:
+        super().__init__(why)
+        self.temperature = temperature
 
 
 class Scored(NamedTuple):
@@ -157,6 +168,31 @@ def mce(bins: Reliability) -> float:
     return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
 
 
+def bin_columns(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
+
+    Args:
+        confidence, correct, edges: as in `reliability`, every image counting.
+
+    Returns: float64 [N, 3, B]. The sums of resamples are weights [R, N] times it, float64 [R, 3, B].
+    """
+    exact = np.asarray(confidence, np.float64)
+    columns = np.zeros((len(exact), 3, len(edges) - 1))
+    place = np.searchsorted(edges[1:-1], exact)
+    columns[np.arange(len(exact)), :, place] = np.stack([np.ones(len(exact)), exact, correct], axis=1)
+    return columns
+
+
+def ece_of_sums(sums: np.ndarray) -> np.ndarray:
+    """ECE from the count, confidence and correct answers of each bin. float64 [R, 3, B] -> [R]."""
+    return np.abs(sums[:, 2] - sums[:, 1]).sum(axis=1) / sums[:, 0].sum(axis=1)
+
+
+def mce_of_sums(sums: np.ndarray) -> np.ndarray:
+    """MCE, likewise; an empty bin has no error."""
+    return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
+
+
 def diagram(bins: Reliability) -> dict[str, np.ndarray]:
     """The reliability diagram as a table of columns, one row a bin that holds images.
 
@@ -188,8 +224,9 @@ def fit_temperature(
     Brent's method: no bounds that could bind, no learning rate.
 
     Raises:
-        ValueError: as `score`; or there is no optimum, because every label has its row's largest logit (NLL
-            falls as T goes to 0) or the labels' logits are no larger than average (NLL falls as T grows).
+        ValueError: as `score`.
+        NoOptimumError: every label has its row's largest logit (NLL falls as T goes to 0), or the labels'
+            logits are no larger than average (NLL falls as T grows).
     """
     counts, labels = _checked(logits, labels, weights)
     kept = counts > 0
@@ -203,9 +240,12 @@ def fit_temperature(
             return float(_slope(sharpness, logits, best, own, counts))
 
         if not np.any(np.asarray(own) < np.asarray(best)):
-            raise ValueError("every label has its row's largest logit: NLL falls all the way to T = 0")
+            raise NoOptimumError(
+                0.0, "every label has its row's largest logit: NLL falls all the way to T = 0"
+            )
         if slope(0.0) >= 0:
-            raise ValueError("the labels' logits are no larger than average: NLL falls for ever as T grows")
+            why = "the labels' logits are no larger than average: NLL falls for ever as T grows"
+            raise NoOptimumError(np.inf, why)
         hi = 1.0
         while slope(hi) < 0:
             hi *= 2
@@ -216,23 +256,47 @@ def fit_temperature(
     return 1 / root
 
 
+def temperature_error(
+    logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, temperature: float
+) -> float:
+    """Standard error of log T at the fitted temperature, by the sandwich formula (Huber 1967).
+
+    With sharpness b = 1 / T, an image's NLL has the slope g = E_p[z] - z[label] and the curvature
+    h = Var_p[z]; the error of b is sqrt(sum g^2) / sum h, and that of log T is b's divided by b. It holds
+    whether or not some temperature makes the model calibrated, and needs no second fit.
+    """
+    _, labels = _checked(logits, labels, None)
+    with jax.enable_x64(True):
+        slope, curvature = (np.asarray(part) for part in _slopes(logits, labels, temperature))
+    return float(temperature * np.sqrt(np.sum(slope**2)) / np.sum(curvature))
+
+
+def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
+    """Limits of T that are even on the logarithmic scale, from the standard error of log T."""
+    half = scipy.stats.norm.ppf((1 + level) / 2) * error
+    return Interval(
+        temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"
+    )
+
+
 def half_split(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the calibration half and of the test half. Two int64 arrays.
 
-    Images are ordered by file name without folders and dealt out by RandomState(333).permutation: the first
-    half calibrates. That is `train_test_split(test_size=0.5, random_state=333)` of Adaptive-Calibrators-
-    Ensemble, whose second return is the calibration half. An odd image goes to the calibration half.
+    Images are ordered by file name without folders (those of one file name by their folders) and dealt out by
+    RandomState(333).permutation: the first half calibrates. That is `train_test_split(test_size=0.5,
+    random_state=333)` of Adaptive-Calibrators-Ensemble, whose second return is the calibration half. An odd
+    image goes to the calibration half.
 
     Raises:
-        ValueError: fewer than two images, or two of one file name, whose order would be arbitrary.
+        ValueError: fewer than two images, or two of one name, whose order would be arbitrary.
     """
-    base = np.array([posixpath.basename(name) for name in names], dtype=object)
-    order = np.array(sorted(range(len(base)), key=base.__getitem__), np.int64)
+    ordered = sorted((posixpath.basename(name), name, row) for row, name in enumerate(names))
+    order = np.array([row for _, _, row in ordered], np.int64)
     if len(order) < 2:
         raise ValueError(f"there are {len(order)} images; a split needs two or more")
-    same = np.flatnonzero(base[order[1:]] == base[order[:-1]])
-    if len(same):
-        raise ValueError(f"two images are called {base[order[same[0]]]!r}; the split needs unique file names")
+    same = [name for (_, name, _), (_, other, _) in itertools.pairwise(ordered) if name == other]
+    if same:
+        raise ValueError(f"two images are called {same[0]!r}; the split needs unique names")
     dealt = order[np.random.RandomState(SPLIT_SEED).permutation(len(order))]
     half = (len(order) + 1) // 2
     return dealt[:half], dealt[half:]
@@ -251,6 +315,19 @@ def _score(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[ja
         return 1 / total, right, jnp.log(total) - below[label], brier
 
     # In blocks: the float64 copy of all logits would be twice their size.
+    return jax.lax.map(one, (logits, labels), batch_size=256)
+
+
+@jax.jit
+def _slopes(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
+    """Of each image's NLL as a function of 1 / T. Two float64 [N]."""
+
+    def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        z = row[0].astype(jnp.float64)
+        share = jax.nn.softmax(z / temperature)
+        mean = jnp.sum(share * z)
+        return mean - z[row[1]], jnp.sum(share * (z - mean) ** 2)
+
     return jax.lax.map(one, (logits, labels), batch_size=256)
 
 

@@ -190,6 +190,52 @@ def test_temperature_without_an_optimum(wave):
         c.fit_temperature(logits[:, :1], np.zeros(400, int))
 
 
+def test_no_optimum_says_where_nll_falls_to(wave):
+    for labels, limit in ((wave[0].argmax(axis=1), 0.0), (wave[0].argmin(axis=1), np.inf)):
+        with pytest.raises(c.NoOptimumError) as raised:
+            c.fit_temperature(wave[0], labels)
+        assert raised.value.temperature == limit
+
+
+def test_the_error_of_a_temperature_is_that_of_a_loop(wave):
+    logits, labels = wave
+    fitted = c.fit_temperature(logits, labels)
+    slope, curvature = 0.0, 0.0
+    for z, label in zip(logits, labels):
+        p = scipy.special.softmax(z / fitted)
+        slope += (p @ z - z[label]) ** 2
+        curvature += p @ (z - p @ z) ** 2
+    expected = np.sqrt(slope) / curvature * fitted
+    assert c.temperature_error(logits, labels, fitted) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_the_interval_of_a_temperature_covers(factor):
+    """Labels drawn from softmax(logits / 1.7): T is known. A factor on the logits is one on T."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(120):
+        logits = 3 * rng.normal(size=(150, 6))
+        labels = (logits / 1.7 + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        logits *= factor
+        fitted = c.fit_temperature(logits, labels)
+        got = c.temperature_interval(fitted, c.temperature_error(logits, labels, fitted))
+        assert got.lo < fitted < got.hi
+        inside += got.lo <= 1.7 * factor <= got.hi
+    assert 0.89 <= inside / 120 <= 0.99
+
+
+@pytest.mark.parametrize("edges", [c.equal_width_edges(15), c.equal_mass_edges(CONFIDENCE, 4)])
+def test_sums_of_resamples_are_those_of_the_resampled_images(edges):
+    weights = np.random.default_rng(0).poisson(1.0, (6, 10))
+    weights[:, 0] += 1
+    sums = np.tensordot(weights.astype(float), c.bin_columns(CONFIDENCE, CORRECT, edges), 1)
+    for row, each in zip(weights, sums):
+        bins = c.reliability(CONFIDENCE, CORRECT, edges, weights=row)
+        np.testing.assert_allclose(each, [bins.count, bins.confidence, bins.correct], atol=1e-12)
+        assert c.ece_of_sums(each[None])[0] == pytest.approx(c.ece(bins))
+        assert c.mce_of_sums(each[None])[0] == pytest.approx(c.mce(bins))
+
+
 def test_half_split_is_the_recorded_permutation():
     names = [f"n{k % 7}/ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(50_000)]
     calibration, test = c.half_split(names)
@@ -212,9 +258,18 @@ def test_half_split_is_sklearns_with_the_halves_exchanged(n):
     assert n == 2 or (calibration != other).any()
 
 
+def test_half_split_orders_one_file_name_by_its_folders():
+    """Class folders may number their images alike; then the order of rows must still not matter."""
+    names = [f"{folder}/{k}.png" for folder in "cab" for k in range(4)]
+    ordered = sorted(names, key=lambda name: (name.split("/")[1], name))
+    calibration, _ = c.half_split(names)
+    dealt = np.random.RandomState(333).permutation(12)
+    assert [names[row] for row in calibration] == [ordered[k] for k in dealt[:6]]
+
+
 def test_half_split_refuses():
-    with pytest.raises(ValueError, match=r"two images are called 'a\.png'"):
-        c.half_split(["x/a.png", "b.png", "y/a.png"])
+    with pytest.raises(ValueError, match=r"two images are called 'x/a\.png'"):
+        c.half_split(["x/a.png", "b.png", "x/a.png"])
     with pytest.raises(ValueError, match="1 images; a split needs two"):
         c.half_split(["a.png"])
 

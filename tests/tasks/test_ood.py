@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ def head(normalize=True, bias=None) -> Head:
     return Head(jnp.asarray(kernel), bias, SCALE, normalize, SPACE)
 
 
-def world(n=70, m=40, normalize=True, bias=None, columns=None) -> Inputs:
+def world(n=70, m=40, normalize=True, bias=None, columns=None) -> Any:
     """ID images near their class's embedding, OOD images anywhere."""
     rng = np.random.default_rng(1)
     used = head(normalize, bias)

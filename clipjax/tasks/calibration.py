@@ -1,0 +1,280 @@
+"""Calibration: whether a model is right as often as it is confident, before and after temperature scaling.
+
+Expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal mass, the maximum
+calibration error, NLL and Brier score, and the reliability diagram; each of the softmax of the model's own
+logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the in-distribution (ID)
+set, a recorded split (`calibration.half_split`), and applied to every data set; of the ID set itself only the
+test half is reported. A data set of fewer or coarser classes has the softmax of its projected logits.
+
+In a bootstrap the edges of bins stay those of the data set, so that an image stays in its bin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.heads import score_blocks
+from clipjax.metrics import calibration as kernels
+from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval, weighted_mean
+from clipjax.metrics.intervals import Interval
+from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels
+
+STATES = ("before", "after")
+BINS = 15  # of the reliability diagram, and of MCE
+# Weights made at once. They go into a product of matrices, which wants many rows.
+BLOCK = 2**22
+
+AVERAGED = "not applicable: averages of probabilities are no logits, and no temperature scales them"
+
+
+class Fit(NamedTuple):
+    """T, the standard error of its logarithm, and the images it was fitted on. T is 0 or infinity where NLL
+    has no minimum, NaN where there was nothing to fit on."""
+
+    temperature: float
+    error: float
+    images: int
+
+
+def describe(inputs: Inputs) -> dict[str, Any]:
+    """What each image contributes before and after scaling, and T.
+
+    Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll` and `brier` with the endings
+        `_before` and `_after`; `temperature`, `temperature_error` (the standard error of its logarithm) and
+        `calibration_images` are the same in every row. Of the ID set itself the rows are those of the test
+        half, and `id` names them. Without logits, only `label`.
+
+    Raises:
+        DataError: no images or no labels, here or in the ID set; fewer than two ID images, or two of one
+            name; a label outside its label space or logits that are not finite: the image is named.
+    """
+    labels = _labels(inputs)
+    if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
+        return {"label": labels}
+    fit, rows = Fit(np.nan, np.nan, 0), np.arange(len(labels))
+    columns: dict[str, Any] = {}
+    if inputs.id is not None:
+        fitted, tested = _halves(inputs.id)
+        fit = _fit(inputs.id, fitted)
+        if inputs.id.dataset == inputs.dataset:
+            if list(inputs.id.ids) != list(inputs.ids):
+                raise DataError(
+                    f"two different sets of images are called {inputs.dataset}: rename one of them"
+                )
+            rows = tested
+            columns["id"] = [inputs.ids[row] for row in rows]
+    columns |= _contributions(inputs, labels, rows, fit)
+    constants = zip(("temperature", "temperature_error", "calibration_images"), fit)
+    return columns | {name: np.full(len(rows), value) for name, value in constants}
+
+
+def _averages(part: Inputs) -> bool:
+    return part.projection is not None and part.projection.kind == "mean_prob"
+
+
+def _labels(part: Inputs) -> np.ndarray:
+    if len(part.ids) == 0:
+        raise DataError(f"{part.dataset} holds no images to evaluate")
+    if part.labels is None or part.label_space is None:
+        raise DataError(f"{part.dataset} has no labels: calibration needs them")
+    labels = np.asarray(part.labels, np.int32)
+    check_labels(labels, part.ids, part.label_space)
+    return labels
+
+
+def _halves(part: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the calibration and of the test half, ascending."""
+    try:
+        fitted, tested = kernels.half_split(part.ids)
+    except ValueError as error:
+        raise DataError(f"{part.dataset} cannot be split for calibration: {error}") from None
+    return np.sort(fitted), np.sort(tested)
+
+
+def _fit(part: Inputs, rows: np.ndarray) -> Fit:
+    labels = _labels(part)[rows]
+    logits = np.concatenate([block for _, block in _logits(part, rows)])
+    try:
+        temperature = kernels.fit_temperature(logits, labels)
+    except kernels.NoOptimumError as error:
+        return Fit(error.temperature, np.nan, len(rows))
+    return Fit(temperature, kernels.temperature_error(logits, labels, temperature), len(rows))
+
+
+def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Logits over the data set's classes of some rows, a block at a time."""
+    assert part.head is not None
+    for block, scores in score_blocks(part.head, np.asarray(part.features)[rows], part.projection):
+        values = np.asarray(scores.values)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            name = part.ids[rows[block][int(np.argmin(finite))]]
+            raise DataError(f"{name}: its logits hold NaN or infinity")
+        yield block, values
+
+
+def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
+    """The columns of the images in `rows`."""
+    chosen = labels[rows]
+    temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
+    predicted = np.empty(len(rows), np.int32)
+    made = {(name, state): np.full(len(rows), np.nan) for state in STATES for name in kernels.Scored._fields}
+    for block, logits in _logits(inputs, rows):
+        predicted[block] = logits.argmax(axis=1)
+        for state, temperature in zip(STATES, temperatures):
+            scored = kernels.score(logits, chosen[block], temperature=temperature)
+            for name, values in scored._asdict().items():
+                made[name, state][block] = values
+    accepted = inputs.columns.get("accepted")
+    right = accepted_labels(chosen, None if accepted is None else [accepted[row] for row in rows])
+    return {
+        "label": chosen,
+        "prediction": predicted,
+        "correct": np.any(predicted[:, None] == right, axis=1),
+        **{f"{name}_{state}": v for (name, state), v in made.items() if name != "correct"},
+    }
+
+
+def measure(columns: Columns, about: About) -> list[Measure]:
+    """All numbers from the columns that `describe` returns.
+
+    Raises:
+        DataError: a confidence, an NLL or a Brier score is not a number; names the image.
+    """
+    n = len(columns["label"])
+    if "nll_before" not in columns:
+        return [Measure("ece_15_before", None, n, note=AVERAGED)]
+    correct = np.asarray(columns["correct"], bool)
+    temperature = _temperature(columns, n)
+    found = [accuracy("accuracy", int(correct.sum()), n), temperature]
+    states = STATES
+    if temperature.value is None:
+        states = STATES[:1]
+        found.append(Measure("ece_15_after", None, n, note=temperature.note))
+    parts = [_statistics(columns, correct, state) for state in states]
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        exact = weights.astype(np.float64)
+        return {name: values for part in parts for name, values in part(exact).items()}
+
+    draws: dict[str, np.ndarray] = {}
+    if n > 1:
+        data = Resampling(about.dataset, n, resamples=about.resamples, seed=about.seed)
+        draws = bootstrap(statistic, data, block=BLOCK, threads=1)
+    for name, value in statistic(np.ones((1, n), np.int32)).items():
+        if name.startswith("bins_"):
+            found += _reliability(name.removeprefix("bins_"), value[0], draws.get(name))
+        else:
+            found.append(_with_interval(name, float(value[0]), n, draws.get(name)))
+    return found
+
+
+def _temperature(columns: Columns, n: int) -> Measure:
+    value, error = (float(columns[name][0]) for name in ("temperature", "temperature_error"))
+    images = int(columns["calibration_images"][0])
+    why = {
+        0.0: "every label has its row's largest logit: NLL falls all the way to T = 0",
+        np.inf: "the labels' logits are no larger than average: NLL falls for ever as T grows",
+    }.get(value, "there are no in-distribution images to fit it on")
+    if value in (0.0, np.inf) or np.isnan(value):
+        return Measure("temperature", None, images or n, note=f"not applicable: no temperature, {why}")
+    interval = kernels.temperature_interval(value, error)
+    return Measure(
+        "temperature", value, images, interval, note="fitted on the calibration half of the ID set"
+    )
+
+
+def _statistics(
+    columns: Columns, correct: np.ndarray, state: str
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Weights float64 [R, N] -> the numbers of one state on every resample, and the sums of the diagram."""
+    confidence, nll, brier = (_finite(columns, f"{name}_{state}") for name in ("confidence", "nll", "brier"))
+    bins = {
+        "15": kernels.equal_width_edges(BINS),
+        "25": kernels.equal_width_edges(25),
+        "mass_15": kernels.equal_mass_edges(confidence, 15),
+    }
+    added = {name: kernels.bin_columns(confidence, correct, edges) for name, edges in bins.items()}
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        sums = {name: np.tensordot(weights, each, 1) for name, each in added.items()}
+        return {
+            **{f"ece_{name}_{state}": kernels.ece_of_sums(each) for name, each in sums.items()},
+            f"mce_15_{state}": kernels.mce_of_sums(sums["15"]),
+            f"nll_{state}": weighted_mean(nll, weights),
+            f"brier_{state}": weighted_mean(brier, weights),
+            f"bins_{state}": sums["15"],
+        }
+
+    return statistic
+
+
+def _finite(columns: Columns, name: str) -> np.ndarray:
+    values = np.asarray(columns[name], np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
+        raise DataError(f"{which}: its {name} is {values[bad[0]]}")
+    return values
+
+
+def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) -> Measure:
+    if draws is None or draws.min() == draws.max():
+        return Measure(name, value, n, note="no interval: no resample of the images differs")
+    if name.startswith(("ece_", "mce_")):
+        return Measure(name, value, n, _centred(value, draws))
+    return Measure(name, value, n, percentile_interval(draws))
+
+
+def _centred(value: float, draws: np.ndarray) -> Interval:
+    """Percentiles of draws moved so that their mean is the value: a sum of absolute values grows with every
+    noise that is added, and of a well-calibrated model all resamples lie above the value itself."""
+    plain = percentile_interval(draws + (value - draws.mean()))
+    return plain._replace(lo=max(plain.lo, 0.0), method=f"centred_{plain.method}")
+
+
+def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list[Measure]:
+    """Mean confidence and accuracy of each bin that holds images; `n` of a row is the bin's.
+
+    Args:
+        sums: float64 [3, B]: images, confidence and correct answers.
+        draws: likewise of resamples [R, 3, B]; in some of them a bin may be empty.
+    """
+    found = []
+    for k in np.flatnonzero(sums[0]):
+        n, part = int(sums[0, k]), f"reliability/{state}/bin:{k + 1}/{BINS}"
+        interval = None
+        if draws is not None and n > 1:
+            held = draws[draws[:, 0, k] > 0, :, k]
+            interval = percentile_interval(held[:, 1] / held[:, 0])
+        mean = float(sums[1, k] / n)
+        note = None if interval else "no interval: a bin of one image"
+        found += [
+            Measure("confidence", mean, n, interval, part, note=note),
+            accuracy("accuracy", int(sums[2, k]), n, part),
+        ]
+    return found
+
+
+TASK = Task(
+    name="calibration",
+    version=1,
+    section="III-B V",
+    needs=("head", "labels", "id"),
+    convention={
+        "bins": "equal width, right-closed: 15 (Guo et al.) and 25 (splines); mass_15: equal mass",
+        "logits": "with the model's own scale; of fewer or coarser classes, the projected logits",
+        "temperature": "the exact minimum of NLL on the calibration half of the ID set",
+        "split": f"file names in order, RandomState({kernels.SPLIT_SEED}).permutation, first half calibrates",
+        "id": "only the test half is reported",
+        "several labels": "correct if the prediction is one of them, NLL and Brier of the first",
+        "ties": "lowest class index",
+    },
+    describe=describe,
+    measure=measure,
+)
