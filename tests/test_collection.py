@@ -88,7 +88,7 @@ def test_a_task_runs_on_every_data_set_that_is_made_for_it(data):
     assert planned.jobs[1].data.root == data / "shifts" / "few"
     [line] = [line for line in planned.missing if line.startswith("imagenet_v2 ")]
     assert line.startswith("imagenet_v2 (zeroshot): ")
-    assert re.search(r"imagenetv2-\S+ does not exist \(nor 2 more\)$", line)
+    assert re.search(r"imagenetv2-\S+ does not exist, nor do 2 more$", line)
 
 
 def test_prompts_are_read_before_anything_runs(data, tmp_path):
