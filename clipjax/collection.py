@@ -270,9 +270,8 @@ class _Missing:
         lines = []
         for family, tasks in self.tasks.items():
             first, *others = self.folders[family]
-            more = (
-                f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more" if others else ""
-            )
+            more = f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more"
+            more = more if others else ""
             lines.append(f"{family} ({', '.join(tasks)}): {first} does not exist{more}")
         return lines
 
