@@ -8,13 +8,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from _colours import COLOURS, ColourModel, paint
 from etils import epath
 
+import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.data.manifest import Manifest
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.heads import identity_head
-from clipjax.labels import load_labels
+from clipjax.labels import LabelSpace, load_labels
 from clipjax.metrics import intervals
 from clipjax.results import images_table
 from clipjax.tasks import Inputs, vid_robust
@@ -161,3 +163,35 @@ def test_the_real_sets_by_a_loop(real):
     assert 0.3 < got["pm10"] < got["pm5"] < got["pm1"] < got["pm0"] < 1
     first = [p == labels[frame][0] for frame, p in zip(manifest.ids, predicted)]
     assert got["top1_all_frames"] == pytest.approx(np.mean(first))
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Frames of one colour each: a set of three, one green among red ones, and a blue anchor alone."""
+    frames = {"a/000003": ("red", [4]), "a/000004": ("red", [4, 2]), "a/000009": ("green", [4])}
+    frames["b/000000"] = ("blue", [2, 1])
+    labels = {f"val/{name}.JPEG": classes for name, (_, classes) in frames.items()}
+    for name, (colour, _) in zip(labels, frames.values()):
+        paint(tmp_path / name, colour)
+    first, anchor, last, alone = labels
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata/labels.json").write_text(json.dumps(labels))
+    (tmp_path / "metadata/pmsets.json").write_text(json.dumps({anchor: [first, last], alone: []}))
+    return tmp_path
+
+
+def test_from_images_to_numbers(video):
+    """Class k is called by the colour k mod 8; of classes of one colour the first wins."""
+    names = tuple(f"{list(COLOURS)[k % 8]} thing" for k in range(len(SPACE)))
+    settings = {"root": video, "prompts": "single", "progress": False}
+    coloured = LabelSpace("coloured", names, SPACE.ids)
+    got = clipjax.evaluate(ColourModel(), "vid_robust", dataset=FOLDER, labels=coloured, **settings)
+    assert (got.value("pm0"), got.value("pm4"), got.value("pm5")) == (1.0, 1.0, 0.5)
+    assert got.value("top1_all_frames") == 2 / 4
+    anchors = {"dataset": "imagenet_vid_robust_anchors", "labels": coloured}
+    assert clipjax.evaluate(ColourModel(), **anchors, **settings).value("top1") == 1.0
+    with pytest.raises(DataError, match=r"the set of val/a/000004\.JPEG has 1 of its 3 frames"):
+        clipjax.evaluate(ColourModel(), "vid_robust", **anchors, **settings)
+    turned = LabelSpace("turned", names[::-1], SPACE.ids[::-1])
+    with pytest.raises(UsageError, match=r"have several labels each: give labels with the ids that its own"):
+        clipjax.evaluate(ColourModel(), "vid_robust", dataset=FOLDER, labels=turned, **settings)
