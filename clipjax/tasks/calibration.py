@@ -21,7 +21,7 @@ from clipjax.heads import score_blocks
 from clipjax.metrics import calibration as kernels
 from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval, weighted_mean
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels
 
 STATES = ("before", "after")
@@ -152,16 +152,9 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     correct = np.asarray(columns["correct"], bool)
     temperature = _temperature(columns, n)
     found = [accuracy("accuracy", int(correct.sum()), n), temperature]
-    states = STATES
     if temperature.value is None:
-        states = STATES[:1]
         found.append(Measure("ece_15_after", None, n, note=temperature.note))
-    parts = [_statistics(columns, correct, state) for state in states]
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        exact = weights.astype(np.float64)
-        return {name: values for part in parts for name, values in part(exact).items()}
-
+    statistic = _statistic(columns)
     draws: dict[str, np.ndarray] = {}
     if n > 1:
         data = Resampling(about.dataset, n, resamples=about.resamples, seed=about.seed)
@@ -189,10 +182,36 @@ def _temperature(columns: Columns, n: int) -> Measure:
     )
 
 
-def _statistics(
-    columns: Columns, correct: np.ndarray, state: str
-) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """Weights float64 [R, N] -> the numbers of one state on every resample, and the sums of the diagram."""
+def paired(columns: Columns, about: About) -> Paired:
+    """Accuracy is a proportion; the other numbers are compared on resamples of the images."""
+    if "nll_before" not in columns:
+        return Paired()
+    statistic = _statistic(columns)
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {k: v for k, v in statistic(weights).items() if not k.startswith("bins_")}
+
+    return Paired({"accuracy": np.asarray(columns["correct"], bool)}, resampled)
+
+
+Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Weights [R, N] -> every number on every resample, [R]; and the sums of the diagram's bins, [R, 3, B]."""
+
+
+def _statistic(columns: Columns) -> Statistic:
+    """Of the states that are there: with no temperature, only "before"."""
+    states = STATES if 0 < float(columns["temperature"][0]) < np.inf else STATES[:1]
+    parts = [_of_state(columns, state) for state in states]
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        exact = weights.astype(np.float64)
+        return {name: values for part in parts for name, values in part(exact).items()}
+
+    return statistic
+
+
+def _of_state(columns: Columns, state: str) -> Statistic:
+    correct = np.asarray(columns["correct"], bool)
     confidence, nll, brier = (_finite(columns, f"{name}_{state}") for name in ("confidence", "nll", "brier"))
     bins = {
         "15": kernels.equal_width_edges(BINS),
@@ -277,4 +296,5 @@ TASK = Task(
     },
     describe=describe,
     measure=measure,
+    paired=paired,
 )

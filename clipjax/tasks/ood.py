@@ -29,7 +29,7 @@ from clipjax.labels import Projection
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
 from clipjax.metrics.intervals import Interval, wilson
-from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,
@@ -139,21 +139,11 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     Raises:
         DataError: no score is there, one of them is not finite, or all images are on one side.
     """
-    inside = np.asarray(columns["in_distribution"], bool)
-    given = [name for name in SCORES if name in columns]
-    if not given:
-        raise DataError(f"{about.dataset}: there is no score; give a column {', '.join(SCORES)}")
-    if inside.all() or not inside.any():
-        side = "in" if inside.any() else "out of"
-        raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
-    scores = {name: _finite(columns, name, inside) for name in given}
-    classes = None
-    if "ood_class" in columns:
-        classes = np.asarray(columns["ood_class"], str)[~inside]
+    inside, scores, classes = _read(columns, about)
     found = _pooled(scores, about, classes)
     if classes is not None:
         found |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
-    first = given[0]
+    first = next(iter(scores))
     headline = [
         dataclasses.replace(each, slice=None, note=f"score: {first}")
         for (_, name), each in found.items()
@@ -163,14 +153,51 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     return [
         *headline,
         *found.values(),
-        *_refused(given, len(inside)),
+        *_refused(list(scores), len(inside)),
         *each_class,
         *_confused(columns, inside, about),
     ]
 
 
+def paired(columns: Columns, about: About) -> Paired:
+    """The first score's numbers, on the resamples that `measure` draws too."""
+    inside, scores, classes = _read(columns, about)
+    ranking = detection.rank(*next(iter(scores.values())))
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        known, others = weights[:, inside], weights[:, ~inside]
+        values = detection.measures(ranking, detection.MEASURES, known, others)
+        if classes is not None:
+            first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
+            each = detection.class_values(ranking, codes, known)
+            # A class is drawn in one piece: its first image tells how often.
+            values |= {f"class_mean_{k}": detection.class_mean(v, others[:, first]) for k, v in each.items()}
+        return values
+
+    clusters = None
+    if classes is not None:
+        clusters = np.arange(len(inside)).astype(object)
+        clusters[~inside] = classes
+    groups = [ID if each else about.dataset for each in inside]
+    return Paired({}, resampled, groups, None if clusters is None else clusters.tolist())
+
+
 Sides = tuple[np.ndarray, np.ndarray]
 """Scores of ID images [N] and of OOD images [M]."""
+
+
+def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides], np.ndarray | None]:
+    """Which rows are in distribution, the scores that are there, and the OOD images' classes."""
+    inside = np.asarray(columns["in_distribution"], bool)
+    given = [name for name in SCORES if name in columns]
+    if not given:
+        raise DataError(f"{about.dataset}: there is no score; give a column {', '.join(SCORES)}")
+    if inside.all() or not inside.any():
+        side = "in" if inside.any() else "out of"
+        raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
+    scores = {name: _finite(columns, name, inside) for name in given}
+    classes = np.asarray(columns["ood_class"], str)[~inside] if "ood_class" in columns else None
+    return inside, scores, classes
 
 
 def _finite(columns: Columns, name: str, inside: np.ndarray) -> Sides:
@@ -321,4 +348,5 @@ TASK = Task(
     },
     describe=describe,
     measure=measure,
+    paired=paired,
 )

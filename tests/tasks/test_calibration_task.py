@@ -188,6 +188,21 @@ def test_blocks_do_not_change_anything(shifted, outcome, monkeypatch):
     assert blocks.measures == outcome.measures
 
 
+def test_runs_are_compared_on_resamples_of_the_images(outcome):
+    got, about = measured(outcome.measures), About("shifted", SPACE, resamples=5)
+    pairs = calibration.paired(outcome.images, about)
+    assert (pairs.right["accuracy"] == outcome.images["correct"]).all()
+    assert pairs.resampled is not None
+    for name, value in pairs.resampled(np.ones((1, 200), np.int32)).items():
+        assert value[0] == pytest.approx(got[name, None].value)
+    weights = np.random.default_rng(0).poisson(1.0, (1, 200))
+    rows = np.repeat(np.arange(200), weights[0])
+    again = {name: np.asarray(values)[rows] for name, values in outcome.images.items()}
+    expected, drawn = measured(calibration.measure(again, about)), pairs.resampled(weights)
+    for name in ("ece_15_before", "ece_25_after", "mce_15_before", "nll_after", "brier_before"):
+        assert drawn[name][0] == pytest.approx(expected[name, None].value)
+
+
 # Label spaces.
 
 

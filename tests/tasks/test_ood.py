@@ -230,6 +230,30 @@ def test_one_class_cannot_be_resampled():
     assert got["class_mean_auroc", None].interval.method == "wilson_pairs"
 
 
+@pytest.mark.parametrize("classes", [None, ["one"] * 3 + ["two words"] * 25 + ["three"] * 12])
+def test_runs_are_compared_on_the_same_resamples(classes):
+    """Drawing each image once gives the numbers; drawn images, those of the repeated rows."""
+    outcome = ood.TASK.run(world(columns={} if classes is None else {"ood_class": classes}))
+    got, columns = measured(outcome.measures), outcome.images
+    pairs = ood.paired(columns, ABOUT)
+    assert pairs.resampled is not None
+    for name, value in pairs.resampled(np.ones((1, 110), np.int32)).items():
+        assert value[0] == pytest.approx(got[name, None].value, abs=1e-12)
+    assert pairs.groups == ["in_distribution"] * 70 + ["far"] * 40
+    assert pairs.clusters is None or pairs.clusters[70:] == classes
+    weights = np.ones(110, np.int32)
+    weights[[3, 8]], weights[70:73] = (0, 2), 4  # the whole of class one
+    rows = np.repeat(np.arange(110), weights)
+    again = {name: np.asarray(values)[rows] for name, values in columns.items()}
+    drawn = pairs.resampled(weights[None])
+    for metric in detection.MEASURES:
+        assert drawn[metric][0] == pytest.approx(measured(ood.measure(again, ABOUT))[metric, None].value)
+    if classes is not None:
+        areas = [got["auroc", f"ood_class:{name}"].value for name in ("one", "two words", "three")]
+        only_known = pairs.resampled(np.where(np.arange(110) < 70, 1, weights)[None])
+        assert only_known["class_mean_auroc"][0] == pytest.approx(np.dot(areas, [4, 1, 1]) / 6)
+
+
 # ImageNet-O's own protocol.
 
 
