@@ -10,6 +10,7 @@ import pytest
 from _colours import COLOURS, ColourModel, paint
 from typer.testing import CliRunner
 
+import clipjax
 from clipjax.cli import app
 from clipjax.collection import COLLECTIONS, Done, Job, cards_below, evaluate_all, plan
 from clipjax.errors import DataError, UsageError
@@ -228,6 +229,21 @@ def test_ood_needs_the_in_distribution_images_too(data, tmp_path):
         plan("ood", data)
 
 
+def test_a_card_in_any_folder_finds_the_card_of_its_id_set(data):
+    result = clipjax.evaluate(
+        ColourModel(),
+        "ood",
+        dataset=data / "odd.toml",
+        root=data / "odd",
+        id_root=data / "colours",
+        resamples=20,
+        progress=False,
+    )
+    assert result.rows[0]["convention"]["id"] == "colours"
+    with pytest.raises(UsageError, match="say where 'colours' lies"):
+        clipjax.evaluate(ColourModel(), "ood", dataset=data / "odd.toml", root=data / "odd")
+
+
 def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):
     done = run(ColourModel(), jobs_of("calibration", data), tmp_path)
     assert [str(each.job) for each in done] == ["calibration on colours", "calibration on shifted"]
@@ -251,9 +267,21 @@ def test_a_card_names_its_own_annotations(data, tmp_path):
     write_factors(data / "marks", [f"f{i}.png" for i in range(len(COLOURS))])
     card = COLOUR_CARD.replace('"colours"', '"factors"').replace('"zeroshot", "calibration"', '"imagenet_x"')
     (data / "factors.toml").write_text(card + 'annotations = "marks"\n')
-    [done] = run(ColourModel(), jobs_of("imagenet_x", data), tmp_path)
+    jobs = jobs_of("imagenet_x", data)
+    [done] = run(ColourModel(), jobs, tmp_path)
     values = {(row["metric"], row["slice"]): row["value"] for row in result_of(done).rows}
     assert values["accuracy", "top/filtered/factor:pose"] == 1.0
+    # Given for all runs, they go to the tasks that read some, where the card names none.
+    (data / "factors.toml").write_text(card)
+    jobs = [*jobs_of("imagenet_x", data), *jobs_of("zeroshot", data)]
+    again = run(ColourModel(), jobs, tmp_path, annotations=data / "marks")
+    assert [result_of(each).rows[0]["recipe"]["annotations"] is not None for each in again] == [
+        True,
+        False,
+        False,
+    ]
+    digests = {row["recipe"]["annotations"] for each in (done, again[0]) for row in result_of(each).rows}
+    assert len(digests) == 1
 
 
 def test_captions_take_a_template_only_when_asked_for(data, tmp_path):

@@ -155,9 +155,9 @@ def _decode_problem(data: bytes) -> str | None:
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     """What may help where the reader found nothing that it could read, beyond what its `message` says."""
+    if not root.exists() and (beside := _archives(root.parent)):
+        yield f"the archive {beside[0]} lies beside it: unpack it"
     if not root.is_dir():
-        if found := _archives(root.parent):
-            yield f"the archive {found[0]} lies beside it: unpack it"
         return
     other = _right_folder(root, card)
     if other is not None:
@@ -175,7 +175,7 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
 
 
 def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
-    entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+    entries = _entries(root)
     loose = sum(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries)
     if loose and not any(entry.is_dir() for entry in entries):
         yield f"its {loose} images lie there without class folders: sort them into one folder a class"
@@ -186,9 +186,7 @@ def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
 
 
 def _archives(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry for entry in folder.iterdir() if entry.name.lower().endswith(ARCHIVES))
+    return [entry for entry in _entries(folder) if entry.name.lower().endswith(ARCHIVES)]
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
@@ -227,11 +225,15 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
+    return islice((entry for entry in _entries(root) if entry.is_dir()), NEARBY)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, hidden names left out; nothing where it cannot be read: the reader says so."""
     try:
-        entries = sorted(root.iterdir())
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError:
-        return iter(())
-    return islice((e for e in entries if e.is_dir() and not e.name.startswith(".")), NEARBY)
+        return []
 
 
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:

@@ -99,6 +99,14 @@ def test_archives_that_were_not_unpacked(card, tmp_path):
     assert check_dataset(tmp_path / "data" / "pets", path) == [], "an archive beside the data does no harm"
 
 
+def test_an_archive_beside_a_manifest_file_is_no_hint(tmp_path):
+    (tmp_path / "list.toml").write_text('name = "list"\ntitle = "List"\nreader = "manifest_file"\n')
+    (tmp_path / "list.csv").write_text("path\ngone.png\n")
+    (tmp_path / "more.zip").touch()
+    [problem] = check_dataset(tmp_path / "list.csv", tmp_path / "list.toml")
+    assert problem.endswith(f"list.csv:2: the image gone.png does not exist in {tmp_path}")
+
+
 def test_images_without_class_folders(card, tmp_path):
     """ImageNet's own tar of the validation images is flat."""
     root = write_images(tmp_path / "data", ["val_1.JPEG", "val_2.JPEG"])
