@@ -100,7 +100,7 @@ def _score(source: str, column: Mapping[str, Any], model: Mapping[str, str], tab
         metric=column["metric"],
         value=round(table.value(found, column["column"]) / percent, 6),
         source=source,
-        prompts=column.get("prompts"),
+        convention=column.get("convention"),
         note="; ".join(filter(None, notes)) or None,
     )
 
@@ -129,7 +129,7 @@ def published_rows(found: Sequence[Score]) -> list[Row]:
     for score in found:
         task, dataset, part, metric = score.key[1:]
         recipe = {"source": score.source, "model": score.model, "task": task, "dataset": dataset}
-        recipe |= {"slice": part, "metric": metric, "prompts": score.prompts}
+        recipe |= {"slice": part, "metric": metric, "convention": score.convention}
         rows.append(
             {
                 **dict.fromkeys((*unknown, "compile_count")),
@@ -146,10 +146,15 @@ def published_rows(found: Sequence[Score]) -> list[Row]:
                 "metric": metric,
                 "value": score.value,
                 "note": score.note,
-                "convention": {"source": score.source, "prompts": score.prompts},
+                "convention": {"source": score.source} | _parsed(score.convention),
             }
         )
     return rows
+
+
+def _parsed(convention: str | None) -> dict[str, str]:
+    key, _, value = (convention or "").partition("=")
+    return {key: value} if key else {}
 
 
 def as_csv(found: Iterable[Score]) -> str:

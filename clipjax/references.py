@@ -4,8 +4,8 @@
 
 The numbers lie in configs/reference_scores.csv, one a line; configs/reference_sources.toml says where each
 source's come from and how they were measured. A published number is compared with a result only if both are
-of the same model (at its own image size), task, data set, part of it and metric, and if their prompt sets are
-the same where the source says which one it took.
+of the same model (at its own image size), task, data set, part of it and metric, and if what is known of the
+conventions of both agrees: the prompt set, the model whose category lists were used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipjax.errors import DataError
 
 Row = dict[str, Any]
 
-FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "prompts", "note")
+FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "convention", "note")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Score:
             average several data sets have the task "curation" and no data set.
         value: in our units: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
-        prompts: the prompt set it was measured with; None where that does not matter or is not known.
+        convention: what else must agree, `key=value` of a result row's convention; None for nothing.
         note: what else a reader needs.
     """
 
@@ -44,8 +44,13 @@ class Score:
     metric: str
     value: float
     source: str
-    prompts: str | None = None
+    convention: str | None = None
     note: str | None = None
+
+    def agrees(self, convention: Mapping[str, Any]) -> bool:
+        """Whether nothing that is known of a result contradicts the score's convention."""
+        key, _, value = (self.convention or "").partition("=")
+        return convention.get(key) in (None, value)
 
     @property
     def key(self) -> tuple[str, str, str, str | None, str]:
@@ -75,24 +80,29 @@ def scores() -> tuple[Score, ...]:
             score = _score(cells)
         except ValueError:
             raise DataError(f"{path}:{line}: the value {cells['value']!r} is not a number") from None
-        if (identity := (*score.key, score.source, score.prompts)) in found:
+        if (identity := (*score.key, score.source, score.convention)) in found:
             raise DataError(f"{path}:{line}: {score.source} gives this number twice; keep one of the lines")
         found[identity] = score
     return tuple(found.values())
 
 
 def lookup(
-    model: str, task: str, dataset: str, metric: str, part: str | None = None, prompts: str | None = None
+    model: str,
+    task: str,
+    dataset: str,
+    metric: str,
+    part: str | None = None,
+    convention: Mapping[str, Any] | None = None,
 ) -> list[Score]:
     """What is published of one number, in file order.
 
     Args:
         part: the slice; None for the whole data set.
-        prompts: the prompt set of the number to compare with; None where it is not known: no score is then
-            left out for its prompts.
+        convention: of the number to compare with, e.g. {"prompts": "openai_80"}; scores of another one are
+            left out. What it does not name is not compared.
     """
     known = _by_key().get((model, task, dataset, part, metric), ())
-    return [score for score in known if prompts is None or score.prompts in (None, prompts)]
+    return [score for score in known if score.agrees(convention or {})]
 
 
 def with_references(rows: Sequence[Row]) -> list[Row]:
@@ -104,10 +114,7 @@ def references(row: Row) -> list[dict[str, Any]] | None:
     """The field `reference` of a result row: what is published of its number; None if nothing is."""
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
-    known = lookup(
-        *(row[name] for name in ("model", "task", "dataset", "metric", "slice")),
-        prompts=row["convention"].get("prompts"),
-    )
+    known = lookup(*(row[name] for name in ("model", "task", "dataset", "metric", "slice", "convention")))
     return compare(row["value"], known) or None
 
 
@@ -119,9 +126,9 @@ def compare(value: float, known: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _score(cells: Mapping[str, str]) -> Score:
-    model, task, dataset, part, metric, value, source, prompts, note = (cells[name] for name in FIELDS)
-    found = float(value)
-    return Score(model, task, dataset, part or None, metric, found, source, prompts or None, note or None)
+    model, task, dataset, part, metric, value, source, convention, note = (cells[name] for name in FIELDS)
+    names = (model, task, dataset, part or None, metric)
+    return Score(*names, float(value), source, convention or None, note or None)
 
 
 @functools.cache

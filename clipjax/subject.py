@@ -131,6 +131,8 @@ class Subject:
             words["variant"] = dict(self.part.variant)
         if self.id is not None:
             words["id"] = self.id.name
+        if name := getattr(self.annotations, "name", None):
+            words["annotations"] = name
         return words
 
 

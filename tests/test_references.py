@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from _rows import row
@@ -19,8 +20,8 @@ from clipjax.tasks import all_tasks
 B32 = "vit_b_32-openai"
 
 
-def values(*arguments: str, **named: str) -> list[tuple[str, float]]:
-    return [(score.source, score.value) for score in lookup(*arguments, **named)]
+def values(*arguments: str, convention: Any = None) -> list[tuple[str, float]]:
+    return [(score.source, score.value) for score in lookup(*arguments, convention=convention)]
 
 
 def test_every_score_is_of_a_registered_model_or_marked() -> None:
@@ -83,12 +84,18 @@ def test_the_papers_accuracies_are_timms_rounded() -> None:
         assert abs(score.value - known[1].value) <= 0.0051 + 1e-9
 
 
-def test_lookup_tells_prompt_sets_apart() -> None:
+def test_lookup_tells_conventions_apart() -> None:
     key = (B32, "zeroshot", "imagenet_val", "top1")
-    assert values(*key) == values(*key, prompts="openai_80") == [("open_clip", 0.6332)]
-    assert values(*key, prompts="single") == []
+    assert values(*key) == values(*key, convention={"prompts": "openai_80"}) == [("open_clip", 0.6332)]
+    assert values(*key, convention={"prompts": "single"}) == []
+    assert values(*key, convention={"ties": "lowest"}) == [("open_clip", 0.6332)]
     assert values(B32, "zeroshot", "imagenet_val", "top5") == []
     assert values("unknown", "zeroshot", "imagenet_val", "top1") == []
+    siglip = "vit_so400m_14_siglip_384-webli"
+    listed = ("vit_l_14_336-openai", "imagenet_d", "imagenet_d:material", "top1_4way_list")
+    assert values(*listed, convention={"annotations": siglip}) == [("paper", 0.24)]
+    assert values(*listed, convention={"annotations": "resnet50"}) == [("paper", 0.92)]
+    assert values(*listed, convention={"annotations": "own"}) == []
 
 
 def test_several_sources_stand_beside_one_number() -> None:
@@ -118,7 +125,7 @@ def test_several_sources_stand_beside_one_number() -> None:
 def test_a_number_of_something_else_has_no_reference(changed: dict[str, object]) -> None:
     right = row("x", model=B32, dataset="imagenet_val", convention={"prompts": "openai_80"})
     assert with_references([right])[0]["reference"] is not None
-    assert with_references([right | changed])[0]["reference"] is None
+    assert with_references([{**right, **changed}])[0]["reference"] is None
 
 
 @pytest.mark.parametrize(

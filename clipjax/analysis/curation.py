@@ -187,8 +187,8 @@ def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, An
         return None
     if len(limits) == 1:
         return dict(limits[0])
-    down = [row["value"] - limit["lo"] for row, limit in zip(rows, limits)]
-    up = [limit["hi"] - row["value"] for row, limit in zip(rows, limits)]
+    down = [max(row["value"] - limit["lo"], 0.0) for row, limit in zip(rows, limits)]
+    up = [max(limit["hi"] - row["value"], 0.0) for row, limit in zip(rows, limits)]
     combine = sum if column.shared else lambda widths: math.hypot(*widths)
     return {
         "lo": value - combine(down) / len(rows),

@@ -285,6 +285,10 @@ PLANTED: dict[str, dict[str, Any]] = {
     | {"anchor": ["a", "a", "b", "c"], "offset": [0, 1, 0, 0], "set_size": [2, 2, 1, 1]},
     "ood": SCORES,
     "ood ninco": SCORES | {"ood_class": ["", "", "", "x", "y"]},
+    "calibration": ACCURACY
+    | {f"{name}_{state}": [0.5] * 4 for name in ("nll", "brier") for state in ("before", "after")}
+    | {"confidence_before": [0.9] * 4, "confidence_after": [0.8] * 4}
+    | {"temperature": [1.5] * 4, "temperature_error": [0.1] * 4, "calibration_images": [9] * 4},
     "imagenet_x": ACCURACY
     | {
         "annotated": [True] * 4,
@@ -303,6 +307,8 @@ EXPECTED = {
     "classification": 6 * 0.75 / 7 + 1 / 7,
     "ood_auroc": 5 / 6,
     "ood_fpr95": 0.5,
+    "ece_before": 0.15,
+    "ece_after": 0.05,
     "larger": 0.5,
     "shape": 1.0,
     "color": 1.0,
