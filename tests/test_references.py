@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from _rows import row
 
-from clipjax import references
+from clipjax import evaluation, references
 from clipjax.config import config_dir, read_csv
 from clipjax.data.cards import dataset_names
 from clipjax.errors import DataError
 from clipjax.references import FIELDS, Score, lookup, scores, sources, with_references
-from clipjax.tasks import all_tasks
+from clipjax.tasks import Measure, Outcome, all_tasks
 
 B32 = "vit_b_32-openai"
 
@@ -143,6 +143,21 @@ def test_a_wrong_line_is_named(tmp_path, monkeypatch, line: str, message: str) -
     monkeypatch.setattr(references, "config_dir", lambda: tmp_path)
     with pytest.raises(DataError, match=message):
         scores.__wrapped__()
+
+
+def test_a_run_writes_what_is_published_of_its_numbers() -> None:
+    task = all_tasks()["zeroshot"]
+    common = {
+        **evaluation.identity(B32, {"kind": "zero_shot"}, task, "imagenet_val"),
+        **evaluation.NOT_EMBEDDED,
+        "recipe_hash": "a" * 64,
+        "recipe": {},
+        "convention": {"prompts": "openai_80"},
+    }
+    outcome = Outcome([Measure("top1", 0.6, 10), Measure("top5", 0.9, 10)], {"id": []})
+    top1, top5 = evaluation.finish(common, outcome, evaluation.NO_STATS, None).rows
+    assert [(one["value"], one["source"]) for one in top1["reference"]] == [(0.6332, "open_clip")]
+    assert top5["reference"] is None
 
 
 def test_the_file_has_the_fields_of_a_score() -> None:
