@@ -248,10 +248,11 @@ def test_accepted_labels_through_a_projection():
 
 
 def test_a_logit_that_is_not_a_number_is_named_also_outside_the_groups():
-    logits = np.zeros((3, 1000), np.float32)
-    logits[2, 0] = np.nan  # tench is in no group
-    with pytest.raises(DataError, match=r"2\.png: its logits hold NaN or infinity"):
-        zeroshot.TASK.run(over_imagenet(logits, [0, 0, 0], "objectnet"))
+    inputs = over_imagenet(np.zeros((3, 1000), np.float32), [0, 0, 0], "objectnet")
+    assert inputs.head is not None
+    bias = jnp.zeros(1000).at[0].set(jnp.nan)  # of tench, which is in no group
+    with pytest.raises(DataError, match=r"0\.png: its logits hold NaN or infinity"):
+        zeroshot.TASK.run(dataclasses.replace(inputs, head=dataclasses.replace(inputs.head, bias=bias)))
 
 
 def test_numbers_from_lists_are_those_from_arrays():
