@@ -18,8 +18,9 @@ rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `categor
     imagenet_x   logits [N, K], ids [N] (file names), labels
     ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
                  ood_class [M] (the classes of NINCO)
-    calibration  logits [N, K], labels [N], ids: the data set itself is cut into halves by its file names; or
-                 id_logits, id_labels, id_ids of the images that calibrate are given beside it
+    calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images and the
+                 others are measured (without it they are dealt out by their file names). Of a shift also
+                 id_logits, id_labels, id_ids, id_calibration of the images that T comes from.
 
 Columns of logits are the classes of `labels`, else of the data set's card, else they are numbered.
 """

@@ -21,8 +21,8 @@ ARRAYS = {
     "imagenet_x": {"logits": True, "ids": True, "labels": False},
     "ood": dict.fromkeys(("id_logits", "ood_logits"), True)
     | dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
-    "calibration": {"logits": True, "labels": True, "ids": False}
-    | dict.fromkeys(("id_logits", "id_labels", "id_ids"), False),
+    "calibration": {"logits": True, "labels": True, "ids": False, "calibration": False}
+    | dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
 }
 
 
@@ -32,6 +32,8 @@ def read_arrays(given: Given) -> Described:
     if given.task.name == "ood":
         return _ood(given, arrays)
     main = _inputs(given, arrays, "", given.dataset, given.space)
+    if all(main.columns.get("calibration", [False])):
+        raise DataError(f"{given.path}: all images are marked for calibration, none is left to measure")
     if "id_logits" in arrays:
         known = _inputs(given, arrays, "id_", f"{given.dataset} (calibration)", given.columns_of)
         main = dataclasses.replace(main, id=known)
@@ -78,6 +80,9 @@ def _inputs(
     if f"{prefix}ids" in arrays:
         names = _texts(path, arrays, f"{prefix}ids", n)
     check_ids(path, names)
+    columns = {}
+    if f"{prefix}calibration" in arrays:
+        columns["calibration"] = _marks(path, arrays, f"{prefix}calibration", n)
     return Inputs(
         names,
         logits,
@@ -85,6 +90,7 @@ def _inputs(
         identity_head(of),
         space,
         load_projection(of, space),
+        columns,
         dataset=dataset,
         annotations=given.about.annotations,
         resamples=given.about.resamples,
@@ -96,6 +102,14 @@ def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list
     if arrays[name].shape != (n,):
         raise DataError(f"{path}: {name} has shape {arrays[name].shape}; give one for each of {n} images")
     return arrays[name].astype(str).tolist()
+
+
+def _marks(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list[bool]:
+    if arrays[name].shape != (n,) or arrays[name].dtype != np.bool_:
+        raise DataError(
+            f"{path}: {name} is {arrays[name].dtype} of shape {arrays[name].shape}; give {n} bools"
+        )
+    return arrays[name].tolist()
 
 
 def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:

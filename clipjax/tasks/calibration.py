@@ -3,8 +3,9 @@
 Expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal mass, the maximum
 calibration error, NLL and Brier score, and the reliability diagram; each of the softmax of the model's own
 logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the in-distribution (ID)
-set, a recorded split (`calibration.half_split`), and applied to every data set; of the ID set itself only the
-test half is reported. A data set of fewer or coarser classes has the softmax of its projected logits.
+set, a recorded split (`calibration.half_split`, or a column `calibration` where there is one), and applied to
+every data set; of the ID set itself only the test half is reported. A data set of fewer or coarser classes
+has the softmax of its projected logits.
 
 In a bootstrap the edges of bins stay those of the data set, so that an image stays in its bin.
 """
@@ -88,7 +89,12 @@ def _labels(part: Inputs) -> np.ndarray:
 
 
 def _halves(part: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the calibration and of the test half, ascending."""
+    """Rows of the calibration and of the test half, ascending; a column `calibration` of bools says which."""
+    if "calibration" in part.columns:
+        chosen = np.asarray(part.columns["calibration"], bool)
+        if not chosen.any():
+            raise DataError(f"{part.dataset}: no image is marked for calibration")
+        return np.flatnonzero(chosen), np.flatnonzero(~chosen)
     try:
         fitted, tested = kernels.half_split(part.ids)
     except ValueError as error:
