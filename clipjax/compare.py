@@ -314,6 +314,7 @@ def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], li
         if paired.clusters is not None:
             of_rows = np.asarray(paired.clusters, object)[place].astype(str)
             clusters = np.unique(of_rows, return_inverse=True)[1]
+            clusters = None if clusters.max() + 1 == len(place) else clusters
         data = about.dataset if paired.groups is None else str(name)
         samples.append(Resampling(data, len(place), clusters, about.resamples, about.seed))
     return rows, samples

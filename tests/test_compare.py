@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from _colours import ColourModel, paint
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 import clipjax
@@ -120,6 +121,84 @@ def test_retrieval_by_a_paired_bootstrap(tmp_path):
     assert found["text_retrieval_recall@5"].test == "mcnemar_exact"
     corrected = holm([each.p_value for each in found.values()])
     assert [each.p_holm for each in found.values()] == pytest.approx(corrected)
+
+
+def ood_table(seed: int, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    inside = np.arange(90) < 60
+    names = ("mcm", "max_logit")
+    scores = {name: (rng.normal(size=90) + inside).astype(np.float32) for name in names}
+    return (
+        {"id": [f"{'known' if i < 60 else 'd'}/{i}" for i in range(90)], "in_distribution": inside}
+        | scores
+        | more
+    )
+
+
+@pytest.mark.parametrize("classes", [None, [""] * 60 + ["one", "two", "three"] * 10])
+def test_ood_scores_are_drawn_on_either_side(tmp_path, classes):
+    """The resamples are those of the task's own intervals: ID and OOD images apart, OOD classes whole."""
+    more = {} if classes is None else {"ood_class": classes}
+    tables = ood_table(1, **more), ood_table(2, **more)
+    a, b = (write(tmp_path, table, task="ood", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=40, seed=3))
+    codes = None if classes is None else np.unique(classes[60:], return_inverse=True)[1]
+    known = Resampling("in_distribution", 60, resamples=40, seed=3).blocks(40)
+    others = Resampling("d", 30, codes, resamples=40, seed=3).blocks(40)
+    draws = []
+    for id_row, ood_row in zip(next(known), next(others)):
+        areas = [
+            roc_auc_score(t["in_distribution"], t["max_logit"], sample_weight=np.append(id_row, ood_row))
+            for t in tables
+        ]
+        draws.append(areas[1] - areas[0])
+    got = found["auroc of max_logit"]
+    assert got.interval is not None
+    assert got.interval[:2] == pytest.approx(percentile_interval(np.array(draws))[:2], abs=1e-9)
+    assert got.first == pytest.approx(roc_auc_score(tables[0]["in_distribution"], tables[0]["max_logit"]))
+    assert found["auroc"].difference == found["auroc of mcm"].difference
+
+
+def calibration_table(seed: int, temperature: float) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {"id": ids(80), "label": [0] * 80, "prediction": [0] * 80}
+    columns |= {"correct": rng.random(80) < 0.6, "temperature": [temperature] * 80}
+    columns |= {"temperature_error": [0.1] * 80, "calibration_images": [80] * 80}
+    for state in ("before", "after"):
+        columns[f"confidence_{state}"] = rng.uniform(0.4, 1, 80)
+        columns |= {f"{name}_{state}": rng.random(80) for name in ("nll", "brier")}
+    return columns
+
+
+def test_calibration_before_and_after(tmp_path):
+    tables = calibration_table(1, 1.2), calibration_table(2, 0.8)
+    a, b = (write(tmp_path, table, task="calibration", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=50))
+    assert {f"{name}_{state}" for name in ("ece_15", "nll", "brier") for state in ("before", "after")} <= set(
+        found
+    )
+    assert found["accuracy"].test == "mcnemar_exact"
+    changes = tables[1]["nll_after"] - tables[0]["nll_after"]
+    weights = next(Resampling("d", 80, resamples=50).blocks(50))
+    expected = percentile_interval(weights @ changes / 80)
+    assert found["nll_after"].difference == pytest.approx(changes.mean())
+    assert found["nll_after"].interval is not None
+    assert found["nll_after"].interval[:2] == pytest.approx(expected[:2])
+
+
+def test_shape_bias_draws_objects(tmp_path):
+    """Twenty objects of four images each, all four decided alike: twenty observations, not eighty."""
+    objects = np.repeat([f"cat/cat{i}" for i in range(20)], 4)
+    said = [np.repeat(np.random.default_rng(seed).choice(["shape", "texture"], 20), 4) for seed in (1, 2)]
+    tables = [{"id": ids(80), "object": list(objects), "decided_for": list(words)} for words in said]
+    a, b = (write(tmp_path, table, task="shape_bias", model=m) for m, table in zip("ab", tables))
+    got = by_metric(compare_runs(a, b, tmp_path, resamples=400))["shape_bias"]
+    change = [(words[::4] == "shape").astype(float) for words in said]
+    assert got.difference == pytest.approx((change[1] - change[0]).mean())
+    assert got.interval is not None
+    assert got.interval.method == "cluster_bootstrap_400"
+    normal = 2 * 1.96 * np.std(change[1] - change[0]) / np.sqrt(20)
+    assert got.interval.hi - got.interval.lo == pytest.approx(normal, rel=0.2)
 
 
 def test_equal_runs_do_not_differ(tmp_path):

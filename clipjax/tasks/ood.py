@@ -160,13 +160,16 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """The first score's numbers, on the resamples that `measure` draws too."""
+    """The first score's numbers and every score's AUROC, on the resamples that `measure` draws too."""
     inside, scores, classes = _read(columns, about)
-    ranking = detection.rank(*next(iter(scores.values())))
+    rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
+    ranking = next(iter(rankings.values()))
 
     def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
         known, others = weights[:, inside], weights[:, ~inside]
         values = detection.measures(ranking, detection.MEASURES, known, others)
+        for name, each in rankings.items():
+            values[f"auroc of {name}"] = detection.measures(each, ["auroc"], known, others)["auroc"]
         if classes is not None:
             first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
             each = detection.class_values(ranking, codes, known)

@@ -237,8 +237,11 @@ def test_runs_are_compared_on_the_same_resamples(classes):
     got, columns = measured(outcome.measures), outcome.images
     pairs = ood.paired(columns, ABOUT)
     assert pairs.resampled is not None
-    for name, value in pairs.resampled(np.ones((1, 110), np.int32)).items():
-        assert value[0] == pytest.approx(got[name, None].value, abs=1e-12)
+    once = pairs.resampled(np.ones((1, 110), np.int32))
+    assert {f"auroc of {score}" for score in ood.SCORES} <= set(once)
+    for name, value in once.items():
+        metric, _, score = name.partition(" of ")
+        assert value[0] == pytest.approx(got[metric, f"score:{score}" if score else None].value, abs=1e-12)
     assert pairs.groups == ["in_distribution"] * 70 + ["far"] * 40
     assert pairs.clusters is None or pairs.clusters[70:] == classes
     weights = np.ones(110, np.int32)
