@@ -1,4 +1,4 @@
-"""Commands about results: `results list`, `merge`, `export`, `import`, `curation`."""
+"""Commands about results: `results list`, `merge`, `export`, `import`, `curation`, `plot`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands.output import print_table, refuse_beside
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError, unknown_name
 
 app = typer.Typer(help="Result rows: list, merge and export them.", no_args_is_help=True)
 
@@ -134,3 +134,33 @@ def _emit(text: str, out: Path | None) -> None:
     except OSError as error:
         raise DataError(f"{out} cannot be written ({error.strerror or error})") from None
     typer.echo(str(out), err=True)
+
+
+@app.command("plot")
+def plot(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run: its folder's name.")],
+    folder: Annotated[Path, typer.Option("--results", help="Folder that holds the run.")] = Path("results"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),
+    ] = None,
+) -> None:
+    """Draw a run as PNG and PDF: calibration (the reliability diagram) or ood (histograms of scores)."""
+    from clipjax.analysis.scores import ood_figure, reliability_figure
+    from clipjax.results import ResultStore
+
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    if run not in found.run_ids():
+        raise unknown_name("run", run, found.run_ids())
+    rows = found.run(run)
+    task, dataset = rows[0]["task"], rows[0]["dataset"]
+    if task not in ("calibration", "ood"):
+        raise UsageError(f"{run} is a run of {task!r}, which has no figure; calibration and ood have")
+    place = Path(f"{task}-{dataset}".replace("/", "_")) if out is None else out
+    if task == "calibration":
+        files = reliability_figure(rows, place)
+    else:
+        files = ood_figure(rows, found.images(run).to_pydict(), place)
+    for file in files:
+        typer.echo(str(file))
