@@ -23,7 +23,7 @@ from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate
 from clipjax.labels import PromptSet, load_prompts
 from clipjax.subject import annotations_path, id_card
-from clipjax.tasks import all_tasks, find_task, unknown_task
+from clipjax.tasks import Task, all_tasks, find_task, unknown_task
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,19 @@ class Collection:
 
     Attributes:
         tasks: which.
-        prompts: the prompt sets that each is run with; None: each data set's own.
+        section: of the paper.
+        prompts: the prompt sets that each is run with; empty: each data set's own.
+        corrupted: also on the copies of a data set that are corrupted (3DCC's sixty), those with a variant
+            `corruption`.
     """
 
     tasks: tuple[str, ...]
-    section: str
-    prompts: tuple[str, ...] | None = None
+    section: str = ""
+    prompts: tuple[str, ...] = ()
+    corrupted: bool = True
+
+    def takes(self, card: DatasetCard, task: Task) -> bool:
+        return task.name in card.tasks and (self.corrupted or "corruption" not in card.variant)
 
 
 COLLECTIONS = {
@@ -46,6 +53,7 @@ COLLECTIONS = {
         ("zeroshot", "imagenet_x", "ood", "calibration"),
         "X-B",
         ("single", "mcm_5", "openai_7", "openai_30_of_80", "openai_80"),
+        corrupted=False,
     ),
 }
 ALL = "all"
@@ -123,14 +131,14 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
         UsageError: there is no task, collection or prompt set of that name.
         DataError: none of its data sets is there; the message names the folders looked for.
     """
-    tasks, own = _tasks(name)
-    sets = _prompt_sets(prompts or own or ())
+    collection = _collection(name)
+    sets = _prompt_sets(prompts or collection.prompts)
     base, jobs, missing = Path(data_root).expanduser(), [], _Missing()
     located = cards_below(base)
-    for task in map(find_task, tasks):
+    for task in map(find_task, collection.tasks):
         # Captions take a template as well, but only when they are asked for by name.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
-        for data in (data for data in located if task.name in data.card.tasks):
+        for data in (data for data in located if collection.takes(data.card, task)):
             id_ = _id_of(base, data.card) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
             if absent and _is_demo(data.card):
@@ -232,16 +240,15 @@ def _distinct(jobs: Iterable[Job], with_prompts: bool) -> list[Job]:
     return list(found.values())
 
 
-def _tasks(name: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """The names of tasks, and of prompt sets, that a name stands for."""
+def _collection(name: str) -> Collection:
+    """What a name stands for: a collection, all tasks, or one."""
     if name in COLLECTIONS:
-        known = all_tasks()
-        return tuple(task for task in COLLECTIONS[name].tasks if task in known), COLLECTIONS[name].prompts
+        return COLLECTIONS[name]
     if name == ALL:
-        return tuple(all_tasks()), None
+        return Collection(tuple(all_tasks()))
     if name not in all_tasks():
         raise unknown_task(name, [*all_tasks(), *COLLECTIONS, ALL])
-    return (name,), None
+    return Collection((name,))
 
 
 def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:

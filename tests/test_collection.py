@@ -101,11 +101,18 @@ def test_prompts_are_read_before_anything_runs(data, tmp_path):
 
 
 def test_the_collections_name_known_prompts_and_tasks(data):
-    assert COLLECTIONS["prompts"].prompts is not None
     jobs = [job for job in jobs_of("prompts", data) if str(job).startswith("zeroshot on colours")]
     assert [job.prompts and job.prompts.name for job in jobs] == list(COLLECTIONS["prompts"].prompts)
     for collection in COLLECTIONS.values():
-        assert set(collection.tasks) & set(all_tasks())
+        assert set(collection.tasks) <= set(all_tasks())
+
+
+def test_prompts_leave_corrupted_copies_out(data):
+    card = 'name = "fog"\ntitle = "Fog"\nreader = "folder"\nlabel_space = "colours.csv"\nplace = "colours"\n'
+    card += 'tasks = ["zeroshot"]\n[variants]\ncorruption = ["fog_3d"]\nseverity = [1, 2]\n'
+    (data / "fog.toml").write_text(card)
+    assert "zeroshot on fog:fog_3d:2" in map(str, jobs_of("shifts", data))
+    assert not any("fog" in str(job) for job in jobs_of("prompts", data))
 
 
 def test_nothing_there_and_no_such_name(data, tmp_path):
