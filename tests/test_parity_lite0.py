@@ -26,6 +26,7 @@ from clipjax import verify
 from clipjax.heads import classifier_head, logits, score_blocks
 from clipjax.labels import load_labels, load_projection
 from clipjax.model import Model
+from clipjax.tasks import Inputs, shape_bias
 from converters.golden import run
 
 BATCH = 32
@@ -152,6 +153,13 @@ def test_cue_conflict_images(model: Model, torch_model: Any, transform: Any, tes
     assert len(conflicting) == 351
     assert sum(said == shape for said, shape, _ in conflicting) == 48
     assert sum(said == texture for said, _, texture in conflicting) == 185
+
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    labels = np.array([classes.ids.index(shape) for shape, _ in pairs])
+    textures = {"texture": [texture for _, texture in pairs]}
+    task = shape_bias.TASK.run(Inputs(names, features, labels, head, classes, projection, textures))
+    assert task.images["decision"].tolist() == decided
+    assert (task.measures[0].value, task.measures[0].n) == (48 / 233, 233)
 
 
 def test_a_wrong_padding_or_eps_is_caught(model: Model, torch_model: Any, transform: Any):

@@ -88,18 +88,18 @@ def cues(
 
     Columns: shape, texture, decision (names of categories; a decision may be another word, as "na"), object
     (what the shape was taken from: images that share it are no independent evidence), conflict, decided_for
-    ("shape", "texture", "other"; "both" where there is no conflict and the decision is right).
+    ("shape", "texture" or "other"; "no conflict" where the first two are one).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
-    conflict = words["shape"] != words["texture"]
+    conflict = (words["shape"] != words["texture"]).astype(bool)
     cue = np.where(said == words["shape"], "shape", np.where(said == words["texture"], "texture", "other"))
     return {
         **words,
         "decision": said,
         "object": np.array([_object(name) for name in ids], object),
-        "conflict": conflict.astype(bool),
-        "decided_for": np.where(~conflict.astype(bool) & (cue != "other"), "both", cue).astype(object),
+        "conflict": conflict,
+        "decided_for": np.where(conflict, cue, "no conflict").astype(object),
     }
 
 
