@@ -184,7 +184,10 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
         (["eval", "zeroshot", "-m", "x"], "give one of --data, --data-root, --predictions"),
         (["eval", "zeroshot", "-m", "x", "--data", ".", "--data-root", "."], "not --data and --data-root"),
         (["eval", "zeroshot", "-m", "x", "--data", ".", "--predictions", "p.csv"], "not --data and --pred"),
-        (["eval", "zeroshot", "-m", "x", "--data-root", ".", "--dataset", "folder"], "leave --dataset out"),
+        (
+            ["eval", "zeroshot", "-m", "x", "--data-root", ".", "--dataset", "folder"],
+            "--dataset has no effect beside",
+        ),
         (
             ["eval", "zeroshot", "-m", "x", "--data", ".", "--prompts", "single", "--prompts", "openai_7"],
             "several --prompts need --data-root",

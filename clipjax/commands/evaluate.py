@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     task: Annotated[
         str,
         typer.Argument(
@@ -120,7 +121,8 @@ def evaluate(
     import clipjax
 
     asked = _Asked(task, model, data, data_root, predictions)
-    asked.check(dataset, prompts or [])
+    asked.check(prompts or [])
+    _refuse_ignored(context)
     if asked.predictions is not None:
         from clipjax.predictions import evaluate_predictions
 
@@ -207,7 +209,7 @@ class _Asked(NamedTuple):
     data_root: Path | None
     predictions: Path | None
 
-    def check(self, dataset: str | None, prompts: Sequence[str]) -> None:
+    def check(self, prompts: Sequence[str]) -> None:
         """Raises UsageError for options that do not go together, before a model is loaded."""
         from clipjax.tasks import find_task
 
@@ -221,10 +223,29 @@ class _Asked(NamedTuple):
             )
         if self.predictions is None and self.model is None:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
-        if self.data_root is not None and dataset is not None:
-            raise UsageError("--data-root runs the task's own data sets: leave --dataset out")
         if self.data_root is None and len(prompts) > 1:
             raise UsageError("several --prompts need --data-root; with --data give one")
+
+
+# What has no effect beside --predictions (nothing is run) or --data-root (the cards say it).
+_IGNORED = {
+    "predictions": (
+        *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "precision"),
+        *("compare_precision", "workers", "on_error", "store", "distributed"),
+    ),
+    "data_root": ("dataset", "labels", "id_data", "id_dataset"),
+}
+
+
+def _refuse_ignored(context: typer.Context) -> None:
+    """Raises UsageError for an option that would be ignored: its user expects something of it."""
+    for source, names in _IGNORED.items():
+        if context.params[source] is None:
+            continue
+        for name in names:
+            if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE":
+                option, beside = (f"--{part.replace('_', '-')}" for part in (name, source))
+                raise UsageError(f"{option} has no effect beside {beside}: leave it out")
 
 
 def _show(results: Sequence[Any], as_json: bool) -> None:
