@@ -1,14 +1,12 @@
-"""The demo world on disk.
+"""Sets of images on disk, written once.
 
-A training split is a folder of images and a manifest file with captions (the reader "manifest_file"); the
-held-out split is laid out as ImageNet's validation set, one folder a class (the reader "folder"):
+A set is a list of `Picture`s below one folder, further files (annotations, captions), and a manifest beside
+the folder with what each image shows:
 
-    diverse/train_00000000.JPEG   diverse.jsonl     {"path", "label", "caption", "factors"} a line
-    narrow/train_00000000.JPEG    narrow.jsonl
-    val/arrow/val_00000000.JPEG   val.jsonl
+    val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} a line
 
-Image i of a split is drawn from the seed of (split, i) alone. A split is complete when its manifest is there,
-and images that are there already are not drawn again, so rendering may be interrupted at any point.
+A set is complete when its manifest is there, and images that are there already are not drawn again, so
+rendering may be interrupted at any point. Image i of a set is drawn from the seed of (set, i) alone.
 """
 
 from __future__ import annotations
@@ -17,83 +15,145 @@ import io
 import json
 import os
 import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from clipjax.demo.world import SHAPES, WORLD_VERSION, caption, render, sample_scene
+from clipjax.demo.world import SHAPES, WORLD_VERSION, Scene, caption_of, render, sample_scene
 from clipjax.errors import DataError
+
+_FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
+
+
+class Picture(NamedTuple):
+    """One image: where it lies below the world, what it shows, and what is done to it after rendering."""
+
+    path: str
+    scene: Scene
+    seed: int
+    caption: str
+    finish: Callable[[Image.Image], Image.Image] | None = None
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set to be written.
+
+    Attributes:
+        name: of its folder, and of its manifest less the ending.
+        recipe: what it is made of, as far as it may differ between two worlds.
+        texts: further files, path below the world -> contents.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    pictures: Sequence[Picture]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Split(NamedTuple):
-    """One split: its name, the kind of scenes in it (see `sample_scene`), how many images, and its layout."""
+    """A plain set: its name, the kind of scenes in it (see `sample_scene`), how many images, and its layout.
+
+    With class folders (as ImageNet's) every class gets the same number of images; without, the images lie
+    side by side and shapes are drawn at random.
+    """
 
     name: str
     kind: str
     images: int
     class_folders: bool
 
+    def image_set(self, seed: int) -> ImageSet:
+        shapes, pictures = list(SHAPES), []
+        for index in range(self.images):
+            rng = rng_of(seed, self.name, index)
+            shape = shapes[index % len(shapes)] if self.class_folders else None
+            scene = sample_scene(rng, self.kind, shape)
+            folder, stem = (f"{shape}/", self.name) if self.class_folders else ("", "train")
+            path = f"{self.name}/{folder}{stem}_{index:08d}.JPEG"
+            text = caption_of(scene, rng)
+            pictures.append(Picture(path, scene, int(rng.integers(2**63)), text))
+        return ImageSet(self.name, self._asdict(), pictures)
+
+
+def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
+    """The source of randomness of one image."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
+
 
 def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render a split below `root` unless it is there; returns its manifest file.
+    """Render a split below `root` unless it is there; returns its manifest file. Raises as `write_set`."""
+    return write_set(root, split.image_set(seed), seed=seed, progress=progress)
+
+
+def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = True) -> Path:
+    """Render a set below `root` unless it is there; returns its manifest file.
 
     Args:
-        split: with class folders every class gets the same number of images, else shapes are drawn at random.
-        seed: of the whole world.
+        seed: of the whole world; part of what the set is recognised by.
 
     Raises:
-        DataError: the folder holds the split rendered in another way (number of images, seed, version), or
+        DataError: the folder holds the set rendered in another way (number of images, seed, version), or
             the disk is full.
     """
     root = Path(root)
-    manifest, made_of = root / f"{split.name}.jsonl", root / f"{split.name}.recipe.json"
-    recipe = {"world_version": WORLD_VERSION, "seed": seed, **split._asdict()}
+    manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"
+    recipe = {"world_version": WORLD_VERSION, "seed": seed, **images.recipe}
     try:
         if made_of.is_file():
             if json.loads(made_of.read_text()) != recipe:
                 raise DataError(
-                    f"{root / split.name} holds a world of other settings; choose another folder or delete it"
+                    f"{root / images.name} holds a world of other settings; "
+                    "choose another folder or delete it"
                 )
             if manifest.is_file():
                 return manifest
-        (root / split.name).mkdir(parents=True, exist_ok=True)
+        (root / images.name).mkdir(parents=True, exist_ok=True)
         _write(made_of, json.dumps(recipe).encode())
-        bar = tqdm(range(split.images), desc=f"render {split.name}", unit="image", disable=not progress)
-        rows = [_write_image(root, split, i, seed) for i in bar]
-        _write(manifest, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        bar = tqdm(images.pictures, desc=f"render {images.name}", unit="image", disable=not progress)
+        for picture in bar:
+            if not (root / picture.path).exists():
+                _write(root / picture.path, _encoded(picture))
+        for path, text in images.texts.items():
+            _write(root / path, text.encode())
+        _write(manifest, jsonl(_row(picture) for picture in images.pictures).encode())
     except OSError as error:
         raise DataError(f"{root} cannot be written ({error.strerror or error})") from error
     return manifest
 
 
-def _write_image(root: Path, split: Split, index: int, seed: int) -> dict[str, Any]:
-    """Draw image `index` unless it is there; returns its row in the manifest."""
-    rng = np.random.default_rng([seed, zlib.crc32(split.name.encode()), index])
-    shapes = list(SHAPES)
-    scene = sample_scene(rng, split.kind, shapes[index % len(shapes)] if split.class_folders else None)
-    if split.class_folders:
-        path = f"{split.name}/{scene.shape}/{split.name}_{index:08d}.JPEG"
-    else:
-        path = f"{split.name}/train_{index:08d}.JPEG"
-    row = {
-        "path": path,
+def jsonl(rows: Any) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _row(picture: Picture) -> dict[str, Any]:
+    scene = picture.scene
+    return {
+        "path": picture.path,
         "label": scene.shape,
-        "caption": caption(scene, rng),
+        "caption": picture.caption,
         "factors": scene.factors(),
     }
-    file = root / path
-    if not file.exists():
-        buffer = io.BytesIO()
-        render(scene, int(rng.integers(2**63))).save(buffer, "JPEG", quality=92)
-        file.parent.mkdir(exist_ok=True)
-        _write(file, buffer.getvalue())
-    return row
+
+
+def _encoded(picture: Picture) -> bytes:
+    image = render(picture.scene, picture.seed)
+    if picture.finish is not None:
+        image = picture.finish(image)
+    buffer = io.BytesIO()
+    image.save(buffer, _FORMATS[Path(picture.path).suffix.lower()], quality=92)
+    return buffer.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:
     """Whole or not at all: written beside its place, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(data)
     os.replace(beside, path)

@@ -1,33 +1,37 @@
-"""The demo: render a world, train CLIPs on it, evaluate them, draw the result.
+"""The demo: render a world, train CLIPs on it, run all tasks on them, draw the results.
 
-Only the world is special: training, embedding, evaluation and the figure are the ordinary components, reading
-the world's files with the ordinary readers. Everything lies below one folder, and what is there already is
-not made again:
+Only the world is special: training, embedding, evaluation and figures are the ordinary components, reading
+the world's files with the ordinary readers and cards (configs/datasets/demo_*.toml). Everything lies below
+one folder, and what is there already is not made again:
 
-    world/      the images and captions       models/    one checkpoint a model
+    world/      the data sets                 models/    one checkpoint a model
     training/   resume points                 store/     embeddings
-    results/    result rows                   accuracy.png, accuracy.pdf
+    results/    result rows                   *.png, *.pdf   figures
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from clipjax.analysis.figures import accuracy_figure
 from clipjax.card import Card, Preprocess, Source
+from clipjax.collection import Job, evaluate_all
+from clipjax.collection import plan as plan_jobs
 from clipjax.data.cards import load_dataset
 from clipjax.data.tokenizers import tokenizer_spec
-from clipjax.demo.files import Split, write_split
+from clipjax.demo.factors import annotated
+from clipjax.demo.files import ImageSet, Split, write_set
+from clipjax.demo.probes import probes
+from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
-from clipjax.evaluation import Result, evaluate
+from clipjax.evaluation import Result
 from clipjax.finetune.contrastive import Recipe, train
 from clipjax.load import load_model
 from clipjax.model import Model
@@ -36,6 +40,10 @@ from clipjax.registry import channel_statistics
 from clipjax.results import Row
 
 _RECIPE = Recipe(steps=600, warmup=60, batch_size=96, learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0)
+SEED = 0
+# Prompt sets beside the cards' own, and the runs that are repeated with each.
+PROMPTS = ("single", "openai_7", "openai_80")
+PROMPTED = {("zeroshot", "demo_val"), ("ood", "demo_unknown"), ("calibration", "demo_val")}
 
 
 @dataclass(frozen=True)
@@ -50,25 +58,36 @@ class DemoModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the demo makes: `images` a training split, `per_class` held-out images, and the models."""
+    """What the demo makes.
+
+    Attributes:
+        images: of a training split.
+        per_class: held-out images of each class.
+        each: images a class of the other test sets, roughly (`shifts`, `probes`).
+    """
 
     images: int
     per_class: int
+    each: int
     models: tuple[DemoModel, ...]
 
-    def splits(self) -> list[Split]:
-        """The training splits that the models need, and the held-out one."""
-        kinds = sorted({model.data for model in self.models})
-        train = [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
-        return [*train, Split("val", "diverse", len(SHAPES) * self.per_class, class_folders=True)]
+    def image_sets(self) -> Iterator[ImageSet]:
+        """The training splits that the models need, the held-out set, and all that are tested beside it."""
+        for kind in sorted({model.data for model in self.models}):
+            yield Split(kind, kind, self.images, class_folders=False).image_set(SEED)
+        val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
+        yield annotated(val)
+        yield from shifted(self.each, SEED, val)
+        yield from probes(self.each, SEED)
 
 
 FULL = Plan(
     images=8000,
     per_class=100,
+    each=20,
     models=(
-        DemoModel("demo-small-diverse", "demo_small", "diverse", _RECIPE),
         DemoModel("demo-base-narrow", "demo_base", "narrow", _RECIPE),
+        DemoModel("demo-small-diverse", "demo_small", "diverse", _RECIPE),
         DemoModel("demo-base-diverse", "demo_base", "diverse", _RECIPE),
     ),
 )
@@ -76,10 +95,9 @@ FULL = Plan(
 QUICK = Plan(
     images=240,
     per_class=5,
+    each=2,
     models=tuple(
-        dataclasses.replace(
-            model, recipe=dataclasses.replace(model.recipe, steps=10, warmup=2, batch_size=24)
-        )
+        dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, steps=4, warmup=1, batch_size=24))
         for model in FULL.models
     ),
 )
@@ -87,11 +105,10 @@ QUICK = Plan(
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: the rows of all evaluations, and the files of the figure."""
+    """What the demo made: the results of all runs, in the order of the models."""
 
     out: Path
     results: list[Result]
-    figure: list[Path]
 
     @property
     def rows(self) -> list[Row]:
@@ -99,7 +116,7 @@ class Demo:
 
 
 def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
-    """Make everything that is not there yet, evaluate all models, and draw the figure.
+    """Make everything that is not there yet, and run all tasks on all models.
 
     Args:
         out: the folder for everything.
@@ -111,26 +128,61 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     """
     out = Path(out)
     world = out / "world"
-    for split in plan.splits():
-        write_split(world, split, progress=progress)
-    results = []
+    for images in plan.image_sets():
+        write_set(world, images, seed=SEED, progress=progress)
     for demo_model in plan.models:
         folder = out / "models" / demo_model.id
         if not (folder / "card.json").is_file():
             _train(demo_model, world, out / "training" / demo_model.id, progress).save(folder)
             shutil.rmtree(out / "training" / demo_model.id)
-        results.append(
-            evaluate(
-                load_model(folder),
-                dataset="demo_val",
-                root=world / "val",
-                store=out / "store",
-                results=out / "results",
-                progress=progress,
-            )
-        )
-    rows = [row for result in results for row in result.rows]
-    return Demo(out, results, accuracy_figure(rows, out / "accuracy"))
+    models = [load_model(out / "models" / model.id) for model in plan.models]
+    evaluate = _Evaluator(out, progress)
+    results = [result for model in models for result in evaluate(model, _all_jobs(world))]
+    return Demo(out, results + _four_way(models, results, world, evaluate))
+
+
+def _all_jobs(world: Path) -> list[Job]:
+    """Every task on every set of the world, and some with further prompt sets."""
+    prompted = plan_jobs("prompts", world, PROMPTS).jobs
+    return [
+        *plan_jobs("all", world).jobs,
+        *(job for job in prompted if (job.task, job.data.card.name) in PROMPTED),
+    ]
+
+
+@dataclass(frozen=True)
+class _Evaluator:
+    """Runs jobs with the demo's store and results; the first error ends the demo."""
+
+    out: Path
+    progress: bool
+
+    def __call__(self, model: Model, jobs: list[Job], annotations: Path | None = None) -> Iterator[Result]:
+        settings = {"store": self.out / "store", "results": self.out / "results", "progress": False}
+        done = evaluate_all(model, jobs, annotations=annotations, **settings)
+        hidden = not self.progress
+        for one in tqdm(done, f"evaluate {model.card.id}", len(jobs), unit="run", disable=hidden):
+            if one.error is not None:
+                raise one.error
+            assert one.result is not None
+            yield one.result
+
+
+def _four_way(
+    models: list[Model], results: list[Result], world: Path, evaluate: Callable[..., Iterator[Result]]
+) -> list[Result]:
+    """ImageNet-D's choice among four, with the three wrong classes that the last model finds likeliest."""
+    *others, selection = models
+    found = []
+    for job in plan_jobs("imagenet_d", world).jobs:
+        [lists] = [
+            result.path
+            for result in results
+            if (result.rows[0]["task"], result.rows[0]["dataset"], result.rows[0]["model"])
+            == (job.task, job.data.card.name, selection.card.id)
+        ]
+        found += [result for model in others for result in evaluate(model, [job], lists)]
+    return found
 
 
 def _train(model: DemoModel, world: Path, checkpoints: Path, progress: bool) -> Model:
@@ -180,25 +232,3 @@ def _card(model: DemoModel, images: int) -> Card:
             "licence": "Apache-2.0",
         },
     )
-
-
-def table(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the table that the demo prints: one line a model, worst first."""
-    titles = ["model", "params", "training data", "n", "top-1", "95 % interval", "top-5"]
-    cells = []
-    for result in sorted(results, key=lambda result: result.value("top1") or 0.0):
-        row = result.rows[0]
-        facts: dict[str, Any] = row["model_facts"]
-        low, high = result.interval("top1") or (float("nan"), float("nan"))
-        cells.append(
-            [
-                row["model"],
-                f"{facts['params_m']:.2f}M",
-                facts["train_source"],
-                str(row["n"]),
-                f"{result.value('top1'):.1%}",
-                f"[{low:.1%}, {high:.1%}]",
-                f"{result.value('top5'):.1%}",
-            ]
-        )
-    return titles, cells

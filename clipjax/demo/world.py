@@ -4,7 +4,7 @@ A `Scene` is the complete record of the factors of one image; `render` turns it 
 class (what zero-shot classification must name), the other factors are nuisances. Two kinds of training data
 are sampled from the same generator: in "diverse" every factor is independent of the shape, in "narrow" most
 images show a shape in its own colour on its own background, so that a model can get away with not looking at
-the shape at all.
+the shape at all. Test images go beyond both: unusual sizes, poses and lights, other styles, unseen materials.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
-# Part of what a rendered split is recognised by: bump when the same scene would give other pixels.
-WORLD_VERSION = 1
+from clipjax.demo.shapes import SHAPES, UNKNOWN
+
+# Part of what a rendered split is recognised by: bump when the same seed would give other pixels.
+WORLD_VERSION = 2
 
 COLOURS = {
     "red": (255, 95, 85),
@@ -32,12 +34,18 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 
-Outline = list[tuple[np.ndarray, int]]  # polygons [n, 2] in [-1, 1]^2, y down, and 1 to fill or 0 to cut out
-
 
 @dataclass(frozen=True)
 class Scene:
-    """Every factor of one image. Lengths are fractions of the image side, the rotation is in degrees."""
+    """Every factor of one image. Lengths are fractions of the image side, the rotation is in degrees.
+
+    Attributes:
+        shape: one of `SHAPES` or `UNKNOWN`; "" is a background alone.
+        x, y: of the shape's middle.
+        light: what all pixels are multiplied by.
+        blocked: how much of the shape's width a post in front of it hides.
+        style: one of `STYLES`.
+    """
 
     shape: str
     texture: str
@@ -47,91 +55,22 @@ class Scene:
     x: float
     y: float
     rotation: float
+    light: float = 1.0
+    blocked: float = 0.0
+    style: str = "painted"
 
     def factors(self) -> dict[str, Any]:
         """The record as plain values, in the order of the fields."""
         return asdict(self)
 
 
-# -----------------------------------------------------------------------------------------------------------
-# Shapes: outlines in the unit square.
-
-
-def _arc(radius: float, start: float, stop: float, points: int = 40, centre: tuple[float, float] = (0, 0)):
-    angle = np.radians(np.linspace(start, stop, points))
-    return np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], axis=1)
-
-
-def _regular(corners: int, first: float = -90.0) -> np.ndarray:
-    return _arc(1.0, first, first + 360.0 * (corners - 1) / corners, corners)
-
-
-def _star() -> np.ndarray:
-    outer, inner = _regular(5), 0.42 * _regular(5, -54.0)
-    return np.stack([outer, inner], axis=1).reshape(-1, 2)
-
-
-def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 60)
-    x = 16 * np.sin(t) ** 3
-    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
-    return np.stack([x, y], axis=1) / 17.0
-
-
-def _crescent() -> np.ndarray:
-    # Outer arc of the unit circle, closed by the arc of a smaller circle moved to the right.
-    meet = math.degrees(math.acos((1 + 0.45**2 - 0.8**2) / (2 * 0.45)))
-    corner = np.array([math.cos(math.radians(meet)), math.sin(math.radians(meet))])
-    inner = math.degrees(math.atan2(corner[1], corner[0] - 0.45))
-    return np.concatenate([_arc(1.0, meet, 360 - meet), _arc(0.8, 360 - inner, inner, centre=(0.45, 0))])
-
-
-def _spiral() -> np.ndarray:
-    turn = np.linspace(0.6 * np.pi, 5 * np.pi, 90)
-    middle = turn / turn[-1] * 0.85
-    direction = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    return np.concatenate(
-        [direction * (middle + 0.13)[:, None], (direction * (middle - 0.07)[:, None])[::-1]]
-    )
-
-
-def _polygon(*corners: tuple[float, float]) -> np.ndarray:
-    return np.array(corners, dtype=float)
-
-
-SHAPES: dict[str, Outline] = {
-    "arrow": [
-        (_polygon((-1, -0.28), (0.1, -0.28), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.28), (-1, 0.28)), 1)
-    ],
-    "bolt": [(_polygon((0.3, -1), (-0.6, 0.2), (-0.05, 0.2), (-0.35, 1), (0.6, -0.25), (0.05, -0.25)), 1)],
-    "circle": [(_arc(0.92, 0, 360), 1)],
-    "crescent": [(_crescent(), 1)],
-    "cross": [
-        (
-            _polygon(
-                *[(-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3), (1, 0.3), (0.3, 0.3)],
-                *[(0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3), (-1, -0.3), (-0.3, -0.3)],
-            ),
-            1,
-        )
-    ],
-    "heart": [(_heart(), 1)],
-    "hourglass": [(_polygon((-0.8, -1), (0.8, -1), (0.12, 0), (0.8, 1), (-0.8, 1), (-0.12, 0)), 1)],
-    "ring": [(_arc(0.95, 0, 360), 1), (_arc(0.5, 0, 360), 0)],
-    "spiral": [(_spiral(), 1)],
-    "square": [(_polygon((-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)), 1)],
-    "star": [(_star(), 1)],
-    "triangle": [(_regular(3), 1)],
-}
-
-
-def _mask(scene: Scene, side: int) -> np.ndarray:
+def mask(scene: Scene, side: int = 64) -> np.ndarray:
     """How much of each pixel the shape covers, float [side, side] in [0, 1]; drawn at twice the size."""
     image = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(image)
     angle = math.radians(scene.rotation)
     rotate = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    for polygon, fill in SHAPES[scene.shape]:
+    for polygon, fill in (SHAPES | UNKNOWN | {"": []})[scene.shape]:
         points = (polygon @ rotate * scene.size / 2 + (scene.x, scene.y)) * 2 * side
         draw.polygon(points.ravel().tolist(), fill=255 * fill)
     return np.asarray(image.reduce(2), np.float32) / 255
@@ -151,11 +90,19 @@ TEXTURES: dict[str, Field] = {
     "checkered": lambda x, y, rng: (x // 5 + y // 5) % 2,
     "grainy": lambda x, y, rng: rng.random(x.shape, np.float32),
 }
+UNSEEN_TEXTURES: dict[str, Field] = {
+    "camouflage": lambda x, y, rng: (
+        (np.sin(x / 4 + 2 * np.sin(y / 6 + rng.uniform(0, 6.28))) + np.sin(y / 5) > 0.2) * 1.0
+    ),
+    "zigzag": lambda x, y, rng: (np.abs(x % 12 - 6) + y + rng.uniform(0, 8)) % 8 // 4,
+}
 
 # -----------------------------------------------------------------------------------------------------------
 # Backgrounds: two colours and the field that mixes them.
 
-BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], Field]] = {
+Tone = tuple[int, int, int]
+
+BACKGROUNDS: dict[str, tuple[Tone, Tone, Field]] = {
     "night": (
         (12, 14, 45),
         (200, 200, 190),
@@ -179,6 +126,64 @@ BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int], Field]]
         lambda x, y, rng: 0.5 + 0.5 * np.sin(2 * np.pi * (y + 2 * np.sin(x / 5)) / 10 + rng.uniform(0, 6.28)),
     ),
 }
+UNSEEN_BACKGROUNDS: dict[str, tuple[Tone, Tone, Field]] = {
+    "sunset": ((70, 20, 80), (170, 90, 40), lambda x, y, rng: y / 64),
+    "tiles": ((30, 80, 80), (110, 110, 100), lambda x, y, rng: (x // 9 + y // 9) % 2),
+    "forest": (
+        (25, 40, 15),
+        (70, 60, 40),
+        lambda x, y, rng: (np.sin(x / 2 + rng.uniform(0, 6.28)) > 0) * 1.0,
+    ),
+}
+
+# -----------------------------------------------------------------------------------------------------------
+# Styles: background, surface and cover [side, side, 1 or 3] -> pixels.
+
+
+def _edge(cover: np.ndarray) -> np.ndarray:
+    """A line along the outline, one pixel inside and one outside it. [side, side, 1]"""
+    image = Image.fromarray((255 * cover[..., 0]).astype(np.uint8))
+    both = [
+        np.asarray(image.filter(f(3)), np.float32) for f in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
+    ]
+    return ((both[0] - both[1]) / 255)[..., None]
+
+
+def _painted(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    return canvas * (1 - cover) + surface * cover
+
+
+def _cartoon(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    flat = _painted(np.full_like(canvas, canvas.mean(axis=(0, 1))), surface.max(axis=(0, 1)), cover)
+    return flat * (1 - _edge(cover))
+
+
+def _pencil(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    return 40.0 + 110.0 * _edge(cover) + 95.0 * cover + 0 * canvas
+
+
+def _glass(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    return _painted(canvas, 0.6 * canvas + 0.4 * surface, cover) + 60 * _edge(cover)
+
+
+def _metal(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    shine = 150 + 60 * np.sin(np.linspace(0, 9, len(cover)))[:, None, None]
+    return _painted(canvas, 0.3 * surface + 0.7 * shine, cover)
+
+
+def _wall(canvas: np.ndarray, surface: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    return surface
+
+
+STYLES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "painted": _painted,
+    "cartoon": _cartoon,
+    "pencil": _pencil,
+    "glass": _glass,
+    "metal": _metal,
+    "wall": _wall,
+}
+_POST = (140, 120, 100)
 
 
 def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
@@ -194,12 +199,15 @@ def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
     """
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[0:side, 0:side] * (64.0 / side)).astype(np.float32)
-    dark, light, field = BACKGROUNDS[scene.background]
+    dark, light, field = (BACKGROUNDS | UNSEEN_BACKGROUNDS)[scene.background]
     canvas = _mix(dark, light, field(x, y, rng))
     colour = np.array(COLOURS[scene.colour])
-    surface = _mix(tuple(colour), tuple(0.65 * colour), TEXTURES[scene.texture](x, y, rng))
-    cover = _mask(scene, side)[..., None]
-    pixels = canvas * (1 - cover) + surface * cover + rng.normal(0, 4, (side, side, 1))
+    texture = (TEXTURES | UNSEEN_TEXTURES)[scene.texture](x, y, rng)
+    surface = _mix(tuple(colour), tuple(0.65 * colour), texture)
+    pixels = STYLES[scene.style](canvas, surface, mask(scene, side)[..., None])
+    post = np.abs(x / 64 - scene.x) < scene.blocked * scene.size / 2
+    pixels = np.where(post[..., None], np.array(_POST), pixels) * scene.light
+    pixels = pixels + rng.normal(0, 4, (side, side, 1))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
@@ -213,6 +221,19 @@ def _mix(first: tuple, second: tuple, amount: np.ndarray) -> np.ndarray:
 
 # In "narrow" data each of colour and background is the shape's own one in this share of the images.
 NARROW_SHARE = 0.9
+# In "varied" data it is half of them, and this share has something that no training image has.
+VARIED_SHARE = 0.5
+UNUSUAL_SHARE = 0.3
+
+UNUSUAL: dict[str, Callable[[np.random.Generator], dict[str, float]]] = {
+    "smaller": lambda rng: {"size": rng.uniform(0.28, 0.42)},
+    "larger": lambda rng: {"size": rng.uniform(0.95, 1.15)},
+    "pose": lambda rng: {"rotation": rng.choice([-1, 1]) * rng.uniform(40, 80)},
+    "partial_view": lambda rng: {"x": rng.choice([0.1, 0.9]) + rng.uniform(-0.05, 0.05)},
+    "darker": lambda rng: {"light": rng.uniform(0.3, 0.5)},
+    "brighter": lambda rng: {"light": rng.uniform(1.5, 1.9)},
+    "object_blocking": lambda rng: {"blocked": rng.uniform(0.25, 0.4)},
+}
 
 CAPTIONS = (
     "a {shape}.",
@@ -231,18 +252,21 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
 
     Args:
         rng: the source of randomness.
-        kind: "diverse" (all factors independent) or "narrow" (colour and background mostly follow the shape).
-        shape: the class; drawn like the other factors when None.
+        kind: "diverse" (all factors independent), "narrow" (colour and background mostly follow the shape),
+            "varied" (between the two, and in some images one thing is `UNUSUAL`) or "misleading" (colour and
+            background follow another shape).
+        shape: the class, or an unknown shape; drawn like the other factors when None.
     """
     shape = shape or str(rng.choice(list(SHAPES)))
-    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
-    colour, background = str(rng.choice(colours)), str(rng.choice(backgrounds))
-    if kind == "narrow":
-        own = list(SHAPES).index(shape)
-        follows = rng.random(2) < NARROW_SHARE
-        colour = colours[own % len(colours)] if follows[0] else colour
-        background = backgrounds[own % len(backgrounds)] if follows[1] else background
-    return Scene(
+    colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS)))
+    if kind in ("narrow", "varied"):
+        share = NARROW_SHARE if kind == "narrow" else VARIED_SHARE
+        follows, (own_colour, own_background) = rng.random(2) < share, own_cues(shape)
+        colour = own_colour if follows[0] else colour
+        background = own_background if follows[1] else background
+    if kind == "misleading":
+        colour, background = own_cues(str(rng.choice([other for other in SHAPES if other != shape])))
+    scene = Scene(
         shape=shape,
         texture=str(rng.choice(list(TEXTURES))),
         colour=colour,
@@ -252,8 +276,23 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
         y=round(rng.uniform(0.42, 0.58), 4),
         rotation=round(rng.uniform(-20, 20), 2),
     )
+    if kind == "varied" and rng.random() < UNUSUAL_SHARE:
+        change: dict[str, Any] = UNUSUAL[str(rng.choice(list(UNUSUAL)))](rng)
+        scene = replace(scene, **{name: round(float(value), 4) for name, value in change.items()})
+    return scene
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def own_cues(shape: str) -> tuple[str, str]:
+    """The colour and the background that belong to a class in "narrow" data."""
+    own = list(SHAPES).index(shape)
+    return list(COLOURS)[own % len(COLOURS)], list(BACKGROUNDS)[own % len(BACKGROUNDS)]
+
+
+def caption_of(scene: Scene, rng: np.random.Generator) -> str:
     """One sentence about the scene: a random template, so that not every factor is always mentioned."""
-    return re.sub(r"\ba (?=[aeiou]|hour)", "an ", str(rng.choice(CAPTIONS)).format(**scene.factors()))
+    return describe(scene, str(rng.choice(CAPTIONS)))
+
+
+def describe(scene: Scene, template: str) -> str:
+    """The template with the scene's factors, in English."""
+    return re.sub(r"\ba (?=[aeiou]|hour)", "an ", template.format(**scene.factors()))
