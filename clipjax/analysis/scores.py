@@ -87,7 +87,6 @@ def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> Non
         )
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1)
-    panel.set_aspect("equal")
 
 
 def _title(rows: Sequence[Row], state: str) -> str:
