@@ -10,6 +10,7 @@ import _factors
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _colours import ColourModel, paint
 from _factors import IMAGES, SPACE
 
 import clipjax
@@ -290,3 +291,30 @@ def test_the_card_shares_its_images_with_imagenet_val():
     for key in ("reader", "options", "label_space", "place", "pixels", "images"):
         assert getattr(cards[0], key) == getattr(cards[1], key)
     assert cards[0].tasks == ("imagenet_x",)
+
+
+def test_from_images_to_numbers(tmp_path):
+    """Images of one colour in class folders; the annotations lie in a folder of the user's."""
+    card = tmp_path / "colours.toml"
+    card.write_text('name = "colours"\ntitle = "c"\nreader = "folder"\nclasses = ["red", "blue", "teal"]\n')
+    for i, (label, _, _) in enumerate(IMAGES.values()):
+        colour = ("red", "blue", "teal")[label]
+        paint(tmp_path / "set" / colour / f"{i}.png", "red" if i in (4, 7) else colour)
+    _factors.write(tmp_path / "notes", optional=False)
+    result = clipjax.evaluate(
+        *(ColourModel(), "imagenet_x"),
+        dataset=card,
+        root=tmp_path / "set",
+        annotations=tmp_path / "notes",
+        prompts="single",
+        resamples=20,
+        results=tmp_path / "results",
+        progress=False,
+    )
+    assert result.value("average") == 9 / 11
+    values = {(row["metric"], row["slice"]): row["value"] for row in result.rows}
+    assert values["accuracy", "top/filtered/factor:pose"] == 4 / 6
+    assert values["error_ratio", "top/filtered/factor:pose"] == pytest.approx((2 / 6) / (2 / 11))
+    assert result.path is not None
+    again = evaluate_predictions("imagenet_x", result.path / "images.parquet", dataset=card, resamples=20)
+    assert [row["interval"] for row in again.rows] == [row["interval"] for row in result.rows]
