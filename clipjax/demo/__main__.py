@@ -42,7 +42,9 @@ def main(
         typer.echo("\ninterrupted; the same command goes on from here", err=True)
         sys.exit(75)
     names = [model.id for model in plan.models]
-    typer.echo(f"\nThree models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets")
+    typer.echo(
+        f"\n{len(names)} models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets"
+    )
     for heading, titles, cells in tables(demo.rows, names):
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)

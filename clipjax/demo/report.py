@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from clipjax.analysis.factors import factor_figure
 from clipjax.analysis.figures import accuracy_figure
+from clipjax.analysis.scores import ood_figure, reliability_figure
 from clipjax.demo.run import PROMPTS, Demo
 from clipjax.results import Row
 
@@ -108,6 +111,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
 }
 FIGURED = ("demo_val", "demo_a", "demo_sketch")
+# The rows of the picture of the world.
+SHOWN = (
+    *("demo-val", "demo-r", "demo-a", "demo-sketch", "demo-corrupted/blur/5", "demo-corrupted/fog/5"),
+    *("demo-objects", "demo-video", "demo-nuisance", "demo-cues", "demo-ninco", "demo-textures"),
+)
+ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -118,8 +127,31 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[str, li
 
 
 def figures(demo: Demo) -> list[Path]:
-    """Accuracy, and error ratios of factors: the files written."""
+    """The files written: of all models, of the last one alone (confidence, OOD scores), of the world."""
     own = [row for row in demo.rows if row["convention"].get("prompts") not in PROMPTS]
     accuracies = [row for row in own if row["task"] == "zeroshot"]
     shown = [row for name in FIGURED for row in accuracies if row["dataset"] == name]
-    return accuracy_figure(shown, demo.out / "accuracy") + factor_figure(own, demo.out / "factors")
+    calibrated, detected = demo.last("calibration", "demo_val"), demo.last("ood", "demo_textures")
+    return [
+        *accuracy_figure(shown, demo.out / "accuracy"),
+        *factor_figure(own, demo.out / "factors"),
+        *reliability_figure(calibrated.rows, demo.out / "reliability"),
+        *ood_figure(detected.rows, detected.images.to_pydict(), demo.out / "ood"),
+        world_figure(demo.out / "world", demo.out / "world.png"),
+    ]
+
+
+def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
+    """Some images of each set of the world, a row a set, as one PNG."""
+    side, gap = 64, 4
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, len(SHOWN) * (side + gap) - gap), "white")
+    for row, place in enumerate(SHOWN):
+        files = sorted(path for path in (world / place).rglob("*.*") if path.suffix.lower() in ENDINGS)
+        for column in range(columns):
+            # From the middle of each part: the first of a folder are often of one class.
+            with Image.open(files[(2 * column + 1) * len(files) // (2 * columns)]) as image:
+                sheet.paste(
+                    image.convert("RGB").resize((side, side)), (column * (side + gap), row * (side + gap))
+                )
+    sheet.save(out)
+    return out

@@ -98,7 +98,7 @@ QUICK = Plan(
     each=2,
     models=tuple(
         dataclasses.replace(model, recipe=dataclasses.replace(model.recipe, steps=4, warmup=1, batch_size=24))
-        for model in FULL.models
+        for model in FULL.models[:2]
     ),
 )
 
@@ -113,6 +113,16 @@ class Demo:
     @property
     def rows(self) -> list[Row]:
         return [row for result in self.results for row in result.rows]
+
+    def last(self, task: str, dataset: str) -> Result:
+        """The last model's result with the card's own prompts."""
+        found = [
+            result
+            for result in self.results
+            if (result.rows[0]["task"], result.rows[0]["dataset"]) == (task, dataset)
+            and result.rows[0]["convention"].get("prompts") not in PROMPTS
+        ]
+        return found[-1]
 
 
 def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
