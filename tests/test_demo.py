@@ -403,7 +403,7 @@ def test_annotations_follow_from_the_scenes(quick: Quick) -> None:
 def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     tables = {heading for heading in report.TABLES if f"\n{heading}\n" in quick.stdout}
     assert tables == set(report.TABLES)
-    for figure in ("accuracy.png", "factors.pdf", "reliability.png", "ood.png", "world.png"):
+    for figure in ("accuracy.png", "factors.pdf", "reliability.png", "ood.png", "cues.png", "world.jpg"):
         assert (quick.out / figure).is_file()
     assert not list((quick.out / "training").iterdir()), "resume points go when the model is there"
     rows = ResultStore(quick.out / "results").rows()

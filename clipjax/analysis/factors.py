@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 
-from clipjax.analysis.style import COLOURS, QUIET, RC, new_figure, save_figure
+from clipjax.analysis.style import COLOURS, MARKERS, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
 
 Row = dict[str, Any]
-MARKERS = "osD^vPX*"
 
 
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
@@ -42,7 +40,7 @@ def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filt
             panel.errorbar(
                 [row["value"] for _, row in points],
                 [height for height, _ in points],
-                xerr=np.transpose([_limits(row) for _, row in points]),
+                xerr=limits_around([row for _, row in points]),
                 fmt=MARKERS[k % len(MARKERS)],
                 color=COLOURS[k % len(COLOURS)],
                 markersize=5,
@@ -57,12 +55,6 @@ def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filt
         panel.grid(visible=False, axis="y")
         figure.legend(loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
-
-
-def _limits(row: Row) -> list[float]:
-    """Distances to the lower and to the upper limit."""
-    limit = row["interval"] or {"lo": row["value"], "hi": row["value"]}
-    return [max(0.0, row["value"] - limit["lo"]), max(0.0, limit["hi"] - row["value"])]
 
 
 def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:

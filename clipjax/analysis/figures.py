@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from clipjax.analysis.style import COLOURS, INK, QUIET, RC, new_figure, save_figure
+from clipjax.analysis.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
 
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> 
         panel.errorbar(
             values,
             heights,
-            xerr=_errors(points),
+            xerr=limits_around(points),
             fmt=marker,
             color=colour,
             markerfacecolor=colour if filled else "white",
@@ -92,15 +92,6 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> 
 def _chance_line(panel: Axes, classes: int) -> None:
     if classes:
         panel.axvline(1 / classes, color=QUIET, linestyle="--", linewidth=1, label=f"chance (1 of {classes})")
-
-
-def _errors(rows: Sequence[Row]) -> list[list[float]]:
-    """Distances from the value to the lower and to the upper limit; none where a row has no interval."""
-    limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
-    return [
-        [row["value"] - limit["lo"] for row, limit in zip(rows, limits)],
-        [limit["hi"] - row["value"] for row, limit in zip(rows, limits)],
-    ]
 
 
 def _by_accuracy(rows: Sequence[Row]) -> list[str]:

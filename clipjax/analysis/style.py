@@ -7,6 +7,7 @@ tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from clipjax.errors import DataError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 INK, QUIET = "#222222", "#8A8A8A"
+MARKERS = "osD^vPX*"
 FORMATS = ("png", "pdf")
 
 RC: Any = {
@@ -42,6 +44,15 @@ def new_figure(width: float, height: float) -> Figure:
     """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
     with matplotlib.rc_context(RC):
         return Figure(figsize=(width, height), layout="constrained")
+
+
+def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Distances from the values to their lower and to their upper limits; 0 where a row has no interval."""
+    limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
+    return [
+        [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
+        [max(0.0, limit["hi"] - row["value"]) for row, limit in zip(rows, limits)],
+    ]
 
 
 def save_figure(figure: Figure, out: str | Path) -> list[Path]:

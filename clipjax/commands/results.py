@@ -145,7 +145,9 @@ def plot(
         typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),
     ] = None,
 ) -> None:
-    """Draw a run as PNG and PDF: calibration (the reliability diagram) or ood (histograms of scores)."""
+    """Draw a run as PNG and PDF: calibration, ood, imagenet_x or shape_bias."""
+    from clipjax.analysis.cues import shape_bias_figure
+    from clipjax.analysis.factors import factor_figure
     from clipjax.analysis.scores import ood_figure, reliability_figure
     from clipjax.results import ResultStore
 
@@ -155,12 +157,18 @@ def plot(
         raise unknown_name("run", run, found.run_ids())
     rows = found.run(run)
     task, dataset = rows[0]["task"], rows[0]["dataset"]
-    if task not in ("calibration", "ood"):
-        raise UsageError(f"{run} is a run of {task!r}, which has no figure; calibration and ood have")
+    figures = {
+        "calibration": reliability_figure,
+        "imagenet_x": factor_figure,
+        "shape_bias": shape_bias_figure,
+    }
     place = Path(f"{task}-{dataset}".replace("/", "_")) if out is None else out
-    if task == "calibration":
-        files = reliability_figure(rows, place)
-    else:
+    if task == "ood":
         files = ood_figure(rows, found.images(run).to_pydict(), place)
+    elif task in figures:
+        files = figures[task](rows, place)
+    else:
+        known = ", ".join(sorted([*figures, "ood"]))
+        raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")
     for file in files:
         typer.echo(str(file))

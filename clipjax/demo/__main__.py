@@ -54,7 +54,7 @@ def main(
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )
     typer.echo(f"""
-figures  {", ".join(str(path) for path in drawn if path.suffix == ".png")} (and .pdf)
+figures  {", ".join(str(path) for path in drawn if path.suffix != ".pdf")} (and .pdf)
 results  {out / "results"}: rows with provenance, and one row an image
 models   {out / "models"}: load with clipjax.load_model("{best}")
 images   {out / "world"}

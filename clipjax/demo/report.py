@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from clipjax.analysis.cues import shape_bias_figure
 from clipjax.analysis.factors import factor_figure
 from clipjax.analysis.figures import accuracy_figure
 from clipjax.analysis.scores import ood_figure, reliability_figure
@@ -135,14 +136,15 @@ def figures(demo: Demo) -> list[Path]:
     return [
         *accuracy_figure(shown, demo.out / "accuracy"),
         *factor_figure(own, demo.out / "factors"),
+        *shape_bias_figure(own, demo.out / "cues"),
         *reliability_figure(calibrated.rows, demo.out / "reliability"),
         *ood_figure(detected.rows, detected.images.to_pydict(), demo.out / "ood"),
-        world_figure(demo.out / "world", demo.out / "world.png"),
+        world_figure(demo.out / "world", demo.out / "world.jpg"),
     ]
 
 
 def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
-    """Some images of each set of the world, a row a set, as one PNG."""
+    """Some images of each set of the world, a row a set."""
     side, gap = 64, 4
     sheet = Image.new("RGB", (columns * (side + gap) - gap, len(SHOWN) * (side + gap) - gap), "white")
     for row, place in enumerate(SHOWN):

@@ -1,4 +1,4 @@
-"""The figure of visual factors, from planted rows."""
+"""The figures of visual factors and of shape bias, from planted rows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from clipjax.analysis.cues import shape_bias_figure
 from clipjax.analysis.factors import factor_figure
+from clipjax.cli import app
 from clipjax.errors import DataError
 
 
@@ -31,3 +34,43 @@ def test_the_figure_is_written_and_the_same_rows_give_the_same_bytes(tmp_path: P
 def test_rows_without_factors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="multi/kept: run `clipjax eval imagenet_x`"):
         factor_figure([row("a", "pose", 1.2)], tmp_path / "one", variant="multi/kept")
+
+
+def test_shape_bias_of_categories(tmp_path: Path) -> None:
+    def bias(model: str, part: str | None, value: float | None) -> dict[str, Any]:
+        return {**row(model, "", value, "shape_bias"), "slice": part}
+
+    rows = [bias("a", "class:bear", 0.25), bias("a", "class:car", None), bias("a", None, 0.5)]
+    [png, pdf] = shape_bias_figure(rows, tmp_path / "cues")
+    assert (png.name, pdf.name) == ("cues.png", "cues.pdf")
+    moved = shape_bias_figure([*rows[:2], bias("a", None, 0.4)], tmp_path / "moved")
+    assert moved[0].read_bytes() != png.read_bytes(), "the line of all images is drawn"
+    with pytest.raises(DataError, match="run `clipjax eval shape_bias`"):
+        shape_bias_figure(rows[2:], tmp_path / "none")
+
+
+def test_the_command_draws_such_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {
+        "imagenet_x": [row("a", "pose", 1.2)],
+        "shape_bias": [{**row("a", "", 0.25, "shape_bias"), "slice": "class:bear"}],
+    }
+
+    class Store:
+        def __init__(self, root: Path) -> None:
+            pass
+
+        def check_root(self, *, exists: bool) -> None:
+            pass
+
+        def run_ids(self) -> list[str]:
+            return list(runs)
+
+        def run(self, name: str) -> list[dict[str, Any]]:
+            return [{"task": name, "dataset": "d", **one} for one in runs[name]]
+
+    monkeypatch.setattr("clipjax.results.ResultStore", Store)
+    monkeypatch.chdir(tmp_path)
+    for name in runs:
+        done = CliRunner().invoke(app, ["results", "plot", name])
+        assert done.output.split() == [f"{name}-d.png", f"{name}-d.pdf"]
+        assert (tmp_path / f"{name}-d.png").is_file()
