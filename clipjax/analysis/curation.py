@@ -3,9 +3,9 @@
     table = curation_table(ResultStore("results").rows())
     print(export_curation(table, "markdown"))
 
-It is Table IV of the paper for any set of models. configs/curation.toml says which rows each column averages.
-A cell knows its rows and what is missing; it has a value only if nothing is. Where something is published of
-a cell, that stands beside.
+It is Table IV of the paper for any set of models. configs/curation.toml says which rows each column averages;
+another file of that form makes a table of other data sets. A cell knows its rows and what is missing; it has
+a value only if nothing is. Where something is published of a cell, that stands beside.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from clipjax.config import config_dir, read_toml
@@ -78,16 +79,33 @@ class Cell:
 
 
 Table = dict[str, list[Cell]]
-"""Model, as `model_name` writes it -> its cells, in the order of `columns()`."""
+"""Model, as `model_name` writes it -> its cells, in the order of the columns. Never empty."""
 
 
 @functools.cache
-def columns() -> tuple[Column, ...]:
-    """The columns of configs/curation.toml."""
-    return tuple(
-        Column(c["key"], c["title"], c["better"], c.get("shared"), tuple(Term(**row) for row in c["rows"]))
-        for c in read_toml(config_dir() / "curation.toml")["columns"]
-    )
+def columns(file: Path | None = None) -> tuple[Column, ...]:
+    """The columns of configs/curation.toml, or of another file of that form.
+
+    Raises:
+        DataError: the file is not of that form; names it and the column.
+    """
+    path = config_dir() / "curation.toml" if file is None else file
+    found = read_toml(path).get("columns")
+    if not isinstance(found, list) or not found:
+        raise DataError(f"{path}: expected [[columns]], as configs/curation.toml has them")
+    return tuple(_column(path, number, record) for number, record in enumerate(found, 1))
+
+
+def _column(path: Path, number: int, record: Mapping[str, Any]) -> Column:
+    try:
+        rows = tuple(Term(**row) for row in record["rows"])
+        if not rows:
+            raise ValueError("it averages no row")
+        return Column(record["key"], record["title"], record["better"], record.get("shared"), rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: column {number} needs key, title, better and rows of task, dataset, metric ({error})"
+        ) from None
 
 
 def curation_table(
@@ -95,6 +113,7 @@ def curation_table(
     models: Sequence[str] | None = None,
     prompts: str | None = None,
     precision: str = "parity",
+    of: Sequence[Column] | None = None,
 ) -> Table:
     """The table of some models.
 
@@ -106,13 +125,15 @@ def curation_table(
         models: their ids, in the order wanted; default all that have a row of some column.
         prompts: the prompt set, where a number was measured with several.
         precision: likewise.
+        of: the columns; default those of the paper's table.
 
     Raises:
         UsageError: a model has no row at all.
         DataError: no row belongs to any column; or a number was measured with several prompt sets and
             `prompts` does not say which.
     """
-    terms = {term for column in columns() for term in column.terms}
+    of = columns() if of is None else of
+    terms = {term for column in of for term in column.terms}
     found: dict[str, dict[Term, list[Row]]] = {}
     for row in rows:
         if (term := _term(row)) in terms:
@@ -125,7 +146,7 @@ def curation_table(
     table = {}
     for model in dict.fromkeys(models or found):
         chosen = {term: _choose(model, term, some, prompts, precision) for term, some in found[model].items()}
-        table[model] = [_cell(model, column, chosen) for column in columns()]
+        table[model] = [_cell(model, column, chosen) for column in of]
     return table
 
 
@@ -209,7 +230,7 @@ def wide(table: Table) -> tuple[list[str], list[list[str]]]:
         for source in dict.fromkeys(one["source"] for cell in cells for one in cell.reference):
             values = ({one["source"]: one for one in cell.reference}.get(source) for cell in cells)
             lines.append([f"  {source}", *("" if one is None else f"{one['value']:.4g}" for one in values)])
-    return ["model", *(column.title for column in columns())], lines
+    return ["model", *(cell.column.title for cell in next(iter(table.values())))], lines
 
 
 def _text(cell: Cell) -> str:

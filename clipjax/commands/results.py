@@ -101,6 +101,9 @@ def curation(
     rows: Annotated[
         bool, typer.Option("--rows", help="List the rows that each cell averages, and the missing ones.")
     ] = False,
+    columns: Annotated[
+        Path | None, typer.Option(help="Other columns: a file of the form of configs/curation.toml.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
 ) -> None:
     """The paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
@@ -114,7 +117,7 @@ def curation(
     refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
     found = ResultStore(folder)
     found.check_root(exists=True)
-    table = curation.curation_table(found.rows(), models, prompts, precision)
+    table = curation.curation_table(found.rows(), models, prompts, precision, curation.columns(columns))
     if form != "table":
         _emit(curation.export_curation(table, form), out)
         return

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from clipjax.analysis import curation
 from clipjax.analysis.cues import shape_bias_figure
 from clipjax.analysis.factors import factor_figure
 from clipjax.analysis.figures import accuracy_figure
 from clipjax.analysis.scores import ood_figure, reliability_figure
+from clipjax.config import config_dir
 from clipjax.demo.run import PROMPTS, Demo
 from clipjax.results import Row
 
@@ -125,6 +127,9 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[str, li
     for heading, columns in TABLES.items():
         lines = [[model, *(column.cell(rows, model) for column in columns)] for model in models]
         yield heading, ["model", *(column.title for column in columns)], lines
+    of = curation.columns(config_dir() / "curation_demo.toml")
+    table = curation.curation_table(rows, models, prompts="demo", of=of)
+    yield "The study's summary (its Table IV): a column an aspect", *curation.wide(table)
 
 
 def figures(demo: Demo) -> list[Path]:

@@ -60,6 +60,26 @@ def cell_of(table: Table, key: str, model: str = MODEL) -> Cell:
     return cell
 
 
+def test_columns_of_another_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    head = '[[columns]]\nkey = "mine"\ntitle = "Mine"\nbetter = "higher"\n'
+    file.write_text(head + 'rows = [{ task = "zeroshot", dataset = "pets", metric = "top1" }]\n')
+    found = row_of(Term("zeroshot", "pets", "top1"), 0.7)
+    assert wide(curation_table([found], of=columns(file))) == (["model", "Mine"], [[MODEL, "0.7000"]])
+    for text, says in (
+        ("", r"expected \[\[columns\]\]"),
+        (head, r"column 1 needs key, title, better and rows .* \('rows'\)"),
+        (head + "rows = []\n", "averages no row"),
+        (
+            head + 'rows = [{ task = "zeroshot", data = "pets", metric = "top1" }]\n',
+            "unexpected keyword .* 'data'",
+        ),
+    ):
+        (bad := tmp_path / f"{len(text)}.toml").write_text(text)
+        with pytest.raises(DataError, match=rf"{bad.name}: .*{says}"):
+            columns(bad)
+
+
 def test_the_columns_are_those_of_table_iv() -> None:
     assert {column.key: len(column.terms) for column in columns()} == {
         "classification": 7,
