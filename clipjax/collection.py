@@ -52,7 +52,7 @@ COLLECTIONS = {
     "prompts": Collection(
         ("zeroshot", "imagenet_x", "ood", "calibration"),
         "X-B",
-        ("single", "mcm_5", "openai_7", "openai_30_of_80", "openai_80"),
+        ("single_no_period", "mcm_5", "openai_7", "openai_30_of_80", "openai_80"),
         corrupted=False,
     ),
 }

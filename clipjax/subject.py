@@ -22,6 +22,7 @@ from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import classifier_head, logit_scale
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
+from clipjax.models import FORWARD_VERSION
 from clipjax.tasks import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
@@ -67,7 +68,9 @@ class Part:
     variant: Mapping[str, str | int]
 
     def recipe(self) -> dict[str, Any]:
+        """The name is part of it: it seeds the bootstrap, and two cards may mean the same images."""
         return {
+            "dataset": self.name,
             "images": self.manifest.digest,
             "pixels": self.pixels.key(),
             "labels": self.label_space and self.label_space.digest,
@@ -105,6 +108,7 @@ class Subject:
             "task_version": self.task.version,
             "task_convention": dict(self.task.convention),
             "model": card.fingerprint or card.id,
+            "forward": FORWARD_VERSION,
             "logit_scale": card.logit_scale,
             "logit_bias": card.logit_bias,
             **self.part.recipe(),
@@ -131,6 +135,8 @@ class Subject:
             words["variant"] = dict(self.part.variant)
         if self.id is not None:
             words["id"] = self.id.name
+            if self.id.sample is not None:
+                words["id_sample"] = self.id.sample
         if name := getattr(self.annotations, "name", None):
             words["annotations"] = name
         return words
@@ -144,12 +150,16 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
     if asked.labels is not None:
         space = asked.labels if isinstance(asked.labels, LabelSpace) else load_labels(asked.labels)
         head_space = space
+    own_prompts = dataset.card.prompts
     if id_dataset is not None and "labels" not in task.needs:
         # OOD images have classes of their own, if any, which no head knows: the ID classes score them.
+        if asked.labels is not None:
+            raise UsageError(f"the task {task.name!r} scores images over the ID classes: leave labels out")
         space, head_space = None, id_dataset.head_space or id_dataset.label_space
+        own_prompts = id_dataset.card.prompts
     prompts = None
     if "head" not in task.needs:
-        head_space, prompts = None, _caption_template(model, task, asked.prompts)
+        head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
     elif model.card.kind == "classifier":
         if asked.prompts is not None:
             raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, leave them out")
@@ -160,7 +170,7 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
             raise UsageError(
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file"
             )
-        prompts = _zeroshot_prompts(model, head_space, asked.prompts or dataset.card.prompts)
+        prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
     annotations = _annotations(dataset.card, task, asked)
     return Subject(
         model=model,

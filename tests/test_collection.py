@@ -16,6 +16,7 @@ from clipjax.collection import COLLECTIONS, Done, Job, cards_below, evaluate_all
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import Result
 from clipjax.labels import load_labels
+from clipjax.results import ResultStore
 from clipjax.tasks import all_tasks
 
 COLOUR_CARD = """
@@ -255,6 +256,40 @@ def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):
     done = run(ColourModel(), jobs_of("calibration", data), tmp_path)
     assert [str(each.job) for each in done] == ["calibration on colours", "calibration on shifted"]
     assert {result_of(each).rows[0]["convention"]["id"] for each in done} == {"colours"}
+
+
+def test_two_cards_of_the_same_images_are_two_results(data, tmp_path):
+    """Their names seed the bootstraps, and published numbers belong to one of them."""
+    (data / "again.toml").write_text(
+        COLOUR_CARD.replace('name = "colours"', 'name = "again"') + 'place = "colours"\n'
+    )
+    results = tmp_path / "results"
+    done = run(ColourModel(), jobs_of("zeroshot", data), tmp_path, results=results)
+    hashes = [result_of(each).rows[0]["recipe_hash"] for each in done]
+    assert len(set(hashes)) == len(hashes) == 3
+    assert {row["dataset"] for row in ResultStore(results).rows()} == {"again", "colours", "shifted"}
+
+
+def test_ood_is_judged_by_the_id_sets_words_and_says_what_it_sampled(data, tmp_path):
+    card = re.sub('prompts = "[^"]*"', 'prompts = "mcm_5"', COLOUR_CARD)
+    (data / "colours.toml").write_text(card)
+    [job] = jobs_of("ood", data)
+    [whole] = run(ColourModel(), [job], tmp_path)
+    [part] = run(ColourModel(), [job], tmp_path, limit=10)
+    said = [result_of(each).rows[0]["convention"] for each in (whole, part)]
+    assert said[0]["prompts"] == "mcm_5"
+    assert "id_sample" not in said[0]
+    assert said[1]["id_sample"] == {"limit": 10, "seed": 0, "of": 24}
+    assert result_of(part).rows[0]["sample"] is None  # the three OOD images are all there
+    with pytest.raises(UsageError, match="over the ID classes: leave labels out"):
+        clipjax.evaluate(
+            ColourModel(),
+            "ood",
+            dataset=job.data.card,
+            root=job.data.root,
+            id_root=data / "colours",
+            labels="imagenet",
+        )
 
 
 def write_factors(folder: Path, names: list[str], per_class: int = 1) -> None:

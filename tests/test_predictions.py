@@ -20,9 +20,11 @@ import clipjax
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import Result
+from clipjax.labels import load_labels, load_projection
 from clipjax.metrics import calibration, detection, intervals, ood_scores
 from clipjax.predictions import evaluate_predictions
 from clipjax.results import ResultStore
+from clipjax.tasks import imagenet_d
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(40, 6)).astype(np.float32) * 2
@@ -220,6 +222,46 @@ def test_a_card_restricts_logits_to_its_classes(tmp_path):
     row = result.rows[0]
     assert (row["model"], row["dataset"]) == ("mine", "imagenet_r")
     assert row["convention"]["projection"] == "select from imagenet"
+
+
+def test_imagenet_d_from_logits_of_a_classifier_makes_lists(tmp_path):
+    """A framework's ResNet-50 over ImageNet's classes selects, as in the study's Table III."""
+    logits = RNG.normal(size=(12, 1000)).astype(np.float32)
+    ids = [f"wok/{row}.png" for row in range(12)]
+    file = npz(tmp_path / "resnet50.npz", logits=logits, labels=np.full(12, 112), ids=ids)
+    result = evaluate_predictions(
+        "imagenet_d", file, labels="imagenet", dataset="imagenet_d:texture", results=tmp_path / "runs"
+    )
+    assert result.path is not None
+    lists = imagenet_d.load_lists(result.path)
+    assert lists.name == "resnet50"
+    assert lists.wrong is not None
+    groups = load_projection(load_labels("imagenet"), load_labels("imagenet_d"))
+    assert groups is not None
+    best = np.stack([logits[:, list(group)].max(axis=1) for group in groups.groups], axis=1)
+    best[:, 112] = -np.inf  # the true category
+    names = np.array(load_labels("imagenet_d").ids)
+    assert lists.wrong["wok/3.png"] == names[np.argsort(-best[3])[:3]].tolist()
+
+
+def test_a_table_of_a_sample_stays_a_sample(tmp_path):
+    for colour in ("red", "blue"):
+        for i in range(3):
+            paint(tmp_path / "world" / colour / f"{i}.png", colour)
+    run = clipjax.evaluate(
+        ColourModel(),
+        dataset=tmp_path / "world",
+        prompts="single",
+        limit=3,
+        results=tmp_path / "r",
+        progress=False,
+    )
+    assert run.path is not None
+    assert run.rows[0]["sample"] == {"limit": 3, "seed": 0, "of": 6}
+    (tmp_path / "two.csv").write_text("id,name\nblue,blue\nred,red\n")
+    again = evaluate_predictions("zeroshot", run.path / "images.parquet", labels=tmp_path / "two.csv")
+    for name in ("sample", "precision", "skipped"):
+        assert again.rows[0][name] == run.rows[0][name], name
 
 
 def test_calibration_by_marks_and_by_names(tmp_path):

@@ -12,9 +12,10 @@
 rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `category` (the shape) and `imagename`
 (its end is `<shape><i>-<texture><j>.<ending>`) are needed; "na" is no decision.
 
-`.npz`, four tasks. N images, K classes; ids are optional texts, else the numbers of the rows:
+`.npz`, five tasks. N images, K classes; ids are optional texts, else the numbers of the rows:
 
     zeroshot     logits [N, K], labels [N], ids
+    imagenet_d   logits [N, K], labels [N], ids [N] (file names below the split's folder)
     imagenet_x   logits [N, K], ids [N] (file names), labels
     ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
                  ood_class [M] (the classes of NINCO)
@@ -101,6 +102,7 @@ def evaluate_predictions(
         "recipe": recipe,
         "convention": _convention(given, projection),
         **NOT_EMBEDDED,
+        **{name: given.run[name] for name in ("sample", "skipped", "precision") if name in given.run},
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
     }

@@ -19,6 +19,7 @@ from clipjax.tasks import Inputs, ood
 ARRAYS = {
     "zeroshot": {"logits": True, "labels": True, "ids": False},
     "imagenet_x": {"logits": True, "ids": True, "labels": False},
+    "imagenet_d": {"logits": True, "labels": True, "ids": True},
     "ood": dict.fromkeys(("id_logits", "ood_logits"), True)
     | dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
     "calibration": {"logits": True, "labels": True, "ids": False, "calibration": False}

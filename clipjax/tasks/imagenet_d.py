@@ -40,7 +40,8 @@ class CategoryLists:
     """The wrong categories of each image that a selection model is most confident of.
 
     Attributes:
-        name: of the selection model, or of the file.
+        name: of the selection model, as its run or else the file's name says.
+        source: the file, for messages.
         wrong: image id -> three category ids or names; None for each model's own.
         digest: SHA-256 of the contents.
     """
@@ -48,6 +49,7 @@ class CategoryLists:
     name: str
     wrong: Mapping[str, Sequence[str]] | None
     digest: str
+    source: str = ""
 
     def indices(self, ids: Sequence[str], labels: np.ndarray, space: LabelSpace) -> np.ndarray:
         """The wrong categories as indices into the label space. int32 [N, 3].
@@ -60,14 +62,14 @@ class CategoryLists:
         table = np.empty((len(ids), WRONG), np.int32)
         for row, image, label in zip(table, ids, labels):
             if image not in self.wrong:
-                raise DataError(f"{self.name}: no category list for the image {image}")
+                raise DataError(f"{self.source}: no category list for the image {image}")
             names = self.wrong[image]
             if unknown := [name for name in names if name not in index]:
-                raise DataError(f"{self.name}: {image}: {unknown[0]!r} is no category of {space.name}")
+                raise DataError(f"{self.source}: {image}: {unknown[0]!r} is no category of {space.name}")
             found = [index[name] for name in names]
             if len({*found, int(label)}) != WRONG + 1:
                 raise DataError(
-                    f"{self.name}: {image}: its list must be {WRONG} different categories beside the true "
+                    f"{self.source}: {image}: its list must be {WRONG} different categories beside the true "
                     f"one ({space.ids[label]}), not {', '.join(names)}"
                 )
             row[:] = found
@@ -87,7 +89,7 @@ def load_lists(path: Path | None) -> CategoryLists:
     if not path.is_file():
         raise DataError(f"{path} does not exist; give the images.parquet of an imagenet_d run, or a CSV file")
     wrong = _from_run(path) if path.suffix == ".parquet" else _from_csv(path)
-    return CategoryLists(_selection_model(path), wrong, sha256_json(sorted(wrong.items())))
+    return CategoryLists(_selection_model(path), wrong, sha256_json(sorted(wrong.items())), str(path))
 
 
 def _from_run(path: Path) -> dict[str, list[str]]:
@@ -112,12 +114,12 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _selection_model(path: Path) -> str:
-    """The model of the run that the table belongs to; the file's name where there is no run."""
+    """The model of the run that the table belongs to; the file's name (no ending) where there is no run."""
     run = path.parent / "run.json"
     try:
         return str(json.loads(run.read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, KeyError, TypeError):
-        return path.name
+        return path.stem
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_lists_of_another_model(tmp_path, how):
     got = values(outcome)
     assert got["top1_4way_list"] == share_right(ours, lists_of(theirs))
     assert got["top1_4way_own"] == share_right(ours, lists_of(ours)) < share_right(ours, lists_of(theirs))
-    assert lists.name == ("lists.csv" if how.startswith("csv") else "rn50")
+    assert lists.name == ("lists" if how.startswith("csv") else "rn50")
     [note] = [m.note for m in outcome.measures if m.metric == "top1_4way_list"]
     assert note == f"lists of {lists.name}"
     right = [answer == SPACE.ids[k] for answer, k in zip(outcome.images["answer_4way_list"], LABELS)]
