@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from _rows import row
+from typer.testing import CliRunner
 
+from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results import (
     ResultStore,
@@ -129,12 +131,160 @@ def test_a_killed_run_is_invisible(tmp_path):
 def test_a_damaged_run_is_named(tmp_path):
     path = ResultStore(tmp_path).add([row(new_run_id())])
     (path / "rows.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot be read"):
         ResultStore(tmp_path).rows()
     (path / "run.json").write_text('{"schema_version": 9}')
     (path / "rows.jsonl").write_text("")
     with pytest.raises(DataError, match="schema_version is 9"):
         ResultStore(tmp_path).rows()
+
+
+LINES = 5
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of five rows, the last of which has an interval."""
+    run_id = new_run_id()
+    rows = [row(run_id, slice=f"class:{k}", value=k / 9, interval=None) for k in range(LINES - 1)]
+    return ResultStore(tmp_path / "r").add([*rows, row(run_id)], {"id": [str(k) for k in range(5000)]})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"slice": null,', "Expecting property name enclosed in double quotes"),
+        ("[1]", "not a JSON object"),
+        ("", "Expecting value"),
+        ('{"a": 1}', "'a' was unexpected"),
+        ('{"slice": null, "value": 1}', "'interval' is a required property"),
+        ('{"slice": null, "value": "high", "interval": null}', "value: 'high' is not of type"),
+        ('{"slice": 3, "value": 1, "interval": null}', "slice: 3 is not of type"),
+        ('{"slice": null, "value": 1, "interval": {"lo": 1}}', "interval: "),
+        ('{"slice": null, "value": NaN, "interval": null}', "NaN is no JSON number"),
+        ('{"slice": null, "value": 1, "interval": null, "n": -1}', "n: -1 is less than"),
+        ('{"slice": null, "value": 1, "interval": null, "colour": 1}', "'colour' was unexpected"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, LINES - 1])
+def test_a_damaged_line_is_named(run, line, message, place):
+    path = run / "rows.jsonl"
+    lines = path.read_text().splitlines()
+    lines[place] = line
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError) as refused:
+        ResultStore(run.parent).rows()
+    text = str(refused.value)
+    assert text.startswith(f"{path}:{place + 1}: cannot be read (")
+    assert message in text
+    assert text.endswith(f"; delete {run} or restore it")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.json", b"[]", "not a JSON object"),
+        ("run.json", b"{", "Expecting property name"),
+        ("run.json", b"\xff", "can't decode byte"),
+        ("rows.jsonl", b"\xff", "can't decode byte"),
+        ("rows.jsonl", b"", "it has no rows"),
+        ("rows.jsonl", None, "No such file"),
+    ],
+)
+def test_a_damaged_file_is_named(run, name, text, message):
+    (run / name).unlink()
+    if text is not None:
+        (run / name).write_bytes(text)
+    with pytest.raises(DataError) as refused:
+        ResultStore(run.parent).run(run.name)
+    assert str(refused.value).startswith(f"{run / name}: cannot be read (")
+    assert message in str(refused.value)
+
+
+def test_the_shared_fields_are_checked(run):
+    shared = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(shared | {"model": 3}))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: cannot be read \(model: 3 is not of type 'string'"):
+        ResultStore(run.parent).rows()
+
+
+@pytest.mark.parametrize("kept", [0, 3, 200, -5])
+def test_a_truncated_per_image_table_is_named(run, kept):
+    path = run / "images.parquet"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"images\.parquet: cannot be read \(not a whole Parquet file"):
+        ResultStore(run.parent).images(run.name)
+
+
+def test_a_per_image_table_with_damaged_pages_is_named(run):
+    path = run / "images.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(2000) + whole[2004:])
+    with pytest.raises(DataError, match=r"images\.parquet: cannot be read"):
+        ResultStore(run.parent).images(run.name)
+
+
+def invoke(*words):
+    """Exit code, stdout, stderr and the error of a command."""
+    done = CliRunner().invoke(app, ["results", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr, done.exception
+
+
+@pytest.mark.parametrize("command", ["list", "export", "curation"])
+def test_a_damaged_run_stops_every_table(run, command):
+    ResultStore(run.parent).add([row(new_run_id())])
+    (run / "run.json").write_text("[]")
+    _, shown, _, error = invoke(command, run.parent)
+    assert shown == ""
+    assert isinstance(error, DataError)
+    assert f"delete {run} or restore it" in str(error)
+
+
+def test_what_is_left_out_is_said(run, tmp_path):
+    folder = run.parent
+    assert invoke("list", folder)[2] == ""
+    lost = ResultStore(folder).add([row(new_run_id())])
+    (lost / "run.json").unlink()
+    (folder / ".hidden").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    said = f"{folder}: left out, as they hold no run.json: {lost.name}\n"
+    for command in ("list", "export"):
+        code, shown, warned, _ = invoke(command, folder)
+        assert (code, warned) == (0, said)
+        assert "top1" in shown
+    assert invoke("merge", folder, "--out", tmp_path / "all")[2] == said
+    error = invoke("plot", lost.name, "--results", folder)[3]
+    assert isinstance(error, DataError)
+    assert f"{lost.name}/run.json: cannot be read (No such file" in str(error)
+    for k in range(7):
+        (folder / f"x{k}").mkdir()
+    assert invoke("list", folder)[2].endswith(f"{lost.name}, x0, x1, x2, x3 and 3 more\n")
+
+
+@pytest.mark.parametrize("command", ["list", "export", "curation", "plot"])
+def test_a_folder_without_results_is_said(tmp_path, command):
+    words = ["plot", "some_run", "--results", tmp_path] if command == "plot" else [command, tmp_path]
+    _, shown, _, error = invoke(*words)
+    assert shown == ""
+    assert isinstance(error, DataError)
+    assert str(error).startswith(f"{tmp_path} holds no results")
+
+
+def test_an_unknown_metric_is_an_error_with_the_nearest(tmp_path):
+    run_id = new_run_id()
+    parts = row(run_id, metric="class_accuracy", slice="class:n1")
+    ResultStore(tmp_path).add([row(run_id), row(run_id, metric="ece"), parts])
+    code, shown, _, _ = invoke("list", tmp_path, "--metric", "top1")
+    assert code == 0
+    assert "top1" in shown
+    assert "ece" not in shown
+    error = invoke("list", tmp_path, "--metric", "top2")[3]
+    assert isinstance(error, UsageError)
+    assert "unknown metric 'top2'; did you mean top1?" in str(error)
+    error = invoke("list", tmp_path, "--metric", "class_accuracy")[3]
+    assert isinstance(error, UsageError)
+    assert "add --slices" in str(error)
+    assert "class:n1" in invoke("list", tmp_path, "--metric", "class_accuracy", "--slices")[1]
 
 
 def test_merge(tmp_path):

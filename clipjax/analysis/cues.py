@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.ticker import PercentFormatter
 
-from clipjax.analysis.style import COLOURS, MARKERS, RC, limits_around, new_figure, save_figure
+from clipjax.analysis.style import COLOURS, RC, draw_points, explain_hollow, new_figure, save_figure
 from clipjax.errors import DataError
 
 Row = dict[str, Any]
@@ -39,19 +39,12 @@ def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
         for k, model in enumerate(models):
             shift = 0.5 * (k - (len(models) - 1) / 2) / len(models)
             own = [row for row in parts if row["model"] == model]
-            panel.errorbar(
-                [row["value"] for row in own],
-                [categories.index(row["slice"].removeprefix("class:")) - shift for row in own],
-                xerr=limits_around(own),
-                fmt=MARKERS[k % len(MARKERS)],
-                color=COLOURS[k % len(COLOURS)],
-                markersize=5,
-                capsize=2,
-                label=model,
-            )
+            heights = [categories.index(row["slice"].removeprefix("class:")) - shift for row in own]
+            draw_points(panel, own, heights, k, model)
             for row in biases:
                 if row["model"] == model and row["slice"] is None:
                     panel.axvline(row["value"], color=COLOURS[k % len(COLOURS)], linestyle="--", linewidth=1)
+        explain_hollow(panel, parts)
         panel.set_yticks(range(len(categories)), categories)
         panel.set_xlim(-0.02, 1.02)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

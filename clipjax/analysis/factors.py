@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 
-from clipjax.analysis.style import COLOURS, MARKERS, QUIET, RC, limits_around, new_figure, save_figure
+from clipjax.analysis.style import QUIET, RC, draw_points, explain_hollow, new_figure, save_figure
 from clipjax.errors import DataError
 
 Row = dict[str, Any]
@@ -37,16 +37,8 @@ def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filt
         for k, model in enumerate(models):
             shift = 0.5 * (k - (len(models) - 1) / 2) / len(models)
             points = [(i - shift, ratios[model, f]) for i, f in enumerate(factors) if (model, f) in ratios]
-            panel.errorbar(
-                [row["value"] for _, row in points],
-                [height for height, _ in points],
-                xerr=limits_around([row for _, row in points]),
-                fmt=MARKERS[k % len(MARKERS)],
-                color=COLOURS[k % len(COLOURS)],
-                markersize=5,
-                capsize=2,
-                label=model,
-            )
+            draw_points(panel, [row for _, row in points], [height for height, _ in points], k, model)
+        explain_hollow(panel, list(ratios.values()))
         panel.axvline(1, color=QUIET, linestyle="--", linewidth=1)
         panel.set_yticks(range(len(factors)), [_label(factor, ratios) for factor in factors])
         panel.set_xlim(left=0)

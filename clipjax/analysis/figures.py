@@ -18,6 +18,9 @@ Row = dict[str, Any]
 # metric -> (name in the legend, marker, whether it is filled)
 _ACCURACIES = {"top1": ("top-1", "o", True), "top5": ("top-5", "s", False)}
 
+# Width of a label such as "12.3%" with its margins, as a share of an axis from 0 to 1.
+LABEL = 0.14
+
 
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     """Accuracy of models with its intervals: one line a model, one panel a data set, best model on top.
@@ -44,18 +47,18 @@ def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
         panels = figure.subplots(1, len(datasets), sharey=True, squeeze=False)[0]
         for panel, dataset in zip(panels, datasets):
             here = [row for row in shown if row["dataset"] == dataset]
-            _accuracy_panel(panel, here, models)
-            _chance_line(panel, _classes(rows, dataset))
+            _accuracy_panel(panel, here, models, _classes(rows, dataset))
             panel.set_title(f"{dataset} (n = {max(row['n'] for row in here):,})", loc="left")
         panels[0].set_yticks(range(len(models)), models)
         panels[0].set_ylim(-0.6, len(models) - 0.4)
-        # A panel with another number of classes has a chance line of its own, so each name is taken once.
+        # Every panel has the same names, but those without classes no chance: each is taken once.
         legend = {n: h for panel in panels for h, n in zip(*panel.get_legend_handles_labels())}
         figure.legend(legend.values(), legend.keys(), loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
 
 
-def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
+def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], classes: int) -> None:
+    chance = 1 / classes if classes else None
     for colour, (metric, (name, marker, filled)) in zip(COLOURS, _ACCURACIES.items()):
         points = [row for row in rows if row["metric"] == metric]
         if not points:
@@ -74,24 +77,27 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str]) -> 
         )
         if metric == "top1":
             for value, height in zip(values, heights):
-                panel.annotate(
-                    f"{value:.1%}",
-                    (value, height),
-                    xytext=(0, 7),
-                    textcoords="offset points",
-                    ha="center",
-                    color=INK,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
-                )
+                _value_label(panel, value, height, chance)
+    if chance is not None:
+        panel.axvline(chance, color=QUIET, linestyle="--", linewidth=1, label="chance")
     panel.set_xlim(0, 1.03)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    panel.set_xlabel("zero-shot accuracy")
+    panel.set_xlabel("zero-shot accuracy" + (f" (chance: 1 of {classes})" if classes else ""))
     panel.grid(visible=False, axis="y")
 
 
-def _chance_line(panel: Axes, classes: int) -> None:
-    if classes:
-        panel.axvline(1 / classes, color=QUIET, linestyle="--", linewidth=1, label=f"chance (1 of {classes})")
+def _value_label(panel: Axes, value: float, height: int, chance: float | None) -> None:
+    """The value above its marker; beside the line of chance where it would lie on it."""
+    crossed = chance is not None and abs(value - chance) < LABEL / 2
+    panel.annotate(
+        f"{value:.1%}",
+        (chance if crossed else value, height),
+        xytext=(3 if crossed else 0, 7),
+        textcoords="offset points",
+        ha="left" if crossed else "center",
+        color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+    )
 
 
 def _by_accuracy(rows: Sequence[Row]) -> list[str]:

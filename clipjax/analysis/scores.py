@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from clipjax.analysis.style import COLOURS, INK, QUIET, RC, new_figure, save_figure
+from clipjax.analysis.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
 from clipjax.errors import DataError
 
 Row = dict[str, Any]
@@ -74,7 +74,6 @@ def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
 def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> None:
     panel.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
     for k, row, of in bins:
-        limits = row["interval"]
         panel.bar(
             (k - 0.5) / of,
             row["value"],
@@ -82,7 +81,7 @@ def _reliability_panel(panel: Axes, bins: Sequence[tuple[int, Row, int]]) -> Non
             color=COLOURS[0],
             alpha=0.75,
             edgecolor="white",
-            yerr=[[row["value"] - limits["lo"]], [limits["hi"] - row["value"]]],
+            yerr=limits_around([row]),
             error_kw={"ecolor": INK, "elinewidth": 0.8, "capsize": 1.5},
         )
     panel.set_xlim(0, 1)
@@ -120,17 +119,23 @@ def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) 
         panels = figure.subplots(tall, wide, squeeze=False).ravel()
         for panel, name in zip(panels, scores):
             _score_panel(panel, np.asarray(images[name], np.float64), inside)
-            area = areas[f"score:{name}"]
-            lo, hi = (area["interval"][end] for end in ("lo", "hi"))
-            panel.set_title(
-                f"{NAMES[name]}: AUROC {area['value']:.3f} [{lo:.3f}, {hi:.3f}]", loc="left", size=8
-            )
+            panel.set_title(f"{NAMES[name]}: {_area(areas.get(f'score:{name}'))}", loc="left", size=8)
+        for panel in panels[::wide]:
+            panel.set_ylabel("density of images")
         for panel in panels[len(scores) :]:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower right", ncols=3, frameon=False)
         figure.suptitle(f"{rows[0]['model']} on {rows[0]['dataset']}", color=INK)
     return save_figure(figure, out)
+
+
+def _area(row: Row | None) -> str:
+    """A row's AUROC with its interval, where it has them."""
+    if row is None or row["value"] is None:
+        return "no AUROC"
+    limits = row["interval"]
+    return f"AUROC {row['value']:.3f}" + (f" [{limits['lo']:.3f}, {limits['hi']:.3f}]" if limits else "")
 
 
 def _score_panel(panel: Axes, values: np.ndarray, inside: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipjax.errors import DataError
@@ -53,6 +54,41 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
         [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
         [max(0.0, limit["hi"] - row["value"]) for row, limit in zip(rows, limits)],
     ]
+
+
+def draw_points(
+    panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
+) -> None:
+    """The values of rows with their intervals, in the marker and colour of the k-th model.
+
+    A value without an interval is a hollow marker: what is not known is not drawn as known exactly.
+    """
+    colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+    panel.errorbar(
+        [row["value"] for row in rows],
+        heights,
+        xerr=limits_around(rows),
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        capsize=2,
+        label=label,
+    )
+    bare = [(row["value"], height) for row, height in zip(rows, heights) if row["interval"] is None]
+    if bare:
+        hollow = {"color": colour, "markerfacecolor": "white", "markersize": 5, "zorder": 3}
+        panel.plot(*zip(*bare), marker, **hollow)
+
+
+def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """An entry in the legend, the last one, for the hollow markers of `draw_points`: why they are hollow."""
+    bare = [row for row in rows if row["interval"] is None]
+    if bare:
+        notes = {row.get("note") or "" for row in bare}
+        only = notes.pop() if len(notes) == 1 else ""
+        label = only if only.startswith("no interval") else "no interval"
+        # Not `plot`, whose entries stand before those of `errorbar`.
+        panel.errorbar([], [], fmt="o", color=QUIET, markerfacecolor="white", markersize=5, label=label)
 
 
 def save_figure(figure: Figure, out: str | Path) -> list[Path]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.errors import DataError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.results import ResultStore, Row
 
 app = typer.Typer(help="Result rows: list, merge and export them.", no_args_is_help=True)
 
@@ -27,13 +31,44 @@ def list_rows(
     slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
 ) -> None:
     """List result rows, the newest of each recipe."""
-    from clipjax.results import ResultStore, summary_table
+    from clipjax.results import summary_table
+
+    rows = _of_metric(_opened(folder).rows(every=every), metric)
+    shown = [row for row in rows if slices or row["slice"] is None]
+    if not shown:
+        what = f"{metric!r} has" if metric else "these results have"
+        raise UsageError(f"{what} only rows of parts of data sets: add --slices")
+    print_table(*summary_table(shown))
+
+
+def _of_metric(rows: Sequence[Row], metric: str | None) -> list[Row]:
+    known = {row["metric"] for row in rows}
+    if metric is not None and metric not in known:
+        raise unknown_name("metric", metric, sorted(known))
+    return [row for row in rows if metric in (None, row["metric"])]
+
+
+def _opened(folder: Path) -> ResultStore:
+    """The results in a folder. Says on stderr which of its folders are no runs.
+
+    Raises:
+        DataError: it is not there or holds no run.
+    """
+    from clipjax.results import ResultStore
 
     found = ResultStore(folder)
     found.check_root(exists=True)
-    rows = [row for row in found.rows(every=every) if metric in (None, row["metric"])]
-    titles, cells = summary_table([row for row in rows if slices or row["slice"] is None])
-    print_table(titles, cells)
+    _warn_left_out(found)
+    if not found.run_ids():
+        raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
+    return found
+
+
+def _warn_left_out(found: ResultStore) -> None:
+    if names := found.left_out():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        listed = f"{', '.join(names[:5])}{more}"
+        typer.echo(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
 
 
 @app.command("merge")
@@ -42,8 +77,10 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
     """Copy the runs of several result folders into one; a run that is already there is left alone."""
-    from clipjax.results import merge_results
+    from clipjax.results import ResultStore, merge_results
 
+    for folder in folders:
+        _warn_left_out(ResultStore(folder))
     typer.echo(f"{out}: {merge_results(folders, out)} runs added")
 
 
@@ -57,11 +94,9 @@ def export(
     ] = False,
 ) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
-    from clipjax.results import ResultStore, export_rows
+    from clipjax.results import export_rows
 
-    found = ResultStore(folder)
-    found.check_root(exists=True)
-    _emit(export_rows(found.rows(every=every), form), out)
+    _emit(export_rows(_opened(folder).rows(every=every), form), out)
 
 
 @app.command("import")
@@ -111,13 +146,12 @@ def curation(
     A cell has a value only if all the rows that it averages are there.
     """
     from clipjax.analysis import curation
-    from clipjax.results import ResultStore
 
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
-    found = ResultStore(folder)
-    found.check_root(exists=True)
-    table = curation.curation_table(found.rows(), models, prompts, precision, curation.columns(columns))
+    table = curation.curation_table(
+        _opened(folder).rows(), models, prompts, precision, curation.columns(columns)
+    )
     if form != "table":
         _emit(curation.export_curation(table, form), out)
         return
@@ -152,11 +186,9 @@ def plot(
     from clipjax.analysis.cues import shape_bias_figure
     from clipjax.analysis.factors import factor_figure
     from clipjax.analysis.scores import ood_figure, reliability_figure
-    from clipjax.results import ResultStore
 
-    found = ResultStore(folder)
-    found.check_root(exists=True)
-    if run not in found.run_ids():
+    found = _opened(folder)
+    if run not in (*found.run_ids(), *found.left_out()):
         raise unknown_name("run", run, found.run_ids())
     rows = found.run(run)
     task, dataset = rows[0]["task"], rows[0]["dataset"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from clipjax.analysis import factors
 from clipjax.analysis.cues import shape_bias_figure
 from clipjax.analysis.factors import factor_figure
 from clipjax.cli import app
@@ -29,6 +30,34 @@ def test_the_figure_is_written_and_the_same_rows_give_the_same_bytes(tmp_path: P
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     others = factor_figure([*rows, row("c", "pose", 9.0)], tmp_path / "three")
     assert others[0].read_bytes() != first[0].read_bytes()
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> Any:
+    """The panel that `factor_figure` draws."""
+    saved: list[Any] = []
+    monkeypatch.setattr(factors, "save_figure", lambda figure, out: saved.append(figure) or [])
+    factor_figure(rows, "unused")
+    return saved[0].axes[0]
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        (["no interval: no resample errs"] * 2, "no interval: no resample errs"),
+        (["no interval: no resample errs", None], "no interval"),
+        ([None, None], "no interval"),
+    ],
+)
+def test_a_point_without_an_interval_is_hollow_and_the_legend_says_why(
+    monkeypatch: pytest.MonkeyPatch, notes: list[str | None], said: str
+) -> None:
+    bare = [{**row("a", f"f{k}", 2.0 + k), "interval": None, "note": note} for k, note in enumerate(notes)]
+    panel = drawn(monkeypatch, [row("a", "pose", 1.2), *bare, row("b", "pose", 1.5)])
+    hollow = [line for line in panel.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata())]
+    assert [sorted(line.get_xdata()) for line in hollow] == [[2.0, 3.0]]
+    assert panel.get_legend_handles_labels()[1] == ["a", "b", said]
+    whole = drawn(monkeypatch, [row("a", "pose", 1.2)])
+    assert whole.get_legend_handles_labels()[1] == ["a"]
 
 
 def test_rows_without_factors_are_refused(tmp_path: Path) -> None:
@@ -64,6 +93,9 @@ def test_the_command_draws_such_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
         def run_ids(self) -> list[str]:
             return list(runs)
+
+        def left_out(self) -> list[str]:
+            return []
 
         def run(self, name: str) -> list[dict[str, Any]]:
             return [{"task": name, "dataset": "d", **one} for one in runs[name]]

@@ -81,6 +81,36 @@ def test_texts_do_not_overlap(rows: list[dict[str, Any]], drawn: list[Figure], t
     assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height for box in boxes)
 
 
+def test_the_panels_share_one_entry_for_chance(
+    rows: list[dict[str, Any]], drawn: list[Figure], tmp_path: Path
+) -> None:
+    few = [one | {"dataset": "few"} for one in rows if not (one["slice"] or "").endswith(tuple("6789"))]
+    none = [one | {"dataset": "none"} for one in rows if one["slice"] is None]
+    accuracy_figure([*rows, *few, *none], tmp_path / "accuracy")
+    texts = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert sorted(texts) == ["chance", "top-1, 95 % interval", "top-5, 95 % interval"]
+    assert [axes.get_xlabel() for axes in drawn[0].axes] == [
+        "zero-shot accuracy (chance: 1 of 10)",
+        "zero-shot accuracy (chance: 1 of 6)",
+        "zero-shot accuracy",
+    ]
+
+
+@pytest.mark.parametrize("top1", [0.0, 0.04, 0.1, 0.12, 0.16, 0.2])
+def test_no_label_lies_on_the_line_of_chance(
+    rows: list[dict[str, Any]], drawn: list[Figure], tmp_path: Path, top1: float
+) -> None:
+    rows = [one | {"value": top1} if one["value"] == 0.3 else one for one in rows]
+    accuracy_figure(rows, tmp_path / "accuracy")
+    panel = drawn[0].axes[0]
+    drawn[0].draw_without_rendering()
+    line = panel.transData.transform((0.1, 0))[0]
+    boxes = {text.get_text(): text.get_window_extent() for text in panel.texts}
+    assert f"{top1:.1%}" in boxes
+    assert not any(box.x0 <= line <= box.x1 for box in boxes.values())
+    assert min(box.x0 for box in boxes.values()) > panel.bbox.x0 - 20, "it does not cover a model's name"
+
+
 def test_a_panel_for_each_data_set(rows: list[dict[str, Any]], drawn: list[Figure], tmp_path: Path) -> None:
     other = [one | {"dataset": "other", "n": 50} for one in rows if one["model"] != "small"]
     accuracy_figure(rows + other, tmp_path / "accuracy")

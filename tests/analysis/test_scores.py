@@ -99,8 +99,18 @@ def test_histograms_of_the_scores(runs, drawn, tmp_path):
     assert np.asarray(line.get_xdata())[0] == pytest.approx(
         np.quantile(np.asarray(images["msp"])[inside], 0.05)
     )
+    assert shown[0].get_ylabel() == "density of images"
     labels = shown[0].get_legend_handles_labels()[1]
     assert {"in distribution (n = 400)", "out of distribution (n = 120)"} <= set(labels)
+
+
+def test_an_area_without_an_interval_is_drawn_too(runs, drawn, tmp_path):
+    rows = [row | {"interval": None} for row in rows_of(runs["ood"], "far") if row["slice"] != "score:energy"]
+    rows = [row | ({"value": None} if row["slice"] == "score:max_logit" else {}) for row in rows]
+    scores.ood_figure(rows, images_table(runs["ood"].images).to_pydict(), tmp_path / "ood")
+    area = next(r["value"] for r in rows if r["slice"] == "score:msp" and r["metric"] == "auroc")
+    titles = [panel.get_title(loc="left") for panel in drawn[0].axes if panel.get_visible()]
+    assert titles == [f"MSP: AUROC {area:.3f}", "largest logit: no AUROC", "energy: no AUROC"]
 
 
 def test_other_runs_have_no_such_figure(tmp_path):
@@ -118,6 +128,9 @@ def test_the_command_draws_a_run(runs, monkeypatch, tmp_path):
 
         def run_ids(self):
             return ["ood", "calibration", "zeroshot"]
+
+        def left_out(self):
+            return []
 
         def run(self, name):
             return [
