@@ -100,7 +100,11 @@ def _logits(
 
 
 def score_blocks(
-    head: Head, features: np.ndarray, projection: Projection | None = None
+    head: Head,
+    features: np.ndarray,
+    projection: Projection | None = None,
+    *,
+    ids: Sequence[str] | None = None,
 ) -> Iterator[tuple[slice, Scores]]:
     """Scores over the data set's classes, a block of rows at a time, so that memory does not grow with N.
 
@@ -109,13 +113,25 @@ def score_blocks(
     Args:
         features: float32 [N, D], N > 0.
         projection: from the head's label space to the data set's; None leaves the logits as they are.
+        ids: [N], names of the images, to refuse scores that are not finite; None: they are not looked at.
+
+    Raises:
+        DataError: a score is not finite; names the image.
     """
     size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
     for start in range(0, len(features), size):
         block = np.asarray(features[start : start + size], np.float32)
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
         values = _project(logits(head, padded), projection)[: len(block)]
+        if ids is not None:
+            _check_finite(values, ids[start : start + len(block)])
         yield slice(start, start + len(block)), Scores(values, _averages(projection))
+
+
+def _check_finite(scores: jax.Array, ids: Sequence[str]) -> None:
+    finite = np.asarray(jnp.all(jnp.isfinite(scores), axis=1))
+    if not finite.all():
+        raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
 
 
 def _averages(projection: Projection | None) -> bool:

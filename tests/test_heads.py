@@ -349,6 +349,16 @@ def test_blocks_have_one_shape(monkeypatch):
     assert compiles.count > 0 == again.count
 
 
+def test_scores_that_are_not_finite_name_the_image_of_any_block(monkeypatch):
+    monkeypatch.setattr(heads, "SCORE_BLOCK", 4 * 3)
+    head = Head(jnp.eye(4), None, 1.0, False, space(*"abcd"))
+    features = np.zeros((8, 4), np.float32)
+    features[7, 0] = np.nan  # in the last block, which is padded
+    with pytest.raises(DataError, match=r"^seven: its logits hold NaN or infinity"):
+        list(score_blocks(head, features, ids=["other"] * 7 + ["seven"]))
+    assert len(list(score_blocks(head, features))) == 3
+
+
 def test_the_head_is_the_same_on_one_device_and_on_eight(pair):
     assert jax.device_count() == 8
     from clipjax.sharding import make_mesh

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.metrics.intervals import LEVEL, Interval
+from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
 # Weights of one block, in numbers. Small: what a statistic makes of them should stay in the caches.
@@ -138,6 +138,47 @@ def percentile_interval(draws: np.ndarray, level: float = LEVEL, *, clustered: b
     lo, hi = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     method = f"{'cluster_' * clustered}bootstrap_{len(draws)}"
     return Interval(float(lo), float(hi), level, method)
+
+
+def centred_interval(
+    value: float, draws: np.ndarray, level: float = LEVEL, *, lower: float = -np.inf, clustered: bool = False
+) -> Interval:
+    """Percentiles of draws moved so that their mean is the value, and cut off at `lower`.
+
+    For a sum of absolute values, such as ECE: it grows with every noise that is added, and of a
+    well-calibrated model all resamples lie above the value itself. E.g. "centred_bootstrap_1000".
+
+    Raises:
+        ValueError: a draw is NaN.
+    """
+    plain = percentile_interval(draws + (value - np.nanmean(draws)), level, clustered=clustered)
+    return plain._replace(lo=max(plain.lo, lower), method=f"centred_{plain.method}")
+
+
+def differ(draws: np.ndarray | None) -> bool:
+    """Whether there are draws [R], and two of them differ: else they say nothing of a number's spread."""
+    return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
+
+
+def interval_of_mean(
+    mean: float,
+    draws: np.ndarray | None,
+    units: int,
+    what: str,
+    level: float = LEVEL,
+    *,
+    clustered: bool = False,
+) -> Interval:
+    """`percentile_interval`; where the draws do not differ or there are none, `wilson_of_mean`.
+
+    Args:
+        mean: of numbers in 0..1.
+        draws: [R], or None where there is too little to resample.
+        units, what: how many independent ones of what the mean rests on at least, e.g. 50 "images".
+    """
+    if draws is None or not differ(draws):
+        return wilson_of_mean(mean, units, what, level)
+    return percentile_interval(draws, level, clustered=clustered)
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -168,6 +168,11 @@ def mce(bins: Reliability) -> float:
     return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
 
 
+def bin_of(confidence: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The right-closed bin of each image, 0..B-1; arguments as in `reliability`. int [N]."""
+    return np.searchsorted(edges[1:-1], np.asarray(confidence, np.float64))
+
+
 def bin_columns(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
 
@@ -178,7 +183,7 @@ def bin_columns(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) 
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
-    place = np.searchsorted(edges[1:-1], exact)
+    place = bin_of(exact, edges)
     columns[np.arange(len(exact)), :, place] = np.stack([np.ones(len(exact)), exact, correct], axis=1)
     return columns
 

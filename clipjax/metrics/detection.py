@@ -49,7 +49,7 @@ from clipjax.metrics.curves import (
     fpr_first,
     trapezoidal_precision,
 )
-from clipjax.metrics.intervals import LEVEL, Interval, wilson
+from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +340,7 @@ def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
     variance = auroc_variance(ranking)
     if not variance > 0:
         pairs = min(len(ranking.id_scores), len(ranking.ood_scores))
-        return wilson(area * pairs, pairs, level)._replace(method="wilson_pairs")
+        return wilson_of_mean(area, pairs, "pairs", level)
     z = scipy.stats.norm.ppf((1 + level) / 2)
     half = z * np.sqrt(variance) / (area * (1 - area))
     lo, hi = scipy.special.expit(scipy.special.logit(area) + np.array([-half, half]))

@@ -58,16 +58,19 @@ class FactorCounts:
         """
         return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
 
-    @property
-    def worst(self) -> int:
+    def worst(self, among: ArrayLike = True) -> int:
         """Column of the factor with the lowest accuracy, the first of equals; factors without images aside.
 
+        Args:
+            among: the factors to choose from, bool [F].
+
         Raises:
-            ValueError: no factor has an image.
+            ValueError: no such factor has an image.
         """
-        if not np.any(self.total):
+        chosen = np.asarray(among) & (self.total > 0)
+        if not chosen.any():
             raise ValueError("no image has any of the factors, so none is the worst")
-        return int(np.nanargmin(self.accuracy))
+        return int(np.argmin(np.where(chosen, self.accuracy, np.inf)))
 
 
 def count_factors(

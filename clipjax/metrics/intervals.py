@@ -31,6 +31,12 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
     return Interval(float(lo), float(hi), level, "wilson")
 
 
+def wilson_of_mean(mean: float, units: int, what: str, level: float = LEVEL) -> Interval:
+    """Wilson's interval of a mean of numbers in 0..1 over so many independent units, for where nothing better
+    is known: of all such numbers proportions vary most. The method names the units: "wilson_pairs"."""
+    return wilson(mean * units, units, level)._replace(method=f"wilson_{what}")
+
+
 def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
     """The exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
     tail = (1 - level) / 2

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from clipjax.errors import UsageError, unknown_name
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.labels import LabelSpace, Projection
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.metrics.intervals import Interval
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Any]
 """One row an image: column name -> N values, arrays of one or two axes, or lists."""
+
+
+def finite_column(columns: Columns, name: str) -> np.ndarray:
+    """A column of numbers. float32 [N] where it is stored so, else float64 [N].
+
+    Raises:
+        DataError: a number is not finite; names the image, or the row where there is no column `id`.
+    """
+    values = np.asarray(columns[name])
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
+        raise DataError(f"{which}: its {name} is {values[bad[0]]}")
+    return values
 
 
 class Annotations(Protocol):

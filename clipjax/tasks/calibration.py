@@ -20,15 +20,23 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.metrics import calibration as kernels
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval, weighted_mean
-from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.metrics.bootstrap import (
+    Resampling,
+    bootstrap,
+    centred_interval,
+    differ,
+    percentile_interval,
+    weighted_mean,
+)
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels
 
 STATES = ("before", "after")
 BINS = 15  # of the reliability diagram, and of MCE
 # Weights made at once. They go into a product of matrices, which wants many rows.
 BLOCK = 2**22
+# What a column `calibration` may hold: bools, 0 or 1, or these texts in any case.
+MARKS = {"0": False, "1": True, "false": False, "true": True}
 
 AVERAGED = "not applicable: averages of probabilities are no logits, and no temperature scales them"
 
@@ -52,7 +60,8 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
     Raises:
         DataError: no images or no labels, here or in the ID set; fewer than two ID images, or two of one
-            name; a label outside its label space or logits that are not finite: the image is named.
+            name; a column `calibration` that cannot be read or leaves one part empty; a label
+            outside its label space or logits that are not finite: the image is named.
     """
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
@@ -89,17 +98,30 @@ def _labels(part: Inputs) -> np.ndarray:
 
 
 def _halves(part: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the calibration and of the test half, ascending; a column `calibration` of bools says which."""
+    """Rows of the calibration and of the test half, ascending; a column `calibration` may say which."""
     if "calibration" in part.columns:
-        chosen = np.asarray(part.columns["calibration"], bool)
-        if not chosen.any():
-            raise DataError(f"{part.dataset}: no image is marked for calibration")
+        chosen = _marked(part)
         return np.flatnonzero(chosen), np.flatnonzero(~chosen)
     try:
         fitted, tested = kernels.half_split(part.ids)
     except ValueError as error:
         raise DataError(f"{part.dataset} cannot be split for calibration: {error}") from None
     return np.sort(fitted), np.sort(tested)
+
+
+def _marked(part: Inputs) -> np.ndarray:
+    """The images that the column `calibration` marks. bool [N]; some are marked, and some are not."""
+    marks = [MARKS.get(str(value).lower()) for value in part.columns["calibration"]]
+    if None in marks:
+        row = marks.index(None)
+        value = str(part.columns["calibration"][row])
+        raise DataError(f"{part.ids[row]}: its `calibration` is {value!r}; write 1 (true) or 0 (false)")
+    if len(set(marks)) < 2:
+        which = "all images are" if any(marks) else "no image is"
+        raise DataError(
+            f"{part.dataset}: {which} marked for calibration; mark some, and leave others for the test"
+        )
+    return np.array(marks, bool)
 
 
 def _fit(part: Inputs, rows: np.ndarray) -> Fit:
@@ -115,13 +137,9 @@ def _fit(part: Inputs, rows: np.ndarray) -> Fit:
 def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Logits over the data set's classes of some rows, a block at a time."""
     assert part.head is not None
-    for block, scores in score_blocks(part.head, np.asarray(part.features)[rows], part.projection):
-        values = np.asarray(scores.values)
-        finite = np.isfinite(values).all(axis=1)
-        if not finite.all():
-            name = part.ids[rows[block][int(np.argmin(finite))]]
-            raise DataError(f"{name}: its logits hold NaN or infinity")
-        yield block, values
+    features, ids = np.asarray(part.features)[rows], [part.ids[int(row)] for row in rows]
+    for block, scores in score_blocks(part.head, features, part.projection, ids=ids):
+        yield block, np.asarray(scores.values)
 
 
 def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
@@ -218,7 +236,8 @@ def _statistic(columns: Columns) -> Statistic:
 
 def _of_state(columns: Columns, state: str) -> Statistic:
     correct = np.asarray(columns["correct"], bool)
-    confidence, nll, brier = (_finite(columns, f"{name}_{state}") for name in ("confidence", "nll", "brier"))
+    names = (f"{name}_{state}" for name in ("confidence", "nll", "brier"))
+    confidence, nll, brier = (finite_column(columns, name).astype(np.float64) for name in names)
     bins = {
         "15": kernels.equal_width_edges(BINS),
         "25": kernels.equal_width_edges(25),
@@ -239,28 +258,12 @@ def _of_state(columns: Columns, state: str) -> Statistic:
     return statistic
 
 
-def _finite(columns: Columns, name: str) -> np.ndarray:
-    values = np.asarray(columns[name], np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
-        raise DataError(f"{which}: its {name} is {values[bad[0]]}")
-    return values
-
-
 def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) -> Measure:
-    if draws is None or draws.min() == draws.max():
+    if draws is None or not differ(draws):
         return Measure(name, value, n, note="no interval: no resample of the images differs")
     if name.startswith(("ece_", "mce_")):
-        return Measure(name, value, n, _centred(value, draws))
+        return Measure(name, value, n, centred_interval(value, draws, lower=0.0))
     return Measure(name, value, n, percentile_interval(draws))
-
-
-def _centred(value: float, draws: np.ndarray) -> Interval:
-    """Percentiles of draws moved so that their mean is the value: a sum of absolute values grows with every
-    noise that is added, and of a well-calibrated model all resamples lie above the value itself."""
-    plain = percentile_interval(draws + (value - draws.mean()))
-    return plain._replace(lo=max(plain.lo, 0.0), method=f"centred_{plain.method}")
 
 
 def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list[Measure]:

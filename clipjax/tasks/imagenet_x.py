@@ -24,7 +24,7 @@ from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_f
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace
 from clipjax.metrics import calibration, classification, intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.bootstrap import Resampling, bootstrap, centred_interval, differ, percentile_interval
 from clipjax.metrics.factors import (
     FactorCounts,
     correct_among,
@@ -259,7 +259,7 @@ def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measur
         for ending, of_kind in counts.items():
             hits = int(of_kind.hits[k])
             yield Measure(f"accuracy{ending}", hits / n, n, intervals.wilson(hits, n), place)
-        yield _error_ratio(counts[""], k, draws["error_ratio", variant, k + 1], place)
+        yield _error_ratio(counts[""], variant, k, draws, place)
         yield _ece(table, variant, k + 1, draws, place)
 
 
@@ -272,12 +272,12 @@ def _worst_factor(
     metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
 ) -> Measure:
     """The lowest accuracy of a factor, with that factor's own interval (the choice adds to it)."""
-    chosen = np.flatnonzero(of & (counts.total > 0))
-    if not chosen.size:
+    choice = int(np.sum(of & (counts.total > 0)))
+    if not choice:
         return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")
-    k = int(chosen[np.argmin(counts.accuracy[chosen])])
+    k = counts.worst(of)
     hits, n = int(counts.hits[k]), int(counts.total[k])
-    note = f"{names[k]}, of {len(chosen)} factors"
+    note = f"{names[k]}, of {choice} factors"
     return Measure(metric, hits / n, n, intervals.wilson(hits, n), place, note=note)
 
 
@@ -293,18 +293,22 @@ def _worst_classes(labels: np.ndarray, correct: np.ndarray, place: str | None) -
     return Measure(metric, value, n, intervals.wilson(int(hits[worst].sum()), n), place)
 
 
-def _error_ratio(counts: FactorCounts, k: int, draws: np.ndarray, place: str) -> Measure:
-    value, n = float(counts.error_ratio[k]), int(counts.total[k])
+def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, place: str) -> Measure:
+    value, n, found = float(counts.error_ratio[k]), int(counts.total[k]), draws["error_ratio", variant, k + 1]
     if np.isnan(value):
         return Measure("error_ratio", None, n, slice=place, note="not applicable: there is no error at all")
-    if counts.hits[k] in (0, n):
-        # No resample of the factor can differ: its own interval, over the average error.
+    if counts.hits[k] not in (0, n) and np.isnan(draws["error_ratio", variant, 0]).any():
+        note = "no interval: there are resamples without any error"
+        return Measure("error_ratio", value, n, slice=place, note=note)
+    if counts.hits[k] in (0, n) or np.isnan(found).any():
+        # Resamples of the factor cannot differ, or some hold no image of it: its own interval, over the
+        # average error.
         error = 1 - counts.average
         lo, hi, level, method = intervals.wilson(n - int(counts.hits[k]), n)
         return Measure(
             "error_ratio", value, n, Interval(lo / error, hi / error, level, f"{method}_ratio"), place
         )
-    return Measure("error_ratio", value, n, _limits(draws), place)
+    return Measure("error_ratio", value, n, percentile_interval(found), place)
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | None) -> Measure:
@@ -312,13 +316,11 @@ def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | No
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
-    limits = _limits(draws["ece", variant, group])
-    return Measure("ece", calibration.ece(bins), int(members.sum()), limits, place)
-
-
-def _limits(draws: np.ndarray) -> Interval | None:
-    """None where a resample has no value: no image of the factor was drawn, or no error."""
-    return None if not len(draws) or np.isnan(draws).any() else percentile_interval(draws)
+    value, n, found = calibration.ece(bins), int(members.sum()), draws["ece", variant, group]
+    held = found[~np.isnan(found)]  # without those that drew no image of the factor; the method counts them
+    if n < 2 or not differ(held):
+        return Measure("ece", value, n, slice=place, note="no interval: no resample of the images differs")
+    return Measure("ece", value, n, centred_interval(value, held, lower=0.0), place)
 
 
 _Draws = dict[tuple[str, str, int], np.ndarray]
@@ -334,8 +336,7 @@ def _draws(table: _Table, about: About) -> _Draws:
     first = [keys.index((variant, 0)) for variant, _ in keys]
     if len(table.label) < 2:
         return {(metric, *key): np.empty(0) for metric in ("error_ratio", "ece") for key in keys}
-    inner = calibration.equal_width_edges(BINS)[1:-1]
-    place = np.searchsorted(inner, table.confidence.astype(np.float64))  # right-closed, as `reliability`
+    place = calibration.bin_of(table.confidence, calibration.equal_width_edges(BINS))
     gap = table.correct[""] - table.confidence.astype(np.float64)
     image, group = np.nonzero(groups)
     size = len(keys)

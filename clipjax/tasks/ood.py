@@ -20,16 +20,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.heads import Head, cosine_head, score_blocks
 from clipjax.labels import Projection
 from clipjax.metrics import detection, ood_scores
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
-from clipjax.metrics.intervals import Interval, wilson
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
+from clipjax.metrics.intervals import wilson
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,
@@ -82,10 +81,7 @@ def _scores(
     if len(part.features) == 0:
         raise DataError(f"{part.dataset} holds no images: OOD detection needs ID and OOD images")
     made: dict[str, list[np.ndarray]] = {}
-    for rows, cosines, logits in _blocks(head, part.features, projection):
-        finite = np.asarray(jnp.all(jnp.isfinite(logits), axis=1))
-        if not finite.all():
-            raise DataError(f"{part.ids[rows][int(np.argmin(finite))]}: its logits hold NaN or infinity")
+    for cosines, logits in _blocks(head, part, projection):
         values = {name: score(logits) for name, score in OF_LOGITS.items()}
         if cosines is not None:
             values |= {name: score(cosines) for name, score in OF_COSINES.items()}
@@ -97,9 +93,9 @@ def _scores(
 
 
 def _blocks(
-    head: Head, features: np.ndarray, projection: Projection | None
-) -> Iterator[tuple[slice, jax.Array | None, jax.Array]]:
-    """Rows, their cosines (None for a classifier) and their logits, over the ID classes."""
+    head: Head, part: Inputs, projection: Projection | None
+) -> Iterator[tuple[jax.Array | None, jax.Array]]:
+    """Cosines (None for a classifier) and logits over the ID classes, a block of images at a time."""
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
@@ -108,16 +104,16 @@ def _blocks(
     cosine = cosine_head(head)
     if cosine is not None and head.bias is None:
         # One product for both: the logits are these cosines times the scale, to the bit.
-        for rows, scores in score_blocks(cosine, features, projection):
-            yield rows, scores.values, np.float32(head.scale) * scores.values
+        for _, scores in score_blocks(cosine, part.features, projection, ids=part.ids):
+            yield scores.values, np.float32(head.scale) * scores.values
         return
-    logits = score_blocks(head, features, projection)
+    logits = score_blocks(head, part.features, projection, ids=part.ids)
     if cosine is None:
-        for rows, scores in logits:
-            yield rows, None, scores.values
+        for _, scores in logits:
+            yield None, scores.values
         return
-    for (rows, scores), (_, cosines) in zip(logits, score_blocks(cosine, features, projection)):
-        yield rows, cosines.values, scores.values
+    for (_, scores), (_, cosines) in zip(logits, score_blocks(cosine, part.features, projection)):
+        yield cosines.values, scores.values
 
 
 def _confused_classes(inputs: Inputs) -> np.ndarray | None:
@@ -198,19 +194,13 @@ def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides],
     if inside.all() or not inside.any():
         side = "in" if inside.any() else "out of"
         raise DataError(f"{about.dataset}: all {len(inside)} images are {side} distribution; give both kinds")
-    scores = {name: _finite(columns, name, inside) for name in given}
+    scores = {name: _sides(columns, name, inside) for name in given}
     classes = np.asarray(columns["ood_class"], str)[~inside] if "ood_class" in columns else None
     return inside, scores, classes
 
 
-def _finite(columns: Columns, name: str, inside: np.ndarray) -> Sides:
-    values = np.asarray(columns[name])
-    if values.dtype != np.float32:
-        values = values.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
-        raise DataError(f"{which}: its score {name} is {values[bad[0]]}")
+def _sides(columns: Columns, name: str, inside: np.ndarray) -> Sides:
+    values = finite_column(columns, name)
     return values[inside], values[~inside]
 
 
@@ -245,7 +235,14 @@ def _pooled(
             if measure == "auroc" and clusters is None:
                 interval = detection.auroc_interval(ranking)
             else:
-                interval = _interval(value[0], draws.get((measure, name)), min(n, m), clusters is not None)
+                # Disjoint pairs of an ID and an OOD image are independent.
+                interval = interval_of_mean(
+                    float(value[0]),
+                    draws.get((measure, name)),
+                    min(n, m),
+                    "pairs",
+                    clustered=clusters is not None,
+                )
             found[measure, name] = Measure(measure, float(value[0]), n + m, interval, label.format(name))
     return found
 
@@ -269,7 +266,9 @@ def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> di
             f"class_mean_{measure}",
             float(value[0]),
             n + m,
-            _interval(value[0], draws.get((measure, name)), len(names), clustered=True),
+            interval_of_mean(
+                float(value[0]), draws.get((measure, name)), len(names), "pairs", clustered=True
+            ),
             f"score:{name}",
             aggregates="ood_classes",
         )
@@ -290,14 +289,6 @@ def _draws(
         return {}
     how: dict[str, Any] = {"resamples": about.resamples, "seed": about.seed}
     return bootstrap(statistic, Resampling(*first, **how), Resampling(*second, clusters=clusters, **how))
-
-
-def _interval(value: float, draws: np.ndarray | None, pairs: int, clustered: bool) -> Interval:
-    """Percentiles; Wilson's interval of disjoint pairs of images where no resample differs or can be drawn:
-    wide, but it does not shrink to a point."""
-    if draws is None or draws.min() == draws.max():
-        return wilson(float(value) * pairs, pairs)._replace(method="wilson_pairs")
-    return percentile_interval(draws, clustered=clustered)
 
 
 def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
@@ -328,7 +319,7 @@ def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measur
         note = "not applicable: no ID image is known to be of a class that OOD images are mistaken for"
         return [Measure("auroc", None, int(kept.sum()), slice=part, note=note)]
     rows = {name: np.asarray(columns[name])[kept] for name in ("msp_confused", "id") if name in columns}
-    sides = _finite(rows, "msp_confused", inside[kept])
+    sides = _sides(rows, "msp_confused", inside[kept])
     note = "MSP of the logits of the classes that OOD images are mistaken for; ID images of these alone"
     found = _pooled({"msp_confused": sides}, about, label=part)
     return [dataclasses.replace(each, note=note) for each in found.values()]

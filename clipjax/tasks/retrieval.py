@@ -19,7 +19,7 @@ import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import Interval
 from clipjax.metrics.retrieval import ABSENT, average_precision, found_in_top_k, rank_partners
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
@@ -126,14 +126,11 @@ def paired(images: Columns, about: About) -> Paired:
 def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Interval:
     """Wilson's for recall over images; else of the resamples.
 
-    Where no resample differs from another (everything was found at once), it is Wilson's of as many images:
-    of all quantities between 0 and 1, proportions vary most.
+    Where no resample differs from another (everything was found at once), it is Wilson's of as many images.
     """
     if name.startswith("text_retrieval_recall"):
         return intervals.wilson(round(value * n), n)
-    if drawn is None or np.ptp(drawn) == 0:
-        return intervals.wilson(value * n, n)._replace(method="wilson_images")
-    return percentile_interval(drawn, clustered=True)
+    return interval_of_mean(value, drawn, n, "images", clustered=True)
 
 
 def _table(ranks: Sequence[Sequence[int]], count: np.ndarray) -> np.ndarray:

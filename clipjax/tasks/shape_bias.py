@@ -22,7 +22,7 @@ from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import Projection
 from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval
+from clipjax.metrics.bootstrap import Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
@@ -62,11 +62,8 @@ def _decisions(inputs: Inputs) -> np.ndarray:
     assert head is not None
     averaged = projection if projection is not None and projection.kind == "mean_prob" else None
     decided = []
-    for rows, scores in score_blocks(head, inputs.features, None if averaged else projection):
-        finite = np.isfinite(np.asarray(scores.values)).all(axis=1)
-        if not finite.all():
-            name = inputs.ids[rows.start + int(np.argmin(finite))]
-            raise DataError(f"{name}: its logits hold NaN or infinity")
+    chosen = None if averaged else projection
+    for _, scores in score_blocks(head, inputs.features, chosen, ids=inputs.ids):
         if averaged is not None:
             decided.append(_by_mean_probability(scores.values, averaged))
         else:
@@ -154,9 +151,7 @@ def _limits(images: Columns, about: About) -> dict[str, Interval]:
     statistic = _statistic(np.asarray(images["decided_for"], str)[kept])
     data = Resampling(about.dataset, len(cluster), cluster, about.resamples, about.seed)
     draws = bootstrap(statistic, data)
-    told = {
-        name: values for name, values in draws.items() if np.isfinite(values).all() and np.ptp(values) > 0
-    }
+    told = {name: values for name, values in draws.items() if np.isfinite(values).all() and differ(values)}
     return {name: percentile_interval(values, clustered=True) for name, values in told.items()}
 
 

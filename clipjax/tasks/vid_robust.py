@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import Resampling, bootstrap, percentile_interval, weighted_mean
+from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.metrics.intervals import Interval
 from clipjax.tasks import About, Columns, Inputs, Measure, Task, zeroshot
 
@@ -86,11 +85,11 @@ def measure(images: Columns, about: About) -> list[Measure]:
 def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
     """Of a mean over frames, sets being resampled; where these cannot differ, Wilson's for as many sets."""
     sets = int(set_of.max()) + 1
-    if sets < 2 or correct.all() or not correct.any():
-        return intervals.wilson(float(correct.mean()) * sets, sets)
-    resampling = Resampling(about.dataset, len(correct), set_of, about.resamples, about.seed)
-    draws = bootstrap(lambda weights: {"mean": weighted_mean(correct, weights)}, resampling)
-    return percentile_interval(draws["mean"], clustered=True)
+    draws = None
+    if sets > 1:
+        resampling = Resampling(about.dataset, len(correct), set_of, about.resamples, about.seed)
+        draws = bootstrap(lambda weights: {"mean": weighted_mean(correct, weights)}, resampling)["mean"]
+    return interval_of_mean(float(correct.mean()), draws, sets, "sets", clustered=True)
 
 
 TASK = Task(

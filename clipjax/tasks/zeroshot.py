@@ -51,11 +51,10 @@ def predict(inputs: Inputs) -> Predictions:
     if n == 0:
         raise DataError("there are no images to evaluate")
     ranked, confidence = np.empty((n, k), np.int32), np.empty(n, np.float32)
-    for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection):
+    for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection, ids=inputs.ids):
         probabilities = scores.values if scores.are_probabilities else classification.softmax(scores.values)
         ranked[rows] = classification.top_k(scores.values, k=k)
         confidence[rows] = jnp.max(probabilities, axis=1)
-    _check_finite(confidence, inputs.ids)
     if inputs.projection is None:
         return Predictions(ranked, confidence)
     return Predictions(ranked, confidence, *_among_the_heads(inputs, inputs.projection))
@@ -65,21 +64,13 @@ def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray
     """See `Predictions`: the best of the head's own classes."""
     members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
     n, head = len(inputs.features), inputs.head
-    full, restricted, highest = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
+    full, restricted = np.empty(n, np.int32), np.empty(n, np.int32)
     assert head is not None
-    for rows, scores in score_blocks(head, inputs.features):
-        highest[rows] = jnp.max(scores.values, axis=1)
+    for rows, scores in score_blocks(head, inputs.features, ids=inputs.ids):
         full[rows] = jnp.argmax(scores.values, axis=1)
         restricted[rows] = members[np.argmax(scores.values[:, members], axis=1)]
-    _check_finite(highest, inputs.ids)
     finer = projection.kind == "max" and len(members) > len(projection.groups)
     return full, restricted if finer else None
-
-
-def _check_finite(values: np.ndarray, ids: Sequence[str]) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise DataError(f"{ids[int(np.argmin(finite))]}: its logits hold NaN or infinity")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:

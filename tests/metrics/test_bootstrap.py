@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipjax.metrics import bootstrap as b
 from clipjax.metrics import detection as d
+from clipjax.metrics.intervals import wilson
 
 CLUSTERS = np.array([0, 1, 1, 2, 2, 2, 3, 0, 4, 4, 4, 4])
 NAMES = ["auroc", "aupr_out", "fpr95_ninco"]
@@ -198,3 +199,27 @@ def test_memory_does_not_grow_with_the_resamples():
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[0] < 8 * b.BLOCK * 8
+
+
+def test_a_centred_interval_holds_the_value_that_every_draw_lies_above():
+    draws = np.linspace(0.1, 0.3, 101)
+    got = b.centred_interval(0.15, draws, 0.9)
+    assert got[:2] == pytest.approx((0.06, 0.24))
+    assert got.method == "centred_bootstrap_101"
+    low = b.centred_interval(0.02, draws, lower=0.0, clustered=True)
+    assert low.lo == 0
+    assert low.hi == pytest.approx(0.02 + 0.095)
+    assert low.method == "centred_cluster_bootstrap_101"
+    with pytest.raises(ValueError, match="1 of 3 resamples have no value"):
+        b.centred_interval(0.0, np.array([0, np.nan, 1]))
+
+
+def test_a_mean_without_draws_that_differ_has_wilsons_interval():
+    wide = wilson(0.9 * 10, 10)._replace(method="wilson_pairs")
+    for draws in (None, np.empty(0), np.full(20, 0.9)):
+        assert b.interval_of_mean(0.9, draws, 10, "pairs") == wide
+    draws = np.linspace(0.8, 1.0, 21)
+    expected = b.percentile_interval(draws, clustered=True)
+    assert b.interval_of_mean(0.9, draws, 10, "pairs", clustered=True) == expected
+    with pytest.raises(ValueError, match="no value"):
+        b.interval_of_mean(0.9, np.array([0.9, np.nan]), 10, "pairs")

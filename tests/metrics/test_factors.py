@@ -73,7 +73,7 @@ def test_resnet50_top_factor_oracle(joined):
     assert {name: round(accuracy[name], 5) for name in expected} == expected
     ratio = dict(zip(FACTORS, counts.error_ratio))
     assert [round(ratio[name], 4) for name in ("pose", "texture", "larger")] == [0.6947, 2.3939, 1.3159]
-    assert FACTORS[counts.worst] == "texture"
+    assert FACTORS[counts.worst()] == "texture"
     totals = [15064, 14751, 5972, 6150, 1450, 679, 638, 585, 282, 150, 122, 78, 60, 43, 44, 40]
     assert counts.total.tolist() == totals
 
@@ -185,12 +185,20 @@ def test_factor_without_images_is_nan_and_never_the_worst():
     counts = f.count_factors(np.array([True, False]), np.array([[1, 0], [1, 0]]))
     np.testing.assert_array_equal(counts.accuracy, [0.5, np.nan])
     np.testing.assert_array_equal(counts.error_ratio, [1.0, np.nan])
-    assert counts.worst == 0
+    assert counts.worst() == 0
     perfect = f.count_factors(np.array([True]), np.array([[1, 1]]))
     assert np.isnan(perfect.error_ratio).all()
-    assert perfect.worst == 0
+    assert perfect.worst() == 0
     with pytest.raises(ValueError, match="no image has any of the factors"):
-        _ = f.count_factors(np.array([True]), np.array([[0, 0]])).worst
+        f.count_factors(np.array([True]), np.array([[0, 0]])).worst()
+
+
+def test_the_worst_of_some_factors():
+    counts = f.count_factors(np.array([True, False, False]), np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    assert counts.worst() == counts.worst([False, True, True]) == 1
+    assert counts.worst([True, False, True]) == 0
+    with pytest.raises(ValueError, match="no image has any of the factors"):
+        counts.worst([False, False, True])
 
 
 def test_refusals():

@@ -284,6 +284,37 @@ def test_without_an_id_set_there_is_no_temperature(shifted):
     assert got["nll_before", None].value > 0
 
 
+def marked(near, column):
+    return dataclasses.replace(near, columns={"calibration": column})
+
+
+@pytest.mark.parametrize("words", [("0", "1"), ("false", "True"), (0, 1), (False, True), np.array([0, 1])])
+def test_a_column_may_say_which_images_calibrate(near, words):
+    """Texts are what a CSV file gives."""
+    third = np.arange(301) % 3 == 0
+    got = calibration.describe(
+        dataclasses.replace(known := marked(near, [words[int(m)] for m in third]), id=known)
+    )
+    assert list(got["id"]) == [name for name, mark in zip(near.ids, third) if not mark]
+    assert got["calibration_images"][0] == 101
+    temperature = kernels.fit_temperature(near.features[third], near.labels[third])
+    assert got["temperature"][0] == pytest.approx(temperature, rel=1e-9)
+
+
+@pytest.mark.parametrize("word", ["yes", "", "2", 2, 1.0, None])
+def test_marks_that_cannot_be_read_name_the_image(near, shifted, word):
+    column = [word if i == 5 else "1" for i in range(301)]
+    with pytest.raises(DataError, match=rf"{near.ids[5]}: its `calibration` is '{word}'; write 1"):
+        calibration.describe(dataclasses.replace(shifted, id=marked(near, column)))
+
+
+@pytest.mark.parametrize(("word", "message"), [("1", "all images are"), ("0", "no image is")])
+def test_neither_part_may_be_empty(near, word, message):
+    known = marked(near, [word] * 301)
+    with pytest.raises(DataError, match=f"near: {message} marked for calibration; mark some"):
+        calibration.describe(dataclasses.replace(known, id=known))
+
+
 def test_refusals(near, shifted):
     def run(part=shifted, known=near):
         calibration.TASK.run(dataclasses.replace(part, id=known))

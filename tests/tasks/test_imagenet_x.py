@@ -19,7 +19,7 @@ from clipjax.errors import DataError
 from clipjax.heads import Head, identity_head
 from clipjax.labels import LabelSpace
 from clipjax.metrics import calibration, intervals
-from clipjax.metrics.bootstrap import Resampling, percentile_interval
+from clipjax.metrics.bootstrap import Resampling, centred_interval, percentile_interval
 from clipjax.predictions import evaluate_predictions
 from clipjax.tasks import About, Inputs, Measure, imagenet_x
 
@@ -160,15 +160,76 @@ def test_intervals_and_ece_are_those_of_a_loop():
                 draws["error_ratio"].append(error[0] / error[1])
                 bins = calibration.reliability(confidence, correct, edges, weights=weights * has)
                 draws["ece"].append(calibration.ece(bins))
-        for metric, values in draws.items():
-            got, expected = found[metric, f"{variant}/factor:{name}"], percentile_interval(np.array(values))
-            assert got.interval is not None
-            assert got.interval[:2] == pytest.approx(expected[:2], abs=1e-12)
-            assert got.interval.method == "bootstrap_40"
+        place = f"{variant}/factor:{name}"
+        ece = centred_interval(found["ece", place].value, np.array(draws["ece"]), lower=0.0)
+        for metric, expected in (
+            ("error_ratio", percentile_interval(np.array(draws["error_ratio"]))),
+            ("ece", ece),
+        ):
+            got = found[metric, place].interval
+            assert got is not None
+            assert got[:2] == pytest.approx(expected[:2], abs=1e-12)
+            assert got.method == expected.method
         bins = calibration.reliability(confidence, correct, edges, weights=has)
         assert found["ece", f"{variant}/factor:{name}"].value == pytest.approx(
             calibration.ece(bins), abs=1e-12
         )
+
+
+def calibrated_columns(n: int = 200) -> dict[str, Any]:
+    """Right exactly as often as confident: resamples have a larger ECE. Factor "rare": two images."""
+    right = np.arange(n) % 2 == 0
+    factors = [["pose"] + ["rare"] * (i in (0, 1)) for i in range(n)]
+    return {
+        "prediction": np.zeros(n, np.int32),
+        "confidence": np.full(n, 0.5),
+        "label": (~right).astype(np.int32),
+        "correct": right,
+        "annotated": np.ones(n, bool),
+        "top_factors": [names[-1:] for names in factors],
+        "multi_factors": factors,
+    }
+
+
+def test_the_interval_of_ece_holds_it_where_every_resample_lies_above():
+    found = {
+        (m.metric, m.slice): m
+        for m in imagenet_x.measure(calibrated_columns(), About("x", None, resamples=50))
+    }
+    for place in (None, "multi/kept/factor:pose"):
+        ece = found["ece", place]
+        assert ece.value == pytest.approx(0, abs=1e-12)
+        assert ece.interval.lo <= ece.value < ece.interval.hi
+        assert ece.interval.method == "centred_bootstrap_50"
+
+
+def test_a_factor_that_some_resamples_do_not_hold_has_intervals():
+    found = {
+        (m.metric, m.slice): m
+        for m in imagenet_x.measure(calibrated_columns(), About("x", None, resamples=50))
+    }
+    ratio, ece = (found[metric, "top/filtered/factor:rare"] for metric in ("error_ratio", "ece"))
+    assert ratio.value == 1
+    half = intervals.wilson(1, 2)
+    assert ratio.interval[:2] == pytest.approx((half.lo / 0.5, half.hi / 0.5))
+    assert ratio.interval.method == "wilson_ratio"
+    assert ece.interval.lo <= ece.value < ece.interval.hi
+    held = int(ece.interval.method.removeprefix("centred_bootstrap_"))
+    assert 20 < held < 50  # e^-2 of the resamples hold neither of the two images
+
+
+def test_every_number_has_an_interval_or_says_why_not():
+    """With a single error some resamples hold none: the ratio of a factor has no limits."""
+    images = calibrated_columns()
+    images["correct"] = np.arange(200) != 0
+    measures = imagenet_x.measure(images, About("x", None, resamples=50))
+    found = {(m.metric, m.slice): m for m in measures}
+    assert found["error_ratio", "multi/kept/factor:rare"].note == (
+        "no interval: there are resamples without any error"
+    )
+    images["top_factors"][0] = ["glow"]  # one image
+    for each in [*measures, *imagenet_x.measure(images, About("x", None, resamples=50))]:
+        assert each.interval is not None or each.note, each
 
 
 def test_extremes_have_an_interval():
@@ -194,6 +255,7 @@ def test_a_single_image(notes):
     assert (found["average", None].value, found["average", None].n) == (1, 1)
     assert found["ece", None].value == pytest.approx(1 - CONFIDENCE[4], abs=1e-6)
     assert found["ece", None].interval is None
+    assert found["ece", None].note == "no interval: no resample of the images differs"
 
 
 def test_all_numbers_again_from_lists(notes):

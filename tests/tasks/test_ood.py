@@ -325,9 +325,9 @@ def test_columns_that_have_no_measure():
     with pytest.raises(DataError, match="far: there is no score; give a column mcm, msp"):
         ood.measure({"in_distribution": columns["in_distribution"]}, ABOUT)
     broken = {**columns, "msp": [float("nan") if i == 21 else v for i, v in enumerate(columns["msp"])]}
-    with pytest.raises(DataError, match="row 21: its score msp is nan"):
+    with pytest.raises(DataError, match="row 21: its msp is nan"):
         ood.measure(broken, ABOUT)
-    with pytest.raises(DataError, match=r"^b/7: its score msp is nan"):
+    with pytest.raises(DataError, match=r"^b/7: its msp is nan"):
         ood.measure({**broken, "id": [f"b/{i - 14}" for i in range(35)]}, ABOUT)
 
 

@@ -79,10 +79,10 @@ def test_intervals_are_over_sets():
     assert frames.interval.lo < 5 / 9 < frames.interval.hi
     right = planted(predicted=[each[0] for each in [[1], [1], [1], [2], [2], [2], [5], [7], [7]]])
     [perfect] = [m for m in vid_robust.TASK.run(right).measures if m.metric == "top1_all_frames"]
-    assert perfect.interval == intervals.wilson(4, 4)  # four sets, whatever they hold
+    assert perfect.interval == intervals.wilson_of_mean(1.0, 4, "sets")  # four sets, whatever they hold
     alone = inputs_of([1, 1, 2], [[1]] * 3, ["a"] * 3, [0, 1, 2], [3] * 3)
     [single] = [m for m in vid_robust.TASK.run(alone).measures if m.metric == "top1_all_frames"]
-    assert single.interval == intervals.wilson(2 / 3, 1)
+    assert single.interval == intervals.wilson(2 / 3, 1)._replace(method="wilson_sets")
 
 
 def test_numbers_from_a_stored_table():
