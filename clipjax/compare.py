@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.evaluation import COMPARISON
+from clipjax.evaluation import COMPARISON, check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, percentile_interval
 from clipjax.metrics.intervals import Interval, paired_difference
 from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact
@@ -107,8 +107,7 @@ def compare_runs(
         UsageError: no run or model of that name; both are one run; no metric of that name.
         DataError: the runs are of other tasks, data sets or images, or were made by another version.
     """
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    check_bootstrap(resamples, seed)
     runs = [_runs_of(str(name), Path(results)) for name in (first, second)]
     found: list[tuple[_Found, _Run, _Run]] = []
     for a, b in _pairs(runs, (str(first), str(second)), results):

@@ -145,8 +145,7 @@ def evaluate(
     """
     found = find_task(task)
     check_settings(per_device_batch, workers, on_error)
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root()
     if compare_precision and (precision != "parity" or found.name != "zeroshot"):
@@ -172,6 +171,14 @@ def evaluate(
     if not compare_precision:
         return first
     return _compare(subject, first, _profile(subject, "fast", settings, results), results)
+
+
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Raises UsageError for what cannot be resampled with."""
+    if resamples < 1:
+        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    if seed < 0:
+        raise UsageError(f"the seed must be at least 0, not {seed}")
 
 
 def _hash_images(manifest: Manifest, progress: bool) -> None:

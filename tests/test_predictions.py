@@ -96,7 +96,7 @@ def test_a_person(tmp_path):
         ({"object_response": "wolf"}, r"p.csv:4: object_response says 'wolf', which is none of the 16"),
         ({"category": "wolf"}, r"p.csv:4: category says 'wolf'"),
         ({"imagename": "dog1-fur1.png"}, r"p.csv:4: imagename says 'fur'"),
-        ({}, r"p.csv: 'dog/dog10-bicycle1.png' is in row 0 and in row 2; give each image once"),
+        ({}, r"p.csv:4: 'dog/dog10-bicycle1.png' is in line 2, too; give each image once"),
         ({"subj": "subject-02"}, r"p.csv holds decisions of subject-01, subject-02"),
     ],
 )
@@ -163,7 +163,7 @@ def test_imagenet_x_from_logits(letters, tmp_path):
         ("11.png,1,nan", r"bad.csv:3: predicted_probability is 'nan'; it must be 0 to 1"),
         ("11.png,1,1.01", r"bad.csv:3: predicted_probability is '1.01'"),
         ("11.png,1", r"bad.csv:3: expected 3 cells"),
-        ("0.png,1,0.5", r"bad.csv: '0.png' is in row 0 and in row 1; give each image once"),
+        ("0.png,1,0.5", r"bad.csv:3: '0.png' is in line 2, too; give each image once"),
     ],
 )
 def test_wrong_classes(letters, tmp_path, line, message):
@@ -324,6 +324,8 @@ def test_ood(tmp_path):
 GOOD = {"logits": LOGITS, "labels": LABELS}
 OOD = {"id_logits": LOGITS[:25], "ood_logits": LOGITS[25:]}
 
+COSINES = OOD | {"id_cosines": np.tanh(LOGITS[:25]), "ood_cosines": np.tanh(LOGITS[25:])}
+
 
 def broken(array: np.ndarray, row: int, value: float) -> np.ndarray:
     array = array.copy()
@@ -347,17 +349,69 @@ def broken(array: np.ndarray, row: int, value: float) -> np.ndarray:
         ("zeroshot", GOOD | {"ids": np.array([None] * 40)}, r"m.npz is not an .npz of plain arrays"),
         ("ood", {"id_logits": LOGITS}, r"has no array 'ood_logits'"),
         ("ood", OOD | {"ood_logits": broken(LOGITS, 2, np.inf)}, r"row 2 of ood_logits holds NaN"),
-        ("ood", OOD | {"id_cosines": LOGITS[:25]}, r"there is no 'ood_cosines', but its other half"),
+        ("ood", OOD | {"id_cosines": COSINES["id_cosines"]}, r"there is no 'ood_cosines', but its other"),
         ("ood", OOD | {"id_cosines": LOGITS, "ood_cosines": LOGITS}, r"id_cosines has shape \(40, 6\)"),
         ("ood", OOD | {"ood_class": np.array(["x"])}, r"ood_class has shape \(1,\); give one"),
         ("calibration", GOOD | {"calibration": LABELS}, r"calibration is int64 of shape \(40,\)"),
         ("calibration", GOOD | {"calibration": np.ones(40, bool)}, r"m.npz: all images are marked for calib"),
-        ("calibration", GOOD | {"calibration": np.zeros(40, bool)}, r"no image is marked for calibration"),
+        ("calibration", GOOD | {"calibration": np.zeros(40, bool)}, r"m.npz: no image is marked in cal"),
+        ("zeroshot", GOOD | {"labels": LABELS.astype(str)}, r"m.npz: labels is <U21 of shape \(40,\); give"),
+        ("ood", {"id_logits": LOGITS, "ood_logits": LOGITS}, r"m.npz: each row of ood_logits is a row of"),
+        ("ood", {"id_logits": LOGITS, "ood_logits": LOGITS[9:3:-1]}, r"each row of ood_logits is a row of"),
+        ("ood", OOD | {"ood_logits": LOGITS[25:, :5]}, r"m.npz: id_logits has 6 columns, but ood_logits 5;"),
+        ("ood", COSINES | {"id_cosines": LOGITS[:25]}, r"m.npz: row 0 of id_cosines holds -?\d.*-1 to 1;"),
+        (
+            "ood",
+            COSINES | {"ood_cosines": broken(COSINES["ood_cosines"], 2, -1.002)},
+            r"row 2 of ood_cosines holds -1.002, and",
+        ),
+        (
+            "ood",
+            OOD | {"ood_class": np.array(["x"] * 7 + [" "] + ["y"] * 7)},
+            r"m.npz: row 7 has an empty ood_class; name the class",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_arrays(tmp_path, task, arrays, message):
     with pytest.raises(DataError, match=message):
         evaluate_predictions(task, npz(tmp_path / "m.npz", **arrays))
+
+
+def test_cosines_may_be_rounded(tmp_path):
+    cosines = COSINES | {"ood_cosines": broken(COSINES["ood_cosines"], 2, 1.0009)}
+    result = evaluate_predictions("ood", npz(tmp_path / "m.npz", **cosines), resamples=20)
+    assert values(result)["auroc", "score:mcm"] is not None
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_an_npz_that_is_cut_short(tmp_path, keep):
+    whole = npz(tmp_path / "whole.npz", **GOOD).read_bytes()
+    (tmp_path / "m.npz").write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(DataError, match=r"m.npz is not an .npz of plain arrays, or it is cut short; save it"):
+        evaluate_predictions("zeroshot", tmp_path / "m.npz")
+
+
+def test_an_npz_whose_compressed_bytes_are_damaged(tmp_path):
+    file = tmp_path / "m.npz"
+    np.savez_compressed(file, **GOOD)
+    whole = bytearray(file.read_bytes())
+    whole[100:160] = bytes(60)
+    file.write_bytes(whole)
+    with pytest.raises(
+        DataError, match=r"m.npz is not an .npz of plain arrays: 'logits' is damaged or holds"
+    ):
+        evaluate_predictions("zeroshot", file)
+
+
+def test_objects_and_a_single_array_are_no_npz(tmp_path):
+    file = npz(tmp_path / "m.npz", **GOOD, ids=np.array([None] * 40))
+    with pytest.raises(DataError, match=r"m.npz is not an .npz of plain arrays: 'ids' .* objects") as caught:
+        evaluate_predictions("zeroshot", file)
+    assert "allow_pickle" not in str(caught.value)
+    np.save(tmp_path / "one.npy", LOGITS)
+    (tmp_path / "one.npy").rename(file)
+    with pytest.raises(DataError, match=r"m.npz is not an .npz of plain arrays but a single array \(.npy\)"):
+        evaluate_predictions("zeroshot", file)
 
 
 def test_logits_that_do_not_fit_their_classes(tmp_path):
@@ -419,12 +473,72 @@ def test_tables_of_others(tmp_path, run):
         ({"label": [0, 1]}, r"t.parquet: there is no column 'correct', which the task measures"),
         ({"label": [0, None], "correct": [True, True]}, r"t.parquet: row 1 has no value in 'label'"),
         ({"label": [], "correct": []}, r"t.parquet holds no images"),
+        ({"label": [0, 2], "correct": [True, True]}, r"label of row 1 is 2; it must be 0..1 \(colo"),
+        ({"label": [-1, 0], "correct": [True, True]}, r"label of row 0 is -1; it must be 0..1"),
+        ({"label": [9, 9], "correct": [False, False]}, r"label of row 0 is 9"),
+        ({"label": [0, np.nan], "correct": [True, True]}, r"t.parquet: label of row 1 is nan; it must be"),
+        ({"label": [0, 0.5], "correct": [True, True]}, r"t.parquet: label of row 1 is 0.5; it must be 0..1"),
+        ({"label": ["red", "blue"], "correct": [True, True]}, r"label of row 0 is 'red'; it must be 0..1"),
+        ({"label": [0], "prediction": [500], "correct": [False]}, r"prediction of row 0 is 500; it must"),
+        ({"label": [0], "prediction": [1], "correct": [True]}, r"row 0 says correct=True, .* is 1 and the"),
+        ({"label": [0], "prediction": [0], "correct": [False]}, r"row 0 says correct=False, .* label is 0"),
+        ({"label": [0, 1], "correct": [1, 0]}, r"t.parquet: correct of row 0 is 1; it must be a bool"),
+        ({"label": [0, 1], "correct": [True, None]}, r"t.parquet: row 1 has no value in 'correct'"),
+        ({"label": [0], "correct": [True], "correct_full": ["x"]}, r"correct_full of row 0 is 'x'; it must"),
+        ({"label": [0], "correct": [True], "correct_top5": [False]}, r"row 0 is correct but not correct_t"),
+        (
+            {"label": [0], "prediction": [0], "accepted": [[1]], "correct": [True]},
+            r"row 0 says correct=True, but the prediction is 0 and \[1\] are accepted",
+        ),
     ],
 )  # fmt: skip
 def test_wrong_tables(tmp_path, run, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=message):
         evaluate_predictions("zeroshot", tmp_path / "t.parquet", dataset=card_of(run))
+
+
+def test_an_image_may_be_right_by_another_label(tmp_path, run):
+    """Said by the column `accepted`; in vid_robust the table need not say it."""
+    columns = {"label": [0.0, 1.0], "prediction": [1, 1], "correct": [True, True]}
+    pq.write_table(pa.table(columns | {"accepted": [[0, 1], [1]]}), tmp_path / "t.parquet")
+    result = evaluate_predictions("zeroshot", tmp_path / "t.parquet", dataset=card_of(run))
+    assert result.value("top1") == 1
+    assert result.images["label"].to_pylist() == [0, 1]
+    columns |= {"anchor": ["a", "b"], "offset": [0, 0], "set_size": [1, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
+    result = evaluate_predictions("vid_robust", tmp_path / "v.parquet", dataset=card_of(run), resamples=20)
+    assert (result.value("benign"), result.value("top1_all_frames")) == (1, 0.5)
+    pq.write_table(pa.table(columns | {"correct": [True, False]}), tmp_path / "v.parquet")
+    with pytest.raises(
+        DataError, match=r"v.parquet: row 1 says correct=False, but the prediction is 1 and the"
+    ):
+        evaluate_predictions("vid_robust", tmp_path / "v.parquet", dataset=card_of(run))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"msp": [0.5, np.nan]}, r"o.parquet: msp of row 1 is nan; it must be a finite number"),
+        ({"msp": ["0.5", "x"]}, r"o.parquet: msp of row 0 is '0.5'; it must be a finite number"),
+        ({"in_distribution": [1, 0]}, r"o.parquet: in_distribution of row 0 is 1; it must be a bool"),
+        ({"in_distribution": [True, True]}, r"o.parquet: o: all 2 images are in distribution"),
+        ({"ood_class": ["", ""]}, r"o.parquet: row 1 has an empty ood_class"),
+    ],
+)
+def test_wrong_scores(tmp_path, change, message):
+    pq.write_table(
+        pa.table({"in_distribution": [True, False], "msp": [0.5, 0.4]} | change), tmp_path / "o.parquet"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluate_predictions("ood", tmp_path / "o.parquet")
+
+
+def test_a_folder_is_no_file(tmp_path, run):
+    with pytest.raises(DataError, match=rf"{run.path} is a folder; give {run.path}/images.parquet"):
+        evaluate_predictions("zeroshot", run.path)
+    with pytest.raises(DataError, match=r"is a folder; give a .parquet, .csv or .npz file"):
+        evaluate_predictions("zeroshot", tmp_path)
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path):
@@ -447,6 +561,7 @@ def test_combinations_that_do_not_exist(tmp_path):
         ("zeroshot", "t.parquet", {}, r"say what its labels are: dataset=CARD or labels=NAME"),
         ("zeroshot", "t.parquet", {"annotations": tmp_path}, r"'zeroshot' takes no annotations"),
         ("zeroshot", "t.parquet", {"resamples": 0}, r"needs 1 resample or more"),
+        ("zeroshot", "t.parquet", {"seed": -1}, r"the seed must be at least 0, not -1"),
         ("zero", "t.parquet", {}, r"unknown task 'zero'"),
         ("zeroshot", "t.parquet", {"dataset": "imagenet_y"}, r"unknown data set 'imagenet_y'"),
     ]
@@ -460,7 +575,7 @@ def test_combinations_that_do_not_exist(tmp_path):
 
 def test_the_command_line(letters, tmp_path):
     notes, file = letters
-    command = ["eval", "imagenet_x", "--predictions", file, "--annotations", notes, "--resamples", 20]
+    command = ["eval", "imagenet_x", "--predictions", file, "--annotations", notes, "--resamples", 100]
     command += ["--labels", file.parent / "letters.csv", "--model", "mine too", "--results", tmp_path / "r"]
     done = CliRunner().invoke(app, [*map(str, command), "--json"])
     assert done.exit_code == 0, done.output
@@ -470,6 +585,14 @@ def test_the_command_line(letters, tmp_path):
     done = CliRunner().invoke(app, list(map(str, command)))
     assert "worst_factor_of_ten" in done.stdout
     assert "factor:pose" not in done.stdout
+
+
+@pytest.mark.parametrize(("option", "value"), [("--resamples", "99"), ("--seed", "-1")])
+def test_the_command_line_refuses_few_resamples_and_negative_seeds(tmp_path, option, value):
+    command = ["eval", "zeroshot", "--predictions", str(tmp_path / "x.npz")]
+    done = CliRunner().invoke(app, [*command, option, value])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option}'" in done.output
 
 
 def test_the_command_line_says_no(tmp_path):

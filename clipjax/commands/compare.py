@@ -26,8 +26,8 @@ def compare(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this metric, e.g. top1; may be repeated.")
     ] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples of the paired bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Its seed.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON on stdout.")] = False,
 ) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.

@@ -76,8 +76,8 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of that sample and of bootstraps.")] = 0,
-    resamples: Annotated[int, typer.Option(help="Resamples of bootstraps.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample and of bootstraps.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Images a device a step; part of the store's layout.")] = 64,
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")

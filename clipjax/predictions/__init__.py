@@ -4,7 +4,9 @@
     clipjax eval shape_bias --predictions decisions.csv
 
 `.parquet`, every task: the per-image table that a run of ours writes (`images.parquet`; where the run's
-`run.json` lies beside it, it says model and data set), or a table with the same columns.
+`run.json` lies beside it, it says model and data set), or a table with the same columns. `label` and
+`prediction` are class numbers from 0, `correct...` bools that agree with them; where an image has several
+right labels, a column `accepted` lists them.
 
 `.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as facebookresearch/imagenetx has them.
 
@@ -24,6 +26,8 @@ rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `categor
                  id_logits, id_labels, id_ids, id_calibration of the images that T comes from.
 
 Columns of logits are the classes of `labels`, else of the data set's card, else they are numbered.
+
+Messages count the rows of .parquet and .npz from 0, and the lines of .csv from 1, which is the header.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from typing import Any
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation import NO_STATS, NOT_EMBEDDED, Result, finish, identity
+from clipjax.evaluation import NO_STATS, NOT_EMBEDDED, Result, check_bootstrap, finish, identity
 from clipjax.labels import Projection, load_labels
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.predictions.arrays import ARRAYS, read_arrays
@@ -79,12 +83,10 @@ def evaluate_predictions(
         UsageError, DataError: one sentence with the file, and the row or key, and what to do.
     """
     start, found, path = time.perf_counter(), find_task(task), Path(file)
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root()
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
+    _check_file(path)
     read = _reader(path, found)
     given = _given(path, found, dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
@@ -107,6 +109,15 @@ def evaluate_predictions(
         "compile_count": compiles.count,
     }
     return finish(common, Outcome(measures, columns), NO_STATS, results)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        table = path / "images.parquet"
+        give = str(table) if table.is_file() else "a .parquet, .csv or .npz file"
+        raise DataError(f"{path} is a folder; give {give}")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
 
 
 def _reader(path: Path, task: Task) -> Read:

@@ -4,14 +4,18 @@ hands them through."""
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.heads import identity_head
 from clipjax.labels import LabelSpace, load_projection
+from clipjax.predictions.checks import check_named
 from clipjax.predictions.given import Described, Given, check_ids, with_file
 from clipjax.tasks import Inputs, ood
 
@@ -25,6 +29,18 @@ ARRAYS = {
     "calibration": {"logits": True, "labels": True, "ids": False, "calibration": False}
     | dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
 }
+
+# How far rounding may take a cosine beyond -1 and 1.
+ROUNDING = 1e-3
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def read_arrays(given: Given) -> Described:
@@ -48,9 +64,11 @@ def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     """Images out of distribution have no classes of their own: all logits are over those of the ID images."""
     names = {"id": "in_distribution", "ood": given.dataset}
     parts = {side: _inputs(given, arrays, f"{side}_", name, given.columns_of) for side, name in names.items()}
-    more = {}
+    _check_sides(given.path, parts["id"].features, parts["ood"].features)
+    more, m = {}, len(parts["ood"].ids)
     if "ood_class" in arrays:
-        more["ood_class"] = _texts(given.path, arrays, "ood_class", len(parts["ood"].ids))
+        more["ood_class"] = _texts(given.path, arrays, "ood_class", m)
+        check_named(given, "ood_class", more["ood_class"], [True] * m)
     main = dataclasses.replace(parts["ood"], id=parts["id"], columns=more)
     columns = with_file(given.path, {}, lambda: given.task.describe(main))
     if "id_cosines" in arrays or "ood_cosines" in arrays:
@@ -59,10 +77,31 @@ def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     return Described(columns, parts["id"].label_space)
 
 
+def _check_sides(path: Path, known: np.ndarray, others: np.ndarray) -> None:
+    """Raises DataError if the logits of both sides are over other classes, or of the same images."""
+    if known.shape[1] != others.shape[1]:
+        raise DataError(
+            f"{path}: id_logits has {known.shape[1]} columns, but ood_logits {others.shape[1]}; give both "
+            "over the same classes"
+        )
+    if {row.tobytes() for row in others} <= {row.tobytes() for row in known}:
+        raise DataError(
+            f"{path}: each row of ood_logits is a row of id_logits, too; give the logits of other images as "
+            "ood_logits"
+        )
+
+
 def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Inputs) -> np.ndarray:
     cosines, shape = _logits(path, arrays, f"{side}_cosines"), logits.features.shape
     if cosines.shape != shape:
         raise DataError(f"{path}: {side}_cosines has shape {cosines.shape}, {side}_logits {shape}")
+    beyond = np.flatnonzero((abs(cosines) > 1 + ROUNDING).any(axis=1))
+    if beyond.size:
+        row = cosines[beyond[0]]
+        raise DataError(
+            f"{path}: row {beyond[0]} of {side}_cosines holds {row[abs(row).argmax()]:g}, and a cosine is "
+            "-1 to 1; give cosines before any scale, not logits"
+        )
     return cosines
 
 
@@ -110,6 +149,8 @@ def _marks(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list
         raise DataError(
             f"{path}: {name} is {arrays[name].dtype} of shape {arrays[name].shape}; give {n} bools"
         )
+    if not arrays[name].any():
+        raise DataError(f"{path}: no image is marked in {name}; mark those to fit T on")
     return arrays[name].tolist()
 
 
@@ -145,14 +186,37 @@ def _labels(
 
 
 def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not an .npz of plain arrays ({error})") from None
+    arrays = _read_npz(path)
     missing = [name for name, needed in known.items() if needed and name not in arrays]
     unknown = sorted(arrays.keys() - known.keys())
     if missing or unknown:
         what = f"no array {missing[0]!r}" if missing else f"an unknown array {unknown[0]!r}"
         raise DataError(f"{path} has {what}; those of {task!r} are {', '.join(known)}")
     return arrays
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file. NumPy's own messages are left out: they advise to allow pickles."""
+    save = "save it again with np.savez(file, name=array, ...)"
+    with path.open("rb") as stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except UNREADABLE:
+            raise DataError(f"{path} is not an .npz of plain arrays, or it is cut short; {save}") from None
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is not an .npz of plain arrays but a single array (.npy); {save}")
+        with file:
+            return {name: _read_array(path, file, name) for name in file.files}
+
+
+def _read_array(path: Path, file: Mapping[str, Any], name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except UNREADABLE:
+        array = None
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+        raise DataError(
+            f"{path} is not an .npz of plain arrays: {name!r} is damaged or holds Python objects; give "
+            "numbers, bools or texts (array.astype(str))"
+        )
+    return array

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipjax.errors import DataError
+from clipjax.errors import ClipjaxError, DataError
 from clipjax.labels import LabelSpace, Projection
 from clipjax.tasks import About, Task
 
@@ -49,6 +49,8 @@ def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]
     """What `measure` returns; an error about the columns names the file, and the row where one is empty."""
     try:
         return measure()
+    except ClipjaxError as error:
+        raise error if str(path) in str(error) else type(error)(f"{path}: {error}") from None
     except KeyError as error:
         raise DataError(f"{path}: there is no column {error.args[0]!r}, which the task measures") from None
     except (TypeError, ValueError) as error:
@@ -64,4 +66,8 @@ def check_ids(path: Path, ids: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for row, name in enumerate(ids):
         if seen.setdefault(name, row) != row:
-            raise DataError(f"{path}: {name!r} is in row {seen[name]} and in row {row}; give each image once")
+            if path.suffix == ".csv":  # the header is line 1
+                where = f"{path}:{row + 2}: {name!r} is in line {seen[name] + 2}, too"
+            else:
+                where = f"{path}: {name!r} is in row {seen[name]} and in row {row}"
+            raise DataError(f"{where}; give each image once")

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from clipjax.config import read_csv
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace
-from clipjax.predictions.given import Described, Given, Read, check_ids
+from clipjax.predictions.checks import check_table
+from clipjax.predictions.given import Described, Given, Read, check_ids, with_file
 from clipjax.tasks import imagenet_x, shape_bias
 
 DECISIONS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
@@ -22,7 +23,7 @@ NO_DECISION = ("", "na", "nan", "none")
 
 
 def read_table(given: Given) -> Described:
-    """A per-image table, as it stands."""
+    """A per-image table, checked row by row."""
     try:
         columns = pq.read_table(given.path).to_pydict()
     except (pa.ArrowInvalid, OSError) as error:
@@ -32,7 +33,8 @@ def read_table(given: Given) -> Described:
             f"{given.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)"
         )
     size = len(next(iter(columns.values()), []))
-    return Described({"id": [f"{row:08d}" for row in range(size)], **columns}, given.space)
+    columns = {"id": [f"{row:08d}" for row in range(size)], **columns}
+    return Described(check_table(given, columns), given.space)
 
 
 def _read_classes(given: Given) -> Described:
@@ -48,7 +50,8 @@ def _read_classes(given: Given) -> Described:
     ids = [row["file_name"] for row in rows]
     check_ids(given.path, ids)
     arrays = np.array(prediction, np.int32), np.array(confidence)
-    columns = imagenet_x.join(ids, *arrays, space, given.about.annotations)
+    join = imagenet_x.join
+    columns = with_file(given.path, {}, lambda: join(ids, *arrays, space, given.about.annotations))
     return Described({"id": ids, **columns}, space)
 
 

@@ -1,0 +1,113 @@
+"""What a per-image table must hold, row by row: a table of others is not consistent by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.errors import DataError
+from clipjax.predictions.given import Given
+from clipjax.tasks import ood
+
+# Tasks whose `correct` may be true by another label than the first, which alone is in the table.
+SEVERAL = ("vid_robust", "calibration")
+BOOLS = ("correct", "in_distribution", "annotated", "prototype", "conflict", "confused")
+
+Table = dict[str, list[Any]]
+"""Column name -> a list of N."""
+
+
+def check_table(given: Given, columns: Table) -> Table:
+    """The columns, classes as int (a table of floats may have written 394.0).
+
+    Raises:
+        DataError: a class is none, a mark is no bool, a score is no number, `correct` contradicts the classes
+            or `correct_top5`, an OOD image's class has no name; names the row.
+    """
+    columns = dict(columns)
+    for name in columns:
+        if name in BOOLS or name.startswith("correct_"):
+            _check_bools(given, name, columns[name])
+        elif name in ("label", "prediction"):
+            columns[name] = _classes(given, name, columns)
+        elif given.task.name == "ood" and name in (*ood.SCORES, "msp_confused"):
+            _check_finite(given, name, columns[name])
+    if "correct" in columns:
+        _check_correct(given, columns)
+    if "ood_class" in columns and "in_distribution" in columns:
+        outside = [not inside for inside in columns["in_distribution"]]
+        check_named(given, "ood_class", columns["ood_class"], outside)
+    return columns
+
+
+def check_named(given: Given, name: str, texts: Sequence[Any], of: Sequence[bool]) -> None:
+    """Raises DataError naming the first row among `of` whose text is empty."""
+    for row, (text, counts) in enumerate(zip(texts, of)):
+        if counts and (text is None or not str(text).strip()):
+            raise DataError(f"{given.path}: row {row} has an empty {name}; name the class of each OOD image")
+
+
+def _check_bools(given: Given, name: str, values: list[Any]) -> None:
+    for row, value in enumerate(values):
+        if not isinstance(value, bool):
+            raise _wrong(given, row, name, value, "it must be a bool, true or false")
+
+
+def _check_finite(given: Given, name: str, values: list[Any]) -> None:
+    for row, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _wrong(given, row, name, value, "it must be a finite number")
+
+
+def _classes(given: Given, name: str, columns: Table) -> list[int]:
+    """Whole numbers within the label space, where one is known; -1 is "none" of an image of ImageNet-X that
+    nobody annotated."""
+    space, annotated = given.space, columns.get("annotated")
+    expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
+    found = []
+    for row, value in enumerate(columns[name]):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value == int(value)):
+            raise _wrong(given, row, name, value, f"it must be {expected}")
+        unknown = name == "label" and value == -1 and annotated is not None and not annotated[row]
+        if not unknown and not 0 <= value < (math.inf if space is None else len(space)):
+            raise _wrong(given, row, name, value, f"it must be {expected}")
+        found.append(int(value))
+    return found
+
+
+def _check_correct(given: Given, columns: Table) -> None:
+    for row, correct in enumerate(columns["correct"]):
+        if "label" in columns and "prediction" in columns:
+            _check_right(given, columns, row)
+        if correct and not columns.get("correct_top5", columns["correct"])[row]:
+            raise DataError(
+                f"{given.path}: row {row} is correct but not correct_top5, though the best class is among "
+                "the best five; compute both from the same scores"
+            )
+
+
+def _check_right(given: Given, columns: Table, row: int) -> None:
+    """`correct` says whether the prediction is a right label: the label, or one of `accepted`."""
+    label, prediction, correct = (columns[name][row] for name in ("label", "prediction", "correct"))
+    accepted = columns["accepted"][row] if "accepted" in columns else None
+    if accepted is not None:
+        right, what = prediction in accepted, f"{accepted} are accepted"
+    else:
+        right, what = prediction == label, f"the label is {label}"
+        # What a run of ours wrote may know further labels of the image, too.
+        if correct and not right and (given.run or given.task.name in SEVERAL):
+            return
+    if correct != right:
+        advice = "" if right else ", or give all right labels of an image as a list in a column `accepted`"
+        raise DataError(
+            f"{given.path}: row {row} says correct={correct}, but the prediction is {prediction} and {what}; "
+            f"mend one of them{advice}"
+        )
+
+
+def _wrong(given: Given, row: int, name: str, value: Any, expected: str) -> DataError:
+    if value is None:
+        return DataError(f"{given.path}: row {row} has no value in {name!r}; {expected}")
+    return DataError(f"{given.path}: {name} of row {row} is {value!r}; {expected}")
