@@ -57,6 +57,7 @@ COLLECTIONS = {
     ),
 }
 ALL = "all"
+NAMED = 3  # missing data sets that an error names
 
 
 class Located(NamedTuple):
@@ -144,7 +145,7 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
             if absent and _is_demo(data.card):
                 continue
             if absent:
-                missing.add(data.card, task.name, absent)
+                missing.add(data, task.name, absent)
             else:
                 jobs += [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
     if not jobs:
@@ -267,15 +268,20 @@ class _Missing:
 
     tasks: dict[str, dict[str, None]] = field(default_factory=dict)
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)
+    near: set[str] = field(default_factory=set)  # those of which only the in-distribution set is not there
 
-    def add(self, card: DatasetCard, task: str, absent: Sequence[Path]) -> None:
+    def add(self, data: Located, task: str, absent: Sequence[Path]) -> None:
+        card, root = data
         family = card.name.partition(":")[0]
         self.tasks.setdefault(family, {})[task] = None
         self.folders.setdefault(family, {}).update(dict.fromkeys(absent))
+        if root not in absent:
+            self.near.add(family)
 
     def lines(self) -> list[str]:
+        """One a family, those first that lack the least."""
         lines = []
-        for family, tasks in self.tasks.items():
+        for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
             first, *others = self.folders[family]
             more = f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more"
             more = more if others else ""
@@ -283,4 +289,6 @@ class _Missing:
         return lines
 
     def sentence(self) -> str:
-        return "; ".join(self.lines()) or "no card names it"
+        lines = self.lines()
+        more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+        return "; ".join(lines[:NAMED]) + more or "no card names it"

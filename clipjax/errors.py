@@ -21,6 +21,11 @@ class UsageError(ClipjaxError):
     exit_code = 2
 
 
+def counted(n: int, noun: str, nouns: str | None = None) -> str:
+    """A number with what it counts: "1 image", "3 images"; `nouns` is the plural where no -s makes it."""
+    return f"{n} {noun if n == 1 else nouns or noun + 's'}"
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     """The error for a name that is not registered, with the nearest matches.
 

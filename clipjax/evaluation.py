@@ -42,7 +42,7 @@ from clipjax.results import (
     validate_rows,
 )
 from clipjax.store import Store
-from clipjax.subject import Part, Request, Subject, not_applicable, resolve
+from clipjax.subject import Part, Request, Subject, load_asked, not_applicable, resolve
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
 from clipjax.texts import are_cut, caption_texts, embed_texts
 
@@ -149,7 +149,9 @@ def evaluate(
     if results is not None:
         ResultStore(results).check_root()
     if compare_precision and (precision != "parity" or found.name != "zeroshot"):
-        raise UsageError("compare_precision runs the task zeroshot in both profiles: leave precision out")
+        raise UsageError(
+            "compare_precision runs the task zeroshot in both profiles: leave precision (--precision) out"
+        )
     if isinstance(model, str | Path):
         from clipjax.load import load_model
 
@@ -162,11 +164,14 @@ def evaluate(
         "on_error": on_error,
         "progress": progress,
     }
+    given = load_asked(asked)
+    asked = dataclasses.replace(asked, dataset=given)
     if (reason := not_applicable(model, found)) is not None:
-        return _refused(model, found, asked, reason, results)
+        return _refused(model, found, given.card.name, reason, results)
     subject = resolve(model, found, asked)
     for part in filter(None, (subject.part, subject.id)):
         _hash_images(part.manifest, progress)
+    _check_apart(subject)
     first = _profile(subject, precision, settings, results)
     if not compare_precision:
         return first
@@ -190,6 +195,18 @@ def _hash_images(manifest: Manifest, progress: bool) -> None:
             bar.update(size)
 
         manifest.compute_digest(advance)
+
+
+def _check_apart(subject: Subject) -> None:
+    """Raises DataError where a task that tells images from in-distribution ones is given the same twice."""
+    if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
+        return
+    contents = [sorted(part.manifest.opener.content_digests()) for part in (subject.part, subject.id)]
+    if contents[0] == contents[1]:
+        raise DataError(
+            f"{subject.part.name} and the in-distribution set {subject.id.name} are the same images: give "
+            f"{subject.task.name} images of other classes, root=FOLDER (--data on the command line)"
+        )
 
 
 def _profile(
@@ -309,10 +326,8 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
     }
 
 
-def _refused(model: Any, task: Task, asked: Request, reason: str, results: str | Path | None) -> Result:
-    """The one row of a model that the task is not defined for."""
-    given = asked.dataset
-    name = getattr(getattr(given, "card", given), "name", None) or str(given or asked.root)
+def _refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
+    """The one row of a model that the task is not defined for; `name` is the data set's."""
     recipe = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
     common = {
         **identity(model.card.id, model_facts(model.card), task, name),

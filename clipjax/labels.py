@@ -172,7 +172,12 @@ def load_prompts(name: str | Path) -> PromptSet:
         DataError: a file that does not exist or is no prompt set; two sets that both hold sentences.
     """
     if "+" in str(name) and not Path(name).is_file():
-        return _joined([load_prompts(part) for part in str(name).split("+")])
+        parts = str(name).split("+")
+        if not all(part.strip() for part in parts):
+            raise UsageError(
+                f"the prompt set {str(name)!r} lacks a name beside its '+': write A+B, or one name"
+            )
+        return _joined([load_prompts(part) for part in parts])
     path = _find(name, "prompts", "prompt set", (".txt", ".json"))
     return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
 

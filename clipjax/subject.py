@@ -19,7 +19,7 @@ from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.readers import IMAGE_EXTENSIONS
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads import classifier_head, logit_scale
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.models import FORWARD_VERSION
@@ -144,7 +144,12 @@ class Subject:
 
 def resolve(model: Any, task: Task, asked: Request) -> Subject:
     """Raises UsageError or DataError, one sentence with the name, file or image, and what to do."""
-    dataset = _dataset(asked.dataset, asked.root)
+    dataset = load_asked(asked)
+    if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
+        raise UsageError(
+            f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
+            "(--id-dataset, --id-data) out"
+        )
     id_dataset = _id_dataset(dataset.card, asked) if "id" in task.needs else None
     space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
     if asked.labels is not None:
@@ -154,7 +159,9 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
     if id_dataset is not None and "labels" not in task.needs:
         # OOD images have classes of their own, if any, which no head knows: the ID classes score them.
         if asked.labels is not None:
-            raise UsageError(f"the task {task.name!r} scores images over the ID classes: leave labels out")
+            raise UsageError(
+                f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
+            )
         space, head_space = None, id_dataset.head_space or id_dataset.label_space
         own_prompts = id_dataset.card.prompts
     prompts = None
@@ -162,13 +169,16 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
         head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
     elif model.card.kind == "classifier":
         if asked.prompts is not None:
-            raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, leave them out")
+            raise UsageError(
+                f"{model.card.id} is a classifier: prompts are not applicable, leave them (--prompts) out"
+            )
         head_space = classifier_head(model).label_space
         space = head_space if space is None and id_dataset is None else space
     else:
         if head_space is None:
             raise UsageError(
-                f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file"
+                f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file "
+                "(--labels on the command line)"
             )
         prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
     annotations = _annotations(dataset.card, task, asked)
@@ -197,7 +207,7 @@ def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations |
     if task.load_annotations is not None:
         return task.load_annotations(annotations_path(card, asked.annotations))
     if asked.annotations is not None:
-        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+        raise UsageError(f"the task {task.name!r} takes no annotations: leave them (--annotations) out")
     return None
 
 
@@ -219,6 +229,8 @@ def _part(
     labels = manifest.labels
     if space is not None and space is not dataset.label_space:
         labels = _renumber(manifest, space)
+    if space is not None and labels is not None:
+        _check_labels(manifest, labels, space)
     projection = None
     if space is not None and head_space is not None:
         projection = load_projection(head_space, space)
@@ -227,8 +239,13 @@ def _part(
     return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant)
 
 
-def _dataset(dataset: str | Path | DatasetCard | Dataset | None, root: str | Path | None) -> Dataset:
-    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`."""
+def load_asked(asked: Request) -> Dataset:
+    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`.
+
+    Raises:
+        UsageError, DataError: there is no such card or place; what the reader finds wrong with the data.
+    """
+    dataset, root = asked.dataset, asked.root
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
@@ -323,7 +340,7 @@ def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
     if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
         raise UsageError(
             f"the classes of {space.name} are WordNet ids ({space.classes[0]}, ...), which make no prompt: "
-            "name the data set's card, or give labels=NAME (imagenet, or a CSV file `id,name`)"
+            "name the data set's card, or give labels=NAME (--labels: imagenet, or a CSV file `id,name`)"
         )
 
 
@@ -340,3 +357,14 @@ def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
     if unknown := [name for name in manifest.label_names if name not in index]:
         raise DataError(f"{manifest.name}: the class {unknown[0]!r} is not in the label space {space.name!r}")
     return np.array([index[name] for name in manifest.label_names], np.int32)[manifest.labels]
+
+
+def _check_labels(manifest: Manifest, labels: np.ndarray, space: LabelSpace) -> None:
+    """Numbers that no reader could hold against the classes are refused before images are embedded."""
+    outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
+    if len(outside):
+        first = outside[0]
+        raise DataError(
+            f"{manifest.name}: the label {labels[first]} of the image {manifest.ids[first]} is outside the "
+            f"{counted(len(space), 'class', 'classes')} of {space.name!r}; labels count from 0"
+        )

@@ -120,6 +120,8 @@ def test_nothing_there_and_no_such_name(data, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no data set for 'zeroshot': .*imagenet_r \(zeroshot\)"):
         plan("zeroshot", tmp_path / "empty")
+    with pytest.raises(DataError, match=r"(.* does not exist[^;]*; ){3}and \d+ more$"):
+        plan("shifts", tmp_path / "empty")
     with pytest.raises(UsageError, match="unknown task 'shift'; did you mean shifts"):
         plan("shift", data)
     with pytest.raises(DataError, match="is not a folder"):
@@ -252,6 +254,22 @@ def test_a_card_in_any_folder_finds_the_card_of_its_id_set(data):
         clipjax.evaluate(ColourModel(), "ood", dataset=data / "odd.toml", root=data / "odd")
 
 
+def test_images_are_not_told_from_themselves(data):
+    settings = {"dataset": data / "odd.toml", "id_root": data / "colours", "progress": False}
+    for limit in (None, 5):
+        with pytest.raises(DataError, match="odd and the in-distribution set colours are the same images"):
+            clipjax.evaluate(ColourModel(), "ood", root=data / "colours", limit=limit, **settings)
+    (data / "colours" / "red" / "0.png").rename(data / "odd" / "0.png")
+    assert clipjax.evaluate(ColourModel(), "ood", root=data / "odd", resamples=2, **settings).rows
+
+
+def test_id_options_of_a_task_without_an_id_set(data):
+    where = {"dataset": data / "colours.toml", "root": data / "colours", "progress": False}
+    for option in ({"id_root": "nosuch"}, {"id_dataset": "nosuch"}):
+        with pytest.raises(UsageError, match=r"'zeroshot' compares with no .* --id-data\) out"):
+            clipjax.evaluate(ColourModel(), "zeroshot", **where, **option)
+
+
 def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):
     done = run(ColourModel(), jobs_of("calibration", data), tmp_path)
     assert [str(each.job) for each in done] == ["calibration on colours", "calibration on shifted"]
@@ -281,7 +299,7 @@ def test_ood_is_judged_by_the_id_sets_words_and_says_what_it_sampled(data, tmp_p
     assert "id_sample" not in said[0]
     assert said[1]["id_sample"] == {"limit": 10, "seed": 0, "of": 24}
     assert result_of(part).rows[0]["sample"] is None  # the three OOD images are all there
-    with pytest.raises(UsageError, match="over the ID classes: leave labels out"):
+    with pytest.raises(UsageError, match="over the ID classes: leave labels \(--labels\) out"):
         clipjax.evaluate(
             ColourModel(),
             "ood",

@@ -233,9 +233,32 @@ def test_a_classifier_on_photographs_names_its_own_classes(conflict):
     assert first["confidence"] == pytest.approx(1.0, abs=1e-5)
 
 
+def test_what_is_not_applicable_is_so_for_a_data_set_that_is_there(conflict, tmp_path):
+    settings = {"task": "retrieval", "results": tmp_path / "results", "progress": False}
+    with pytest.raises(UsageError, match="unknown data set 'nosuch'"):
+        clipjax.evaluate(Classifier(), dataset="nosuch", root=conflict, **settings)
+    with pytest.raises(DataError, match="gone does not exist"):
+        clipjax.evaluate(Classifier(), dataset="cue_conflict", root=tmp_path / "gone", **settings)
+    assert not (tmp_path / "results").exists()
+    [row] = clipjax.evaluate(Classifier(), dataset="cue_conflict", root=conflict, **settings).rows
+    assert (row["dataset"], row["value"]) == ("cue_conflict", None)
+
+
+def test_labels_outside_the_classes_are_refused_before_images_are_read(world, tmp_path, monkeypatch):
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were embedded")
+
+    monkeypatch.setattr("clipjax.evaluation.embed_images", never)
+    (world / "m.csv").write_text("path,label\nred/0.png,4\nteal/0.png,2000\n")
+    says = r"label 2000 of the image teal/0\.png is outside the 1000 classes"
+    for model, labels in ((Classifier(), None), (ColourModel(), "imagenet")):
+        with pytest.raises(DataError, match=says):
+            run(world / "m.csv", model=model, labels=labels, prompts=None)
+
+
 def test_unreadable_images_stop_or_are_counted(world):
     (world / "red" / "0.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"red/0\.png"):
+    with pytest.raises(DataError, match=r"red/0\.png.*--on-error skip"):
         run(world)
     result = run(world, on_error="skip")
     assert result.rows[0]["skipped"] == 1
@@ -255,7 +278,7 @@ def test_bad_arguments(world, tmp_path):
         run("imagenet-val", root=world)
     with pytest.raises(DataError, match="none does not exist"):
         run(None, root=tmp_path / "none")
-    with pytest.raises(UsageError, match="leave precision out"):
+    with pytest.raises(UsageError, match="leave precision .--precision. out"):
         run(world, compare_precision=True, precision="fast")
     with pytest.raises(UsageError, match="no metric 'top2'; it has mean_per_class, top1, top5"):
         run(world).value("top2")

@@ -61,6 +61,12 @@ def test_a_wrong_part_is_named(cupl):
         load_prompts(f"{cupl}+{cupl}")
 
 
+@pytest.mark.parametrize("name", ["single+", "+single", "single++openai_7", "+"])
+def test_a_plus_without_a_name_beside_it(name):
+    with pytest.raises(UsageError, match="lacks a name beside"):
+        load_prompts(name)
+
+
 def test_a_plus_in_a_files_name_is_no_sum(cupl):
     path = cupl.rename(cupl.with_name("a+b.json"))
     assert load_prompts(path).name == "a+b"

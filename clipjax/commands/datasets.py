@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipjax.commands.output import print_table, refuse_beside
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -32,7 +32,10 @@ def list_cards(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the data set cards that ship with clipjax; a family of data sets is one line."""
+    """List the data set cards that ship with clipjax; a family of data sets is one line.
+
+    Classes, licences, sources and TFDS names are in `clipjax datasets show NAME`.
+    """
     cards = _shipped()
     if task is not None:
         from clipjax.tasks import find_task
@@ -42,7 +45,7 @@ def list_cards(
     if as_json:
         typer.echo(json.dumps([_record(card) for card in cards], indent=2))
         return
-    titles = ["data set", "title", "tasks", "place", "classes", "images", "licence", "TFDS"]
+    titles = ["data set", "title", "tasks", "images", "place"]
     print_table(titles, [_row(list(family)) for _, family in groupby(cards, _family)])
 
 
@@ -114,7 +117,7 @@ def _check_one(name: str, path: Path, decode: bool) -> None:
     for problem in problems:
         typer.echo(problem)
     if problems:
-        raise DataError(f"{path}: {len(problems)} problem(s) for data set {name!r}")
+        raise DataError(f"{path}: {counted(len(problems), 'problem')} for data set {name!r}")
     typer.echo(f"{path}: fine for data set {name!r}")
 
 
@@ -140,7 +143,8 @@ def _check_all(data_root: Path, decode: bool) -> None:
             rows.append([_name([card for card, *_ in members]), status, card.images, root])
     print_table(["data set", "status", "images", "where, or what is wrong"], rows)
     if wrong := [card.name for card, _, status, _ in found if status == "problem"]:
-        raise DataError(f"{len(wrong)} data sets below {data_root} have problems: {', '.join(wrong)}")
+        have = counted(len(wrong), "data set has", "data sets have")
+        raise DataError(f"{data_root}: {have} problems: {', '.join(wrong)}")
 
 
 def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> tuple[str, Path]:
@@ -173,19 +177,9 @@ def _name(family: list[DatasetCard]) -> str:
 
 def _row(family: list[DatasetCard]) -> list[object]:
     card = family[0]
-    classes = card.label_space or (None if card.classes is None else f"{len(card.classes)} of its own")
     images = card.images if len({each.images for each in family}) == 1 else None
     title = card.title if len(family) == 1 else f"{card.title}, ..."
-    return [
-        _name(family),
-        title,
-        " ".join(card.tasks),
-        card.place or card.name,
-        classes,
-        images,
-        card.licence,
-        card.tfds,
-    ]
+    return [_name(family), title, " ".join(card.tasks), images, card.place or card.name]
 
 
 def _record(card: DatasetCard) -> dict[str, Any]:

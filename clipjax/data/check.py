@@ -22,7 +22,7 @@ from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.readers import IMAGE_EXTENSIONS
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
@@ -74,14 +74,15 @@ def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
     if card.images is not None and len(manifest) != card.images:
         other = None if _names_classes(card) else _right_folder(root, card)
         hint = f"; {other} holds {card.images}: give that folder" if other else ""
-        yield f"{root} holds {len(manifest)} images; {card.title} has {card.images}{hint}"
+        yield f"{root} holds {counted(len(manifest), 'image')}; {card.title} has {card.images}{hint}"
     if card.per_class is not None and manifest.labels is not None and manifest.label_names is not None:
         counts = np.bincount(manifest.labels, minlength=len(manifest.label_names))
         wrong = [(name, n) for name, n in zip(manifest.label_names, counts) if n != card.per_class]
         for name, count in wrong[:NAMED]:
-            yield f"class {name} has {count} images; {card.title} has {card.per_class}"
+            yield f"class {name} has {counted(count, 'image')}; {card.title} has {card.per_class}"
         if len(wrong) > NAMED:
-            yield f"{len(wrong) - NAMED} more classes do not have {card.per_class} images"
+            more = counted(len(wrong) - NAMED, "more class does", "more classes do")
+            yield f"{more} not have {counted(card.per_class, 'image')}"
 
 
 def _order_problems(manifest: Manifest) -> Iterator[str]:
@@ -124,7 +125,9 @@ def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
     ]
     if found:
         first = os.path.relpath(min(found), root)
-        yield f"{len(found)} images are left out because of their ending, the first is {first}: convert them"
+        one = f"1 image is left out because of its ending, {first}: convert it"
+        more = f"{len(found)} images are left out because of their ending, the first is {first}: convert them"
+        yield more if len(found) > 1 else one
 
 
 def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
@@ -178,7 +181,8 @@ def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
     entries = _entries(root)
     loose = sum(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries)
     if loose and not any(entry.is_dir() for entry in entries):
-        yield f"its {loose} images lie there without class folders: sort them into one folder a class"
+        lie = counted(loose, "image lies", "images lie")
+        yield f"its {lie} there without class folders: sort into one folder a class"
     if any(entry.name == "__MACOSX" for entry in entries):
         yield f"remove {root / '__MACOSX'}, which a Mac's archiver leaves"
     if card.options.get("folder_is_index") and any(entry.name.startswith("n0") for entry in entries):

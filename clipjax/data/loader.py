@@ -61,7 +61,8 @@ class Batches(Iterator[Batch]):
             if not self._skip:
                 self.close()
                 raise DataError(
-                    f"image {self._ids[row]}: {reason}; repair it, or ask to skip unreadable images"
+                    f"image {self._ids[row]}: {reason}; repair it, or ask to skip unreadable images "
+                    "(--on-error skip)"
                 )
             self.skipped.append(Skipped(row, self._ids[row], reason))
         return batch

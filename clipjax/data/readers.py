@@ -23,7 +23,7 @@ from clipjax.config import read_text
 from clipjax.data.karpathy import read_karpathy
 from clipjax.data.manifest import FileOpener, Manifest, Progress
 from clipjax.data.vid_robust import read_vid_robust
-from clipjax.errors import DataError
+from clipjax.errors import DataError, counted
 
 # The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -133,7 +133,10 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
     raw_labels: list[tuple[Any, str]] = []
     columns: dict[str, list] | None = None
     for where, row in _rows(path):
-        image = row.pop("path", None)
+        if "path" not in row:
+            named = ", ".join(map(repr, row))
+            raise DataError(f"{where}: there is no column 'path' with the image; the columns are {named}")
+        image = row.pop("path")
         if not isinstance(image, str) or not image:
             raise DataError(f"{where}: no value for 'path'")
         if not (path.parent / image).is_file():
@@ -275,11 +278,18 @@ def _same_folders(
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
-    """A hint where the class folders lie one folder deeper, as archives like to unpack."""
+    """A hint where (most of) the class folders lie one folder deeper, as archives like to unpack."""
+    fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
-        if any(entry.name in expected and entry.is_dir() for entry in _entries(root / name)):
-            return f"; class folders lie in {root / name}: give that folder"
-    return ""
+        inside = {entry.name for entry in _entries(root / name) if entry.is_dir()}
+        if known := len(inside & expected):
+            fits.setdefault((known, -len(inside - expected)), []).append(name)
+    if not fits:
+        return ""
+    best = fits[max(fits)]
+    if len(best) > 1:  # any one of them would be a guess
+        return f"; class folders lie in {_some([str(root / name) for name in best])}: give one of them"
+    return f"; class folders lie in {root / best[0]}: give that folder"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -351,7 +361,7 @@ def _labels(raw: list[tuple[Any, str]], names: Names) -> tuple[np.ndarray | None
         elif _is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
             labels[i] = int(value)
         else:
-            known = "" if names is None else f" of {len(names)} classes"
+            known = "" if names is None else f" of {counted(len(names), 'class', 'classes')}"
             raise DataError(f"{where}: the label {value!r} is outside the set{known}")
     return labels, None if names is None else tuple(names)
 

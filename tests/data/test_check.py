@@ -44,7 +44,7 @@ def test_check_dataset_lists_every_problem(card, tmp_path):
     seen: list[int] = []
     problems = check_dataset(root, path, seen.append)
     assert problems[0].endswith("holds 3 images; Pets has 4")
-    assert problems[1] == "class dog has 1 images; Pets has 2"
+    assert problems[1] == "class dog has 1 image; Pets has 2"
     assert problems[2].startswith("cat/1.png: is not a readable image")
     assert len(problems) == 3
     assert len(seen) == 3
@@ -79,7 +79,7 @@ def test_imagenet_val_one_level_up(tmp_path):
     assert f"{tmp_path / 'imagenet' / 'val'}: give that folder" in problem
     problems = check_dataset(tmp_path / "imagenet" / "val", "imagenet_val", decode=False)
     assert problems[0].endswith("holds 1000 images; ImageNet (validation) has 50000")
-    assert problems[1] == "class n01440764 has 1 images; ImageNet (validation) has 50"
+    assert problems[1] == "class n01440764 has 1 image; ImageNet (validation) has 50"
     assert problems[-1] == "992 more classes do not have 50 images"
     assert len(problems) == 10
 
@@ -111,7 +111,7 @@ def test_images_without_class_folders(card, tmp_path):
     """ImageNet's own tar of the validation images is flat."""
     root = write_images(tmp_path / "data", ["val_1.JPEG", "val_2.JPEG"])
     [problem] = check_dataset(root, card('classes = ["cat", "dog"]\n'))
-    assert problem.endswith("its 2 images lie there without class folders: sort them into one folder a class")
+    assert problem.endswith("its 2 images lie there without class folders: sort into one folder a class")
 
 
 def test_v2_folders_are_numbers_by_value(tmp_path):

@@ -49,6 +49,17 @@ def test_many_missing_folders_are_counted(root):
         read_folder(root, names)
 
 
+def test_the_folder_that_holds_most_classes_is_named(tmp_path):
+    root = epath.Path(tmp_path)
+    images = ["a/n01/0.png", "b/n01/0.png", "b/n02/0.png", "c/n01/0.png", "c/n02/0.png", "c/n03/0.png"]
+    write_images(tmp_path, images)
+    with pytest.raises(DataError, match=r"class folders lie in \S*/b: give that folder$"):
+        read_folder(root, ("n01", "n02"))
+    write_images(tmp_path, ["d/n01/0.png", "d/n02/0.png"])
+    with pytest.raises(DataError, match=r"class folders lie in \S*/b, \S*/d: give one of them$"):
+        read_folder(root, ("n01", "n02"))
+
+
 def test_an_unreadable_class_folder_is_named(root, monkeypatch):
     listing = type(root).iterdir
 
@@ -142,7 +153,8 @@ def test_jsonl_manifest_with_several_captions_and_own_ids(tmp_path):
         ("m.csv", "path,label\nimg/0.png,-1\n", r"m\.csv:2: the label '-1' is outside the set"),
         ("m.csv", "path,label\nimg/0.png,0\nimg/7.png,1\n", r"m\.csv:3: the image img/7\.png does not exist"),
         ("m.csv", "path,label\nimg/0.png\n", r"m\.csv:2: expected 2 cells"),
-        ("m.csv", "file,label\nimg/0.png,0\n", r"m\.csv:2: no value for 'path'"),
+        ("m.csv", "file,label\nimg/0.png,0\n", r"m\.csv:2: there is no column 'path' .*'file', 'label'$"),
+        ("m.csv", "path,label\n,0\n", r"m\.csv:2: no value for 'path'"),
         ("m.csv", "path,label\nimg/0.png,0\nimg/0.png,1\n", r"m\.csv:3: 'img/0\.png' is also in m\.csv:2"),
         ("m.csv", "path,label\n", r"m\.csv lists no images"),
         ("m.jsonl", '{"path": "img/0.png"}\n\n{"path": \n', r"m\.jsonl:3: not JSON"),
