@@ -299,7 +299,7 @@ def test_ood_is_judged_by_the_id_sets_words_and_says_what_it_sampled(data, tmp_p
     assert "id_sample" not in said[0]
     assert said[1]["id_sample"] == {"limit": 10, "seed": 0, "of": 24}
     assert result_of(part).rows[0]["sample"] is None  # the three OOD images are all there
-    with pytest.raises(UsageError, match="over the ID classes: leave labels \(--labels\) out"):
+    with pytest.raises(UsageError, match=r"over the ID classes: leave labels \(--labels\) out"):
         clipjax.evaluate(
             ColourModel(),
             "ood",

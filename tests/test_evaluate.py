@@ -278,7 +278,7 @@ def test_bad_arguments(world, tmp_path):
         run("imagenet-val", root=world)
     with pytest.raises(DataError, match="none does not exist"):
         run(None, root=tmp_path / "none")
-    with pytest.raises(UsageError, match="leave precision .--precision. out"):
+    with pytest.raises(UsageError, match=r"leave precision .--precision. out"):
         run(world, compare_precision=True, precision="fast")
     with pytest.raises(UsageError, match="no metric 'top2'; it has mean_per_class, top1, top5"):
         run(world).value("top2")
