@@ -99,6 +99,19 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     assert invoke("store", "gc", "0B", "--store", store)[0] == 0
 
 
+def test_without_labels_only_predictions_are_printed(
+    lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = photos / "n01440764"
+    command = ["eval", "zeroshot", "-m", lite0, "--data", flat, "--store", tmp_path / "s"]
+    capsys.readouterr()
+    assert invoke(*command, "--results", tmp_path / "r") == (0, "")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["image", "prediction", "confidence"]
+    assert [line.split()[0] for line in lines[2:4]] == ["a.png", "b.png"]
+    assert lines[4:] == ["", "top1: not applicable: the data set has no labels"]
+
+
 def test_a_seed_without_a_limit_is_that_of_bootstraps(
     lite0: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +134,13 @@ def test_tasks_lists_what_can_be_evaluated(capsys: pytest.CaptureFixture[str]) -
     retrieval = next(task for task in listed["tasks"] if task["name"] == "retrieval")
     assert (retrieval["needs"], retrieval["convention"]["k"]) == (["text", "captions"], [1, 5, 10])
     assert "zeroshot" in listed["collections"]["shifts"]["tasks"]
+    assert invoke("tasks", "ood") == (0, "")
+    shown = capsys.readouterr().out
+    assert "fpr95 imagenet o: OOD positive, recall closest to 0.95" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert invoke("tasks", "ood", "--json") == (0, "")
+    assert json.loads(capsys.readouterr().out)["needs"] == ["head", "id"]
+    assert invoke("tasks", "odd")[0] == 2
 
 
 def test_rows_of_a_resized_model_say_so(
@@ -193,6 +213,8 @@ def test_bad_input_is_one_sentence(arguments: list[str], code: int, says: str) -
             "several --prompts need --data-root",
         ),
         (["eval", "zeroshot", "--data", "."], "say which model"),
+        (["eval", "shifts", "-m", "x", "--data", "."], "'shifts' is a collection of tasks"),
+        (["eval", "all", "--predictions", "p.csv"], "'all' is a collection of tasks"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(arguments: list[str], says: str) -> None:

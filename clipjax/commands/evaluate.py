@@ -12,7 +12,7 @@ import typer
 
 from clipjax.commands.output import print_table
 from clipjax.commands.store import store_root
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, counted
 
 
 def register(app: typer.Typer) -> None:
@@ -191,7 +191,8 @@ def _evaluate_collection(
         _show(results, as_json)
     if failed:
         others = f"; the other {len(results)} are complete" if results else ""
-        raise DataError(f"{len(failed)} of {len(failed) + len(results)} runs failed{others}: {failed[0]}")
+        of = counted(len(failed) + len(results), "run")
+        raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
 
 
 def _headline(rows: Sequence[dict[str, Any]]) -> str:
@@ -211,10 +212,8 @@ class _Asked(NamedTuple):
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raises UsageError for options that do not go together, before a model is loaded."""
-        from clipjax.tasks import find_task
-
         if self.data_root is None:
-            find_task(self.task)
+            self._check_task()
         sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
         given = [name for name, value in sources.items() if value is not None]
         if len(given) != 1:
@@ -225,6 +224,16 @@ class _Asked(NamedTuple):
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
         if self.data_root is None and len(prompts) > 1:
             raise UsageError("several --prompts need --data-root; with --data give one")
+
+    def _check_task(self) -> None:
+        from clipjax.collection import ALL, COLLECTIONS
+        from clipjax.tasks import find_task
+
+        if self.task in (*COLLECTIONS, ALL):
+            raise UsageError(
+                f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
+            )
+        find_task(self.task)
 
 
 # What has no effect beside --predictions (nothing is run) or --data-root (the cards say it).
@@ -258,12 +267,14 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    titles, cells = summary_table([row for row in rows if row["slice"] is None])
-    print_table(titles, cells)
-    for result in results:
-        if "prediction_name" in result.images.column_names and "label" not in result.images.column_names:
+    unlabelled = [result for result in results if _only_predicts(result)]
+    shown = [row for result in results if result not in unlabelled for row in result.rows]
+    if shown:
+        print_table(*summary_table([row for row in shown if row["slice"] is None]))
+    for number, result in enumerate(unlabelled):
+        if shown or number:
             typer.echo()
-            _print_predictions(result.images)
+        _print_predictions(result)
     paths = [str(result.path) for result in results if result.path is not None]
     if paths:
         typer.echo(
@@ -274,7 +285,7 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
 def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
     if skipped:
         named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
-        typer.echo(f"{len(skipped)} unreadable images skipped: {named}", err=True)
+        typer.echo(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
 
 
 def _join_processes() -> None:
@@ -289,10 +300,19 @@ def _join_processes() -> None:
         ) from None
 
 
-def _print_predictions(images: Any, most: int = 20) -> None:
+def _only_predicts(result: Any) -> bool:
+    """Whether a run on images without labels has predictions and not one number."""
+    names = result.images.column_names
+    predicts = "prediction_name" in names and "label" not in names
+    return predicts and all(row["value"] is None for row in result.rows)
+
+
+def _print_predictions(result: Any, most: int = 20) -> None:
     """Without labels there is no accuracy: show what the model sees in the first images."""
+    images = result.images
     rows = images.slice(0, most).to_pylist()
     cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]
     print_table(["image", "prediction", "confidence"], cells)
     if images.num_rows > most:
         typer.echo(f"... and {images.num_rows - most} more, in the per-image table")
+    typer.echo(f"\n{result.rows[0]['metric']}: {result.rows[0]['note']}")

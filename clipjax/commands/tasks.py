@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import textwrap
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipjax.commands.output import print_table
+
+if TYPE_CHECKING:
+    from clipjax.tasks import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -17,34 +21,60 @@ def register(app: typer.Typer) -> None:
 
 
 def tasks(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One task: its whole convention.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON on stdout.")] = False,
 ) -> None:
-    """List the tasks of `clipjax eval` and what they need, and the collections of `--data-root`."""
-    from clipjax.collection import COLLECTIONS
-    from clipjax.tasks import all_tasks
+    """List the tasks of `clipjax eval` and what they need, and the collections of `--data-root`.
 
+    With a task's NAME: all that a reader must know to compare its numbers with others.
+    """
+    from clipjax.collection import COLLECTIONS
+    from clipjax.tasks import all_tasks, find_task
+
+    if name is not None:
+        _show(_record(find_task(name)), as_json)
+        return
     found = [all_tasks()[name] for name in sorted(all_tasks())]
     if as_json:
-        keys = ("name", "version", "section", "needs", "convention")
-        of_tasks = [{key: _plain(getattr(task, key)) for key in keys} for task in found]
+        of_tasks = [_record(task) for task in found]
         of_collections = {name: dataclasses.asdict(each) for name, each in COLLECTIONS.items()}
         typer.echo(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
         return
-    rows = [[task.name, task.section, ", ".join(task.needs), _short(task.convention)] for task in found]
-    print_table(["task", "section", "needs", "convention"], rows)
+    rows = [[task.name, task.section, ", ".join(task.needs)] for task in found]
+    print_table(["task", "section", "needs"], rows)
     typer.echo()
     rows = [[name, each.section, ", ".join(each.tasks)] for name, each in COLLECTIONS.items()]
     print_table(["collection", "section", "tasks"], [*rows, ["all", "", "every task"]])
+    typer.echo("\n`clipjax tasks NAME` shows the convention of a task")
+
+
+def _record(task: Task) -> dict[str, Any]:
+    keys = ("name", "version", "section", "needs", "convention")
+    return {key: _plain(getattr(task, key)) for key in keys}
 
 
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _short(convention: Mapping[str, Any], most: int = 80) -> str:
-    """The convention in one line; a result row has all of it."""
-    words = "; ".join(
-        f"{key}: {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
-        for key, value in convention.items()
-    )
-    return words if len(words) <= most else f"{words[: most - 3].rstrip()}..."
+def _show(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    for key, value in record.items():
+        if isinstance(value, dict):
+            typer.echo(f"{key}:")
+            for what, words in value.items():
+                text = f"{what.replace('_', ' ')}: {_words(words)}"
+                typer.echo(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    "))
+        else:
+            typer.echo(f"{key}: {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    """A value of a record as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
