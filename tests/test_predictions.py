@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.cli import app
+from clipjax.compare import compare_runs
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import Result
 from clipjax.labels import load_labels, load_projection
@@ -568,6 +569,12 @@ def test_combinations_that_do_not_exist(tmp_path):
     for task, name, settings, message in cases:
         with pytest.raises(UsageError, match=message):
             evaluate_predictions(task, tmp_path / name, **settings)
+
+
+def test_a_negative_seed_is_refused_before_anything_is_read():
+    for call in (lambda: clipjax.evaluate("no model", seed=-1), lambda: compare_runs("a", "b", seed=-1)):
+        with pytest.raises(UsageError, match=r"the seed must be at least 0, not -1"):
+            call()
 
 
 # The command line.
