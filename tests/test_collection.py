@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _colours import COLOURS, ColourModel, paint
@@ -255,7 +256,7 @@ def test_a_card_in_any_folder_finds_the_card_of_its_id_set(data):
 
 
 def test_images_are_not_told_from_themselves(data):
-    settings = {"dataset": data / "odd.toml", "id_root": data / "colours", "progress": False}
+    settings: dict[str, Any] = {"dataset": data / "odd.toml", "id_root": data / "colours", "progress": False}
     for limit in (None, 5):
         with pytest.raises(DataError, match="odd and the in-distribution set colours are the same images"):
             clipjax.evaluate(ColourModel(), "ood", root=data / "colours", limit=limit, **settings)
@@ -264,10 +265,11 @@ def test_images_are_not_told_from_themselves(data):
 
 
 def test_id_options_of_a_task_without_an_id_set(data):
-    where = {"dataset": data / "colours.toml", "root": data / "colours", "progress": False}
-    for option in ({"id_root": "nosuch"}, {"id_dataset": "nosuch"}):
+    where: dict[str, Any] = {"dataset": data / "colours.toml", "root": data / "colours", "progress": False}
+    for option in ("id_root", "id_dataset"):
+        given: dict[str, Any] = {**where, option: "nosuch"}
         with pytest.raises(UsageError, match=r"'zeroshot' compares with no .* --id-data\) out"):
-            clipjax.evaluate(ColourModel(), "zeroshot", **where, **option)
+            clipjax.evaluate(ColourModel(), "zeroshot", **given)
 
 
 def test_calibration_of_a_shift_uses_the_cards_own_id_set(data, tmp_path):

@@ -16,7 +16,7 @@ from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
 import clipjax
-from clipjax.collection import plan
+from clipjax.collection import plan, survey
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.check import check_dataset
@@ -252,6 +252,13 @@ def test_the_readers_of_real_data_read_every_set(quick: Quick, name: str) -> Non
     card = dataclasses.replace(read_card(name), images=COUNTS[name], per_class=None)
     assert card.place is not None
     assert check_dataset(quick.world / card.place, card) == []
+
+
+def test_a_quick_world_has_cards_of_its_own(quick: Quick) -> None:
+    """`clipjax datasets check --all` complains of nothing, and the full world keeps the shipped counts."""
+    found = {located.card.name: problems for located, problems in survey(quick.world, decode=True)}
+    assert {*COUNTS, "demo_x"} <= set(found)
+    assert {name: problems for name, problems in found.items() if problems} == {}
 
 
 def test_cards_count_what_the_full_world_holds() -> None:

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 def main(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo-out"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only show that it runs: tiny data, hardly any training.")
+        bool, typer.Option("--quick", help="Only show that it runs: few images, hardly any training.")
     ] = False,
 ) -> None:
     """Render a small world, train three CLIPs on it, run all tasks on them, and draw figures.

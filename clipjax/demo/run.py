@@ -12,6 +12,7 @@ one folder, and what is there already is not made again:
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from clipjax.card import Card, Preprocess, Source
 from clipjax.collection import Job, evaluate_all
 from clipjax.collection import plan as plan_jobs
+from clipjax.config import config_dir, read_text
 from clipjax.data.cards import load_dataset
 from clipjax.data.tokenizers import tokenizer_spec
 from clipjax.demo.factors import annotated
@@ -140,6 +142,8 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     world = out / "world"
     for images in plan.image_sets():
         write_set(world, images, seed=SEED, progress=progress)
+    if plan != FULL:
+        _write_cards(world)
     for demo_model in plan.models:
         folder = out / "models" / demo_model.id
         if not (folder / "card.json").is_file():
@@ -149,6 +153,12 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     evaluate = _Evaluator(out, progress)
     results = [result for model in models for result in evaluate(model, _all_jobs(world))]
     return Demo(out, results + _four_way(models, results, world, evaluate))
+
+
+def _write_cards(world: Path) -> None:
+    """The shipped cards without their counts, which are those of the full world, for `--data-root world`."""
+    for path in sorted((config_dir() / "datasets").glob("demo_*.toml")):
+        (world / path.name).write_text(re.sub(r"(?m)^(images|per_class) = .*\n", "", read_text(path)))
 
 
 def _all_jobs(world: Path) -> list[Job]:
