@@ -284,6 +284,32 @@ def test_without_an_id_set_there_is_no_temperature(shifted):
     assert got["nll_before", None].value > 0
 
 
+def test_many_data_sets_share_one_fit(near, shifted, monkeypatch):
+    """And another fit is made for anything that T depends on."""
+    fits, fit = [], kernels.fit_temperature
+    monkeypatch.setattr(calibration, "_FITS", {})
+    monkeypatch.setattr(kernels, "fit_temperature", lambda *given: fits.append(fit(*given)) or fits[-1])
+    first = calibration.describe(shifted)
+    same = dataclasses.replace(near, features=near.features.copy(), dataset="again")
+    again = calibration.describe(dataclasses.replace(shifted, id=same))
+    assert len(fits) == 1
+    assert first["temperature"][0] == again["temperature"][0] == fits[0]
+    moved = near.features.copy()
+    moved[:, 0] += 0.5
+    other = [
+        dataclasses.replace(near, head=dataclasses.replace(near.head, scale=2.0)),
+        dataclasses.replace(near, head=dataclasses.replace(near.head, bias=np.ones(K, np.float32))),
+        dataclasses.replace(near, features=moved),
+        dataclasses.replace(near, labels=np.where(np.arange(301) % 9, near.labels, (near.labels + 1) % K)),
+        dataclasses.replace(
+            near, projection=Projection("planted", "planted", "max", tuple((k,) for k in range(K)))
+        ),
+    ]
+    for count, known in enumerate(other, 2):
+        calibration.describe(dataclasses.replace(shifted, id=known))
+        assert len(fits) == count
+
+
 def marked(near, column):
     return dataclasses.replace(near, columns={"calibration": column})
 

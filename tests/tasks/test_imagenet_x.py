@@ -161,7 +161,9 @@ def test_intervals_and_ece_are_those_of_a_loop():
                 bins = calibration.reliability(confidence, correct, edges, weights=weights * has)
                 draws["ece"].append(calibration.ece(bins))
         place = f"{variant}/factor:{name}"
-        ece = centred_interval(found["ece", place].value, np.array(draws["ece"]), lower=0.0)
+        value = found["ece", place].value
+        assert value is not None
+        ece = centred_interval(value, np.array(draws["ece"]), lower=0.0)
         for metric, expected in (
             ("error_ratio", percentile_interval(np.array(draws["error_ratio"]))),
             ("ece", ece),
@@ -191,30 +193,31 @@ def calibrated_columns(n: int = 200) -> dict[str, Any]:
     }
 
 
-def test_the_interval_of_ece_holds_it_where_every_resample_lies_above():
-    found = {
-        (m.metric, m.slice): m
-        for m in imagenet_x.measure(calibrated_columns(), About("x", None, resamples=50))
-    }
-    for place in (None, "multi/kept/factor:pose"):
-        ece = found["ece", place]
-        assert ece.value == pytest.approx(0, abs=1e-12)
-        assert ece.interval.lo <= ece.value < ece.interval.hi
-        assert ece.interval.method == "centred_bootstrap_50"
+def of_calibrated(metric: str, place: str | None) -> tuple[float, intervals.Interval]:
+    measures = imagenet_x.measure(calibrated_columns(), About("x", None, resamples=50))
+    [found] = [m for m in measures if (m.metric, m.slice) == (metric, place)]
+    assert found.value is not None
+    assert found.interval is not None
+    return found.value, found.interval
+
+
+@pytest.mark.parametrize("place", [None, "multi/kept/factor:pose"])
+def test_the_interval_of_ece_holds_it_where_every_resample_lies_above(place):
+    value, interval = of_calibrated("ece", place)
+    assert value == pytest.approx(0, abs=1e-12)
+    assert interval.lo <= value < interval.hi
+    assert interval.method == "centred_bootstrap_50"
 
 
 def test_a_factor_that_some_resamples_do_not_hold_has_intervals():
-    found = {
-        (m.metric, m.slice): m
-        for m in imagenet_x.measure(calibrated_columns(), About("x", None, resamples=50))
-    }
-    ratio, ece = (found[metric, "top/filtered/factor:rare"] for metric in ("error_ratio", "ece"))
-    assert ratio.value == 1
+    value, interval = of_calibrated("error_ratio", "top/filtered/factor:rare")
     half = intervals.wilson(1, 2)
-    assert ratio.interval[:2] == pytest.approx((half.lo / 0.5, half.hi / 0.5))
-    assert ratio.interval.method == "wilson_ratio"
-    assert ece.interval.lo <= ece.value < ece.interval.hi
-    held = int(ece.interval.method.removeprefix("centred_bootstrap_"))
+    assert value == 1
+    assert interval[:2] == pytest.approx((half.lo / 0.5, half.hi / 0.5))
+    assert interval.method == "wilson_ratio"
+    value, interval = of_calibrated("ece", "top/filtered/factor:rare")
+    assert interval.lo <= value < interval.hi
+    held = int(interval.method.removeprefix("centred_bootstrap_"))
     assert 20 < held < 50  # e^-2 of the resamples hold neither of the two images
 
 

@@ -1,0 +1,37 @@
+"""The section of docs/usage.md on plain arrays: its example runs, and its table lists every function."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import clipjax.metrics
+
+TEXT = (Path(__file__).parents[2] / "docs" / "usage.md").read_text(encoding="utf-8")
+SECTION = TEXT.partition("## Metrics on plain arrays")[2].partition("\n## ")[0]
+CHECKS = "inputs"  # what the others refuse, no metric
+
+
+def test_the_example_runs(capsys):
+    [example] = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+    exec(example, names := {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert set(names["table"]) == set(
+        re.search(r"diagram\(bins\)  # (.*) of each bin", example)[1].split(", ")  # type: ignore[index]
+    )
+
+
+def test_the_table_lists_every_public_function():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", SECTION, flags=re.MULTILINE))
+    modules = {module.name for module in pkgutil.iter_modules(clipjax.metrics.__path__)} - {CHECKS}
+    assert set(rows) == modules
+    for name, listed in rows.items():
+        module = importlib.import_module(f"clipjax.metrics.{name}")
+        here = {n for n, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__}
+        public = {n for n in here if not n.startswith("_") and not inspect.isclass(vars(module)[n])}
+        assert public - set(re.findall(r"`(\w+)`", listed)) == set(), name
+        for each in re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", listed)):
+            assert hasattr(module, each), each
