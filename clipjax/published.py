@@ -146,15 +146,10 @@ def published_rows(found: Sequence[Score]) -> list[Row]:
                 "metric": metric,
                 "value": score.value,
                 "note": score.note,
-                "convention": {"source": score.source} | _parsed(score.convention),
+                "convention": {"source": score.source} | score.pairs,
             }
         )
     return rows
-
-
-def _parsed(convention: str | None) -> dict[str, str]:
-    key, _, value = (convention or "").partition("=")
-    return {key: value} if key else {}
 
 
 def as_csv(found: Iterable[Score]) -> str:

@@ -5,7 +5,8 @@
 The numbers lie in configs/reference_scores.csv, one a line; configs/reference_sources.toml says where each
 source's come from and how they were measured. A published number is compared with a result only if both are
 of the same model (at its own image size), task, data set, part of it and metric, and if what is known of the
-conventions of both agrees: the prompt set, the model whose category lists were used.
+conventions of both agrees: prompt set, classes and how scores were projected to them, ID set, the model whose
+category lists were used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from clipjax.errors import DataError
 
 Row = dict[str, Any]
 
+NONE = "none"  # in a convention: that a row says null
 FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "convention", "note")
 
 
@@ -33,7 +35,8 @@ class Score:
             average several data sets have the task "curation" and no data set.
         value: in our units: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
-        convention: what else must agree, `key=value` of a result row's convention; None for nothing.
+        convention: what else must agree, `key=value; key=value` of a result row's convention; the value
+            "none" is null there. None for nothing.
         note: what else a reader needs.
     """
 
@@ -49,8 +52,18 @@ class Score:
 
     def agrees(self, convention: Mapping[str, Any]) -> bool:
         """Whether nothing that is known of a result contradicts the score's convention."""
-        key, _, value = (self.convention or "").partition("=")
-        return convention.get(key) in (None, value)
+        return all(convention.get(key, value) == value for key, value in self.pairs.items())
+
+    @functools.cached_property
+    def pairs(self) -> dict[str, str | None]:
+        """`convention` as a result row has it; ValueError if it is not of that form."""
+        found: dict[str, str | None] = {}
+        for pair in filter(None, (self.convention or "").split("; ")):
+            key, equals, value = pair.partition("=")
+            if not (key and equals and value) or key in found:
+                raise ValueError(f"the convention {self.convention!r} is not `key=value; key=value`")
+            found[key] = None if value == NONE else value
+        return found
 
     @property
     def key(self) -> tuple[str, str, str, str | None, str]:
@@ -68,8 +81,8 @@ def scores() -> tuple[Score, ...]:
     """Every published number, in file order.
 
     Raises:
-        DataError: a line without a number, with a source that is not described, or that another line of the
-            same source contradicts; the line is named.
+        DataError: a line without a number, whose convention cannot be read, with a source that is not
+            described, or that another line of the same source contradicts; the line is named.
     """
     path = config_dir() / "reference_scores.csv"
     found: dict[tuple[Any, ...], Score] = {}
@@ -78,8 +91,8 @@ def scores() -> tuple[Score, ...]:
             raise DataError(f"{path}:{line}: reference_sources.toml has no source {cells['source']!r}")
         try:
             score = _score(cells)
-        except ValueError:
-            raise DataError(f"{path}:{line}: the value {cells['value']!r} is not a number") from None
+        except ValueError as error:
+            raise DataError(f"{path}:{line}: {error}") from None
         if (identity := (*score.key, score.source, score.convention)) in found:
             raise DataError(f"{path}:{line}: {score.source} gives this number twice; keep one of the lines")
         found[identity] = score
@@ -127,8 +140,15 @@ def compare(value: float, known: Sequence[Score]) -> list[dict[str, Any]]:
 
 def _score(cells: Mapping[str, str]) -> Score:
     model, task, dataset, part, metric, value, source, convention, note = (cells[name] for name in FIELDS)
-    names = (model, task, dataset, part or None, metric)
-    return Score(*names, float(value), source, convention or None, note or None)
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"the value {value!r} is not a number") from None
+    score = Score(
+        model, task, dataset, part or None, metric, number, source, convention or None, note or None
+    )
+    _ = score.pairs  # a wrong one is said now
+    return score
 
 
 @functools.cache

@@ -8,16 +8,20 @@ import sys
 from typing import Any
 
 import pytest
+from _planted import emitted
 from _rows import row
 
 from clipjax import evaluation, references
+from clipjax.analysis.curation import columns
 from clipjax.config import config_dir, read_csv
-from clipjax.data.cards import dataset_names
+from clipjax.data.cards import read_card
 from clipjax.errors import DataError
+from clipjax.labels import load_labels, load_projection, load_prompts
 from clipjax.references import FIELDS, Score, lookup, scores, sources, with_references
 from clipjax.tasks import Measure, Outcome, all_tasks
 
 B32 = "vit_b_32-openai"
+CAPTIONS = "captions as they stand"  # what retrieval calls no template
 
 
 def values(*arguments: str, convention: Any = None) -> list[tuple[str, float]]:
@@ -33,14 +37,62 @@ def test_every_score_is_of_a_registered_model_or_marked() -> None:
     assert all(score.source == "paper" for score in scores() if score.model in others)
 
 
-def test_every_score_names_a_task_and_a_data_set_that_exist() -> None:
-    without_card = {"imagenet_real"}  # timm's; there is no task on ReaL labels alone
+def test_every_score_is_a_number_that_its_task_emits() -> None:
+    """Of a data set whose card names the task, with a metric and slice that come out of planted columns."""
+    curated = {column.key for column in columns()}
+    for task, dataset, part, metric in {(s.task, s.dataset, s.slice, s.metric) for s in scores()}:
+        if task == "curation":
+            assert (dataset, part, metric in curated) == ("", None, True), metric
+        else:
+            assert task in read_card(dataset).tasks, (task, dataset)
+            assert (metric, part) in emitted(task), (task, metric, part)
+
+
+def test_every_convention_is_one_that_rows_have() -> None:
+    keys = {key for score in scores() for key in score.pairs}
+    assert keys == {"prompts", "label_space", "projection", "id", "annotations"}
+    spaces = {score.pairs["label_space"] for score in scores() if "label_space" in score.pairs}
+    assert [space for space in spaces if space is None or load_labels(space).name != space] == []
+    prompts = {score.pairs["prompts"] for score in scores() if "prompts" in score.pairs}
+    assert {load_prompts(name).name for name in prompts - {CAPTIONS} if name} == prompts - {CAPTIONS}
+    named = {(s.dataset, s.pairs["projection"]) for s in scores() if s.pairs.get("projection")}
+    for dataset, projection in named:
+        ours = load_projection(load_labels("imagenet"), load_labels(dataset))
+        assert ours is not None
+        assert projection == f"{ours.kind} from {ours.source}"
+
+
+def test_a_number_that_was_made_otherwise_has_no_reference() -> None:
+    """open_clip's ObjectNet has a head of its 113 names; the paper's shape bias one of 1,000 classes."""
+    eighty = {"prompts": "openai_80"}
+    own = {**eighty, "label_space": "objectnet", "projection": None}
+    objectnet = (B32, "zeroshot", "objectnet", "top1")
+    assert values(*objectnet, convention=own) == values(*objectnet) == [("open_clip", 0.4431)]
+    assert values(*objectnet, convention={**own, "projection": "max from imagenet"}) == []
+
+    bias = (B32, "shape_bias", "cue_conflict", "shape_bias")
+    projected = {**eighty, "label_space": "cue_conflict", "projection": "mean_prob from imagenet"}
+    assert values(*bias, convention=projected) == [("paper", 0.575)]
+    assert values(*bias, convention={**projected, "projection": None}) == []
+    assert values(*bias, convention={**projected, "prompts": "single"}) == []
+
+    among_all = {**eighty, "label_space": "imagenet", "projection": None}
+    assert values(B32, "zeroshot", "imagenet_a", "top1", convention=among_all) == []
+    classifier = ("tf_efficientnet_lite0-in1k", "zeroshot", "imagenet_a", "top1")
+    assert len(values(*classifier)) == 1
+    assert values(*classifier, convention={"label_space": "imagenet"}) == []
+
+
+def test_the_papers_zero_shot_numbers_are_of_80_prompts() -> None:
+    kinds = {model["id"]: model["library"] for model in read_csv(config_dir() / "models.csv")}
     for score in scores():
-        if score.task == "curation":
-            assert score.dataset == ""
-            continue
-        assert score.task in all_tasks()
-        assert score.dataset in {*dataset_names(), *without_card}
+        if score.source != "paper" or kinds.get(score.model, "timm") == "timm":
+            assert score.source != "paper" or "prompts" not in score.pairs
+        elif score.task == "imagenet_d":
+            assert score.pairs["prompts"] == "imagenet_d"
+        else:
+            captions = score.metric == "retrieval"
+            assert score.pairs["prompts"] == (CAPTIONS if captions else "openai_80")
 
 
 def test_every_score_is_a_fraction() -> None:
@@ -132,6 +184,8 @@ def test_a_number_of_something_else_has_no_reference(changed: dict[str, object])
     ("line", "message"),
     [
         ("m,zeroshot,imagenet_val,,top1,high,paper,,", r"csv:3: the value 'high' is not a number"),
+        ("m,zeroshot,imagenet_v2,,top1,0.5,paper,single,", r"csv:3: the convention 'single' is not `key=v"),
+        ("m,zeroshot,imagenet_v2,,top1,0.5,paper,a=1; a=2,", r"csv:3: the convention 'a=1; a=2' is not"),
         ("m,zeroshot,imagenet_val,,top1,0.5,nobody,,", r"csv:3: .*no source 'nobody'"),
         ("m,zeroshot,imagenet_val,,top1,0.6,paper,,", r"csv:3: paper gives this number twice"),
     ],

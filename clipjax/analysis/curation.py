@@ -22,7 +22,7 @@ from typing import Any
 
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, UsageError
-from clipjax.references import compare, lookup
+from clipjax.references import Score, compare, lookup
 from clipjax.results import Row, as_latex, as_markdown, model_name
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -32,6 +32,13 @@ NOTE = (
     "* rests on published numbers, on samples of data sets, or on several prompt sets or precisions; "
     "(k of n): rows are missing, so no mean is taken"
 )
+# Of a row's convention: where two rows of one number differ in it, neither stands for the other.
+WAYS = {
+    "label_space": "label spaces",
+    "projection": "projections",
+    "id": "ID sets",
+    "annotations": "annotations",
+}
 INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 
@@ -129,8 +136,8 @@ def curation_table(
 
     Raises:
         UsageError: a model has no row at all.
-        DataError: no row belongs to any column; or a number was measured with several prompt sets and
-            `prompts` does not say which.
+        DataError: no row belongs to any column; a number was measured with several prompt sets and `prompts`
+            does not say which; or in several other ways (`WAYS`), of which all but one must be left out.
     """
     of = columns() if of is None else of
     terms = {term for column in of for term in column.terms}
@@ -155,14 +162,42 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
         lambda row: row["origin"] == "measured",
         lambda row: row["precision"] == precision,
         lambda row: prompts is not None and _prompts(row) == prompts,
-        lambda row: row["sample"] is None,
+        lambda row: not _is_sample(row),
     ):
         rows = [row for row in rows if wanted(row)] or rows
     if len(sets := sorted({str(_prompts(row)) for row in rows})) > 1:
         raise DataError(
             f"{model}: {term} was measured with the prompts {', '.join(sets)}: say which (--prompts NAME)"
         )
+    for name, title in WAYS.items():
+        if len(ways := _ways(rows, name)) > 1:
+            listed = ", ".join(f"{way} (run {run})" for way, run in ways.items())
+            raise DataError(
+                f"{model}: {term} was measured with several {title}: {listed}; these are different numbers: "
+                "move the folders of the runs that are not wanted out of the results"
+            )
     return max(rows, key=lambda row: row["run_id"])
+
+
+def _ways(rows: Sequence[Row], name: str) -> dict[str, str]:
+    """What rows say of one part of their convention -> a run that says so. One that says nothing agrees.
+
+    Annotations go by the digest in the recipe, beside their name where they have one.
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        convention, recipe = row["convention"], row["recipe"]
+        if name == "annotations" and recipe.get(name):
+            way = " ".join(filter(None, (convention.get(name), recipe[name][:12])))
+            found.setdefault(way, row["run_id"])
+        elif name in convention:
+            found.setdefault(str(convention[name] or "none"), row["run_id"])
+    return found
+
+
+def _is_sample(row: Row) -> bool:
+    """Of the data set, or of the ID set that it was compared with."""
+    return row["sample"] is not None or row["convention"].get("id_sample") is not None
 
 
 def _prompts(row: Row) -> str | None:
@@ -180,7 +215,7 @@ def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
     if missing:
         return Cell(column, None, None, tuple(used), tuple(missing), [])
     value = sum(row["value"] for row in used) / len(used)
-    reference = compare(value, _published(model, column)) if _comparable(used) else []
+    reference = compare(value, _published(model, column, used)) if _comparable(used) else []
     return Cell(column, value, _interval(column, value, used), tuple(used), (), reference)
 
 
@@ -189,12 +224,14 @@ def _comparable(rows: Sequence[Row]) -> bool:
     return any(row["origin"] == "measured" for row in rows) or len(rows) > 1
 
 
-def _published(model: str, column: Column) -> list[Any]:
-    """Scores of the column; of a column that is one row, those of the row."""
+def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
+    """Scores of the column that the conventions of all its rows agree with; of one row, those of the row."""
     term, *others = column.terms
     if others:
-        return lookup(model, "curation", "", column.key)
-    return lookup(model, term.task, term.dataset, term.metric, term.slice)
+        found = lookup(model, "curation", "", column.key)
+    else:
+        found = lookup(model, term.task, term.dataset, term.metric, term.slice)
+    return [score for score in found if all(score.agrees(row["convention"]) for row in rows)]
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -241,7 +278,7 @@ def _text(cell: Cell) -> str:
 
 def _is_plain(rows: Sequence[Row]) -> bool:
     ways = {(_prompts(row), row["precision"]) for row in rows}
-    return len(ways) == 1 and all(row["origin"] == "measured" and row["sample"] is None for row in rows)
+    return len(ways) == 1 and all(row["origin"] == "measured" and not _is_sample(row) for row in rows)
 
 
 def long(table: Table) -> list[dict[str, Any]]:

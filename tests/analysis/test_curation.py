@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from _planted import planted
 from _rows import row
 from typer.testing import CliRunner
 
@@ -34,9 +34,7 @@ from clipjax.analysis.curation import (
 from clipjax.cli import app
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError, UsageError
-from clipjax.labels import LabelSpace
 from clipjax.results import ResultStore, Row, new_run_id, validate_rows
-from clipjax.tasks import About, all_tasks
 
 RUN = "20260101T000000.000000Z-00000000"
 MODEL = "vit_b_16-dfn2b"
@@ -246,6 +244,80 @@ def test_prompt_sets_are_never_mixed_up() -> None:
     assert cell_of(curation_table(rows[:1], prompts="openai_80"), "larger").value == 0.1
 
 
+@pytest.mark.parametrize(
+    ("title", "first", "second", "named"),
+    [
+        (
+            "label spaces",
+            {"label_space": "imagenet"},
+            {"label_space": "mine"},
+            "imagenet (run {}), mine (run {})",
+        ),
+        (
+            "projections",
+            {"projection": "max from imagenet"},
+            {"projection": None},
+            "max from imagenet (run {}), none (run {})",
+        ),
+        ("ID sets", {"id": "imagenet_val"}, {"id": "mine"}, "imagenet_val (run {}), mine (run {})"),
+    ],
+)
+def test_different_numbers_are_never_mixed_up(
+    title: str, first: dict[str, Any], second: dict[str, Any], named: str
+) -> None:
+    term = columns()[0].terms[3]
+    newest = RUN.replace("2026", "2027")
+    rows = [row_of(term, 0.1, convention=first), row_of(term, 0.2, convention=second) | {"run_id": newest}]
+    with pytest.raises(DataError) as error:
+        curation_table(rows)
+    said = str(error.value)
+    assert said.startswith(f"{MODEL}: zeroshot objectnet top1 was measured with several {title}: ")
+    assert named.format(RUN, newest) in said
+    assert "move the folders of the runs that are not wanted out of the results" in said
+    # Rows that agree, or that say nothing of it, are one number: the newest is taken.
+    for convention in (first, {}):
+        again = [rows[0], rows[1] | {"convention": convention}]
+        assert cell_of(curation_table(again), "classification").rows[0]["value"] == 0.2
+
+
+def test_other_annotations_are_another_number() -> None:
+    term = columns()[5].terms[0]
+    newest = RUN.replace("2026", "2027")
+    rows = [
+        row_of(term, 0.1, recipe={"annotations": "1" * 64}),
+        row_of(term, 0.2, recipe={"annotations": "2" * 64}, convention={"annotations": "resnet50"})
+        | {"run_id": newest},
+    ]
+    says = rf"several annotations: 1{{12}} \(run {RUN}\), resnet50 2{{12}} \(run {newest}\)"
+    with pytest.raises(DataError, match=says):
+        curation_table(rows)
+    assert cell_of(curation_table(rows[1:]), "larger").value == 0.2
+
+
+def test_a_sample_of_the_id_set_is_a_sample() -> None:
+    term = columns()[5].terms[0]
+    sample = {"id": "imagenet_val", "id_sample": {"limit": 10, "seed": 0, "of": 50000}}
+    newest = row_of(term, 0.3, convention=sample) | {"run_id": RUN.replace("2026", "2027")}
+    whole = row_of(term, 0.4, convention={"id": "imagenet_val"})
+    assert wide(curation_table([newest, whole]))[1][0][6] == "0.4000"
+    assert wide(curation_table([newest]))[1][0][6] == "0.3000*"
+
+
+def test_what_is_published_of_other_prompts_does_not_stand_beside() -> None:
+    """The paper's means, and its one-row columns, are of 80 prompts: not those of a cell with others."""
+    eighty = complete(convention={"prompts": "openai_80"})
+    assert len(cell_of(curation_table(eighty), "classification").reference) == 1
+    single = [row | {"convention": {"prompts": "single"}} for row in eighty]
+    for rows in (single, [single[0], *eighty[1:]]):
+        assert cell_of(curation_table(rows), "classification").reference == []
+    assert cell_of(curation_table(single), "larger").reference == []
+    captions = [row | {"convention": {"prompts": "captions as they stand"}} for row in eighty]
+    assert len(cell_of(curation_table(captions), "retrieval").reference) == 1
+    mine = [row | {"convention": {"prompts": "openai_80", "id": "mine"}} for row in eighty]
+    assert cell_of(curation_table(mine), "ood_auroc").reference == []
+    assert len(cell_of(curation_table(mine), "ece_before").reference) == 1
+
+
 def test_formats() -> None:
     table = curation_table(complete())
     assert "| vit_b_16-dfn2b | 0.4000 | 0.3000 |" in export_curation(table, "markdown")
@@ -295,34 +367,6 @@ def test_it_needs_no_jax() -> None:
 
 # --- rows as the tasks make them ---
 
-SPACE = LabelSpace("two", ("a", "b"), ("a", "b"))
-RIGHT = np.array([True, False, True, True])
-ACCURACY = {"label": [0, 0, 1, 1], "prediction": [0, 1, 1, 1], "correct": RIGHT, "correct_top5": RIGHT}
-SCORES = {"in_distribution": [True] * 3 + [False] * 2, "mcm": [0.9, 0.8, 0.3, 0.5, 0.1]}
-PLANTED: dict[str, dict[str, Any]] = {
-    "zeroshot": ACCURACY,
-    "vid_robust": ACCURACY
-    | {"anchor": ["a", "a", "b", "c"], "offset": [0, 1, 0, 0], "set_size": [2, 2, 1, 1]},
-    "ood": SCORES,
-    "ood ninco": SCORES | {"ood_class": ["", "", "", "x", "y"]},
-    "calibration": ACCURACY
-    | {f"{name}_{state}": [0.5] * 4 for name in ("nll", "brier") for state in ("before", "after")}
-    | {"confidence_before": [0.9] * 4, "confidence_after": [0.8] * 4}
-    | {"temperature": [1.5] * 4, "temperature_error": [0.1] * 4, "calibration_images": [9] * 4},
-    "imagenet_x": ACCURACY
-    | {
-        "annotated": [True] * 4,
-        "confidence": [0.9] * 4,
-        "prototype": [False] * 4,
-        "top_factors": [["larger"], ["larger"], ["shape"], ["color"]],
-        "multi_factors": [["larger"], ["larger"], ["shape", "color"], ["color"]],
-    },
-    "retrieval": {
-        "image_ranks": [[0, 7], [1, 0], [0, 0], [9, 0]],
-        "caption_ranks": [[0, 1], [6, 8], [0, 3], [2, 3]],
-        "captions_cut": [0, 0, 0, 0],
-    },
-}
 EXPECTED = {
     "classification": 6 * 0.75 / 7 + 1 / 7,
     "ood_auroc": 5 / 6,
@@ -341,10 +385,7 @@ def test_rows_that_the_tasks_make() -> None:
     """The table's terms are metrics and slices that the tasks emit, and the planted numbers come out."""
     rows = []
     for task, dataset in sorted({(term.task, term.dataset) for c in columns() for term in c.terms}):
-        planted = PLANTED[f"{task} {dataset}" if f"{task} {dataset}" in PLANTED else task]
-        ids = [f"{k}.png" for k in range(len(next(iter(planted.values()))))]
-        about = About(dataset, SPACE, resamples=20)
-        for measure in all_tasks()[task].measure({"id": ids, **planted}, about):
+        for measure in planted(task, dataset):
             interval = None if measure.interval is None else measure.interval._asdict()
             named = {"metric": measure.metric, "slice": measure.slice, "value": measure.value}
             rows.append(row(RUN, task=task, dataset=dataset, interval=interval, **named))
