@@ -6,12 +6,13 @@
 The runs' per-image tables are joined by the images' ids, and the comparison is paired: what makes an image
 hard for both says nothing about which is better. Proportions are compared by McNemar's exact test, with an
 interval of the difference (MOVER); all other numbers by a bootstrap that draws the same images for both runs.
-p-values of one call are corrected together (Holm). Differences are the second minus the first.
+p-values of one call are corrected together (Holm). Differences are the second minus the first. The task says
+what is compared (`Task.paired`), by the names of its rows; what cannot be is left out with a reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +21,11 @@ import numpy as np
 
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.evaluation import COMPARISON, check_bootstrap
-from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, percentile_interval
+from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval, paired_difference
 from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact
 from clipjax.results import ResultStore, Row
-from clipjax.tasks import About, Columns, Paired, find_task
-
-# What the columns of a task that does not say otherwise (`Task.paired`) are called as metrics.
-COLUMNS = {"correct": "top1", "correct_full": "top1_full", "correct_top5": "top5"}
+from clipjax.tasks import About, Columns, Paired, find_task, metric_name
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Comparison:
     """One metric of two runs.
 
     Attributes:
+        metric: as in the rows, with the slice behind it where there is one ("auroc score:msp").
         first, second: its values.
         difference: second - first, with its interval; None where no resample differs from another.
         p_value: two-sided, of no difference; p_holm: corrected for all comparisons of the call.
@@ -43,6 +42,7 @@ class Comparison:
         gained, lost: images that the second or the first run alone has right; None for other metrics.
         runs, models: of the first and of the second.
         differs: what else the runs differ in ("prompts": (first's, second's)).
+        left_out: metrics of the two runs that are not compared, and why.
     """
 
     task: str
@@ -61,13 +61,19 @@ class Comparison:
     runs: tuple[str, str]
     models: tuple[str, str]
     differs: Mapping[str, tuple[Any, Any]]
+    left_out: Mapping[str, str]
 
 
 class _Run(NamedTuple):
-    """The first row of a run, which says what all have in common, and its per-image columns."""
+    """The rows of a run and its per-image columns."""
 
-    row: Row
+    rows: list[Row]
     columns: Columns
+
+    @property
+    def row(self) -> Row:
+        """The first row, which says what all have in common."""
+        return self.rows[0]
 
 
 class _Found(NamedTuple):
@@ -82,6 +88,15 @@ class _Found(NamedTuple):
     n: int
     gained: int | None = None
     lost: int | None = None
+
+
+class _Pair(NamedTuple):
+    """Two runs with their images in one order, what each is compared by, and what came of it."""
+
+    runs: tuple[_Run, _Run]
+    paired: tuple[Paired, Paired]
+    found: list[_Found]
+    left_out: dict[str, str]
 
 
 Place = tuple[Path, str]  # a folder of results, a run id in it
@@ -105,22 +120,33 @@ def compare_runs(
 
     Raises:
         UsageError: no run or model of that name; both are one run; no metric of that name.
-        DataError: the runs are of other tasks, data sets or images, or were made by another version.
+        DataError: the runs are of other tasks, data sets, images or annotations, or were made by another
+            version; one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     runs = [_runs_of(str(name), Path(results)) for name in (first, second)]
-    found: list[tuple[_Found, _Run, _Run]] = []
-    for a, b in _pairs(runs, (str(first), str(second)), results):
-        left, right = _aligned(_load(*a), _load(*b))
-        found += [(each, left, right) for each in _compare(left, right, resamples, seed)]
-    if unknown := [name for name in metrics if name not in {each.metric for each, _, _ in found}]:
-        raise unknown_name("metric", unknown[0], sorted({each.metric for each, _, _ in found}))
-    found = [each for each in found if not metrics or each[0].metric in metrics]
-    corrected = holm([each.p_value for each, _, _ in found])
-    return [_comparison(each, float(p), a, b) for (each, a, b), p in zip(found, corrected)]
+    pairs = [
+        _compare(*_aligned(_load(*a), _load(*b)), resamples, seed)
+        for a, b in _pairs(runs, (str(first), str(second)), results)
+    ]
+    _check_metrics(metrics, pairs)
+    found = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
+    corrected = holm([each.p_value for each, _ in found])
+    return [_comparison(each, float(p), pair) for (each, pair), p in zip(found, corrected)]
 
 
-def _comparison(found: _Found, p_holm: float, a: _Run, b: _Run) -> Comparison:
+def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
+    known = {each.metric for pair in pairs for each in pair.found}
+    left_out = {name: why for pair in pairs for name, why in pair.left_out.items()}
+    for name in metrics:
+        if name not in known and name in left_out:
+            raise DataError(f"{name} cannot be compared: {left_out[name]}")
+        if name not in known:
+            raise unknown_name("metric", name, sorted(known))
+
+
+def _comparison(found: _Found, p_holm: float, pair: _Pair) -> Comparison:
+    a, b = pair.runs
     return Comparison(
         task=a.row["task"],
         dataset=a.row["dataset"],
@@ -128,13 +154,17 @@ def _comparison(found: _Found, p_holm: float, a: _Run, b: _Run) -> Comparison:
         p_holm=p_holm,
         runs=(a.row["run_id"], b.row["run_id"]),
         models=(a.row["model"], b.row["model"]),
-        differs=_differs(a.row, b.row),
+        differs=_differs(pair),
+        left_out=pair.left_out,
         **found._asdict(),
     )
 
 
-def _differs(a: Row, b: Row) -> dict[str, tuple[Any, Any]]:
-    words = [{**row["convention"], "precision": row["precision"]} for row in (a, b)]
+def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
+    words = [
+        {**run.row["convention"], **paired.convention, "precision": run.row["precision"]}
+        for run, paired in zip(pair.runs, pair.paired)
+    ]
     keys = [key for key in words[0] | words[1] if words[0].get(key) != words[1].get(key)]
     return {key: (words[0].get(key), words[1].get(key)) for key in keys}
 
@@ -188,7 +218,8 @@ def _pairs(
 
 def _load(root: Path, run_id: str) -> _Run:
     store = ResultStore(root)
-    row, columns = store.run(run_id)[0], store.images(run_id).to_pydict()
+    rows, columns = store.run(run_id), store.images(run_id).to_pydict()
+    row = rows[0]
     version = find_task(row["task"]).version
     if row["task_version"] != version:
         raise DataError(
@@ -199,7 +230,7 @@ def _load(root: Path, run_id: str) -> _Run:
         raise DataError(
             f"{run_id} has no images to compare by ({row['note'] or 'its per-image table is empty'})"
         )
-    return _Run(row, columns)
+    return _Run(rows, columns)
 
 
 def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
@@ -224,7 +255,7 @@ def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
                 "columns: evaluate both on the same data"
             )
     order = [place[name] for name in ids[0]]
-    return a, _Run(b.row, {name: [values[i] for i in order] for name, values in b.columns.items()})
+    return a, _Run(b.rows, {name: [values[i] for i in order] for name, values in b.columns.items()})
 
 
 def _digest(part: Any) -> str | None:
@@ -234,32 +265,83 @@ def _digest(part: Any) -> str | None:
 # Numbers.
 
 
-def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> list[_Found]:
+def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
     about = About(a.row["dataset"], None, resamples=resamples, seed=seed)
-    paired = find_task(a.row["task"]).paired or _by_columns
+    names, task = f"{a.row['run_id']} and {b.row['run_id']}", find_task(a.row["task"])
+    if task.paired is None:
+        raise DataError(f"{names}: the task {task.name!r} does not say what its runs are compared by")
     try:
-        one, other = paired(a.columns, about), paired(b.columns, about)
-        found = [
-            _proportion(name, right, other.right[name])
-            for name, right in one.right.items()
-            if name in other.right
-        ]
-        if one.resampled is not None and other.resampled is not None:
-            found += _resampled(one, one.resampled, other.resampled, len(a.columns["id"]), about)
+        pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), [], {})
+        _check_annotations(pair)
+        _fill(pair, about)
     except (ValueError, KeyError) as error:
-        raise DataError(f"{a.row['run_id']} and {b.row['run_id']} cannot be compared: {error}") from None
-    if not found:
+        raise DataError(f"{names} cannot be compared: {error}") from None
+    if not pair.found:
+        why = "; ".join(f"{name}: {reason}" for name, reason in pair.left_out.items())
+        why = f"({why})" if why else "without labels"
+        raise DataError(f"{names}: the task {task.name!r} has nothing to compare by {why}")
+    return pair
+
+
+def _other_annotations(pair: _Pair) -> bool:
+    digests = [run.row["recipe"].get("annotations") for run in pair.runs]
+    return digests[0] != digests[1] and (None not in digests or pair.paired[0].annotated is not None)
+
+
+def _check_annotations(pair: _Pair) -> None:
+    if pair.paired[0].annotated is None and _other_annotations(pair):
+        a, b = (run.row["run_id"] for run in pair.runs)
         raise DataError(
-            f"{a.row['run_id']} and {b.row['run_id']}: the task {a.row['task']!r} has nothing to compare by "
-            "without labels"
+            f"{a} and {b} were made with other annotations of the images: evaluate both with the same "
+            "(--annotations)"
         )
+
+
+def _fill(pair: _Pair, about: About) -> None:
+    """Compare what both runs have, and say of the rest why not."""
+    one, other = pair.paired
+    n = len(pair.runs[0].columns["id"])
+    values = [_values(each, n) for each in pair.paired]
+    pair.left_out.update(_left_out(pair, values))
+    names = [name for name in values[0] if name not in pair.left_out]
+    pair.found.extend(
+        _proportion(name, one.right[name], other.right[name]) for name in names if name in one.right
+    )
+    if drawn := {name: (values[0][name], values[1][name]) for name in names if name not in one.right}:
+        found, without = _resampled(pair.paired, drawn, n, about)
+        pair.found.extend(found)
+        pair.left_out.update(without)
+
+
+def _values(paired: Paired, n: int) -> dict[str, float]:
+    """Every metric of a run."""
+    found = {name: float(np.mean(right)) for name, right in paired.right.items()}
+    if paired.resampled is None:
+        return found
+    once = paired.resampled(np.ones((1, n), np.int64))
+    return found | {name: float(value[0]) for name, value in once.items()}
+
+
+def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
+    """The metrics that the runs do not share, or that mean something else in each."""
+    found: dict[str, str] = {}
+    for run, own in zip(pair.runs, values):
+        without = {
+            metric_name(row["metric"], row["slice"]): row["note"] for row in run.rows if row["value"] is None
+        }
+        for name in values[0] | values[1]:
+            if name in without:
+                found[name] = f"{run.row['run_id']} has no value ({without[name]})"
+            elif name not in own or np.isnan(own[name]):
+                found[name] = f"{run.row['run_id']} has no value"
+    one, other = (paired.over for paired in pair.paired)
+    for name in one:
+        if name in other and not np.array_equal(one[name], other[name]):
+            found[name] = "the runs have it over other images"
+    if _other_annotations(pair):
+        shared = [name for name in pair.paired[0].annotated or () if name in values[0] | values[1]]
+        found |= dict.fromkeys(shared, "the runs were made with other annotations")
     return found
-
-
-def _by_columns(columns: Columns, about: About) -> Paired:
-    """The columns that say whether an image is right."""
-    right = {name: np.asarray(values) for name, values in columns.items() if name.split("_")[0] == "correct"}
-    return Paired({COLUMNS.get(k, k): v for k, v in right.items() if v.dtype == np.bool_})
 
 
 def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
@@ -271,51 +353,47 @@ def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
 
 
 def _resampled(
-    paired: Paired,
-    first: Callable[[np.ndarray], dict[str, np.ndarray]],
-    second: Callable[[np.ndarray], dict[str, np.ndarray]],
-    n: int,
-    about: About,
-) -> list[_Found]:
-    """Metrics that are no proportions: both runs on the same resamples."""
-    once = np.ones((1, n), np.int64)
-    values = [{name: float(value[0]) for name, value in run(once).items()} for run in (first, second)]
-    names = [name for name in values[0] if name in values[1]]
-    rows, samples = _samples(paired, n, about)
+    both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
+) -> tuple[list[_Found], dict[str, str]]:
+    """Metrics that are no proportions, both runs on the same resamples; and why others are left out."""
+    first, second = (paired.resampled for paired in both)
+    assert first is not None
+    assert second is not None
+    try:
+        rows, samples = _samples(both[0], n, about)
+    except ValueError as error:  # too little to draw from
+        return [], dict.fromkeys(values, str(error))
 
     def difference(*parts: np.ndarray) -> dict[str, np.ndarray]:
         weights = np.empty((len(parts[0]), n), np.int64)
         for place, part in zip(rows, parts):
             weights[:, place] = part
         before, after = first(weights), second(weights)
-        return {name: after[name] - before[name] for name in names}
+        return {name: after[name] - before[name] for name in values}
 
-    draws = bootstrap(difference, *samples)
-    test = f"paired_bootstrap_{about.resamples}"
-    found = []
-    for name in names:
-        drawn = draws[name]
-        interval = (
-            percentile_interval(drawn, clustered=paired.clusters is not None) if np.ptp(drawn) else None
-        )
-        found.append(_Found(name, values[0][name], values[1][name], interval, _p_value(drawn), test, n))
-    return found
+    found, left_out = [], {}
+    clustered, test = both[0].clusters is not None, f"paired_bootstrap_{about.resamples}"
+    for name, drawn in bootstrap(difference, *samples).items():
+        if without := int(np.isnan(drawn).sum()):
+            left_out[name] = f"{without} of {len(drawn)} resamples have no value"
+            continue
+        interval = percentile_interval(drawn, clustered=clustered) if differ(drawn) else None
+        found.append(_Found(name, *values[name], interval, _p_value(drawn), test, n))
+    return found, left_out
 
 
 def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
     """The rows of each sample that is drawn by itself, and its resamples."""
     groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
+    clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
     names = list(dict.fromkeys(groups.tolist()))
     rows = [np.flatnonzero(groups == name) for name in names]
     samples = []
     for name, place in zip(names, rows):
-        clusters = None
-        if paired.clusters is not None:
-            of_rows = np.asarray(paired.clusters, object)[place].astype(str)
-            clusters = np.unique(of_rows, return_inverse=True)[1]
-            clusters = None if clusters.max() + 1 == len(place) else clusters
+        alone = clusters[place[0]] is None
+        codes = None if alone else np.unique(clusters[place].astype(str), return_inverse=True)[1]
         data = about.dataset if paired.groups is None else str(name)
-        samples.append(Resampling(data, len(place), clusters, about.resamples, about.seed))
+        samples.append(Resampling(data, len(place), codes, about.resamples, about.seed))
     return rows, samples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from _colours import ColourModel, paint
+from _planted import PLANTED, SPACE
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
@@ -17,17 +19,24 @@ import clipjax
 from clipjax import cli
 from clipjax.compare import Comparison, compare_runs
 from clipjax.errors import DataError, UsageError
+from clipjax.labels import LabelSpace
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, percentile_interval
 from clipjax.metrics.paired import holm
 from clipjax.results import ResultStore, new_run_id
-from clipjax.tasks import find_task
+from clipjax.tasks import About, Measure, all_tasks, find_task, metric_name
 
 
 def write(
-    folder: Path, images: dict[str, Any], *, task: str = "zeroshot", model: str = "a", **changed: Any
+    folder: Path,
+    images: dict[str, Any],
+    *,
+    task: str = "zeroshot",
+    model: str = "a",
+    measures: Sequence[Measure] = (),
+    **changed: Any,
 ) -> str:
-    """A run with these per-image columns; returns its id."""
+    """A run with these per-image columns, and a row a measure; returns its id."""
     run_id = new_run_id()
     empty = ("aggregates", "note", "sample", "reference", "per_device_batch", "slice", "xla_flags", "device")
     fields: dict[str, Any] = dict.fromkeys((*empty, "git_revision", "versions", "interval"))
@@ -51,7 +60,8 @@ def write(
         "wall_time": 1.5,
         "compile_count": 3,
     }
-    ResultStore(folder).add([fields | changed], images)
+    rows = [{k: getattr(each, k) for k in ("metric", "value", "n", "slice", "note")} for each in measures]
+    ResultStore(folder).add([fields | changed | row for row in rows or [{}]], images)
     return run_id
 
 
@@ -152,11 +162,28 @@ def test_ood_scores_are_drawn_on_either_side(tmp_path, classes):
             for t in tables
         ]
         draws.append(areas[1] - areas[0])
-    got = found["auroc of max_logit"]
+    got = found["auroc score:max_logit"]
     assert got.interval is not None
     assert got.interval[:2] == pytest.approx(percentile_interval(np.array(draws))[:2], abs=1e-9)
     assert got.first == pytest.approx(roc_auc_score(tables[0]["in_distribution"], tables[0]["max_logit"]))
-    assert found["auroc"].difference == found["auroc of mcm"].difference
+    assert found["auroc"].difference == found["auroc score:mcm"].difference
+    assert not found["auroc"].differs
+
+
+def test_the_headline_of_a_classifier_is_another_score(tmp_path):
+    """MCM against MSP: said, and the scores that both have are there beside it."""
+    tables = ood_table(1), ood_table(2)
+    tables[1]["msp"] = tables[1].pop("mcm")
+    a, b = (write(tmp_path, table, task="ood", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=20))
+    assert dict(found["auroc"].differs) == {"headline": ("mcm", "msp")}
+    assert {name for name in found if "score:" in name} == {"auroc score:max_logit"}
+    assert dict(found["auroc"].left_out) == {
+        "auroc score:mcm": f"{b} has no value",
+        "auroc score:msp": f"{a} has no value",
+    }
+    with pytest.raises(DataError, match=f"auroc score:mcm cannot be compared: {b} has no value"):
+        compare_runs(a, b, tmp_path, metrics=["auroc score:mcm"])
 
 
 def calibration_table(seed: int, temperature: float) -> dict[str, Any]:
@@ -201,11 +228,135 @@ def test_shape_bias_draws_objects(tmp_path):
     assert got.interval.hi - got.interval.lo == pytest.approx(normal, rel=0.2)
 
 
+def test_a_resample_without_any_decision_leaves_the_bias_out(tmp_path):
+    """Of four objects one is decided by its shape: a resample without it has no shape bias."""
+    said = [["shape", "other", "other", "other"], ["texture", "shape", "shape", "shape"]]
+    tables = [{"id": ids(4), "object": list("abcd"), "decided_for": words} for words in said]
+    a, b = (write(tmp_path, table, task="shape_bias", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=100))
+    weights = next(Resampling("d", 4, np.arange(4), resamples=100).blocks(100))
+    without = int(np.sum(weights[:, 0] == 0))
+    assert set(found) == {"shape_fraction", "texture_fraction", "other_fraction"}
+    [left_out] = {tuple(each.left_out.items()) for each in found.values()}
+    assert left_out == (("shape_bias", f"{without} of 100 resamples have no value"),)
+    shown = CliRunner().invoke(cli.app, ["compare", a, b, "--results", str(tmp_path), "--resamples", "100"])
+    assert (
+        f"shape_bias on d, shape_bias is left out: {without} of 100 resamples have no value" in shown.stdout
+    )
+
+
+def test_frames_are_compared_by_their_sets(tmp_path):
+    """Twelve sets of five frames: `pm` are proportions of twelve, and frames are drawn with their set."""
+    anchor, offset = np.repeat([f"{k:02d}" for k in range(12)], 5), np.tile([-10, -1, 0, 1, 10], 12)
+    right = [np.random.default_rng(seed).random(60) < 0.9 for seed in (1, 2)]
+    common = {"id": ids(60), "anchor": anchor, "offset": offset, "set_size": [5] * 60, "label": [0] * 60}
+    tables = [common | {"prediction": (~r).astype(int), "correct": r} for r in right]
+    a, b = (write(tmp_path, table, task="vid_robust", model=m) for m, table in zip("ab", tables))
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=100))
+    assert list(found) == [*(f"pm{k}" for k in range(11)), "top1_all_frames"]
+    for k in (0, 1, 10):
+        lasting = [
+            np.array([each[(anchor == name) & (abs(offset) <= k)].all() for name in np.unique(anchor)])
+            for each in right
+        ]
+        got = found[f"pm{k}"]
+        assert (got.gained, got.lost) == (np.sum(lasting[1] > lasting[0]), np.sum(lasting[0] > lasting[1]))
+        assert (got.n, got.first, got.test) == (12, lasting[0].mean(), "mcnemar_exact")
+    frames, codes = found["top1_all_frames"], np.repeat(np.arange(12), 5)
+    weights = next(Resampling("d", 60, codes, resamples=100).blocks(100))
+    expected = percentile_interval(weights @ (right[1] * 1.0 - right[0]) / 60, clustered=True)
+    assert frames.interval is not None
+    assert frames.interval[:2] == pytest.approx(expected[:2], abs=1e-12)
+    assert frames.interval.method == "cluster_bootstrap_100"
+    assert (frames.n, frames.gained) == (60, None)
+
+
+def test_means_over_classes_are_drawn_by_images(tmp_path):
+    labels = np.repeat([3, 7], [30, 6])
+    right = [np.random.default_rng(seed).random(36) < 0.5 for seed in (1, 2)]
+    tables = [{"id": ids(36), "label": labels, "correct": each} for each in right]
+    a, b = (write(tmp_path, table, model=m) for m, table in zip("ab", tables))
+    got = by_metric(compare_runs(a, b, tmp_path, resamples=100))["mean_per_class"]
+    draws = []
+    for row in next(Resampling("d", 36, resamples=100).blocks(100)):
+        drawn = np.repeat(np.arange(36), row)
+        means = [np.mean([r[drawn][labels[drawn] == k].mean() for k in {*labels[drawn]}]) for r in right]
+        draws.append(means[1] - means[0])
+    assert got.first == pytest.approx((right[0][:30].mean() + right[0][30:].mean()) / 2)
+    assert got.interval is not None
+    assert got.interval[:2] == pytest.approx(percentile_interval(np.array(draws))[:2], abs=1e-12)
+
+
+def test_every_task_is_planted():
+    assert {case.split()[0] for case in PLANTED} == set(all_tasks())
+
+
+@pytest.mark.parametrize("case", PLANTED)
+def test_what_is_compared_is_what_is_measured(tmp_path, case):
+    task, _, dataset = case.partition(" ")
+    columns = {"id": ids(len(next(iter(PLANTED[case].values())))), **PLANTED[case]}
+    about = About(dataset or "planted", SPACE, resamples=20)
+    measures = find_task(task).measure(columns, about)
+    a, b = (write(tmp_path, columns, task=task, model=m, measures=measures) for m in "ab")
+    values = {metric_name(each.metric, each.slice): each.value for each in measures}
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=20))
+    assert {name: each.first for name, each in found.items()} == pytest.approx(
+        {name: values[name] for name in found}
+    )
+
+
+def test_top5_of_four_classes_is_left_out(tmp_path):
+    columns = {"id": ids(4), **PLANTED["zeroshot"]}
+    four = LabelSpace("four", tuple("abcd"), tuple("abcd"))
+    measures = find_task("zeroshot").measure(columns, About("d", four))
+    a, b = (write(tmp_path, columns, model=m, measures=measures) for m in "ab")
+    found = by_metric(compare_runs(a, b, tmp_path, resamples=20))
+    assert set(found) == {"top1", "mean_per_class"}
+    assert found["top1"].left_out["top5"] == f"{b} has no value (not applicable: there are 4 classes)"
+
+
+def test_lists_of_imagenet_d_must_be_the_same(tmp_path):
+    right = np.arange(30) % 3 > 0
+    table = {"id": ids(30), "correct": right, "correct_4way_own": right, "correct_4way_list": right[::-1]}
+
+    def run(model: str, lists: str) -> str:
+        recipe = {"images": "digest", "annotations": lists}
+        return write(tmp_path, table, task="imagenet_d", model=model, recipe=recipe)
+
+    a, b, other = run("a", "one"), run("b", "one"), run("c", "two")
+    assert set(by_metric(compare_runs(a, b, tmp_path))) == {"top1", "top1_4way_list"}
+    [top1] = compare_runs(a, other, tmp_path)
+    assert top1.metric == "top1"
+    assert dict(top1.left_out) == {"top1_4way_list": "the runs were made with other annotations"}
+
+
+def test_factors_are_compared_over_the_same_images(tmp_path):
+    columns = {"id": ids(4), **PLANTED["imagenet_x"]}
+    moved = columns | {"top_factors": columns["top_factors"][::-1]}
+
+    def run(model: str, images: dict[str, Any], digest: str | None) -> str:
+        recipe = {"images": "digest", "annotations": digest}
+        return write(tmp_path, images, task="imagenet_x", model=model, recipe=recipe)
+
+    a, b, other = run("a", columns, "one"), run("b", columns, "one"), run("c", columns, "two")
+    factors = {f"accuracy top/filtered/factor:{name}" for name in ("larger", "shape", "color")}
+    assert set(by_metric(compare_runs(a, b, tmp_path))) == {"average", *factors}
+    with pytest.raises(DataError, match=f"{a} and {other} were made with other annotations of the images"):
+        compare_runs(a, other, tmp_path)
+    # Of the table of an earlier run the annotations are not known: then the images decide.
+    [average] = compare_runs(a, run("d", moved, None), tmp_path)
+    assert average.metric == "average"
+    assert dict(average.left_out) == dict.fromkeys(factors, "the runs have it over other images")
+
+
 def test_equal_runs_do_not_differ(tmp_path):
     a, b = (write(tmp_path, retrieval_table(20, 1, 20), task="retrieval", model=m) for m in "ab")
     for each in compare_runs(a, b, tmp_path, resamples=50):
         assert (each.difference, each.p_value) == (0, 1)
-        assert each.interval is None or each.gained == each.lost == 0
+        if each.test == "mcnemar_exact":
+            assert (each.gained, each.lost) == (0, 0)
+        else:
+            assert each.interval is None
 
 
 def test_shared_resamples_find_what_separate_ones_would_not(tmp_path):
@@ -239,8 +390,8 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     right = [True, False, True]
     a = write(tmp_path, {"id": ids(3), "correct": right})
 
-    def against(images: dict[str, Any], **changed: Any) -> list[Comparison]:
-        return compare_runs(a, write(tmp_path, images, **{"model": "b"} | changed), tmp_path)
+    def against(images: dict[str, Any], first: str = a, **changed: Any) -> list[Comparison]:
+        return compare_runs(first, write(tmp_path, images, model="b", **changed), tmp_path)
 
     same = {"id": ids(3), "correct": right}
     with pytest.raises(DataError, match=r"has 3 images and .* 4, 3 in common: evaluate both on the same"):
@@ -259,8 +410,11 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         against(retrieval_table(3, 0, 9), task="retrieval")
     with pytest.raises(DataError, match=r"has no images to compare by \(why\)"):
         against({"id": []}, value=None, note="why")
+    unlabelled = {"id": ids(3), "prediction": [1, 2, 3]}
+    with pytest.raises(DataError, match=r"has nothing to compare by \(top1: .* has no value\)"):
+        against(unlabelled)
     with pytest.raises(DataError, match="has nothing to compare by without labels"):
-        against({"id": ids(3), "prediction": [1, 2, 3]})
+        against(unlabelled, write(tmp_path, unlabelled))
     with pytest.raises(UsageError, match="are one run: name two"):
         compare_runs(a, a, tmp_path)
     with pytest.raises(UsageError, match=r"unknown run or model 'vit_b_32'; known: a, b$"):
@@ -279,8 +433,9 @@ def test_what_cannot_be_compared_is_said(tmp_path):
 
 def test_one_image_has_no_bootstrap(tmp_path):
     a, b = (write(tmp_path, retrieval_table(1, 1, 2), task="retrieval", model=m) for m in "ab")
-    with pytest.raises(DataError, match="cannot be compared: d: a bootstrap needs two images or more"):
-        compare_runs(a, b, tmp_path)
+    found = compare_runs(a, b, tmp_path)
+    assert {each.test for each in found} == {"mcnemar_exact"}
+    assert found[0].left_out["image_retrieval_map"] == "d: a bootstrap needs two images or more, there are 1"
 
 
 class Dull(ColourModel):

@@ -67,10 +67,15 @@ def _cells(found: Any) -> list[str]:
 
 
 def _differences(found: Sequence[Any]) -> list[str]:
-    """What the runs differ in beside the model, once each."""
+    """What the runs differ in beside the model, and what was not compared, once each."""
     lines = [
         f"{each.task} on {each.dataset}, {key}: {first} (A), {second} (B)"
         for each in found
         for key, (first, second) in each.differs.items()
+    ]
+    lines += [
+        f"{each.task} on {each.dataset}, {metric} is left out: {why}"
+        for each in found
+        for metric, why in each.left_out.items()
     ]
     return list(dict.fromkeys(lines))

@@ -154,24 +154,40 @@ class Outcome:
     images: dict[str, Any]
 
 
+def metric_name(metric: str, slice: str | None) -> str:
+    """What a number is called where its slice has no column of its own: "auroc score:msp"."""
+    return metric if slice is None else f"{metric} {slice}"
+
+
 @dataclass(frozen=True)
 class Paired:
     """What two runs on the same images are compared by (`clipjax compare`).
 
+    Every metric is one that `measure` gives, by its `metric_name`.
+
     Attributes:
-        right: whether each image is right, bool [N] a metric (or those of the images that it is over):
-            proportions, compared by McNemar's test.
+        right: whether each image is right, bool [N] a metric (or those of what it is over: some of the
+            images, or sets of them): proportions, compared by McNemar's test.
+        over: of a metric of `right` over some of the images: which, bool [N]. Not compared where the runs
+            have others.
         resampled: every other number as a function of how often each image is drawn: int [B, N] -> float64
             [B] a metric. Compared by a paired bootstrap.
         groups: [N], names of the samples that are drawn independently of each other, where there are several
             (in- and out-of-distribution images); None: all images are one.
-        clusters: [N], names of what is drawn in one piece (images of one object); None: each image by itself.
+        clusters: [N], names of what is drawn in one piece (images of one object); None, also for all images
+            of one group: each image by itself.
+        annotated: the metrics that follow from annotations, which are not compared where the runs have
+            others; None: all do, and such runs are not compared at all.
+        convention: what else the numbers follow from, e.g. {"headline": "mcm"}; said where runs differ.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     resampled: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
     groups: Sequence[str] | None = None
-    clusters: Sequence[str] | None = None
+    clusters: Sequence[str | None] | None = None
+    over: Mapping[str, np.ndarray] = field(default_factory=dict)
+    annotated: Sequence[str] | None = None
+    convention: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,8 +204,8 @@ class Task:
         describe: see the module's docstring. Raises DataError naming the image that cannot be used.
         measure: likewise; also takes columns read back from a run's images.parquet (the column `id` too).
         load_annotations: the user's file or folder, or None for the default, -> annotations.
-        paired: from per-image columns, also those read back; of `About` only `dataset` is there. Where a task
-            has none, its columns `correct`, `correct_...` are compared.
+        paired: from per-image columns, also those read back; of `About` only `dataset` is there. Runs of a
+            task without it are not compared.
     """
 
     name: str

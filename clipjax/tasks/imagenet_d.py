@@ -29,7 +29,7 @@ from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import LabelSpace
-from clipjax.tasks import About, Columns, Inputs, Measure, Task, zeroshot
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
 
 WRONG = 3  # wrong categories in a list
 HEADER = ("id", "category1", "category2", "category3")
@@ -181,6 +181,17 @@ def measure(images: Columns, about: About) -> list[Measure]:
     return [*found, *rest]
 
 
+def paired(images: Columns, about: About) -> Paired:
+    """As `zeroshot`, and the answers among another model's lists, where both runs have the same ones.
+
+    `top1_4way_own` is `top1` by another name, and would count twice.
+    """
+    found, right = zeroshot.paired(images, about), {}
+    if "correct_4way_list" in images:
+        right["top1_4way_list"] = np.asarray(images["correct_4way_list"], bool)
+    return dataclasses.replace(found, right={**found.right, **right}, annotated=("top1_4way_list",))
+
+
 TASK = Task(
     name="imagenet_d",
     version=1,
@@ -194,4 +205,5 @@ TASK = Task(
     describe=describe,
     measure=measure,
     load_annotations=load_lists,
+    paired=paired,
 )

@@ -33,7 +33,7 @@ from clipjax.metrics.factors import (
     worst_classes,
 )
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, metric_name
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict
 
 DEFAULT = "top/filtered"
@@ -364,11 +364,15 @@ def paired(images: Columns, about: About) -> Paired:
     """Averages and factors of the default variant are proportions of the same images in both runs."""
     table = _Table.of(images)
     groups = table.groups(DEFAULT)
-    right = {f"average{ending}": correct[groups[:, 0]] for ending, correct in table.correct.items()}
+    of_metric = {f"average{ending}": (correct, groups[:, 0]) for ending, correct in table.correct.items()}
     for k, name in enumerate(table.factors, 1):
         if groups[:, k].any():
-            right[f"accuracy of {name}"] = table.correct[""][groups[:, k]]
-    return Paired(right)
+            metric = metric_name("accuracy", f"{DEFAULT}/factor:{name}")
+            of_metric[metric] = (table.correct[""], groups[:, k])
+    right = {metric: correct[part] for metric, (correct, part) in of_metric.items()}
+    rows = np.flatnonzero(np.asarray(images["annotated"], bool))
+    every = np.arange(len(images["annotated"]))
+    return Paired(right, over={metric: np.isin(every, rows[part]) for metric, (_, part) in of_metric.items()})
 
 
 TASK = Task(

@@ -16,6 +16,7 @@ Natural Adversarial Examples, where only these classes and their ID images count
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ from clipjax.labels import Projection
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import wilson
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,
@@ -156,7 +157,10 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """The first score's numbers and every score's AUROC, on the resamples that `measure` draws too."""
+    """The first score's numbers and every score's AUROC, on the resamples that `measure` draws too.
+
+    The first score of a zero-shot model is MCM and of a classifier MSP: `headline` says which.
+    """
     inside, scores, classes = _read(columns, about)
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     ranking = next(iter(rankings.values()))
@@ -165,20 +169,20 @@ def paired(columns: Columns, about: About) -> Paired:
         known, others = weights[:, inside], weights[:, ~inside]
         values = detection.measures(ranking, detection.MEASURES, known, others)
         for name, each in rankings.items():
-            values[f"auroc of {name}"] = detection.measures(each, ["auroc"], known, others)["auroc"]
+            area = detection.measures(each, ["auroc"], known, others)["auroc"]
+            values[metric_name("auroc", f"score:{name}")] = area
         if classes is not None:
-            first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
-            each = detection.class_values(ranking, codes, known)
-            # A class is drawn in one piece: its first image tells how often.
-            values |= {f"class_mean_{k}": detection.class_mean(v, others[:, first]) for k, v in each.items()}
+            means = _class_means({next(iter(rankings)): ranking}, classes, known, others)
+            values |= {f"class_mean_{measure}": mean for (measure, _), mean in means.items()}
         return values
 
     clusters = None
     if classes is not None:
-        clusters = np.arange(len(inside)).astype(object)
+        clusters = np.full(len(inside), None, object)
         clusters[~inside] = classes
+        clusters = clusters.tolist()
     groups = [ID if each else about.dataset for each in inside]
-    return Paired({}, resampled, groups, None if clusters is None else clusters.tolist())
+    return Paired({}, resampled, groups, clusters, convention={"headline": next(iter(scores))})
 
 
 Sides = tuple[np.ndarray, np.ndarray]
@@ -252,15 +256,8 @@ def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> di
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     names, codes = np.unique(classes, return_inverse=True)
     n, m = (len(side) for side in next(iter(scores.values())))
-
-    def statistic(id_weights: np.ndarray | None, class_weights: np.ndarray | None) -> dict[Any, np.ndarray]:
-        return {
-            (measure, name): detection.class_mean(values, class_weights)
-            for name, ranking in rankings.items()
-            for measure, values in detection.class_values(ranking, codes, id_weights).items()
-        }
-
-    draws = _draws(statistic, about, (ID, n), (f"{about.dataset}: classes", len(names)))
+    statistic = functools.partial(_class_means, rankings, classes)
+    draws = _draws(statistic, about, (ID, n), (about.dataset, m), codes)
     return {
         (measure, name): Measure(
             f"class_mean_{measure}",
@@ -272,7 +269,24 @@ def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> di
             f"score:{name}",
             aggregates="ood_classes",
         )
-        for (measure, name), value in statistic(None, None).items()
+        for (measure, name), value in statistic().items()
+    }
+
+
+def _class_means(
+    rankings: Mapping[str, detection.Ranking],
+    classes: np.ndarray,
+    id_weights: np.ndarray | None = None,
+    ood_weights: np.ndarray | None = None,
+) -> dict[tuple[str, str], np.ndarray]:
+    """(measure, score) -> the mean over classes on each resample. A class is drawn in one piece: its first
+    image tells how often."""
+    first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
+    drawn = None if ood_weights is None else ood_weights[:, first]
+    return {
+        (measure, name): detection.class_mean(values, drawn)
+        for name, ranking in rankings.items()
+        for measure, values in detection.class_values(ranking, codes, id_weights).items()
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Task, zeroshot
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
 
 FARTHEST = 10  # frames from the anchor
 COLUMNS = ("anchor", "offset", "set_size")
@@ -92,6 +92,18 @@ def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval
     return interval_of_mean(float(correct.mean()), draws, sets, "sets", clustered=True)
 
 
+def paired(images: Columns, about: About) -> Paired:
+    """`pm0` to `pm10` are proportions of sets (`benign` is `pm0` by another name, and would count twice);
+    frames are compared on resamples of the sets."""
+    sets = sets_of(images)
+    first = np.asarray(images["prediction"]) == np.asarray(images["label"])
+    return Paired(
+        {f"pm{k}": sets.reach > k for k in range(FARTHEST + 1)},
+        lambda weights: {"top1_all_frames": weighted_mean(first, weights)},
+        clusters=[str(name) for name in images["anchor"]],
+    )
+
+
 TASK = Task(
     name="vid_robust",
     version=1,
@@ -104,4 +116,5 @@ TASK = Task(
     },
     describe=describe,
     measure=measure,
+    paired=paired,
 )

@@ -11,7 +11,7 @@ data set without labels gets predictions and no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import LabelSpace, Projection
 from clipjax.metrics import classification, intervals
-from clipjax.tasks import About, Columns, Inputs, Measure, Task
+from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
 
 TOP = 5
 
@@ -190,6 +190,29 @@ def accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure
     return Measure(metric, hits / n, n, intervals.wilson(hits, n), slice=part)
 
 
+def paired(images: Columns, about: About) -> Paired:
+    """Accuracies over images are proportions; their mean over classes is compared on resamples of images."""
+    columns = {"top1": "correct", "top5": "correct_top5"}
+    columns |= {f"top1_{name}": f"correct_{name}" for name in ("full", "restricted")}
+    right = {k: np.asarray(images[name], bool) for k, name in columns.items() if name in images}
+    return Paired(right, _mean_per_class(images) if "label" in images else None)
+
+
+def _mean_per_class(images: Columns) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """The mean over the classes that have images in a resample."""
+    labels, correct = np.asarray(images["label"]), np.asarray(images["correct"], bool)
+    order = np.argsort(labels, kind="stable")
+    start = np.unique(labels[order], return_index=True)[1]
+
+    def resampled(weights: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = weights[:, order]
+        total = np.add.reduceat(drawn, start, axis=1)
+        hits = np.add.reduceat(drawn * correct[order], start, axis=1)
+        return {"mean_per_class": (hits / np.maximum(total, 1)).sum(axis=1) / (total > 0).sum(axis=1)}
+
+    return resampled
+
+
 TASK = Task(
     name="zeroshot",
     version=2,
@@ -198,4 +221,5 @@ TASK = Task(
     convention={"ties": "lowest class index", "top_k": [1, TOP]},
     describe=describe,
     measure=measure,
+    paired=paired,
 )

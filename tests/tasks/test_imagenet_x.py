@@ -275,9 +275,14 @@ def test_all_numbers_again_from_lists(notes):
 def test_paired(notes):
     found = imagenet_x.paired(imagenet_x.describe(inputs(notes)), About("letters", None))
     assert {name: (int(right.sum()), len(right)) for name, right in found.right.items()} == {
-        "average": (6, 9), "average_metaclass": (7, 9), "average_real": (1, 9), "accuracy of pose": (3, 4),
-        "accuracy of texture": (1, 2), "accuracy of larger": (0, 1), "accuracy of glow": (1, 1),
+        "average": (6, 9), "average_metaclass": (7, 9), "average_real": (1, 9),
+        "accuracy top/filtered/factor:pose": (3, 4), "accuracy top/filtered/factor:texture": (1, 2),
+        "accuracy top/filtered/factor:larger": (0, 1), "accuracy top/filtered/factor:glow": (1, 1),
     }  # fmt: skip
+    pose = found.over["accuracy top/filtered/factor:pose"]
+    assert np.flatnonzero(pose).tolist() == [1, 4, 7, 10]
+    assert {len(over) for over in found.over.values()} == {12}
+    assert np.flatnonzero(~found.over["average"]).tolist() == [0, 9, 11]  # prototypes, and no annotation
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from clipjax.errors import DataError
 from clipjax.heads import Head
 from clipjax.labels import LabelSpace, Projection
 from clipjax.metrics import detection
+from clipjax.metrics.bootstrap import Resampling, percentile_interval
 from clipjax.results import images_table
 from clipjax.tasks import About, Inputs, ood
 
@@ -238,12 +239,13 @@ def test_runs_are_compared_on_the_same_resamples(classes):
     pairs = ood.paired(columns, ABOUT)
     assert pairs.resampled is not None
     once = pairs.resampled(np.ones((1, 110), np.int32))
-    assert {f"auroc of {score}" for score in ood.SCORES} <= set(once)
+    assert {f"auroc score:{score}" for score in ood.SCORES} <= set(once)
     for name, value in once.items():
-        metric, _, score = name.partition(" of ")
-        assert value[0] == pytest.approx(got[metric, f"score:{score}" if score else None].value, abs=1e-12)
+        metric, _, part = name.partition(" ")
+        assert value[0] == pytest.approx(got[metric, part or None].value, abs=1e-12)
+    assert pairs.convention == {"headline": "mcm"}
     assert pairs.groups == ["in_distribution"] * 70 + ["far"] * 40
-    assert pairs.clusters is None or pairs.clusters[70:] == classes
+    assert pairs.clusters == (None if classes is None else [None] * 70 + classes)
     weights = np.ones(110, np.int32)
     weights[[3, 8]], weights[70:73] = (0, 2), 4  # the whole of class one
     rows = np.repeat(np.arange(110), weights)
@@ -255,6 +257,21 @@ def test_runs_are_compared_on_the_same_resamples(classes):
         areas = [got["auroc", f"ood_class:{name}"].value for name in ("one", "two words", "three")]
         only_known = pairs.resampled(np.where(np.arange(110) < 70, 1, weights)[None])
         assert only_known["class_mean_auroc"][0] == pytest.approx(np.dot(areas, [4, 1, 1]) / 6)
+
+
+def test_intervals_of_class_means_are_of_the_compared_resamples():
+    names = ["one"] * 3 + ["two words"] * 25 + ["three"] * 12
+    outcome = ood.TASK.run(world(columns={"ood_class": names}))
+    pairs = ood.paired(outcome.images, ABOUT)
+    assert pairs.resampled is not None
+    codes = np.unique(names, return_inverse=True)[1]
+    known = next(Resampling("in_distribution", 70, resamples=60).blocks(60))
+    others = next(Resampling("far", 40, codes, resamples=60).blocks(60))
+    drawn = pairs.resampled(np.concatenate([known, others], axis=1))
+    got = measured(outcome.measures)
+    for metric in ("auroc", "class_mean_auroc", "class_mean_fpr95_ninco"):
+        expected = percentile_interval(drawn[metric], clustered=True)
+        assert got[metric, None].interval[:2] == pytest.approx(expected[:2], abs=1e-12)
 
 
 # ImageNet-O's own protocol.
