@@ -272,7 +272,6 @@ def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
         raise DataError(f"{names}: the task {task.name!r} does not say what its runs are compared by")
     try:
         pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), [], {})
-        _check_annotations(pair)
         _fill(pair, about)
     except (ValueError, KeyError) as error:
         raise DataError(f"{names} cannot be compared: {error}") from None
@@ -283,18 +282,15 @@ def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
     return pair
 
 
-def _other_annotations(pair: _Pair) -> bool:
-    digests = [run.row["recipe"].get("annotations") for run in pair.runs]
-    return digests[0] != digests[1] and (None not in digests or pair.paired[0].annotated is not None)
-
-
-def _check_annotations(pair: _Pair) -> None:
-    if pair.paired[0].annotated is None and _other_annotations(pair):
+def _of_other_annotations(pair: _Pair) -> Sequence[str]:
+    """The metrics that follow from annotations which the runs do not share; DataError where all do."""
+    names, digests = pair.paired[0].annotated, [run.row["recipe"].get("annotations") for run in pair.runs]
+    if digests[0] == digests[1]:
+        return ()
+    if names is None and None not in digests:
         a, b = (run.row["run_id"] for run in pair.runs)
-        raise DataError(
-            f"{a} and {b} were made with other annotations of the images: evaluate both with the same "
-            "(--annotations)"
-        )
+        raise DataError(f"{a} and {b} have other annotations: evaluate both with the same (--annotations)")
+    return names or ()
 
 
 def _fill(pair: _Pair, about: About) -> None:
@@ -338,10 +334,8 @@ def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
     for name in one:
         if name in other and not np.array_equal(one[name], other[name]):
             found[name] = "the runs have it over other images"
-    if _other_annotations(pair):
-        shared = [name for name in pair.paired[0].annotated or () if name in values[0] | values[1]]
-        found |= dict.fromkeys(shared, "the runs were made with other annotations")
-    return found
+    shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
+    return found | dict.fromkeys(shared, "the runs have other annotations")
 
 
 def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:

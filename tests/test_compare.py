@@ -327,7 +327,7 @@ def test_lists_of_imagenet_d_must_be_the_same(tmp_path):
     assert set(by_metric(compare_runs(a, b, tmp_path))) == {"top1", "top1_4way_list"}
     [top1] = compare_runs(a, other, tmp_path)
     assert top1.metric == "top1"
-    assert dict(top1.left_out) == {"top1_4way_list": "the runs were made with other annotations"}
+    assert dict(top1.left_out) == {"top1_4way_list": "the runs have other annotations"}
 
 
 def test_factors_are_compared_over_the_same_images(tmp_path):
@@ -341,7 +341,7 @@ def test_factors_are_compared_over_the_same_images(tmp_path):
     a, b, other = run("a", columns, "one"), run("b", columns, "one"), run("c", columns, "two")
     factors = {f"accuracy top/filtered/factor:{name}" for name in ("larger", "shape", "color")}
     assert set(by_metric(compare_runs(a, b, tmp_path))) == {"average", *factors}
-    with pytest.raises(DataError, match=f"{a} and {other} were made with other annotations of the images"):
+    with pytest.raises(DataError, match=f"{a} and {other} have other annotations"):
         compare_runs(a, other, tmp_path)
     # Of the table of an earlier run the annotations are not known: then the images decide.
     [average] = compare_runs(a, run("d", moved, None), tmp_path)
