@@ -169,16 +169,18 @@ def interval_of_mean(
     *,
     clustered: bool = False,
 ) -> Interval:
-    """`percentile_interval`; where the draws do not differ or there are none, `wilson_of_mean`.
+    """`percentile_interval`; where that has no width, or there are no draws, `wilson_of_mean`.
 
     Args:
         mean: of numbers in 0..1.
         draws: [R], or None where there is too little to resample.
         units, what: how many independent ones of what the mean rests on at least, e.g. 50 "images".
     """
-    if draws is None or not differ(draws):
-        return wilson_of_mean(mean, units, what, level)
-    return percentile_interval(draws, level, clustered=clustered)
+    if draws is not None and len(draws):
+        limits = percentile_interval(draws, level, clustered=clustered)
+        if limits.lo < limits.hi:
+            return limits
+    return wilson_of_mean(mean, units, what, level)
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
