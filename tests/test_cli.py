@@ -260,7 +260,7 @@ def test_bad_data_is_named(
     assert not (tmp_path / "results").exists(), "nothing half-written"
     code, says = invoke(*base, "--data", photos, "--on-error", "skip")
     assert (code, says) == (0, "")
-    assert "1 unreadable images skipped: n02123045/broken.png" in capsys.readouterr().err
+    assert "1 unreadable image skipped: n02123045/broken.png" in capsys.readouterr().err
 
 
 def test_the_default_store_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
