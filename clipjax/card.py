@@ -130,6 +130,11 @@ class Weights:
 class Card:
     """See the module's docstring; `facts` (group, training data, ...) is what result rows carry.
 
+    Attributes:
+        normalize_features: of a classifier: its head reads features of unit norm (a CLIP fine-tuned by
+            cross-entropy).
+        lineage: how our own training made it: method, recipe, data, and the model that it started from.
+
     Raises:
         DataError: the tokenizer is unknown, or not one for the text tower.
     """
@@ -145,6 +150,8 @@ class Card:
     unknown: Mapping[str, str] = field(default_factory=dict)
     classes: str | None = None
     resized: Resized | None = None
+    normalize_features: bool = False
+    lineage: Mapping[str, Any] | None = None
     weights: Weights | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -215,6 +222,8 @@ class Card:
             "resized": dataclasses.asdict(self.resized) if self.resized else None,
             "facts": dict(self.facts),
             "unknown": dict(self.unknown),
+            "normalize_features": self.normalize_features,
+            "lineage": None if self.lineage is None else dict(self.lineage),
         }
 
 
@@ -225,7 +234,8 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
         DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, for a
             tokenizer that does not fit the text tower, or for a card of a newer version.
     """
-    record = {"resized": None, **record}  # only resized models have it
+    # What cards had no word for at first.
+    record = {"resized": None, "normalize_features": False, "lineage": None, **record}
     version = record.pop("card_version", None)
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
@@ -291,6 +301,7 @@ def _strict(cls: type, record: Any, where: str) -> Any:
 
 _KINDS = {
     str: "a string",
+    bool: "true or false",
     int: "an integer",
     float: "a number",
     Mapping: "an object",
@@ -313,4 +324,6 @@ def _is(value: Any, kind: Any) -> bool:
         return isinstance(value, tuple) and len(value) == len(items) and all(map(_is, value, items))
     if (get_origin(kind) or kind) is Mapping:
         return isinstance(value, Mapping)
+    if kind is bool:
+        return isinstance(value, bool)
     return not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)

@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.core
@@ -34,6 +34,9 @@ from clipjax.errors import UsageError
 from clipjax.models.arch import Arch
 from clipjax.models.network import Network, Precision, known_precision, layer_indices
 
+if TYPE_CHECKING:
+    from clipjax.adapters import Adapter
+
 
 class Model:
     """Params and the card that says what they are.
@@ -47,6 +50,7 @@ class Model:
         origin: layout and dtypes of the file they came from (see `clipjax.checkpoint`).
         carried: tensors of that file that no forward needs, by its keys.
         tokenizer_files: the vocabulary, where it came with the weights and has been found.
+        adapter: what builds its heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Model:
         self.origin = origin or Origin()
         self.carried = dict(carried or {})
         self.tokenizer_files = tokenizer_files
+        self.adapter: Adapter | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"

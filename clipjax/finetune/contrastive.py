@@ -26,15 +26,9 @@ from clipjax.data.preprocess import PixelRecipe, normalize
 from clipjax.errors import UsageError
 from clipjax.finetune.checkpoints import Checkpoints
 from clipjax.finetune.loop import fit
-from clipjax.finetune.step import (
-    Loss,
-    Metrics,
-    Params,
-    init_state,
-    make_optimizer,
-    make_step,
-    state_shardings,
-)
+from clipjax.finetune.optimizer import make_optimizer
+from clipjax.finetune.step import Aux, Loss, Metrics, init_state, make_step, state_shardings
+from clipjax.finetune.trees import Params, split
 from clipjax.models.network import Network, Precision
 from clipjax.sharding import DP, Rules, make_mesh
 
@@ -49,7 +43,7 @@ class Recipe:
         steps, warmup: optimiser steps in all, and those in which the learning rate rises from 0; it then
             follows a cosine to 0.
         batch_size: images in the global batch.
-        learning_rate, weight_decay, clip_norm: AdamW; see `clipjax.finetune.step.make_optimizer`.
+        learning_rate, weight_decay, clip_norm: AdamW; see `clipjax.finetune.optimizer.make_optimizer`.
         seed: of the initial weights, the order of the data and the step's keys.
         precision: of the towers, "parity" or "fast".
     """
@@ -96,11 +90,11 @@ def _unit(features: Array) -> Array:
 def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Loss:
     """The loss of a dual encoder's params on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
 
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Metrics]:
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         images = network.encode_image(params, normalize(batch["pixels"], mean, std), precision=precision)
         texts = network.encode_text(params, batch["tokens"], precision=precision)
         value, metrics = contrastive_loss(images, texts, params["logit_scale"])
-        return value, {**metrics, "logit_scale": jnp.exp(params["logit_scale"])}
+        return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, {})
 
     return loss
 
@@ -165,7 +159,8 @@ def train(
     if recipe.batch_size > len(manifest):
         raise UsageError(f"a batch of {recipe.batch_size} is larger than the data set of {len(manifest)}")
     tx = make_optimizer(recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
-    shardings = state_shardings(network.abstract_params(), tx, mesh, rules)
+    parts = split(network.init_params(jax.random.key(recipe.seed)), lambda _: True, update_statistics=True)
+    shardings = state_shardings(parts, tx, mesh, rules)
     batches = training_batches(
         manifest,
         pixels,
@@ -176,9 +171,8 @@ def train(
         process_index=jax.process_index(),
         process_count=processes,
     )
-    params = network.init_params(jax.random.key(recipe.seed))
     state = fit(
-        init_state(params, tx, shardings, recipe.seed),
+        init_state(parts, tx, shardings, recipe.seed),
         make_step(
             clip_loss(network, mean, std, recipe.precision), tx, mesh, shardings, constrain=bound_logit_scale
         ),

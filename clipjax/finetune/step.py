@@ -1,13 +1,13 @@
 """The one training step: jitted, sharded, donated; a method is a loss function.
 
-The state is a pytree on a mesh: parameters by the rules of `clipjax.sharding` (replicated for data parallel,
-split for FSDP), the optimiser's moments where their parameters lie. The loss sees the global batch, so a
-contrastive loss has all negatives on any number of devices; the compiler adds the collectives.
+The state is a pytree on a mesh: trained parameters by the rules of `clipjax.sharding` (replicated for data
+parallel, split for FSDP), the optimiser's moments where their parameters lie. The loss sees the global batch,
+so a contrastive loss has all negatives on any number of devices; the compiler adds the collectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +16,38 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from clipjax.sharding import Rules, batch_sharding, params_sharding, put, replicated, state_sharding
+from clipjax.finetune.trees import Params, Parts, merge
+from clipjax.sharding import (
+    DP,
+    Rules,
+    batch_sharding,
+    params_sharding,
+    put,
+    replicated,
+    shard_params,
+    state_sharding,
+)
 
-Params = dict[str, Any]
 Metrics = dict[str, Array]
+Batch = dict[str, Array]
 
-# (params, global batch, PRNG key of this step) -> scalar loss and scalars to show beside it.
-Loss = Callable[[Params, dict[str, Array], Array], tuple[Array, Metrics]]
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+        metrics: scalars to show.
+        statistics: the new values of BatchNorm's running statistics, a tree like the state's `statistics`;
+            {} where there are none.
+    """
+
+    metrics: Metrics
+    statistics: Params
+
+
+# (all params, global batch, PRNG key of this step) -> scalar loss and what comes with it.
+Loss = Callable[[Params, Batch, Array], tuple[Array, Aux]]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
 class TrainState(NamedTuple):
@@ -30,70 +55,47 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32 [], steps done.
-        params: nested dict of float32 arrays.
+        params: the trained leaves, float32, in a nested dict.
+        statistics: BatchNorm's running statistics that the forward pass updates; {} where there are none.
         opt_state: of the optimiser.
         key: uint32 key data; the key of step i is this one folded with i.
     """
 
     step: Any
     params: Params
+    statistics: Params
     opt_state: Any
     key: Any
 
 
-def decays(path: str) -> bool:
-    """Whether weight decay pulls at a leaf: not at norms, biases, the class token or the logit scale.
-
-    As open_clip (`open_clip_train/main.py`), which exempts what has fewer than two dimensions or is named a
-    norm or a bias. Dimensions do not tell here, because the blocks are stacked: so it goes by name.
-    """
-    return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
-
-
-def decay_mask(params: Params) -> Any:
-    """The tree of `decays` over the leaves' paths."""
-    return jax.tree.map_with_path(
-        lambda path, _: decays(jax.tree_util.keystr(path, simple=True, separator="/")), params
-    )
-
-
-def make_optimizer(
-    schedule: optax.Schedule,
-    *,
-    weight_decay: float,
-    clip_norm: float | None,
-    b1: float = 0.9,
-    b2: float = 0.98,
-    eps: float = 1e-6,
-) -> optax.GradientTransformation:
-    """AdamW with decoupled decay on `decays` leaves, after clipping the global gradient norm.
-
-    The defaults are CLIP's for vision transformers (Radford et al. 2021, arXiv 2103.00020, table 19).
-    """
-    adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
-    return adamw if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
-
-
-def state_shardings(params: Params, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
+def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
     """Where each leaf of the state lies, as a state of NamedShardings.
 
     Args:
-        params: arrays or `jax.ShapeDtypeStruct`.
+        parts: of arrays or `jax.ShapeDtypeStruct`.
         rules: path rules, `clipjax.sharding.DP` or `FSDP`.
     """
-    shardings = params_sharding(params, mesh, rules)
+    shardings = params_sharding(parts.trained, mesh, rules)
     everywhere = replicated(mesh)
-    return TrainState(everywhere, shardings, state_sharding(tx, params, shardings), everywhere)
+    statistics = jax.tree.map(lambda _: everywhere, parts.statistics)
+    opt_state = state_sharding(tx, parts.trained, shardings)
+    return TrainState(everywhere, shardings, statistics, opt_state, everywhere)
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, shardings: TrainState, seed: int
+    parts: Parts, tx: optax.GradientTransformation, shardings: TrainState, seed: int
 ) -> TrainState:
-    """The state before the first step, on the mesh; a copy, so that donating it leaves `params` alone."""
-    placed = jax.tree.map(lambda x, sharding: put(jnp.array(x), sharding), params, shardings.params)
+    """The state before the first step, on the mesh; a copy, so that donating it leaves `parts` alone."""
+    placed, statistics = (
+        jax.tree.map(lambda x, sharding: put(jnp.array(x), sharding), part, where)
+        for part, where in (
+            (parts.trained, shardings.params),
+            (parts.statistics, shardings.statistics),
+        )
+    )
     opt_state = jax.jit(tx.init, out_shardings=shardings.opt_state)(placed)
     key = put(jax.random.key_data(jax.random.key(seed)), shardings.key)
-    return TrainState(put(jnp.int32(0), shardings.step), placed, opt_state, key)
+    return TrainState(put(jnp.int32(0), shardings.step), placed, statistics, opt_state, key)
 
 
 def make_step(
@@ -102,34 +104,76 @@ def make_step(
     mesh: Mesh,
     shardings: TrainState,
     constrain: Callable[[Params], Params] | None = None,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]:
+    *,
+    frozen: Params | None = None,
+    rules: Rules = DP,
+    accumulate: int = 1,
+    compiler_options: Mapping[str, str] | None = None,
+) -> Step:
     """Compile-once `step(state, batch) -> (state, metrics)`.
 
     Args:
         loss: the method.
         tx: the optimiser.
         shardings: from `state_shardings`.
-        constrain: brings the parameters back into their bounds after each update.
+        constrain: brings the trained parameters back into their bounds after each update.
+        frozen: the leaves that the loss reads beside the state's; placed by `rules` once.
+        accumulate: the batch goes through the loss in this many parts, one after the other, and their
+            gradients are averaged: the memory of a part, the step of the whole. A loss whose examples see
+            each other (contrastive) would be another one.
+        compiler_options: for the whole program.
 
     Returns: a function that donates its state (the old one is gone afterwards). The batch is a dict of arrays
         split over axis 0, as from `clipjax.sharding.shard_batch`. Metrics are the loss function's, with
         `loss` and `grad_norm` (before clipping).
     """
+    placed = shard_params(frozen or {}, mesh, rules)
 
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, batch, key)
+        value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate)
         # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params: Params = optax.apply_updates(state.params, updates)  # type: ignore[assignment]
         params = params if constrain is None else constrain(params)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **metrics}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
+        return TrainState(state.step + 1, params, aux.statistics, opt_state, state.key), metrics
 
-    return jax.jit(
+    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+    jitted = jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, where, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
+        compiler_options=None if compiler_options is None else dict(compiler_options),
     )
+    return lambda state, batch: jitted(state, placed, batch)
+
+
+def _gradients(
+    loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int
+) -> tuple[Array, Params, Aux]:
+    """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own."""
+
+    def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:
+        def of(trained: Params) -> tuple[Array, Aux]:
+            return loss(merge(fixed, statistics, trained), rows, key)
+
+        (value, aux), gradients = jax.value_and_grad(of, has_aux=True)(state.params)
+        return value, gradients, Aux(aux.metrics, aux.statistics or statistics)
+
+    if accumulate == 1:
+        return one(state.statistics, batch, key)
+
+    def body(statistics: Params, part: tuple[Batch, Array]) -> tuple[Params, Any]:
+        value, gradients, aux = one(statistics, *part)
+        return aux.statistics, (value, gradients, aux.metrics)
+
+    parts = jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    # TODO(core): sum the gradients in the carry, so that one copy of them is held.
+    statistics, found = jax.lax.scan(body, state.statistics, (parts, jax.random.split(key, accumulate)))
+    value, gradients, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
+    return value, gradients, Aux(metrics, statistics)

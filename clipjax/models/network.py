@@ -24,6 +24,7 @@ from jax.core import Tracer
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
+from clipjax.models.training import Training
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
@@ -199,6 +200,20 @@ class Network:
             lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
         return self._run("text", params, ids, precision, capture)
+
+    def train_image(
+        self, params: Params, images: Array, *, precision: Precision, training: Training
+    ) -> tuple[Array, Params]:
+        """`encode_image` as a training step runs it: under `jax.value_and_grad`, on the global batch.
+
+        Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
+            batch, a tree {"vision": {...}} of the leaves that changed, {} where there are none.
+        """
+        return self.encode_image(params, images, precision=precision), {}
+
+    def train_text(self, params: Params, ids: Array, *, precision: Precision, training: Training) -> Array:
+        """`encode_text` as a training step runs it."""
+        return self.encode_text(params, ids, precision=precision)
 
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, capture: bool

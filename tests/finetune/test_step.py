@@ -11,7 +11,9 @@ import optax
 import pytest
 
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
-from clipjax.finetune.step import decay_mask, init_state, make_optimizer, make_step, state_shardings
+from clipjax.finetune.optimizer import decay_mask, make_optimizer
+from clipjax.finetune.step import init_state, make_step, state_shardings
+from clipjax.finetune.trees import Parts
 from clipjax.models.network import Network
 from clipjax.sharding import DP, FSDP, Rules, make_mesh, shard_batch
 from tests.finetune.conftest import batch
@@ -23,8 +25,9 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     """The mesh, the first state and the step."""
     mesh = make_mesh(jax.devices()[:devices])
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=0.5)
-    shardings = state_shardings(network.abstract_params(), tx, mesh, rules)
-    state = init_state(network.init_params(jax.random.key(0)), tx, shardings, seed=0)
+    parts = Parts(network.init_params(jax.random.key(0)), {}, {})
+    shardings = state_shardings(parts, tx, mesh, rules)
+    state = init_state(parts, tx, shardings, seed=0)
     loss = clip_loss(network, *STATISTICS, "parity")
     return mesh, state, make_step(loss, tx, mesh, shardings, bound_logit_scale)
 
@@ -88,8 +91,9 @@ def test_the_state_is_donated(network: Network) -> None:
 def test_the_first_state_is_a_copy(network: Network) -> None:
     params = network.init_params(jax.random.key(0))
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=None)
-    shardings = state_shardings(params, tx, make_mesh(jax.devices()[:1]), DP)
-    jax.tree.map(lambda leaf: leaf.delete(), init_state(params, tx, shardings, seed=0).params)
+    parts = Parts(params, {}, {})
+    shardings = state_shardings(parts, tx, make_mesh(jax.devices()[:1]), DP)
+    jax.tree.map(lambda leaf: leaf.delete(), init_state(parts, tx, shardings, seed=0).params)
     assert np.isfinite(np.asarray(params["vision"]["proj"])).all()
 
 

@@ -1,0 +1,179 @@
+"""What a fine-tuning method is: from a pretrained model and data to a problem, from its solution to a model.
+
+A module of `clipjax.finetune.methods` with a `METHOD` record is a method. `prepare` states the problem:
+params, which of them are trained, the loss, the batches. `clipjax.finetune.training.train` solves it, the
+same way for all (sharded, resumable, logged). `Problem.finish` turns the trained params into a `Model` that
+loads, evaluates and exports like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grain
+from jax.sharding import Mesh
+
+from clipjax.errors import DataError, unknown_name
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.splits import TrainSplit, ValidationSplit
+from clipjax.finetune.step import Loss
+from clipjax.finetune.trees import Params
+from clipjax.model import Model
+from clipjax.sharding import DP, Rules
+from clipjax.store import Store
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a run is computed; no number depends on it (but for rounding).
+
+    Attributes:
+        mesh: the devices, of all processes.
+        rules: how trained params and moments lie on them, DP or FSDP.
+        folder: of this run, for resume points and logs; None keeps none.
+        every: steps between resume points.
+        store: for embeddings of methods that read features only.
+        workers: decoding processes, 0 for threads.
+        progress: bars on stderr.
+    """
+
+    mesh: Mesh
+    rules: Rules = DP
+    folder: Path | None = None
+    every: int = 500
+    store: Store | None = None
+    workers: int = 0
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method is given.
+
+    Attributes:
+        model: the pretrained model.
+        train: the images to train on, cut to the shots where there are any; its classes are the task's.
+        validation: what a search may look at; None where there is none.
+        recipe, seed: how to train; of the recipe's seeds the one of this run.
+        options: the method's, with the recipe's own put in.
+    """
+
+    model: Model
+    train: TrainSplit
+    validation: ValidationSplit | None
+    recipe: Recipe
+    seed: int
+    options: Mapping[str, Any]
+    settings: Settings
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.recipe.steps_of(len(self.train))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        model: the fine-tuned model.
+        chosen: what a search chose, and what it saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
+    """
+
+    model: Model
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is optimised.
+
+    Attributes:
+        params: all leaves that the loss reads, float32.
+        trained: whether a leaf of this path is.
+        loss: see `clipjax.finetune.step.Loss`.
+        batches: a fresh iterator of this process's batches, from the first one on: dicts of numpy arrays,
+            with "row" int32 [b] (rows of the training split) among them.
+        steps: of the optimiser; 0: nothing is trained.
+        finish: all params, the trained ones as they came out (on the host) -> the outcome.
+        accuracy: trained params (whole tree) and a validation split -> accuracy; for the choice of an epoch
+            or a learning rate. None: the method cannot.
+        constrain: brings trained params back into their bounds after a step.
+        contrastive: whether the examples of a batch see each other: such a batch cannot be accumulated.
+        compiler_options: for the whole training step.
+    """
+
+    params: Params
+    trained: Callable[[str], bool]
+    loss: Loss
+    batches: Callable[[], grain.DatasetIterator]
+    steps: int
+    finish: Callable[[Params], Outcome]
+    accuracy: Callable[[Params, ValidationSplit], float] | None = None
+    constrain: Callable[[Params], Params] | None = None
+    contrastive: bool = False
+    compiler_options: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A fine-tuning method.
+
+    Attributes:
+        name: what users type.
+        title: what tables and figures say.
+        paper: its source.
+        options: its own options with their defaults; a recipe may set these and no others.
+        prepare: states the problem.
+        needs_validation: whether it cannot do without a validation split.
+    """
+
+    name: str
+    title: str
+    paper: str
+    options: Mapping[str, Any]
+    prepare: Callable[[Setup], Problem]
+    needs_validation: bool = False
+
+    def options_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The options with the recipe's put in. Raises DataError for one of another name or kind."""
+        for name, value in recipe.options.items():
+            if name not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise DataError(f"recipe {recipe.name}: {self.name} has no option {name!r}; known: {known}")
+            default = self.options[name]
+            number = isinstance(default, float) and type(value) is int
+            if default is not None and type(value) is not type(default) and not number:
+                kind = type(default).__name__
+                raise DataError(f"recipe {recipe.name}: options.{name} = {value!r} must be of type {kind}")
+        return {**self.options, **recipe.options}
+
+
+@functools.cache
+def all_methods() -> dict[str, Method]:
+    """Every method by name."""
+    from clipjax.finetune import methods
+
+    found: dict[str, Method] = {}
+    for module in pkgutil.iter_modules(methods.__path__):
+        record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
+        if record is None:
+            continue
+        if record.name in found:
+            raise DataError(f"two methods have the name {record.name!r}")
+        found[record.name] = record
+    return found
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises UsageError with the nearest matches."""
+    if name not in all_methods():
+        raise unknown_name("method", name, list(all_methods()))
+    return all_methods()[name]

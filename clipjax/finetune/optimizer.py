@@ -1,0 +1,143 @@
+"""Optimisers and schedules as the references have them, through optax.
+
+Sources: torch.optim's AdamW and SGD; open_clip 3.3 (`open_clip_train/main.py`) for what is exempt from decay;
+wise-ft (`src/models/utils.py`, cosine_lr) for warm-up and cosine; Dassl's ConstantWarmupScheduler and
+CosineAnnealingLR, stepped once an epoch, for CoOp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clipjax.errors import UsageError
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What moves the trained leaves.
+
+    Attributes:
+        name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), both as torch.optim.
+        learning_rate: its peak.
+        weight_decay, decay: how strongly it pulls, and at what: "all" trained leaves (wise-ft, FLYP) or
+            "matrices" (not at norms, biases, the class token and the logit scale: open_clip).
+        b1, b2, eps: of AdamW. momentum: of SGD.
+        clip_norm: the gradients' global norm is brought down to this first; None: it is not.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.1
+    decay: Literal["all", "matrices"] = "all"
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.9
+    clip_norm: float | None = None
+
+    def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        mask = decay_mask if self.decay == "matrices" else None
+        if self.name == "adamw":
+            rule = optax.adamw(
+                schedule, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay, mask=mask
+            )
+        else:
+            decay = optax.add_decayed_weights(self.weight_decay, mask)
+            rule = optax.chain(decay, optax.sgd(schedule, momentum=self.momentum or None))
+        clip = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        return optax.chain(*clip, rule)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate follows the steps.
+
+    Attributes:
+        name: "cosine", changed every step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
+            "epoch_cosine", changed every epoch (CoOp): `warmup_rate` for `warmup_epochs`, then
+            base * (1 + cos(pi * epoch / epochs)) / 2; or "constant".
+    """
+
+    name: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    warmup_epochs: int = 0
+    warmup_rate: float = 0.0
+
+    def of(self, learning_rate: float, steps: int, epochs: int | None) -> optax.Schedule:
+        """step (from 0) -> learning rate.
+
+        Args:
+            steps: in all.
+            epochs: in all; only "epoch_cosine" needs to know.
+
+        Raises:
+            UsageError: a warm-up as long as the run, or "epoch_cosine" without epochs.
+        """
+        if self.name == "constant":
+            return optax.constant_schedule(learning_rate)
+        if self.name == "cosine":
+            if self.warmup_steps >= max(steps, 1):
+                raise UsageError(
+                    f"a warm-up of {self.warmup_steps} steps does not fit into {steps} steps: train longer, "
+                    "or set schedule.warmup_steps lower"
+                )
+            return lambda step: _cosine(jnp.asarray(step), learning_rate, self.warmup_steps, steps)
+        if epochs is None:
+            raise UsageError("the schedule epoch_cosine needs `epochs`, not `steps`")
+        return lambda step: _epoch_cosine(jnp.asarray(step), learning_rate, self, steps / epochs, epochs)
+
+
+def _cosine(step: jax.Array, base: float, warmup: int, steps: int) -> jax.Array:
+    step = step.astype(jnp.float32)
+    rising = base * (step + 1.0) / max(warmup, 1)
+    falling = 0.5 * (1.0 + jnp.cos(math.pi * (step - warmup) / (steps - warmup))) * base
+    return jnp.where(step < warmup, rising, falling)
+
+
+def _epoch_cosine(
+    step: jax.Array, base: float, schedule: Schedule, per_epoch: float, epochs: int
+) -> jax.Array:
+    epoch = jnp.floor(step.astype(jnp.float32) / per_epoch)
+    falling = 0.5 * (1.0 + jnp.cos(math.pi * epoch / epochs)) * base
+    return jnp.where(epoch < schedule.warmup_epochs, schedule.warmup_rate, falling)
+
+
+def decays(path: str) -> bool:
+    """Whether weight decay pulls at a leaf: not at norms, biases, the class token or the logit scale.
+
+    As open_clip (`open_clip_train/main.py`), which exempts what has fewer than two dimensions or is named a
+    norm or a bias. Dimensions do not tell here, because the blocks are stacked: so it goes by name.
+    """
+    return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
+
+
+def decay_mask(params: Params) -> Any:
+    """The tree of `decays` over the leaves' paths."""
+    return jax.tree.map_with_path(
+        lambda path, _: decays(jax.tree_util.keystr(path, simple=True, separator="/")), params
+    )
+
+
+def make_optimizer(
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    clip_norm: float | None,
+    b1: float = 0.9,
+    b2: float = 0.98,
+    eps: float = 1e-6,
+) -> optax.GradientTransformation:
+    """AdamW for training from scratch: decay on matrices, after clipping the global gradient norm.
+
+    The defaults are CLIP's for vision transformers (Radford et al. 2021, arXiv 2103.00020, table 19).
+    """
+    rule = Optimizer(weight_decay=weight_decay, decay="matrices", b1=b1, b2=b2, eps=eps, clip_norm=clip_norm)
+    return rule.transformation(schedule)

@@ -1,0 +1,203 @@
+"""Recipes: configs/finetune/*.toml, or a user's own file: all that decides a fine-tuned model, beside the
+pretrained one and the data.
+
+Parsed strictly: an unknown key, a value of the wrong kind, an option that the method does not have is refused
+with file and key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from clipjax.config import config_dir, read_toml
+from clipjax.data.augment import Augmentation
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.finetune.optimizer import Optimizer, Schedule
+
+BatchNormMode = Literal["batch", "per_device", "frozen"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One fine-tuning protocol.
+
+    Attributes:
+        name, title: the file's stem, and what it is called in tables.
+        method: a module of `clipjax.finetune.methods`.
+        epochs, steps: how long; one of them, None the other.
+        batch_size: images in the global batch.
+        optimizer, schedule: see there.
+        augmentation: of training images; None is the model's own preprocessing.
+        prompts: the prompt set of zero-shot heads and captions.
+        batch_norm: of BatchNorm in training: statistics of the global "batch" (running ones are updated), of
+            each device's part as the references' DataParallel ("per_device"), or "frozen".
+        precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
+        accumulate: parts of a batch that go through one after the other.
+        remat: forward activations are computed again in the backward pass and not kept.
+        shots: training images a class; None: all there are.
+        seeds: one run each.
+        select: what is chosen by accuracy on a validation split: "epoch", "learning_rate"; the method may
+            choose more of its own (alpha, beta).
+        learning_rates: those to choose from, where `select` says so.
+        options: of the method.
+    """
+
+    name: str
+    title: str
+    method: str
+    batch_size: int
+    epochs: int | None = None
+    steps: int | None = None
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augmentation: Augmentation | None = None
+    prompts: str = "openai_80"
+    batch_norm: BatchNormMode = "batch"
+    precision: Literal["parity", "fast"] = "parity"
+    accumulate: int = 1
+    remat: bool = False
+    shots: int | None = None
+    seeds: tuple[int, ...] = (1, 2, 3)
+    select: tuple[str, ...] = ()
+    learning_rates: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def steps_of(self, images: int) -> int:
+        """Optimiser steps on a training split of so many images; an epoch is images // batch_size of them
+        (at least one step in all)."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, self.epochs * images // self.batch_size)
+
+    def rate(self, images: int) -> Any:
+        """The learning rate as an optax schedule, step -> rate."""
+        return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready record with every value, defaults included: what the model's card keeps."""
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the weights; name, title and the list of seeds do not."""
+        record = self.to_dict()
+        return sha256_json({key: record[key] for key in record if key not in ("name", "title", "seeds")})
+
+
+def recipe_names() -> list[str]:
+    """The recipes that ship in configs/finetune."""
+    return sorted(path.stem for path in (config_dir() / "finetune").glob("*.toml"))
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, or from a file (anything that ends in .toml).
+
+    Args:
+        overrides: "key=value" each, the value as TOML writes it; keys of tables with a dot
+            ("optimizer.learning_rate=1e-5").
+
+    Raises:
+        UsageError: no recipe of that name, or an override that is none.
+        DataError: an unknown, missing or mistyped key; names file and key.
+    """
+    path = Path(name) if str(name).endswith(".toml") else config_dir() / "finetune" / f"{name}.toml"
+    if not str(name).endswith(".toml") and not path.is_file():
+        raise unknown_name("recipe", str(name), recipe_names())
+    record = read_toml(path)
+    for each in overrides:
+        _override(record, each)
+    return recipe_from_dict({"name": path.stem, **record}, str(path))
+
+
+def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain values. Raises DataError, beginning with `where`, as `load_recipe`."""
+    recipe = _typed(Recipe, record, where)
+    if (recipe.epochs is None) == (recipe.steps is None):
+        raise DataError(f"{where}: give one of 'epochs' and 'steps'")
+    for key, least in (("epochs", 0), ("steps", 0), ("batch_size", 1), ("accumulate", 1), ("shots", 1)):
+        value = getattr(recipe, key)
+        if value is not None and value < least:
+            raise DataError(f"{where}: {key} = {value} must be at least {least}")
+    if recipe.batch_size % recipe.accumulate:
+        raise DataError(
+            f"{where}: batch_size {recipe.batch_size} is no multiple of accumulate {recipe.accumulate}"
+        )
+    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
+        raise DataError(f"{where}: seeds must be one or more different numbers, not {list(recipe.seeds)}")
+    if unknown := set(recipe.select) - {"epoch", "learning_rate"}:
+        raise DataError(f"{where}: select knows 'epoch' and 'learning_rate', not {min(unknown)!r}")
+    if ("learning_rate" in recipe.select) != bool(recipe.learning_rates):
+        raise DataError(f"{where}: select 'learning_rate' and a list learning_rates go together")
+    return recipe
+
+
+def _override(record: dict[str, Any], given: str) -> None:
+    key, equals, text = given.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        record = record.setdefault(table, {})
+        if not isinstance(record, dict):
+            raise UsageError(f"--set {given}: {table} is not a table")
+    record[last] = value
+
+
+def _typed(cls: type, record: Any, where: str) -> Any:
+    """A dataclass from a TOML table, its values checked against the annotations."""
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where} must be a table, not {record!r}")
+    hints = get_type_hints(cls)
+    fields = {each.name: each for each in dataclasses.fields(cls)}
+    for key in record:
+        if key not in fields:
+            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(fields))}")
+    for name, each in fields.items():
+        missing = dataclasses.MISSING
+        if name not in record and each.default is missing and each.default_factory is missing:
+            raise DataError(f"{where}: the key {name!r} is missing")
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in record.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """A TOML value as a field's annotation wants it; integers will do for numbers."""
+    options = [each for each in get_args(kind) if each is not NoneType] if NoneType in get_args(kind) else []
+    kind = options[0] if options else kind
+    if dataclasses.is_dataclass(kind):
+        return _typed(kind, value, where)  # type: ignore[arg-type]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise DataError(f"{where} = {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
+        return value
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise DataError(f"{where} = {value!r} must be a list")
+        return tuple(_value(get_args(kind)[0], each, where) for each in value)
+    if (get_origin(kind) or kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise DataError(f"{where} = {value!r} must be a table")
+        return dict(value)
+    right = (
+        not isinstance(value, bool) and isinstance(value, int | float)
+        if kind is float
+        else type(value) is kind
+    )
+    if not right:
+        raise DataError(f"{where} = {value!r} must be of type {kind.__name__}")
+    return float(value) if kind is float else value
