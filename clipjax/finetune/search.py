@@ -1,0 +1,52 @@
+"""Choosing by accuracy, on a validation split and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from clipjax.errors import UsageError
+from clipjax.finetune.splits import Split, TestSplit, ValidationSplit
+
+T = TypeVar("T")
+
+
+class Choice(NamedTuple):
+    """The best candidate (of equals the first), its accuracy, and those of all in their order."""
+
+    best: Any
+    accuracy: float
+    tried: tuple[float, ...]
+
+
+def validation_split(split: Split | None, what: str) -> ValidationSplit:
+    """The split, if it is one to choose by.
+
+    Args:
+        what: is chosen, for the message: "alpha and beta".
+
+    Raises:
+        UsageError: there is none, or it is a test or a training split.
+    """
+    if isinstance(split, ValidationSplit):
+        return split
+    if split is None:
+        raise UsageError(
+            f"{what} cannot be chosen without a validation split: hold some training images out "
+            "(--hold-out N), or name other ones (--validation DIR)"
+        )
+    kind = "test" if isinstance(split, TestSplit) else "training"
+    raise UsageError(
+        f"{what} cannot be chosen on the {kind} split {split.name}: what is reported on it would no longer "
+        "be a test; give a validation split (--hold-out N, or --validation DIR)"
+    )
+
+
+def choose(
+    candidates: Sequence[T], accuracy: Callable[[T, ValidationSplit], float], split: Split | None, what: str
+) -> Choice:
+    """The candidate of the highest accuracy on a validation split; errors as of `validation_split`."""
+    held_out = validation_split(split, what)
+    tried = tuple(accuracy(candidate, held_out) for candidate in candidates)
+    best = max(range(len(tried)), key=tried.__getitem__)
+    return Choice(candidates[best], tried[best], tried)
