@@ -1,7 +1,7 @@
 """What classification methods share: logits of a linear head, cross-entropy, accuracy.
 
-Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features are divided by their norm, then a linear
-layer with bias) and torch.nn.CrossEntropyLoss, label smoothing included.
+Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features are divided by their norm, then a
+linear layer with bias) and torch.nn.CrossEntropyLoss, label smoothing included.
 """
 
 from __future__ import annotations
