@@ -19,6 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from clipjax.data.augment import Augmentation, augmented_pixels, image_generator
 from clipjax.data.manifest import Manifest, Opener
 from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError, UsageError
@@ -86,6 +87,8 @@ def batches(
     workers: int = 0,
     threads: int | None = None,
     on_error: str = "raise",
+    augment: Augment | None = None,
+    epoch: int = 0,
 ) -> Batches:
     """Batches of the given rows, in their order.
 
@@ -98,6 +101,7 @@ def batches(
         threads: threads that decode, in each process; default one a core (one in a worker).
         on_error: an unreadable image is a DataError naming it ("raise"), or becomes padding and is listed in
             `skipped` ("skip").
+        augment, epoch: a random view of each image in place of the recipe's, that of this epoch.
 
     Raises:
         DataError: on iteration, in the order of the rows.
@@ -111,7 +115,8 @@ def batches(
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
     padded = pad_rows(rows, batch_size)
-    elements = grain.MapDataset.source(padded.tolist()).map(_Decode(manifest.opener, recipe))
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augment)
+    elements = grain.MapDataset.source(padded.tolist()).map(_DecodeOf(decode, epoch))
     return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
 
 
@@ -136,6 +141,54 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
     return np.concatenate([part, np.full(steps * batch_size - len(part), -1)]).astype(np.int32)
 
 
+class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
+    """Batches without end, or of some epochs; resumed exactly by `get_state()` and `set_state(state)`.
+
+    Everything drawn depends on the seed, the epoch and the image alone, so the number of batches read is the
+    whole state: a run may go on with another number of threads or workers.
+    """
+
+    def __init__(self, batches_from: Callable[[int], grain.IterDataset]) -> None:
+        """
+        Args:
+            batches_from: number of batches to leave out -> the others.
+        """
+        super().__init__()
+        self._batches_from = batches_from
+        self._done = 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __next__(self) -> dict[str, Any]:
+        self._assert_not_closed()
+        self.start_prefetch()
+        assert self._iterator is not None
+        batch = next(self._iterator)
+        self._done += 1
+        return batch
+
+    def start_prefetch(self) -> None:
+        if self._iterator is None:
+            self._iterator = iter(self._batches_from(self._done))
+            self._iterator.start_prefetch()
+
+    def get_state(self) -> dict[str, Any]:
+        return {"batches": self._done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        done = int(state["batches"])
+        self._stop()
+        self._done = done
+
+    def close(self) -> None:
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
 def training_batches(
     manifest: Manifest,
     recipe: PixelRecipe,
@@ -143,56 +196,93 @@ def training_batches(
     batch_size: int,
     seed: int,
     epochs: int | None = None,
+    augmentation: Augmentation | None = None,
+    labels: np.ndarray | None = None,
     captions: str | None = None,
     tokenize: Callable[[list[str]], np.ndarray] | None = None,
+    class_tokens: np.ndarray | None = None,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
     threads: int | None = None,
-) -> grain.DatasetIterator[dict[str, Any]]:
+) -> TrainingBatches:
     """Shuffled batches, without end unless `epochs` is given, each epoch in an order of its own.
 
-    The order depends on the seed alone. `iterator.get_state()` and `set_state(state)` resume it exactly;
-    grain's orbax handler saves it beside the parameters. An incomplete last batch is dropped.
+    The order depends on the seed alone, and a random view or caption on seed, epoch and image.
+    `iterator.get_state()` and `set_state(state)` resume exactly; grain's orbax handler saves the state beside
+    the parameters. An incomplete last batch is dropped.
 
     Args:
         batch_size: images in one process's batch.
+        augmentation: how each image is changed each time; None: as the recipe says, always the same.
+        labels: int [N], to be in the batch.
         captions: the column with each image's caption, or with a list of captions of which one is drawn each
             time.
         tokenize: texts -> int32 [B,L]; without it the texts themselves are in the batch.
+        class_tokens: int32 [K,T,L], captions of the classes: one of the T of an image's label is drawn each
+            time.
         process_index, process_count: this process's part; together the processes read every image once an
             epoch.
 
-    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, with captions, "tokens" or
-        "text".
+    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, where asked for, "label" int32
+        [B], "tokens" int32 [B,L] or "text".
 
     Raises:
         DataError: the manifest has no such column, or is empty; on iteration, an unreadable image.
+        UsageError: class tokens without labels, or together with captions.
     """
     if captions is not None and captions not in manifest.columns:
         raise DataError(
             f"{manifest.name}: no column {captions!r}; it has {', '.join(manifest.columns) or 'none'}"
         )
+    if class_tokens is not None and (labels is None or captions is not None):
+        raise UsageError("class tokens need labels, and take the place of captions")
     texts = None if captions is None else manifest.columns[captions]
-    order = grain.MapDataset.range(len(manifest)).seed(seed).shuffle().repeat(epochs)
-    order = order.slice(slice(process_index, None, process_count))
-    elements = order.random_map(_DecodeForTraining(_Decode(manifest.opener, recipe), manifest.ids, texts))
-    stack = _StackForTraining(tokenize)
-    return iter(_batched(elements, batch_size, workers, threads, stack, drop_remainder=True))
+    augment = None if augmentation is None else Augment(augmentation, seed)
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augment)
+    choices = 0 if class_tokens is None else class_tokens.shape[1]
+    element = _TrainingElement(decode, seed, texts, choices)
+    stack = _StackForTraining(tokenize, labels, class_tokens)
+    order = training_order(len(manifest), seed, epochs, process_index, process_count)
+
+    def batches_from(done: int) -> grain.IterDataset:
+        elements = order.slice(slice(done * batch_size, None)).map(element)
+        return _batched(elements, batch_size, workers, threads, stack, drop_remainder=True)
+
+    return TrainingBatches(batches_from)
+
+
+def training_order(
+    images: int, seed: int, epochs: int | None = None, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset[tuple[int, int]]:
+    """(epoch, row) in the order in which a process trains: each epoch shuffled anew by the seed."""
+    order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
+    order = order.map_with_index(lambda index, row: (index // images, row))
+    return order.slice(slice(process_index, None, process_count))
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """An augmentation and the seed of its draws."""
+
+    augmentation: Augmentation
+    seed: int
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """Row -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in order."""
+    """(row, epoch) -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in
+    order."""
 
     opener: Opener
     recipe: PixelRecipe
+    ids: tuple[str, ...]
+    augment: Augment | None = None
 
-    def __call__(self, row: int) -> dict[str, Any]:
+    def __call__(self, row: int, epoch: int) -> dict[str, Any]:
         if row >= 0:
             try:
-                pixels = to_pixels(open_image(self.opener.open(row)), self.recipe)
-                return {"pixels": pixels, "row": np.int32(row), "failed": None}
+                return {"pixels": self._pixels(row, epoch), "row": np.int32(row), "failed": None}
             except DataError as error:
                 failed = (row, str(error))
         else:
@@ -200,24 +290,48 @@ class _Decode:
         side = self.recipe.image_size
         return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
 
+    def _pixels(self, row: int, epoch: int) -> np.ndarray:
+        image = open_image(self.opener.open(row))
+        if self.augment is None:
+            return to_pixels(image, self.recipe)
+        rng = image_generator(self.augment.seed, epoch, self.ids[row], "pixels")
+        return augmented_pixels(image, self.augment.augmentation, self.recipe.image_size, rng)
+
 
 @dataclasses.dataclass(frozen=True)
-class _DecodeForTraining:
-    """Row -> {"pixels", "row", "text"}, one of an image's captions drawn by grain's generator for this
-    position."""
+class _DecodeOf:
+    """Row -> its element of one epoch."""
 
     decode: _Decode
-    ids: tuple[str, ...]
-    texts: list | None
+    epoch: int
 
-    def __call__(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
-        element = self.decode(row)
+    def __call__(self, row: int) -> dict[str, Any]:
+        return self.decode(row, self.epoch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingElement:
+    """(epoch, row) -> {"pixels", "row", "text", "choice"}: of several captions the one of this epoch."""
+
+    decode: _Decode
+    seed: int
+    texts: list | None
+    choices: int
+
+    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = place
+        element = self.decode(row, epoch)
         if element["failed"] is not None:
-            raise DataError(f"image {self.ids[row]}: {element['failed'][1]}")
+            raise DataError(f"image {self.decode.ids[row]}: {element['failed'][1]}")
         if self.texts is not None:
             text = self.texts[row]
-            element["text"] = text if isinstance(text, str) else text[rng.integers(len(text))]
+            element["text"] = text if isinstance(text, str) else text[self._draw(row, epoch, len(text))]
+        if self.choices:
+            element["choice"] = self._draw(row, epoch, self.choices)
         return element
+
+    def _draw(self, row: int, epoch: int, choices: int) -> int:
+        return int(image_generator(self.seed, epoch, self.decode.ids[row], "caption").integers(choices))
 
 
 def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -231,11 +345,18 @@ def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @dataclasses.dataclass(frozen=True)
 class _StackForTraining:
     tokenize: Callable[[list[str]], np.ndarray] | None
+    labels: np.ndarray | None
+    class_tokens: np.ndarray | None
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = _stack(elements)
         del batch["failed"]
-        if "text" in elements[0]:
+        if self.labels is not None:
+            batch["label"] = self.labels[batch["row"]].astype(np.int32)
+        if self.class_tokens is not None:
+            choices = [element["choice"] for element in elements]
+            batch["tokens"] = self.class_tokens[batch["label"], choices]
+        elif "text" in elements[0]:
             texts = [element["text"] for element in elements]
             batch |= {"text": texts} if self.tokenize is None else {"tokens": self.tokenize(texts)}
         return batch

@@ -34,7 +34,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 RgbOrder = Literal["first", "last"]
 Crop = Literal["round", "floor"]
 
-_RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
+RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +129,17 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe) -> np.ndarray:
         DataError: the image is no larger than the border to cut, or PIL cannot turn its mode into RGB.
     """
     if recipe.rgb == "first":
-        image = _convert_rgb(image)
+        image = to_rgb(image)
     if recipe.pre_crop:
         image = _cut_border(image, recipe.pre_crop)
     size = _resized_size(image.size, recipe)
     if size != image.size:
-        image = image.resize(size, _RESAMPLING[recipe.interpolation])
-    return np.asarray(_convert_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
+        image = image.resize(size, RESAMPLING[recipe.interpolation])
+    return np.asarray(to_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
 
 
-def _convert_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in RGB. Raises DataError for a mode that has no RGB form."""
     try:
         return image.convert("RGB")
     except ValueError as error:

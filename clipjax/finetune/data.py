@@ -1,0 +1,122 @@
+"""What a method trains on: batches of images or of features, random views, features of a split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from clipjax.data.augment import Augmentation
+from clipjax.data.loader import Augment, Batches, TrainingBatches, batches, training_batches, training_order
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.embed import embed_images
+from clipjax.errors import UsageError
+from clipjax.finetune.method import Setup
+from clipjax.finetune.splits import Split
+
+
+def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> TrainingBatches:
+    """This process's batches of the training split, without end, augmented as the recipe says.
+
+    Args:
+        captions: int32 [K,T,L], token ids of T captions of each class; one of them is drawn for each image
+            and epoch.
+
+    Returns: an iterator of {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with
+        captions, "tokens" int32 [b,L]; b is the recipe's batch over the number of processes.
+
+    Raises:
+        UsageError: a batch that does not divide over the processes.
+        DataError: on iteration, an unreadable image.
+    """
+    return training_batches(
+        setup.train.manifest,
+        _pixels(setup),
+        batch_size=_process_batch(setup),
+        seed=setup.seed,
+        augmentation=setup.recipe.augmentation,
+        labels=setup.train.labels,
+        class_tokens=captions,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=setup.settings.workers,
+    )
+
+
+def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
+    """The same batches of images in the same order, with their features in place of pixels.
+
+    Args:
+        features: float32 [N,D] of the training split, as from `split_features`.
+
+    Returns: an iterator of {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
+
+    Raises:
+        UsageError: a batch that does not divide over the processes.
+    """
+    size, labels = _process_batch(setup), setup.train.labels
+    order = training_order(
+        len(setup.train), setup.seed, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+
+    def stack(places: Any) -> dict[str, np.ndarray]:
+        rows = np.array([row for _, row in places], np.int32)
+        return {"features": features[rows], "label": labels[rows].astype(np.int32), "row": rows}
+
+    def batches_from(done: int) -> grain.IterDataset:
+        elements = order.slice(slice(done * size, None))
+        dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        return dataset.batch(size, drop_remainder=True, batch_fn=stack)
+
+    return TrainingBatches(batches_from)
+
+
+def view_batches(setup: Setup, view: int) -> Batches:
+    """One pass over the training split in manifest order: random view number `view` of every image.
+
+    Every process reads all images, in batches of the recipe's whole size.
+
+    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; the last batch is padded, with
+        rows of -1. Without an augmentation in the recipe all views are the model's own.
+    """
+    augmentation: Augmentation | None = setup.recipe.augmentation
+    return batches(
+        setup.train.manifest,
+        _pixels(setup),
+        batch_size=setup.recipe.batch_size,
+        workers=setup.settings.workers,
+        augment=None if augmentation is None else Augment(augmentation, setup.seed),
+        epoch=view,
+    )
+
+
+def split_features(setup: Setup, split: Split) -> np.ndarray:
+    """Features float32 [N,D] of a split, in manifest order, with the model's own preprocessing.
+
+    They have unit norm for a zero-shot model, and are kept in the store where the settings name one.
+
+    Raises:
+        DataError: an unreadable image.
+    """
+    embeddings = embed_images(
+        setup.model,
+        split.manifest,
+        store=setup.settings.store,
+        precision=setup.recipe.precision,
+        workers=setup.settings.workers,
+        progress=setup.settings.progress,
+    )
+    return embeddings.array
+
+
+def _pixels(setup: Setup) -> PixelRecipe:
+    return setup.model.card.preprocess.recipe(rgb="first")
+
+
+def _process_batch(setup: Setup) -> int:
+    size, processes = setup.recipe.batch_size, jax.process_count()
+    if size % processes:
+        raise UsageError(f"a batch of {size} does not divide over {processes} processes")
+    return size // processes
