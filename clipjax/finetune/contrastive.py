@@ -62,7 +62,7 @@ class Recipe:
 
 
 def contrastive_loss(
-    image_features: Array, text_features: Array, logit_scale: Array
+    image_features: Array, text_features: Array, logit_scale: Array, excluded: Array | None = None
 ) -> tuple[Array, Metrics]:
     """CLIP's loss of a global batch of pairs.
 
@@ -70,11 +70,14 @@ def contrastive_loss(
         image_features, text_features: float32 [B, E], of any norm; row i of one belongs to row i of the
             other.
         logit_scale: float32 [], the logarithm of the inverse temperature, as it stands in the params.
+        excluded: bool [B, B], false on the diagonal: where true, image i and text j are left out of each
+            other's softmax; None: nothing is.
 
     Returns: the loss [], and the share of images whose own caption is the most similar one of the batch.
     """
     image, text = _unit(image_features), _unit(text_features)
     logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
+    logits = logits if excluded is None else jnp.where(excluded, -jnp.inf, logits)
     pairs = jnp.arange(logits.shape[0])
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     loss = 0.5 * (cross_entropy(logits, pairs).mean() + cross_entropy(logits.T, pairs).mean())
