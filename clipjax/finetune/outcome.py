@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.adapters import Adapter
+from clipjax.card import Card
 from clipjax.finetune.method import Outcome, Setup
 from clipjax.finetune.trees import Params
+from clipjax.labels import LabelSpace
 from clipjax.model import Model
 
 
@@ -32,19 +34,22 @@ def classifier(setup: Setup, params: Params, chosen: Mapping[str, Any] | None = 
         params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads features of unit
             norm, a classifier's as they are.
     """
-    base = setup.model.card
-    arch = dataclasses.replace(base.arch, text=None, num_classes=len(setup.train.label_space))
-    card = dataclasses.replace(
+    card = classifier_card(setup.model.card, setup.train.label_space)
+    card = dataclasses.replace(card, lineage=lineage(setup, chosen or {}))
+    return Outcome(Model(card, params), chosen or {})
+
+
+def classifier_card(base: Card, labels: LabelSpace) -> Card:
+    """The card of the base's image tower with a linear head over `labels`."""
+    return dataclasses.replace(
         base,
-        arch=arch,
+        arch=dataclasses.replace(base.arch, text=None, num_classes=len(labels)),
         tokenizer=None,
         logit_scale=None,
         logit_bias=None,
-        classes=setup.train.label_space.name,
+        classes=labels.name,
         normalize_features=base.normalize_features or base.kind == "zero_shot",
-        lineage=lineage(setup, chosen or {}),
     )
-    return Outcome(Model(card, params), chosen or {})
 
 
 def adapted(setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None) -> Outcome:
