@@ -2,14 +2,16 @@
 
 One type serves all models. A zero-shot head holds a class's mean prompt embedding (Radford et al. 2021,
 section 3.1.4; open_clip's build_zero_shot_classifier): every prompt embedded, normalised, averaged over the
-class, normalised again. A classifier's head is its own linear layer. Both are float32 with HIGHEST precision,
-whatever the towers use.
+class, normalised again. A classifier's head is its own linear layer. Either may have a cache of training
+images beside it (Tip-Adapter, Zhang et al. 2022). All are float32 with HIGHEST precision, whatever the towers
+use.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,8 +32,37 @@ SCORE_BLOCK = 2**22  # scores held at once
 
 
 @dataclass(frozen=True, eq=False)
+class Cache:
+    """Training images beside a head: logits += alpha * sum over a class's keys of exp(-beta (1 - f @ key)).
+
+    f is a feature of unit norm (Tip-Adapter, Zhang et al. 2022, equation 4).
+
+    Attributes:
+        keys: float32 [D, N], columns of unit norm (Tip-Adapter-F trains them: of about unit norm).
+        values: int32 [N], the class of each.
+        alpha, beta: the cache's weight, and how fast the affinity falls.
+
+    Raises:
+        DataError: keys and values are not of the same images.
+    """
+
+    keys: jax.Array | np.ndarray
+    values: jax.Array | np.ndarray
+    alpha: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        keys, values = np.shape(self.keys), np.shape(self.values)
+        if len(keys) != 2 or values != keys[1:]:
+            raise DataError(f"a cache has keys [D, N] and values [N], not {list(keys)} and {list(values)}")
+
+
+@dataclass(frozen=True, eq=False)
 class Head:
-    """logits = scale * f(features) @ kernel + bias, where f divides by the L2 norm if `normalize`.
+    """logits = f(features) @ (scale * kernel) + bias, where f divides by the L2 norm if `normalize`.
+
+    The scale is multiplied into the kernel: a classifier that starts from a zero-shot head, with scale *
+    kernel for its own kernel, gives the zero-shot logits to the last bit.
 
     Attributes:
         kernel: float32 [D, K].
@@ -39,6 +70,12 @@ class Head:
         scale: the factor itself (about 100 for CLIP), not its logarithm.
         normalize: features are brought to unit norm first.
         label_space: what the K columns stand for.
+        cache: what is added to the logits; None: nothing.
+        directions: of a head that normalises: the kernel's columns are directions, and products with it
+            cosines. False for a kernel that was trained freely.
+
+    Raises:
+        DataError: a cache of other features, or with classes outside 0..K-1.
     """
 
     kernel: jax.Array
@@ -46,6 +83,19 @@ class Head:
     scale: float
     normalize: bool
     label_space: LabelSpace
+    cache: Cache | None = None
+    directions: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cache is None:
+            return
+        (dim, classes), values = np.shape(self.kernel), np.asarray(self.cache.values)
+        if self.cache.keys.shape[0] != dim:
+            raise DataError(
+                f"the cache holds features of {self.cache.keys.shape[0]} numbers, the head reads {dim}"
+            )
+        if len(values) and not (values.min() >= 0 and values.max() < classes):
+            raise DataError(f"the cache has classes {values.min()} to {values.max()}, the head has {classes}")
 
     @functools.cached_property
     def columns(self) -> np.ndarray:
@@ -53,13 +103,31 @@ class Head:
 
         Two classes of one name have one embedding. A matrix product may round them differently, and then
         chance would decide between them; read through `columns`, they are equal and the first one wins a tie.
+        A class with images in the cache is like no other.
         """
-        bias = np.zeros(self.kernel.shape[1]) if self.bias is None else np.asarray(self.bias)
-        first: dict[tuple[bytes, float], int] = {}
-        pairs = zip(np.asarray(self.kernel).T, bias)
+        classes = self.kernel.shape[1]
+        bias = np.zeros(classes) if self.bias is None else np.asarray(self.bias)
+        cached = set() if self.cache is None else set(np.asarray(self.cache.values).tolist())
+        first: dict[tuple[bytes, float, int | None], int] = {}
         return np.array(
-            [first.setdefault((c.tobytes(), float(b)), k) for k, (c, b) in enumerate(pairs)], np.int32
+            [
+                first.setdefault((column.tobytes(), float(b), k if k in cached else None), k)
+                for k, (column, b) in enumerate(zip(np.asarray(self.kernel).T, bias))
+            ],
+            np.int32,
         )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the logits; of the label space nothing."""
+        cache = self.cache
+        beside = () if cache is None else (cache.keys, cache.values)
+        arrays = [self.kernel, () if self.bias is None else self.bias, *beside]
+        numbers = (self.scale, self.normalize, cache and (cache.alpha, cache.beta))
+        digest = hashlib.sha256(repr(numbers).encode())
+        for array in map(np.ascontiguousarray, arrays):
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
 
 
 class Scores(NamedTuple):
@@ -77,9 +145,11 @@ def logits(head: Head, features: Any) -> jax.Array:
             f"a head over {head.kernel.shape[0]} features got features of shape {list(features.shape)}"
         )
     bias = jnp.zeros(head.kernel.shape[1], jnp.float32) if head.bias is None else head.bias
-    return _logits(
-        features, head.kernel, bias, head.columns, np.float32(head.scale), normalize=head.normalize
-    )
+    scale = np.float32(head.scale)
+    if head.cache is None:
+        return _logits(features, head.kernel, bias, head.columns, scale, normalize=head.normalize)
+    bias = bias + _cache_logits(features, head.cache, head.kernel.shape[1])
+    return _logits(features, head.kernel, bias, head.columns, scale, normalize=head.normalize)
 
 
 @functools.partial(jax.jit, static_argnames="normalize")
@@ -92,11 +162,50 @@ def _logits(
     *,
     normalize: bool,
 ) -> jax.Array:
-    if normalize:
-        norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
-        features = features / jnp.maximum(norm, 1e-12)
-    scores = scale * jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+    features = _unit(features) if normalize else features
+    scores = jnp.matmul(features, scale * kernel, precision=jax.lax.Precision.HIGHEST) + bias
     return scores[:, columns]
+
+
+def _unit(features: jax.Array) -> jax.Array:
+    norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
+    return features / jnp.maximum(norm, 1e-12)
+
+
+def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
+    """What a cache adds, float32 [B, K]; as many keys at a time as `SCORE_BLOCK` affinities hold."""
+    found = cache.keys.shape[1]
+    size = max(1, min(found, SCORE_BLOCK // max(1, len(features))))
+    pad = -found % size
+    keys = jnp.pad(jnp.asarray(cache.keys, jnp.float32), ((0, 0), (0, pad)))
+    values = jnp.pad(jnp.asarray(cache.values, jnp.int32), (0, pad), constant_values=-1)  # of no class
+    alpha, beta = np.float32(cache.alpha), np.float32(cache.beta)
+    return _affinities(features, keys, values, alpha, beta, classes=classes, size=size)
+
+
+@functools.partial(jax.jit, static_argnames=("classes", "size"))
+def _affinities(
+    features: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    alpha: Any,
+    beta: Any,
+    *,
+    classes: int,
+    size: int,
+) -> jax.Array:
+    """Blocks of `size` keys one after the other."""
+    features, highest = _unit(features), jax.lax.Precision.HIGHEST
+
+    def add(block: jax.Array, total: jax.Array) -> jax.Array:
+        some = jax.lax.dynamic_slice_in_dim(keys, block * size, size, axis=1)
+        classes_of = jax.lax.dynamic_slice_in_dim(values, block * size, size)
+        affinity = jnp.exp(-beta * (1 - jnp.matmul(features, some, precision=highest)))
+        one_hot = jax.nn.one_hot(classes_of, classes, dtype=jnp.float32)
+        return total + jnp.matmul(affinity, one_hot, precision=highest)
+
+    zero = jnp.zeros((features.shape[0], classes), jnp.float32)
+    return alpha * jax.lax.fori_loop(0, keys.shape[1] // size, add, zero)
 
 
 def score_blocks(
@@ -153,8 +262,11 @@ def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
 
 
 def cosine_head(head: Head) -> Head | None:
-    """The same head without scale and bias: its logits are cosines. None for a head that is no cosine."""
-    return dataclasses.replace(head, scale=1.0, bias=None) if head.normalize else None
+    """The same head without scale and bias: its logits are cosines. None for a head that is no cosine: of
+    raw features, with a kernel that was trained freely, or with a cache."""
+    if not (head.normalize and head.directions) or head.cache is not None:
+        return None
+    return dataclasses.replace(head, scale=1.0, bias=None)
 
 
 def identity_head(space: LabelSpace) -> Head:
@@ -163,7 +275,7 @@ def identity_head(space: LabelSpace) -> Head:
 
 
 def classifier_head(model: Any) -> Head:
-    """The linear head of a classifier.
+    """The linear head of a classifier; of features of unit norm where its card says so.
 
     Raises:
         UsageError: the model is not a classifier, or its card does not say what its classes are.
@@ -184,7 +296,8 @@ def classifier_head(model: Any) -> Head:
             f"{card.id} has {kernel.shape[1]} outputs, but {card.classes!r} has {len(labels)} classes"
         )
     bias = jnp.asarray(model.params["head"]["bias"], jnp.float32)
-    return Head(kernel, bias, scale=1.0, normalize=False, label_space=labels)
+    normalize = getattr(card, "normalize_features", False)  # a user's own card may have no word for it
+    return Head(kernel, bias, 1.0, normalize, labels, directions=False)
 
 
 def zeroshot_head(

@@ -12,7 +12,7 @@ import pytest
 
 from clipjax import heads, texts
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import Head, classifier_head, logits, score_blocks, zeroshot_head
+from clipjax.heads import Cache, Head, classifier_head, cosine_head, logits, score_blocks, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.provenance import count_compiles
 from clipjax.store import Store
@@ -279,8 +279,8 @@ def test_a_classifier_has_no_prompts():
         zeroshot_head(Encoder(kind="classifier"), space("crane"), CAPTIONS)
 
 
-def classifier(kernel, bias, classes):
-    model = Encoder(kind="classifier", classes=classes)
+def classifier(kernel, bias, classes, **card):
+    model = Encoder(kind="classifier", classes=classes, **card)
     return setattr(model, "params", {"head": {"kernel": kernel, "bias": bias}}) or model
 
 
@@ -375,3 +375,98 @@ def test_prompts_that_are_cut_are_counted(pair):
     labels = space("crane", "missile", "cup")
     with pytest.warns(UserWarning, match="1 of 6 texts were cut to 77 tokens"):
         zeroshot_head(pair[1], labels, CAPTIONS)
+
+
+def unit(array: np.ndarray, axis: int) -> np.ndarray:
+    return (array / np.linalg.norm(array, axis=axis, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rows", "dim", "classes"), [(1, 24, 5), (7, 512, 1001), (64, 96, 40), (33, 64, 10)])
+def test_a_trained_head_begins_with_the_zero_shot_logits_to_the_bit(rows, dim, classes):
+    """Kernel scale * W and bias 0, as a fine-tuning by cross-entropy starts; whatever the shape."""
+    rng = np.random.default_rng(0)
+    kernel, scale = unit(rng.normal(size=(dim, classes)), axis=0), 98.6437
+    features = rng.normal(size=(rows, dim)).astype(np.float32)
+    labels = space(*map(str, range(classes)))
+    zero_shot = Head(jnp.asarray(kernel), None, scale, True, labels)
+    start = jnp.asarray(np.float32(scale) * kernel)
+    trained = Head(start, jnp.zeros(classes), 1.0, True, labels, directions=False)
+    ours, theirs = logits(zero_shot, features), logits(trained, features)
+    assert (np.asarray(ours) == np.asarray(theirs)).all()
+
+
+def test_a_cache_is_tip_adapters_formula(monkeypatch):
+    """100 f W + alpha exp(-beta (1 - f F)) V, V one-hot; keys in blocks that do not divide them."""
+    rng = np.random.default_rng(0)
+    features, kernel = rng.normal(size=(9, 16)), unit(rng.normal(size=(16, 6)), axis=0)
+    keys, values = unit(rng.normal(size=(16, 31)), axis=0), rng.integers(0, 6, 31).astype(np.int32)
+    unit_features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    affinity = np.exp(-5.5 * (1 - unit_features @ keys.astype(np.float64)))
+    expected = 100 * unit_features @ kernel.astype(np.float64) + 1.17 * affinity @ np.eye(6)[values]
+    head = Head(jnp.asarray(kernel), None, 100.0, True, space(*"abcdef"), Cache(keys, values, 1.17, 5.5))
+    np.testing.assert_allclose(logits(head, features), expected, rtol=1e-5, atol=2e-5)
+    monkeypatch.setattr(heads, "SCORE_BLOCK", 9 * 4)
+    np.testing.assert_allclose(logits(head, features), expected, rtol=1e-5, atol=2e-5)
+    none = dataclasses.replace(head, cache=Cache(keys, values, 0.0, 5.5))
+    plain = dataclasses.replace(head, cache=None)
+    assert (np.asarray(logits(none, features)) == np.asarray(logits(plain, features))).all()
+
+
+def test_classes_of_one_name_differ_by_their_images():
+    kernel = jnp.ones((4, 3)) / 2
+    values = np.array([1], np.int32)
+    head = Head(kernel, None, 1.0, True, space(*"aaa"), Cache(np.full((4, 1), 0.5), values, 1.0, 1.0))
+    assert head.columns.tolist() == [0, 1, 0]
+    assert np.asarray(logits(head, np.ones((1, 4)))).argmax() == 1
+
+
+def test_a_cache_that_does_not_fit_is_refused():
+    keys, values = np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32)
+    with pytest.raises(DataError, match=r"keys \[D, N\] and values \[N\], not \[4, 4\] and \[3\]"):
+        Cache(keys, values[:3], 1.0, 1.0)
+    with pytest.raises(DataError, match="classes 0 to 3, the head has 3"):
+        Head(jnp.eye(4)[:, :3], None, 1.0, True, space(*"abc"), Cache(keys, values, 1.0, 1.0))
+    with pytest.raises(DataError, match="features of 4 numbers, the head reads 5"):
+        Head(jnp.eye(5), None, 1.0, True, space(*"abcde"), Cache(keys, values, 1.0, 1.0))
+
+
+def test_which_heads_are_cosines():
+    head = Head(jnp.eye(4), jnp.full(4, -10.0), 100.0, True, space(*"abcd"))
+    cosine = cosine_head(head)
+    assert cosine is not None
+    assert (cosine.scale, cosine.bias) == (1.0, None)
+    cache = Cache(np.eye(4, dtype=np.float32), np.arange(4, dtype=np.int32), 1.0, 1.0)
+    for changes in ({"normalize": False}, {"directions": False}, {"cache": cache}):
+        assert cosine_head(dataclasses.replace(head, **changes)) is None
+
+
+def test_a_tuned_head_reads_features_of_unit_norm():
+    rng = np.random.default_rng(0)
+    kernel, bias = rng.normal(size=(8, 1000)).astype(np.float32), rng.normal(size=1000).astype(np.float32)
+    model = classifier(kernel, bias, "imagenet", normalize_features=True)
+    head, features = classifier_head(model), rng.normal(size=(5, 8))
+    np.testing.assert_allclose(logits(head, features), unit(features, 1) @ kernel + bias, atol=2e-6)
+    assert cosine_head(head) is None
+
+
+def test_a_heads_digest_is_of_all_that_decides_its_logits():
+    keys = jnp.eye(4)
+    head = Head(jnp.eye(4), None, 2.0, True, space(*"abcd"), Cache(keys, jnp.arange(4), 1.0, 1.0))
+    assert head.cache is not None
+    same = dataclasses.replace(head, label_space=space(*"efgh"))
+    others = [
+        dataclasses.replace(head, **changes)
+        for changes in (
+            {"kernel": 2 * jnp.eye(4)},
+            {"bias": jnp.ones(4)},
+            {"scale": 3.0},
+            {"normalize": False},
+            {"cache": None},
+            {"cache": dataclasses.replace(head.cache, alpha=2.0)},
+            {"cache": dataclasses.replace(head.cache, beta=2.0)},
+            {"cache": dataclasses.replace(head.cache, values=jnp.zeros(4, jnp.int32))},
+            {"cache": dataclasses.replace(head.cache, keys=keys[::-1])},
+        )
+    ]
+    assert same.digest == head.digest
+    assert len({head.digest, *(other.digest for other in others)}) == 10

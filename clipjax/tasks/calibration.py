@@ -141,11 +141,9 @@ def _fit(part: Inputs, rows: np.ndarray) -> Fit:
 
 def _digest(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> str:
     """SHA-256 of all that the logits and labels of some rows follow from."""
-    head = part.head
-    assert head is not None
-    arrays = [np.asarray(part.features)[rows], labels, head.kernel, () if head.bias is None else head.bias]
-    digest = hashlib.sha256(repr((head.scale, head.normalize, part.projection)).encode())
-    for array in map(np.ascontiguousarray, arrays):
+    assert part.head is not None
+    digest = hashlib.sha256(repr((part.head.digest, part.projection)).encode())
+    for array in map(np.ascontiguousarray, (np.asarray(part.features)[rows], labels)):
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 

@@ -6,7 +6,7 @@ scored with the same head over the ID classes. Every score (`clipjax.metrics.ood
 image that looks more in-distribution, and is judged by every measure of `clipjax.metrics.detection`: AUROC,
 the areas under precision-recall curves, and FPR95 by the four conventions in use, each under its own name.
 The paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Cosines are a
-zero-shot model's: the scores of raw cosines do not apply to a classifier.
+zero-shot head's: the scores of raw cosines do not apply to a classifier, nor to a cache of images.
 
 Columns of the OOD set add to this. `ood_class` (NINCO): the unweighted mean over classes, and each class.
 `confused_with` (ImageNet-O): the class that an image is mistaken for; also reported is the protocol of
@@ -96,7 +96,7 @@ def _scores(
 def _blocks(
     head: Head, part: Inputs, projection: Projection | None
 ) -> Iterator[tuple[jax.Array | None, jax.Array]]:
-    """Cosines (None for a classifier) and logits over the ID classes, a block of images at a time."""
+    """Cosines (None where the head has none) and logits over the ID classes, a block of images at a time."""
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
@@ -104,9 +104,9 @@ def _blocks(
         )
     cosine = cosine_head(head)
     if cosine is not None and head.bias is None:
-        # One product for both: the logits are these cosines times the scale, to the bit.
-        for _, scores in score_blocks(cosine, part.features, projection, ids=part.ids):
-            yield scores.values, np.float32(head.scale) * scores.values
+        # One product for both. The logits are those of every other task, to the last bit.
+        for _, scores in score_blocks(head, part.features, projection, ids=part.ids):
+            yield scores.values / np.float32(head.scale), scores.values
         return
     logits = score_blocks(head, part.features, projection, ids=part.ids)
     if cosine is None:
@@ -211,7 +211,7 @@ def _sides(columns: Columns, name: str, inside: np.ndarray) -> Sides:
 def _refused(given: list[str], n: int) -> list[Measure]:
     if set(given) & set(OF_COSINES):
         return []
-    note = "not applicable: a score of raw cosines, and a classifier's logits are none"
+    note = "not applicable: a score of raw cosines, and a classifier's or a cache's logits are none"
     return [Measure("auroc", None, n, slice=f"score:{name}", note=note) for name in OF_COSINES]
 
 
