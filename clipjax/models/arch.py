@@ -68,6 +68,8 @@ class Family:
             each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is
             run, and no other output is kept.
         positions: of a vision family with a position table: config -> its `Positions`.
+        embedded: of a text family whose tower may be given vectors in place of ids: see
+            `Network.encode_embedded`; called as (tower, beginning, tokens, places, remat) -> features.
         cpu_options: options of XLA's CPU compiler with which the tower runs faster.
     """
 
@@ -79,6 +81,7 @@ class Family:
     depth: Callable[[Any], int] | None = None
     dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
     positions: Callable[[Any], Positions] | None = None
+    embedded: Callable[..., Any] | None = None
     cpu_options: Mapping[str, str] | None = None
 
 

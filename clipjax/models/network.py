@@ -24,7 +24,7 @@ from jax.core import Tracer
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
-from clipjax.models.training import Training
+from clipjax.models.training import Training, active
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
@@ -109,6 +109,10 @@ class Network:
         if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
             return None
         return dict(options)
+
+    def training_options(self) -> dict[str, str] | None:
+        """`compiler_options` for the jit around a whole training step."""
+        return None
 
     def init_params(self, key: Array) -> Params:
         """Params drawn as open_clip initialises them for training; EVA, MBConv and heads as timm does.
@@ -201,6 +205,54 @@ class Network:
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
         return self._run("text", params, ids, precision, capture)
 
+    def encode_embedded(
+        self,
+        params: Params,
+        tokens: Array,
+        places: Array,
+        *,
+        precision: Precision,
+        beginning: Array | None = None,
+        remat: bool = False,
+    ) -> Array:
+        """`encode_text` for texts given as vectors, which prompts of learned ones are.
+
+        Args:
+            tokens: float32 [B, L, D], in place of the rows of the table of token embeddings.
+            places: int32 [B], where each text is read out: of CLIP's the place of its end token.
+            beginning: float32 [P, D], what all texts begin with, P + L tokens in all (`places` count from its
+                first). A causal tower runs it once: the same features for less work.
+            remat: the activations of a block are computed again in the backward pass and not kept.
+
+        Returns: features [B, E] float32, not of unit norm.
+
+        Raises:
+            UsageError: the text tower cannot be given vectors; the message names its family.
+            DataError: the params or the tokens do not fit the architecture.
+        """
+        text = self.arch.text
+        if text is None:
+            raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
+        family = family_of(text)
+        if family.embedded is None:
+            raise UsageError(
+                f"the text tower of {self.arch.name} (family {family.name!r}) takes token ids only: learned "
+                "prompts need one of CLIP's or SigLIP's"
+            )
+        first = jnp.zeros((0, text.width)) if beginning is None else beginning
+        shapes = f"a beginning {list(first.shape)} and tokens {list(tokens.shape)}"
+        if tokens.ndim != 3 or {tokens.shape[2], *first.shape[1:]} != {text.width}:
+            raise DataError(f"{self.arch.name} takes vectors of {text.width} numbers, not {shapes}")
+        if not text.min_length <= len(first) + tokens.shape[1] <= text.context_length:
+            lengths = f"{text.min_length} to {text.context_length}"
+            raise DataError(f"{self.arch.name} takes {lengths} tokens, not {shapes}")
+        if len(first) and not text.causal:
+            raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
+        tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
+        with jax.default_matmul_precision(_MATMUL[precision]):
+            features = family.embedded(tower, first.astype(dtype), tokens.astype(dtype), places, remat)
+        return features.astype(jnp.float32)
+
     def train_image(
         self, params: Params, images: Array, *, precision: Precision, training: Training
     ) -> tuple[Array, Params]:
@@ -209,11 +261,19 @@ class Network:
         Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
             batch, a tree {"vision": {...}} of the leaves that changed, {} where there are none.
         """
-        return self.encode_image(params, images, precision=precision), {}
+        self._check_images(images)
+        tower = self._tower("vision", params, precision)
+        with active(training), jax.default_matmul_precision(_MATMUL[precision]):
+            features, _ = tower(images.astype(_DTYPE[precision]), False)
+        of_batch = {} if training.batch_norm == "frozen" else layers.statistics(tower)
+        # From the params, which are float32: the tower's own copy may be bfloat16.
+        moved = _moved(params["vision"], of_batch)
+        return features.astype(jnp.float32), {"vision": moved} if moved else {}
 
     def train_text(self, params: Params, ids: Array, *, precision: Precision, training: Training) -> Array:
         """`encode_text` as a training step runs it."""
-        return self.encode_text(params, ids, precision=precision)
+        with active(training):
+            return self.encode_text(params, ids, precision=precision)
 
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, capture: bool
@@ -233,6 +293,14 @@ class Network:
         _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[name])
         return nnx.merge(graphdef, cast)
+
+
+def _moved(before: Params, of_batch: Params) -> Params:
+    """Running statistics after a batch, in the structure of those of the batch."""
+    return {
+        name: _moved(before[name], found) if isinstance(found, dict) else layers.running(before[name], found)
+        for name, found in of_batch.items()
+    }
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -92,6 +93,45 @@ class TextTransformer(nnx.Module):
             features += self.text_projection_bias[...]
         return features, stages(embedded, outputs, pooled, features)
 
+    def embedded(self, beginning: Array, tokens: Array, places: Array, remat: bool) -> Array:
+        """Features of texts given as vectors; see `clipjax.models.network.Network.encode_embedded`."""
+        start, length = len(beginning), len(beginning) + tokens.shape[1]
+        positions = self.positional_embedding[...]
+        first, rest = (beginning + positions[:start])[None], tokens + positions[start:length]
+        visible = layers.causal(length) if self.causal else None
+
+        def step(texts: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
+            return block_behind(block, *texts, visible), None
+
+        (_, x), _ = jax.lax.scan(jax.checkpoint(step) if remat else step, (first, rest), self.blocks)
+        pooled = self.ln_final(at_places(x, places - start))
+        features = pooled @ self.text_projection[...]
+        return features if self.text_projection_bias is None else features + self.text_projection_bias[...]
+
+
+def block_behind(
+    block: layers.Block, first: Array, rest: Array, visible: Array | None
+) -> tuple[Array, Array]:
+    """A block on texts [B, L, D] behind a beginning [1, P, D] that they share and that does not see them.
+
+    The beginning goes through once for all texts, which read its keys and values.
+
+    visible: bool [P + L, P + L], causal; None, all of it, only where P = 0.
+    """
+    attn, start = block.attn, first.shape[1]
+    if start == 0:
+        return first, block(rest, visible)
+    assert visible is not None
+    q, k, v = (x(block.ln_1(first)) for x in (attn.q, attn.k, attn.v))
+    own_q, *own = (x(block.ln_1(rest)) for x in (attn.q, attn.k, attn.v))
+    shape = (len(rest), *first.shape[1:])
+    keys, values = (
+        jnp.concatenate([jnp.broadcast_to(x, shape), y], axis=1) for x, y in zip((k, v), own, strict=True)
+    )
+    first += attn.out(layers.attend(q, k, v, visible[:start, :start], heads=attn.heads))
+    rest += attn.out(layers.attend(own_q, keys, values, visible[start:], heads=attn.heads))
+    return first + block.mlp(block.ln_2(first)), rest + block.mlp(block.ln_2(rest))
+
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
     """The stacked blocks of a text tower, initialised as open_clip does."""
@@ -120,9 +160,13 @@ def lookup(table: nnx.Param, ids: Array) -> Array:
 
 def at_highest_id(x: Array, ids: Array) -> Array:
     """[B, L, D] at the first highest id of each text -> [B, D]."""
-    end = jnp.argmax(ids, axis=1)[:, None, None]
-    # Along the axis, not x[arange, end]: that would gather a sharded batch on every device.
-    return jnp.take_along_axis(x, end, axis=1, mode="clip")[:, 0]
+    return at_places(x, jnp.argmax(ids, axis=1))
+
+
+def at_places(x: Array, places: Array) -> Array:
+    """[B, L, D] at one place of each text, int [B] -> [B, D]."""
+    # Along the axis, not x[arange, places]: that would gather a sharded batch on every device.
+    return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:
@@ -144,5 +188,6 @@ FAMILY = Family(
     config=TextConfig,
     build=TextTransformer,
     narrow=narrow,
+    embedded=TextTransformer.embedded,
     cpu_options=layers.CPU_OPTIONS,
 )
