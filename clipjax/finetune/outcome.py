@@ -43,7 +43,7 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
     """The card of the base's image tower with a linear head over `labels`."""
     return dataclasses.replace(
         base,
-        arch=dataclasses.replace(base.arch, text=None, num_classes=len(labels)),
+        arch=dataclasses.replace(base.arch, text=None, logit_bias=False, num_classes=len(labels)),
         tokenizer=None,
         logit_scale=None,
         logit_bias=None,

@@ -1,0 +1,94 @@
+"""The linear head over the training classes: where it starts, and how accurate it is.
+
+Linear probes and cross-entropy share it. A CLIP's reads features of unit norm and starts as its zero-shot
+classifier, with the scale inside the kernel and a bias of zero (wise-ft, `src/models/zeroshot.py`). A
+classifier's reads features as they are and starts as its own head, or with zeros for other classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.card import Card
+from clipjax.errors import unknown_name
+from clipjax.finetune.method import Setup
+from clipjax.finetune.splits import Split
+from clipjax.finetune.trees import Params
+from clipjax.heads import Head, classifier_head, logits, zeroshot_head
+from clipjax.labels import LabelSpace, load_prompts
+from clipjax.model import Model
+
+# Values of the option "init".
+INITS = ("auto", "zeroshot", "zeros")
+
+
+def reads_unit_norm(card: Card) -> bool:
+    """Whether a head on this model's tower reads features of unit norm."""
+    return card.kind == "zero_shot" or card.normalize_features
+
+
+def initial_head(setup: Setup) -> Params:
+    """{"kernel" [D,K], "bias" [K]}, float32, as the option "init" says.
+
+    "auto" is a CLIP's zero-shot classifier, or a classifier's own head where it has the training classes;
+    else zeros.
+
+    Raises:
+        UsageError: an init of another name, or "zeroshot" for a model without a text tower.
+        DataError: a class without prompts.
+    """
+    init, model, labels = setup.options["init"], setup.model, setup.train.label_space
+    if init not in INITS:
+        raise unknown_name("init", str(init), list(INITS))
+    if init == "zeroshot" or (init == "auto" and model.card.kind == "zero_shot"):
+        prompts = load_prompts(setup.recipe.prompts)
+        settings = setup.settings
+        return zeroshot_params(
+            zeroshot_head(
+                model,
+                labels,
+                prompts,
+                precision=setup.recipe.precision,
+                store=settings.store,
+                progress=settings.progress,
+            )
+        )
+    if init == "auto" and has_classes(model, labels):
+        return {name: np.asarray(leaf, np.float32) for name, leaf in model.params["head"].items()}
+    width = model.card.arch.vision.embed_dim
+    return {"kernel": np.zeros((width, len(labels)), np.float32), "bias": np.zeros(len(labels), np.float32)}
+
+
+def zeroshot_params(head: Head) -> Params:
+    """A zero-shot head as a trainable one: the scale inside the kernel, and a bias."""
+    kernel = np.float32(head.scale) * np.asarray(head.kernel)
+    bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
+    return {"kernel": kernel, "bias": bias}
+
+
+def has_classes(model: Model, labels: LabelSpace) -> bool:
+    """Whether a model is a classifier with a head over these very classes."""
+    card = model.card
+    if card.kind != "classifier" or card.classes is None or "head" not in model.params:
+        return False
+    return classifier_head(model).label_space.ids == labels.ids
+
+
+def head_accuracy(head: Params, features: np.ndarray, split: Split, *, normalize: bool) -> float:
+    """The share of a split's images that a head, {"kernel", "bias"}, gets right.
+
+    Args:
+        features: float32 [N,D], the split's, in its order.
+        normalize: whether the head reads them at unit norm.
+    """
+    kernel, bias = (jnp.asarray(head[name], jnp.float32) for name in ("kernel", "bias"))
+    return accuracy_on(Head(kernel, bias, 1.0, normalize, split.label_space), features, split)
+
+
+def accuracy_on(head: Head, features: Any, split: Split) -> float:
+    """The share of a split's images whose largest logit is their own class's."""
+    predicted = np.argmax(np.asarray(logits(head, features)), axis=1)
+    return float(np.mean(predicted == split.labels))

@@ -1,0 +1,77 @@
+"""Cross-entropy end to end: the image tower and a linear head.
+
+Source: wise-ft (`src/models/finetune.py`, `modeling.py`): the head starts as the zero-shot classifier, with
+the logit scale inside its kernel, and reads features of unit norm; the text tower is dropped. A classifier is
+fine-tuned in the same way, its head reading features as they are. The layer-wise learning rates and averaged
+weights of FT-CLIP (arXiv 2212.06138) are not here; its label smoothing is an option.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jax import Array
+
+from clipjax.data.preprocess import normalize
+from clipjax.finetune import losses, outcome
+from clipjax.finetune.data import image_batches, split_features
+from clipjax.finetune.linear_head import head_accuracy, initial_head, reads_unit_norm
+from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.finetune.splits import ValidationSplit
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+from clipjax.models.training import Training
+
+
+def prepare(setup: Setup) -> Problem:
+    """The problem of tower and head; errors as of `clipjax.finetune.linear_head.initial_head`."""
+    return end_to_end(setup, initial_head(setup))
+
+
+def end_to_end(setup: Setup, head: Params) -> Problem:
+    """Params {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}, all trained, from this head on."""
+    model = setup.model
+
+    def accuracy(params: Params, split: ValidationSplit) -> float:
+        tuned = outcome.classifier(setup, params).model
+        features = split_features(dataclasses.replace(setup, model=tuned), split)
+        return head_accuracy(params["head"], features, split, normalize=tuned.card.normalize_features)
+
+    return Problem(
+        params={"vision": model.params["vision"], "head": head},
+        trained=lambda path: True,
+        loss=image_loss(setup),
+        batches=lambda: image_batches(setup),
+        steps=setup.steps,
+        finish=lambda params: outcome.classifier(setup, params),
+        accuracy=accuracy,
+        compiler_options=model.network.compiler_options("vision"),
+    )
+
+
+def image_loss(setup: Setup) -> Loss:
+    """Cross-entropy of a batch {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
+    network, card, recipe = setup.model.network, setup.model.card, setup.recipe
+    mean, std = card.preprocess.mean, card.preprocess.std
+    unit, smoothing = reads_unit_norm(card), setup.options["label_smoothing"]
+    training = Training(recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        images = normalize(batch["pixels"], mean, std)
+        features, statistics = network.train_image(
+            params, images, precision=recipe.precision, training=training
+        )
+        logits = losses.head_logits(params["head"], features, normalize=unit)
+        value = losses.cross_entropy(logits, batch["label"], label_smoothing=smoothing)
+        return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, statistics)
+
+    return loss
+
+
+METHOD = Method(
+    name="cross_entropy",
+    title="Cross-entropy",
+    paper="Wortsman et al. 2022 (arXiv 2109.01903)",
+    options={"init": "auto", "label_smoothing": 0.0},
+    prepare=prepare,
+)

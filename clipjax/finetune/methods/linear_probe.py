@@ -1,0 +1,82 @@
+"""Linear probe: a linear head on frozen features.
+
+Source: wise-ft (`src/models/finetune.py` with --freeze-encoder): features are computed once, without
+augmentation, and the head alone is trained, from the zero-shot classifier on, by the optimiser and schedule
+of end-to-end training.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jax import Array
+
+from clipjax.errors import UsageError
+from clipjax.finetune import losses, outcome
+from clipjax.finetune.data import feature_batches, split_features
+from clipjax.finetune.linear_head import head_accuracy, initial_head, reads_unit_norm
+from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.splits import Split, ValidationSplit
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+
+
+def prepare(setup: Setup) -> Problem:
+    """The problem of the head alone: params {"head": {"kernel" [D,K], "bias" [K]}}.
+
+    Raises:
+        UsageError: augmentation, which features that are computed once cannot have; an unknown init.
+    """
+    if setup.recipe.augmentation is not None:
+        raise UsageError(
+            f"recipe {setup.recipe.name}: {setup.recipe.method} computes features once, without "
+            "augmentation; leave [augmentation] out"
+        )
+    return probe(setup)
+
+
+def probe(setup: Setup) -> Problem:
+    """The same, whatever the augmentation: the first phase of another method."""
+    normalize = reads_unit_norm(setup.model.card)
+
+    @functools.cache
+    def features(split: Split) -> np.ndarray:
+        return split_features(setup, split)
+
+    def finish(params: Params) -> Outcome:
+        whole = {"vision": setup.model.params["vision"], "head": params["head"]}
+        return outcome.classifier(setup, whole)
+
+    def accuracy(params: Params, split: ValidationSplit) -> float:
+        return head_accuracy(params["head"], features(split), split, normalize=normalize)
+
+    return Problem(
+        params={"head": initial_head(setup)},
+        trained=lambda path: True,
+        loss=head_loss(normalize, setup.options["label_smoothing"]),
+        batches=lambda: feature_batches(setup, features(setup.train)),
+        steps=setup.steps,
+        finish=finish,
+        accuracy=accuracy,
+    )
+
+
+def head_loss(normalize: bool, label_smoothing: float) -> Loss:
+    """Cross-entropy of a batch {"features": float32 [B,D], "label": int32 [B]}."""
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        logits = losses.head_logits(params["head"], batch["features"], normalize=normalize)
+        value = losses.cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)
+        return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, {})
+
+    return loss
+
+
+METHOD = Method(
+    name="linear_probe",
+    title="Linear probe",
+    paper="Wortsman et al. 2022 (arXiv 2109.01903), `--freeze-encoder`",
+    options={"init": "auto", "label_smoothing": 0.0},
+    prepare=prepare,
+)

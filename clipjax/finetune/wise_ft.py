@@ -1,0 +1,176 @@
+"""WiSE-FT: weights between the pretrained and the fine-tuned model.
+
+theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned, over every leaf: tower, head, logit scale,
+BatchNorm's statistics.
+
+Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`). Its variant weighted by Fisher
+information is not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.embed import embed_images
+from clipjax.errors import UsageError
+from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
+from clipjax.finetune.outcome import classifier_card
+from clipjax.finetune.search import Choice, choose
+from clipjax.finetune.splits import Split
+from clipjax.finetune.trees import flatten
+from clipjax.heads import Head, classifier_head, zeroshot_head
+from clipjax.labels import LabelSpace, PromptSet
+from clipjax.model import Model
+from clipjax.store import Store
+
+ALPHAS = tuple(i / 10 for i in range(11))
+
+
+def zero_shot_classifier(
+    base: Model,
+    labels: LabelSpace,
+    prompts: PromptSet,
+    *,
+    precision: str = "parity",
+    store: Store | None = None,
+    progress: bool = False,
+) -> Model:
+    """A zero-shot model as a classifier: where cross-entropy starts, and its endpoint of alpha 0.
+
+    Args:
+        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.zeroshot_head`.
+
+    Returns: the base's image tower, and its zero-shot head with the scale inside the kernel. Its logits are
+        those of the zero-shot head to the last bit.
+
+    Raises:
+        UsageError: the base is a classifier already. DataError: a class without prompts.
+    """
+    head = zeroshot_head(base, labels, prompts, precision=precision, store=store, progress=progress)
+    card = dataclasses.replace(
+        classifier_card(base.card, labels),
+        lineage={"method": "zeroshot", "base": base.card.id, "prompts": prompts.name},
+    )
+    return Model(card, {"vision": base.params["vision"], "head": zeroshot_params(head)})
+
+
+def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
+    """The model of weights (1 - alpha) base + alpha tuned.
+
+    Args:
+        base: the pretrained model; for a CLIP that was fine-tuned into a classifier, its
+            `zero_shot_classifier`.
+        tuned: fine-tuned from it.
+        alpha: from 0 to 1; at 0 and at 1 the endpoint's own arrays are returned.
+
+    Returns: a model whose card's lineage says so.
+
+    Raises:
+        UsageError: an alpha outside 0..1, or models that do not belong together.
+    """
+    if not 0 <= alpha <= 1:
+        raise UsageError(f"alpha is {alpha:g}: give a number from 0 (the base) to 1 (the fine-tuned model)")
+    _check_pair(base, tuned)
+    lineage = {
+        "method": "wise_ft",
+        "base": base.card.id,
+        "alpha": float(alpha),
+        "tuned": None if tuned.card.lineage is None else dict(tuned.card.lineage),
+    }
+    end = base if alpha == 0 else tuned
+    model = Model(
+        dataclasses.replace(end.card, lineage=lineage),
+        end.params,
+        end.origin,
+        end.carried,
+        weights=end.card.weights,
+        tokenizer_files=end.tokenizer_files,
+    )
+    if 0 < alpha < 1:
+        model.params = jax.tree.map(lambda x, y: _between(x, y, alpha), base.params, tuned.params)
+    return model
+
+
+def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:
+    """The models of several alphas, one after the other; arguments and errors as of `interpolate`."""
+    return (interpolate(base, tuned, alpha) for alpha in alphas)
+
+
+def choose_alpha(
+    base: Model,
+    tuned: Model,
+    split: Split | None,
+    *,
+    prompts: PromptSet | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    precision: str = "parity",
+    workers: int = 0,
+    progress: bool = False,
+) -> Choice:
+    """The alpha of the highest accuracy on a validation split; of equals the first.
+
+    Args:
+        split: a `ValidationSplit`; any other is refused.
+        prompts: of the zero-shot heads; classifiers need none.
+
+    Raises:
+        UsageError: no validation split, no prompts for zero-shot models, or as `interpolate`.
+        DataError: an unreadable image, or classes that are not the split's.
+    """
+
+    def accuracy(alpha: float, held_out: Split) -> float:
+        model = interpolate(base, tuned, alpha)
+        head = _head(model, held_out.label_space, prompts, precision)
+        found = embed_images(
+            model, held_out.manifest, precision=precision, workers=workers, progress=progress
+        )
+        return accuracy_on(head, found.array, held_out)
+
+    return choose(tuple(alphas), accuracy, split, "alpha")
+
+
+def _head(model: Model, labels: LabelSpace, prompts: PromptSet | None, precision: str) -> Head:
+    if model.card.kind == "zero_shot":
+        if prompts is None:
+            raise UsageError(f"{model.card.id} is a zero-shot model: name the prompts of its head")
+        return zeroshot_head(model, labels, prompts, precision=precision)
+    head = classifier_head(model)
+    if head.label_space.ids != labels.ids:
+        raise UsageError(
+            f"{model.card.id} has the classes of {head.label_space.name}, the split those of {labels.name}"
+        )
+    return head
+
+
+def _between(base: Any, tuned: Any, alpha: float) -> np.ndarray:
+    """What has not moved stays to the bit, where the sum of two rounded products might differ."""
+    x, y = np.asarray(base), np.asarray(tuned)
+    return np.where(x == y, x, np.float32(1 - alpha) * x + np.float32(alpha) * y)
+
+
+def _check_pair(base: Model, tuned: Model) -> None:
+    """Raise UsageError with the reason why the two cannot be interpolated."""
+    one, other = base.card, tuned.card
+    pair = f"{one.id} and {other.id} cannot be interpolated"
+    if adapted := [model.card.id for model in (base, tuned) if model.adapter is not None]:
+        raise UsageError(f"{pair}: {adapted[0]} has an adapter, and its weights are its base's")
+    if one.kind == "zero_shot" and other.kind == "classifier":
+        raise UsageError(f"{pair}: the second is a classifier; give the first one's zero_shot_classifier")
+    if one.kind != other.kind:
+        raise UsageError(f"{pair}: the first is a {one.kind} model, the second a {other.kind} one")
+    origin = None if other.lineage is None else other.lineage.get("base")
+    if origin not in (None, one.id):
+        raise UsageError(f"{pair}: the second was fine-tuned from {origin}")
+    if one.classes != other.classes or one.arch.num_classes != other.arch.num_classes:
+        raise UsageError(f"{pair}: their classes are {one.classes} and {other.classes}")
+    if one.arch != other.arch:
+        raise UsageError(f"{pair}: their architectures, {one.arch.name} and {other.arch.name}, differ")
+    if one.preprocess != other.preprocess or one.normalize_features != other.normalize_features:
+        raise UsageError(f"{pair}: they do not read pixels or features in the same way; see their cards")
+    if odd := flatten(base.params).keys() ^ flatten(tuned.params).keys():
+        raise UsageError(f"{pair}: only one of them has {min(odd)}")
