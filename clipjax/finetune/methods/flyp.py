@@ -1,0 +1,154 @@
+"""FLYP: fine-tune like you pretrain. Images against captions made from their classes, by CLIP's own loss.
+
+Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. Both towers
+and the logit scale are trained. An image's caption is one of the recipe's prompts with the name of its class,
+drawn anew each time the image is seen. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine
+over all pairs of the global batch, in which images of one class are negatives of each other (unless
+`mask_collisions`). The result is evaluated by a zero-shot head from the fine-tuned text tower.
+
+Differences: captions are drawn while training (the reference shuffles a file with one row for each image and
+template; an epoch has as many steps in both). SigLIP's logit_bias adds the same number to every logit, which
+no softmax sees: it has no gradient, and is left as it is, neither trained nor decayed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax import heads
+from clipjax.data.preprocess import normalize
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune import outcome
+from clipjax.finetune.contrastive import bound_logit_scale, contrastive_loss
+from clipjax.finetune.data import image_batches, split_features
+from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.finetune.recipe import BatchNormMode
+from clipjax.finetune.splits import Split
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+from clipjax.labels import LabelSpace, PromptSet, load_prompts
+from clipjax.model import Model
+from clipjax.models.training import Training
+from clipjax.texts import TOKENIZED
+
+# freeze_logit_scale: the temperature stays that of the checkpoint.
+# mask_collisions: see `collisions`.
+# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining.
+OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_scale": False}
+
+
+def prepare(setup: Setup) -> Problem:
+    """FLYP's problem. Raises UsageError for a model without a text tower, DataError for unusable prompts."""
+    if setup.model.network.arch.text is None:
+        raise UsageError(
+            f"flyp compares images with texts, and {setup.model.card.id} has no text tower: fine-tune it "
+            "with cross_entropy"
+        )
+    options = setup.options
+    fixed = {"logit_bias", *(["logit_scale"] if options["freeze_logit_scale"] else [])}
+    clamp = options["clamp_logit_scale"] and not options["freeze_logit_scale"]
+    return Problem(
+        params=setup.model.params,
+        trained=lambda path: path not in fixed,
+        loss=flyp_loss(setup, mask_collisions=options["mask_collisions"]),
+        batches=partial(image_batches, setup, captions=class_captions(setup)),
+        steps=setup.steps,
+        finish=partial(outcome.tuned, setup),
+        accuracy=lambda params, split: accuracy(setup, outcome.tuned(setup, params).model, split),
+        constrain=bound_logit_scale if clamp else None,
+        contrastive=True,
+        compiler_options=setup.model.network.compiler_options("vision"),
+    )
+
+
+def flyp_loss(setup: Setup, *, mask_collisions: bool, batch_norm: BatchNormMode | None = None) -> Loss:
+    """The loss of a dual encoder on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}.
+
+    Args:
+        batch_norm: in place of the recipe's.
+    """
+    network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
+    training = Training(batch_norm or recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
+        image, statistics = network.train_image(params, pixels, precision=recipe.precision, training=training)
+        text = network.train_text(params, batch["tokens"], precision=recipe.precision, training=training)
+        excluded = collisions(batch["label"]) if mask_collisions else None
+        value, metrics = contrastive_loss(image, text, params["logit_scale"], excluded)
+        return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)
+
+    return loss
+
+
+def collisions(labels: Array) -> Array:
+    """Pairs that are no negatives: bool [B, B], true where i != j and the images are of one class.
+
+    With s_ij = exp(logit_scale) * cosine(image i, text j) the masked loss is the mean over i of
+    (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2, both sums over j = i and the j of other
+    classes than i's. The text of another image of i's class describes image i as well as its own does: it is
+    neither a negative nor a second positive.
+    """
+    return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
+
+
+def class_captions(setup: Setup) -> np.ndarray:
+    """Token ids of every prompt of every training class, int32 [K, T, L]; see `caption_ids`."""
+    return caption_ids(setup.model, setup.train.label_space, load_prompts(setup.recipe.prompts))
+
+
+def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndarray:
+    """Token ids of the prompts of each class, int32 [K, T, L].
+
+    L is cut behind the last id that the text tower reads of any of them, which changes no feature; a tower
+    whose texts fill the context (SigLIP, CoCa) gets all of it.
+
+    Raises:
+        DataError: classes with different numbers of prompts.
+    """
+    texts = [prompts.of_class(name) for name in labels.classes]
+    counts = [len(each) for each in texts]
+    if min(counts) != max(counts):
+        few, many = counts.index(min(counts)), counts.index(max(counts))
+        raise DataError(
+            f"prompt set {prompts.name} has {counts[few]} prompts for {labels.classes[few]!r} and "
+            f"{counts[many]} for {labels.classes[many]!r}: captions need as many for each class; name a "
+            "set of templates (.txt)"
+        )
+    flat = [text for each in texts for text in each]
+    parts = [model.tokenizer(flat[start : start + TOKENIZED]) for start in range(0, len(flat), TOKENIZED)]
+    ids = np.concatenate(parts).astype(np.int32)
+    tower = model.network.arch.text
+    assert tower is not None
+    return ids[:, : int(tower.reach(ids).max())].reshape(len(texts), counts[0], -1)
+
+
+def accuracy(setup: Setup, model: Model, split: Split) -> float:
+    """The share of a split's images that a model of the setup's kind classifies right.
+
+    A zero-shot model by the recipe's prompts through its own text tower, a classifier by its own head.
+    """
+    precision = setup.recipe.precision
+    if model.card.kind == "zero_shot":
+        prompts = load_prompts(setup.recipe.prompts)
+        head = heads.zeroshot_head(model, split.label_space, prompts, precision=precision)
+    else:
+        head = heads.classifier_head(model)
+    features = split_features(dataclasses.replace(setup, model=model), split)
+    blocks = heads.score_blocks(head, features)
+    found = np.concatenate([np.asarray(scores.values).argmax(axis=1) for _, scores in blocks])
+    return float(np.mean(found == split.labels))
+
+
+METHOD = Method(
+    name="flyp",
+    title="FLYP",
+    paper="Goyal et al., Finetune like you pretrain, CVPR 2023",
+    options=OPTIONS,
+    prepare=prepare,
+)

@@ -1,0 +1,181 @@
+"""LoRA: low-rank updates of the attention and MLP matrices of the towers; all else stays as it is.
+
+Source: Hu et al. 2022 (arXiv 2106.09685). For each matrix W [in, out] of a block, two factors A [in, rank]
+and B [rank, out] are trained, and W + (alpha / rank) * A B takes its place. The result is merged into a model
+like any other; the factors are kept beside it (lora.safetensors in the run's folder).
+
+The towers run on merged matrices, so none of their layers knows of it. It saves the memory of the moments; a
+step takes the time of a full one. Biases, norms, embeddings, projections, pooling heads and the logit scale
+are not trained, and a BatchNorm's statistics stay frozen whatever the recipe says.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax import heads
+from clipjax.data.preprocess import normalize
+from clipjax.errors import UsageError
+from clipjax.finetune import losses, low_rank, outcome
+from clipjax.finetune.data import image_batches
+from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.methods import flyp
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+from clipjax.labels import load_prompts
+from clipjax.models.training import Training
+
+# objective: "contrastive" (FLYP's loss); "cross_entropy", of a zero-shot model against the zero-shot head it
+#     starts with, of a classifier against its own head; or "auto": the former for a zero-shot model, the
+#     latter for a classifier.
+# towers: "image", "text", "both", or "auto": those that the objective reads.
+# targets: "attention" (q, k, v, out), "mlp" (c_fc, c_proj, and gate where there is one), or "both".
+# rank, alpha: alpha / rank scales the update.
+# mask_collisions: of the contrastive objective, as FLYP's.
+OPTIONS = {
+    "objective": "auto",
+    "towers": "auto",
+    "targets": "both",
+    "rank": 8,
+    "alpha": 16.0,
+    "mask_collisions": False,
+}
+_TOWERS = {"image": ("vision",), "text": ("text",), "both": ("vision", "text")}
+FILE = "lora.safetensors"
+
+
+def prepare(setup: Setup) -> Problem:
+    """LoRA's problem.
+
+    Raises:
+        UsageError: an unknown option, a tower without transformer blocks (named), a classifier of other
+            classes, or an objective that the model or the towers do not allow.
+        DataError: unusable prompts.
+    """
+    model, options = setup.model, setup.options
+    objective = _objective(setup)
+    towers = _towers(setup, objective)
+    _one_of("targets", options["targets"], ("attention", "mlp", "both"))
+    paths = low_rank.target_paths(model.params, towers, options["targets"], model.card.id)
+    factors = low_rank.init(model.params, paths, options["rank"], setup.seed)
+    scaling = options["alpha"] / options["rank"]
+    contrastive = objective == "contrastive"
+    if contrastive:
+        base = flyp.flyp_loss(setup, mask_collisions=options["mask_collisions"], batch_norm="frozen")
+        head, captions = {}, flyp.class_captions(setup)
+    else:
+        base, head, captions = _cross_entropy(setup), {"head": _head(setup)}, None
+    return Problem(
+        params={**model.params, **head, "lora": factors},
+        trained=lambda path: path.startswith("lora/"),
+        loss=_on_merged(base, scaling),
+        batches=partial(image_batches, setup, captions=captions),
+        steps=setup.steps,
+        finish=partial(_finish, setup, scaling),
+        accuracy=lambda params, split: flyp.accuracy(setup, _tuned(setup, scaling, params).model, split),
+        contrastive=contrastive,
+        compiler_options=model.network.compiler_options("vision"),
+    )
+
+
+def _objective(setup: Setup) -> str:
+    kind, given = setup.model.card.kind, setup.options["objective"]
+    _one_of("objective", given, ("auto", "contrastive", "cross_entropy"))
+    if given == "contrastive" and kind == "classifier":
+        raise UsageError(
+            f"lora: {setup.model.card.id} has no text tower for the contrastive objective: use cross_entropy"
+        )
+    return given if given != "auto" else "contrastive" if kind == "zero_shot" else "cross_entropy"
+
+
+def _towers(setup: Setup, objective: str) -> tuple[str, ...]:
+    given = setup.options["towers"]
+    _one_of("towers", given, ("auto", *_TOWERS))
+    if given == "auto":
+        given = "both" if objective == "contrastive" else "image"
+    if objective == "cross_entropy" and given != "image":
+        raise UsageError(
+            f"lora: the objective cross_entropy reads the image tower alone, not options.towers = {given!r}: "
+            "use 'image', or the objective contrastive"
+        )
+    return _TOWERS[given]
+
+
+def _one_of(option: str, given: Any, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise UsageError(f"lora: options.{option} = {given!r} is not one of {', '.join(map(repr, known))}")
+
+
+def _on_merged(base: Loss, scaling: float) -> Loss:
+    """A loss of params as one of params with factors beside them."""
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        return base(_merged(params, scaling), batch, key)
+
+    return loss
+
+
+def _merged(params: Params, scaling: float) -> Params:
+    rest = {name: branch for name, branch in params.items() if name != "lora"}
+    return low_rank.merged(rest, params["lora"], scaling)
+
+
+def _head(setup: Setup) -> dict[str, Array]:
+    """The fixed head over the training classes: {"kernel" [D, K], "bias" [K]}, the scale in the kernel."""
+    model, labels = setup.model, setup.train.label_space
+    if model.card.kind == "zero_shot":
+        prompts, precision = load_prompts(setup.recipe.prompts), setup.recipe.precision
+        head = heads.zeroshot_head(model, labels, prompts, precision=precision, store=setup.settings.store)
+    else:
+        head = heads.classifier_head(model)
+        if head.label_space.ids != labels.ids:
+            raise UsageError(
+                f"lora keeps the head of {model.card.id}, over the classes of {head.label_space.name}: it "
+                f"cannot be trained on those of {setup.train.name}; cross_entropy gives it a new head"
+            )
+    bias = jnp.zeros(len(labels)) if head.bias is None else head.bias
+    return {"kernel": np.float32(head.scale) * head.kernel, "bias": bias}
+
+
+def _cross_entropy(setup: Setup) -> Loss:
+    """Of the image tower's features against the fixed head."""
+    network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
+    training = Training("frozen", setup.settings.mesh.size, recipe.remat)
+    unit = setup.model.card.kind == "zero_shot" or setup.model.card.normalize_features
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
+        features, _ = network.train_image(params, pixels, precision=recipe.precision, training=training)
+        logits = losses.head_logits(params["head"], features, normalize=unit)
+        value = losses.cross_entropy(logits, batch["label"])
+        return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, {})
+
+    return loss
+
+
+def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
+    """The base model with the factors merged in; a zero-shot model's head was only there to train against."""
+    base = {name: params[name] for name in setup.model.params}
+    return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
+
+
+def _finish(setup: Setup, scaling: float, params: Params) -> Outcome:
+    folder = setup.settings.folder
+    if folder is not None and jax.process_index() == 0:
+        low_rank.save(folder / FILE, params["lora"], scaling)
+    return _tuned(setup, scaling, params)
+
+
+METHOD = Method(
+    name="lora",
+    title="LoRA",
+    paper="Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022",
+    options=OPTIONS,
+    prepare=prepare,
+)
