@@ -56,6 +56,8 @@ class DatasetCard:
         place: where it lies below a common root of data sets; its name where not given.
         id: for OOD detection and calibration, the card of the in-distribution images it is compared with.
         annotations: the file or folder beside the card that tasks read beside the images (factors).
+        split: what its images are for, "train" or "validation" (to choose by); without it, results are
+            reported on them, and nothing is trained or chosen on them.
         images, per_class: how many there are in the complete data set, and in each class.
         licence, source, paper: for whoever wants to use or cite it.
         tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
@@ -78,6 +80,7 @@ class DatasetCard:
     place: str | None = None
     id: str | None = None
     annotations: str | None = None
+    split: str | None = None
     images: int | None = None
     per_class: int | None = None
     licence: str | None = None
@@ -104,6 +107,7 @@ class Dataset:
 
 
 _TYPES: dict[str, type] = {"options": dict, "pixels": dict, "images": int, "per_class": int, "in_paper": bool}
+SPLITS = ("train", "validation")
 _PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
 
 
@@ -200,6 +204,10 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
         if key not in record:
             raise DataError(f"{path}: the key {key!r} is missing")
     card = DatasetCard(**record, variant=variant, path=path)
+    if card.split is not None and card.split not in SPLITS:
+        raise DataError(
+            f"{path}: 'split' must be {' or '.join(SPLITS)}, not {card.split!r}; leave it out for a test set"
+        )
     _check_reader(card)
     for key, value in card.pixels.items():
         if type(value) is not _PIXELS.get(key):

@@ -1,0 +1,174 @@
+"""Few-shot training sets as files: which images, drawn with which seed, and a hash over it all.
+
+A list is drawn once and read by every method that is compared. The images of a class are ranked by the hash
+of (seed, id), as `Manifest.sample` does: 4 shots lie in 16, and no library's generator is part of it. What is
+held out for validation comes from the other end of the same ranking, so that the shots are the same with
+and without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError, UsageError
+from clipjax.files import LocalFiles
+from clipjax.finetune.splits import Split, TrainSplit, ValidationSplit, class_counts
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shots:
+    """A list of training images.
+
+    Attributes:
+        dataset: its name.
+        drawn_from: `Manifest.order_digest` of the images that they were drawn from.
+        images: `Manifest.images_digest` of the images drawn: their ids and contents.
+        seed, per_class: of the draw.
+        ids: of the images, in manifest order.
+    """
+
+    dataset: str
+    drawn_from: str
+    images: str
+    seed: int
+    per_class: int
+    ids: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Over everything."""
+        return sha256_json(self._record())
+
+    def _record(self) -> dict[str, Any]:
+        return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
+
+    def write(self, path: Path) -> None:
+        """Write the list as JSON, with its hash. Raises DataError where that is not possible."""
+        text = json.dumps({**self._record(), "sha256": self.sha256}, indent=1) + "\n"
+        LocalFiles().create(epath.Path(path), text.encode(), replace=True)
+
+    def apply(self, split: TrainSplit) -> TrainSplit:
+        """The images of the list, in their order.
+
+        Args:
+            split: the whole training split, or what a hold-out left of it.
+
+        Raises:
+            DataError: it is of another data set, has no such images, or has changed since.
+        """
+        if self.dataset != split.name:
+            raise DataError(f"the list of shots was drawn from {self.dataset}, and not from {split.name}")
+        place = {name: row for row, name in enumerate(split.manifest.ids)}
+        if missing := [name for name in self.ids if name not in place]:
+            raise DataError(
+                f"{len(missing)} of {len(self.ids)} images in the list of shots ({missing[0]}, ...) are not "
+                f"among the {len(split)} training images of {split.name}: it was drawn from another data "
+                "set, or they are held out for validation"
+            )
+        chosen = _select(split, [place[name] for name in self.ids], self._title())
+        if np.any((counts := class_counts(chosen)) != self.per_class):
+            k = int(np.flatnonzero(counts != self.per_class)[0])
+            raise DataError(
+                f"the list of shots has {counts[k]} images of the class {split.label_space.ids[k]!r} and "
+                f"should have {self.per_class}: the labels of {split.name} have changed"
+            )
+        if chosen.manifest.images_digest != self.images:
+            raise DataError(
+                f"the images of {split.name} have changed since the list of shots was drawn: same names, "
+                "other contents"
+            )
+        return chosen
+
+    def _title(self) -> str:
+        return f"{self.per_class} shots a class, seed {self.seed}"
+
+
+def read_shots(path: Path) -> Shots:
+    """A list from its file. Raises DataError for one that is missing, damaged or was changed."""
+    try:
+        record = json.loads(path.read_text())
+        given = record.pop("sha256")
+        if record.pop("version") != VERSION:
+            raise DataError(f"{path}: a list of shots of another version; draw it anew")
+        shots = Shots(**{**record, "ids": tuple(record["ids"])})
+    except OSError as error:
+        raise DataError(f"{path}: the list of shots cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} is not a list of shots; draw it anew") from None
+    if shots.sha256 != given:
+        raise DataError(f"{path}: the list of shots was changed after it was drawn (its hash is another)")
+    return shots
+
+
+def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
+    """Draw `per_class` images of each class.
+
+    Raises:
+        UsageError: fewer than one.
+        DataError: a class has fewer; names it and the count.
+    """
+    if per_class < 1:
+        raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
+    _enough(split, per_class, f"{per_class} shots a class")
+    rows = np.sort(np.concatenate([ranked[:per_class] for ranked in _ranking(split, seed)]))
+    drawn = split.manifest.select(rows)
+    return Shots(
+        split.name, split.manifest.order_digest, drawn.images_digest, seed, per_class, tuple(drawn.ids)
+    )
+
+
+def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
+    """Take `per_class` images of each class out of the training data, to choose by.
+
+    Returns: the rest, and what was held out.
+
+    Raises:
+        UsageError: fewer than one.
+        DataError: a class would be left without an image; names it and the count.
+    """
+    if per_class < 1:
+        raise UsageError(f"at least 1 image a class must be held out, not {per_class}")
+    _enough(split, per_class + 1, f"{per_class} held out and 1 left to train on")
+    held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
+    rest = np.setdiff1d(np.arange(len(split)), held)
+    title = f"{per_class} a class held out, seed {seed}"
+    chosen = _select(split, held, title)
+    validation = ValidationSplit(chosen.name, chosen.manifest, chosen.labels, chosen.label_space)
+    return _select(split, rest, f"all but {title}"), validation
+
+
+def _ranking(split: Split, seed: int) -> list[np.ndarray]:
+    """The rows of each class by the hash of (seed, id)."""
+    rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in split.manifest.ids]
+    rows: list[list[int]] = [[] for _ in split.label_space.ids]
+    for row in sorted(range(len(split)), key=rank.__getitem__):
+        rows[split.labels[row]].append(row)
+    return [np.array(each, np.int64) for each in rows]
+
+
+def _enough(split: Split, needed: int, what: str) -> None:
+    counts = class_counts(split)
+    if np.all(counts >= needed):
+        return
+    short = np.flatnonzero(counts < needed)
+    k = int(short[np.argmin(counts[short])])
+    name = split.label_space.ids[k]
+    has = "no images" if counts[k] == 0 else f"{counts[k]} image{'' if counts[k] == 1 else 's'}"
+    more = "" if len(short) == 1 else f" ({len(short)} classes have too few)"
+    raise DataError(f"{split.name}: {what} are asked for, and the class {name!r} has {has}{more}")
+
+
+def _select(split: TrainSplit, rows: Any, title: str) -> TrainSplit:
+    manifest = split.manifest.select(rows, title)
+    return TrainSplit(split.name, manifest, split.labels[rows], split.label_space)
