@@ -48,17 +48,13 @@ class Shots:
     @property
     def sha256(self) -> str:
         """Over everything."""
-        return sha256_json(self._record())
+        return sha256_json(self.record())
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """All of it, as JSON."""
         return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
 
-    def write(self, path: Path) -> None:
-        """Write the list as JSON, with its hash. Raises DataError where that is not possible."""
-        text = json.dumps({**self._record(), "sha256": self.sha256}, indent=1) + "\n"
-        LocalFiles().create(epath.Path(path), text.encode(), replace=True)
-
-    def apply(self, split: TrainSplit) -> TrainSplit:
+    def of(self, split: TrainSplit) -> TrainSplit:
         """The images of the list, in their order.
 
         Args:
@@ -76,7 +72,8 @@ class Shots:
                 f"among the {len(split)} training images of {split.name}: it was drawn from another data "
                 "set, or they are held out for validation"
             )
-        chosen = _select(split, [place[name] for name in self.ids], self._title())
+        title = f"{self.per_class} shots a class, seed {self.seed}"
+        chosen = split.select([place[name] for name in self.ids], title)
         if np.any((counts := class_counts(chosen)) != self.per_class):
             k = int(np.flatnonzero(counts != self.per_class)[0])
             raise DataError(
@@ -90,8 +87,11 @@ class Shots:
             )
         return chosen
 
-    def _title(self) -> str:
-        return f"{self.per_class} shots a class, seed {self.seed}"
+
+def write_shots(shots: Shots, path: Path) -> None:
+    """Write a list as JSON, with its hash. Raises DataError where the disk is full or cannot be written."""
+    text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
+    LocalFiles().create(epath.Path(path), text.encode(), replace=True)
 
 
 def read_shots(path: Path) -> Shots:
@@ -143,9 +143,9 @@ def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, 
     held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
     rest = np.setdiff1d(np.arange(len(split)), held)
     title = f"{per_class} a class held out, seed {seed}"
-    chosen = _select(split, held, title)
+    chosen = split.select(held, title)
     validation = ValidationSplit(chosen.name, chosen.manifest, chosen.labels, chosen.label_space)
-    return _select(split, rest, f"all but {title}"), validation
+    return split.select(rest, f"all but {title}"), validation
 
 
 def _ranking(split: Split, seed: int) -> list[np.ndarray]:
@@ -167,8 +167,3 @@ def _enough(split: Split, needed: int, what: str) -> None:
     has = "no images" if counts[k] == 0 else f"{counts[k]} image{'' if counts[k] == 1 else 's'}"
     more = "" if len(short) == 1 else f" ({len(short)} classes have too few)"
     raise DataError(f"{split.name}: {what} are asked for, and the class {name!r} has {has}{more}")
-
-
-def _select(split: TrainSplit, rows: Any, title: str) -> TrainSplit:
-    manifest = split.manifest.select(rows, title)
-    return TrainSplit(split.name, manifest, split.labels[rows], split.label_space)

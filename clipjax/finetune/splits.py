@@ -1,13 +1,16 @@
 """Splits as types: training, validation and test images cannot be taken for each other.
 
 A search (alpha, beta, learning rate, epoch) takes a `ValidationSplit` and nothing else: the published
-Tip-Adapter numbers were chosen on the test set, and nobody could see it (docs/finetuning.md). A data set's card
-says what it is for (`split`), and content digests show whether two of them share images.
+Tip-Adapter numbers were chosen on the test set, and nobody could see it (docs/finetuning.md). The card of a
+data set says what it is for (`split`), and content digests show whether two of them share images.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -38,6 +41,19 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Self:
+        """The split of these rows in this order."""
+        rows = np.asarray(rows)
+        manifest = self.manifest.select(rows, selection)
+        return dataclasses.replace(self, manifest=manifest, labels=self.labels[rows])
+
+    def sample(self, limit: int, seed: int = 0) -> Self:
+        """A random sample as `Manifest.sample` draws it, whatever its classes; all if there are no more."""
+        manifest = self.manifest.sample(limit, seed)
+        row = {name: i for i, name in enumerate(self.manifest.ids)}
+        labels = self.labels[[row[name] for name in manifest.ids]]
+        return dataclasses.replace(self, manifest=manifest, labels=labels)
 
 
 class TrainSplit(Split):
@@ -128,8 +144,8 @@ def refuse_overlap(split: Split, test: Manifest | Split) -> list[str]:
     if len(shared) > allowed:
         some = shared[0] if len(shared) == 1 else f"{shared[0]}, ..."
         raise DataError(
-            f"the {_kind(split)} split {split.name} holds {counted(len(shared), 'image')} of the {kind} split "
-            f"{manifest.name} ({some}): take them out of one of the two"
+            f"the {_kind(split)} split {split.name} holds {counted(len(shared), 'image')} of the {kind} "
+            f"split {manifest.name} ({some}): take them out of one of the two"
         )
     return shared
 
