@@ -63,7 +63,7 @@ class Schedule:
     Attributes:
         name: "cosine", changed every step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
             "epoch_cosine", changed every epoch (CoOp): `warmup_rate` for `warmup_epochs`, then
-            base * (1 + cos(pi * epoch / epochs)) / 2; or "constant".
+            base * (1 + cos(pi * (epoch - warmup_epochs) / epochs)) / 2; or "constant".
     """
 
     name: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
@@ -106,7 +106,8 @@ def _epoch_cosine(
     step: jax.Array, base: float, schedule: Schedule, per_epoch: float, epochs: int
 ) -> jax.Array:
     epoch = jnp.floor(step.astype(jnp.float32) / per_epoch)
-    falling = 0.5 * (1.0 + jnp.cos(math.pi * epoch / epochs)) * base
+    # Dassl counts the cosine's epochs from the end of the warm-up (its WARMUP_RECOUNT), but over all of them.
+    falling = 0.5 * (1.0 + jnp.cos(math.pi * (epoch - schedule.warmup_epochs) / epochs)) * base
     return jnp.where(epoch < schedule.warmup_epochs, schedule.warmup_rate, falling)
 
 
