@@ -205,6 +205,17 @@ class Network:
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
         return self._run("text", params, ids, precision, capture)
 
+    def check_embedded(self) -> None:
+        """Raises UsageError, which names its family, if the text tower cannot be given vectors."""
+        if self.arch.text is None:
+            raise UsageError(f"{self.arch.name} is a classifier: it has no text tower for learned prompts")
+        family = family_of(self.arch.text)
+        if family.embedded is None:
+            raise UsageError(
+                f"the text tower of {self.arch.name} (family {family.name!r}) takes token ids only: learned "
+                "prompts need one of CLIP's or SigLIP's"
+            )
+
     def encode_embedded(
         self,
         params: Params,
@@ -227,18 +238,12 @@ class Network:
         Returns: features [B, E] float32, not of unit norm.
 
         Raises:
-            UsageError: the text tower cannot be given vectors; the message names its family.
+            UsageError: as `check_embedded`.
             DataError: the params or the tokens do not fit the architecture.
         """
-        text = self.arch.text
-        if text is None:
-            raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
-        family = family_of(text)
-        if family.embedded is None:
-            raise UsageError(
-                f"the text tower of {self.arch.name} (family {family.name!r}) takes token ids only: learned "
-                "prompts need one of CLIP's or SigLIP's"
-            )
+        self.check_embedded()
+        text: Any = self.arch.text
+        embedded: Any = family_of(text).embedded
         first = jnp.zeros((0, text.width)) if beginning is None else beginning
         shapes = f"a beginning {list(first.shape)} and tokens {list(tokens.shape)}"
         if tokens.ndim != 3 or {tokens.shape[2], *first.shape[1:]} != {text.width}:
@@ -250,7 +255,7 @@ class Network:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
         tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
         with jax.default_matmul_precision(_MATMUL[precision]):
-            features = family.embedded(tower, first.astype(dtype), tokens.astype(dtype), places, remat)
+            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), places, remat)
         return features.astype(jnp.float32)
 
     def train_image(

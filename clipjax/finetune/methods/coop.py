@@ -1,0 +1,167 @@
+"""CoOp: context optimisation. The words around the class name are learned, and nothing else.
+
+Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. Logits are
+exp(logit_scale) * cosine of image and class prompt, the loss is the cross-entropy over all classes, and each
+step sends the prompts of all classes through the text tower. BatchNorm of the frozen image tower is as in
+evaluation, in the reference too (the CLIP in it never leaves eval mode). Without augmentation the features of
+the images are computed once, and a step is of texts alone.
+
+Options:
+    n_ctx: vectors, where `init` is empty: drawn from N(0, 0.02^2) with the seed of the run.
+    position: of the class name: "end", "middle" or "front"; see `clipjax.adapters.coop`.
+    csc: each class has vectors of its own.
+    init: a text ("a photo of a") whose token embeddings the vectors start from, one a token.
+
+Differences: the reference counts the words of `init`, not its tokens (the same for words of one token), and
+drops csc where there is an `init`: here every class starts from it. It computes in half precision.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from clipjax.adapters.coop import CoOp, Prompts, class_features, class_prompts
+from clipjax.data.preprocess import normalize
+from clipjax.errors import UsageError
+from clipjax.finetune import outcome
+from clipjax.finetune.data import feature_batches, image_batches, split_features
+from clipjax.finetune.linear_head import accuracy_on
+from clipjax.finetune.losses import accuracy, cross_entropy, unit_norm
+from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.finetune.splits import Split
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+from clipjax.sharding import DATA, batch_sharding
+
+OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
+_STD = 0.02
+
+
+def prepare(setup: Setup) -> Problem:
+    """CoOp's problem.
+
+    Raises:
+        UsageError: a model whose text tower cannot be given vectors, or an unknown position.
+        DataError: a prompt longer than the tower's context, or an `init` without tokens.
+    """
+    setup.model.network.check_embedded()
+    context = first_context(setup)
+    cached = setup.recipe.augmentation is None
+    leaves = ("text", "logit_scale") if cached else ("vision", "text", "logit_scale")
+    features = functools.cache(functools.partial(split_features, setup))  # of no split before it is asked for
+
+    def adapter(params: Params) -> CoOp:
+        learned = np.asarray(params["context"], np.float32)
+        return CoOp.trained(
+            learned, setup.options["position"], setup.options["init"], setup.train.label_space
+        )
+
+    def accuracy_of(params: Params, split: Split) -> float:
+        head = adapter(params).head(setup.model, split.label_space, precision=setup.recipe.precision)
+        return accuracy_on(head, features(split), split)
+
+    return Problem(
+        params={"context": context, **{name: setup.model.params[name] for name in leaves}},
+        trained=lambda path: path == "context",
+        loss=coop_loss(setup, context.shape[-2]),
+        batches=lambda: feature_batches(setup, features(setup.train)) if cached else image_batches(setup),
+        steps=setup.steps,
+        finish=lambda params: outcome.adapted(setup, adapter(params)),
+        accuracy=accuracy_of,
+        compiler_options=setup.model.network.compiler_options("text"),
+    )
+
+
+def first_context(setup: Setup) -> np.ndarray:
+    """The context before the first step, float32 [M, D]; [K, M, D] with class-specific contexts."""
+    options, model, classes = setup.options, setup.model, len(setup.train.label_space)
+    if options["init"]:
+        return _context_of_text(setup, options["init"].replace("_", " "))
+    if options["n_ctx"] < 1:
+        raise UsageError(f"options.n_ctx = {options['n_ctx']}: CoOp learns one vector or more")
+    text: Any = model.network.arch.text
+    shape = (options["n_ctx"], text.width)
+    shape = (classes, *shape) if options["csc"] else shape
+    return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
+
+
+def _context_of_text(setup: Setup, text: str) -> np.ndarray:
+    tokenizer = setup.model.tokenizer
+    tokens = tokenizer.encode([text])
+    ids = tokens.ids[0, len(tokenizer.start) : tokens.lengths[0] - len(tokenizer.end)]
+    if len(ids) == 0:
+        raise UsageError(f"options.init = {text!r} has no tokens: give words, or leave it out")
+    context = np.asarray(setup.model.params["text"]["token_embedding"], np.float32)[ids]
+    classes = len(setup.train.label_space)
+    return np.repeat(context[None], classes, axis=0) if setup.options["csc"] else context
+
+
+def coop_loss(setup: Setup, size: int) -> Loss:
+    """The loss of {"context", "text", "logit_scale"} on {"features" float32 [B,E], "label" int32 [B]}.
+
+    With an augmentation, of params with "vision" on {"pixels" uint8 [B,S,S,3], "label"}.
+
+    Args:
+        size: vectors of the context.
+    """
+    model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
+    network, preprocess = model.network, model.card.preprocess
+    names = setup.train.label_space.classes
+    prompts = class_prompts(model, names, size, setup.options["position"], csc=setup.options["csc"])
+    padded = _padded(prompts, mesh)
+
+    def images(params: Params, batch: Mapping[str, Array]) -> Array:
+        if recipe.augmentation is None:
+            return batch["features"]
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
+        return jax.lax.stop_gradient(network.encode_image(params, pixels, precision=recipe.precision))
+
+    def texts(params: Params) -> Array:
+        context = params["context"]
+        if context.ndim == 3:
+            context = jnp.pad(context, ((0, len(padded.ids) - len(names)), (0, 0), (0, 0)), mode="edge")
+        # A prompt is as independent of the others as an image: each device encodes its part of the classes.
+        features = class_features(
+            network,
+            params,
+            padded,
+            context,
+            precision=recipe.precision,
+            remat=recipe.remat,
+            place=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
+        )
+        return features[: len(names)]
+
+    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        cosines = jnp.matmul(
+            unit_norm(images(params, batch)), unit_norm(texts(params)).T, precision="highest"
+        )
+        logits = jnp.exp(params["logit_scale"]) * cosines
+        value = cross_entropy(logits, batch["label"])
+        return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
+
+    return loss
+
+
+def _padded(prompts: Prompts, mesh: Mesh) -> Prompts:
+    """As many prompts as the devices can share evenly; the last one comes again."""
+    extra = -len(prompts.ids) % mesh.shape[DATA]
+    ids, slots = (np.pad(part, ((0, extra), (0, 0)), mode="edge") for part in prompts[:2])
+    return Prompts(ids, slots, np.pad(prompts.places, (0, extra), mode="edge"), prompts.shared)
+
+
+METHOD = Method(
+    name="coop",
+    title="CoOp",
+    paper="Zhou et al. 2022 (arXiv 2109.01134)",
+    options=OPTIONS,
+    prepare=prepare,
+)
