@@ -12,6 +12,7 @@ import dataclasses
 import multiprocessing
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def batches(
     workers: int = 0,
     threads: int | None = None,
     on_error: str = "raise",
-    augment: Augment | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
     epoch: int = 0,
 ) -> Batches:
     """Batches of the given rows, in their order.
@@ -101,7 +103,8 @@ def batches(
         threads: threads that decode, in each process; default one a core (one in a worker).
         on_error: an unreadable image is a DataError naming it ("raise"), or becomes padding and is listed in
             `skipped` ("skip").
-        augment, epoch: a random view of each image in place of the recipe's, that of this epoch.
+        augmentation, seed, epoch: a random view of each image in place of the recipe's: the one that a
+            training run of this seed sees in this epoch.
 
     Raises:
         DataError: on iteration, in the order of the rows.
@@ -115,8 +118,8 @@ def batches(
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
     padded = pad_rows(rows, batch_size)
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augment)
-    elements = grain.MapDataset.source(padded.tolist()).map(_DecodeOf(decode, epoch))
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
+    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(decode)
     return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
 
 
@@ -156,37 +159,38 @@ class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
         super().__init__()
         self._batches_from = batches_from
         self._done = 0
-        self._iterator: grain.DatasetIterator | None = None
+        self._running: list[grain.DatasetIterator] = []  # none or one
+        # Threads that still read ahead when the interpreter ends would abort it.
+        weakref.finalize(self, _close_all, self._running)
 
     def __next__(self) -> dict[str, Any]:
         self._assert_not_closed()
         self.start_prefetch()
-        assert self._iterator is not None
-        batch = next(self._iterator)
+        batch = next(self._running[0])
         self._done += 1
         return batch
 
     def start_prefetch(self) -> None:
-        if self._iterator is None:
-            self._iterator = iter(self._batches_from(self._done))
-            self._iterator.start_prefetch()
+        if not self._running:
+            self._running.append(iter(self._batches_from(self._done)))
+            self._running[0].start_prefetch()
 
     def get_state(self) -> dict[str, Any]:
         return {"batches": self._done}
 
     def set_state(self, state: dict[str, Any]) -> None:
         done = int(state["batches"])
-        self._stop()
+        _close_all(self._running)
         self._done = done
 
     def close(self) -> None:
-        self._stop()
+        _close_all(self._running)
         super().close()
 
-    def _stop(self) -> None:
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+
+def _close_all(iterators: list[grain.DatasetIterator]) -> None:
+    while iterators:
+        iterators.pop().close()
 
 
 def training_batches(
@@ -238,10 +242,9 @@ def training_batches(
     if class_tokens is not None and (labels is None or captions is not None):
         raise UsageError("class tokens need labels, and take the place of captions")
     texts = None if captions is None else manifest.columns[captions]
-    augment = None if augmentation is None else Augment(augmentation, seed)
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augment)
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
     choices = 0 if class_tokens is None else class_tokens.shape[1]
-    element = _TrainingElement(decode, seed, texts, choices)
+    element = _TrainingElement(decode, texts, choices)
     stack = _StackForTraining(tokenize, labels, class_tokens)
     order = training_order(len(manifest), seed, epochs, process_index, process_count)
 
@@ -262,27 +265,21 @@ def training_order(
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
-    """An augmentation and the seed of its draws."""
-
-    augmentation: Augmentation
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
 class _Decode:
-    """(row, epoch) -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in
+    """(epoch, row) -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in
     order."""
 
     opener: Opener
     recipe: PixelRecipe
     ids: tuple[str, ...]
-    augment: Augment | None = None
+    augmentation: Augmentation | None
+    seed: int
 
-    def __call__(self, row: int, epoch: int) -> dict[str, Any]:
+    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = place
         if row >= 0:
             try:
-                return {"pixels": self._pixels(row, epoch), "row": np.int32(row), "failed": None}
+                return {"pixels": self._pixels(epoch, row), "row": np.int32(row), "failed": None}
             except DataError as error:
                 failed = (row, str(error))
         else:
@@ -290,23 +287,12 @@ class _Decode:
         side = self.recipe.image_size
         return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
 
-    def _pixels(self, row: int, epoch: int) -> np.ndarray:
+    def _pixels(self, epoch: int, row: int) -> np.ndarray:
         image = open_image(self.opener.open(row))
-        if self.augment is None:
+        if self.augmentation is None:
             return to_pixels(image, self.recipe)
-        rng = image_generator(self.augment.seed, epoch, self.ids[row], "pixels")
-        return augmented_pixels(image, self.augment.augmentation, self.recipe.image_size, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class _DecodeOf:
-    """Row -> its element of one epoch."""
-
-    decode: _Decode
-    epoch: int
-
-    def __call__(self, row: int) -> dict[str, Any]:
-        return self.decode(row, self.epoch)
+        rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
+        return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,24 +300,24 @@ class _TrainingElement:
     """(epoch, row) -> {"pixels", "row", "text", "choice"}: of several captions the one of this epoch."""
 
     decode: _Decode
-    seed: int
     texts: list | None
     choices: int
 
     def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
         epoch, row = place
-        element = self.decode(row, epoch)
+        element = self.decode(place)
         if element["failed"] is not None:
             raise DataError(f"image {self.decode.ids[row]}: {element['failed'][1]}")
         if self.texts is not None:
             text = self.texts[row]
-            element["text"] = text if isinstance(text, str) else text[self._draw(row, epoch, len(text))]
+            element["text"] = text if isinstance(text, str) else text[self._draw(epoch, row, len(text))]
         if self.choices:
-            element["choice"] = self._draw(row, epoch, self.choices)
+            element["choice"] = self._draw(epoch, row, self.choices)
         return element
 
-    def _draw(self, row: int, epoch: int, choices: int) -> int:
-        return int(image_generator(self.seed, epoch, self.decode.ids[row], "caption").integers(choices))
+    def _draw(self, epoch: int, row: int, choices: int) -> int:
+        rng = image_generator(self.decode.seed, epoch, self.decode.ids[row], "caption")
+        return int(rng.integers(choices))
 
 
 def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,13 +8,15 @@ import grain
 import jax
 import numpy as np
 
-from clipjax.data.augment import Augmentation
-from clipjax.data.loader import Augment, Batches, TrainingBatches, batches, training_batches, training_order
+from clipjax.data.loader import Batches, TrainingBatches, batches, training_batches, training_order
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.embed import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune.method import Setup
 from clipjax.finetune.splits import Split
+
+# Batches of features that wait for the step: to find their order takes longer than the step of a small head.
+_BATCHES_AHEAD = 2
 
 
 def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> TrainingBatches:
@@ -68,7 +70,8 @@ def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
     def batches_from(done: int) -> grain.IterDataset:
         elements = order.slice(slice(done * size, None))
         dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        return dataset.batch(size, drop_remainder=True, batch_fn=stack)
+        dataset = dataset.batch(size, drop_remainder=True, batch_fn=stack)
+        return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
 
     return TrainingBatches(batches_from)
 
@@ -81,13 +84,13 @@ def view_batches(setup: Setup, view: int) -> Batches:
     Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; the last batch is padded, with
         rows of -1. Without an augmentation in the recipe all views are the model's own.
     """
-    augmentation: Augmentation | None = setup.recipe.augmentation
     return batches(
         setup.train.manifest,
         _pixels(setup),
         batch_size=setup.recipe.batch_size,
         workers=setup.settings.workers,
-        augment=None if augmentation is None else Augment(augmentation, setup.seed),
+        augmentation=setup.recipe.augmentation,
+        seed=setup.seed,
         epoch=view,
     )
 

@@ -2,8 +2,8 @@
 
 A list is drawn once and read by every method that is compared. The images of a class are ranked by the hash
 of (seed, id), as `Manifest.sample` does: 4 shots lie in 16, and no library's generator is part of it. What is
-held out for validation comes from the other end of the same ranking, so that the shots are the same with
-and without it.
+held out for validation comes from the other end of the ranking of its own seed. A list drawn from what a
+hold-out left serves runs without one too, so that methods with and without a search train on the same images.
 """
 
 from __future__ import annotations
@@ -74,18 +74,22 @@ class Shots:
             )
         title = f"{self.per_class} shots a class, seed {self.seed}"
         chosen = split.select([place[name] for name in self.ids], title)
-        if np.any((counts := class_counts(chosen)) != self.per_class):
+        self._check_unchanged(chosen)
+        return chosen
+
+    def _check_unchanged(self, chosen: TrainSplit) -> None:
+        counts = class_counts(chosen)
+        if np.any(counts != self.per_class):
             k = int(np.flatnonzero(counts != self.per_class)[0])
             raise DataError(
-                f"the list of shots has {counts[k]} images of the class {split.label_space.ids[k]!r} and "
-                f"should have {self.per_class}: the labels of {split.name} have changed"
+                f"the list of shots has {counts[k]} images of the class {chosen.label_space.ids[k]!r} and "
+                f"should have {self.per_class}: the labels of {chosen.name} have changed"
             )
         if chosen.manifest.images_digest != self.images:
             raise DataError(
-                f"the images of {split.name} have changed since the list of shots was drawn: same names, "
+                f"the images of {chosen.name} have changed since the list of shots was drawn: same names, "
                 "other contents"
             )
-        return chosen
 
 
 def write_shots(shots: Shots, path: Path) -> None:
