@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 import typer
 
-from clipjax.commands import compare, datasets, evaluate, models, results, store, tasks
+from clipjax.commands import compare, datasets, evaluate, finetune, models, results, store, tasks
 from clipjax.errors import ClipjaxError
 
 app = typer.Typer(
     name="clipjax",
-    help="How robust is CLIP? Convert, verify and evaluate CLIP models in JAX.",
+    help="How robust is CLIP? Convert, verify, evaluate and fine-tune CLIP models in JAX.",
     epilog="First steps: `clipjax models`, then `clipjax eval zeroshot --model ID --data DIR`.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,6 +28,7 @@ models.register(app)
 evaluate.register(app)
 tasks.register(app)
 compare.register(app)
+finetune.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")

@@ -140,7 +140,7 @@ def evaluate(
         _show([result], as_json)
         return
     if distributed:
-        _join_processes()
+        join_processes()
     settings: dict[str, Any] = {
         "annotations": annotations,
         "limit": limit,
@@ -288,7 +288,8 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
         typer.echo(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
 
 
-def _join_processes() -> None:
+def join_processes() -> None:
+    """Join the other processes of a pod or cluster job. Raises UsageError where nothing says who is who."""
     import jax
 
     try:

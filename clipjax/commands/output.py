@@ -24,8 +24,15 @@ def refuse_beside(main: str, others: Mapping[str, object]) -> None:
         raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
 
 
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print `rows` under `titles`. A column whose cells are all numbers (or empty) is right-aligned."""
+def print_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    colours: Sequence[str | None] | None = None,
+) -> None:
+    """Print `rows` under `titles`. A column whose cells are all numbers (or empty) is right-aligned.
+
+    colours: of each row, on a terminal.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     columns = list(zip(*cells)) if cells else [()] * len(titles)
     widths = [max(len(title), *map(len, column), 0) for title, column in zip(titles, columns)]
@@ -37,8 +44,8 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
     typer.echo(line(titles))
     typer.echo("  ".join("-" * width for width in widths))
-    for row in cells:
-        typer.echo(line(row))
+    for row, colour in zip(cells, colours or [None] * len(cells)):
+        typer.secho(line(row), fg=colour)
 
 
 def _is_number(cell: str) -> bool:

@@ -97,6 +97,14 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "finetune").glob("*.toml"))
 
 
+def default_recipe(method: str) -> str:
+    """The method's recipe on ImageNet, the reference's own. Raises UsageError where there is none."""
+    for name in recipe_names():
+        if name.endswith("_imagenet") and load_recipe(name).method == method:
+            return name
+    raise UsageError(f"no recipe of {method} ships with clipjax: give one, --recipe FILE.toml")
+
+
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, or from a file (anything that ends in .toml).
 

@@ -1,0 +1,330 @@
+"""`clipjax finetune METHOD`: fine-tune a model by a recipe, and say what that changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.store import store_root
+from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
+
+
+def register(app: typer.Typer) -> None:
+    app.command("finetune")(finetune)
+
+
+def finetune(
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="A method, e.g. flyp (`clipjax finetune list` shows all), or a suite of runs: suite:NAME.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", "-d", help="Their data set card, e.g. imagenet_train.")
+    ] = "folder",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for models, resume points and logs.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe (configs/finetune) or a .toml file; default the method's on ImageNet."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change the recipe, e.g. optimizer.learning_rate=1e-5."
+        ),
+    ] = None,
+    seeds: Annotated[
+        list[int] | None,
+        typer.Option("--seed", help="Seed of a run; may be repeated. Default: the recipe's."),
+    ] = None,
+    shots: Annotated[
+        str | None,
+        typer.Option(help="Training images a class: a number, or a file of shots. `all` takes all."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Train on a random sample of this many images.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
+    ] = None,
+    validation_dataset: Annotated[str, typer.Option(help="Their card.")] = "folder",
+    hold_out: Annotated[
+        int | None, typer.Option(help="Instead: hold out this many training images a class to choose by.")
+    ] = None,
+    evaluate: Annotated[
+        str | None, typer.Option(help="Suite for a before/after table, e.g. robustness; needs --data-root.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of data sets to evaluate on (`clipjax datasets list`).")
+    ] = None,
+    fsdp: Annotated[
+        bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
+    ] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes: join them first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON on stdout.")] = False,
+) -> None:
+    """Fine-tune a model and write it as a checkpoint that every other command takes.
+
+    A run that is interrupted goes on where it stopped when the same command is given again (exit code 75:
+    run it again; 0: finished). Whatever is chosen by accuracy is chosen on held-out or validation images.
+
+    Examples:
+
+        clipjax finetune list
+
+        clipjax finetune flyp --model b32 --data imagenet/train --dataset imagenet_train --out flyp
+
+        clipjax finetune tip_adapter --model vit_b_32-openai --data photos --hold-out 4 --shots 16 --out tip
+
+        clipjax finetune coop --model b32 --data photos --out coop --evaluate robustness --data-root /data
+    """
+    if method == "list":
+        _list_methods(as_json)
+        return
+    if data is None or out is None:
+        missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
+        raise UsageError(f"say {' and '.join(missing)}: which training images, and where to write")
+    if (evaluate is None) != (data_root is None):
+        raise UsageError(
+            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
+        )
+    if validation is not None and hold_out is not None:
+        raise UsageError("give --validation or --hold-out, not both")
+    if distributed:
+        from clipjax.commands.evaluate import join_processes
+
+        join_processes()
+    asked = _Asked(
+        *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
+        *(evaluate, data_root, fsdp, every, workers, store_root(store)),
+    )
+    jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, out)
+    if dry_run:
+        from clipjax.commands.finetune_plan import print_plan
+
+        print_plan(asked.data, asked.dataset, [(job.model, job.recipe) for job in jobs], as_json)
+        return
+    _run_all(jobs, asked, as_json)
+
+
+class _Job(NamedTuple):
+    """One recipe for one model, and its folder."""
+
+    model: str
+    recipe: Any
+    out: Path
+
+
+class _Asked(NamedTuple):
+    """What all jobs of a command have in common, as the user named it."""
+
+    data: Path
+    dataset: str
+    validation: Path | None
+    validation_dataset: str
+    hold_out: int | None
+    shots: str | None
+    limit: int | None
+    suite: str | None
+    data_root: Path | None
+    fsdp: bool
+    every: int
+    workers: int
+    store: Path
+
+    def read(self) -> Any:
+        """The data sets."""
+        from clipjax.data.cards import load_dataset
+        from clipjax.finetune.run import Data
+
+        validation = self.validation and load_dataset(self.validation_dataset, self.validation)
+        file = None if self.shots is None or self.shots == "all" or self.shots.isdigit() else Path(self.shots)
+        return Data(load_dataset(self.dataset, self.data), validation, self.hold_out, file, self.limit)
+
+    def settings(self) -> Any:
+        from clipjax.finetune.method import Settings
+        from clipjax.sharding import DP, FSDP, make_mesh
+        from clipjax.store import Store
+
+        rules = FSDP if self.fsdp else DP
+        return Settings(make_mesh(), rules, None, self.every, Store(self.store), self.workers)
+
+
+def _jobs(
+    method: str,
+    model: str | None,
+    recipe: str | None,
+    changes: Sequence[str],
+    seeds: Sequence[int],
+    shots: str | None,
+    out: Path,
+) -> list[_Job]:
+    """The runs that METHOD stands for."""
+    from clipjax.finetune.suites import load_suite
+
+    if not method.startswith("suite:"):
+        if model is None:
+            raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
+        return [_Job(model, _recipe(method, recipe, changes, seeds, shots), out)]
+    refuse_beside(method, {"--model": model, "--recipe": recipe})
+    suite = load_suite(method.removeprefix("suite:"))
+    if not suite.runs:
+        raise UsageError(f"the suite {suite.name} lists no fine-tuning [[runs]]; use it with --evaluate")
+    jobs = []
+    for each in suite.runs:
+        found = _recipe(None, each.recipe, changes, seeds, shots)
+        jobs.append(_Job(each.model, found, out / f"{each.recipe}-{each.model}"))
+    return jobs
+
+
+def _recipe(
+    method: str | None, name: str | None, changes: Sequence[str], seeds: Sequence[int], shots: str | None
+) -> Any:
+    from clipjax.finetune.method import find_method
+    from clipjax.finetune.recipe import default_recipe, load_recipe
+    from clipjax.finetune.run import seeds_of
+
+    if method is not None:
+        find_method(method)
+    changes = [*changes, f"shots={shots}"] if shots is not None and shots.isdigit() else changes
+    found = load_recipe(name or default_recipe(str(method)), changes)
+    if method not in (None, found.method):
+        raise UsageError(f"the recipe {found.name} is one of {found.method}, not of {method}")
+    found = seeds_of(found, seeds)
+    return dataclasses.replace(found, shots=None) if shots == "all" else found
+
+
+def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
+    """Every job; one that fails does not keep the others from their models."""
+    records, failed = [], []
+    data, settings = asked.read(), asked.settings()
+    for job in jobs:
+        try:
+            runs, changes = _run(job, asked, data, settings)
+        except Interrupted:
+            raise
+        except ClipjaxError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(f"{job.recipe.name} of {job.model}: {error}")
+            typer.echo(f"  failed: {error}", err=True)
+            continue
+        records.append(_record(job, runs, changes))
+        if not as_json:
+            _show(job, runs, changes)
+    if as_json:
+        typer.echo(json.dumps(records, indent=2))
+    if failed:
+        raise DataError(f"{counted(len(failed), 'run')} of {len(jobs)} failed: {failed[0]}")
+
+
+def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+    import clipjax
+    from clipjax.finetune.before_after import before_and_after
+    from clipjax.finetune.run import finetune
+    from clipjax.finetune.suites import load_suite
+
+    def announce(line: str) -> None:
+        typer.echo(line, err=True)
+
+    suite = None if asked.suite is None else load_suite(asked.suite)
+    base = clipjax.load_model(job.model)
+    runs = finetune(base, job.recipe, data, job.out, settings, announce=announce)
+    if suite is None or asked.data_root is None:
+        return runs, []
+    tuned = [run.model for run in runs]
+    options = {"store": settings.store, "workers": asked.workers, "progress": False, "announce": announce}
+    return runs, before_and_after(base, tuned, suite, asked.data_root, job.out / "results", **options)
+
+
+def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:
+    for run in runs:
+        chosen = (run.model.card.lineage or {}).get("chosen", {})
+        found = "".join(f", {name} = {value}" for name, value in chosen.items())
+        typer.echo(f"{job.recipe.title}, seed {run.seed}: {run.folder / 'model'}{found}")
+    if changes:
+        typer.echo("")
+        print_changes(changes)
+        typer.echo("")
+
+
+def print_changes(changes: Sequence[Any]) -> None:
+    """The before/after table; a line is red where every seed lost, green where every seed gained."""
+    titles = ["task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval", ""]
+    rows = [_cells(change) for change in changes]
+    print_table(titles, rows, colours=[_COLOURS.get(change.verdict) for change in changes])
+    seeds = max(len(change.after) for change in changes)
+    if seeds > 1:
+        typer.echo(
+            f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones"
+        )
+
+
+_COLOURS = {"lost": "red", "gained": "green"}
+
+
+def _cells(change: Any) -> list[str]:
+    def number(value: float | None, form: str = ".4f") -> str:
+        return "" if value is None else format(value, form)
+
+    limits = change.interval
+    interval = "" if limits is None else f"[{limits[0]:+.4f}, {limits[1]:+.4f}]"
+    metric = change.metric
+    return [
+        *(metric.task, change.dataset, metric.title, str(change.n)),
+        *(number(change.before), number(change.mean), number(change.deviation)),
+        *(number(change.difference, "+.4f"), interval, change.verdict or change.note or ""),
+    ]
+
+
+def _record(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:
+    made = [
+        {"seed": run.seed, "model": str(run.folder / "model"), "lineage": run.model.card.lineage}
+        for run in runs
+    ]
+    table = [
+        dataclasses.asdict(change)
+        | {"difference": change.difference, "interval": change.interval, "verdict": change.verdict}
+        for change in changes
+    ]
+    return {"recipe": job.recipe.name, "base": job.model, "runs": made, "changes": table}
+
+
+def _list_methods(as_json: bool) -> None:
+    from clipjax.finetune.method import all_methods
+    from clipjax.finetune.recipe import load_recipe, recipe_names
+
+    recipes = [load_recipe(name) for name in recipe_names()]
+    methods = [all_methods()[name] for name in sorted(all_methods())]
+    if as_json:
+        record = [
+            {"name": each.name, "title": each.title, "paper": each.paper, "options": dict(each.options)}
+            for each in methods
+        ]
+        typer.echo(json.dumps({"methods": record, "recipes": [each.to_dict() for each in recipes]}, indent=2))
+        return
+    rows = [
+        [each.name, each.title, ", ".join(r.name for r in recipes if r.method == each.name)]
+        for each in methods
+    ]
+    print_table(["method", "title", "recipes"], rows)

@@ -1,0 +1,194 @@
+"""What fine-tuning changed: a base model and its tuned ones on one suite, image by image.
+
+Every tuned model is compared with the base on the same images (`clipjax.compare`: McNemar's test for
+accuracies, a bootstrap that draws the same images for both for the rest). With several seeds a number stands
+for their mean, and its interval reaches from the lowest to the highest limit of the seeds' paired intervals:
+a loss is called one only if every seed lost.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.collection import Job, evaluate_all, plan
+from clipjax.compare import Comparison, compare_runs
+from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation import Result
+from clipjax.finetune.suites import Metric, Suite
+from clipjax.tasks import metric_name
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of the table.
+
+    Attributes:
+        metric: which number, and which way it is better.
+        dataset: of which images.
+        before: of the base; None where it is not defined, and `note` says why.
+        after: of the tuned models, one a seed.
+        intervals: limits of the paired 95 % interval of each seed's difference (None: it has no width).
+        n: images.
+    """
+
+    metric: Metric
+    dataset: str
+    before: float | None
+    after: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    n: int
+    note: str | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Of the tuned models."""
+        return statistics.fmean(self.after) if self.after else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds (n - 1); None for a single one."""
+        return statistics.stdev(self.after) if len(self.after) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Mean of the tuned models less the base."""
+        return None if self.mean is None or self.before is None else self.mean - self.before
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """From the lowest to the highest limit of the seeds; None where a seed has none."""
+        limits = [each for each in self.intervals if each is not None]
+        if not limits or len(limits) < len(self.intervals):
+            return None
+        return min(lo for lo, _ in limits), max(hi for _, hi in limits)
+
+    @property
+    def verdict(self) -> str | None:
+        """ "gained" or "lost" where the interval leaves zero out; None otherwise, and for what only moves."""
+        if self.interval is None or self.metric.better == "neither":
+            return None
+        lo, hi = self.interval
+        if lo <= 0 <= hi:
+            return None
+        return "gained" if (lo > 0) == (self.metric.better == "higher") else "lost"
+
+
+def before_and_after(
+    base: Any,
+    tuned: Sequence[Any],
+    suite: Suite,
+    data_root: str | Path,
+    results: str | Path,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> list[Change]:
+    """Evaluate the base and the tuned models (one a seed) on the suite and compare them.
+
+    Args:
+        base, tuned: models.
+        data_root: folder of data sets.
+        results: folder for the rows of all runs.
+        announce: told each run before it starts, and each that failed.
+        settings: those of `clipjax.evaluate`.
+
+    Raises:
+        UsageError: the suite has no metrics, or no tuned model is given.
+        DataError: nothing of the suite lies below `data_root`; names the folders looked for.
+    """
+    if not suite.metrics or not tuned:
+        raise UsageError(
+            f"the suite {suite.name} has no [[metrics]] to compare by, or there is no tuned model"
+        )
+    jobs = _jobs(suite, data_root)
+    runs = [_evaluate(model, jobs, announce, results=results, **settings) for model in (base, *tuned)]
+    changes = [
+        change for key in jobs for change in _changes([run.get(key) for run in runs], suite, Path(results))
+    ]
+    order = [(metric.task, metric.metric, metric.slice) for metric in suite.metrics]
+    return sorted(changes, key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
+
+
+_Key = tuple[str, str]
+
+
+def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
+    """Each run once; a part of the suite of which nothing is there is left out, unless it is all."""
+    found: dict[_Key, Job] = {}
+    why: DataError | None = None
+    tasks = {metric.task for metric in suite.metrics}
+    for name in suite.run:
+        try:
+            planned = plan(name, data_root).jobs
+        except DataError as error:
+            why = error
+            continue
+        found |= {(job.task, job.data.card.name): job for job in planned if job.task in tasks}
+    if not found:
+        assert why is not None
+        raise why
+    return found
+
+
+def _evaluate(
+    model: Any, jobs: dict[_Key, Job], announce: Callable[[str], None], **settings: Any
+) -> dict[_Key, Result]:
+    def say(number: int, of: int, job: Job) -> None:
+        announce(f"[{number}/{of}] {model.card.id}: {job}")
+
+    found = {}
+    for done in evaluate_all(model, list(jobs.values()), announce=say, **settings):
+        if done.result is None:
+            announce(f"  failed: {done.error}")
+        else:
+            found[done.job.task, done.job.data.card.name] = done.result
+    return found
+
+
+def _changes(results: Sequence[Result | None], suite: Suite, folder: Path) -> Iterator[Change]:
+    """The suite's metrics of one task on one data set; `results` are the base's, then each seed's."""
+    there = [each for each in results if each is not None]
+    if len(there) < len(results):
+        return
+    row = there[0].rows[0]
+    wanted = [metric for metric in suite.metrics if metric.task == row["task"]]
+    compared = [_compared(there[0], each, folder) for each in there[1:]]
+    for metric in wanted:
+        name = metric_name(metric.metric, metric.slice)
+        found = [each.get(name) for each in compared]
+        pairs = [each for each in found if each is not None]
+        if pairs and len(pairs) == len(found):
+            intervals = tuple(
+                None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
+            )
+            after = tuple(each.second for each in pairs)
+            yield Change(metric, row["dataset"], pairs[0].first, after, intervals, pairs[0].n)
+        else:
+            yield _undefined(metric, there)
+
+
+def _compared(base: Result, tuned: Result, folder: Path) -> dict[str, Comparison]:
+    try:
+        found = compare_runs(base.rows[0]["run_id"], tuned.rows[0]["run_id"], folder)
+    except ClipjaxError:
+        return {}
+    return {each.metric: each for each in found}
+
+
+def _undefined(metric: Metric, results: Sequence[Result]) -> Change:
+    """A number that one of the models does not have, with what the others do."""
+    rows = [
+        next((r for r in each.rows if (r["metric"], r["slice"]) == (metric.metric, metric.slice)), None)
+        for each in results
+    ]
+    values = [None if row is None else row["value"] for row in rows]
+    notes = [row["note"] for row in rows if row is not None and row["value"] is None and row["note"]]
+    after = tuple(value for value in values[1:] if value is not None)
+    first = results[0].rows[0]
+    intervals = (None,) * len(after)
+    note = notes[0] if notes else "not compared"
+    return Change(metric, first["dataset"], values[0], after, intervals, first["n"], note)

@@ -1,0 +1,203 @@
+"""One fine-tuning run for each seed: data, method, training, model, all in one folder.
+
+    OUT/recipe.json            what was asked for
+    OUT/seed1/shots.json       the training images, where there are shots
+    OUT/seed1/train/...        resume points and logs (metrics.csv, TensorBoard)
+    OUT/seed1/model/           the fine-tuned model: `clipjax.load_model` reads it
+
+A seed whose model is there is not trained again; one that was interrupted goes on from its resume point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clipjax.data.cards import Dataset
+from clipjax.errors import DataError
+from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.search import choose, validation_split
+from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
+from clipjax.finetune.splits import TrainSplit, ValidationSplit, train_split, validation_split_of
+from clipjax.finetune.training import train
+from clipjax.finetune.trees import Params
+from clipjax.load import load_model
+from clipjax.model import Model
+from clipjax.sharding import barrier
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to train on and to choose by.
+
+    Attributes:
+        train: a data set of training images.
+        validation: another one to choose by; None: `hold_out` images a class of `train`, if any.
+        hold_out: see above; drawn once, the same for all seeds.
+        shots: a file of shots, or None: those of the recipe, drawn with each seed.
+        limit: train on a random sample of this many images.
+    """
+
+    train: Dataset
+    validation: Dataset | None = None
+    hold_out: int | None = None
+    shots: Path | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished seed: its model, the folder it was written to, and whether it was there before."""
+
+    seed: int
+    folder: Path
+    model: Model
+    resumed: bool
+
+
+def finetune(
+    model: Model,
+    recipe: Recipe,
+    data: Data,
+    out: str | Path,
+    settings: Settings,
+    *,
+    announce: Callable[[str], None] = lambda _: None,
+) -> list[Run]:
+    """Fine-tune a model by a recipe, once for each of its seeds.
+
+    Args:
+        out: folder for everything; its `folder` in `settings` is set for each seed.
+        announce: told what begins.
+
+    Returns: a run a seed, in the recipe's order.
+
+    Raises:
+        UsageError, DataError: one sentence with the name, file or key, and what to do; before anything is
+            trained where it can be told.
+        Interrupted: the scheduler took the machine away; the same call goes on from there.
+    """
+    method = find_method(recipe.method)
+    method.options_of(recipe)
+    whole, held_out = _splits(data, method, recipe)
+    runs = []
+    for seed in recipe.seeds:
+        folder = Path(out) / f"seed{seed}"
+        if (done := _finished(folder, recipe, model, seed)) is not None:
+            announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
+            runs.append(Run(seed, folder, done, True))
+            continue
+        announce(f"{recipe.name}, seed {seed}")
+        split = _cut(whole, data, recipe, seed, folder)
+        setup = Setup(
+            model=model,
+            train=split,
+            validation=held_out,
+            recipe=recipe,
+            seed=seed,
+            options=method.options_of(recipe),
+            settings=dataclasses.replace(settings, folder=folder),
+        )
+        runs.append(Run(seed, folder, _save(solve(setup, method), folder), False))
+    return runs
+
+
+def solve(setup: Setup, method: Method) -> Outcome:
+    """Train once; where the recipe says so, once with each learning rate, and take the best one's model."""
+    if "learning_rate" not in setup.recipe.select:
+        problem, params = _solve(setup, method)
+        return problem.finish(params)
+    validation_split(setup.validation, "the learning rate")
+    found: dict[float, tuple[Problem, Params]] = {}
+
+    def accuracy(rate: float, split: ValidationSplit) -> float:
+        found[rate] = _solve(_with_rate(setup, rate), method)
+        problem, params = found[rate]
+        if problem.accuracy is None:
+            raise DataError(f"{method.name} cannot tell the accuracy of a learning rate: leave select out")
+        return problem.accuracy(params, split)
+
+    choice = choose(setup.recipe.learning_rates, accuracy, setup.validation, "the learning rate")
+    problem, params = found[choice.best]
+    outcome = problem.finish(params)
+    chosen = {"learning_rate": choice.best, "validation_accuracies": list(choice.tried)}
+    return dataclasses.replace(outcome, chosen={**outcome.chosen, **chosen})
+
+
+def _solve(setup: Setup, method: Method) -> tuple[Problem, Params]:
+    problem = method.prepare(setup)
+    return problem, train(problem, setup).params
+
+
+def _with_rate(setup: Setup, rate: float) -> Setup:
+    optimizer = dataclasses.replace(setup.recipe.optimizer, learning_rate=rate)
+    folder = None if setup.settings.folder is None else setup.settings.folder / f"learning_rate_{rate:g}"
+    return dataclasses.replace(
+        setup,
+        recipe=dataclasses.replace(setup.recipe, optimizer=optimizer),
+        settings=dataclasses.replace(setup.settings, folder=folder),
+    )
+
+
+def _splits(data: Data, method: Method, recipe: Recipe) -> tuple[TrainSplit, ValidationSplit | None]:
+    whole = train_split(data.train)
+    held_out = None if data.validation is None else validation_split_of(data.validation)
+    if held_out is None and data.hold_out:
+        whole, held_out = hold_out(whole, data.hold_out, seed=0)
+    if method.needs_validation or recipe.select:
+        validation_split(held_out, " and ".join(recipe.select) or method.title)
+    return whole, held_out
+
+
+def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int, folder: Path) -> TrainSplit:
+    """The images of this seed: its shots, a sample, or all."""
+    split = whole if data.limit is None else whole.sample(data.limit, seed)
+    if data.shots is None and recipe.shots is None:
+        return split
+    file = folder / "shots.json"
+    shots: Shots
+    if data.shots is not None:
+        shots = read_shots(data.shots)
+    elif file.is_file():
+        shots = read_shots(file)
+    else:
+        assert recipe.shots is not None
+        shots = draw_shots(split, recipe.shots, seed)
+    if jax.process_index() == 0:
+        write_shots(shots, file)
+    return shots.of(split)
+
+
+def _finished(folder: Path, recipe: Recipe, model: Model, seed: int) -> Model | None:
+    """The model of a seed that is done; DataError where another recipe or another base made it."""
+    if not (folder / "model" / "card.json").is_file():
+        return None
+    found = load_model(folder / "model")
+    lineage: Any = found.card.lineage or {}
+    asked = {"recipe_digest": recipe.digest, "base": model.card.id, "seed": seed}
+    for key, value in asked.items():
+        if lineage.get(key) != value:
+            raise DataError(
+                f"{folder / 'model'} was made with {key} {lineage.get(key)}, not {value}: name another "
+                "--out, or remove it"
+            )
+    return found
+
+
+def _save(outcome: Outcome, folder: Path) -> Model:
+    """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
+    if jax.process_index() == 0:
+        outcome.model.save(folder / "model")
+    barrier(f"saved {folder}")
+    return load_model(folder / "model")
+
+
+def seeds_of(recipe: Recipe, given: Sequence[int]) -> Recipe:
+    """The recipe with other seeds, where some are given."""
+    return dataclasses.replace(recipe, seeds=tuple(given)) if given else recipe
