@@ -1,4 +1,4 @@
-"""The two ways in which clipjax says no.
+"""The ways in which clipjax says no.
 
 A message is one clear sentence that names the file, key or line and says what to do. Only the command line
 prints errors or exits; everything below it raises.
@@ -19,6 +19,17 @@ class UsageError(ClipjaxError):
     """A name, option or combination of options that does not exist. Exit code 2."""
 
     exit_code = 2
+
+
+class Interrupted(ClipjaxError):
+    """A run that was asked to stop and has kept what it needs to go on.
+
+    `exit_code` is 75 after SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
+    """
+
+    def __init__(self, message: str, exit_code: int = 75) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def counted(n: int, noun: str, nouns: str | None = None) -> str:

@@ -1,14 +1,17 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
 A checkpoint holds everything that a step changes, so a resumed run is bit-equal to one that was never stopped
-(on the same devices), and it is read back into whatever mesh the run goes on with. One that cannot be read,
-because the disk was full or the job killed, is reported and put aside, and the one before it is used.
+(on the same devices), and it is read back into whatever mesh the run goes on with. It also says what run it
+is of, and no other run goes on from it. One that cannot be read, because the disk was full or the job killed,
+is reported and put aside, and the one before it is used.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from clipjax.errors import DataError
+from clipjax.errors import DataError, counted
 from clipjax.finetune.step import TrainState
 from clipjax.sharding import barrier
 
@@ -25,31 +28,59 @@ _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`, named by their step; the `keep` newest are kept."""
+    """The checkpoints of one run in `folder`, named by their step; the `keep` newest are kept.
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    Args:
+        identity: what decides the weights of the run, by a name that a message can say ("recipe.batch_size",
+            "seed"): only a run of the same identity goes on from its checkpoints.
+
+    Raises:
+        DataError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None, keep: int = 2) -> None:
         self.folder = Path(folder).absolute()
+        self._identity = dict(identity or {})
         self._keep = keep
-        self._manager = self._open()
+        try:
+            self._manager = self._open()
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
 
     def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=False)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         return ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        """Those of the checkpoints that are there, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
         """Write a checkpoint of the step that the state stands at; it is visible only when complete.
 
         Raises:
-            DataError: it cannot be written.
+            DataError: it cannot be written; those before it are still there.
         """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), batches=grain.checkpoint.CheckpointSave(batches)
+            state=ocp.args.StandardSave(state),
+            batches=grain.checkpoint.CheckpointSave(batches),
+            identity=ocp.args.JsonSave(self._identity),
         )
         try:
-            self._manager.save(int(state.step), args=items)
-            self._write_sizes(int(state.step))
-        except OSError as error:
-            raise DataError(f"no checkpoint can be written to {self.folder}: {error}") from error
+            self._manager.save(step, args=items)
+            self._write_sizes(step)
+        except Exception as error:  # a full disk is an OSError, or what TensorStore makes of it
+            reason = _first_line(error)
+            raise DataError(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {reason}; make room "
+                "there and run the same command again"
+            ) from error
 
     def restore(self, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState | None:
         """The newest readable state, and `batches` set to where it was; None if there is no checkpoint yet.
@@ -59,26 +90,47 @@ class Checkpoints:
             batches: a fresh iterator over the same data.
 
         Raises:
-            DataError: there are checkpoints and none of them can be read into such a state.
+            DataError: there are checkpoints and none of them can be read into such a state, or they are of
+                another run. Nothing is changed then.
         """
-        found = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
-        for step in found:
+        for step in self.steps:
             try:
+                self._check_identity(step)
                 state = self._read(step, abstract, batches)
+            except DataError:
+                raise
             except Exception as error:  # orbax raises a bare Exception for a damaged file
-                reason = str(error).strip().split("\n")[0][:200]
-                _LOG.warning("checkpoint %s cannot be read, trying the one before it: %s", step, reason)
+                _LOG.warning(
+                    "checkpoint %s cannot be read, trying the one before it: %s", step, _first_line(error)
+                )
                 damaged.append(step)
                 continue
             self._put_aside(damaged)
             return state
-        if found:
+        if damaged:
             raise DataError(
                 f"none of the checkpoints in {self.folder} fits this run or can be read; "
                 "delete the folder to start afresh"
             )
         return None
+
+    def _check_identity(self, step: int) -> None:
+        """Raise DataError where a checkpoint is of another run, ValueError where it does not say."""
+        found = json.loads((self.folder / str(step) / "identity" / "metadata").read_text())
+        names = [*self._identity, *(name for name in found if name not in self._identity)]
+        different = [
+            f"{name} was {found.get(name, 'not given')} and is {self._identity.get(name, 'not given')}"
+            for name in names
+            if found.get(name) != self._identity.get(name)
+        ]
+        if different:
+            more = len(different) - 3
+            rest = f" and {counted(more, 'other value')}" if more > 0 else ""
+            raise DataError(
+                f"{self.folder} holds checkpoints of another run: {', '.join(different[:3])}{rest}; "
+                "go on as that run was begun, or name another folder"
+            )
 
     def _read(self, step: int, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState:
         self._check_sizes(step)
@@ -95,7 +147,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             folder = self.folder / str(step)
             sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            (folder / _SIZES).write_text(json.dumps(sizes))
+            (folder / f"{_SIZES}.tmp").write_text(json.dumps(sizes))
+            os.replace(folder / f"{_SIZES}.tmp", folder / _SIZES)
 
     def _check_sizes(self, step: int) -> None:
         """Raise ValueError for a file that is missing or cut short; without the note nothing is known."""
@@ -122,3 +175,7 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

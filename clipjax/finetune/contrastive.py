@@ -23,12 +23,14 @@ from jax.sharding import Mesh
 from clipjax.data.loader import training_batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe, normalize
-from clipjax.errors import UsageError
+from clipjax.digests import sha256_json
 from clipjax.finetune.checkpoints import Checkpoints
+from clipjax.finetune.logs import Logs
 from clipjax.finetune.loop import fit
 from clipjax.finetune.optimizer import make_optimizer
-from clipjax.finetune.step import Aux, Loss, Metrics, init_state, make_step, state_shardings
+from clipjax.finetune.step import Aux, Loss, Metrics, check_batch, init_state, make_step, state_shardings
 from clipjax.finetune.trees import Params, split
+from clipjax.models.arch import arch_to_dict
 from clipjax.models.network import Network, Precision
 from clipjax.sharding import DP, Rules, make_mesh
 
@@ -153,27 +155,27 @@ def train(
 
     Raises:
         UsageError: the batch does not divide over the devices, or is larger than the data set.
-        DataError: an image that cannot be read, a manifest without captions, checkpoints that do not fit.
+        DataError: an image that cannot be read, a manifest without captions, checkpoints that do not fit, a
+            loss that is not finite.
+        Interrupted: it was asked to stop; the same call goes on from there.
     """
     mesh = make_mesh() if mesh is None else mesh
-    processes = jax.process_count()
-    if recipe.batch_size % mesh.size:
-        raise UsageError(f"a batch of {recipe.batch_size} does not divide over {mesh.size} devices")
-    if recipe.batch_size > len(manifest):
-        raise UsageError(f"a batch of {recipe.batch_size} is larger than the data set of {len(manifest)}")
+    check_batch(recipe.batch_size, mesh, len(manifest))
     tx = make_optimizer(recipe.schedule(), weight_decay=recipe.weight_decay, clip_norm=recipe.clip_norm)
     parts = split(network.init_params(jax.random.key(recipe.seed)), lambda _: True, update_statistics=True)
     shardings = state_shardings(parts, tx, mesh, rules)
     batches = training_batches(
         manifest,
         pixels,
-        batch_size=recipe.batch_size // processes,
+        batch_size=recipe.batch_size // jax.process_count(),
         seed=recipe.seed,
         captions=captions,
         tokenize=_cut(network.arch.text, tokenizer, manifest, captions),
         process_index=jax.process_index(),
-        process_count=processes,
+        process_count=jax.process_count(),
     )
+    logs = Logs(recipe.steps, batch_size=recipe.batch_size, description=description, progress=progress)
+    identity = _identity(network, manifest, recipe)
     state = fit(
         init_state(parts, tx, shardings, recipe.seed),
         make_step(
@@ -182,9 +184,19 @@ def train(
         batches,
         steps=recipe.steps,
         mesh=mesh,
-        checkpoints=None if checkpoints is None else Checkpoints(checkpoints),
+        logs=logs,
+        checkpoints=None if checkpoints is None else Checkpoints(checkpoints, identity),
         every=every,
-        description=description,
-        progress=progress,
+        ids=manifest.ids,
     )
     return state.params
+
+
+def _identity(network: Network, manifest: Manifest, recipe: Recipe) -> dict[str, str]:
+    """What decides the weights, for `Checkpoints`."""
+    return {
+        "architecture": sha256_json(arch_to_dict(network.arch))[:12],
+        "training images": f"{len(manifest)} {sha256_json(manifest.ids)[:12]}",
+        "processes": str(jax.process_count()),
+        **{f"recipe.{name}": str(value) for name, value in vars(recipe).items()},
+    }

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from clipjax.errors import UsageError
 from clipjax.finetune.trees import Params, Parts, merge
 from clipjax.sharding import (
     DP,
@@ -68,6 +71,18 @@ class TrainState(NamedTuple):
     key: Any
 
 
+def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None:
+    """Raise UsageError for a global batch that devices and parts cannot share, or larger than the data."""
+    if size % (mesh.size * accumulate):
+        parts = "" if accumulate == 1 else f" in {accumulate} parts"
+        raise UsageError(
+            f"a batch of {size}{parts} does not divide over {mesh.size} devices: "
+            f"give a multiple of {mesh.size * accumulate}"
+        )
+    if size > images:
+        raise UsageError(f"a batch of {size} is larger than the data set of {images}")
+
+
 def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
     """Where each leaf of the state lies, as a state of NamedShardings.
 
@@ -108,6 +123,7 @@ def make_step(
     frozen: Params | None = None,
     rules: Rules = DP,
     accumulate: int = 1,
+    rate: optax.Schedule | None = None,
     compiler_options: Mapping[str, str] | None = None,
 ) -> Step:
     """Compile-once `step(state, batch) -> (state, metrics)`.
@@ -117,27 +133,31 @@ def make_step(
         tx: the optimiser.
         shardings: from `state_shardings`.
         constrain: brings the trained parameters back into their bounds after each update.
-        frozen: the leaves that the loss reads beside the state's; placed by `rules` once.
+        frozen: the leaves that the loss reads beside the state's; placed by `rules` once, and not copied
+            where they lie there already.
         accumulate: the batch goes through the loss in this many parts, one after the other, and their
             gradients are averaged: the memory of a part, the step of the whole. A loss whose examples see
             each other (contrastive) would be another one.
+        rate: the schedule that `tx` follows, for the metrics alone.
         compiler_options: for the whole program.
 
     Returns: a function that donates its state (the old one is gone afterwards). The batch is a dict of arrays
         split over axis 0, as from `clipjax.sharding.shard_batch`. Metrics are the loss function's, with
-        `loss` and `grad_norm` (before clipping).
+        `loss`, `grad_norm` (before clipping) and, where `rate` is given, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
     def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate)
+        value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate, shardings.params)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
         # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            if rate is not None:
+                metrics["learning_rate"] = jnp.asarray(rate(state.step), jnp.float32)
         params: Params = optax.apply_updates(state.params, updates)  # type: ignore[assignment]
         params = params if constrain is None else constrain(params)
-        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
         return TrainState(state.step + 1, params, aux.statistics, opt_state, state.key), metrics
 
     where = jax.tree.map(lambda leaf: leaf.sharding, placed)
@@ -152,9 +172,13 @@ def make_step(
 
 
 def _gradients(
-    loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int
+    loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int, where: Params
 ) -> tuple[Array, Params, Aux]:
-    """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own."""
+    """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own.
+
+    One copy of the gradients is held, their sum so far, split over the devices as `where` says. BatchNorm's
+    statistics go from part to part, as through the small batches that the parts are.
+    """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:
         def of(trained: Params) -> tuple[Array, Aux]:
@@ -166,14 +190,28 @@ def _gradients(
     if accumulate == 1:
         return one(state.statistics, batch, key)
 
-    def body(statistics: Params, part: tuple[Batch, Array]) -> tuple[Params, Any]:
+    def body(carry: tuple[Params, Params], part: tuple[Batch, Array]) -> tuple[tuple[Params, Params], Any]:
+        statistics, total = carry
         value, gradients, aux = one(statistics, *part)
-        return aux.statistics, (value, gradients, aux.metrics)
+        total = jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, total, gradients), where)
+        return (aux.statistics, total), (value, aux.metrics)
 
     parts = jax.tree.map(
         lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
     )
-    # TODO(core): sum the gradients in the carry, so that one copy of them is held.
-    statistics, found = jax.lax.scan(body, state.statistics, (parts, jax.random.split(key, accumulate)))
-    value, gradients, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
-    return value, gradients, Aux(metrics, statistics)
+    zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, state.params), where)
+    start = (state.statistics, zeros)
+    (statistics, total), found = jax.lax.scan(body, start, (parts, jax.random.split(key, accumulate)))
+    value, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
+    return value, jax.tree.map(lambda x: x / accumulate, total), Aux(metrics, statistics)
+
+
+def fetch(tree: Params) -> Params:
+    """A tree of arrays on any mesh -> whole NumPy arrays of our own, on every process; all call it."""
+
+    def whole(leaf: Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.array(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(whole, tree)

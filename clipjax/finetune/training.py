@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import jax
 
+from clipjax.digests import sha256_json
 from clipjax.errors import UsageError
 from clipjax.finetune.checkpoints import Checkpoints
+from clipjax.finetune.epochs import Epochs
+from clipjax.finetune.logs import Logs
 from clipjax.finetune.loop import fit
 from clipjax.finetune.method import Problem, Setup
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.trees import Params, merge, split
+from clipjax.finetune.search import validation_split
+from clipjax.finetune.step import check_batch, fetch, init_state, make_step, state_shardings
+from clipjax.finetune.trees import Params, flatten, merge, split
 
 
-def train(problem: Problem, setup: Setup, name: str = "train") -> Params:
-    """All params of a problem, the trained ones as the recipe leaves them; on the host.
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        params: all of the problem's; the trained leaves and statistics on the host, the others as they were.
+        chosen: {"epoch", "epochs", "validation_accuracy", "validation_accuracies"} where an epoch was chosen;
+            {} otherwise.
+    """
+
+    params: Params
+    chosen: Mapping[str, Any]
+
+
+def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
+    """All params of a problem, the trained ones as the recipe leaves them.
 
     Args:
-        name: of this phase: the bar, and the sub-folder of its resume points and logs.
+        name: of this phase: the line on stderr, and the sub-folder of its checkpoints and logs.
 
     Raises:
-        UsageError: a batch that does not divide over devices and parts, or is larger than the split.
-        DataError: a loss that is not finite, unreadable images, unusable resume points.
+        UsageError: a batch that does not divide over devices and parts, or is larger than the split; an epoch
+            to choose without a validation split.
+        DataError: a loss that is not finite, unreadable images, unusable checkpoints or those of another run.
+        Interrupted: it was asked to stop; the same call goes on from there.
     """
     if problem.steps == 0:
-        return problem.params
+        return Trained(problem.params, {})
     recipe, settings = setup.recipe, setup.settings
     _check_batch(problem, setup)
+    folder = None if settings.folder is None else settings.folder / name
+    epochs = _epochs(problem, setup, name)
     parts = split(problem.params, problem.trained, update_statistics=recipe.batch_norm != "frozen")
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, problem.steps, recipe.epochs)
     tx = recipe.optimizer.transformation(rate)
@@ -39,35 +63,72 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Params:
         frozen=parts.frozen,
         rules=settings.rules,
         accumulate=recipe.accumulate,
+        rate=rate,
         compiler_options=problem.compiler_options,
     )
-    folder = None if settings.folder is None else settings.folder / name
+    identity = {} if folder is None else _identity(problem, setup, bool(parts.statistics))
     state = fit(
         init_state(parts, tx, shardings, setup.seed),
         step,
         problem.batches(),
         steps=problem.steps,
         mesh=settings.mesh,
-        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints"),
+        logs=Logs(
+            problem.steps,
+            batch_size=recipe.batch_size,
+            images=len(setup.train),
+            folder=folder,
+            description=name,
+            progress=settings.progress,
+        ),
+        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", identity),
         every=settings.every,
-        description=name,
-        progress=settings.progress,
+        snapshots=epochs,
+        ids=setup.train.manifest.ids,
     )
-    return merge(parts.frozen, jax.device_get(state.statistics), jax.device_get(state.params))
+    if epochs is None:
+        return Trained(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
+    del state, step
+    assert problem.accuracy is not None
+    return Trained(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
+
+
+def _epochs(problem: Problem, setup: Setup, name: str) -> Epochs | None:
+    recipe, folder = setup.recipe, setup.settings.folder
+    if "epoch" not in recipe.select:
+        return None
+    validation_split(setup.validation, "the epoch")
+    if problem.accuracy is None:
+        raise UsageError(f"{recipe.method} cannot choose an epoch: leave 'epoch' out of the recipe's select")
+    where = None if folder is None else folder / name / "epochs"
+    return Epochs(len(setup.train), recipe.batch_size, problem.steps, where)
+
+
+def _identity(problem: Problem, setup: Setup, statistics: bool) -> dict[str, str]:
+    """What decides the weights of a run, for `Checkpoints`."""
+    recipe = {**setup.recipe.to_dict(), "options": setup.options}
+    for label in ("name", "title", "seeds"):
+        recipe.pop(label)
+    card, images = setup.model.card, setup.train
+    identity = {
+        "base model": card.id if card.fingerprint is None else f"{card.id} {card.fingerprint[:12]}",
+        "training images": f"{len(images)} {sha256_json([images.manifest.ids, images.labels.tolist()])[:12]}",
+        "classes": f"{len(images.label_space)} {images.label_space.digest[:12]}",
+        "seed": str(setup.seed),
+        "steps": str(problem.steps),
+        "processes": str(jax.process_count()),
+        **{f"recipe.{path.replace('/', '.')}": str(value) for path, value in flatten(recipe).items()},
+    }
+    if statistics and setup.recipe.batch_norm == "per_device":
+        identity["devices"] = str(setup.settings.mesh.size)
+    return identity
 
 
 def _check_batch(problem: Problem, setup: Setup) -> None:
-    recipe, mesh, images = setup.recipe, setup.settings.mesh, len(setup.train)
-    if recipe.batch_size % (mesh.size * recipe.accumulate):
-        parts = "" if recipe.accumulate == 1 else f" in {recipe.accumulate} parts"
-        raise UsageError(
-            f"a batch of {recipe.batch_size}{parts} does not divide over {mesh.size} devices: "
-            f"give a multiple of {mesh.size * recipe.accumulate}"
-        )
+    recipe = setup.recipe
     if problem.contrastive and recipe.accumulate > 1:
         raise UsageError(
             f"{recipe.method} compares the images of a batch with each other: accumulate = "
             f"{recipe.accumulate} would make it another loss; use remat = true to save memory"
         )
-    if recipe.batch_size > images:
-        raise UsageError(f"a batch of {recipe.batch_size} is larger than the training split of {images}")
+    check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)

@@ -21,7 +21,7 @@ def prepare(setup: Setup) -> Problem:
         UsageError: a probe's warm-up that does not fit into its steps, and as `linear_probe.prepare`.
     """
     first = probe_setup(setup)
-    params = train(linear_probe.probe(first), first, "probe")
+    params = train(linear_probe.probe(first), first, "probe").params
     return cross_entropy.end_to_end(setup, params["head"])
 
 

@@ -1,0 +1,92 @@
+"""The weights at the end of each epoch, and the choice among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from safetensors.numpy import load_file
+
+from clipjax.checkpoint import write_safetensors
+from clipjax.errors import DataError
+from clipjax.finetune.search import choose
+from clipjax.finetune.splits import Split, ValidationSplit
+from clipjax.finetune.step import TrainState, fetch
+from clipjax.finetune.trees import Params, flatten, merge, nest
+
+
+class Epochs:
+    """The trained leaves and the statistics at the end of each epoch of a run.
+
+    Args:
+        images, batch_size, steps: an epoch ends with the last whole batch of each pass over the images, the
+            last one with the run.
+        folder: where they are kept, a file an epoch; None: in memory.
+    """
+
+    def __init__(self, images: int, batch_size: int, steps: int, folder: Path | None) -> None:
+        passes = steps * batch_size // images
+        ends = {number * images // batch_size for number in range(1, passes + 1)} - {0}
+        self._steps = sorted({step for step in ends if step < steps} | {steps})
+        self._folder = folder
+        self._held: dict[int, dict[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def due(self, step: int) -> bool:
+        return step in self._steps
+
+    def keep(self, step: int, state: TrainState) -> None:
+        """All processes call it, the first one writes. Raises DataError where it cannot."""
+        leaves = flatten(fetch(merge(state.params, state.statistics)))
+        if self._folder is None:
+            self._held[step] = leaves
+        elif jax.process_index() == 0:
+            write_safetensors(self._file(step), leaves, {})
+
+    def _file(self, step: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._steps.index(step) + 1}.safetensors"
+
+    def read(self, epoch: int) -> Params:
+        """Trained leaves and statistics at the end of epoch 1, 2, ...; raises DataError for a lost file."""
+        step = self._steps[epoch - 1]
+        if self._folder is None:
+            return nest(self._held[step])
+        try:
+            return nest(load_file(self._file(step)))
+        except Exception as error:  # safetensors has an exception class of its own
+            raise DataError(
+                f"{self._file(step)} cannot be read ({error}): the weights of epoch {epoch} are lost; remove "
+                f"{self._folder.parent} and train again"
+            ) from error
+
+    def best(
+        self,
+        frozen: Params,
+        accuracy: Callable[[Params, ValidationSplit], float],
+        split: Split | None,
+    ) -> tuple[Params, dict[str, Any]]:
+        """All params at the end of the epoch of the highest accuracy on a validation split, and what was
+        seen; errors as of `clipjax.finetune.search.choose`."""
+        choice = choose(
+            range(1, len(self) + 1),
+            lambda epoch, held_out: accuracy(merge(frozen, self.read(epoch)), held_out),
+            split,
+            "the epoch",
+        )
+        best = choice.best
+        if jax.process_count() > 1:  # a tie in the last bit must not be broken in two ways
+            best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
+        chosen = {
+            "epoch": best,
+            "epochs": len(self),
+            "validation_accuracy": choice.tried[best - 1],
+            "validation_accuracies": list(choice.tried),
+        }
+        return merge(frozen, self.read(best)), chosen
