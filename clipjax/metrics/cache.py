@@ -1,0 +1,200 @@
+"""A cache of labelled features beside a classifier (Tip-Adapter): affinities, and the search of its weights.
+
+Source: Zhang et al. 2022 (arXiv 2207.09519), equations 4 and 5, and gaopengcuhk/Tip-Adapter (`utils.py`,
+search_hp):
+
+    logits = zero-shot logits + alpha * sum over the keys of a class of exp(-beta (1 - feature @ key))
+
+The reference computes all of this again for each of its 4,000 pairs of alpha and beta. Here the products
+with the keys are made once, a block of images at a time, and dropped. Two identities do the rest:
+
+* exp(-(b + c) d) = exp(-b d) exp(-c d): evenly spaced betas are sums of a few coarse and a few fine ones, so
+  that 200 betas need 29 exponentials of a distance and not 200.
+* The logits are straight lines in alpha, so the label's class wins on one interval of alphas; its ends are
+  quotients, found in one pass over the classes for all alphas.
+
+No pair is skipped or interpolated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax.metrics.inputs import refuse
+
+_BLOCK = 2**22  # distances between images and keys that are held at once
+_MOST_IMAGES = 64  # of a block
+_UNROLL = 16  # keys of a class that are added in one loop
+
+
+def affinities(features: Array, keys: Array, values: np.ndarray, beta: float, *, num_classes: int) -> Array:
+    """sum over the keys of each class of exp(-beta (1 - feature @ key)), float32 [B, K]; differentiable.
+
+    Args:
+        features: float32 [B, D], of unit norm.
+        keys: float32 [D, N].
+        values: int [N], the class of each key, known while JAX traces. Sorted, with equally many keys of each
+            class, they make this a plain sum; otherwise it is a scatter.
+    """
+    terms = jnp.exp(-np.float32(beta) * (1 - jnp.matmul(features, keys, precision="highest")))
+    shots = len(values) // num_classes
+    if np.array_equal(values, np.repeat(np.arange(num_classes), shots)):
+        return terms.reshape(len(features), num_classes, shots).sum(axis=2)
+    return jax.ops.segment_sum(terms.T, jnp.asarray(values), num_classes).T
+
+
+def count_correct(
+    blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    keys: np.ndarray,
+    values: np.ndarray,
+    betas: np.ndarray,
+    alphas: np.ndarray,
+) -> np.ndarray:
+    """How many images each pair of beta and alpha classifies rightly; of equal logits the first class wins.
+
+    Memory does not grow with the images: at most some millions of distances are held at once.
+
+    Args:
+        blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], and
+            labels int [n]; a label of -1 (padding) counts nowhere.
+        keys: float32 [D, N].
+        values: int [N], the class of each key.
+        betas: float [I]; evenly spaced ones are fastest.
+        alphas: float [J].
+
+    Returns: int64 [I, J].
+
+    Raises:
+        ValueError: a key's or an image's class is not among the K; names the row.
+    """
+    betas, alphas = np.asarray(betas, np.float64), np.asarray(alphas, np.float32)
+    coarse, fine = _summands(betas)
+    total, cache = np.zeros((len(betas), len(alphas)), np.int64), None
+    for features, logits, labels in blocks:
+        classes = logits.shape[1]
+        if cache is None:
+            refuse((values < 0) | (values >= classes), f"the key's class is not among the {classes}")
+            cache = _by_slot(np.asarray(keys, np.float32), values, classes)
+        refuse(np.asarray(labels) >= classes, f"the label is not among the {classes} classes")
+        size = int(np.clip(_BLOCK // cache[1].size, 1, _MOST_IMAGES))
+        # A CPU keeps what belongs to one image in its cache; an accelerator wants much to do at once.
+        rows = 1 if jax.default_backend() == "cpu" else size
+        counts = [
+            _count(*part, *cache, coarse, fine, alphas, rows=rows)
+            for part in _parts((features, logits, labels), size)
+        ]
+        total += np.sum([np.asarray(each, np.int64) for each in counts], axis=0)[: len(betas)]
+    return total
+
+
+def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [I'] and [C]: beta i is coarse[i // C] + fine[i % C]. C = 1 where that does not divide them."""
+    for count in (round(len(betas) ** 0.5), 1):
+        coarse, fine = betas[::count], betas[:count] - betas[0]
+        sums = (coarse[:, None] + fine).ravel()[: len(betas)]
+        if np.allclose(sums, betas, rtol=1e-9, atol=0):
+            break
+    return coarse.astype(np.float32), fine.astype(np.float32)
+
+
+def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array, Array]:
+    """The keys by their number within their class and by class, float32 [D, S, K], and which there are, bool
+    [S, K]; S is the most that a class has."""
+    order = np.argsort(values, kind="stable")
+    count = np.bincount(values, minlength=classes)
+    slot = np.arange(len(values)) - np.repeat(np.cumsum(count) - count, count)
+    placed = np.zeros((len(keys), count.max(initial=1), classes), np.float32)
+    placed[:, slot, values[order]] = keys[:, order]
+    return jnp.asarray(placed), jnp.asarray(np.arange(placed.shape[1])[:, None] < count)
+
+
+def _parts(block: tuple[np.ndarray, ...], size: int) -> Iterable[tuple[Array, Array, Array]]:
+    """Pieces of `size` images, the last one padded with labels of -1."""
+    features, logits, labels = block
+    for start in range(0, len(labels), size):
+        part = slice(start, start + size)
+        pad = (0, max(0, start + size - len(labels)))
+        yield (
+            jnp.pad(jnp.asarray(features[part], jnp.float32), (pad, (0, 0))),
+            jnp.pad(jnp.asarray(logits[part], jnp.float32), (pad, (0, 0))),
+            jnp.pad(jnp.asarray(labels[part], jnp.int32), pad, constant_values=-1),
+        )
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _count(
+    features: Array,
+    logits: Array,
+    labels: Array,
+    keys: Array,
+    present: Array,
+    coarse: Array,
+    fine: Array,
+    alphas: Array,
+    *,
+    rows: int,
+) -> Array:
+    """int32 [betas, alphas] of a block, `rows` images at a time; betas that fill up the last coarse one
+    included."""
+    (slots, classes), images = present.shape, len(features)
+    flat = keys.reshape(len(keys), slots * classes)
+    distance = 1 - jnp.matmul(features, flat, precision="highest")
+    distance = distance.reshape(images // rows, rows, slots, classes).swapaxes(1, 2)
+
+    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        distance, logits, labels = part
+        sums = _class_sums(distance, present, coarse, fine)
+        own = jnp.take_along_axis(sums, labels[None, None, :, None], axis=3)
+        wins = jax.lax.map(lambda each: _wins(each[0], each[1], logits, labels, alphas), (sums, own))
+        return total + wins.reshape(total.shape), None
+
+    pieces = (distance, logits.reshape(-1, rows, classes), labels.reshape(-1, rows))
+    total = jnp.zeros((len(coarse) * len(fine), len(alphas)), jnp.int32)
+    return jax.lax.scan(add, total, pieces)[0]
+
+
+def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
+    """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K].
+
+    The loops are there to have their results written out: fused, exponentials would be computed again.
+    """
+    there = present[:, None]
+    slow = jax.lax.map(lambda beta: jnp.where(there, jnp.exp(-beta * distance), 0), coarse)
+    fast = jax.lax.map(lambda one: jnp.exp(-fine[:, None, None] * one), distance)
+
+    def total(slow: Array) -> Array:
+        def add(total: Array, slot: tuple[Array, Array]) -> tuple[Array, None]:
+            return total + slot[0] * slot[1], None
+
+        return jax.lax.scan(add, jnp.zeros_like(fast[0]), (slow, fast), unroll=_UNROLL)[0]
+
+    return jax.lax.map(total, slow)
+
+
+def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
+    """How many of r images have their label for the largest of logits + alpha * sums, int32 [C, J].
+
+    Class k stays behind the label's class y as long as alpha * (sums_k - sums_y) <= logits_y - logits_k, or <
+    for a k before y. Dividing bounds alpha from above where the difference of sums is positive, from below
+    where it is negative, and where it is zero decides without alpha.
+
+    Args:
+        sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
+    """
+    before = jnp.arange(logits.shape[1]) < labels[:, None]
+    lead = jnp.take_along_axis(logits, labels[:, None], axis=1) - logits
+    gain = sums - own
+    bound = lead / gain
+    above, below = jnp.where(gain > 0, bound, jnp.inf), jnp.where(gain < 0, bound, -jnp.inf)
+    lost = (gain == 0) & ((lead < 0) | (before & (lead == 0)))
+    alphas = alphas[:, None, None]  # [J, 1, 1] beside [C, r] of the bounds
+    wins = (alphas <= above.min(axis=2)) & (alphas >= below.max(axis=2)) & ~lost.any(axis=2)
+    wins &= alphas < jnp.where(before, above, jnp.inf).min(axis=2)
+    wins &= alphas > jnp.where(before, below, -jnp.inf).max(axis=2)
+    return (wins & (labels >= 0)).sum(axis=2, dtype=jnp.int32).T
