@@ -16,14 +16,17 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from clipjax.config import config_dir
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.tokenizers import TokenizerSpec, vocab_size
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError, UsageError
+from clipjax.labels import LabelSpace, load_labels
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
 
 CARD_VERSION = 1
+LABELS = "labels.csv"
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,12 @@ class Card:
     """See the module's docstring; `facts` (group, training data, ...) is what result rows carry.
 
     Attributes:
+        classes: of a classifier: what its outputs are, a name in configs/labels, or a CSV file; `LABELS` is
+            the file beside our own checkpoint of a model with classes of its own.
         normalize_features: of a classifier: its head reads features of unit norm (a CLIP fine-tuned by
             cross-entropy).
         lineage: how our own training made it: method, recipe, data, and the model that it started from.
+        label_space: the classes in `LABELS`; None where they have a name in configs/labels.
 
     Raises:
         DataError: the tokenizer is unknown, or not one for the text tower.
@@ -153,6 +159,7 @@ class Card:
     normalize_features: bool = False
     lineage: Mapping[str, Any] | None = None
     weights: Weights | None = field(default=None, compare=False, repr=False)
+    label_space: LabelSpace | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if problem := _tokenizer_problem(self.tokenizer, self.arch):
@@ -181,6 +188,13 @@ class Card:
                 **({} if self.resized is None else {"resized": dataclasses.asdict(self.resized)}),
             }
         )
+
+    def with_classes(self, labels: LabelSpace) -> Card:
+        """The card of a classifier of these classes: by name where configs/labels has them under theirs."""
+        named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
+        if named and load_labels(labels.name).digest == labels.digest:
+            return dataclasses.replace(self, classes=labels.name, label_space=None)
+        return dataclasses.replace(self, classes=LABELS, label_space=labels)
 
     def stamped(self) -> Card:
         """The card with the digest of the foreign file that the weights are those of, and no other."""
@@ -240,7 +254,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
     record.pop("kind", None)
-    names = {f.name for f in dataclasses.fields(Card)} - {"weights"}
+    names = {f.name for f in dataclasses.fields(Card)} - {"weights", "label_space"}
     _same_keys(set(record), names, where)
     tokenizer, arch, resized = record["tokenizer"], record["arch"], record["resized"]
     hints = get_type_hints(Card)

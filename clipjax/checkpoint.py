@@ -1,17 +1,22 @@
 """Our own checkpoint, a folder with `model.safetensors` and `card.json`; and the way back to the reference's.
-A vocabulary that came with the weights lies beside them, under its own name.
+A vocabulary that came with the weights lies beside them, under its own name; and in `labels.csv` the classes
+of a classifier, where configs/labels does not have them. A model with an adapter is another kind of folder:
+see `clipjax.adapted`.
 
 `model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtype of the file that
 they came from, and beside them, under "carried/", tensors of that file which no model needs. Its metadata
 names the layout of that file (a table of `converters`), which is how it can be written back bit by bit.
-`card.json` is the model card and, under `files`, the SHA-256 of the weights. A folder appears whole or not
-at all.
+`card.json` is the model card and, under `files`, the SHA-256 of the weights and the classes. A folder appears
+whole or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -25,14 +30,16 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
-from clipjax.digests import sha256_files
+from clipjax.card import LABELS
+from clipjax.digests import sha256_bytes, sha256_files
 from clipjax.errors import DataError
+from clipjax.labels import LabelSpace, load_labels
 
 if TYPE_CHECKING:
     from clipjax.model import Model
     from converters.engine import Plan
 
-WEIGHTS, CARD = "model.safetensors", "card.json"
+WEIGHTS, CARD, ADAPTER = "model.safetensors", "card.json", "adapter.safetensors"
 _CARRIED = "carried/"
 _METADATA = "origin_metadata"
 # In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
@@ -72,6 +79,23 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where `clipjax.load_model` found a model: what to give it again.
+
+    Attributes:
+        source: an absolute path, a registered id or a hub repository.
+        card: a registered id, or the record of a card; None where none was given.
+        file, image_size, position_rule: as they were given.
+    """
+
+    source: str
+    card: str | Mapping[str, Any] | None = None
+    file: str | None = None
+    image_size: int | None = None
+    position_rule: str | None = None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint of ours, nothing read yet.
 
@@ -79,6 +103,7 @@ class Checkpoint:
         folder, weights: where it lies, and its file of weights.
         card: the record of card.json, as `clipjax.card.card_from_dict` takes it.
         sha256: digest of the weights when they were written.
+        labels: the classes of a classifier, where they lie beside the weights.
         plan: yields the leaves: see `converters.engine.Plan`.
     """
 
@@ -86,6 +111,7 @@ class Checkpoint:
     weights: Path
     card: dict[str, Any]
     sha256: str
+    labels: LabelSpace | None
     plan: Plan
     origin: Origin
 
@@ -95,8 +121,8 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one of our checkpoints."""
-    return (folder / CARD).is_file() and (folder / WEIGHTS).is_file()
+    """Whether the folder is one of our checkpoints: of weights, or of an adapter."""
+    return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
 def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
@@ -117,8 +143,9 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
     folder = Path(folder)
     card = read_card_record(folder)
     try:
-        sha256 = card.pop("files")[WEIGHTS]
-    except (KeyError, TypeError):
+        files = dict(card.pop("files"))
+        sha256 = files[WEIGHTS]
+    except (KeyError, TypeError, ValueError):
         raise DataError(
             f"{folder / CARD} does not say what {WEIGHTS} should be: its `files` is missing"
         ) from None
@@ -135,7 +162,22 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
     header = source.metadata.get(_METADATA)
     metadata = None if header is None else json.loads(header)
     origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
-    return Checkpoint(folder, weights, card, sha256, plan, origin)
+    return Checkpoint(folder, weights, card, sha256, _labels(folder, card, files), plan, origin)
+
+
+def _labels(folder: Path, card: Mapping[str, Any], files: Mapping[str, str]) -> LabelSpace | None:
+    """The classes in the folder, under the name that they had where the model was trained."""
+    if card.get("classes") != LABELS:
+        return None
+    path = folder / LABELS
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: the classes of the model are in it, copy it from the original"
+        )
+    if sha256_files([path]) != [files.get(LABELS)]:
+        raise DataError(f"{path} was changed after it was written: its SHA-256 is not that in {CARD}")
+    train = (card.get("lineage") or {}).get("train") or {}
+    return dataclasses.replace(load_labels(path), name=train.get("classes") or path.stem)
 
 
 def read_card_record(folder: Path) -> dict[str, Any]:
@@ -183,6 +225,7 @@ def save_checkpoint(
     layout: str | None,
     origin_metadata: Mapping[str, str] | None = None,
     beside: Sequence[Path] = (),
+    labels: LabelSpace | None = None,
 ) -> Path:
     """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
 
@@ -193,8 +236,32 @@ def save_checkpoint(
         layout: the table of `converters` that the reference's file fits, None for params of our own.
         origin_metadata: the strings in the header of the reference's file, where it was safetensors.
         beside: files to copy into the folder.
+        labels: classes to write beside the weights.
 
     Returns: the folder.
+
+    Raises:
+        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+    """
+    tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
+    metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
+    if origin_metadata is not None:
+        metadata[_METADATA] = json.dumps(dict(origin_metadata), ensure_ascii=False)
+
+    def fill(place: Path) -> dict[str, Any]:
+        for file in beside:
+            shutil.copyfile(file, place / file.name)
+        files = {} if labels is None else {LABELS: _write_labels(place / LABELS, labels)}
+        return {**card, "files": {WEIGHTS: write_tensors(place / WEIGHTS, tensors, metadata), **files}}
+
+    return write_folder(folder, fill)
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """A folder with a card.json, whole or not at all; an older checkpoint in its place is replaced.
+
+    Args:
+        fill: writes all other files into the folder that it is given, and returns what card.json holds.
 
     Raises:
         DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
@@ -202,19 +269,12 @@ def save_checkpoint(
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
-    tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
-    metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
-    if origin_metadata is not None:
-        metadata[_METADATA] = json.dumps(dict(origin_metadata), ensure_ascii=False)
     with _writing(folder):
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
         try:
             temporary.chmod(0o755)
-            for file in beside:
-                shutil.copyfile(file, temporary / file.name)
-            sha256 = _write(temporary / WEIGHTS, tensors, metadata)
-            text = json.dumps({**card, "files": {WEIGHTS: sha256}}, indent=2, ensure_ascii=False)
+            text = json.dumps(fill(temporary), indent=2, ensure_ascii=False)
             with (temporary / CARD).open("w", encoding="utf-8") as file:
                 file.write(text + "\n")
                 _flush(file.fileno(), file.flush)
@@ -222,6 +282,17 @@ def save_checkpoint(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _write_labels(path: Path, labels: LabelSpace) -> str:
+    """A CSV file as `clipjax.labels.load_labels` reads it; returns its SHA-256."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
+    data = text.getvalue().encode()
+    with path.open("wb") as file:
+        file.write(data)
+        _flush(file.fileno(), file.flush)
+    return sha256_bytes(data)
 
 
 def save_model(model: Model, folder: str | Path) -> Path:
@@ -236,8 +307,17 @@ def save_model(model: Model, folder: str | Path) -> Path:
     origin = model.origin
     dtypes = origin.dtypes or {}
     leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
-    card, beside = model.card.to_dict(), model.tokenizer_files
-    return save_checkpoint(folder, leaves, model.carried, card, origin.layout, origin.metadata, beside)
+    card = model.card
+    return save_checkpoint(
+        folder,
+        leaves,
+        model.carried,
+        card.to_dict(),
+        origin.layout,
+        origin.metadata,
+        model.tokenizer_files,
+        getattr(card, "label_space", None),
+    )
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
@@ -299,7 +379,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
         os.close(handle)
         try:
             os.chmod(name, 0o644)
-            sha256 = _write(Path(name), tensors, metadata)
+            sha256 = write_tensors(Path(name), tensors, metadata)
             os.replace(name, path)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -307,8 +387,9 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
     return sha256
 
 
-def _write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """The file's bytes, flushed to the disk, and their SHA-256."""
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file inside a folder that nobody sees yet; flushed to the disk. Returns its
+    SHA-256."""
     rank = {dtype: -place for place, dtype in enumerate(_DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}

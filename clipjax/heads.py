@@ -290,13 +290,13 @@ def classifier_head(model: Any) -> Head:
             f"the card of {card.id} does not name its classes; give `classes` a file of configs/labels"
         )
     kernel = jnp.asarray(model.params["head"]["kernel"], jnp.float32)
-    labels = load_labels(card.classes)
+    labels = getattr(card, "label_space", None) or load_labels(card.classes)
     if kernel.shape[1] != len(labels):
         raise DataError(
             f"{card.id} has {kernel.shape[1]} outputs, but {card.classes!r} has {len(labels)} classes"
         )
     bias = jnp.asarray(model.params["head"]["bias"], jnp.float32)
-    normalize = getattr(card, "normalize_features", False)  # a user's own card may have no word for it
+    normalize = getattr(card, "normalize_features", False)  # a user's own card may have no word for this
     return Head(kernel, bias, 1.0, normalize, labels, directions=False)
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipjax.adapted import is_adapted, load_adapted
 from clipjax.card import Card, Weights, card_from_dict
-from clipjax.checkpoint import Origin, load_checkpoint, load_params, read_card_record, save_checkpoint
+from clipjax.checkpoint import Origin, Place, load_checkpoint, load_params, read_card_record, save_checkpoint
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError
@@ -58,7 +59,8 @@ def load_model(
 
     Args:
         source: one of
-            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json);
+            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json); where it
+              holds an adapter, its base is found, checked and loaded;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
             - a registered model id (see `clipjax models`), or a hub repository `org/name`.
@@ -83,6 +85,13 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
+    if is_adapted(source):
+        if not (card is None and file is None and image_size is None):
+            raise UsageError(
+                f"{source} holds an adapter, which belongs to its base as it is: leave card, file and "
+                "image_size out"
+            )
+        return load_adapted(Path(source), mesh=mesh, rules=rules)
     opened = _open(source, card, file)
     params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
     model = Model(
@@ -93,9 +102,12 @@ def load_model(
         weights=opened.card.weights,
         tokenizer_files=opened.tokenizer_files,
     )
-    if image_size is None:
-        return model
-    return resize_model(model, image_size, position_rule)
+    if image_size is not None:
+        model = resize_model(model, image_size, position_rule)
+    where = str(Path(source).resolve() if Path(source).exists() else source)
+    given = card.to_dict() if isinstance(card, Card) else card
+    model.place = Place(where, given, file, image_size, position_rule)
+    return model
 
 
 def convert_model(
@@ -112,6 +124,10 @@ def convert_model(
     Raises:
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
     """
+    if is_adapted(source):
+        raise UsageError(
+            f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
+        )
     opened = _open(source, card, None)
     card, origin = opened.card.stamped(), opened.origin
     assert card.weights is not None
@@ -124,6 +140,7 @@ def convert_model(
         origin.layout,
         origin.metadata,
         opened.tokenizer_files,
+        card.label_space,
     )
     return folder, card
 
@@ -160,7 +177,8 @@ def _open_own(folder: Path, card: Card | None) -> _Opened:
     _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
-    own, files = _with_tokenizer_files(dataclasses.replace(own, weights=weights), folder)
+    own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
+    own, files = _with_tokenizer_files(own, folder)
     return _Opened(own, opened.plan, opened.origin, opened.carried(), files)
 
 

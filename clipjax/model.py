@@ -27,7 +27,7 @@ import PIL.Image
 from jax.core import Tracer
 
 from clipjax.card import Card, Weights
-from clipjax.checkpoint import Origin, save_model
+from clipjax.checkpoint import Origin, Place, save_model
 from clipjax.data.preprocess import normalize_host, to_pixels
 from clipjax.data.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
@@ -51,6 +51,8 @@ class Model:
         carried: tensors of that file that no forward needs, by its keys.
         tokenizer_files: the vocabulary, where it came with the weights and has been found.
         adapter: what builds its heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
+        base: the card of the model that the adapter was trained on.
+        place: where `load_model` found these params (an adapter's base); None where they were no file.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Model:
         self.carried = dict(carried or {})
         self.tokenizer_files = tokenizer_files
         self.adapter: Adapter | None = None
+        self.base: Card | None = None
+        self.place: Place | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"
@@ -84,6 +88,7 @@ class Model:
     @params.setter
     def params(self, params: Mapping[str, Any]) -> None:
         self._params = dict(params)
+        self.place = None
         self.card = self.card.without_weights()
         if "logit_scale" in params:  # what heads read is the card's
             scale = math.exp(float(params["logit_scale"]))
@@ -199,10 +204,18 @@ class Model:
         return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write model.safetensors, card.json and a vocabulary that came with the weights; `load_model` reads
-        them back."""
+        """Write a folder that `load_model` reads back: model.safetensors and card.json, a vocabulary that
+        came with the weights, the classes of a classifier that have no name in configs/labels.
+
+        Of a model with an adapter: adapter.safetensors and a card.json that names the base, whose weights
+        stay where they are (`clipjax.adapted`).
+        """
         self.card = self.card.stamped()
-        return save_model(self, folder)
+        if self.adapter is None:
+            return save_model(self, folder)
+        from clipjax.adapted import save_adapted
+
+        return save_adapted(self, folder)
 
 
 def token_ids(ids: Any, arch: Arch) -> Any:

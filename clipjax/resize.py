@@ -40,6 +40,8 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
     card, size = model.card, model.card.arch.vision.image_size
     if image_size == size:
         return model
+    if model.adapter is not None:
+        raise UsageError(f"{card.id} has an adapter, which was trained at {size} pixels: resize its base")
     chosen: Any = rule_of(card.arch, card.source.library, rule)
     if card.resized is not None:
         raise UsageError(

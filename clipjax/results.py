@@ -268,14 +268,19 @@ def _schema() -> dict[str, Any]:
 
 
 def model_facts(card: Any) -> dict[str, Any]:
-    """The snapshot of a card that result rows carry; a resized model's says from which size and how."""
+    """The snapshot of a card that result rows carry; a resized model's says from which size and how, a
+    fine-tuned one's how it was made (of the recipe name and digest)."""
     arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
+    lineage = dict(getattr(card, "lineage", None) or {})
+    if isinstance(recipe := lineage.pop("recipe", None), Mapping):
+        lineage["recipe"] = recipe.get("name")
     return {
         **dict(getattr(card, "facts", {})),
         "arch": arch and arch.name,
         "kind": card.kind,
         "image_size": card.preprocess.image_size,
         **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
+        **({"lineage": lineage} if lineage else {}),
     }
 
 
