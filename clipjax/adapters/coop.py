@@ -282,8 +282,8 @@ class CoOp:
         row = {name: k for k, name in enumerate(self.classes["ids"])}
         if missing := [name for name, item in zip(labels.classes, labels.ids) if item not in row]:
             raise UsageError(
-                f"{missing[0]!r} of {labels.name} is none of the {len(row)} classes of {self.classes['name']} "
-                "that these class-specific contexts know: train CoOp with csc = false"
+                f"{missing[0]!r} of {labels.name} is none of the {len(row)} classes that class-specific "
+                f"contexts were trained on ({self.classes['name']}): train CoOp with csc = false"
             )
         return self.context[[row[item] for item in labels.ids]]
 
