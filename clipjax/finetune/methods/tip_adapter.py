@@ -1,0 +1,297 @@
+"""Tip-Adapter: features of the training images beside the zero-shot classifier. Nothing is trained.
+
+Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
+`utils.py`. A key is the average of the features (before they are divided by their norm) of a few augmented
+views of an image, brought to unit norm. What a key adds to its class, and which symbol is which, is in
+`clipjax.adapters.tip_adapter`.
+
+Options:
+    views: augmented passes over the training images; 0, or a recipe without augmentation: one pass with the
+        model's own preprocessing.
+    alpha, beta: used as they are without a search, and in the training of Tip-Adapter-F.
+    search: choose the pair of the highest accuracy on the validation split; of equals the first, in the order
+        of the reference's loops (alpha within beta).
+    search_scale, search_step: of beta and of alpha: where the grid ends (exclusively), and its steps; it
+        begins at 0.1.
+
+Differences: the reference searches on the test images, here that is refused; it computes in half precision,
+and with 100 for the model's own logit scale.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from clipjax.adapters.tip_adapter import TipAdapter
+from clipjax.data.preprocess import normalize
+from clipjax.digests import sha256_json
+from clipjax.errors import DataError
+from clipjax.finetune import outcome
+from clipjax.finetune.data import split_features, view_batches
+from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.search import validation_split
+from clipjax.finetune.splits import Split, ValidationSplit
+from clipjax.heads import Head, score_blocks, zeroshot_head
+from clipjax.labels import load_prompts
+from clipjax.metrics.cache import count_correct
+from clipjax.models import FORWARD_VERSION
+from clipjax.sharding import batch_sharding, make_mesh, replicated
+from clipjax.texts import stored
+
+OPTIONS = {
+    "views": 10,
+    "alpha": 1.17,
+    "beta": 1.0,
+    "search": True,
+    "search_scale": [7.0, 3.0],
+    "search_step": [200, 20],
+}
+WHAT = "alpha and beta"
+
+
+class Grid(NamedTuple):
+    """The betas and alphas of a search, float64 each."""
+
+    betas: np.ndarray
+    alphas: np.ndarray
+
+
+def prepare(setup: Setup) -> Problem:
+    """Tip-Adapter's problem: no steps; all is done when it is finished.
+
+    Raises:
+        UsageError: a search without a validation split, or a model without a text tower.
+        DataError: options out of their range.
+    """
+    check(setup)
+    head = text_head(setup)
+
+    def finish(params: Mapping[str, Any]) -> Outcome:
+        return outcome_of(setup, head, build_keys(setup), functools.partial(split_features, setup))
+
+    return Problem(
+        params={},
+        trained=lambda path: False,
+        loss=_no_loss,
+        batches=_no_batches,
+        steps=0,
+        finish=finish,
+    )
+
+
+def check(setup: Setup) -> None:
+    """Refuse what cannot be done, before anything is computed; errors as of `prepare`."""
+    where, options = f"recipe {setup.recipe.name}: options", setup.options
+    if options["views"] < 0:
+        raise DataError(f"{where}.views = {options['views']} must be at least 0")
+    grid_of(options, where)
+    if options["search"]:
+        validation_split(setup.validation, WHAT)
+
+
+def grid_of(options: Mapping[str, Any], where: str = "options") -> Grid:
+    """The grid of the options, as the reference spaces it. Raises DataError, beginning with `where`."""
+    scale, step = options["search_scale"], options["search_step"]
+    for name, values, kinds in (("search_scale", scale, (int, float)), ("search_step", step, (int,))):
+        if len(values) != 2 or not all(type(value) in kinds and value > 0 for value in values):
+            raise DataError(f"{where}.{name} = {values} must be two positive numbers, of beta and of alpha")
+    betas, alphas = (
+        np.array([i * (end - 0.1) / count + 0.1 for i in range(count)]) for end, count in zip(scale, step)
+    )
+    return Grid(betas, alphas)
+
+
+def text_head(setup: Setup) -> Head:
+    """The zero-shot head over the training classes, without a cache."""
+    recipe, settings = setup.recipe, setup.settings
+    return zeroshot_head(
+        setup.model,
+        setup.train.label_space,
+        load_prompts(recipe.prompts),
+        precision=recipe.precision,
+        store=settings.store,
+        progress=settings.progress,
+    )
+
+
+def values_of(setup: Setup) -> np.ndarray:
+    """int32 [N], the class of each key: keys lie in the order of their classes."""
+    return np.sort(setup.train.labels).astype(np.int32)
+
+
+def build_keys(setup: Setup) -> np.ndarray:
+    """The keys, float32 [D, N] of unit norm, in the order of `values_of`; kept in the settings' store.
+
+    Raises:
+        DataError: an unreadable image, or one whose features have no direction; names it.
+    """
+    order = np.argsort(setup.train.labels, kind="stable")
+    if setup.options["views"] == 0 or setup.recipe.augmentation is None:
+        return np.ascontiguousarray(split_features(setup, setup.train)[order].T)
+    ids = setup.train.manifest.ids
+    about = {"model": str(setup.model.card.id), "data": f"views of {setup.train.name}", "selection": ""}
+    mean = stored(setup.settings.store, _key(setup), about, ids, lambda: _mean_features(setup))
+    norm = np.linalg.norm(mean, axis=1, keepdims=True)
+    if not (usable := np.isfinite(norm[:, 0]) & (norm[:, 0] > 0)).all():
+        name = ids[int(np.argmin(usable))]
+        raise DataError(f"{name}: the mean of its features has no direction (zero, or not finite)")
+    return np.ascontiguousarray((mean / norm)[order].T)
+
+
+def _key(setup: Setup) -> dict[str, Any] | None:
+    """What the mean features depend on; None for a model that must not be stored."""
+    card, recipe = setup.model.card, setup.recipe
+    if card.fingerprint is None:
+        return None
+    assert recipe.augmentation is not None
+    return {
+        "output": "mean_of_views",
+        "model": card.fingerprint,
+        "forward": FORWARD_VERSION,
+        "pixels": card.preprocess.recipe(rgb="first").key(),
+        "data": setup.train.manifest.images_digest,
+        "precision": recipe.precision,
+        "views": setup.options["views"],
+        "augmentation": sha256_json(recipe.to_dict()["augmentation"]),
+        "seed": setup.seed,
+    }
+
+
+def _mean_features(setup: Setup) -> np.ndarray:
+    """The features of every training image, averaged over its views, float32 [N, D], in manifest order."""
+    views, images = setup.options["views"], len(setup.train)
+    encode, total = _encoder(setup), None
+    with tqdm(total=views * images, desc="views", unit="image", disable=not setup.settings.progress) as bar:
+        for view in range(views):
+            with view_batches(setup, view) as batches:
+                for batch in batches:
+                    rows = batch["row"]
+                    features = encode(batch["pixels"])[: len(rows)][rows >= 0]
+                    total = np.zeros((images, features.shape[1])) if total is None else total
+                    total[rows[rows >= 0]] += features
+                    bar.update(len(features))
+    assert total is not None
+    return (total / views).astype(np.float32)
+
+
+def _encoder(setup: Setup) -> Callable[[np.ndarray], np.ndarray]:
+    """Pixels uint8 [B,S,S,3] -> features float32 [>= B, D], not normalised, on this process's devices."""
+    network, card, precision = setup.model.network, setup.model.card, setup.recipe.precision
+    mean, std = card.preprocess.mean, card.preprocess.std
+    mesh = _own_devices(setup.settings.mesh)
+
+    def forward(params: Any, pixels: Array) -> Array:
+        return network.encode_image(params, normalize(pixels, mean, std), precision=precision)
+
+    step = jax.jit(
+        forward,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        compiler_options=network.compiler_options("vision"),
+    )
+    params = jax.device_put({"vision": setup.model.params["vision"]}, replicated(mesh))
+
+    def encode(pixels: np.ndarray) -> np.ndarray:
+        padded = np.pad(pixels, ((0, -len(pixels) % mesh.size), *((0, 0),) * 3))
+        return np.asarray(step(params, jax.device_put(padded, batch_sharding(mesh))), np.float64)
+
+    return encode
+
+
+def _own_devices(mesh: Mesh) -> Mesh:
+    return make_mesh([each for each in mesh.devices.flat if each.process_index == jax.process_index()])
+
+
+def outcome_of(
+    setup: Setup,
+    head: Head,
+    keys: np.ndarray,
+    features: Callable[[ValidationSplit], np.ndarray],
+    *,
+    trained: bool = False,
+) -> Outcome:
+    """The model with a cache of these keys, after the search for which the options ask.
+
+    Args:
+        head: without a cache.
+        keys: float32 [D, N], in the order of `values_of`.
+        features: of a split, float32 [M, D] of unit norm.
+    """
+    options, values = setup.options, values_of(setup)
+    chosen: dict[str, Any] = {"alpha": float(options["alpha"]), "beta": float(options["beta"])}
+    if options["search"]:
+        chosen = search(setup.validation, head, keys, values, grid_of(options), features)
+    adapter = TipAdapter(
+        np.asarray(keys, np.float32),
+        values,
+        chosen["alpha"],
+        chosen["beta"],
+        trained,
+        {"name": str(setup.recipe.prompts), "digest": load_prompts(setup.recipe.prompts).digest},
+        setup.train.label_space,
+    )
+    return outcome.adapted(setup, adapter, chosen if options["search"] else {})
+
+
+def search(
+    split: Split | None,
+    head: Head,
+    keys: np.ndarray,
+    values: np.ndarray,
+    grid: Grid,
+    features: Callable[[ValidationSplit], np.ndarray],
+) -> dict[str, Any]:
+    """The pair of the highest accuracy on a validation split, and what was seen.
+
+    Args:
+        split: a `ValidationSplit`; anything else is refused.
+        head: without a cache.
+        features: of the split, float32 [M, D] of unit norm.
+
+    Returns: {"alpha", "beta", "validation_accuracy", "validation_images", "pairs"}.
+
+    Raises:
+        UsageError: as of `clipjax.finetune.search.validation_split`.
+    """
+    held_out = validation_split(split, WHAT)
+    blocks = _blocks(head, features(held_out), held_out.labels)
+    counts = count_correct(blocks, keys, values, grid.betas, grid.alphas)
+    i, j = np.unravel_index(int(np.argmax(counts)), counts.shape)  # the first of equals, alpha within beta
+    return {
+        "alpha": float(grid.alphas[j]),
+        "beta": float(grid.betas[i]),
+        "validation_accuracy": float(counts[i, j] / len(held_out)),
+        "validation_images": len(held_out),
+        "pairs": int(counts.size),
+    }
+
+
+def _blocks(
+    head: Head, features: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    for rows, scores in score_blocks(head, features):
+        yield features[rows], np.asarray(scores.values), labels[rows]
+
+
+def _no_loss(params: Any, batch: Any, key: Any) -> Any:
+    raise NotImplementedError("Tip-Adapter trains nothing")
+
+
+def _no_batches() -> Any:
+    raise NotImplementedError("Tip-Adapter trains nothing")
+
+
+METHOD = Method(
+    name="tip_adapter",
+    title="Tip-Adapter",
+    paper="Zhang et al. 2022 (arXiv 2207.09519)",
+    options=OPTIONS,
+    prepare=prepare,
+)

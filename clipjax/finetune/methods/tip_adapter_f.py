@@ -1,0 +1,119 @@
+"""Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
+
+Source: as of `clipjax.finetune.methods.tip_adapter`, run_tip_adapter_F of `main_imagenet.py`. The keys start
+as Tip-Adapter's; the loss is the cross-entropy of its logits, with the options' alpha and beta. Towers,
+prompts and values stay as they are. Without augmentation the features of the images are computed once.
+
+The options are Tip-Adapter's. `search` comes after the training; a recipe that selects the epoch does so
+first, at the options' alpha and beta, as the reference (which takes the test images for both).
+
+Difference: an epoch of the reference ends with a smaller batch of what is left, here batches run on into the
+next epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from clipjax.adapters.tip_adapter import with_cache
+from clipjax.data.preprocess import normalize
+from clipjax.finetune.data import feature_batches, image_batches, split_features
+from clipjax.finetune.linear_head import accuracy_on
+from clipjax.finetune.losses import accuracy, cross_entropy, head_logits, unit_norm
+from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.methods.tip_adapter import (
+    OPTIONS,
+    build_keys,
+    check,
+    outcome_of,
+    text_head,
+    values_of,
+)
+from clipjax.finetune.splits import ValidationSplit
+from clipjax.finetune.step import Aux, Loss
+from clipjax.finetune.trees import Params
+from clipjax.heads import Head
+from clipjax.metrics.cache import affinities
+
+KEYS = "cache/keys"
+
+
+def prepare(setup: Setup) -> Problem:
+    """Tip-Adapter-F's problem: params {"cache": {"keys" [D,N]}, "head": ..., "vision": ...}, keys trained.
+
+    Raises:
+        UsageError, DataError: as of Tip-Adapter's, and of building its keys.
+    """
+    check(setup)
+    cached = setup.recipe.augmentation is None
+    head, values = text_head(setup), values_of(setup)
+    features = functools.cache(functools.partial(split_features, setup))
+    params = {"cache": {"keys": build_keys(setup)}, "head": _scaled(head)}
+    if not cached:
+        params["vision"] = setup.model.params["vision"]
+
+    def finish(params: Params) -> Outcome:
+        return outcome_of(setup, head, np.asarray(params["cache"]["keys"]), features, trained=True)
+
+    def accuracy_of(params: Params, split: ValidationSplit) -> float:
+        weights = setup.options["alpha"], setup.options["beta"]
+        return accuracy_on(
+            with_cache(head, params["cache"]["keys"], values, *weights), features(split), split
+        )
+
+    return Problem(
+        params=params,
+        trained=lambda path: path == KEYS,
+        loss=tip_loss(setup, values),
+        batches=lambda: feature_batches(setup, features(setup.train)) if cached else image_batches(setup),
+        steps=setup.steps,
+        finish=finish,
+        accuracy=accuracy_of,
+        compiler_options=None if cached else setup.model.network.compiler_options("vision"),
+    )
+
+
+def _scaled(head: Head) -> Params:
+    """The zero-shot head with its scale inside, as the loss reads it."""
+    kernel = {"kernel": np.float32(head.scale) * np.asarray(head.kernel)}
+    return kernel if head.bias is None else {**kernel, "bias": np.asarray(head.bias)}
+
+
+def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
+    """Cross-entropy of a batch {"features" float32 [B,D], "label" int32 [B]}.
+
+    With an augmentation, of {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
+    """
+    model, recipe, options = setup.model, setup.recipe, setup.options
+    network, preprocess = model.network, model.card.preprocess
+    alpha, classes = np.float32(options["alpha"]), len(setup.train.label_space)
+
+    def features_of(params: Params, batch: Mapping[str, Array]) -> Array:
+        if recipe.augmentation is None:
+            return batch["features"]
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
+        return network.encode_image(params, pixels, precision=recipe.precision)
+
+    def loss(params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:
+        features = jax.lax.stop_gradient(unit_norm(features_of(params, batch)))
+        found = affinities(features, params["cache"]["keys"], values, options["beta"], num_classes=classes)
+        logits = head_logits(params["head"], features, normalize=False) + alpha * found
+        value = cross_entropy(logits, batch["label"])
+        return value, Aux({"accuracy": accuracy(logits, batch["label"])}, {})
+
+    return loss
+
+
+METHOD = Method(
+    name="tip_adapter_f",
+    title="Tip-Adapter-F",
+    paper="Zhang et al. 2022 (arXiv 2207.09519)",
+    options=OPTIONS,
+    prepare=prepare,
+)
