@@ -241,6 +241,11 @@ class Card:
         }
 
 
+def embeds_at_unit_norm(card: Any) -> bool:
+    """Whether a model's embeddings have unit norm, as its head reads them; the card may be a user's own."""
+    return card.kind == "zero_shot" or getattr(card, "normalize_features", False)
+
+
 def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """Read the JSON form back, strictly.
 

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 from tqdm import tqdm
 
+from clipjax.card import embeds_at_unit_norm
 from clipjax.data.loader import Batches, batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe, normalize, normalize_host
@@ -102,8 +103,8 @@ def embed_images(
         per_device_batch: images a device takes in one step. An entry that exists keeps its own number.
         rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
         workers: processes that decode; 0 decodes in threads.
-        output: "embedding" (what the head reads: unit norm for a zero-shot model, raw features for a
-            classifier) or "features" (never normalised).
+        output: "embedding" (what the head reads: unit norm for a zero-shot model and for a classifier whose
+            card says so, else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
         progress: show a bar with the time left on stderr.
         on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
@@ -169,7 +170,7 @@ def image_key(
     return {
         "model": card.fingerprint,
         "forward": FORWARD_VERSION,
-        "output": "features" if card.kind == "classifier" else output,
+        "output": output if embeds_at_unit_norm(card) else "features",
         "pixels": recipe.key(),
         "data": manifest.images_digest,
         "precision": precision,
@@ -359,7 +360,7 @@ def _forward(model: Any, precision: Precision, output: str, per_device_batch: in
 def _network_forward(model: Any, precision: Precision, output: str, per_device_batch: int) -> _Forward:
     enable_compile_cache()
     mesh, card = local_mesh(), model.card
-    unit = output == "embedding" and card.kind == "zero_shot"
+    unit = output == "embedding" and embeds_at_unit_norm(card)
     mean, std = tuple(card.preprocess.mean), tuple(card.preprocess.std)
     step = _image_step(model.network, mesh, precision, unit, mean, std)
     params = jax.device_put({"vision": model.params["vision"]}, replicated(mesh))

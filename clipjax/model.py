@@ -26,7 +26,7 @@ import numpy as np
 import PIL.Image
 from jax.core import Tracer
 
-from clipjax.card import Card, Weights
+from clipjax.card import Card, Weights, embeds_at_unit_norm
 from clipjax.checkpoint import Origin, Place, save_model
 from clipjax.data.preprocess import normalize_host, to_pixels
 from clipjax.data.tokenizers import Tokenizer, load_tokenizer
@@ -146,9 +146,11 @@ class Model:
             images: float32 [B, H, W, 3], as `preprocess` returns them.
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
 
-        Returns: float32 [B, D]; unit norm for a zero-shot model, raw pooled features for a classifier.
+        Returns: float32 [B, D]; unit norm for a zero-shot model, and for a classifier whose card says so;
+            raw pooled features for any other.
         """
-        encode = _jitted(_encode_image, "vision", self.network, precision=known_precision(precision))
+        static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
+        encode = _jitted(_encode_image, "vision", self.network, **static)
         return _run(encode, self.params, self._images(images))
 
     def _images(self, images: Any) -> jax.Array:
@@ -283,9 +285,11 @@ def _is_traced(*values: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in [*jax.tree.leaves(values), jnp.zeros(())])
 
 
-def _encode_image(network: Network, params: Any, images: jax.Array, precision: Precision) -> jax.Array:
+def _encode_image(
+    network: Network, params: Any, images: jax.Array, precision: Precision, unit: bool
+) -> jax.Array:
     features = network.encode_image(params, images, precision=precision)
-    return features if network.arch.text is None else unit_norm(features)
+    return unit_norm(features) if unit else features
 
 
 def _encode_dense(

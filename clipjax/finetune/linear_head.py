@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.card import Card
 from clipjax.errors import unknown_name
 from clipjax.finetune.method import Setup
 from clipjax.finetune.splits import Split
@@ -23,11 +22,6 @@ from clipjax.model import Model
 
 # Values of the option "init".
 INITS = ("auto", "zeroshot", "zeros")
-
-
-def reads_unit_norm(card: Card) -> bool:
-    """Whether a head on this model's tower reads features of unit norm."""
-    return card.kind == "zero_shot" or card.normalize_features
 
 
 def initial_head(setup: Setup) -> Params:

@@ -12,14 +12,16 @@ import dataclasses
 
 from jax import Array
 
+from clipjax.card import embeds_at_unit_norm
 from clipjax.data.preprocess import normalize
 from clipjax.finetune import losses, outcome
 from clipjax.finetune.data import image_batches, split_features
-from clipjax.finetune.linear_head import head_accuracy, initial_head, reads_unit_norm
+from clipjax.finetune.linear_head import head_accuracy, initial_head
 from clipjax.finetune.method import Method, Problem, Setup
 from clipjax.finetune.splits import ValidationSplit
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
+from clipjax.model import Model
 from clipjax.models.training import Training
 
 
@@ -33,7 +35,7 @@ def end_to_end(setup: Setup, head: Params) -> Problem:
     model = setup.model
 
     def accuracy(params: Params, split: ValidationSplit) -> float:
-        tuned = outcome.classifier(setup, params).model
+        tuned = Model(outcome.classifier_card(model.card, setup.train.label_space), params)
         features = split_features(dataclasses.replace(setup, model=tuned), split)
         return head_accuracy(params["head"], features, split, normalize=tuned.card.normalize_features)
 
@@ -53,7 +55,7 @@ def image_loss(setup: Setup) -> Loss:
     """Cross-entropy of a batch {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
     network, card, recipe = setup.model.network, setup.model.card, setup.recipe
     mean, std = card.preprocess.mean, card.preprocess.std
-    unit, smoothing = reads_unit_norm(card), setup.options["label_smoothing"]
+    unit, smoothing = embeds_at_unit_norm(card), setup.options["label_smoothing"]
     training = Training(recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:

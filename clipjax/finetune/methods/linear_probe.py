@@ -12,10 +12,11 @@ import functools
 import numpy as np
 from jax import Array
 
+from clipjax.card import embeds_at_unit_norm
 from clipjax.errors import UsageError
 from clipjax.finetune import losses, outcome
 from clipjax.finetune.data import feature_batches, split_features
-from clipjax.finetune.linear_head import head_accuracy, initial_head, reads_unit_norm
+from clipjax.finetune.linear_head import head_accuracy, initial_head
 from clipjax.finetune.method import Method, Outcome, Problem, Setup
 from clipjax.finetune.splits import Split, ValidationSplit
 from clipjax.finetune.step import Aux, Loss
@@ -38,7 +39,7 @@ def prepare(setup: Setup) -> Problem:
 
 def probe(setup: Setup) -> Problem:
     """The same, whatever the augmentation: the first phase of another method."""
-    normalize = reads_unit_norm(setup.model.card)
+    normalize = embeds_at_unit_norm(setup.model.card)
 
     @functools.cache
     def features(split: Split) -> np.ndarray:
