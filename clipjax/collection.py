@@ -20,9 +20,9 @@ from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.evaluation import Result, evaluate
+from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
-from clipjax.subject import annotations_path, id_card
+from clipjax.subject import NotApplicableError, annotations_path, has_own_head, id_card
 from clipjax.tasks import Task, all_tasks, find_task, unknown_task
 
 
@@ -190,13 +190,15 @@ def evaluate_all(
     """Run the jobs in order. One that fails does not keep the others from their results.
 
     Args:
-        model: as `clipjax.evaluate` takes it.
-        jobs: of `plan`. A classifier has no prompts: jobs that differ in them alone are run once.
+        model: a model, not its name. Where its own head is over other classes than a data set's, the result
+            is a row "not applicable" that says so.
+        jobs: of `plan`. A model with a head of its own has no prompts: jobs that differ in them alone are run
+            once.
         announce: called before each with its number (from 1), how many there are, and the job.
         annotations: for the tasks that read some, where the data set's card does not name its own.
         settings: those of `clipjax.evaluate`.
     """
-    chosen = _distinct(jobs, with_prompts=model.card.kind == "zero_shot")
+    chosen = _distinct(jobs, own_head=has_own_head(model))
     datasets: dict[tuple[str, Path], Dataset] = {}  # with their digests: each is hashed once
 
     def load(data: Located | None) -> Dataset | None:
@@ -221,6 +223,10 @@ def evaluate_all(
                 annotations=annotations if reads else None,
                 **settings,
             )
+        except NotApplicableError as error:
+            reason = f"not applicable: {error}"
+            task, name = find_task(job.task), job.data.card.name
+            yield Done(job, refused(model, task, name, reason, settings.get("results")))
         except ClipjaxError as error:
             yield Done(job, None, error)
         else:
@@ -232,11 +238,12 @@ def _is_demo(card: DatasetCard) -> bool:
     return card.name.startswith("demo_")
 
 
-def _distinct(jobs: Iterable[Job], with_prompts: bool) -> list[Job]:
-    """Each run once."""
+def _distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
+    """Each run once; a model with a head of its own has no prompts where it is asked for one."""
     found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
-        job = job if with_prompts else replace(job, prompts=None)
+        if own_head and "head" in find_task(job.task).needs:
+            job = replace(job, prompts=None)
         found.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
     return list(found.values())
 

@@ -42,7 +42,16 @@ from clipjax.results import (
     validate_rows,
 )
 from clipjax.store import Store
-from clipjax.subject import Part, Request, Subject, load_asked, not_applicable, resolve
+from clipjax.subject import (
+    NotApplicableError,
+    Part,
+    Request,
+    Subject,
+    adapter_of,
+    load_asked,
+    not_applicable,
+    resolve,
+)
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
 from clipjax.texts import are_cut, caption_texts, embed_texts
 
@@ -122,8 +131,9 @@ def evaluate(
             itself (without labels), or a CSV/JSONL manifest.
         labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
             a space.
-        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers. In
-            retrieval the one template that captions go into; default none.
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor
+            for models with an adapter, which have words of their own. In retrieval the one template that
+            captions go into; default none.
         id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
             default the one that the data set's card names, else "imagenet_val".
         annotations: file or folder for a task that reads some; default as the task says.
@@ -141,7 +151,8 @@ def evaluate(
     Returns: for a model that the task is not defined for, one row without a value that says why.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do.
+        UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
+            `clipjax.subject.NotApplicableError`: the model's own head is over other classes.
     """
     found = find_task(task)
     check_settings(per_device_batch, workers, on_error)
@@ -167,7 +178,7 @@ def evaluate(
     given = load_asked(asked)
     asked = dataclasses.replace(asked, dataset=given)
     if (reason := not_applicable(model, found)) is not None:
-        return _refused(model, found, given.card.name, reason, results)
+        return refused(model, found, given.card.name, reason, results)
     subject = resolve(model, found, asked)
     for part in filter(None, (subject.part, subject.id)):
         _hash_images(part.manifest, progress)
@@ -215,8 +226,8 @@ def _profile(
     """Embed, build the head, score and write, with one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
+        head = _head(subject, precision, settings)  # first: an adapter may not know the classes
         embeddings = _embed(subject.model, subject.part, precision, settings)
-        head = _head(subject, precision, settings)
         inputs = _inputs(subject, subject.part, head, embeddings)
         skipped = embeddings.stats.skipped
         if subject.id is not None:
@@ -245,16 +256,15 @@ def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> 
 def _head(subject: Subject, precision: str, settings: dict[str, Any]) -> Head | None:
     if subject.head_space is None:
         return None
+    how = {"precision": precision, "store": settings["store"], "progress": settings["progress"]}
+    if (adapter := adapter_of(subject.model)) is not None:
+        try:
+            return adapter.head(subject.model, subject.head_space, **how)
+        except UsageError as error:
+            raise NotApplicableError(f"{subject.model.card.id}: {error}") from None
     if subject.prompts is None:
         return classifier_head(subject.model)
-    return zeroshot_head(
-        subject.model,
-        subject.head_space,
-        subject.prompts,
-        precision=precision,
-        store=settings["store"],
-        progress=settings["progress"],
-    )
+    return zeroshot_head(subject.model, subject.head_space, subject.prompts, **how)
 
 
 def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
@@ -326,7 +336,7 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
     }
 
 
-def _refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
+def refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
     """The one row of a model that the task is not defined for; `name` is the data set's."""
     recipe = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
     common = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.adapters import Adapter, adapter_digest
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe
@@ -78,6 +79,11 @@ class Part:
         }
 
 
+class NotApplicableError(UsageError):
+    """A model's own head knows other classes than the data set's, and no projection leads from one to the
+    other. A run of many data sets notes it and goes on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """Everything that a run needs, resolved.
@@ -101,8 +107,9 @@ class Subject:
 
     def recipe(self, precision: str, skipped: tuple[str, ...]) -> dict[str, Any]:
         """Everything that decides the numbers; its hash is the identity of the rows."""
-        card = self.model.card
+        card, adapter = self.model.card, adapter_of(self.model)
         tokenizer = getattr(card, "tokenizer", None)
+        reads_text = self.prompts is not None or (adapter is not None and self.head_space is not None)
         return {
             "task": self.task.name,
             "task_version": self.task.version,
@@ -115,11 +122,13 @@ class Subject:
             "skipped": list(skipped),
             "id": self.id and self.id.recipe(),
             "head_classes": self.head_space and self.head_space.digest,
-            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and self.prompts else None,
+            "tokenizer": dataclasses.asdict(tokenizer) if tokenizer is not None and reads_text else None,
             "prompts": self.prompts and self.prompts.digest,
             "annotations": self.annotations and self.annotations.digest,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed},
             "precision": precision,
+            **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
+            **({"normalize_features": True} if getattr(card, "normalize_features", False) else {}),
         }
 
     def convention(self) -> dict[str, Any]:
@@ -129,7 +138,7 @@ class Subject:
             **self.task.convention,
             "label_space": space and space.name,
             "projection": projection and f"{projection.kind} from {projection.source}",
-            "prompts": self.prompts.name if self.prompts else "not applicable: a classifier has its own head",
+            "prompts": self._prompts(),
         }
         if self.part.variant:
             words["variant"] = dict(self.part.variant)
@@ -140,6 +149,14 @@ class Subject:
         if name := getattr(self.annotations, "name", None):
             words["annotations"] = name
         return words
+
+    def _prompts(self) -> str:
+        adapter = adapter_of(self.model)
+        if self.prompts is not None:
+            return self.prompts.name
+        if adapter is not None and self.head_space is not None:
+            return adapter.prompts
+        return "not applicable: a classifier has its own head"
 
 
 def resolve(model: Any, task: Task, asked: Request) -> Subject:
@@ -167,20 +184,19 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
     prompts = None
     if "head" not in task.needs:
         head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
-    elif model.card.kind == "classifier":
-        if asked.prompts is not None:
-            raise UsageError(
-                f"{model.card.id} is a classifier: prompts are not applicable, leave them (--prompts) out"
-            )
-        head_space = classifier_head(model).label_space
-        space = head_space if space is None and id_dataset is None else space
-    else:
+    elif has_own_head(model):
+        own = _own_classes(model, asked)
+        if own is not None:
+            head_space = own
+            space = own if space is None and id_dataset is None else space
+    if "head" in task.needs:
         if head_space is None:
             raise UsageError(
                 f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file "
                 "(--labels on the command line)"
             )
-        prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
+        if not has_own_head(model):
+            prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
     annotations = _annotations(dataset.card, task, asked)
     return Subject(
         model=model,
@@ -193,6 +209,29 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
         resamples=asked.resamples,
         seed=asked.seed,
     )
+
+
+def adapter_of(model: Any) -> Adapter | None:
+    """What builds the model's heads in place of prompts; a user's own model has no word for it."""
+    return getattr(model, "adapter", None)
+
+
+def has_own_head(model: Any) -> bool:
+    """Whether no prompts are asked for: a classifier's head, or an adapter's."""
+    return model.card.kind == "classifier" or adapter_of(model) is not None
+
+
+def _own_classes(model: Any, asked: Request) -> LabelSpace | None:
+    """The classes of a model's own head; None for an adapter that takes any."""
+    adapter = adapter_of(model)
+    if asked.prompts is not None:
+        what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
+        raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
+    if adapter is None:
+        return classifier_head(model).label_space
+    logit_scale(model.card)
+    _ = model.tokenizer  # missing files are said now
+    return adapter.labels
 
 
 def not_applicable(model: Any, task: Task) -> str | None:
@@ -233,7 +272,12 @@ def _part(
         _check_labels(manifest, labels, space)
     projection = None
     if space is not None and head_space is not None:
-        projection = load_projection(head_space, space)
+        try:
+            projection = load_projection(head_space, space)
+        except UsageError as error:
+            if not has_own_head(model):
+                raise
+            raise NotApplicableError(f"{model.card.id}: {error}") from None
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
     card = dataset.card
     return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant)
