@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from clipjax.commands import compare, datasets, evaluate, finetune, models, results, store, tasks
+from clipjax.commands import compare, datasets, evaluate, finetune, models, results, store, tasks, wise_ft
 from clipjax.errors import ClipjaxError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ evaluate.register(app)
 tasks.register(app)
 compare.register(app)
 finetune.register(app)
+wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")

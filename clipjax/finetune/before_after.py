@@ -134,6 +134,13 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
     return found
 
 
+def evaluate_suite(
+    model: Any, suite: Suite, data_root: str | Path, announce: Callable[[str], None], **settings: Any
+) -> list[Result]:
+    """One model on a suite; arguments and errors as of `before_and_after`."""
+    return list(_evaluate(model, _jobs(suite, data_root), announce, **settings).values())
+
+
 def _evaluate(
     model: Any, jobs: dict[_Key, Job], announce: Callable[[str], None], **settings: Any
 ) -> dict[_Key, Result]:

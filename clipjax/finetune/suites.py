@@ -7,7 +7,7 @@ that a before/after table shows. A training suite lists fine-tuning runs (`[[run
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -52,6 +52,11 @@ class Suite:
     run: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     runs: tuple[Job, ...] = ()
+
+    def shown(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Those of a run's rows that are in the table."""
+        wanted = {(each.task, each.metric, each.slice) for each in self.metrics}
+        return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
 
 def load_suite(name: str | Path) -> Suite:

@@ -1,0 +1,165 @@
+"""`clipjax wise-ft`: weights between a model and its fine-tuned one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.commands.store import store_root
+from clipjax.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("wise-ft")(wise_ft)
+
+
+def wise_ft(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")],
+    tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model fine-tuned from it, a folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the model and the sweep's results.")],
+    alphas: Annotated[
+        list[float] | None,
+        typer.Option("--alpha", help="0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1."),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Of the zero-shot head; default: those it was fine-tuned with.")
+    ] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Choose alpha on these images; never those that are tested on.")
+    ] = None,
+    validation_dataset: Annotated[str, typer.Option(help="Their data set card.")] = "folder",
+    evaluate: Annotated[
+        str | None, typer.Option(help="Suite to evaluate every alpha on; needs --data-root.")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of data sets to evaluate on.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Data set for the horizontal axis of the figure, e.g. imagenet_val.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the sweep as JSON on stdout.")] = False,
+) -> None:
+    """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
+
+    Writes OUT/model: of the one --alpha given, of the one that is best on --validation, or of 0.5. With
+    --evaluate, every alpha is evaluated and the curve is drawn.
+
+    Examples:
+
+        clipjax wise-ft vit_b_32-openai flyp/seed1/model --alpha 0.5 --out wise
+
+        clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
+    """
+    from clipjax.finetune.wise_ft import ALPHAS
+
+    if (evaluate is None) != (data_root is None):
+        raise UsageError(
+            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
+        )
+    chosen = tuple(alphas or ALPHAS)
+    first, second, prompt_set = _pair(base, tuned, prompts)
+    if validation is not None:
+        alpha = _choose(first, second, chosen, prompt_set, validation, validation_dataset, workers)
+    else:
+        alpha = chosen[0] if len(chosen) == 1 else 0.5
+    rows: list[dict[str, Any]] = []
+    if evaluate is not None and data_root is not None:
+        rows = _sweep(first, second, chosen, evaluate, data_root, out, workers, store_root(store))
+    _write(first, second, alpha, out)
+    if as_json:
+        typer.echo(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
+        return
+    if rows:
+        _show(rows, chosen, reference, out)
+    typer.echo(f"alpha {alpha:g}: {out / 'model'}")
+
+
+def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
+    """The two models, of one kind: of a CLIP tuned into a classifier, its zero-shot classifier."""
+    import clipjax
+    from clipjax.finetune.wise_ft import zero_shot_classifier
+    from clipjax.heads import classifier_head
+    from clipjax.labels import load_prompts
+
+    first, second = clipjax.load_model(base), clipjax.load_model(tuned)
+    recipe = (second.card.lineage or {}).get("recipe", {})
+    name = prompts or recipe.get("prompts") or "openai_80"
+    found = load_prompts(name)
+    if (first.card.kind, second.card.kind) == ("zero_shot", "classifier"):
+        first = zero_shot_classifier(first, classifier_head(second).label_space, found, progress=True)
+    return first, second, found
+
+
+def _choose(
+    first: Any, second: Any, alphas: Sequence[float], prompts: Any, root: Path, card: str, workers: int
+) -> float:
+    from clipjax.data.cards import load_dataset
+    from clipjax.finetune.splits import validation_split_of
+    from clipjax.finetune.wise_ft import choose_alpha
+
+    split = validation_split_of(load_dataset(card, root))
+    choice = choose_alpha(first, second, split, prompts=prompts, alphas=alphas, workers=workers)
+    typer.echo(f"chosen on {split.name}: alpha {choice.best:g}, accuracy {choice.accuracy:.4f}", err=True)
+    return choice.best
+
+
+def _sweep(
+    first: Any,
+    second: Any,
+    alphas: Sequence[float],
+    suite: str,
+    data_root: Path,
+    out: Path,
+    workers: int,
+    store: Path,
+) -> list[dict[str, Any]]:
+    """The rows of every alpha on the suite."""
+    from clipjax.finetune.before_after import evaluate_suite
+    from clipjax.finetune.suites import load_suite
+    from clipjax.finetune.wise_ft import sweep
+    from clipjax.store import Store
+
+    found = load_suite(suite)
+    settings = {"results": out / "results", "store": Store(store), "workers": workers, "progress": False}
+    rows = []
+    for model in sweep(first, second, alphas):
+        results = evaluate_suite(model, found, data_root, lambda line: typer.echo(line, err=True), **settings)
+        rows += [row for result in results for row in found.shown(result.rows)]
+    return rows
+
+
+def _write(first: Any, second: Any, alpha: float, out: Path) -> None:
+    from clipjax.finetune.wise_ft import interpolate
+
+    interpolate(first, second, alpha).save(out / "model")
+
+
+def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], reference: str | None, out: Path) -> None:
+    """A line an alpha, a column a number, and the curve."""
+    from clipjax.analysis.finetuning import alpha_figure
+    from clipjax.errors import DataError
+
+    columns = list(dict.fromkeys((row["dataset"], row["metric"], row["slice"]) for row in rows))
+    cells = []
+    for alpha in alphas:
+        own = {
+            (row["dataset"], row["metric"], row["slice"]): row["value"]
+            for row in rows
+            if row["model_facts"]["lineage"]["alpha"] == alpha
+        }
+        values = [own.get(column) for column in columns]
+        cells.append([f"{alpha:g}", *("" if value is None else f"{value:.4f}" for value in values)])
+    print_table(["alpha", *(" ".join(filter(None, column)) for column in columns)], cells)
+    typer.echo("")
+    of_shifts = [row["dataset"] for row in rows if row["task"] == "zeroshot"]
+    try:
+        drawn = alpha_figure(rows, reference or of_shifts[0], out / "wise_ft") if of_shifts else []
+    except DataError as error:
+        typer.echo(f"no figure: {error}", err=True)
+    else:
+        typer.echo(f"figure: {', '.join(map(str, drawn))}")
