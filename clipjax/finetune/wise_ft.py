@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from clipjax.card import Card
+from clipjax.checkpoint import Origin
 from clipjax.embed import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
@@ -52,11 +54,10 @@ def zero_shot_classifier(
         UsageError: the base is a classifier already. DataError: a class without prompts.
     """
     head = zeroshot_head(base, labels, prompts, precision=precision, store=store, progress=progress)
-    card = dataclasses.replace(
-        classifier_card(base.card, labels),
-        lineage={"method": "zeroshot", "base": base.card.id, "prompts": prompts.name},
-    )
-    return Model(card, {"vision": base.params["vision"], "head": zeroshot_params(head)})
+    lineage = {"method": "zeroshot", **_weights_of(base.card), "prompts": prompts.name}
+    card = dataclasses.replace(classifier_card(base.card, labels), lineage=lineage)
+    params = {"vision": base.params["vision"], "head": zeroshot_params(head)}
+    return Model(card, params, Origin(base.origin.layout), base.carried)
 
 
 def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
@@ -76,15 +77,9 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is {alpha:g}: give a number from 0 (the base) to 1 (the fine-tuned model)")
     _check_pair(base, tuned)
-    lineage = {
-        "method": "wise_ft",
-        "base": base.card.id,
-        "alpha": float(alpha),
-        "tuned": None if tuned.card.lineage is None else dict(tuned.card.lineage),
-    }
     end = base if alpha == 0 else tuned
     model = Model(
-        dataclasses.replace(end.card, lineage=lineage),
+        _card(end.card, base.card, tuned.card, float(alpha)),
         end.params,
         end.origin,
         end.carried,
@@ -119,8 +114,9 @@ def choose_alpha(
         prompts: of the zero-shot heads; classifiers need none.
 
     Raises:
-        UsageError: no validation split, no prompts for zero-shot models, or as `interpolate`.
-        DataError: an unreadable image, or classes that are not the split's.
+        UsageError: no validation split, no prompts for zero-shot models, classifiers whose classes are not
+            the split's, or as `interpolate`.
+        DataError: an unreadable image.
     """
 
     def accuracy(alpha: float, held_out: Split) -> float:
@@ -147,6 +143,21 @@ def _head(model: Model, labels: LabelSpace, prompts: PromptSet | None, precision
     return head
 
 
+def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
+    """The endpoint's card with the name and the parentage of a mixture."""
+    how = f"WiSE-FT, alpha {alpha:g}"
+    lineage = {"method": "wise_ft", **_weights_of(base), "alpha": alpha, "tuned": tuned.lineage}
+    facts = {**tuned.facts, "fine_tune": f"{tuned.facts.get('fine_tune', tuned.id)}, {how}"}
+    return dataclasses.replace(end, id=f"{tuned.id}-alpha{alpha:g}", facts=facts, lineage=lineage)
+
+
+def _weights_of(card: Card) -> dict[str, Any]:
+    """Which pretrained weights a base has: in words of `clipjax.finetune.outcome.lineage`."""
+    if card.lineage is not None and card.lineage.get("method") == "zeroshot":
+        return {key: card.lineage[key] for key in ("base", "base_sha256")}
+    return {"base": card.id, "base_sha256": None if card.weights is None else card.weights.identity}
+
+
 def _between(base: Any, tuned: Any, alpha: float) -> np.ndarray:
     """What has not moved stays to the bit, where the sum of two rounded products might differ."""
     x, y = np.asarray(base), np.asarray(tuned)
@@ -163,11 +174,18 @@ def _check_pair(base: Model, tuned: Model) -> None:
         raise UsageError(f"{pair}: the second is a classifier; give the first one's zero_shot_classifier")
     if one.kind != other.kind:
         raise UsageError(f"{pair}: the first is a {one.kind} model, the second a {other.kind} one")
-    origin = None if other.lineage is None else other.lineage.get("base")
-    if origin not in (None, one.id):
-        raise UsageError(f"{pair}: the second was fine-tuned from {origin}")
-    if one.classes != other.classes or one.arch.num_classes != other.arch.num_classes:
-        raise UsageError(f"{pair}: their classes are {one.classes} and {other.classes}")
+    known, own = other.lineage or {}, _weights_of(one)
+    if known.get("base") not in (None, own["base"]):
+        raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")
+    theirs = known.get("base_sha256")
+    if theirs and own["base_sha256"] not in (None, theirs):
+        raise UsageError(f"{pair}: the second was fine-tuned from other weights of {own['base']}")
+    if "head" in base.params and "head" in tuned.params:
+        spaces = [classifier_head(model).label_space for model in (base, tuned)]
+        if spaces[0].ids != spaces[1].ids:
+            raise UsageError(
+                f"{pair}: one has the classes of {spaces[0].name}, one those of {spaces[1].name}"
+            )
     if one.arch != other.arch:
         raise UsageError(f"{pair}: their architectures, {one.arch.name} and {other.arch.name}, differ")
     if one.preprocess != other.preprocess or one.normalize_features != other.normalize_features:
