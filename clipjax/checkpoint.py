@@ -12,28 +12,25 @@ whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 
 from clipjax.card import LABELS
 from clipjax.digests import sha256_bytes, sha256_files
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace, load_labels
+from clipjax.writing import flush, flush_folder, write_safetensors, write_tensors, writing
 
 if TYPE_CHECKING:
     from clipjax.model import Model
@@ -42,25 +39,6 @@ if TYPE_CHECKING:
 WEIGHTS, CARD, ADAPTER = "model.safetensors", "card.json", "adapter.safetensors"
 _CARRIED = "carried/"
 _METADATA = "origin_metadata"
-# In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
-_DTYPES = {
-    np.dtype(numpy): name
-    for name, numpy in {
-        "BOOL": np.bool_,
-        "U8": np.uint8,
-        "I8": np.int8,
-        "I16": np.int16,
-        "U16": np.uint16,
-        "F16": np.float16,
-        "BF16": ml_dtypes.bfloat16,
-        "I32": np.int32,
-        "U32": np.uint32,
-        "F32": np.float32,
-        "F64": np.float64,
-        "I64": np.int64,
-        "U64": np.uint64,
-    }.items()
-}
 
 
 @dataclass(frozen=True)
@@ -269,7 +247,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
-    with _writing(folder):
+    with writing(folder):
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
         try:
@@ -277,7 +255,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
             text = json.dumps(fill(temporary), indent=2, ensure_ascii=False)
             with (temporary / CARD).open("w", encoding="utf-8") as file:
                 file.write(text + "\n")
-                _flush(file.fileno(), file.flush)
+                flush(file.fileno(), file.flush)
             _replace_folder(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -291,7 +269,7 @@ def _write_labels(path: Path, labels: LabelSpace) -> str:
     data = text.getvalue().encode()
     with path.open("wb") as file:
         file.write(data)
-        _flush(file.fileno(), file.flush)
+        flush(file.fileno(), file.flush)
     return sha256_bytes(data)
 
 
@@ -301,16 +279,11 @@ def save_model(model: Model, folder: str | Path) -> Path:
     Raises:
         DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
     """
-    from converters.engine import flatten
-
     _refuse_damaged(model)
-    origin = model.origin
-    dtypes = origin.dtypes or {}
-    leaves = {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
-    card = model.card
+    card, origin = model.card, model.origin
     return save_checkpoint(
         folder,
-        leaves,
+        source_leaves(model),
         model.carried,
         card.to_dict(),
         origin.layout,
@@ -323,30 +296,42 @@ def save_model(model: Model, folder: str | Path) -> Path:
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
     """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
 
+    A classifier on a CLIP's image tower is written as two files: see `clipjax.export`.
+
     Args:
         layout: a table of `converters`; by default the reference library's own that the model came from or
-        fits
-            (open_clip's for weights that came as transformers wrote them).
+            fits (open_clip's for weights that came as transformers wrote them).
 
     Raises:
+        UsageError: the model is a base with an adapter, which no other library has a file for.
         ConversionError: the model does not fit the layout.
         DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
             nothing half-written is left.
     """
+    from clipjax.export import export_tower, has_tower_alone, refuse_adapter
     from converters.engine import export, export_layout, flatten
     from converters.table import load_table
 
+    refuse_adapter(model)
     _refuse_damaged(model)
+    if layout is None and has_tower_alone(model):
+        return export_tower(model, out)
     origin = model.origin
     leaves = flatten(model.params)
-    dtypes = origin.dtypes or {}
     table = load_table(layout) if layout else export_layout(leaves, origin.layout)
     same = table.name == origin.layout
     carried = model.carried if same else {}
     metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
-    typed = {path: _as(leaf, dtypes.get(path)) for path, leaf in leaves.items()}
-    write_safetensors(out, export(typed, table, carried), metadata)
+    write_safetensors(out, export(source_leaves(model), table, carried), metadata)
     return Path(out)
+
+
+def source_leaves(model: Model) -> dict[str, np.ndarray]:
+    """The leaves by path, on the host, each in the dtype of the file that it came from."""
+    from converters.engine import flatten
+
+    dtypes = model.origin.dtypes or {}
+    return {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
 
 
 def _refuse_damaged(model: Model) -> None:
@@ -360,85 +345,9 @@ def _as(leaf: Any, dtype: str | None) -> np.ndarray:
     return np.asarray(leaf) if dtype is None else np.asarray(leaf).astype(np.dtype(dtype), copy=False)
 
 
-def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file as its own library does, byte by byte; it appears whole or not at all.
-
-    Args:
-        tensors: arrays by name.
-        metadata: strings for the header, e.g. {"format": "pt"}.
-
-    Returns: the file's SHA-256.
-
-    Raises:
-        DataError: it cannot be written; nothing half-written is left.
-    """
-    path = Path(path)
-    with _writing(path):
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-        os.close(handle)
-        try:
-            os.chmod(name, 0o644)
-            sha256 = write_tensors(Path(name), tensors, metadata)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        _flush_folder(path.absolute().parent)
-    return sha256
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file inside a folder that nobody sees yet; flushed to the disk. Returns its
-    SHA-256."""
-    rank = {dtype: -place for place, dtype in enumerate(_DTYPES)}
-    names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        start, end = end, end + tensors[name].nbytes
-        shape, dtype = list(tensors[name].shape), _DTYPES[tensors[name].dtype]
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        blocks = (_array(tensors[name]).reshape(-1).view(np.uint8) for name in names)
-        for block in itertools.chain((len(raw).to_bytes(8, "little"), raw), blocks):
-            file.write(block)  # type: ignore[arg-type]
-            digest.update(block)  # type: ignore[arg-type]
-        _flush(file.fileno(), file.flush)
-    return digest.hexdigest()
-
-
-def _array(tensor: Any) -> np.ndarray:
-    return np.ascontiguousarray(tensor.read() if hasattr(tensor, "read") else tensor)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}); nothing was left of it") from None
-
-
-def _flush(descriptor: int, flush: Callable[[], Any]) -> None:
-    flush()
-    os.fsync(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace_folder(new: Path, folder: Path) -> None:
     """Rename `new` to `folder`; what was there before is put aside first and back if that fails."""
-    _flush_folder(new)
+    flush_folder(new)
     aside = new.with_name(new.name + ".old")
     replaced = is_checkpoint(folder)
     if replaced:
@@ -450,4 +359,4 @@ def _replace_folder(new: Path, folder: Path) -> None:
             os.rename(aside, folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
-    _flush_folder(folder.absolute().parent)
+    flush_folder(folder.absolute().parent)

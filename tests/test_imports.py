@@ -27,6 +27,11 @@ ALLOWED = {
     "clipjax.files": LEAVES,
     "clipjax.store": {*LEAVES, "clipjax.files"},
     "clipjax.sharding": LEAVES,
+    "clipjax.writing": LEAVES,
+    "clipjax.adapters": {
+        *LEAVES,
+        *(f"clipjax.{name}" for name in ("heads", "labels", "model", "models", "texts")),
+    },
     "converters": {*LEAVES, "clipjax.models", "clipjax.parity_record"},
 }
 
@@ -81,6 +86,14 @@ def test_converters_are_imported_inside_functions_only() -> None:
                 assert not (at_load and within(imported, "converters")), (
                     f"{name} imports {imported} at the top"
                 )
+
+
+def test_nothing_but_the_command_line_and_the_demo_imports_fine_tuning() -> None:
+    above = ("clipjax.finetune", "clipjax.commands", "clipjax.cli", "clipjax.demo")
+    for name, path in modules().items():
+        if not any(within(name, package) for package in above):
+            for imported, _ in imports(path):
+                assert not within(imported, "clipjax.finetune"), f"{name} imports {imported}"
 
 
 def test_only_golden_imports_torch() -> None:

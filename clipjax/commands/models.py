@@ -127,13 +127,20 @@ def export(
     """Write a model back as the reference library's own safetensors, bit-identical to what it came from.
 
     Weights that came in another format, as pickles or from transformers, are written as the reference
-    library would write them today.
+    library would write them today. Of a classifier that was fine-tuned from a CLIP two files are written: the
+    image tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
     """
     from clipjax.checkpoint import export_model
+    from clipjax.export import has_tower_alone, head_file
     from clipjax.load import load_model
 
-    export_model(load_model(model), out)
-    typer.echo(str(out))
+    loaded = load_model(model)
+    export_model(loaded, out)
+    if not has_tower_alone(loaded):
+        typer.echo(str(out))
+        return
+    typer.echo(f"{out}: the image tower, visual.* of open_clip")
+    typer.echo(f"{head_file(out)}: the linear head, weight and bias, over features of unit norm")
 
 
 def verify(

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 from jax.sharding import Mesh
 
-from clipjax.errors import DataError, unknown_name
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.step import Loss
@@ -71,6 +71,12 @@ class Setup:
     seed: int
     options: Mapping[str, Any]
     settings: Settings
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a model with an adapter, which what is trained here would leave behind."""
+        if getattr(self.model, "adapter", None) is not None:
+            base = self.model.card.id if self.model.base is None else self.model.base.id
+            raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
 
     @property
     def steps(self) -> int:
