@@ -19,14 +19,14 @@ from typing import Any
 import jax
 
 from clipjax.data.cards import Dataset
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
+from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
 from clipjax.finetune.splits import TrainSplit, ValidationSplit, train_split, validation_split_of
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import Params
+from clipjax.finetune.training import Trained, train
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import barrier
@@ -111,28 +111,32 @@ def finetune(
 def solve(setup: Setup, method: Method) -> Outcome:
     """Train once; where the recipe says so, once with each learning rate, and take the best one's model."""
     if "learning_rate" not in setup.recipe.select:
-        problem, params = _solve(setup, method)
-        return problem.finish(params)
+        problem = method.prepare(setup)
+        return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
-    found: dict[float, tuple[Problem, Params]] = {}
+    found: dict[float, tuple[Problem, Trained]] = {}
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
-        found[rate] = _solve(_with_rate(setup, rate), method)
-        problem, params = found[rate]
+        with_rate = _with_rate(setup, rate)
+        problem = method.prepare(with_rate)
         if problem.accuracy is None:
-            raise DataError(f"{method.name} cannot tell the accuracy of a learning rate: leave select out")
-        return problem.accuracy(params, split)
+            raise UsageError(
+                f"{method.name} cannot choose a learning rate: leave it out of the recipe's select"
+            )
+        found[rate] = problem, train(problem, with_rate)
+        return problem.accuracy(found[rate][1].params, split)
 
     choice = choose(setup.recipe.learning_rates, accuracy, setup.validation, "the learning rate")
-    problem, params = found[choice.best]
-    outcome = problem.finish(params)
-    chosen = {"learning_rate": choice.best, "validation_accuracies": list(choice.tried)}
-    return dataclasses.replace(outcome, chosen={**outcome.chosen, **chosen})
+    chosen = {
+        "learning_rate": choice.best,
+        "learning_rates": list(setup.recipe.learning_rates),
+        "learning_rate_accuracies": list(choice.tried),
+    }
+    return also_chosen(_finish(*found[choice.best]), chosen)
 
 
-def _solve(setup: Setup, method: Method) -> tuple[Problem, Params]:
-    problem = method.prepare(setup)
-    return problem, train(problem, setup).params
+def _finish(problem: Problem, trained: Trained) -> Outcome:
+    return also_chosen(problem.finish(trained.params), trained.chosen)
 
 
 def _with_rate(setup: Setup, rate: float) -> Setup:
