@@ -8,16 +8,20 @@ is reported and put aside, and the one before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from clipjax.errors import DataError, counted
 from clipjax.finetune.step import TrainState
@@ -73,7 +77,9 @@ class Checkpoints:
             identity=ocp.args.JsonSave(self._identity),
         )
         try:
-            self._manager.save(step, args=items)
+            self._check_room(state)
+            with _quiet():
+                self._manager.save(step, args=items)
             self._write_sizes(step)
         except Exception as error:  # a full disk is an OSError, or what TensorStore makes of it
             reason = _first_line(error)
@@ -81,6 +87,15 @@ class Checkpoints:
                 f"the checkpoint of step {step} cannot be written to {self.folder}: {reason}; make room "
                 "there and run the same command again"
             ) from error
+
+    def _check_room(self, state: TrainState) -> None:
+        """Raise OSError on all processes where the disk of the first one has no room for the state."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if jax.process_count() > 1:
+            free = int(multihost_utils.broadcast_one_to_all(np.float32(free)))
+        if free < size:
+            raise OSError(f"it takes {size / 1e6:.3g} MB and {free / 1e6:.3g} MB are free")
 
     def restore(self, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState | None:
         """The newest readable state, and `batches` set to where it was; None if there is no checkpoint yet.
@@ -137,7 +152,8 @@ class Checkpoints:
         items: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), batches=grain.checkpoint.CheckpointRestore(batches)
         )
-        return TrainState(*self._manager.restore(step, args=items)["state"])
+        with _quiet():
+            return TrainState(*self._manager.restore(step, args=items)["state"])
 
     def _write_sizes(self, step: int) -> None:
         """Note the size of every file of a checkpoint, inside it.
@@ -175,6 +191,18 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that orbax logs of each of its threads: what is wrong is raised as well."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _first_line(error: Exception) -> str:

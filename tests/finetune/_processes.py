@@ -1,0 +1,40 @@
+"""Starting tiny runs in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+SCRIPT = Path(__file__).with_name("_tiny_run.py")
+
+
+def start(folder: Path, *arguments: Any, devices: int) -> subprocess.Popen[str]:
+    """The process, its output a pipe; programs that the tests compiled before are found in their cache."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),  # type: ignore[attr-defined]
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_batch(process: subprocess.Popen[str], number: int) -> None:
+    """Until a run takes this batch (or a later one)."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().isdigit() and int(line) >= number:
+            return
+    _, error = process.communicate()
+    raise AssertionError(f"the run ended before batch {number}: {error[-2000:]}")

@@ -1,0 +1,148 @@
+"""The smallest problem with all that a run may lose: trained, frozen and running leaves, a key, an order.
+
+A classifier of forty vectors: dropout (the step's key), a layer, BatchNorm (statistics), a frozen layer, a
+head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax.data.manifest import FileOpener, Manifest
+from clipjax.finetune.data import feature_batches
+from clipjax.finetune.losses import accuracy, cross_entropy, head_logits
+from clipjax.finetune.method import Outcome, Problem, Settings, Setup
+from clipjax.finetune.optimizer import Optimizer, Schedule
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.splits import TrainSplit, ValidationSplit
+from clipjax.finetune.step import Aux
+from clipjax.finetune.trees import Params
+from clipjax.labels import LabelSpace
+from clipjax.sharding import DP, Rules, make_mesh
+
+IMAGES, WIDTH, CLASSES = 40, 16, 4
+RECIPE = Recipe(
+    "tiny",
+    "Tiny",
+    "tiny",
+    batch_size=8,
+    steps=12,
+    optimizer=Optimizer(learning_rate=1e-2, clip_norm=1.0),
+    schedule=Schedule(warmup_steps=3),
+)
+
+
+def features() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(IMAGES, 8)).astype(np.float32)
+
+
+def _split(kind: Any, name: str) -> Any:
+    ids = tuple(f"{name}{i:02}.png" for i in range(IMAGES))
+    labels = (np.argmax(features()[:, :CLASSES], axis=1)).astype(np.int32)
+    space = LabelSpace("tiny", tuple("abcd"), tuple("abcd"))
+    return kind(name, Manifest(ids, FileOpener("", ids), labels), labels, space)
+
+
+def tiny_setup(
+    folder: Path | None = None,
+    recipe: Recipe = RECIPE,
+    *,
+    seed: int = 1,
+    devices: int | None = None,
+    rules: Rules = DP,
+    every: int = 4,
+    progress: bool = False,
+) -> Setup:
+    mesh = make_mesh(jax.devices() if devices is None else jax.devices()[:devices])
+    settings = Settings(mesh, rules, folder, every, progress=progress)
+    model: Any = SimpleNamespace(card=SimpleNamespace(id="tiny", fingerprint=None))
+    train, validation = _split(TrainSplit, "train"), _split(ValidationSplit, "held-out")
+    return Setup(model, train, validation, recipe, seed, {}, settings)
+
+
+def tiny_params() -> Params:
+    rng = np.random.default_rng(1)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(scale=0.3, size=shape).astype(np.float32)
+
+    zeros, ones = np.zeros(WIDTH, np.float32), np.ones(WIDTH, np.float32)
+    return {
+        # No bias: in front of a BatchNorm its gradient is rounding alone, which AdamW would make a step of.
+        "layer": {"kernel": normal(8, WIDTH)},
+        "norm": {"scale": ones, "bias": zeros, "mean": zeros, "var": ones},
+        "frozen": {"kernel": normal(WIDTH, WIDTH)},
+        "head": {"kernel": normal(WIDTH, CLASSES), "bias": np.zeros(CLASSES, np.float32)},
+    }
+
+
+def tiny_loss(params: Params, batch: dict[str, Array], key: Array, *, keep: float = 0.9) -> tuple[Array, Aux]:
+    """`keep`: this share of the features; 1.0 where the order in a batch is another, as the mask is not."""
+    x = batch["features"]
+    x = x * jax.random.bernoulli(key, keep, x.shape).astype(x.dtype)
+    x = jnp.matmul(x, params["layer"]["kernel"], precision="highest")
+    norm, mean, var = params["norm"], x.mean(axis=0), x.var(axis=0)
+    x = (x - mean) * jax.lax.rsqrt(var + 1e-5) * norm["scale"] + norm["bias"]
+    x = jax.nn.gelu(jnp.matmul(x, params["frozen"]["kernel"], precision="highest"))
+    logits = head_logits(params["head"], x, normalize=False)
+    running = {"mean": 0.9 * norm["mean"] + 0.1 * mean, "var": 0.9 * norm["var"] + 0.1 * var}
+    found = {"accuracy": accuracy(logits, batch["label"])}
+    return cross_entropy(logits, batch["label"]), Aux(found, {"norm": running})
+
+
+def tiny_problem(setup: Setup, **changes: Any) -> Problem:
+    """`changes`: of the problem's fields."""
+    x = features()
+    problem = Problem(
+        params=tiny_params(),
+        trained=lambda path: not path.startswith("frozen"),
+        loss=tiny_loss,
+        batches=lambda: feature_batches(setup, x),
+        steps=setup.steps,
+        finish=lambda params: Outcome(params),  # type: ignore[arg-type]
+    )
+    return dataclasses.replace(problem, **changes)
+
+
+class Watched(grain.DatasetIterator[dict[str, Any]]):
+    """Batches that call `on_batch` with the number of each, from 1, before they give it."""
+
+    def __init__(self, batches: grain.DatasetIterator, on_batch: Callable[[int], None]) -> None:
+        super().__init__()
+        self._batches, self._on_batch = batches, on_batch
+        self._count = 0
+
+    def __next__(self) -> dict[str, Any]:
+        self._count += 1
+        self._on_batch(self._count)
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.set_state(state)
+        self._count = state["batches"]
+
+    def close(self) -> None:
+        self._batches.close()
+
+
+def watched(setup: Setup, on_batch: Callable[[int], None], **changes: Any) -> Problem:
+    """A tiny problem whose batches tell when they are taken."""
+    problem = tiny_problem(setup, **changes)
+    return dataclasses.replace(problem, batches=lambda: Watched(problem.batches(), on_batch))
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b))

@@ -1,0 +1,55 @@
+"""A tiny run in a process of its own: `_tiny_run.py FOLDER`.
+
+Prints a line for each batch taken; exits as the command line would, 75 when interrupted. Devices are
+forced by XLA_FLAGS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+# The repository root stands in for the tests' own path.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--every", type=int, required=True)
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds a batch")
+    parser.add_argument("--keep", type=float, default=0.9)
+    parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
+    options = parser.parse_args()
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    if options.process:
+        index, count, port = options.process
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=120)
+
+    from clipjax.errors import Interrupted
+    from clipjax.finetune.training import train
+    from tests.finetune._tiny import RECIPE, tiny_loss, tiny_setup, watched
+
+    def on_batch(number: int) -> None:
+        print(number, flush=True)
+        time.sleep(options.wait)
+
+    recipe = dataclasses.replace(RECIPE, steps=options.steps)
+    setup = tiny_setup(options.folder, recipe, every=options.every)
+    loss = functools.partial(tiny_loss, keep=options.keep)
+    try:
+        train(watched(setup, on_batch, loss=loss), setup)
+    except Interrupted as error:
+        print(f"clipjax: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

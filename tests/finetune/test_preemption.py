@@ -1,0 +1,137 @@
+"""Stopping when asked to: one process, and several that must agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.errors import Interrupted
+from clipjax.finetune.logs import read_metrics
+from clipjax.finetune.training import train
+from tests.finetune._processes import start, wait_for_batch
+from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[int]]:
+    """The signals that reach handlers which were there before."""
+    seen: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda number, _: seen.append(number)) for number in numbers]
+    yield seen
+    for number, handler in zip(numbers, before):
+        signal.signal(number, handler)
+
+
+def saved(folder: Path) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "train" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_and_the_run_goes_on(
+    tmp_path: Path, handlers: list[int], number: signal.Signals, code: int
+) -> None:
+    setup = tiny_setup(tmp_path, devices=2)
+
+    def on_batch(batch: int) -> None:
+        if batch == 6:
+            signal.raise_signal(number)
+
+    with pytest.raises(Interrupted, match=r"behind step 6 of 12: it is kept in .*; run the same") as caught:
+        train(watched(setup, on_batch), setup)
+    assert caught.value.exit_code == code
+    assert saved(tmp_path) == [4, 6]
+    assert handlers == []
+    signal.raise_signal(signal.SIGTERM)
+    assert handlers == [signal.SIGTERM], "the handlers of before are back"
+    alone = tiny_setup(devices=2)
+    ours = train(tiny_problem(setup), setup).params
+    assert same_bits(ours, train(tiny_problem(alone), alone).params)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path, handlers: list[int]) -> None:
+    setup = tiny_setup(tmp_path, devices=2)
+    train(watched(setup, lambda batch: signal.raise_signal(signal.SIGTERM) if batch == 12 else None), setup)
+    assert saved(tmp_path)[-1] == 12
+    assert handlers == [signal.SIGTERM]
+
+
+def test_a_second_ctrl_c_stops_at_once(handlers: list[int]) -> None:
+    setup = tiny_setup(devices=2)
+
+    def on_batch(_: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(watched(setup, on_batch), setup)
+
+
+def test_training_in_another_thread_catches_nothing() -> None:
+    found: list[Any] = []
+    setup = tiny_setup(devices=2)
+    thread = threading.Thread(target=lambda: found.append(train(tiny_problem(setup), setup)))
+    thread.start()
+    thread.join()
+    assert len(found) == 1
+
+
+def pair(folder: Path, *arguments: Any) -> list[Any]:
+    """Two processes of one run, two devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [start(folder, *arguments, "--process", i, 2, port, devices=2) for i in range(2)]
+
+
+def ends(processes: list[Any], timeout: float) -> tuple[list[int], list[str]]:
+    """Exit codes and what they wrote to stderr; none of them outlives this."""
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], errors
+
+
+def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path) -> None:
+    """SIGTERM to the second of them; then the same command again; then compared with one process."""
+    steps = 200
+    arguments = ("--steps", steps, "--every", 150, "--keep", 1.0)
+    processes = pair(tmp_path, *arguments, "--wait", 0.05)
+    wait_for_batch(processes[1], 10)
+    asked = time.monotonic()
+    processes[1].send_signal(signal.SIGTERM)
+    codes, errors = ends(processes, 120)
+    took = time.monotonic() - asked
+    assert codes == [75, 75], errors
+    assert took < 20
+    (step,) = saved(tmp_path)
+    for error in errors:
+        assert f"behind step {step} of {steps}" in error
+
+    codes, errors = ends(pair(tmp_path, *arguments), 300)
+    assert codes == [0, 0], errors
+    losses = {}
+    setup = tiny_setup(tmp_path / "one", dataclasses.replace(RECIPE, steps=steps), devices=4, every=steps)
+    problem = tiny_problem(setup, loss=functools.partial(tiny_loss, keep=1.0))
+    train(problem, setup)
+    for folder in (tmp_path, tmp_path / "one"):
+        rows = read_metrics(folder / "train" / "metrics.csv")
+        assert [row["step"] for row in rows] == [*range(1, steps + 1)]
+        losses[folder] = [row["loss"] for row in rows]
+    two, one = losses.values()
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    assert one[-1] < 0.5 * one[0]
+    assert jax.process_count() == 1
