@@ -1,0 +1,361 @@
+"""FLYP: equal to a PyTorch loop step by step, collisions by hand, and a run that comes out as a model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import PIL.Image
+import pytest
+
+from clipjax.checkpoint import export_model
+from clipjax.data.manifest import FileOpener, Manifest
+from clipjax.data.preprocess import normalize_host
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, contrastive_loss
+from clipjax.finetune.method import Settings, Setup
+from clipjax.finetune.methods.flyp import METHOD, caption_ids, collisions, flyp_loss
+from clipjax.finetune.optimizer import Optimizer, Schedule
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.splits import TrainSplit, ValidationSplit
+from clipjax.finetune.step import init_state, make_step, state_shardings
+from clipjax.finetune.training import train
+from clipjax.finetune.trees import flatten, split
+from clipjax.labels import LabelSpace, PromptSet, load_prompts
+from clipjax.load import load_model
+from clipjax.model import Model
+from clipjax.models.arch import load_arch
+from clipjax.models.network import Network
+from clipjax.registry import model_card
+from clipjax.sharding import DP, make_mesh, shard_batch
+from converters.engine import export
+from converters.table import load_table
+
+pytest.importorskip("open_clip")
+
+import torch
+from _narrow import narrow_pair
+from _torch_flyp import Loop, Trace
+from safetensors.torch import load_file
+
+STEPS, CLASSES = 20, 16
+LOOP = Loop(learning_rate=1e-5, weight_decay=100.0, warmup=3, steps=STEPS)
+RECIPE = Recipe(
+    name="test",
+    title="test",
+    method="flyp",
+    batch_size=CLASSES,
+    steps=STEPS,
+    optimizer=Optimizer(learning_rate=1e-5, weight_decay=100.0),
+    schedule=Schedule(warmup_steps=3),
+    prompts="openai_7",
+)
+NAMES = [f"{a} {b}" for a in ("red", "old", "tiny", "wet") for b in ("dog", "van", "pear", "hat")]
+LABELS = LabelSpace("things", tuple(NAMES), tuple(f"{k:02}" for k in range(CLASSES)))
+TOLERANCE = 1e-4  # of the losses, relative; a mistake must be ten times as far away
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
+    """A narrow open_clip ViT-B-32 and ours, with a temperature at which twenty steps learn."""
+    theirs, ours = narrow_pair(tmp_path_factory.mktemp("narrow"))
+    theirs.logit_scale.data.fill_(math.log(10.0))
+    ours.params = {**ours.params, "logit_scale": jnp.float32(math.log(10.0))}
+    return theirs, ours
+
+
+@pytest.fixture(scope="module")
+def batches(pair: tuple[Any, Model]) -> list[dict[str, np.ndarray]]:
+    """Two batches in turn, an image of each class: its pattern and noise, and one of its captions."""
+    rng = np.random.default_rng(0)
+    ids = caption_ids(pair[1], LABELS, load_prompts("openai_7"))
+    two = []
+    for _ in range(2):
+        label = rng.permutation(CLASSES).astype(np.int32)
+        tokens = ids[label, rng.integers(ids.shape[1], size=CLASSES)]
+        pixels = np.stack([picture(k, pair[1], rng) for k in label])
+        two.append({"pixels": pixels, "tokens": tokens, "label": label, "row": label})
+    return [two[i % 2] for i in range(STEPS)]
+
+
+def picture(label: int, model: Model, rng: np.random.Generator) -> np.ndarray:
+    pattern = np.random.default_rng(label).integers(0, 256, (6, 6, 3))
+    size = model.card.preprocess.image_size // 6
+    large = np.kron(pattern, np.ones((size, size, 1)))
+    return np.clip(large + rng.normal(0, 40, large.shape), 0, 255).astype(np.uint8)
+
+
+def setup_of(model: Model, labels: LabelSpace = LABELS, **options: Any) -> Setup:
+    """A setup without images: the batches come from elsewhere."""
+    none = TrainSplit("none", Manifest((), FileOpener("", ())), np.zeros(0, np.int32), labels)
+    settings = Settings(make_mesh(jax.devices()[:1]), progress=False)
+    return Setup(model, none, None, RECIPE, 0, {**METHOD.options, **options}, settings)
+
+
+def torch_batches(model: Model, batches: list[dict[str, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(images [B,3,S,S], ids [B,77]), the ids not cut."""
+    known, found = model.card.preprocess, []
+    for batch in batches:
+        images = normalize_host(batch["pixels"], known.mean, known.std).transpose(0, 3, 1, 2)
+        ids = np.pad(batch["tokens"], ((0, 0), (0, 77 - batch["tokens"].shape[1])))
+        found.append((np.ascontiguousarray(images), ids))
+    return found
+
+
+def by_key(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return export(flatten(params), load_table("open_clip_vit"))
+
+
+def follow(setup: Setup, batches: list[dict[str, np.ndarray]]) -> Trace:
+    """What `training.train` does, with the loss of every step, and AdamW's first moment after the first."""
+    problem, recipe, mesh = METHOD.prepare(setup), setup.recipe, setup.settings.mesh
+    parts = split(problem.params, problem.trained, update_statistics=True)
+    rate = recipe.schedule.of(recipe.optimizer.learning_rate, problem.steps, None)
+    tx = recipe.optimizer.transformation(rate)
+    shardings = state_shardings(parts, tx, mesh, DP)
+    state = init_state(parts, tx, shardings, setup.seed)
+    options = problem.compiler_options
+    step = make_step(
+        problem.loss, tx, mesh, shardings, problem.constrain, rate=rate, compiler_options=options
+    )
+    losses, gradients = [], {}
+    for batch in batches:
+        state, metrics = step(state, shard_batch(batch, mesh))
+        losses.append(float(metrics["loss"]))
+        if len(losses) == 1:  # b1 is 0.9, so the moment is a tenth of the gradient
+            moment = optax.tree.get(state.opt_state, "mu")
+            gradients = {key: 10 * value for key, value in by_key(jax.device_get(moment)).items()}
+    return Trace(np.array(losses), gradients, by_key(jax.device_get(state.params)))
+
+
+@pytest.fixture(scope="module")
+def ours(pair: tuple[Any, Model], batches: list[dict[str, np.ndarray]]) -> Trace:
+    return follow(setup_of(pair[1]), batches)
+
+
+def farthest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a / b - 1).max())
+
+
+def test_twenty_steps_follow_pytorch(
+    pair: tuple[Any, Model], batches: list[dict[str, np.ndarray]], ours: Trace
+) -> None:
+    theirs = LOOP.run(pair[0], torch_batches(pair[1], batches))
+    assert theirs.losses[-1] < 0.5 * theirs.losses[0], "the run learns"
+    assert farthest(ours.losses, theirs.losses) < TOLERANCE
+    assert set(ours.gradients) == set(theirs.gradients)
+    for key, gradient in theirs.gradients.items():
+        error = np.abs(ours.gradients[key] - gradient).max()
+        assert error < 1e-4 * np.abs(gradient).max(), key
+        wrong, right = without_key_bias(key, ours.weights[key]), without_key_bias(key, theirs.weights[key])
+        # A hundredth of one step at the full rate, and float32's rounding of twenty.
+        assert rms(wrong - right) < 0.01 * LOOP.learning_rate + 3e-7 * rms(right), key
+
+
+def without_key_bias(key: str, weight: np.ndarray) -> np.ndarray:
+    """It moves no softmax: its gradient is rounding alone, which AdamW scales to whole steps."""
+    if not key.endswith("in_proj_bias"):
+        return weight
+    q, _, v = np.split(weight, 3)
+    return np.concatenate([q, v])
+
+
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "steps"),
+    [
+        ({"weight_decay": 0.0}, 8),
+        ({"decay": "matrices"}, 8),
+        ({"b2": 0.98}, 12),
+        ({"eps": 1e-4}, STEPS),
+        ({"clip_norm": 1.0}, 6),
+        ({"one_way": True}, 4),
+        ({"normalize": False}, 1),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_mistake_is_seen(
+    pair: tuple[Any, Model],
+    batches: list[dict[str, np.ndarray]],
+    ours: Trace,
+    mistake: dict[str, Any],
+    steps: int,
+) -> None:
+    wrong = dataclasses.replace(LOOP, **mistake).run(pair[0], torch_batches(pair[1], batches[:steps]))
+    assert farthest(ours.losses[:steps], wrong.losses) > 10 * TOLERANCE
+
+
+# ----------------------------------------------------------------------------------------- collisions
+
+
+def masked_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The definition, pair by pair."""
+    total = 0.0
+    for i in range(len(labels)):
+        for row in (logits[i], logits[:, i]):
+            others = [row[j] for j in range(len(labels)) if j == i or labels[j] != labels[i]]
+            total += math.log(sum(math.exp(x) for x in others)) - row[i]
+    return total / (2 * len(labels))
+
+
+def test_collisions_are_no_negatives() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([3, 1, 3, 0, 1, 3], np.int32)
+    image, text = (rng.normal(size=(6, 5)) for _ in range(2))
+    logits = 4.0 * (image / np.linalg.norm(image, axis=1)[:, None])
+    logits = logits @ (text / np.linalg.norm(text, axis=1)[:, None]).T
+    given = [jnp.asarray(x, jnp.float32) for x in (image, text, math.log(4.0))]
+
+    @jax.jit
+    def value(excluded: jax.Array, *given: jax.Array) -> Any:
+        def of(image: jax.Array, text: jax.Array, scale: jax.Array) -> jax.Array:
+            return contrastive_loss(image, text, scale, excluded)[0]
+
+        return jax.value_and_grad(of, argnums=(0, 1, 2))(*given)
+
+    masked, gradients = value(collisions(jnp.asarray(labels)), *given)
+    assert masked == pytest.approx(masked_loss(logits, labels), rel=1e-6)
+    plain, _ = value(jnp.zeros((6, 6), bool), *given)
+    assert plain == pytest.approx(masked_loss(logits, np.arange(6)), rel=1e-6)
+    assert plain - masked > 0.1
+    # No gradient is lost in the mask.
+    assert all(np.isfinite(np.asarray(g)).all() and np.any(np.asarray(g)) for g in gradients)
+
+
+def test_masking_is_an_option_and_off(pair: tuple[Any, Model], batches: list[dict[str, np.ndarray]]) -> None:
+    """Of a batch with two images of one class, before the first step."""
+    assert METHOD.options["mask_collisions"] is False
+    model = pair[1]
+    batch = batches[0] | {"label": np.arange(CLASSES, dtype=np.int32) // 2}
+    problem = METHOD.prepare(setup_of(model, mask_collisions=True))
+    found = float(jax.jit(problem.loss)(problem.params, batch, jax.random.key(0))[0])  # type: ignore[arg-type]
+    image = np.asarray(model.encode_image(torch_batches(model, [batch])[0][0].transpose(0, 2, 3, 1)))
+    logits = 10.0 * image @ np.asarray(model.encode_text(batch["tokens"])).T
+    assert found == pytest.approx(masked_loss(logits, batch["label"]), rel=1e-5)
+    assert abs(found - masked_loss(logits, np.arange(CLASSES))) > 0.01
+
+
+# -------------------------------------------------------------------------------- options, captions
+
+
+def test_what_is_trained_and_bounded(pair: tuple[Any, Model]) -> None:
+    plain = METHOD.prepare(setup_of(pair[1]))
+    assert all(map(plain.trained, flatten(plain.params)))
+    assert plain.constrain is None
+    assert plain.contrastive
+    assert not plain.trained("logit_bias"), "no softmax sees it"
+    assert not METHOD.prepare(setup_of(pair[1], freeze_logit_scale=True)).trained("logit_scale")
+    constrain = METHOD.prepare(setup_of(pair[1], clamp_logit_scale=True)).constrain
+    assert constrain is not None
+    assert float(constrain({"logit_scale": jnp.float32(5.0)})["logit_scale"]) == pytest.approx(
+        MAX_LOGIT_SCALE
+    )
+
+
+def test_captions_are_cut_behind_the_longest(pair: tuple[Any, Model]) -> None:
+    model, prompts = pair[1], load_prompts("openai_7")
+    ids = caption_ids(model, LABELS, prompts)
+    texts = [text for name in LABELS.classes for text in prompts.of_class(name)]
+    whole = model.tokenizer(texts).reshape(CLASSES, 7, 77)
+    np.testing.assert_array_equal(ids, whole[..., : ids.shape[2]])
+    assert not whole[..., ids.shape[2] :].any()
+    assert (ids[..., -1] == whole.max()).any(), "the longest ends with its end token"
+
+
+def test_towers_that_need_the_context_get_it() -> None:
+    for name in ("ViT-B-16-SigLIP", "coca_ViT-B-32"):
+        text: Any = load_arch(name).text
+        network = SimpleNamespace(arch=SimpleNamespace(text=text))
+        model: Any = SimpleNamespace(
+            network=network, tokenizer=lambda texts, n=text.context_length: np.ones((len(texts), n), np.int32)
+        )
+        assert caption_ids(model, LABELS, load_prompts("single")).shape == (16, 1, text.context_length)
+
+
+def test_bad_input_is_named(pair: tuple[Any, Model]) -> None:
+    ragged = PromptSet("mine", sentences={name: ("a",) * (1 + (name == "old van")) for name in NAMES})
+    with pytest.raises(DataError, match="mine has 1 prompts for 'red dog' and 2 for 'old van'"):
+        caption_ids(pair[1], LABELS, ragged)
+    network = SimpleNamespace(arch=SimpleNamespace(text=None))
+    classifier: Any = SimpleNamespace(network=network, card=SimpleNamespace(id="my-resnet"))
+    with pytest.raises(UsageError, match="my-resnet has no text tower"):
+        METHOD.prepare(setup_of(classifier))
+
+
+def test_batch_norm_is_the_recipes() -> None:
+    """The running statistics that a step of RN50 returns are those that its state keeps."""
+    model: Any = SimpleNamespace(network=Network(load_arch("RN50")), card=model_card("rn50-openai"))
+    params = model.network.abstract_params()
+    size = model.card.preprocess.image_size
+    batch: Any = {
+        "pixels": jax.ShapeDtypeStruct((2, size, size, 3), np.uint8),
+        "tokens": jax.ShapeDtypeStruct((2, 8), np.int32),
+        "label": jax.ShapeDtypeStruct((2,), np.int32),
+    }
+    for mode in ("batch", "frozen"):
+        recipe = dataclasses.replace(RECIPE, batch_norm=mode)
+        setup = dataclasses.replace(setup_of(model), recipe=recipe)
+        _, aux = jax.eval_shape(flyp_loss(setup), params, batch, jax.random.key(0))
+        kept = split(params, lambda _: True, update_statistics=mode != "frozen").statistics
+        assert bool(kept) == (mode == "batch")
+        assert jax.tree.map(np.shape, aux.statistics) == jax.tree.map(np.shape, kept)
+
+
+# ------------------------------------------------------------------------------------------ a whole run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory, pair: tuple[Any, Model]) -> Manifest:
+    """32 files, two of each class."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(1)
+    labels = np.arange(2 * CLASSES, dtype=np.int32) % CLASSES
+    names = tuple(f"{i:02}.png" for i in range(len(labels)))
+    for name, label in zip(names, labels):
+        PIL.Image.fromarray(picture(int(label), pair[1], rng)).save(folder / name)
+    return Manifest(names, FileOpener(str(folder), names), labels)
+
+
+def test_a_run_comes_out_as_a_model(pair: tuple[Any, Model], images: Manifest, tmp_path: Path) -> None:
+    theirs, model = pair
+    assert images.labels is not None
+    assert isinstance(images.opener, FileOpener)
+    held_out = ValidationSplit("things", images, images.labels, LABELS)
+    given = TrainSplit("things", images, images.labels, LABELS)
+    setup = dataclasses.replace(setup_of(model), train=given, validation=held_out)
+    problem = METHOD.prepare(setup)
+    trained = train(problem, setup)
+    tuned = problem.finish(trained.params).model
+    assert tuned.card.logit_scale == pytest.approx(math.exp(trained.params["logit_scale"]))
+
+    again = load_model(tuned.save(tmp_path / "model"))
+    export_model(again, tmp_path / "open_clip.safetensors")
+    exported = copy.deepcopy(theirs)
+    exported.load_state_dict(load_file(tmp_path / "open_clip.safetensors"), strict=True)
+    files = [Path(images.opener.root) / name for name in images.ids]
+    pixels = np.stack([np.asarray(PIL.Image.open(file)) for file in files])
+    prompts = caption_ids(model, LABELS, load_prompts("openai_7")).reshape(7 * CLASSES, -1)
+    [(inputs, ids)] = torch_batches(model, [{"pixels": pixels, "tokens": prompts}])
+    with torch.no_grad():
+        image = exported.encode_image(torch.from_numpy(inputs), normalize=True).numpy()
+        text = exported.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
+    np.testing.assert_allclose(again.encode_image(inputs.transpose(0, 2, 3, 1)), image, atol=1e-5)
+    np.testing.assert_allclose(again.encode_text(prompts), text, atol=1e-5)
+
+    assert problem.accuracy is not None
+    classes = text.reshape(CLASSES, 7, -1).mean(axis=1)
+    classes /= np.linalg.norm(classes, axis=1, keepdims=True)
+    expected = np.mean((image @ classes.T).argmax(axis=1) == images.labels)
+    assert problem.accuracy(trained.params, held_out) == pytest.approx(expected)
+    assert 0 < expected < 1
