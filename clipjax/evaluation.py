@@ -42,16 +42,7 @@ from clipjax.results import (
     validate_rows,
 )
 from clipjax.store import Store
-from clipjax.subject import (
-    NotApplicableError,
-    Part,
-    Request,
-    Subject,
-    adapter_of,
-    load_asked,
-    not_applicable,
-    resolve,
-)
+from clipjax.subject import Part, Request, Subject, adapter_of, load_asked, not_applicable, resolve
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
 from clipjax.texts import are_cut, caption_texts, embed_texts
 
@@ -226,7 +217,7 @@ def _profile(
     """Embed, build the head, score and write, with one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
-        head = _head(subject, precision, settings)  # first: an adapter may not know the classes
+        head = _head(subject, precision, settings)  # first: it costs less, and may fail
         embeddings = _embed(subject.model, subject.part, precision, settings)
         inputs = _inputs(subject, subject.part, head, embeddings)
         skipped = embeddings.stats.skipped
@@ -258,10 +249,7 @@ def _head(subject: Subject, precision: str, settings: dict[str, Any]) -> Head | 
         return None
     how = {"precision": precision, "store": settings["store"], "progress": settings["progress"]}
     if (adapter := adapter_of(subject.model)) is not None:
-        try:
-            return adapter.head(subject.model, subject.head_space, **how)
-        except UsageError as error:
-            raise NotApplicableError(f"{subject.model.card.id}: {error}") from None
+        return adapter.head(subject.model, subject.head_space, **how)
     if subject.prompts is None:
         return classifier_head(subject.model)
     return zeroshot_head(subject.model, subject.head_space, subject.prompts, **how)
