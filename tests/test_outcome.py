@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from _narrow import narrow_pair
-from _tuned import CLASSES, make_setup, moved, renamed, with_head, write_images
+from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, with_head, write_images
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -20,11 +20,12 @@ import clipjax
 from clipjax.checkpoint import export_model
 from clipjax.cli import app
 from clipjax.collection import Job, Located, evaluate_all
-from clipjax.data.cards import DatasetCard
+from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import find_method
 from clipjax.finetune.outcome import also_chosen, classifier, classifier_card, tuned
 from clipjax.finetune.shots import draw_shots, write_shots
+from clipjax.finetune.wise_ft import zero_shot_classifier
 from clipjax.heads import classifier_head, cosine_head, logits
 from clipjax.labels import LabelSpace, load_labels
 from clipjax.load import convert_model, load_model
@@ -269,6 +270,19 @@ def test_it_is_evaluated_on_its_own_data_and_on_shifts(own, images, tmp_path):
 
 def _card(folder: Path) -> DatasetCard:
     return DatasetCard(name=folder.name, title=folder.name, reader="folder", tasks=("zeroshot",))
+
+
+def test_alpha_0_of_cross_entropy_is_the_zero_shot_model_to_the_bit(vit, images, tmp_path):
+    """Accuracy, confidences and the scores of OOD detection, from the images on."""
+    base, far = vit[1], write_images(tmp_path / "far", ("x", "y"), per_class=1)
+    start = zero_shot_classifier(base, LabelSpace("colours", CLASSES, CLASSES), PROMPTS)
+    settings: Any = {"progress": False, "resamples": 10}
+    ood = {"task": "ood", "dataset": far, "id_dataset": load_dataset(_card(images), images)}
+    for asked, columns in (({"dataset": images}, ("prediction", "confidence")), (ood, ("msp", "energy"))):
+        ours = clipjax.evaluate(start, **asked, **settings)
+        theirs = clipjax.evaluate(base, prompts=PROMPTS, **asked, **settings)
+        for column in columns:
+            assert ours.images[column].to_pylist() == theirs.images[column].to_pylist(), column
 
 
 def test_other_classes_are_an_error_alone_and_a_row_among_many(own, images, tmp_path):
