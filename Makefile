@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task on them, draw figures
+demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures
 	$(BIN)/python -m clipjax.demo --out demo-out
 
 test: lint  ## lint, types and the test suite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def methods_figure(
     return save_figure(figure, out)
 
 
-def alpha_figure(rows: Sequence[Row], reference: str, out: str | Path) -> list[Path]:
+def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[Path]:
     """WiSE-FT's curve: accuracy where the model was fine-tuned against accuracy on each shift, by alpha.
 
     Args:

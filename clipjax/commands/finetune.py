@@ -122,7 +122,7 @@ def finetune(
     if dry_run:
         from clipjax.commands.finetune_plan import print_plan
 
-        print_plan(asked.data, asked.dataset, [(job.model, job.recipe) for job in jobs], as_json)
+        print_plan(asked.read(), asked.settings(), [(job.model, job.recipe) for job in jobs], as_json)
         return
     _run_all(jobs, asked, as_json)
 
@@ -240,14 +240,16 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
 
 def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[Any], Sequence[Any]]:
     import clipjax
-    from clipjax.finetune.before_after import before_and_after
-    from clipjax.finetune.run import finetune
+    from clipjax.finetune.before_after import before_and_after, refuse_leaks
+    from clipjax.finetune.run import finetune, splits
     from clipjax.finetune.suites import load_suite
 
     def announce(line: str) -> None:
         typer.echo(line, err=True)
 
     suite = None if asked.suite is None else load_suite(asked.suite)
+    if suite is not None and asked.data_root is not None:
+        refuse_leaks([each for each in splits(data) if each is not None], suite, asked.data_root)
     base = clipjax.load_model(job.model)
     runs = finetune(base, job.recipe, data, job.out, settings, announce=announce)
     if suite is None or asked.data_root is None:

@@ -16,8 +16,10 @@ from typing import Any
 
 from clipjax.collection import Job, evaluate_all, plan
 from clipjax.compare import Comparison, compare_runs
+from clipjax.data.cards import load_dataset
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation import Result
+from clipjax.finetune.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
 from clipjax.tasks import metric_name
 
@@ -127,11 +129,25 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
         except DataError as error:
             why = error
             continue
-        found |= {(job.task, job.data.card.name): job for job in planned if job.task in tasks}
+        found |= {
+            (job.task, job.data.card.name): job
+            for job in planned
+            if job.task in tasks and (not suite.datasets or job.data.card.name in suite.datasets)
+        }
     if not found:
-        assert why is not None
-        raise why
+        raise why or DataError(f"{data_root} holds none of the data sets of the suite {suite.name}")
     return found
+
+
+def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
+    """Raises DataError where training or validation images are among those that the suite reports on."""
+    manifests = {}
+    for job in _jobs(suite, data_root).values():
+        for data in filter(None, (job.data, job.id)):
+            manifests[data.root] = load_dataset(data.card, data.root).manifest
+    for split in splits:
+        for manifest in manifests.values():
+            refuse_overlap(split, manifest)
 
 
 def evaluate_suite(

@@ -25,7 +25,13 @@ from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
-from clipjax.finetune.splits import TrainSplit, ValidationSplit, train_split, validation_split_of
+from clipjax.finetune.splits import (
+    TrainSplit,
+    ValidationSplit,
+    refuse_overlap,
+    train_split,
+    validation_split_of,
+)
 from clipjax.finetune.training import Trained, train
 from clipjax.load import load_model
 from clipjax.model import Model
@@ -85,7 +91,9 @@ def finetune(
     """
     method = find_method(recipe.method)
     method.options_of(recipe)
-    whole, held_out = _splits(data, method, recipe)
+    whole, held_out = splits(data)
+    if method.needs_validation or recipe.select:
+        validation_split(held_out, " and ".join(recipe.select) or method.title)
     runs = []
     for seed in recipe.seeds:
         folder = Path(out) / f"seed{seed}"
@@ -149,14 +157,31 @@ def _with_rate(setup: Setup, rate: float) -> Setup:
     )
 
 
-def _splits(data: Data, method: Method, recipe: Recipe) -> tuple[TrainSplit, ValidationSplit | None]:
+def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
+    """The training images, all of them, and those to choose by.
+
+    Raises:
+        UsageError: a data set that results are reported on, given as either.
+        DataError: no labels, a class without images, other classes, or images that are in both.
+    """
     whole = train_split(data.train)
-    held_out = None if data.validation is None else validation_split_of(data.validation)
-    if held_out is None and data.hold_out:
-        whole, held_out = hold_out(whole, data.hold_out, seed=0)
-    if method.needs_validation or recipe.select:
-        validation_split(held_out, " and ".join(recipe.select) or method.title)
-    return whole, held_out
+    if data.validation is not None:
+        held_out = validation_split_of(data.validation, whole)
+        refuse_overlap(held_out, whole)
+        return whole, held_out
+    return hold_out(whole, data.hold_out, seed=0) if data.hold_out else (whole, None)
+
+
+def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
+    """What the first seed's run would be given; no image is read but to list them."""
+    whole, held_out = splits(data)
+    split = whole if data.limit is None else whole.sample(data.limit, recipe.seeds[0])
+    if data.shots is not None:
+        split = read_shots(data.shots).of(split)
+    elif recipe.shots is not None:
+        split = draw_shots(split, recipe.shots, recipe.seeds[0]).of(split)
+    options = find_method(recipe.method).options_of(recipe)
+    return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings)
 
 
 def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int, folder: Path) -> TrainSplit:

@@ -43,6 +43,7 @@ class Suite:
 
     Attributes:
         run: tasks or collections, on all of their data sets that lie below one folder.
+        datasets: only on these; empty: on all.
         metrics: of the table, in its order.
         runs: fine-tuning runs.
     """
@@ -50,6 +51,7 @@ class Suite:
     name: str
     title: str
     run: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     metrics: tuple[Metric, ...] = ()
     runs: tuple[Job, ...] = ()
 
@@ -71,13 +73,19 @@ def load_suite(name: str | Path) -> Suite:
         known = [each.stem for each in (config_dir() / "suites").glob("*.toml")]
         raise unknown_name("suite", str(name), known)
     record = read_toml(path)
-    _check(record, {"title": str, "run": list, "metrics": list, "runs": list}, {"title"}, str(path))
+    _check(
+        record,
+        {"title": str, "run": list, "datasets": list, "metrics": list, "runs": list},
+        {"title"},
+        str(path),
+    )
     metrics = [_record(Metric, each, f"{path}: metrics") for each in record.get("metrics", [])]
     for metric in metrics:
         if metric.better not in get_args(Better):
             raise DataError(f"{path}: better = {metric.better!r} is not one of {', '.join(get_args(Better))}")
     runs = [_record(Job, each, f"{path}: runs") for each in record.get("runs", [])]
-    return Suite(path.stem, record["title"], tuple(record.get("run", ())), tuple(metrics), tuple(runs))
+    names = [tuple(record.get(key, ())) for key in ("run", "datasets")]
+    return Suite(path.stem, record["title"], *names, tuple(metrics), tuple(runs))
 
 
 def _record(cls: type, given: Any, where: str) -> Any:

@@ -1,0 +1,50 @@
+"""`clipjax finetune METHOD --dry-run`: parameters, memory and schedule, without weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from clipjax.commands.output import print_table
+
+
+def print_plan(data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], as_json: bool) -> None:
+    """One plan for each (model, recipe); no weights are read of registered models, and nothing is written.
+
+    Args:
+        data: a `clipjax.finetune.run.Data`.
+        settings: a `clipjax.finetune.method.Settings`.
+    """
+    from clipjax.finetune.plan import abstract_model, plan
+    from clipjax.finetune.run import abstract_setup
+
+    plans = [plan(abstract_setup(abstract_model(model), recipe, data, settings)) for model, recipe in jobs]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(each) for each in plans], indent=2))
+        return
+    for each in plans:
+        _print(each)
+
+
+def _print(plan: Any) -> None:
+    typer.echo(f"{plan.recipe} of {plan.model}: {plan.images:,} images of {plan.classes:,} classes")
+    rows = [
+        ["parameters", f"{plan.params:,}"],
+        ["trained", f"{plan.trained:,} ({plan.trained / max(plan.params, 1):.2%})"],
+        ["steps", f"{plan.steps:,} of {plan.batch_size} images ({plan.epochs:g} epochs)"],
+        ["augmentation", plan.augmentation],
+        *([f"memory: {name}", _size(size)] for name, size in plan.memory.items()),
+        *([f"learning rate, step {step}", f"{rate:.3g}"] for step, rate in plan.rates.items()),
+    ]
+    print_table(["what", f"on each of {plan.devices} device{'' if plan.devices == 1 else 's'}"], rows)
+    typer.echo("")
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "not asked"
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

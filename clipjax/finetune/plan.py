@@ -1,0 +1,155 @@
+"""What a run would take, without weights and without training: counts, memory, schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from clipjax.finetune.method import Outline, Setup, find_method
+from clipjax.finetune.step import state_shardings
+from clipjax.finetune.trees import flatten, merge, split
+from clipjax.load import load_model
+from clipjax.model import Model
+from clipjax.registry import model_card, model_ids
+from clipjax.sharding import batch_sharding, params_sharding, replicated
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run would take.
+
+    Attributes:
+        recipe, method, model: names.
+        images, classes, steps, batch_size, epochs: of the run; epochs as the steps come to.
+        params, trained: numbers, in all and of those that are moved.
+        devices: that the run is spread over.
+        memory: bytes a device, by what they hold: "params", "gradients", "optimizer", "activations" (as this
+            platform's compiler plans them; None where it was not asked).
+        rates: learning rate by step: the first, the peak and the last among them.
+        augmentation: what an image goes through.
+    """
+
+    recipe: str
+    method: str
+    model: str
+    images: int
+    classes: int
+    steps: int
+    batch_size: int
+    epochs: float
+    params: int
+    trained: int
+    devices: int
+    memory: dict[str, int | None]
+    rates: dict[int, float]
+    augmentation: str
+
+
+def abstract_model(name: str) -> Model:
+    """A model without its weights: its card, and params as `jax.ShapeDtypeStruct`.
+
+    A registered id needs no download; anything else is loaded, and its weights let go.
+    """
+    card = model_card(name) if name in model_ids() else load_model(name).card
+    model = Model(card, {})
+    return Model(card, model.network.abstract_params())
+
+
+def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
+    """Args:
+        setup: with an abstract model.
+        compile_step: compile the gradient of one step (seconds to a minute) to know its activations.
+
+    Raises:
+        UsageError, DataError: what the method's `prepare` would say of recipe and model.
+    """
+    outline = find_method(setup.recipe.method).outline(setup)
+    recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
+    leaves = flatten(outline.params)
+    trained = {path: leaf for path, leaf in leaves.items() if outline.trained(path)}
+    rate = recipe.schedule.of(recipe.optimizer.learning_rate, max(steps, 1), recipe.epochs)
+    shown = sorted({0, min(recipe.schedule.warmup_steps, steps), steps // 2, max(steps - 1, 0)})
+    return Plan(
+        recipe=recipe.name,
+        method=recipe.method,
+        model=setup.model.card.id,
+        images=len(setup.train),
+        classes=len(setup.train.label_space),
+        steps=steps,
+        batch_size=recipe.batch_size,
+        epochs=round(steps * recipe.batch_size / len(setup.train), 2),
+        params=_count(leaves),
+        trained=_count(trained) if steps else 0,
+        devices=setup.settings.mesh.size,
+        memory=_memory(outline, setup, steps, rate, compile_step),
+        rates={step: float(rate(step)) for step in shown} if steps else {},
+        augmentation=_augmentation(setup),
+    )
+
+
+def _count(leaves: dict[str, Any]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves.values())
+
+
+def _memory(
+    outline: Outline, setup: Setup, steps: int, rate: optax.Schedule, compile_step: bool
+) -> dict[str, int | None]:
+    """Bytes on each device."""
+    mesh, rules = setup.settings.mesh, setup.settings.rules
+    params = _local(outline.params, params_sharding(outline.params, mesh, rules))
+    if outline.loss is None or not steps:
+        return {"params": params}
+    parts = split(outline.params, outline.trained, update_statistics=setup.recipe.batch_norm != "frozen")
+    tx = setup.recipe.optimizer.transformation(rate)
+    shardings = state_shardings(parts, tx, mesh, rules)
+    return {
+        "params": params,
+        "gradients": _local(parts.trained, shardings.params),
+        "optimizer": _local(jax.eval_shape(tx.init, parts.trained), shardings.opt_state),
+        "activations": _activations(outline, setup) if compile_step else None,
+    }
+
+
+def _local(tree: Any, shardings: Any) -> int:
+    """Bytes of a tree's part that lies on one device."""
+
+    def size(leaf: Any, sharding: Any) -> int:
+        return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
+
+
+def _activations(outline: Outline, setup: Setup) -> int:
+    """Temporary memory of the gradient of one part of a batch, as compiled for this platform."""
+    mesh, loss = setup.settings.mesh, outline.loss
+    assert loss is not None
+    parts = split(outline.params, outline.trained, update_statistics=False)
+
+    def gradient(trained: Any, frozen: Any, batch: Any) -> Any:
+        def of(trained: Any) -> Any:
+            return loss(merge(frozen, trained), batch, jax.random.key(0))[0]
+
+        return jax.grad(of)(trained)
+
+    rows = setup.recipe.batch_size // setup.recipe.accumulate
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in outline.batch.items()
+    }
+    everywhere = replicated(mesh)
+    jitted = jax.jit(gradient, in_shardings=(everywhere, everywhere, batch_sharding(mesh)))
+    analysis = jitted.lower(parts.trained, parts.frozen, batch).compile().memory_analysis()
+    return int(getattr(analysis, "temp_size_in_bytes", 0))
+
+
+def _augmentation(setup: Setup) -> str:
+    given = setup.recipe.augmentation
+    if given is None:
+        return "none: the model's own preprocessing"
+    record = dataclasses.asdict(given)
+    return ", ".join(f"{name} {value}" for name, value in record.items())
