@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -129,6 +131,23 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Outline:
+    """A problem's shapes: what `--dry-run` counts, without weights and without images.
+
+    Attributes:
+        params: all leaves that the loss reads, as `jax.ShapeDtypeStruct`.
+        trained: whether a leaf of this path is.
+        loss: None where nothing is trained.
+        batch: what the loss reads of one image, as `jax.ShapeDtypeStruct` without the batch's axis.
+    """
+
+    params: Params
+    trained: Callable[[str], bool]
+    loss: Loss | None
+    batch: Mapping[str, jax.ShapeDtypeStruct]
+
+
+@dataclass(frozen=True)
 class Method:
     """A fine-tuning method.
 
@@ -138,6 +157,7 @@ class Method:
         paper: its source.
         options: its own options with their defaults; a recipe may set these and no others.
         prepare: states the problem.
+        outline: its shapes, of a setup whose model has abstract params.
         needs_validation: whether it cannot do without a validation split.
     """
 
@@ -146,6 +166,7 @@ class Method:
     paper: str
     options: Mapping[str, Any]
     prepare: Callable[[Setup], Problem]
+    outline: Callable[[Setup], Outline]
     needs_validation: bool = False
 
     def options_of(self, recipe: Recipe) -> dict[str, Any]:
@@ -183,3 +204,26 @@ def find_method(name: str) -> Method:
     if name not in all_methods():
         raise unknown_name("method", name, list(all_methods()))
     return all_methods()[name]
+
+
+def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    """An array of this shape that holds nothing."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def image_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `image_batches` gives of one image, without captions."""
+    side = setup.model.card.preprocess.image_size
+    return {"pixels": abstract(side, side, 3, dtype=jnp.uint8), "label": abstract(dtype=jnp.int32)}
+
+
+def feature_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `feature_batches` gives of one image."""
+    width = setup.model.card.arch.vision.embed_dim
+    return {"features": abstract(width), "label": abstract(dtype=jnp.int32)}
+
+
+def abstract_head(setup: Setup) -> Params:
+    """A linear head over the training classes."""
+    width, classes = setup.model.card.arch.vision.embed_dim, len(setup.train.label_space)
+    return {"kernel": abstract(width, classes), "bias": abstract(classes)}

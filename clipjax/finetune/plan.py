@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -88,7 +89,7 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
         trained=_count(trained) if steps else 0,
         devices=setup.settings.mesh.size,
         memory=_memory(outline, setup, steps, rate, compile_step),
-        rates={step: float(rate(step)) for step in shown} if steps else {},
+        rates={step: float(jnp.asarray(rate(step))) for step in shown} if steps else {},
         augmentation=_augmentation(setup),
     )
 

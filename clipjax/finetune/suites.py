@@ -84,8 +84,8 @@ def load_suite(name: str | Path) -> Suite:
         if metric.better not in get_args(Better):
             raise DataError(f"{path}: better = {metric.better!r} is not one of {', '.join(get_args(Better))}")
     runs = [_record(Job, each, f"{path}: runs") for each in record.get("runs", [])]
-    names = [tuple(record.get(key, ())) for key in ("run", "datasets")]
-    return Suite(path.stem, record["title"], *names, tuple(metrics), tuple(runs))
+    run, datasets = (tuple(record.get(key, ())) for key in ("run", "datasets"))
+    return Suite(path.stem, record["title"], run, datasets, tuple(metrics), tuple(runs))
 
 
 def _record(cls: type, given: Any, where: str) -> Any:

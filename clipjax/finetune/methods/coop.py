@@ -26,16 +26,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
 
-from clipjax.adapters.coop import CoOp, Prompts, class_features, class_prompts
+from clipjax.adapters.coop import CoOp, by_length, class_features, class_prompts
 from clipjax.data.preprocess import normalize
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
 from clipjax.finetune.data import feature_batches, image_batches, split_features
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.losses import accuracy, cross_entropy, unit_norm
-from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, feature_batch, image_batch
 from clipjax.finetune.splits import Split
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
@@ -43,6 +42,7 @@ from clipjax.sharding import DATA, batch_sharding
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
 _STD = 0.02
+_LEAST_SAVED = 256  # tokens; see `by_length`
 
 
 def prepare(setup: Setup) -> Problem:
@@ -80,6 +80,19 @@ def prepare(setup: Setup) -> Problem:
     )
 
 
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    options, cached = setup.options, setup.recipe.augmentation is None
+    text: Any = setup.model.network.arch.text
+    count = len(_ids_of(setup, options["init"].replace("_", " "))) if options["init"] else options["n_ctx"]
+    each = (len(setup.train.label_space),) if options["csc"] else ()
+    leaves = ("text", "logit_scale") if cached else ("vision", "text", "logit_scale")
+    params = {name: setup.model.params[name] for name in leaves}
+    params["context"] = abstract(*each, count, text.width)
+    batch = feature_batch(setup) if cached else image_batch(setup)
+    return Outline(params, lambda path: path == "context", coop_loss(setup, count), batch)
+
+
 def first_context(setup: Setup) -> np.ndarray:
     """The context before the first step, float32 [M, D]; [K, M, D] with class-specific contexts."""
     options, model, classes = setup.options, setup.model, len(setup.train.label_space)
@@ -93,12 +106,18 @@ def first_context(setup: Setup) -> np.ndarray:
     return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
 
 
-def _context_of_text(setup: Setup, text: str) -> np.ndarray:
+def _ids_of(setup: Setup, text: str) -> np.ndarray:
+    """The token ids of `init`, without the frame."""
     tokenizer = setup.model.tokenizer
     tokens = tokenizer.encode([text])
     ids = tokens.ids[0, len(tokenizer.start) : tokens.lengths[0] - len(tokenizer.end)]
     if len(ids) == 0:
         raise UsageError(f"options.init = {text!r} has no tokens: give words, or leave it out")
+    return ids
+
+
+def _context_of_text(setup: Setup, text: str) -> np.ndarray:
+    ids = _ids_of(setup, text)
     context = np.asarray(setup.model.params["text"]["token_embedding"], np.float32)[ids]
     classes = len(setup.train.label_space)
     return np.repeat(context[None], classes, axis=0) if setup.options["csc"] else context
@@ -116,7 +135,8 @@ def coop_loss(setup: Setup, size: int) -> Loss:
     network, preprocess = model.network, model.card.preprocess
     names = setup.train.label_space.classes
     prompts = class_prompts(model, names, size, setup.options["position"], csc=setup.options["csc"])
-    padded = _padded(prompts, mesh)
+    groups = by_length(prompts, _LEAST_SAVED)
+    order = np.argsort(np.concatenate(groups))
 
     def images(params: Params, batch: Mapping[str, Array]) -> Array:
         if recipe.augmentation is None:
@@ -125,20 +145,22 @@ def coop_loss(setup: Setup, size: int) -> Loss:
         return jax.lax.stop_gradient(network.encode_image(params, pixels, precision=recipe.precision))
 
     def texts(params: Params) -> Array:
-        context = params["context"]
-        if context.ndim == 3:
-            context = jnp.pad(context, ((0, len(padded.ids) - len(names)), (0, 0), (0, 0)), mode="edge")
-        # A prompt is as independent of the others as an image: each device encodes its part of the classes.
+        return jnp.concatenate([texts_of(params, rows) for rows in groups])[order]
+
+    def texts_of(params: Params, rows: np.ndarray) -> Array:
+        # As many prompts as the devices can share evenly (the last one comes again): each encodes its part.
+        padded = np.pad(rows, (0, -len(rows) % mesh.shape[DATA]), mode="edge")
+        context = params["context"] if params["context"].ndim == 2 else params["context"][padded]
         features = class_features(
             network,
             params,
-            padded,
+            prompts.rows(padded),
             context,
             precision=recipe.precision,
             remat=recipe.remat,
             place=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
         )
-        return features[: len(names)]
+        return features[: len(rows)]
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         cosines = jnp.matmul(
@@ -151,17 +173,11 @@ def coop_loss(setup: Setup, size: int) -> Loss:
     return loss
 
 
-def _padded(prompts: Prompts, mesh: Mesh) -> Prompts:
-    """As many prompts as the devices can share evenly; the last one comes again."""
-    extra = -len(prompts.ids) % mesh.shape[DATA]
-    ids, slots = (np.pad(part, ((0, extra), (0, 0)), mode="edge") for part in prompts[:2])
-    return Prompts(ids, slots, np.pad(prompts.places, (0, extra), mode="edge"), prompts.shared)
-
-
 METHOD = Method(
     name="coop",
     title="CoOp",
     paper="Zhou et al. 2022 (arXiv 2109.01134)",
     options=OPTIONS,
     prepare=prepare,
+    outline=outline,
 )

@@ -17,7 +17,7 @@ from clipjax.data.preprocess import normalize
 from clipjax.finetune import losses, outcome
 from clipjax.finetune.data import image_batches, split_features
 from clipjax.finetune.linear_head import head_accuracy, initial_head
-from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract_head, image_batch
 from clipjax.finetune.splits import ValidationSplit
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
@@ -51,6 +51,12 @@ def end_to_end(setup: Setup, head: Params) -> Problem:
     )
 
 
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    params = {"vision": setup.model.params["vision"], "head": abstract_head(setup)}
+    return Outline(params, lambda path: True, image_loss(setup), image_batch(setup))
+
+
 def image_loss(setup: Setup) -> Loss:
     """Cross-entropy of a batch {"pixels": uint8 [B,S,S,3], "label": int32 [B]}."""
     network, card, recipe = setup.model.network, setup.model.card, setup.recipe
@@ -76,4 +82,5 @@ METHOD = Method(
     paper="Wortsman et al. 2022 (arXiv 2109.01903)",
     options={"init": "auto", "label_smoothing": 0.0},
     prepare=prepare,
+    outline=outline,
 )

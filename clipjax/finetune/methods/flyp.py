@@ -20,17 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax import heads
 from clipjax.data.preprocess import normalize
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import outcome
 from clipjax.finetune.contrastive import bound_logit_scale, contrastive_loss
 from clipjax.finetune.data import image_batches, split_features
-from clipjax.finetune.method import Method, Problem, Setup
-from clipjax.finetune.recipe import BatchNormMode
+from clipjax.finetune.linear_head import accuracy_on
+from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, image_batch
 from clipjax.finetune.splits import Split
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
+from clipjax.heads import classifier_head, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.model import Model
 from clipjax.models.training import Training
@@ -38,7 +38,8 @@ from clipjax.texts import TOKENIZED
 
 # freeze_logit_scale: the temperature stays that of the checkpoint.
 # mask_collisions: see `collisions`.
-# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining.
+# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining; FLYP's
+#     recipe has no bounds.
 OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_scale": False}
 
 
@@ -55,7 +56,7 @@ def prepare(setup: Setup) -> Problem:
     return Problem(
         params=setup.model.params,
         trained=lambda path: path not in fixed,
-        loss=flyp_loss(setup, mask_collisions=options["mask_collisions"]),
+        loss=flyp_loss(setup),
         batches=partial(image_batches, setup, captions=class_captions(setup)),
         steps=setup.steps,
         finish=partial(outcome.tuned, setup),
@@ -66,14 +67,19 @@ def prepare(setup: Setup) -> Problem:
     )
 
 
-def flyp_loss(setup: Setup, *, mask_collisions: bool, batch_norm: BatchNormMode | None = None) -> Loss:
-    """The loss of a dual encoder on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}.
+def outline(setup: Setup) -> Outline:
+    """Its shapes; captions as long as the longest of the training classes."""
+    fixed = {"logit_bias", *(["logit_scale"] if setup.options["freeze_logit_scale"] else [])}
+    length = class_captions(setup).shape[-1]
+    batch = {**image_batch(setup), "tokens": abstract(length, dtype=jnp.int32)}
+    return Outline(setup.model.params, lambda path: path not in fixed, flyp_loss(setup), batch)
 
-    Args:
-        batch_norm: in place of the recipe's.
-    """
+
+def flyp_loss(setup: Setup) -> Loss:
+    """The loss of a dual encoder on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
     network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
-    training = Training(batch_norm or recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+    training = Training(recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+    mask_collisions = setup.options["mask_collisions"]
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
@@ -136,19 +142,17 @@ def accuracy(setup: Setup, model: Model, split: Split) -> float:
     precision = setup.recipe.precision
     if model.card.kind == "zero_shot":
         prompts = load_prompts(setup.recipe.prompts)
-        head = heads.zeroshot_head(model, split.label_space, prompts, precision=precision)
+        head = zeroshot_head(model, split.label_space, prompts, precision=precision)
     else:
-        head = heads.classifier_head(model)
-    features = split_features(dataclasses.replace(setup, model=model), split)
-    blocks = heads.score_blocks(head, features)
-    found = np.concatenate([np.asarray(scores.values).argmax(axis=1) for _, scores in blocks])
-    return float(np.mean(found == split.labels))
+        head = classifier_head(model)
+    return accuracy_on(head, split_features(dataclasses.replace(setup, model=model), split), split)
 
 
 METHOD = Method(
     name="flyp",
     title="FLYP",
-    paper="Goyal et al., Finetune like you pretrain, CVPR 2023",
+    paper="Goyal et al. 2023 (arXiv 2212.00638)",
     options=OPTIONS,
     prepare=prepare,
+    outline=outline,
 )

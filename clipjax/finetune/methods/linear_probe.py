@@ -17,7 +17,7 @@ from clipjax.errors import UsageError
 from clipjax.finetune import losses, outcome
 from clipjax.finetune.data import feature_batches, split_features
 from clipjax.finetune.linear_head import head_accuracy, initial_head
-from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract_head, feature_batch
 from clipjax.finetune.splits import Split, ValidationSplit
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
@@ -63,6 +63,12 @@ def probe(setup: Setup) -> Problem:
     )
 
 
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    loss = head_loss(embeds_at_unit_norm(setup.model.card), setup.options["label_smoothing"])
+    return Outline({"head": abstract_head(setup)}, lambda path: True, loss, feature_batch(setup))
+
+
 def head_loss(normalize: bool, label_smoothing: float) -> Loss:
     """Cross-entropy of a batch {"features": float32 [B,D], "label": int32 [B]}."""
 
@@ -80,4 +86,5 @@ METHOD = Method(
     paper="Wortsman et al. 2022 (arXiv 2109.01903), `--freeze-encoder`",
     options={"init": "auto", "label_smoothing": 0.0},
     prepare=prepare,
+    outline=outline,
 )

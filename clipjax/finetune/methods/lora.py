@@ -11,25 +11,34 @@ are not trained, and a BatchNorm's statistics stay frozen whatever the recipe sa
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from clipjax import heads
-from clipjax.data.preprocess import normalize
 from clipjax.errors import UsageError
-from clipjax.finetune import losses, low_rank, outcome
+from clipjax.finetune import low_rank, outcome
 from clipjax.finetune.data import image_batches
-from clipjax.finetune.method import Method, Outcome, Problem, Setup
-from clipjax.finetune.methods import flyp
+from clipjax.finetune.linear_head import has_classes, zeroshot_params
+from clipjax.finetune.method import (
+    Method,
+    Outcome,
+    Outline,
+    Problem,
+    Setup,
+    abstract,
+    abstract_head,
+    image_batch,
+)
+from clipjax.finetune.methods.cross_entropy import image_loss
+from clipjax.finetune.methods.flyp import accuracy, class_captions, flyp_loss
 from clipjax.finetune.step import Aux, Loss
 from clipjax.finetune.trees import Params
+from clipjax.heads import zeroshot_head
 from clipjax.labels import load_prompts
-from clipjax.models.training import Training
 
 # objective: "contrastive" (FLYP's loss); "cross_entropy", of a zero-shot model against the zero-shot head it
 #     starts with, of a classifier against its own head; or "auto": the former for a zero-shot model, the
@@ -37,7 +46,7 @@ from clipjax.models.training import Training
 # towers: "image", "text", "both", or "auto": those that the objective reads.
 # targets: "attention" (q, k, v, out), "mlp" (c_fc, c_proj, and gate where there is one), or "both".
 # rank, alpha: alpha / rank scales the update.
-# mask_collisions: of the contrastive objective, as FLYP's.
+# mask_collisions: of the contrastive objective, as FLYP's. label_smoothing: of the other.
 OPTIONS = {
     "objective": "auto",
     "towers": "auto",
@@ -45,6 +54,7 @@ OPTIONS = {
     "rank": 8,
     "alpha": 16.0,
     "mask_collisions": False,
+    "label_smoothing": 0.0,
 }
 _TOWERS = {"image": ("vision",), "text": ("text",), "both": ("vision", "text")}
 FILE = "lora.safetensors"
@@ -65,23 +75,38 @@ def prepare(setup: Setup) -> Problem:
     paths = low_rank.target_paths(model.params, towers, options["targets"], model.card.id)
     factors = low_rank.init(model.params, paths, options["rank"], setup.seed)
     scaling = options["alpha"] / options["rank"]
-    contrastive = objective == "contrastive"
-    if contrastive:
-        base = flyp.flyp_loss(setup, mask_collisions=options["mask_collisions"], batch_norm="frozen")
-        head, captions = {}, flyp.class_captions(setup)
+    frozen = dataclasses.replace(setup, recipe=dataclasses.replace(setup.recipe, batch_norm="frozen"))
+    if objective == "contrastive":
+        base, params, captions = flyp_loss(frozen), model.params, class_captions(setup)
     else:
-        base, head, captions = _cross_entropy(setup), {"head": _head(setup)}, None
+        params = {"vision": model.params["vision"], "head": _head(setup)}
+        base, captions = image_loss(frozen), None
     return Problem(
-        params={**model.params, **head, "lora": factors},
+        params={**params, "lora": factors},
         trained=lambda path: path.startswith("lora/"),
         loss=_on_merged(base, scaling),
         batches=partial(image_batches, setup, captions=captions),
         steps=setup.steps,
         finish=partial(_finish, setup, scaling),
-        accuracy=lambda params, split: flyp.accuracy(setup, _tuned(setup, scaling, params).model, split),
-        contrastive=contrastive,
+        accuracy=lambda params, split: accuracy(setup, _tuned(setup, scaling, params).model, split),
+        contrastive=objective == "contrastive",
         compiler_options=model.network.compiler_options("vision"),
     )
+
+
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    model, options, objective = setup.model, setup.options, _objective(setup)
+    paths = low_rank.target_paths(model.params, _towers(setup, objective), options["targets"], model.card.id)
+    make = partial(low_rank.init, model.params, paths, options["rank"], setup.seed)
+    scaling, batch = options["alpha"] / options["rank"], image_batch(setup)
+    if objective == "contrastive":
+        base, params = flyp_loss(setup), model.params
+        batch["tokens"] = abstract(class_captions(setup).shape[-1], dtype=jnp.int32)
+    else:
+        base, params = image_loss(setup), {"vision": model.params["vision"], "head": abstract_head(setup)}
+    trained = {**params, "lora": jax.eval_shape(make)}
+    return Outline(trained, lambda path: path.startswith("lora/"), _on_merged(base, scaling), batch)
 
 
 def _objective(setup: Setup) -> str:
@@ -126,42 +151,25 @@ def _merged(params: Params, scaling: float) -> Params:
     return low_rank.merged(rest, params["lora"], scaling)
 
 
-def _head(setup: Setup) -> dict[str, Array]:
+def _head(setup: Setup) -> Params:
     """The fixed head over the training classes: {"kernel" [D, K], "bias" [K]}, the scale in the kernel."""
     model, labels = setup.model, setup.train.label_space
     if model.card.kind == "zero_shot":
         prompts, precision = load_prompts(setup.recipe.prompts), setup.recipe.precision
-        head = heads.zeroshot_head(model, labels, prompts, precision=precision, store=setup.settings.store)
-    else:
-        head = heads.classifier_head(model)
-        if head.label_space.ids != labels.ids:
-            raise UsageError(
-                f"lora keeps the head of {model.card.id}, over the classes of {head.label_space.name}: it "
-                f"cannot be trained on those of {setup.train.name}; cross_entropy gives it a new head"
-            )
-    bias = jnp.zeros(len(labels)) if head.bias is None else head.bias
-    return {"kernel": np.float32(head.scale) * head.kernel, "bias": bias}
-
-
-def _cross_entropy(setup: Setup) -> Loss:
-    """Of the image tower's features against the fixed head."""
-    network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
-    training = Training("frozen", setup.settings.mesh.size, recipe.remat)
-    unit = setup.model.card.kind == "zero_shot" or setup.model.card.normalize_features
-
-    def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
-        features, _ = network.train_image(params, pixels, precision=recipe.precision, training=training)
-        logits = losses.head_logits(params["head"], features, normalize=unit)
-        value = losses.cross_entropy(logits, batch["label"])
-        return value, Aux({"accuracy": losses.accuracy(logits, batch["label"])}, {})
-
-    return loss
+        store, progress = setup.settings.store, setup.settings.progress
+        head = zeroshot_head(model, labels, prompts, precision=precision, store=store, progress=progress)
+        return zeroshot_params(head)
+    if not has_classes(model, labels):
+        raise UsageError(
+            f"lora keeps the head of {model.card.id}, which has other classes than {setup.train.name}; "
+            "cross_entropy gives it a new one"
+        )
+    return model.params["head"]
 
 
 def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
     """The base model with the factors merged in; a zero-shot model's head was only there to train against."""
-    base = {name: params[name] for name in setup.model.params}
+    base = {name: params.get(name, branch) for name, branch in setup.model.params.items()}
     return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
 
 
@@ -175,7 +183,8 @@ def _finish(setup: Setup, scaling: float, params: Params) -> Outcome:
 METHOD = Method(
     name="lora",
     title="LoRA",
-    paper="Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022",
+    paper="Hu et al. 2022 (arXiv 2106.09685)",
     options=OPTIONS,
     prepare=prepare,
+    outline=outline,
 )

@@ -49,4 +49,5 @@ METHOD = Method(
         "probe_warmup_steps": 500,
     },
     prepare=prepare,
+    outline=cross_entropy.outline,  # of the larger phase
 )

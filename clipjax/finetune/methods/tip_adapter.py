@@ -36,7 +36,7 @@ from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.finetune import outcome
 from clipjax.finetune.data import split_features, view_batches
-from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract, abstract_head
 from clipjax.finetune.search import validation_split
 from clipjax.finetune.splits import Split, ValidationSplit
 from clipjax.heads import Head, score_blocks, zeroshot_head
@@ -85,6 +85,13 @@ def prepare(setup: Setup) -> Problem:
         steps=0,
         finish=finish,
     )
+
+
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    head = abstract_head(setup)
+    params = {"cache": {"keys": abstract(head["kernel"].shape[0], len(setup.train))}, "head": head}
+    return Outline({**params, "vision": setup.model.params["vision"]}, lambda path: False, None, {})
 
 
 def check(setup: Setup) -> None:
@@ -294,4 +301,5 @@ METHOD = Method(
     paper="Zhang et al. 2022 (arXiv 2207.09519)",
     options=OPTIONS,
     prepare=prepare,
+    outline=outline,
 )

@@ -26,7 +26,17 @@ from clipjax.data.preprocess import normalize
 from clipjax.finetune.data import feature_batches, image_batches, split_features
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.losses import accuracy, cross_entropy, head_logits, unit_norm
-from clipjax.finetune.method import Method, Outcome, Problem, Setup
+from clipjax.finetune.method import (
+    Method,
+    Outcome,
+    Outline,
+    Problem,
+    Setup,
+    abstract,
+    abstract_head,
+    feature_batch,
+    image_batch,
+)
 from clipjax.finetune.methods.tip_adapter import (
     OPTIONS,
     build_keys,
@@ -79,6 +89,16 @@ def prepare(setup: Setup) -> Problem:
     )
 
 
+def outline(setup: Setup) -> Outline:
+    """Its shapes."""
+    cached, head = setup.recipe.augmentation is None, abstract_head(setup)
+    keys = abstract(head["kernel"].shape[0], len(setup.train))
+    params = {"cache": {"keys": keys}, "head": head}
+    params |= {} if cached else {"vision": setup.model.params["vision"]}
+    batch = feature_batch(setup) if cached else image_batch(setup)
+    return Outline(params, lambda path: path == KEYS, tip_loss(setup, values_of(setup)), batch)
+
+
 def _scaled(head: Head) -> Params:
     """The zero-shot head with its scale inside, as the loss reads it."""
     kernel = {"kernel": np.float32(head.scale) * np.asarray(head.kernel)}
@@ -116,4 +136,5 @@ METHOD = Method(
     paper="Zhang et al. 2022 (arXiv 2207.09519)",
     options=OPTIONS,
     prepare=prepare,
+    outline=outline,
 )
