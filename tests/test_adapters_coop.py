@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from clipjax.adapters import all_adapters
-from clipjax.adapters.coop import CoOp, Prompts, class_features, class_prompts
+from clipjax.adapters.coop import CoOp, Prompts, by_length, class_features, class_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet
@@ -104,6 +104,18 @@ def test_tokens_left_out_change_nothing(model: Model, position: Any) -> None:
     assert np.abs(encode(prompts) - encode(whole)).max() < 1e-6
     moved = whole._replace(places=whole.places - 1)
     assert np.abs(encode(moved) - encode(whole)).max() > 1e-3
+
+
+def test_groups_of_similar_length(model: Model) -> None:
+    words = ["cat", "dog", "red", "big", "fox", "hen", "owl", "ant", "bee", "rat"]
+    names = [" ".join(words[:size]) for size in (1, 1, 7, 1, 2, 6, 1)]
+    prompts = class_prompts(model, names, 2, "end", csc=False)
+    assert [rows.tolist() for rows in by_length(prompts, 100)] == [[0, 1, 2, 3, 4, 5, 6]]
+    assert [rows.tolist() for rows in by_length(prompts, 10)] == [[0, 1, 3, 4, 6], [2, 5]]
+    assert [rows.tolist() for rows in by_length(prompts, 1)] == [[0, 1, 3, 6], [4], [2, 5]]
+    short = prompts.rows(np.array([4, 0]))
+    assert short.places.tolist() == [prompts.places[4], prompts.places[0]]
+    assert short.ids.tolist() == prompts.ids[[4, 0], : prompts.places[4] + 1].tolist()
 
 
 def test_words_for_vectors_give_the_zero_shot_head(model: Model) -> None:
