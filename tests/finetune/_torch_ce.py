@@ -62,9 +62,18 @@ def train(
     std: Sequence[float],
     *,
     train_mode: bool = True,
+    momentum: float = 0.1,
 ) -> Trace:
-    """One step a batch, from a copy of `model`."""
+    """One step a batch, from a copy of `model`.
+
+    Args:
+        train_mode: wise-ft's; False leaves BatchNorm's statistics alone.
+        momentum: of these statistics; the conditioned models that are given here have another one.
+    """
     model = copy.deepcopy(model).train(train_mode)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = momentum
     params = [p for p in model.parameters() if p.requires_grad]
     adamw = torch.optim.AdamW(
         params,
