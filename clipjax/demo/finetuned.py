@@ -127,7 +127,7 @@ def _with_ends(rows: Sequence[Row]) -> Iterator[Row]:
     """The rows of the curve: the base is alpha 0, FLYP's model 1."""
     for row in rows:
         lineage = row["model_facts"].get("lineage") or {}
-        ends = {BASE: 0.0, f"{BASE}-flyp": 1.0}
+        ends = {BASE: 0.0, f"{BASE}-flyp-seed1": 1.0}
         alpha = lineage.get("alpha", ends.get(row["model"]))
         if alpha is not None:
             yield {**row, "model_facts": {**row["model_facts"], "lineage": {**lineage, "alpha": alpha}}}

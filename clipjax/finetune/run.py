@@ -1,9 +1,9 @@
 """One fine-tuning run for each seed: data, method, training, model, all in one folder.
 
-    OUT/recipe.json            what was asked for
     OUT/seed1/shots.json       the training images, where there are shots
     OUT/seed1/train/...        resume points and logs (metrics.csv, TensorBoard)
     OUT/seed1/model/           the fine-tuned model: `clipjax.load_model` reads it
+    OUT/seed1/run.json         what it was made of, written last
 
 A seed whose model is there is not trained again; one that was interrupted goes on from its resume point.
 """
@@ -11,15 +11,18 @@ A seed whose model is there is not trained again; one that was interrupted goes 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 
 from clipjax.data.cards import Dataset
 from clipjax.errors import DataError, UsageError
+from clipjax.files import LocalFiles
 from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
 from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
@@ -36,6 +39,9 @@ from clipjax.finetune.training import Trained, train
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import barrier
+
+
+RECORD = "run.json"
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ def finetune(
     runs = []
     for seed in recipe.seeds:
         folder = Path(out) / f"seed{seed}"
-        if (done := _finished(folder, recipe, model, seed)) is not None:
+        asked = _asked(model, recipe, data, seed)
+        if (done := _finished(folder, asked)) is not None:
             announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
             runs.append(Run(seed, folder, done, True))
             continue
@@ -112,7 +119,7 @@ def finetune(
             options=method.options_of(recipe),
             settings=dataclasses.replace(settings, folder=folder),
         )
-        runs.append(Run(seed, folder, _save(solve(setup, method), folder), False))
+        runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
     return runs
 
 
@@ -203,26 +210,45 @@ def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int, folder: Path)
     return shots.of(split)
 
 
-def _finished(folder: Path, recipe: Recipe, model: Model, seed: int) -> Model | None:
-    """The model of a seed that is done; DataError where another recipe or another base made it."""
-    if not (folder / "model" / "card.json").is_file():
+def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
+    """The model of a seed that is done; DataError where another recipe, base or list of shots made it."""
+    if not (folder / RECORD).is_file():
         return None
-    found = load_model(folder / "model")
-    lineage: Any = found.card.lineage or {}
-    asked = {"recipe_digest": recipe.digest, "base": model.card.id, "seed": seed}
+    record = json.loads((folder / RECORD).read_text())
     for key, value in asked.items():
-        if lineage.get(key) != value:
+        if record.get(key) != value:
             raise DataError(
-                f"{folder / 'model'} was made with {key} {lineage.get(key)}, not {value}: name another "
-                "--out, or remove it"
+                f"{folder} holds a model made with {key} {record.get(key)}, not {value}: name another --out, "
+                "or remove it"
             )
-    return found
+    return load_model(folder / "model")
 
 
-def _save(outcome: Outcome, folder: Path) -> Model:
+def _asked(model: Model, recipe: Recipe, data: Data, seed: int) -> dict[str, Any]:
+    """What makes two runs the same."""
+    weights = model.card.weights
+    return {
+        "recipe": recipe.digest,
+        "base": model.card.id,
+        "base_sha256": None if weights is None else weights.identity,
+        "data": data.train.card.name,
+        "images": data.train.manifest.order_digest,
+        "shots": None if data.shots is None else read_shots(data.shots).sha256,
+        "hold_out": data.hold_out,
+        "validation": None if data.validation is None else data.validation.manifest.order_digest,
+        "limit": data.limit,
+        "seed": seed,
+    }
+
+
+def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
     """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
+    model = outcome.model
+    model.card = dataclasses.replace(model.card, id=f"{model.card.id}-seed{asked['seed']}")
     if jax.process_index() == 0:
-        outcome.model.save(folder / "model")
+        model.save(folder / "model")
+        text = json.dumps(asked, indent=1) + "\n"
+        LocalFiles().create(epath.Path(folder / RECORD), text.encode(), replace=True)
     barrier(f"saved {folder}")
     return load_model(folder / "model")
 
