@@ -40,7 +40,6 @@ from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import barrier
 
-
 RECORD = "run.json"
 
 
