@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -101,7 +101,9 @@ def setup_of(model: Model, labels: LabelSpace = LABELS, **options: Any) -> Setup
     return Setup(model, none, None, RECIPE, 0, {**METHOD.options, **options}, settings)
 
 
-def torch_batches(model: Model, batches: list[dict[str, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+def torch_batches(
+    model: Model, batches: Sequence[Mapping[str, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """(images [B,3,S,S], ids [B,77]), the ids not cut."""
     known, found = model.card.preprocess, []
     for batch in batches:
@@ -109,6 +111,17 @@ def torch_batches(model: Model, batches: list[dict[str, np.ndarray]]) -> list[tu
         ids = np.pad(batch["tokens"], ((0, 0), (0, 77 - batch["tokens"].shape[1])))
         found.append((np.ascontiguousarray(images), ids))
     return found
+
+
+def torch_features(
+    theirs: Any, model: Model, batch: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """open_clip's features of unit norm."""
+    [(images, ids)] = torch_batches(model, [batch])
+    with torch.no_grad():
+        image = theirs.encode_image(torch.from_numpy(images), normalize=True)
+        text = theirs.encode_text(torch.from_numpy(ids).long(), normalize=True)
+    return image.numpy(), text.numpy()
 
 
 def by_key(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -237,12 +250,12 @@ def test_collisions_are_no_negatives() -> None:
 def test_masking_is_an_option_and_off(pair: tuple[Any, Model], batches: list[dict[str, np.ndarray]]) -> None:
     """Of a batch with two images of one class, before the first step."""
     assert METHOD.options["mask_collisions"] is False
-    model = pair[1]
+    theirs, model = pair
     batch = batches[0] | {"label": np.arange(CLASSES, dtype=np.int32) // 2}
     problem = METHOD.prepare(setup_of(model, mask_collisions=True))
     found = float(jax.jit(problem.loss)(problem.params, batch, jax.random.key(0))[0])  # type: ignore[arg-type]
-    image = np.asarray(model.encode_image(torch_batches(model, [batch])[0][0].transpose(0, 2, 3, 1)))
-    logits = 10.0 * image @ np.asarray(model.encode_text(batch["tokens"])).T
+    image, text = torch_features(theirs, model, batch)
+    logits = 10.0 * image @ text.T
     assert found == pytest.approx(masked_loss(logits, batch["label"]), rel=1e-5)
     assert abs(found - masked_loss(logits, np.arange(CLASSES))) > 0.01
 
@@ -341,18 +354,15 @@ def test_a_run_comes_out_as_a_model(pair: tuple[Any, Model], images: Manifest, t
 
     again = load_model(tuned.save(tmp_path / "model"))
     export_model(again, tmp_path / "open_clip.safetensors")
+    tensors = load_file(tmp_path / "open_clip.safetensors")
+    for key, weight in by_key(trained.params).items():
+        np.testing.assert_array_equal(tensors[key], weight)
     exported = copy.deepcopy(theirs)
-    exported.load_state_dict(load_file(tmp_path / "open_clip.safetensors"), strict=True)
+    exported.load_state_dict(tensors, strict=True)
     files = [Path(images.opener.root) / name for name in images.ids]
     pixels = np.stack([np.asarray(PIL.Image.open(file)) for file in files])
     prompts = caption_ids(model, LABELS, load_prompts("openai_7")).reshape(7 * CLASSES, -1)
-    [(inputs, ids)] = torch_batches(model, [{"pixels": pixels, "tokens": prompts}])
-    with torch.no_grad():
-        image = exported.encode_image(torch.from_numpy(inputs), normalize=True).numpy()
-        text = exported.encode_text(torch.from_numpy(ids).long(), normalize=True).numpy()
-    np.testing.assert_allclose(again.encode_image(inputs.transpose(0, 2, 3, 1)), image, atol=1e-5)
-    np.testing.assert_allclose(again.encode_text(prompts), text, atol=1e-5)
-
+    image, text = torch_features(exported, model, {"pixels": pixels, "tokens": prompts})
     assert problem.accuracy is not None
     classes = text.reshape(CLASSES, 7, -1).mean(axis=1)
     classes /= np.linalg.norm(classes, axis=1, keepdims=True)

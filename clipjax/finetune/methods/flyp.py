@@ -38,8 +38,8 @@ from clipjax.texts import TOKENIZED
 
 # freeze_logit_scale: the temperature stays that of the checkpoint.
 # mask_collisions: see `collisions`.
-# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining; FLYP's
-#     recipe has no bounds.
+# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining;
+#     FLYP's recipe has no bounds.
 OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_scale": False}
 
 
