@@ -216,8 +216,12 @@ def _recipe(
 
 def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
     """Every job; one that fails does not keep the others from their models."""
+    from clipjax.finetune.run import check
+
     records, failed = [], []
     data, settings = asked.read(), asked.settings()
+    for job in jobs:
+        check(job.recipe, data)
     for job in jobs:
         try:
             runs, changes = _run(job, asked, data, settings)

@@ -158,7 +158,7 @@ class Method:
         options: its own options with their defaults; a recipe may set these and no others.
         prepare: states the problem.
         outline: its shapes, of a setup whose model has abstract params.
-        needs_validation: whether it cannot do without a validation split.
+        searches: whether, with these options, it chooses something on a validation split.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Method:
     options: Mapping[str, Any]
     prepare: Callable[[Setup], Problem]
     outline: Callable[[Setup], Outline]
-    needs_validation: bool = False
+    searches: Callable[[Mapping[str, Any]], bool] = lambda options: False
 
     def options_of(self, recipe: Recipe) -> dict[str, Any]:
         """The options with the recipe's put in. Raises DataError for one of another name or kind."""

@@ -95,10 +95,8 @@ def finetune(
         Interrupted: the scheduler took the machine away; the same call goes on from there.
     """
     method = find_method(recipe.method)
-    method.options_of(recipe)
+    check(recipe, data)
     whole, held_out = splits(data)
-    if method.needs_validation or recipe.select:
-        validation_split(held_out, " and ".join(recipe.select) or method.title)
     runs = []
     for seed in recipe.seeds:
         folder = Path(out) / f"seed{seed}"
@@ -120,6 +118,15 @@ def finetune(
         )
         runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
     return runs
+
+
+def check(recipe: Recipe, data: Data) -> None:
+    """Raises what can be told of a recipe before its data is read: unknown options, nothing to choose by."""
+    method = find_method(recipe.method)
+    searches = method.searches(method.options_of(recipe))
+    if (searches or recipe.select) and data.validation is None and not data.hold_out:
+        what = [*(recipe.select or ()), *([f"what {method.title} searches"] if searches else [])]
+        validation_split(None, " and ".join(what))
 
 
 def solve(setup: Setup, method: Method) -> Outcome:

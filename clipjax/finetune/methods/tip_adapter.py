@@ -302,4 +302,5 @@ METHOD = Method(
     options=OPTIONS,
     prepare=prepare,
     outline=outline,
+    searches=lambda options: options["search"],
 )
