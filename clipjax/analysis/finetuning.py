@@ -110,6 +110,8 @@ def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[P
         area = figure.subplots()
         for k, dataset in enumerate(shifts):
             there = [alpha for alpha in alphas if (dataset, alpha) in accuracy]
+            if not there:
+                continue
             x = [accuracy[reference, alpha] for alpha in there]
             y = [accuracy[dataset, alpha] for alpha in there]
             colour = COLOURS[k % len(COLOURS)]

@@ -101,9 +101,14 @@ def finetune(
     if method == "list":
         _list_methods(as_json)
         return
-    if data is None or out is None:
-        missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
-        raise UsageError(f"say {' and '.join(missing)}: which training images, and where to write")
+    if not method.startswith("suite:"):
+        from clipjax.finetune.method import find_method
+
+        find_method(method)
+    missing = {"--data": data, "--out": out or (Path() if dry_run else None)}
+    if data is None or None in missing.values():
+        names = [name for name, value in missing.items() if value is None]
+        raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
@@ -118,7 +123,7 @@ def finetune(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
         *(evaluate, data_root, fsdp, every, workers, store_root(store)),
     )
-    jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, out)
+    jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, out or Path())
     if dry_run:
         from clipjax.commands.finetune_plan import print_plan
 
@@ -200,17 +205,13 @@ def _jobs(
 def _recipe(
     method: str | None, name: str | None, changes: Sequence[str], seeds: Sequence[int], shots: str | None
 ) -> Any:
-    from clipjax.finetune.method import find_method
     from clipjax.finetune.recipe import default_recipe, load_recipe
-    from clipjax.finetune.run import seeds_of
 
-    if method is not None:
-        find_method(method)
     changes = [*changes, f"shots={shots}"] if shots is not None and shots.isdigit() else changes
+    changes = [*changes, f"seeds={list(seeds)}"] if seeds else changes
     found = load_recipe(name or default_recipe(str(method)), changes)
     if method not in (None, found.method):
         raise UsageError(f"the recipe {found.name} is one of {found.method}, not of {method}")
-    found = seeds_of(found, seeds)
     return dataclasses.replace(found, shots=None) if shots == "all" else found
 
 
@@ -218,7 +219,7 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
     """Every job; one that fails does not keep the others from their models."""
     from clipjax.finetune.run import check
 
-    records, failed = [], []
+    records, failed, first = [], [], ""
     data, settings = asked.read(), asked.settings()
     for job in jobs:
         check(job.recipe, data)
@@ -230,7 +231,8 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
         except ClipjaxError as error:
             if len(jobs) == 1:
                 raise
-            failed.append(f"{job.recipe.name} of {job.model}: {error}")
+            failed.append(f"{job.recipe.name} of {job.model}")
+            first = first or str(error)
             typer.echo(f"  failed: {error}", err=True)
             continue
         records.append(_record(job, runs, changes))
@@ -239,7 +241,9 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(records, indent=2))
     if failed:
-        raise DataError(f"{counted(len(failed), 'run')} of {len(jobs)} failed: {failed[0]}")
+        raise DataError(
+            f"{counted(len(failed), 'run')} of {len(jobs)} failed: {', '.join(failed)}; the first: {first}"
+        )
 
 
 def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -297,7 +301,7 @@ def _cells(change: Any) -> list[str]:
     interval = "" if limits is None else f"[{limits[0]:+.4f}, {limits[1]:+.4f}]"
     metric = change.metric
     return [
-        *(metric.task, change.dataset, metric.title, str(change.n)),
+        *(metric.task, change.dataset, metric.title, "" if change.n is None else str(change.n)),
         *(number(change.before), number(change.mean), number(change.deviation)),
         *(number(change.difference, "+.4f"), interval, change.verdict or change.note or ""),
     ]

@@ -24,7 +24,12 @@ def wise_ft(
     out: Annotated[Path, typer.Option("--out", help="Folder for the model and the sweep's results.")],
     alphas: Annotated[
         list[float] | None,
-        typer.Option("--alpha", help="0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1."),
+        typer.Option(
+            "--alpha",
+            min=0.0,
+            max=1.0,
+            help="0 is BASE, 1 is TUNED; may be repeated. Default: 0, 0.1, ... 1.",
+        ),
     ] = None,
     prompts: Annotated[
         str | None, typer.Option(help="Of the zero-shot head; default: those it was fine-tuned with.")
@@ -38,7 +43,8 @@ def wise_ft(
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of data sets to evaluate on.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Data set for the horizontal axis of the figure, e.g. imagenet_val.")
+        str | None,
+        typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
     ] = None,
     workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
@@ -55,7 +61,7 @@ def wise_ft(
 
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
-    from clipjax.finetune.wise_ft import ALPHAS
+    from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
 
     if (evaluate is None) != (data_root is None):
         raise UsageError(
@@ -64,18 +70,25 @@ def wise_ft(
     chosen = tuple(alphas or ALPHAS)
     first, second, prompt_set = _pair(base, tuned, prompts)
     if validation is not None:
-        alpha = _choose(first, second, chosen, prompt_set, validation, validation_dataset, workers)
+        split = _validation(validation, validation_dataset, evaluate, data_root)
+        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, workers=workers)
+        alpha = choice.best
+        typer.echo(f"chosen on {split.name}: alpha {alpha:g}, accuracy {choice.accuracy:.4f}", err=True)
     else:
         alpha = chosen[0] if len(chosen) == 1 else 0.5
     rows: list[dict[str, Any]] = []
     if evaluate is not None and data_root is not None:
         rows = _sweep(first, second, chosen, evaluate, data_root, out, workers, store_root(store))
     _write(first, second, alpha, out)
+    drawn = _draw(rows, reference, out) if rows else []
     if as_json:
         typer.echo(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
         return
     if rows:
-        _show(rows, chosen, reference, out)
+        _show(rows, chosen)
+        typer.echo("")
+    if drawn:
+        typer.echo(f"figure: {', '.join(map(str, drawn))}")
     typer.echo(f"alpha {alpha:g}: {out / 'model'}")
 
 
@@ -95,17 +108,17 @@ def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     return first, second, found
 
 
-def _choose(
-    first: Any, second: Any, alphas: Sequence[float], prompts: Any, root: Path, card: str, workers: int
-) -> float:
+def _validation(root: Path, card: str, suite: str | None, data_root: Path | None) -> Any:
+    """The images to choose by. Raises DataError where the suite reports on them."""
     from clipjax.data.cards import load_dataset
+    from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.splits import validation_split_of
-    from clipjax.finetune.wise_ft import choose_alpha
+    from clipjax.finetune.suites import load_suite
 
     split = validation_split_of(load_dataset(card, root))
-    choice = choose_alpha(first, second, split, prompts=prompts, alphas=alphas, workers=workers)
-    typer.echo(f"chosen on {split.name}: alpha {choice.best:g}, accuracy {choice.accuracy:.4f}", err=True)
-    return choice.best
+    if suite is not None and data_root is not None:
+        refuse_leaks([split], load_suite(suite), data_root)
+    return split
 
 
 def _sweep(
@@ -139,11 +152,8 @@ def _write(first: Any, second: Any, alpha: float, out: Path) -> None:
     interpolate(first, second, alpha).save(out / "model")
 
 
-def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], reference: str | None, out: Path) -> None:
-    """A line an alpha, a column a number, and the curve."""
-    from clipjax.analysis.finetuning import alpha_figure
-    from clipjax.errors import DataError
-
+def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float]) -> None:
+    """A line an alpha, a column a number."""
     columns = list(dict.fromkeys((row["dataset"], row["metric"], row["slice"]) for row in rows))
     cells = []
     for alpha in alphas:
@@ -155,11 +165,17 @@ def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], reference: st
         values = [own.get(column) for column in columns]
         cells.append([f"{alpha:g}", *("" if value is None else f"{value:.4f}" for value in values)])
     print_table(["alpha", *(" ".join(filter(None, column)) for column in columns)], cells)
-    typer.echo("")
-    of_shifts = [row["dataset"] for row in rows if row["task"] == "zeroshot"]
+
+
+def _draw(rows: Sequence[dict[str, Any]], reference: str | None, out: Path) -> list[Path]:
+    """The curve; says so where it cannot be drawn."""
+    from clipjax.analysis.finetuning import alpha_figure
+    from clipjax.errors import DataError
+
+    names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
+    held_out = [name for name in names if name.endswith("_val")]
     try:
-        drawn = alpha_figure(rows, reference or of_shifts[0], out / "wise_ft") if of_shifts else []
+        return alpha_figure(rows, reference or next(iter([*held_out, *names]), ""), out / "wise_ft")
     except DataError as error:
         typer.echo(f"no figure: {error}", err=True)
-    else:
-        typer.echo(f"figure: {', '.join(map(str, drawn))}")
+        return []

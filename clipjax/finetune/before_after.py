@@ -34,7 +34,7 @@ class Change:
         before: of the base; None where it is not defined, and `note` says why.
         after: of the tuned models, one a seed.
         intervals: limits of the paired 95 % interval of each seed's difference (None: it has no width).
-        n: images.
+        n: images; None of a run that failed.
     """
 
     metric: Metric
@@ -42,7 +42,7 @@ class Change:
     before: float | None
     after: tuple[float, ...]
     intervals: tuple[tuple[float, float] | None, ...]
-    n: int
+    n: int | None
     note: str | None = None
 
     @property
@@ -109,7 +109,7 @@ def before_and_after(
     jobs = _jobs(suite, data_root)
     runs = [_evaluate(model, jobs, announce, results=results, **settings) for model in (base, *tuned)]
     changes = [
-        change for key in jobs for change in _changes([run.get(key) for run in runs], suite, Path(results))
+        change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, Path(results))
     ]
     order = [(metric.task, metric.metric, metric.slice) for metric in suite.metrics]
     return sorted(changes, key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
@@ -141,12 +141,18 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
 
 def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
     """Raises DataError where training or validation images are among those that the suite reports on."""
-    manifests = {}
-    for job in _jobs(suite, data_root).values():
-        for data in filter(None, (job.data, job.id)):
-            manifests[data.root] = load_dataset(data.card, data.root).manifest
-    for split in splits:
-        for manifest in manifests.values():
+    located = {
+        (data.card.name, data.root): data
+        for job in _jobs(suite, data_root).values()
+        for data in (job.data, job.id)
+        if data is not None
+    }
+    for data in located.values():
+        try:
+            manifest = load_dataset(data.card, data.root).manifest
+        except DataError:
+            continue  # what cannot be read is not reported on either
+        for split in splits:
             refuse_overlap(split, manifest)
 
 
@@ -154,31 +160,39 @@ def evaluate_suite(
     model: Any, suite: Suite, data_root: str | Path, announce: Callable[[str], None], **settings: Any
 ) -> list[Result]:
     """One model on a suite; arguments and errors as of `before_and_after`."""
-    return list(_evaluate(model, _jobs(suite, data_root), announce, **settings).values())
+    found = _evaluate(model, _jobs(suite, data_root), announce, **settings).values()
+    return [each for each in found if isinstance(each, Result)]
 
 
 def _evaluate(
     model: Any, jobs: dict[_Key, Job], announce: Callable[[str], None], **settings: Any
-) -> dict[_Key, Result]:
+) -> dict[_Key, Result | ClipjaxError]:
+    """The result of each run, or what went wrong in it."""
+
     def say(number: int, of: int, job: Job) -> None:
         announce(f"[{number}/{of}] {model.card.id}: {job}")
 
-    found = {}
+    found: dict[_Key, Result | ClipjaxError] = {}
     for done in evaluate_all(model, list(jobs.values()), announce=say, **settings):
-        if done.result is None:
+        key = done.job.task, done.job.data.card.name
+        if done.error is not None:
             announce(f"  failed: {done.error}")
-        else:
-            found[done.job.task, done.job.data.card.name] = done.result
+            found[key] = done.error
+        elif done.result is not None:
+            found[key] = done.result
     return found
 
 
-def _changes(results: Sequence[Result | None], suite: Suite, folder: Path) -> Iterator[Change]:
+def _changes(
+    key: _Key, results: Sequence[Result | ClipjaxError], suite: Suite, folder: Path
+) -> Iterator[Change]:
     """The suite's metrics of one task on one data set; `results` are the base's, then each seed's."""
-    there = [each for each in results if each is not None]
-    if len(there) < len(results):
+    task, dataset = key
+    wanted = [metric for metric in suite.metrics if metric.task == task]
+    there = [each for each in results if isinstance(each, Result)]
+    if failed := [each for each in results if isinstance(each, ClipjaxError)]:
+        yield from (Change(each, dataset, None, (), (), None, f"failed: {failed[0]}") for each in wanted)
         return
-    row = there[0].rows[0]
-    wanted = [metric for metric in suite.metrics if metric.task == row["task"]]
     compared = [_compared(there[0], each, folder) for each in there[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
@@ -189,7 +203,7 @@ def _changes(results: Sequence[Result | None], suite: Suite, folder: Path) -> It
                 None if each.interval is None else (each.interval.lo, each.interval.hi) for each in pairs
             )
             after = tuple(each.second for each in pairs)
-            yield Change(metric, row["dataset"], pairs[0].first, after, intervals, pairs[0].n)
+            yield Change(metric, dataset, pairs[0].first, after, intervals, pairs[0].n)
         else:
             yield _undefined(metric, there)
 

@@ -8,6 +8,7 @@ with file and key.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,11 +72,11 @@ class Recipe:
 
     def steps_of(self, images: int) -> int:
         """Optimiser steps on a training split of so many images; an epoch is images // batch_size of them
-        (at least one step in all)."""
+        (at least one step in all, unless there are no epochs)."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return max(1, self.epochs * images // self.batch_size)
+        return max(1, self.epochs * images // self.batch_size) if self.epochs else 0
 
     def rate(self, images: int) -> Any:
         """The learning rate as an optax schedule, step -> rate."""
@@ -110,7 +111,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         overrides: "key=value" each, the value as TOML writes it; keys of tables with a dot
-            ("optimizer.learning_rate=1e-5").
+            ("optimizer.learning_rate=1e-5"). Of steps and epochs the one that is given takes the place of
+            the other.
 
     Raises:
         UsageError: no recipe of that name, or an override that is none.
@@ -120,9 +122,12 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not str(name).endswith(".toml") and not path.is_file():
         raise unknown_name("recipe", str(name), recipe_names())
     record = read_toml(path)
-    for each in overrides:
-        _override(record, each)
-    return recipe_from_dict({"name": path.stem, **record}, str(path))
+    given = {_override(record, each) for each in overrides}
+    for key, other in (("steps", "epochs"), ("epochs", "steps")):
+        if key in given and other not in given:
+            record.pop(other, None)
+    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
+    return recipe_from_dict({"name": path.stem, **record}, where)
 
 
 def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
@@ -138,8 +143,11 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
         raise DataError(
             f"{where}: batch_size {recipe.batch_size} is no multiple of accumulate {recipe.accumulate}"
         )
-    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
-        raise DataError(f"{where}: seeds must be one or more different numbers, not {list(recipe.seeds)}")
+    if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds) or min(recipe.seeds) < 0:
+        raise DataError(
+            f"{where}: seeds must be one or more different numbers from 0 on, not {list(recipe.seeds)}"
+        )
+    _check_numbers(recipe, where)
     if unknown := set(recipe.select) - {"epoch", "learning_rate"}:
         raise DataError(f"{where}: select knows 'epoch' and 'learning_rate', not {min(unknown)!r}")
     if ("learning_rate" in recipe.select) != bool(recipe.learning_rates):
@@ -147,7 +155,20 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
     return recipe
 
 
-def _override(record: dict[str, Any], given: str) -> None:
+def _check_numbers(recipe: Recipe, where: str) -> None:
+    """What no optimiser can use: numbers below 0, decay rates of 1 or more, rates to choose of 0."""
+    for table, numbers in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
+        for key, value in dataclasses.asdict(numbers).items():
+            if isinstance(value, int | float) and value < 0:
+                raise DataError(f"{where}: {table}.{key} = {value} must be at least 0")
+            if key in ("b1", "b2", "momentum") and value >= 1:
+                raise DataError(f"{where}: {table}.{key} = {value} must be below 1")
+    if any(rate <= 0 for rate in recipe.learning_rates):
+        raise DataError(f"{where}: learning_rates = {list(recipe.learning_rates)} must be above 0")
+
+
+def _override(record: dict[str, Any], given: str) -> str:
+    """Set one key of a recipe's record; returns the key."""
     key, equals, text = given.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")
@@ -161,6 +182,7 @@ def _override(record: dict[str, Any], given: str) -> None:
         if not isinstance(record, dict):
             raise UsageError(f"--set {given}: {table} is not a table")
     record[last] = value
+    return key.strip()
 
 
 def _typed(cls: type, record: Any, where: str) -> Any:
@@ -208,4 +230,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     )
     if not right:
         raise DataError(f"{where} = {value!r} must be of type {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise DataError(f"{where} = {value!r} must be a finite number")
     return float(value) if kind is float else value

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from clipjax.data.cards import Dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
 from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
-from clipjax.finetune.outcome import also_chosen
+from clipjax.finetune.outcome import SHOTS, also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
@@ -36,6 +36,7 @@ from clipjax.finetune.splits import (
     validation_split_of,
 )
 from clipjax.finetune.training import Trained, train
+from clipjax.finetune.trees import flatten
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import barrier
@@ -186,13 +187,11 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """What the first seed's run would be given; no image is read but to list them."""
+    """What the first seed's run would be given; of the images only shots are read, for their hash."""
     whole, held_out = splits(data)
     split = whole if data.limit is None else whole.sample(data.limit, recipe.seeds[0])
-    if data.shots is not None:
-        split = read_shots(data.shots).of(split)
-    elif recipe.shots is not None:
-        split = draw_shots(split, recipe.shots, recipe.seeds[0]).of(split)
+    if data.shots is not None or recipe.shots is not None:
+        split = _shots(split, data, recipe, recipe.seeds[0]).of(split)
     options = find_method(recipe.method).options_of(recipe)
     return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings)
 
@@ -202,39 +201,49 @@ def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int, folder: Path)
     split = whole if data.limit is None else whole.sample(data.limit, seed)
     if data.shots is None and recipe.shots is None:
         return split
-    file = folder / "shots.json"
-    shots: Shots
-    if data.shots is not None:
-        shots = read_shots(data.shots)
-    elif file.is_file():
-        shots = read_shots(file)
-    else:
-        assert recipe.shots is not None
-        shots = draw_shots(split, recipe.shots, seed)
+    shots = _shots(split, data, recipe, seed)
+    file = folder / SHOTS
+    if file.is_file() and (there := read_shots(file)).sha256 != shots.sha256:
+        raise DataError(
+            f"{file} lists other images ({there.per_class} a class, seed {there.seed}) than this run draws "
+            f"({shots.per_class} a class, seed {shots.seed}): name another --out, or remove it"
+        )
     if jax.process_index() == 0:
         write_shots(shots, file)
     return shots.of(split)
+
+
+def _shots(split: TrainSplit, data: Data, recipe: Recipe, seed: int) -> Shots:
+    """Those of the file that the user named, or the recipe's, drawn with the seed."""
+    if data.shots is not None:
+        return read_shots(data.shots)
+    assert recipe.shots is not None
+    return draw_shots(split, recipe.shots, seed)
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
     """The model of a seed that is done; DataError where another recipe, base or list of shots made it."""
     if not (folder / RECORD).is_file():
         return None
-    record = json.loads((folder / RECORD).read_text())
-    for key, value in asked.items():
-        if record.get(key) != value:
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        there, here = flatten(record), flatten(json.loads(json.dumps(asked)))
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / RECORD} cannot be read ({error}): remove {folder}") from None
+    for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
+        if there.get(key) != here.get(key):
             raise DataError(
-                f"{folder} holds a model made with {key} {record.get(key)}, not {value}: name another --out, "
-                "or remove it"
+                f"{folder} holds a model made with {key.replace('/', '.')} = {there.get(key)}, not "
+                f"{here.get(key)}: name another --out, or remove it"
             )
     return load_model(folder / "model")
 
 
 def _asked(model: Model, recipe: Recipe, data: Data, seed: int) -> dict[str, Any]:
     """What makes two runs the same."""
-    weights = model.card.weights
+    weights, record = model.card.weights, recipe.to_dict()
     return {
-        "recipe": recipe.digest,
+        "recipe": {key: record[key] for key in record if key not in ("name", "title", "seeds")},
         "base": model.card.id,
         "base_sha256": None if weights is None else weights.identity,
         "data": data.train.card.name,
@@ -257,8 +266,3 @@ def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
         LocalFiles().create(epath.Path(folder / RECORD), text.encode(), replace=True)
     barrier(f"saved {folder}")
     return load_model(folder / "model")
-
-
-def seeds_of(recipe: Recipe, given: Sequence[int]) -> Recipe:
-    """The recipe with other seeds, where some are given."""
-    return dataclasses.replace(recipe, seeds=tuple(given)) if given else recipe

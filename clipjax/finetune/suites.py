@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, unknown_name
+from clipjax.tasks import all_tasks
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -79,8 +80,14 @@ def load_suite(name: str | Path) -> Suite:
         {"title"},
         str(path),
     )
+    for key in ("run", "datasets"):
+        for name in record.get(key, ()):
+            if not isinstance(name, str):
+                raise DataError(f"{path}: {key} must be a list of names, and holds {name!r}")
     metrics = [_record(Metric, each, f"{path}: metrics") for each in record.get("metrics", [])]
     for metric in metrics:
+        if metric.task not in all_tasks():
+            raise DataError(f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(all_tasks())}")
         if metric.better not in get_args(Better):
             raise DataError(f"{path}: better = {metric.better!r} is not one of {', '.join(get_args(Better))}")
     runs = [_record(Job, each, f"{path}: runs") for each in record.get("runs", [])]
