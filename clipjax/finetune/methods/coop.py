@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +41,7 @@ from clipjax.sharding import DATA, batch_sharding
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
 _STD = 0.02
-_LEAST_SAVED = 256  # tokens; see `by_length`
+LEAST_SAVED = 256  # tokens; see `by_length`
 
 
 def prepare(setup: Setup) -> Problem:
@@ -55,7 +54,6 @@ def prepare(setup: Setup) -> Problem:
     setup.model.network.check_embedded()
     context = first_context(setup)
     cached = setup.recipe.augmentation is None
-    leaves = ("text", "logit_scale") if cached else ("vision", "text", "logit_scale")
     features = functools.cache(functools.partial(split_features, setup))  # of no split before it is asked for
 
     def adapter(params: Params) -> CoOp:
@@ -69,7 +67,7 @@ def prepare(setup: Setup) -> Problem:
         return accuracy_on(head, features(split), split)
 
     return Problem(
-        params={"context": context, **{name: setup.model.params[name] for name in leaves}},
+        params={**_read(setup), "context": context},
         trained=lambda path: path == "context",
         loss=coop_loss(setup, context.shape[-2]),
         batches=lambda: feature_batches(setup, features(setup.train)) if cached else image_batches(setup),
@@ -82,33 +80,32 @@ def prepare(setup: Setup) -> Problem:
 
 def outline(setup: Setup) -> Outline:
     """Its shapes."""
-    options, cached = setup.options, setup.recipe.augmentation is None
-    text: Any = setup.model.network.arch.text
-    count = len(_ids_of(setup, options["init"].replace("_", " "))) if options["init"] else options["n_ctx"]
-    each = (len(setup.train.label_space),) if options["csc"] else ()
-    leaves = ("text", "logit_scale") if cached else ("vision", "text", "logit_scale")
-    params = {name: setup.model.params[name] for name in leaves}
-    params["context"] = abstract(*each, count, text.width)
+    cached = setup.recipe.augmentation is None
+    params = {**_read(setup), "context": abstract(*_shape(setup))}
     batch = feature_batch(setup) if cached else image_batch(setup)
-    return Outline(params, lambda path: path == "context", coop_loss(setup, count), batch)
+    return Outline(params, lambda path: path == "context", coop_loss(setup, _shape(setup)[-2]), batch)
 
 
-def first_context(setup: Setup) -> np.ndarray:
-    """The context before the first step, float32 [M, D]; [K, M, D] with class-specific contexts."""
-    options, model, classes = setup.options, setup.model, len(setup.train.label_space)
-    if options["init"]:
-        return _context_of_text(setup, options["init"].replace("_", " "))
-    if options["n_ctx"] < 1:
+def _read(setup: Setup) -> Params:
+    """The model's leaves that the loss reads; the image tower's only where a step encodes images."""
+    tower = () if setup.recipe.augmentation is None else ("vision",)
+    return {name: setup.model.params[name] for name in (*tower, "text", "logit_scale")}
+
+
+def _shape(setup: Setup) -> tuple[int, ...]:
+    """Of the context: [M, D], or [K, M, D] with class-specific contexts."""
+    options, text = setup.options, setup.model.network.arch.text
+    if not options["init"] and options["n_ctx"] < 1:
         raise UsageError(f"options.n_ctx = {options['n_ctx']}: CoOp learns one vector or more")
-    text: Any = model.network.arch.text
-    shape = (options["n_ctx"], text.width)
-    shape = (classes, *shape) if options["csc"] else shape
-    return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
+    size = len(_init_ids(setup)) if options["init"] else options["n_ctx"]
+    each = (len(setup.train.label_space),) if options["csc"] else ()
+    assert text is not None
+    return (*each, size, text.width)
 
 
-def _ids_of(setup: Setup, text: str) -> np.ndarray:
-    """The token ids of `init`, without the frame."""
-    tokenizer = setup.model.tokenizer
+def _init_ids(setup: Setup) -> np.ndarray:
+    """The token ids of the option `init`."""
+    tokenizer, text = setup.model.tokenizer, setup.options["init"].replace("_", " ")
     tokens = tokenizer.encode([text])
     ids = tokens.ids[0, len(tokenizer.start) : tokens.lengths[0] - len(tokenizer.end)]
     if len(ids) == 0:
@@ -116,11 +113,13 @@ def _ids_of(setup: Setup, text: str) -> np.ndarray:
     return ids
 
 
-def _context_of_text(setup: Setup, text: str) -> np.ndarray:
-    ids = _ids_of(setup, text)
-    context = np.asarray(setup.model.params["text"]["token_embedding"], np.float32)[ids]
-    classes = len(setup.train.label_space)
-    return np.repeat(context[None], classes, axis=0) if setup.options["csc"] else context
+def first_context(setup: Setup) -> np.ndarray:
+    """The context before the first step, float32 [M, D]; [K, M, D] with class-specific contexts."""
+    shape = _shape(setup)
+    if not setup.options["init"]:
+        return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
+    table = np.asarray(setup.model.params["text"]["token_embedding"], np.float32)
+    return np.broadcast_to(table[_init_ids(setup)], shape).copy()
 
 
 def coop_loss(setup: Setup, size: int) -> Loss:
@@ -135,7 +134,7 @@ def coop_loss(setup: Setup, size: int) -> Loss:
     network, preprocess = model.network, model.card.preprocess
     names = setup.train.label_space.classes
     prompts = class_prompts(model, names, size, setup.options["position"], csc=setup.options["csc"])
-    groups = by_length(prompts, _LEAST_SAVED)
+    groups = by_length(prompts, LEAST_SAVED)
     order = np.argsort(np.concatenate(groups))
 
     def images(params: Params, batch: Mapping[str, Array]) -> Array:
