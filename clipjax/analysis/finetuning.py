@@ -126,7 +126,7 @@ def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[P
                     color=colour,
                 )
         for axis in (area.xaxis, area.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as tell the ticks apart
         area.set_xlabel(f"accuracy on {reference}")
         area.set_ylabel("accuracy on the shift")
         area.set_title("From the pretrained (alpha 0) to the fine-tuned model (1)", loc="left")
