@@ -22,6 +22,9 @@ from jax import Array
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
 
+from clipjax.errors import UsageError
+from clipjax.models.training import current
+
 Padding = Literal["symmetric", "tf_same", "none"]
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
@@ -274,11 +277,36 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
         the last output and, if `capture`, every module's output on a new leading axis.
     """
 
-    def step(x: Array, block: Any) -> tuple[Array, Array | None]:
-        x = block(x, *shared)
-        return x, (x if capture else None)
+    def step(x: Array, block: Any) -> tuple[Array, Any]:
+        x, found = _called(block, x, *shared, loop=True)
+        return x, (x if capture else None, found)
 
-    return jax.lax.scan(step, x, blocks)
+    x, (outputs, found) = jax.lax.scan(step, x, blocks)
+    nnx.update(blocks, found)
+    return x, outputs
+
+
+def apply(block: Any, x: Array, *shared: Any) -> Array:
+    """block(x, *shared) as `scan` would call it: for a block that stands alone."""
+    x, found = _called(block, x, *shared, loop=False)
+    nnx.update(block, found)
+    return x
+
+
+def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]:
+    """A block's output and the statistics that it left in its variables (see `BatchNorm`).
+
+    These are a result because scan and checkpoint work on a copy of the module: what is written into that is
+    lost.
+    """
+
+    def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
+        x = block(x, *shared)
+        return x, {} if current().batch_norm == "frozen" else statistics(block)
+
+    if current().remat:
+        pure = jax.checkpoint(pure, prevent_cse=not loop)  # a loop's two passes cannot be merged anyway
+    return pure(block, x, *shared)
 
 
 def scan_at(blocks: Any, x: Array, *shared: Any, at: Sequence[int]) -> list[Array]:
@@ -332,14 +360,7 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
     depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
 
     def plain(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            (height, width),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1] if depthwise else 1,
-        )
+        return _convolve(x, kernel, height, width, stride=stride, groups=x.shape[-1] if depthwise else 1)
 
     def shifted(x: Array, kernel: Array) -> Array:
         x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
@@ -356,7 +377,50 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         return jax.lax.platform_dependent(x, kernel, cpu=outlined(shifted), default=plain)
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
         return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
+    if stride == 1:
+        return jax.lax.platform_dependent(x, kernel, cpu=_canonical(plain, height, width), default=plain)
     return plain(x, kernel)
+
+
+def _convolve(
+    x: Array,
+    kernel: Array,
+    height: tuple[int, int],
+    width: tuple[int, int],
+    *,
+    stride: int = 1,
+    groups: int = 1,
+) -> Array:
+    """XLA's convolution, with zeros around the height and the width."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), (height, width), dimension_numbers=layout, feature_group_count=groups
+    )
+
+
+def _canonical(
+    plain: Callable[..., Array], height: tuple[int, int], width: tuple[int, int]
+) -> Callable[..., Array]:
+    """A convolution of stride 1 with the same gradients, each as a convolution of the plain layout.
+
+    XLA's CPU compiler has a fast convolution for that layout only. It brings others into it, but not inside
+    of a loop, and there (the scanned blocks) the derivatives would be 20 times slower than torch's.
+    """
+
+    def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+        x, kernel = kept
+        rows, cols = (
+            (size - 1 - before, size - 1 - after)
+            for size, (before, after) in zip(kernel.shape, (height, width))
+        )
+        dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), rows, cols)
+        # Over the pixels of all images: channels are the batch and images the channels.
+        dk = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), height, width)
+        return dx, dk.transpose(1, 2, 0, 3)
+
+    call = jax.custom_vjp(plain)
+    call.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    return call
 
 
 def patches(x: Array, size: int) -> Array:
@@ -407,23 +471,64 @@ class Conv(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
 
+class Statistic(nnx.Param):
+    """A running statistic of BatchNorm, [dim]: a forward pass in training moves it, no gradient does."""
+
+
+def statistics(module: Any) -> Any:
+    """The values of a module's `Statistic`s, in a nested dict like that of its params."""
+    return nnx.to_pure_dict(nnx.state(module, Statistic))
+
+
+def running(before: Array, of_batch: Array) -> Array:
+    """A running statistic after a batch, as torch.nn.BatchNorm2d: the sources leave its momentum at 0.1."""
+    return 0.9 * before + 0.1 * of_batch
+
+
 class BatchNorm(nnx.Module):
-    """Inference only: (x - mean) / sqrt(var + eps) * scale + bias, with all four of shape [dim] as params."""
+    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, with all four of shape [dim] as params.
+
+    In training, unless "frozen", mean and (biased) variance are those of `x`, in float32, and the mean and
+    unbiased variance of the batch (of its first part where there are several) are left in the variables.
+    """
 
     def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
         self.scale = nnx.Param(scale_init(jax.random.key(0), (dim,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((dim,)))
-        self.mean = nnx.Param(jnp.zeros((dim,)))
-        self.var = nnx.Param(jnp.ones((dim,)))
+        self.mean = Statistic(jnp.zeros((dim,)))
+        self.var = Statistic(jnp.ones((dim,)))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
+        mode = current()
+        if mode.batch_norm != "frozen":
+            return self._of_batch(x, mode.devices if mode.batch_norm == "per_device" else 1)
         # The four vectors are folded in float32 first: one multiply-add a pixel.
         scale, bias, mean, var = (
             p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
         )
         gain = scale * jax.lax.rsqrt(var + self.eps)
         return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
+
+    def _of_batch(self, x: Array, parts: int) -> Array:
+        """Normalised by the statistics of each of `parts` contiguous parts of the batch."""
+        wide = x.reshape(parts, -1, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, wide.ndim - 1))
+        count = wide.size // (parts * wide.shape[-1])
+        if count == 1:
+            raise UsageError(
+                "BatchNorm has one value a channel, and no variance: give each device more images, or larger "
+                'ones, or train with batch_norm = "frozen"'
+            )
+        mean = wide.mean(axes, keepdims=True)
+        # The mean has no part in the gradient of the variance: differences from it add up to zero.
+        var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
+        self.mean[...], self.var[...] = (
+            jax.lax.stop_gradient(found[0].reshape(-1)) for found in (mean, var * (count / (count - 1)))
+        )
+        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+        y = (wide - mean) * (scale * jax.lax.rsqrt(var + self.eps)) + bias
+        return y.reshape(x.shape).astype(x.dtype)
 
 
 def average_pool(x: Array, window: int) -> Array:

@@ -3,7 +3,7 @@
 Sources: Sandler et al. 2018 (arXiv 1801.04381), Tan and Le 2019 (arXiv 1905.11946); timm 1.0
 `efficientnet.EfficientNet` with `_efficientnet_blocks.DepthwiseSeparableConv` and `InvertedResidual` for the
 details.
-Difference: inference only (BatchNorm uses its stored statistics).
+Difference: no dropout and no stochastic depth in training.
 
 Params, with timm's names in brackets where they differ; bn stands for {scale,bias,mean,var}:
     stem/conv/kernel [3,3,3,C]   stem/bn/...                 [conv_stem, bn1]
@@ -136,7 +136,7 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
-        first = self.first(x)
+        first = layers.apply(self.first, x)
         if self.rest is None:
             return first, [first]
         x, outputs = layers.scan(self.rest, first, capture=capture)

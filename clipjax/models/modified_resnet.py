@@ -4,8 +4,7 @@ Sources: He et al. 2015 (arXiv 1512.03385), Zhang 2019 (arXiv 1904.11486) for th
 al. 2021 (arXiv 2103.00020) section 2.4; open_clip 3.3.0 `modified_resnet.ModifiedResNet` for the details.
 Every convolution has stride 1 but the first; where a stage halves the map, an average pool does, before the
 last convolution of the block and before that of its shortcut.
-Difference: inference only (BatchNorm uses its stored statistics). The mean token's query alone is computed in
-the attention pool, since only its output is read.
+Difference: the mean token's query alone is computed in the attention pool, since only its output is read.
 
 Params, with the reference's names in brackets where they differ:
     stem/conv{1,2,3}/kernel [3,3,I,O]   stem/bn{1,2,3}/{scale,bias,mean,var}   [conv1, bn1, ...]
@@ -121,7 +120,7 @@ class Stage(nnx.Module):
         self.rest = layers.stack(block, depth - 1, rngs) if depth > 1 else None
 
     def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
-        first = self.first(x)
+        first = layers.apply(self.first, x)
         if self.rest is None:
             return first, [first]
         x, outputs = layers.scan(self.rest, first, capture=capture)

@@ -1,14 +1,21 @@
-"""How a forward pass behaves in training."""
+"""How a forward pass behaves in training.
+
+The layers ask `current()`, so that no family passes it on. It is read while a function is traced: what is
+compiled holds it, as with `jax.default_matmul_precision`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training step may ask of a forward pass.
+    """What a training step may ask of a forward pass; as it stands, that of inference.
 
     Attributes:
         batch_norm: "batch" normalises by the statistics of the global batch and updates the running ones, as
@@ -21,3 +28,22 @@ class Training:
     batch_norm: Literal["batch", "per_device", "frozen"] = "frozen"
     devices: int = 1
     remat: bool = False
+
+
+INFERENCE = Training()
+_CURRENT = ContextVar("training", default=INFERENCE)
+
+
+def current() -> Training:
+    """That of the forward pass being traced."""
+    return _CURRENT.get()
+
+
+@contextlib.contextmanager
+def active(training: Training) -> Iterator[None]:
+    """Forward passes traced inside are of this kind."""
+    token = _CURRENT.set(training)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
