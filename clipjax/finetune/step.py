@@ -102,7 +102,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first step, on the mesh; a copy, so that donating it leaves `parts` alone."""
     placed, statistics = (
-        jax.tree.map(lambda x, sharding: put(jnp.array(x), sharding), part, where)
+        # Through the host, where cutting an array into its parts needs no program for each shape.
+        jax.tree.map(lambda x, sharding: put(np.array(x), sharding), part, where)
         for part, where in (
             (parts.trained, shardings.params),
             (parts.statistics, shardings.statistics),

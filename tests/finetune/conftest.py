@@ -61,9 +61,9 @@ def tokenize(texts: list[str]) -> np.ndarray:
     return ids
 
 
-def batch(size: int, seed: int = 0) -> dict[str, np.ndarray]:
+def batch(size: int, seed: int = 0, side: int = 16) -> dict[str, np.ndarray]:
     """A batch without files: random pixels and ids."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 99, (size, 6)).astype(np.int32)
     tokens[:, -1] = 99
-    return {"pixels": rng.integers(0, 256, (size, 16, 16, 3)).astype(np.uint8), "tokens": tokens}
+    return {"pixels": rng.integers(0, 256, (size, side, side, 3)).astype(np.uint8), "tokens": tokens}

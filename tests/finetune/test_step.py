@@ -1,4 +1,4 @@
-"""The shared step: the same on any mesh, and the optimiser equal to PyTorch's."""
+"""The shared step: its parts, where its state lies, and the optimiser equal to PyTorch's."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
-from clipjax.finetune.optimizer import decay_mask, make_optimizer
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.trees import Parts
+from clipjax.finetune.losses import cross_entropy, head_logits
+from clipjax.finetune.optimizer import Optimizer, decay_mask, make_optimizer
+from clipjax.finetune.step import Aux, Loss, fetch, init_state, make_step, state_shardings
+from clipjax.finetune.trees import Params, Parts, split
 from clipjax.models.network import Network
-from clipjax.sharding import DP, FSDP, Rules, make_mesh, shard_batch
+from clipjax.sharding import DP, FSDP, Rules, make_mesh, shard_batch, shard_params
+from tests.finetune._tiny import features, tiny_loss, tiny_params
 from tests.finetune.conftest import batch
 
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -32,43 +34,20 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     return mesh, state, make_step(loss, tx, mesh, shardings, bound_logit_scale)
 
 
-def run(network: Network, devices: int, rules: Rules, steps: int) -> tuple[list[dict[str, float]], Any]:
-    """Metrics of each step, and the last state, from the same weights and batches."""
-    mesh, state, step = prepare(network, devices, rules)
-    metrics = []
-    for i in range(steps):
-        state, values = step(state, shard_batch(batch(16, seed=i), mesh))
-        metrics.append({name: float(value) for name, value in values.items()})
-    return metrics, state
-
-
-@pytest.fixture(scope="module")
-def alone(network: Network) -> tuple[list[dict[str, float]], Any]:
-    return run(network, 1, DP, 3)
-
-
-@pytest.mark.parametrize("rules", [DP, FSDP], ids=["data parallel", "fsdp"])
-def test_eight_devices_equal_one(network: Network, alone: tuple, rules: Rules) -> None:
-    metrics, state = run(network, 8, rules, 3)
-    assert metrics[0]["loss"] == pytest.approx(alone[0][0]["loss"], rel=0, abs=1e-5)
-    assert metrics[0]["grad_norm"] == pytest.approx(alone[0][0]["grad_norm"], rel=1e-4)
-    assert metrics[2]["loss"] == pytest.approx(alone[0][2]["loss"], rel=1e-3)
-    assert metrics[2]["loss"] != metrics[0]["loss"]
-    assert int(state.step) == 3
-
-
-def test_negatives_come_from_the_global_batch(network: Network, alone: tuple) -> None:
-    """A loss averaged over the eight parts of the batch is another number: the test above can tell."""
+def test_negatives_come_from_the_global_batch(network: Network) -> None:
+    """A loss averaged over the eight parts of the batch is another number."""
+    mesh, state, step = prepare(network, 8, DP)
+    whole = batch(16)
+    _, metrics = step(state, shard_batch(whole, mesh))
     params = network.init_params(jax.random.key(0))
     loss = jax.jit(clip_loss(network, *STATISTICS, "parity"))
-    whole = batch(16)
     parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 16, 2)]
     local = np.mean([float(loss(params, part, jax.random.key(0))[0]) for part in parts])  # type: ignore[arg-type]
-    assert abs(local - alone[0][0]["loss"]) > 0.1
+    assert abs(local - float(metrics["loss"])) > 0.1
 
 
 def test_fsdp_splits_parameters_and_moments(network: Network) -> None:
-    _, state = run(network, 8, FSDP, 1)
+    _, state, _ = prepare(network, 8, FSDP)
     kernel = state.params["vision"]["blocks"]["mlp"]["c_fc"]["kernel"]
     moments = [
         leaf
@@ -82,12 +61,6 @@ def test_fsdp_splits_parameters_and_moments(network: Network) -> None:
     assert everywhere.addressable_shards[0].data.size == everywhere.size
 
 
-def test_the_state_is_donated(network: Network) -> None:
-    mesh, state, step = prepare(network, 1, DP)
-    step(state, shard_batch(batch(16), mesh))
-    assert state.params["vision"]["proj"].is_deleted()
-
-
 def test_the_first_state_is_a_copy(network: Network) -> None:
     params = network.init_params(jax.random.key(0))
     tx = make_optimizer(optax.constant_schedule(1e-2), weight_decay=0.1, clip_norm=None)
@@ -95,6 +68,91 @@ def test_the_first_state_is_a_copy(network: Network) -> None:
     shardings = state_shardings(parts, tx, make_mesh(jax.devices()[:1]), DP)
     jax.tree.map(lambda leaf: leaf.delete(), init_state(parts, tx, shardings, seed=0).params)
     assert np.isfinite(np.asarray(params["vision"]["proj"])).all()
+
+
+def tiny_step(loss: Loss, devices: int = 2, rules: Rules = DP, accumulate: int = 1) -> tuple[Any, Any, Any]:
+    """The mesh, the first state and the step of the tiny problem, by SGD with momentum."""
+    mesh = make_mesh(jax.devices()[:devices])
+    tx = optax.sgd(0.1, momentum=0.9)
+    parts = split(tiny_params(), lambda path: not path.startswith("frozen"), update_statistics=True)
+    shardings = state_shardings(parts, tx, mesh, rules)
+    step = make_step(loss, tx, mesh, shardings, frozen=parts.frozen, rules=rules, accumulate=accumulate)
+    return mesh, init_state(parts, tx, shardings, seed=0), step
+
+
+def tiny_batch() -> dict[str, np.ndarray]:
+    return {"features": features()[:32], "label": np.arange(32, dtype=np.int32) % 4}
+
+
+def mean_loss(params: Params, rows: dict[str, Any], key: Any) -> tuple[Any, Aux]:
+    """Without a BatchNorm, whose examples see each other."""
+    x = jax.nn.gelu(rows["features"] @ params["layer"]["kernel"])
+    logits = head_logits(params["head"], x, normalize=False)
+    return cross_entropy(logits, rows["label"]), Aux({}, {})
+
+
+@pytest.mark.parametrize(("devices", "rules"), [(1, DP), (8, FSDP)])
+def test_a_batch_in_parts_is_the_step_of_the_whole(devices: int, rules: Rules) -> None:
+    results = []
+    for accumulate in (1, 4):
+        mesh, state, step = tiny_step(mean_loss, devices, rules, accumulate)
+        state, metrics = step(state, shard_batch(tiny_batch(), mesh))
+        results.append((fetch(state.params), {name: float(value) for name, value in metrics.items()}))
+    (whole, of_whole), (parts, of_parts) = results
+    assert of_parts == pytest.approx(of_whole, rel=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), parts, whole)
+
+
+def test_the_state_is_donated() -> None:
+    mesh, state, step = tiny_step(mean_loss, 1)
+    step(state, shard_batch(tiny_batch(), mesh))
+    assert state.params["layer"]["kernel"].is_deleted()
+
+
+def test_parts_hold_one_copy_of_the_gradients() -> None:
+    mesh, state, step = tiny_step(mean_loss, accumulate=4)
+    program = str(jax.make_jaxpr(step)(state, shard_batch(tiny_batch(), mesh)))
+    assert "f32[8,16]" in program  # a kernel's gradient
+    assert "f32[4,8,16]" not in program
+    assert "f32[4,8,8]" in program  # features in four parts: the shapes are found in this text
+
+
+def test_statistics_go_through_the_parts_one_after_the_other() -> None:
+    def loss(params: Params, rows: dict[str, Any], key: Any) -> tuple[Any, Aux]:
+        return tiny_loss(params, rows, key, keep=1.0)
+
+    mesh, state, step = tiny_step(loss, accumulate=2)
+    state, _ = step(state, shard_batch(tiny_batch(), mesh))
+    hidden = tiny_batch()["features"] @ tiny_params()["layer"]["kernel"]
+    mean, var = np.zeros(16), np.ones(16)
+    for rows in (hidden[0::2], hidden[1::2]):
+        mean, var = 0.9 * mean + 0.1 * rows.mean(axis=0), 0.9 * var + 0.1 * rows.var(axis=0)
+    np.testing.assert_allclose(state.statistics["norm"]["mean"], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(state.statistics["norm"]["var"], var, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_optimizer_lies_where_its_parameters_do(name: Any) -> None:
+    mesh = make_mesh()
+    tx = Optimizer(name, clip_norm=1.0, decay="matrices").transformation(optax.constant_schedule(0.1))
+    parts = split(tiny_params(), lambda _: True, update_statistics=True)
+    shardings = state_shardings(parts, tx, mesh, FSDP)
+    state = init_state(parts, tx, shardings, seed=0)
+    assert state.params["layer"]["kernel"].addressable_shards[0].data.size == 8 * 16 // 8
+    found = []
+    for moment in ("mu", "nu") if name == "adamw" else ("trace",):
+        moments = optax.tree.get(state.opt_state, moment)
+        found.append(jax.tree.map(lambda a, b: a.sharding == b.sharding, moments, state.params))
+    assert jax.tree.all(found)
+    assert len(found) > 0
+
+
+def test_a_frozen_tower_is_placed_once() -> None:
+    mesh = make_mesh()
+    placed = shard_params(tiny_params()["frozen"], mesh, FSDP)
+    again = shard_params(placed, make_mesh(), FSDP)
+    for before, after in zip(placed["kernel"].addressable_shards, again["kernel"].addressable_shards):
+        assert before.data.unsafe_buffer_pointer() == after.data.unsafe_buffer_pointer()
 
 
 def test_weight_decay_goes_by_name(network: Network) -> None:

@@ -1,0 +1,140 @@
+"""Eight devices equal one: losses, gradients, running statistics, data parallel and FSDP."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax import Array
+
+from clipjax.data.preprocess import normalize
+from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
+from clipjax.finetune.losses import accuracy, cross_entropy, head_logits
+from clipjax.finetune.optimizer import make_optimizer
+from clipjax.finetune.step import Aux, Loss, fetch, init_state, make_step, state_shardings
+from clipjax.finetune.trees import Params, flatten, nest, split
+from clipjax.models.arch import load_arch, narrow_arch
+from clipjax.models.network import Network
+from clipjax.models.training import Training
+from clipjax.sharding import DP, FSDP, Rules, make_mesh, shard_batch
+from tests.finetune.conftest import batch
+
+B1 = 0.9
+# The programs run twenty times: unoptimised they compile in a fraction of the time.
+QUICKLY = {"xla_backend_optimization_level": "0"}
+STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+class Case(NamedTuple):
+    """What is trained on pixels of `side`, how fast; the loss of a number of devices.
+
+    AdamW makes whole steps of gradients that are rounding alone, so the ResNet has the rate of its recipes.
+    """
+
+    params: Params
+    loss: Callable[[int], Loss]
+    side: int
+    rate: float
+    constrain: Callable[[Params], Params] | None = None
+
+
+def contrastive(network: Network) -> Case:
+    loss = clip_loss(network, *STATISTICS, "parity")
+    return Case(network.init_params(jax.random.key(0)), lambda _: loss, 16, 1e-3, bound_logit_scale)
+
+
+def resnet(seed: int = 0) -> Case:
+    """On small images: a ReLU's input that is zero but for rounding opens here and not there, which is a jump
+    in the gradient, and of fewer inputs fewer are. One block a stage, so none is in a loop: there XLA leaves
+    a branch around some convolutions, and collectives inside a branch may lock up the threads of a CPU."""
+    arch = narrow_arch(load_arch("RN50"))
+    config: Any = dataclasses.replace(arch.vision, image_size=32, layers=(1, 1, 1, 1))  # type: ignore[call-arg]
+    network = Network(dataclasses.replace(arch, vision=config))
+    head = np.random.default_rng(seed).normal(size=(config.embed_dim, 5)).astype(np.float32)
+    params = {"vision": drawn(network.abstract_params()["vision"], seed), "head": {"kernel": head}}
+    return Case(params, functools.partial(classify, network), config.image_size, 3e-5)
+
+
+def drawn(abstract: Params, seed: int) -> Params:
+    """Weights that keep the size of what goes through, without a program for it."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        last = path.rsplit("/", 1)[-1]
+        if last in ("scale", "var"):
+            return np.ones(shape, np.float32)
+        if last in ("bias", "mean"):
+            return np.zeros(shape, np.float32)
+        return (rng.normal(size=shape) / np.sqrt(np.prod(shape[-4:-1]))).astype(np.float32)
+
+    return nest({path: draw(path, leaf.shape) for path, leaf in flatten(abstract).items()})
+
+
+def classify(network: Network, devices: int) -> Loss:
+    """Cross-entropy of a ResNet whose BatchNorms see the global batch."""
+
+    def loss(params: Params, rows: dict[str, Array], key: Array) -> tuple[Array, Aux]:
+        images = normalize(rows["pixels"], *STATISTICS)
+        training = Training("batch", devices=devices)
+        features, statistics = network.train_image(params, images, precision="parity", training=training)
+        logits, labels = head_logits(params["head"], features, normalize=True), rows["tokens"][:, 0] % 5
+        return cross_entropy(logits, labels), Aux({"accuracy": accuracy(logits, labels)}, statistics)
+
+    return loss
+
+
+class Run(NamedTuple):
+    losses: list[float]
+    gradients: dict[str, np.ndarray]  # of the first step
+    statistics: dict[str, np.ndarray]  # after it
+
+
+def trained(case: Case, devices: int, rules: Rules) -> Run:
+    """Twenty steps from the same weights on the same batches."""
+    mesh = make_mesh(jax.devices()[:devices])
+    tx = make_optimizer(optax.constant_schedule(case.rate), weight_decay=0.1, clip_norm=None, b1=B1)
+    parts = split(case.params, lambda _: True, update_statistics=True)
+    shardings = state_shardings(parts, tx, mesh, rules)
+    state = init_state(parts, tx, shardings, seed=0)
+    step = make_step(case.loss(devices), tx, mesh, shardings, case.constrain, compiler_options=QUICKLY)
+    losses, gradients, statistics = [], {}, {}
+    for number in range(20):
+        rows = batch(16, seed=number % 4, side=case.side)
+        state, metrics = step(state, shard_batch(rows, mesh))
+        losses.append(float(metrics["loss"]))
+        if number == 0:  # the first moment is then (1 - b1) of the gradient
+            first = flatten(fetch(optax.tree.get(state.opt_state, "mu")))
+            gradients = {path: moment / (1 - B1) for path, moment in first.items()}
+            statistics = flatten(fetch(state.statistics))
+    return Run(losses, gradients, statistics)
+
+
+@pytest.fixture(scope="module")
+def alone(network: Network) -> dict[str, tuple[Case, Run]]:
+    """What one device makes of each case."""
+    cases = {"contrastive": contrastive(network), "resnet": resnet()}
+    return {name: (case, trained(case, 1, DP)) for name, case in cases.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [("contrastive", DP), ("contrastive", FSDP), ("resnet", FSDP)],
+    ids=["contrastive, data parallel", "contrastive, fsdp", "resnet, fsdp"],
+)
+def test_eight_devices_equal_one(alone: dict[str, tuple[Case, Run]], name: str, rules: Rules) -> None:
+    case, one = alone[name]
+    eight = trained(case, 8, rules)
+    assert eight.losses[0] == pytest.approx(one.losses[0], rel=0, abs=1e-5)
+    np.testing.assert_allclose(eight.losses, one.losses, rtol=1e-4)
+    assert one.losses[-1] < 0.8 * one.losses[0]
+    largest = max(np.abs(gradient).max() for gradient in one.gradients.values())
+    for path, gradient in one.gradients.items():
+        np.testing.assert_allclose(eight.gradients[path], gradient, rtol=0, atol=1e-5 * largest, err_msg=path)
+    for path, value in one.statistics.items():
+        np.testing.assert_allclose(eight.statistics[path], value, rtol=1e-5, atol=1e-5, err_msg=path)
