@@ -198,7 +198,8 @@ def _jobs(
     jobs = []
     for each in suite.runs:
         found = _recipe(None, each.recipe, changes, seeds, shots)
-        jobs.append(_Job(each.model, found, out / f"{each.recipe}-{each.model}"))
+        model = each.model.strip("/").replace("/", "_")  # a hub repository, a folder
+        jobs.append(_Job(each.model, found, out / f"{found.name}-{model}"))
     return jobs
 
 

@@ -226,10 +226,10 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
     if not (folder / RECORD).is_file():
         return None
     try:
-        record = json.loads((folder / RECORD).read_text())
-        there, here = flatten(record), flatten(json.loads(json.dumps(asked)))
-    except (OSError, ValueError, AttributeError) as error:
+        there = flatten(dict(json.loads((folder / RECORD).read_text())))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / RECORD} cannot be read ({error}): remove {folder}") from None
+    here = flatten(json.loads(json.dumps(asked)))
     for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
         if there.get(key) != here.get(key):
             raise DataError(

@@ -1,0 +1,369 @@
+"""Runs by recipe and seed: what is stored, what is not trained again, what is refused, what is chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from _small import RGB, small_model, write_colours
+from _tiny import same_bits
+
+import clipjax
+from clipjax.collection import cards_below
+from clipjax.data.cards import Dataset, load_dataset
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune import run as runs
+from clipjax.finetune.method import Settings
+from clipjax.finetune.recipe import Recipe, recipe_from_dict
+from clipjax.finetune.run import Data, Run, finetune, splits
+from clipjax.finetune.shots import draw_shots, read_shots, write_shots
+from clipjax.finetune.splits import TrainSplit, refuse_overlap
+from clipjax.model import Model
+from clipjax.sharding import make_mesh
+from clipjax.store import Store
+
+PROBE: dict[str, Any] = {
+    "title": "Probe",
+    "method": "linear_probe",
+    "steps": 4,
+    "batch_size": 4,
+    "prompts": "single",
+    "shots": 2,
+    "optimizer": {"learning_rate": 1.0},
+}
+TUNED = PROBE | {
+    "method": "cross_entropy",
+    "seeds": [1],
+    "batch_norm": "frozen",
+    "augmentation": {"scale": [0.5, 1.0], "flip": 0.5},
+    "optimizer": {"learning_rate": 1e-3},
+}
+Start = Callable[..., list[Run]]
+
+
+class World(NamedTuple):
+    """A folder of data sets, and a model to fine-tune."""
+
+    root: Path
+    base: Model
+
+    def data(self, name: str = "colours_train") -> Dataset:
+        return load_dataset(self.root / f"{name}.toml", self.root / name)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("run")
+    return World(write_colours(folder / "world"), clipjax.load_model(small_model(folder / "small")))
+
+
+@pytest.fixture(scope="module")
+def start(world: World, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """`finetune` with defaults: the world's base and training images, one image a class held out."""
+    settings = Settings(
+        make_mesh(jax.devices()[:1]), store=Store(tmp_path_factory.mktemp("store")), progress=False
+    )
+
+    def run(out: Path, record: dict[str, Any], data: Data | None = None, base: Model | None = None) -> Any:
+        data = data or Data(world.data(), hold_out=1)
+        return finetune(base or world.base, recipe(**record), data, out, settings)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def three(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Run]]:
+    """A probe with the default seeds."""
+    out = tmp_path_factory.mktemp("three")
+    return out, start(out, PROBE)
+
+
+def recipe(**record: Any) -> Recipe:
+    return recipe_from_dict({"name": "mine", **record}, "mine.toml")
+
+
+def lineage(run: Run) -> dict[str, Any]:
+    found = run.model.card.lineage
+    assert found is not None
+    return dict(found)
+
+
+def images(split: Any) -> set[str]:
+    return set(split.manifest.ids)
+
+
+# -------------------------------------------------------------------------------------- what is stored
+
+
+def test_three_seeds_are_three_stored_models_of_three_lists(
+    three: tuple[Path, list[Run]], world: World
+) -> None:
+    out, made = three
+    assert [(run.seed, run.folder, run.resumed) for run in made] == [
+        (seed, out / f"seed{seed}", False) for seed in (1, 2, 3)
+    ]
+    shots = [read_shots(run.folder / "shots.json") for run in made]
+    assert len({each.ids for each in shots}) == 3
+    for run, each in zip(made, shots):
+        assert (each.per_class, each.seed, len(each.ids)) == (2, run.seed, 2 * len(RGB))
+        assert {name.split("/")[0] for name in each.ids} == set(RGB)
+        assert run.model.card.id == f"small-linear_probe-seed{run.seed}"
+        found = lineage(run)
+        assert found["train"]["shots"] == {"per_class": 2, "seed": run.seed, "sha256": each.sha256}
+        assert found["train"]["images"] == 8
+        assert (found["base"], found["seed"], found["method"]) == ("small", run.seed, "linear_probe")
+        assert found["validation"]["selection"] == "1 a class held out, seed 0"
+        stored = clipjax.load_model(run.folder / "model")
+        assert stored.card == run.model.card
+        assert same_bits(stored.params, run.model.params)
+        assert (run.folder / "train" / "metrics.csv").is_file()
+    digests = {lineage(run)["validation"]["digest"] for run in made}
+    assert len(digests) == 1, "one hold-out for all seeds"
+    heads = [np.asarray(run.model.params["head"]["kernel"]) for run in made]
+    assert not np.array_equal(heads[0], heads[1])
+    assert same_bits(made[0].model.params["vision"], world.base.params["vision"])
+
+
+def test_the_same_command_again_trains_nothing(
+    three: tuple[Path, list[Run]], start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    out, made = three
+    monkeypatch.setattr(runs, "solve", never)
+    again = start(out, PROBE | {"title": "Another title"})
+    assert [run.resumed for run in again] == [True] * 3
+    assert all(same_bits(a.model.params, b.model.params) for a, b in zip(made, again))
+    assert [a.model.card for a in again] == [b.model.card for b in made]
+    [second] = start(out, PROBE | {"seeds": [2]})
+    assert second.resumed
+
+
+def test_a_run_that_died_before_its_record_is_finished_not_trained_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start(tmp_path, PROBE | {"seeds": [1]})
+    log = (tmp_path / "seed1/train/metrics.csv").read_bytes()
+    (tmp_path / "seed1/run.json").unlink()
+    again = start(tmp_path, PROBE | {"seeds": [1]})
+    assert (first[0].resumed, again[0].resumed) == (False, False)
+    assert same_bits(first[0].model.params, again[0].model.params)
+    assert (tmp_path / "seed1/train/metrics.csv").read_bytes() == log, "no step was done again"
+    assert start(tmp_path, PROBE | {"seeds": [1]})[0].resumed
+
+
+def test_a_damaged_record_is_named(three: tuple[Path, list[Run]], start: Start, tmp_path: Path) -> None:
+    for text in ("[1]", "{"):
+        (tmp_path / "seed1").mkdir(exist_ok=True)
+        (tmp_path / "seed1/run.json").write_text(text)
+        with pytest.raises(DataError, match=r"seed1/run\.json cannot be read .*: remove "):
+            start(tmp_path, PROBE)
+
+
+# -------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": 1}, r"recipe\.shots = 2, not 1"),
+        ({"optimizer": {"learning_rate": 0.01}}, r"recipe\.optimizer\.learning_rate = 1\.0, not 0\.01"),
+        ({"options": {"label_smoothing": 0.1}}, r"recipe\.options\.label_smoothing = None, not 0\.1"),
+        ({"steps": None, "epochs": 2}, r"recipe\.epochs = None, not 2"),
+        ({"prompts": "demo"}, r"recipe\.prompts = single, not demo"),
+        ({"method": "cross_entropy"}, r"recipe\.method = linear_probe, not cross_entropy"),
+    ],
+)
+def test_another_recipe_in_the_same_folder_is_refused(
+    three: tuple[Path, list[Run]], start: Start, changes: dict[str, Any], message: str
+) -> None:
+    record = {key: value for key, value in (PROBE | changes).items() if value is not None}
+    with pytest.raises(DataError, match=rf"seed1 holds a model made with {message}: name another --out"):
+        start(three[0], record)
+
+
+def test_another_base_or_other_images_in_the_same_folder_are_refused(
+    three: tuple[Path, list[Run]], start: Start, world: World, tmp_path: Path
+) -> None:
+    out, train = three[0], world.data()
+    other = clipjax.load_model(small_model(tmp_path / "small", seed=1))
+    with pytest.raises(DataError, match="seed1 holds a model made with base_sha256 = "):
+        start(out, PROBE, base=other)
+    other.card = dataclasses.replace(other.card, id="other")
+    with pytest.raises(DataError, match="seed1 holds a model made with base = small, not other: name"):
+        start(out, PROBE, base=other)
+    shots = tmp_path / "shots.json"
+    write_shots(draw_shots(splits(Data(train, hold_out=1))[0], 2, 1), shots)
+    for data, what in (
+        (Data(train, hold_out=2), "hold_out = 1, not 2"),
+        (Data(train), "hold_out = 1, not None"),
+        (Data(train, hold_out=1, limit=20), "limit = None, not 20"),
+        (Data(train, validation=world.data("colours_spare")), "hold_out = 1, not None"),
+        (Data(train, hold_out=1, shots=shots), "shots = None, not "),
+    ):
+        with pytest.raises(DataError, match=f"seed1 holds a model made with {what}"):
+            start(out, PROBE, data)
+
+
+def test_a_list_that_an_unfinished_run_left_is_not_taken_for_another(start: Start, tmp_path: Path) -> None:
+    """A run that stopped before its first resume point leaves nothing but its shots."""
+    [made] = start(tmp_path / "a", PROBE | {"seeds": [1]})
+    (tmp_path / "b/seed1").mkdir(parents=True)
+    (tmp_path / "b/seed1/shots.json").write_bytes((made.folder / "shots.json").read_bytes())
+    message = r"b/seed1/shots\.json lists other images \(2 a class, seed 1\) than this run draws \(1 a class"
+    with pytest.raises(DataError, match=message):
+        start(tmp_path / "b", PROBE | {"seeds": [1], "shots": 1})
+    [same] = start(tmp_path / "b", PROBE | {"seeds": [1]})
+    assert same_bits(same.model.params, made.model.params)
+
+
+def test_a_data_set_that_results_are_reported_on_is_no_training_data(world: World) -> None:
+    with pytest.raises(UsageError, match="colours_val cannot be training data: results are reported on it"):
+        splits(Data(world.data("colours_val")))
+    with pytest.raises(UsageError, match="colours_val cannot be a validation split: results are reported"):
+        splits(Data(world.data(), world.data("colours_val")))
+    with pytest.raises(UsageError, match="colours_spare cannot be training data: its card says split = 'val"):
+        splits(Data(world.data("colours_spare")))
+
+
+@pytest.mark.parametrize("name", ["imagenet_val", "imagenet_v2", "imagenet_sketch", "demo_val"])
+def test_the_shipped_test_sets_are_none_either(world: World, name: str) -> None:
+    [card] = [each.card for each in cards_below(world.root) if each.card.name.split(":")[0] == name][:1]
+    reported = dataclasses.replace(world.data(), card=card)
+    with pytest.raises(UsageError, match="cannot be a validation split: results are reported on it"):
+        splits(Data(world.data(), reported))
+    with pytest.raises(UsageError, match="cannot be training data: results are reported on it"):
+        splits(Data(reported))
+
+
+def test_validation_images_are_not_among_those_trained_on(world: World, tmp_path: Path) -> None:
+    train = world.data()
+    for colour in RGB:
+        (tmp_path / colour).mkdir()
+        source = world.root / "colours_spare" / colour / f"{colour}0.png"
+        (tmp_path / colour / "a.png").write_bytes(source.read_bytes())
+    clean = load_dataset("folder", tmp_path)
+    whole, held_out = splits(Data(train, clean))
+    assert (len(whole), len(held_out or [])) == (24, 4)
+    copied = world.root / "colours_train/red/red3.png"
+    (tmp_path / "red/b.png").write_bytes(copied.read_bytes())
+    message = r"validation split .* holds 1 image of the training split .*red3\.png\): take them out"
+    with pytest.raises(DataError, match=message):
+        splits(Data(train, load_dataset("folder", tmp_path)))
+    (tmp_path / "red/b.png").unlink()
+    (tmp_path / "red").rename(tmp_path / "rose")
+    with pytest.raises(DataError, match="have different classes: 'red' is in one of them alone"):
+        splits(Data(train, load_dataset("folder", tmp_path)))
+
+
+def test_held_out_images_are_no_shots(
+    three: tuple[Path, list[Run]], world: World, start: Start, tmp_path: Path
+) -> None:
+    whole, held_out = splits(Data(world.data(), hold_out=1))
+    assert held_out is not None
+    assert len(held_out) == len(RGB)
+    assert not images(whole) & images(held_out)
+    assert images(whole) | images(held_out) == set(world.data().manifest.ids)
+    assert isinstance(whole, TrainSplit)
+    assert refuse_overlap(held_out, whole) == []
+    for run in three[1]:
+        assert set(read_shots(run.folder / "shots.json").ids) <= images(whole)
+    with pytest.raises(DataError, match="6 held out and 1 left to train on are asked for"):
+        start(tmp_path, PROBE, Data(world.data(), hold_out=6))
+    with pytest.raises(DataError, match="6 shots a class are asked for, and the class 'blue' has 5 images"):
+        start(tmp_path, PROBE | {"shots": 6})
+
+
+def test_a_list_of_shots_serves_another_method(world: World, start: Start, tmp_path: Path) -> None:
+    shots = draw_shots(splits(Data(world.data(), hold_out=1))[0], 3, 9)
+    write_shots(shots, tmp_path / "mine.json")
+    data = Data(world.data(), hold_out=1, shots=tmp_path / "mine.json")
+    [run] = start(tmp_path / "out", PROBE | {"seeds": [4]}, data)
+    assert lineage(run)["train"]["shots"] == {"per_class": 3, "seed": 9, "sha256": shots.sha256}
+    assert lineage(run)["train"]["images"] == 12
+    assert read_shots(run.folder / "shots.json") == shots
+    write_shots(draw_shots(splits(Data(world.data()))[0], 6, 1), tmp_path / "all.json")
+    with pytest.raises(DataError, match=r"list of shots \(.*\) are not among the .* held out for validation"):
+        start(tmp_path / "two", PROBE, dataclasses.replace(data, shots=tmp_path / "all.json"))
+
+
+# ------------------------------------------------------------------------------------------ what is chosen
+
+
+def test_the_learning_rate_is_chosen_on_held_out_images_and_is_on_the_card(
+    start: Start, tmp_path: Path
+) -> None:
+    rates = [1e-6, 1.0, 0.05]
+    choosing = PROBE | {"seeds": [1], "select": ["learning_rate"], "learning_rates": rates}
+    [run] = start(tmp_path / "both", choosing)
+    chosen = lineage(run)["chosen"]
+    assert chosen["learning_rates"] == rates
+    low, best, other = chosen["learning_rate_accuracies"]
+    assert best > max(low, other)
+    assert chosen["learning_rate"] == lineage(run)["recipe"]["optimizer"]["learning_rate"] == 1.0
+    assert lineage(run)["train"]["shots"]["per_class"] == 2, "the shots of the seed, not of a rate"
+    [alone] = start(tmp_path / "alone", PROBE | {"seeds": [1]})
+    assert same_bits(alone.model.params, run.model.params)
+    assert {each.name for each in run.folder.glob("learning_rate_*")} == {
+        f"learning_rate_{rate}" for rate in ("1e-06", "1", "0.05")
+    }
+
+
+def test_the_epoch_is_chosen_on_held_out_images_and_is_on_the_card(start: Start, tmp_path: Path) -> None:
+    record = {key: value for key, value in PROBE.items() if key != "steps"}
+    [run] = start(tmp_path, record | {"seeds": [1], "epochs": 3, "select": ["epoch"]})
+    chosen = lineage(run)["chosen"]
+    tried = chosen["validation_accuracies"]
+    assert (chosen["epochs"], len(tried)) == (3, 3)
+    assert chosen["epoch"] == 1 + int(np.argmax(tried))
+
+
+@pytest.mark.parametrize("what", [["epoch"], ["learning_rate"]])
+def test_nothing_is_chosen_without_images_to_choose_by(
+    start: Start, world: World, tmp_path: Path, what: list[str]
+) -> None:
+    rates = {"learning_rates": [1e-3]} if what == ["learning_rate"] else {}
+    message = rf"{what[0]} cannot be chosen without a validation split: hold some training images out"
+    with pytest.raises(UsageError, match=message):
+        start(tmp_path / "out", PROBE | {"select": what, **rates}, Data(world.data()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_method_without_rates_says_so(start: Start, tmp_path: Path) -> None:
+    record = PROBE | {"method": "tip_adapter", "select": ["learning_rate"], "learning_rates": [1e-3]}
+    with pytest.raises(UsageError, match="tip_adapter cannot choose a learning rate: leave it out of the"):
+        start(tmp_path, record)
+
+
+# ---------------------------------------------------------------------------------------- same bits
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(start: Start, tmp_path: Path) -> None:
+    def tuned(name: str, **changes: Any) -> Model:
+        return start(tmp_path / name, TUNED | changes)[0].model
+
+    first, second, other = tuned("a"), tuned("b"), tuned("c", seeds=[2])
+    assert same_bits(first.params, second.params)
+    assert not same_bits(first.params["head"], other.params["head"])
+
+
+def test_no_epochs_is_the_zero_shot_model(start: Start, world: World, tmp_path: Path) -> None:
+    record = {key: value for key, value in TUNED.items() if key != "steps"}
+    [run] = start(tmp_path, record | {"epochs": 0})
+    assert same_bits(run.model.params["vision"], world.base.params["vision"])
+
+
+def test_a_sample_is_drawn_with_the_seed(start: Start, world: World, tmp_path: Path) -> None:
+    record: dict[str, Any] = {key: value for key, value in PROBE.items() if key != "shots"}
+    made: Sequence[Run] = start(tmp_path, record | {"seeds": [1, 2]}, Data(world.data(), limit=10))
+    found = [lineage(run)["train"] for run in made]
+    assert [each["images"] for each in found] == [10, 10]
+    assert found[0]["digest"] != found[1]["digest"]
+    assert json.loads((made[0].folder / "run.json").read_text())["limit"] == 10
