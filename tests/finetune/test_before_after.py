@@ -1,0 +1,272 @@
+"""Before and after: one suite for a base and its tuned models, paired; verdicts, notes, leaks, failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from _colours import ColourModel
+from _small import RGB, write_colours
+
+from clipjax.compare import compare_runs
+from clipjax.data.cards import load_dataset
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, refuse_leaks
+from clipjax.finetune.run import Data, splits
+from clipjax.finetune.suites import Metric, Suite, load_suite
+from clipjax.results import ResultStore
+
+SUITE = """
+title = "Colours"
+run = ["zeroshot", "calibration", "ood"]
+[[metrics]]
+task = "zeroshot"
+metric = "top1"
+title = "accuracy"
+better = "higher"
+[[metrics]]
+task = "zeroshot"
+metric = "top5"
+title = "top 5"
+better = "higher"
+[[metrics]]
+task = "calibration"
+metric = "ece_15_before"
+title = "ECE"
+better = "lower"
+[[metrics]]
+task = "ood"
+metric = "auroc"
+slice = "score:msp"
+title = "AUROC"
+better = "neither"
+"""
+
+
+class Seer(ColourModel):
+    """Sees colours; of a share of the images, by what they look like, it sees the wrong one."""
+
+    def __init__(self, name: str, wrong: float = 0.0, scale: float = 20.0) -> None:
+        super().__init__(id=name, logit_scale=scale)
+        self.wrong = wrong
+
+    def encode_image(self, images: Any) -> np.ndarray:
+        rgb = np.asarray(images).mean(axis=(1, 2))
+        chance = np.modf(np.abs(rgb[:, 0]) * 1e4)[0]
+        return self.embed(np.where((chance < self.wrong)[:, None], np.roll(rgb, 1, axis=1), rgb))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_colours(tmp_path_factory.mktemp("before_after"), each=8)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    path = tmp_path_factory.mktemp("suites") / "colours.toml"
+    path.write_text(SUITE)
+    return load_suite(path)
+
+
+def compare(
+    base: Any, tuned: Sequence[Any], suite: Suite, world: Path, results: Path, said: list[str] | None = None
+) -> dict[tuple[str, str, str], Change]:
+    changes = before_and_after(
+        base,
+        tuned,
+        suite,
+        world,
+        results,
+        announce=([] if said is None else said).append,
+        progress=False,
+        resamples=50,
+    )
+    return {(each.metric.task, each.dataset, each.metric.metric): each for each in changes}
+
+
+@pytest.fixture(scope="module")
+def lost(suite: Suite, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A base that sees well, tuned with three seeds into models that see badly; what was said meanwhile."""
+    said: list[str] = []
+    results = tmp_path_factory.mktemp("results")
+    tuned = [Seer(f"tuned{seed}", wrong, 60.0) for seed, wrong in enumerate((0.7, 0.8, 0.9))]
+    return compare(Seer("base"), tuned, suite, world, results, said), said, results
+
+
+# ----------------------------------------------------------------------------------------- the numbers
+
+
+def change(better: Any, intervals: Any, **fields: Any) -> Change:
+    metric = Metric("zeroshot", "top1", "accuracy", better)
+    after = tuple(0.5 + 0.1 * i for i in range(len(intervals)))
+    return Change(metric, "set", **{"before": 0.5, "after": after, "intervals": intervals, "n": 100} | fields)
+
+
+@pytest.mark.parametrize(
+    ("better", "intervals", "verdict"),
+    [
+        ("higher", ((0.1, 0.3), (0.2, 0.4)), "gained"),
+        ("higher", ((-0.3, -0.1), (-0.4, -0.2)), "lost"),
+        ("higher", ((-0.3, -0.1), (-0.4, 0.2)), None),
+        ("higher", ((-0.3, -0.1), (0.1, 0.2)), None),
+        ("higher", ((-0.3, 0.0),), None),
+        ("lower", ((0.1, 0.3),), "lost"),
+        ("lower", ((-0.3, -0.1),), "gained"),
+        ("neither", ((-0.3, -0.1),), None),
+        ("higher", ((-0.3, -0.1), None), None),
+        ("higher", (None,), None),
+        ("higher", (), None),
+    ],
+)
+def test_a_verdict_needs_every_seed(better: str, intervals: Any, verdict: str | None) -> None:
+    assert change(better, intervals).verdict == verdict
+
+
+def test_mean_deviation_and_envelope_of_the_seeds() -> None:
+    three = change("higher", ((0.0, 0.2), (-0.1, 0.1), (0.1, 0.4)), after=(0.5, 0.6, 0.8))
+    assert three.mean == pytest.approx(1.9 / 3)
+    assert three.deviation == pytest.approx(np.std([0.5, 0.6, 0.8], ddof=1))
+    assert three.difference == pytest.approx(1.9 / 3 - 0.5)
+    assert three.interval == (-0.1, 0.4)
+    one = change("higher", ((0.0, 0.2),))
+    assert (one.mean, one.deviation) == (0.5, None)
+    nothing = change("higher", (), before=None)
+    assert (nothing.mean, nothing.deviation, nothing.difference, nothing.interval) == (None,) * 4
+
+
+def test_the_table_is_in_the_suites_order(lost: Any) -> None:
+    changes = lost[0]
+    assert list(changes) == [
+        ("zeroshot", "colours_dark", "top1"),
+        ("zeroshot", "colours_val", "top1"),
+        ("zeroshot", "colours_dark", "top5"),
+        ("zeroshot", "colours_val", "top5"),
+        ("calibration", "colours_val", "ece_15_before"),
+        ("ood", "odd", "auroc"),
+    ]
+
+
+def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
+    changes, said, results = lost
+    found = changes["zeroshot", "colours_val", "top1"]
+    rows = ResultStore(results).rows()
+    [base] = {row["run_id"] for row in rows if (row["model"], row["dataset"]) == ("base", "colours_val")} & {
+        row["run_id"] for row in rows if row["task"] == "zeroshot"
+    }
+    for seed in range(3):
+        name = f"tuned{seed}"
+        [tuned] = {
+            row["run_id"]
+            for row in rows
+            if (row["model"], row["dataset"], row["task"]) == (name, "colours_val", "zeroshot")
+        }
+        [paired] = compare_runs(base, tuned, results, metrics=["top1"])
+        assert paired.test == "mcnemar_exact"
+        assert paired.interval is not None
+        assert found.intervals[seed] == (paired.interval.lo, paired.interval.hi)
+        assert (found.before, found.after[seed], found.n) == (paired.first, paired.second, paired.n)
+    assert found.before == 1.0
+    assert max(found.after) < 0.6
+    assert found.deviation is not None
+    assert (found.verdict, found.n) == ("lost", 8 * len(RGB))
+    assert len([line for line in said if line.startswith("[")]) == 4 * 4
+    assert said[0].endswith("base: zeroshot on colours_dark")
+
+
+def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None:
+    changes = lost[0]
+    error = changes["calibration", "colours_val", "ece_15_before"]
+    assert error.difference > 0
+    assert error.verdict == "lost"
+    still = changes["ood", "odd", "auroc"]
+    assert (still.before, still.after, still.difference) == (1.0, (1.0,) * 3, 0.0)
+    assert (still.interval, still.verdict, still.note) == (None, None, None)
+
+
+def test_the_other_way_round_is_gained(suite: Suite, world: Path, tmp_path: Path) -> None:
+    only = dataclasses.replace(suite, datasets=("colours_val",), run=("zeroshot",))
+    found = compare(Seer("base", 0.8), [Seer("tuned")], only, world, tmp_path)
+    assert {key[1] for key in found} == {"colours_val"}
+    accuracy = found["zeroshot", "colours_val", "top1"]
+    assert (accuracy.verdict, accuracy.deviation) == ("gained", None)
+
+
+def test_a_number_without_a_value_has_its_note(lost: Any) -> None:
+    """Four classes have no top 5."""
+    found = lost[0]["zeroshot", "colours_val", "top5"]
+    assert (found.before, found.after, found.interval, found.verdict) == (None, (), None, None)
+    assert re.search("5|class", found.note)
+
+
+# ----------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> None:
+    world = write_colours(tmp_path / "world", each=4)
+    (world / "colours_dark/red/red0.png").write_bytes(b"no image")
+    said: list[str] = []
+    found = compare(Seer("base"), [Seer("tuned", 0.5)], suite, world, tmp_path / "results", said)
+    broken = found["zeroshot", "colours_dark", "top1"]
+    assert (broken.before, broken.after, broken.n, broken.verdict) == (None, (), None, None)
+    assert broken.note is not None
+    assert broken.note.startswith("failed: ")
+    assert "red0.png" in broken.note
+    assert found["zeroshot", "colours_val", "top1"].before == 1.0
+    assert found["ood", "odd", "auroc"].before is not None
+    assert sum(line.startswith("  failed: ") and "red0.png" in line for line in said) == 2
+    results = evaluate_suite(Seer("base"), suite, world, said.append, progress=False, resamples=20)
+    assert len(results) == 3
+
+
+def test_a_suite_of_which_nothing_is_there(suite: Suite, world: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no data set for"):
+        compare(Seer("base"), [Seer("tuned")], suite, tmp_path / "empty", tmp_path / "results")
+    elsewhere = dataclasses.replace(suite, datasets=("imagenet_r",))
+    with pytest.raises(DataError, match="holds none of the data sets of the suite colours"):
+        compare(Seer("base"), [Seer("tuned")], elsewhere, world, tmp_path / "results")
+    # What is missing of a suite is left out, where something is there.
+    partly = dataclasses.replace(suite, run=("shape_bias", "zeroshot"), datasets=("colours_val",))
+    assert compare(Seer("base"), [Seer("tuned")], partly, world, tmp_path / "results")
+
+
+def test_a_suite_of_runs_is_no_table(world: Path, tmp_path: Path) -> None:
+    paper = load_suite("finetuning_paper")
+    with pytest.raises(UsageError, match=r"finetuning_paper has no \[\[metrics\]\] to compare by"):
+        compare(Seer("base"), [Seer("tuned")], paper, world, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- leaks
+
+
+def test_images_that_are_reported_on_are_not_trained_on(suite: Suite, tmp_path: Path) -> None:
+    world = write_colours(tmp_path, each=2)
+
+    def development() -> list[Any]:
+        train, spare = (
+            load_dataset(world / f"{name}.toml", world / name) for name in ("colours_train", "colours_spare")
+        )
+        return [each for each in splits(Data(train, spare)) if each is not None]
+
+    first = dataclasses.replace(suite, run=("zeroshot",))
+    refuse_leaks(development(), first, world)
+    copied, place = world / "colours_val/red/red1.png", world / "colours_train/red/copy.png"
+    place.write_bytes(copied.read_bytes())
+    message = r"training split colours_train holds 1 image of the test split colours_val \(red/red1\.png\)"
+    with pytest.raises(DataError, match=message):
+        refuse_leaks(development(), first, world)
+    place.rename(world / "colours_spare/red/copy.png")
+    with pytest.raises(DataError, match="validation split colours_spare holds 1 image of the test split"):
+        refuse_leaks(development(), first, world)
+    only_ood = dataclasses.replace(suite, run=("ood",))
+    with pytest.raises(DataError, match="of the test split colours_val"):
+        refuse_leaks(development(), only_ood, world)  # the in-distribution images of another task
+    # A data set that cannot be read is not reported on either.
+    (world / "colours_spare/red/copy.png").unlink()
+    (world / "colours_dark/red").rename(world / "colours_dark/rose")
+    refuse_leaks(development(), first, world)
