@@ -24,10 +24,10 @@ from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import find_method
 from clipjax.finetune.outcome import also_chosen, classifier, classifier_card, tuned
-from clipjax.finetune.shots import draw_shots, write_shots
+from clipjax.finetune.shots import draw_shots
 from clipjax.finetune.wise_ft import zero_shot_classifier
 from clipjax.heads import classifier_head, cosine_head, logits
-from clipjax.labels import LabelSpace, load_labels
+from clipjax.labels import LabelSpace, load_labels, load_prompts
 from clipjax.load import convert_model, load_model
 from clipjax.results import ResultStore, model_facts
 from clipjax.subject import NotApplicableError
@@ -75,8 +75,7 @@ def test_a_tuned_model_says_where_it_comes_from(vit, images, tmp_path):
     base = vit[1]
     setup = make_setup(base, images, tmp_path / "seed2")
     shots = draw_shots(setup.train, 2, seed=2)
-    write_shots(shots, tmp_path / "seed2" / "shots.json")
-    setup = dataclasses.replace(setup, train=shots.of(setup.train))
+    setup = dataclasses.replace(setup, train=shots.of(setup.train), shots=shots)
     found = tuned(setup, moved(base.params), {"epoch": np.int64(1), "tried": (np.float32(0.5), 1.0)})
     again = load_model(found.model.save(tmp_path / "model")).card
     assert again.lineage == found.model.card.lineage
@@ -85,7 +84,7 @@ def test_a_tuned_model_says_where_it_comes_from(vit, images, tmp_path):
     lineage: Any = again.lineage
     assert (lineage["method"], lineage["base"], lineage["seed"]) == ("flyp", "narrow", 2)
     assert lineage["base_sha256"] == base.card.weights.sha256
-    assert lineage["recipe_digest"] == setup.recipe.digest
+    assert lineage["prompts"] == load_prompts(setup.recipe.prompts).digest
     assert lineage["recipe"]["batch_size"] == 4
     assert lineage["train"]["digest"] == setup.train.manifest.digest
     assert (lineage["train"]["dataset"], lineage["train"]["images"]) == ("colours", 6)

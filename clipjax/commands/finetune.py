@@ -218,6 +218,8 @@ def _recipe(
 
 def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
     """Every job; one that fails does not keep the others from their models."""
+    import jax
+
     from clipjax.finetune.run import check
 
     records, failed, first = [], [], ""
@@ -237,9 +239,9 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
             typer.echo(f"  failed: {error}", err=True)
             continue
         records.append(_record(job, runs, changes))
-        if not as_json:
+        if not as_json and jax.process_index() == 0:
             _show(job, runs, changes)
-    if as_json:
+    if as_json and jax.process_index() == 0:
         typer.echo(json.dumps(records, indent=2))
     if failed:
         raise DataError(

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from clipjax.collection import Job, evaluate_all, plan
 from clipjax.compare import Comparison, compare_runs
 from clipjax.data.cards import load_dataset
@@ -98,6 +100,8 @@ def before_and_after(
         announce: told each run before it starts, and each that failed.
         settings: those of `clipjax.evaluate`.
 
+    Returns: the table; in all processes but the first an empty one.
+
     Raises:
         UsageError: the suite has no metrics, or no tuned model is given.
         DataError: nothing of the suite lies below `data_root`; names the folders looked for.
@@ -108,6 +112,8 @@ def before_and_after(
         )
     jobs = _jobs(suite, data_root)
     runs = [_evaluate(model, jobs, announce, results=results, **settings) for model in (base, *tuned)]
+    if jax.process_index() > 0:  # only the first process has written rows to compare
+        return []
     changes = [
         change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, Path(results))
     ]

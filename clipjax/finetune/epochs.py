@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from safetensors.numpy import load_file
 
 from clipjax.checkpoint import write_safetensors
@@ -80,13 +79,9 @@ class Epochs:
             split,
             "the epoch",
         )
-        best = choice.best
-        if jax.process_count() > 1:  # a tie in the last bit must not be broken in two ways
-            best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
         chosen = {
-            "epoch": best,
-            "epochs": len(self),
-            "validation_accuracy": choice.tried[best - 1],
-            "validation_accuracies": list(choice.tried),
+            "epoch": choice.best,
+            "epoch_accuracy": choice.accuracy,
+            "epoch_accuracies": list(choice.tried),
         }
-        return merge(frozen, self.read(best)), chosen
+        return merge(frozen, self.read(choice.best)), chosen

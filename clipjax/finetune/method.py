@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.shots import Shots
 from clipjax.finetune.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.step import Loss
 from clipjax.finetune.trees import Params
@@ -64,6 +65,7 @@ class Setup:
         validation: what a search may look at; None where there is none.
         recipe, seed: how to train; of the recipe's seeds the one of this run.
         options: the method's, with the recipe's own put in.
+        shots: the list that `train` was cut by, if it was.
     """
 
     model: Model
@@ -73,6 +75,7 @@ class Setup:
     seed: int
     options: Mapping[str, Any]
     settings: Settings
+    shots: Shots | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError for a model with an adapter, which what is trained here would leave behind."""
@@ -92,7 +95,7 @@ class Outcome:
 
     Attributes:
         model: the fine-tuned model.
-        chosen: what a search chose, and what it saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
+        chosen: what searches chose, and what they saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
     """
 
     model: Model

@@ -92,7 +92,7 @@ class Schedule:
             return lambda step: _cosine(jnp.asarray(step), learning_rate, self.warmup_steps, steps)
         if epochs is None:
             raise UsageError("the schedule epoch_cosine needs `epochs`, not `steps`")
-        return lambda step: _epoch_cosine(jnp.asarray(step), learning_rate, self, steps / epochs, epochs)
+        return lambda step: _epoch_cosine(jnp.asarray(step), learning_rate, self, steps, epochs)
 
 
 def _cosine(step: jax.Array, base: float, warmup: int, steps: int) -> jax.Array:
@@ -102,10 +102,11 @@ def _cosine(step: jax.Array, base: float, warmup: int, steps: int) -> jax.Array:
     return jnp.where(step < warmup, rising, falling)
 
 
-def _epoch_cosine(
-    step: jax.Array, base: float, schedule: Schedule, per_epoch: float, epochs: int
-) -> jax.Array:
-    epoch = jnp.floor(step.astype(jnp.float32) / per_epoch)
+def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, epochs: int) -> jax.Array:
+    # Floats will not do: inside jit a division becomes a product, and an epoch would begin a step late. The
+    # first step of epoch e is ceil(e * steps / epochs).
+    starts = jnp.asarray([-(-e * steps // epochs) for e in range(1, epochs)], jnp.int32)
+    epoch = jnp.sum(step >= starts).astype(jnp.float32)
     # Dassl counts the cosine's epochs from the end of the warm-up (its WARMUP_RECOUNT), but over all of them.
     falling = 0.5 * (1.0 + jnp.cos(math.pi * (epoch - schedule.warmup_epochs) / epochs)) * base
     return jnp.where(epoch < schedule.warmup_epochs, schedule.warmup_rate, falling)

@@ -6,19 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from clipjax.adapters import Adapter
 from clipjax.card import Card
 from clipjax.checkpoint import Origin
+from clipjax.finetune.identity import identity, plain
 from clipjax.finetune.method import Outcome, Setup, all_methods
-from clipjax.finetune.shots import read_shots
-from clipjax.finetune.splits import Split
 from clipjax.finetune.trees import Params
 from clipjax.labels import LabelSpace
 from clipjax.model import Model
-
-SHOTS = "shots.json"
 
 
 def tuned(
@@ -92,7 +87,10 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
     """The outcome with what a later search chose beside it, on its card too."""
     card = outcome.model.card
     known = dict(card.lineage or {})
-    known["chosen"] = {**known.get("chosen", {}), **_plain(chosen)}
+    already = known.get("chosen", {})
+    if twice := already.keys() & chosen.keys():
+        raise ValueError(f"two searches have chosen {min(twice)!r}")
+    known["chosen"] = {**already, **plain(chosen)}
     outcome.model.card = dataclasses.replace(card, lineage=known)
     return Outcome(outcome.model, {**outcome.chosen, **chosen})
 
@@ -100,24 +98,18 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """How a model was made: plain JSON for its card.
 
-    base_sha256 is of the weights that the run began with, None where they were no file; base_lineage how
-    these were made, where we made them. `train.digest` covers the ids, contents and labels of the images
-    trained on (shots, if there are some).
+    Its `identity`, with the whole recipe, what was chosen, and (base_lineage) how the base was made, where we
+    made it. base_sha256 is of the weights that the run began with, None where they were no file;
+    `train.digest` covers the ids, contents and labels of the images trained on.
     """
-    base, recipe = setup.model.card, setup.recipe
     found = {
-        "method": recipe.method,
-        "base": base.id,
-        "base_sha256": None if base.weights is None else base.weights.identity,
-        "recipe": recipe.to_dict(),
-        "recipe_digest": recipe.digest,
+        **identity(setup),
+        "recipe": {**setup.recipe.to_dict(), "shots": setup.shots and setup.shots.per_class},
         "options": setup.options,
-        "seed": setup.seed,
-        "train": {**_images(setup.train), "shots": _shots(setup)},
-        "validation": None if setup.validation is None else _images(setup.validation),
         "chosen": chosen,
     }
-    return _plain(found if base.lineage is None else {**found, "base_lineage": base.lineage})
+    base = setup.model.card
+    return plain(found if base.lineage is None else {**found, "base_lineage": base.lineage})
 
 
 def _child(base: Card, setup: Setup, chosen: Mapping[str, Any] | None, name: str | None) -> Card:
@@ -130,32 +122,3 @@ def _child(base: Card, setup: Setup, chosen: Mapping[str, Any] | None, name: str
         facts={**base.facts, "fine_tune": title, "parent": parent.id},
         lineage=lineage(setup, chosen or {}),
     )
-
-
-def _images(split: Split) -> dict[str, Any]:
-    return {
-        "dataset": split.name,
-        "images": len(split),
-        "selection": split.manifest.selection,
-        "digest": split.manifest.digest,
-        "classes": split.label_space.name,
-    }
-
-
-def _shots(setup: Setup) -> dict[str, Any] | None:
-    """The list of shots that the run keeps: in its folder, or above the folder of one learning rate."""
-    folder = setup.settings.folder
-    for place in () if folder is None else (folder, folder.parent):
-        if (place / SHOTS).is_file():
-            shots = read_shots(place / SHOTS)
-            return {"per_class": shots.per_class, "seed": shots.seed, "sha256": shots.sha256}
-    return None
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON would give it back."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

@@ -23,8 +23,9 @@ from etils import epath
 from clipjax.data.cards import Dataset
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
+from clipjax.finetune.identity import identity
 from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
-from clipjax.finetune.outcome import SHOTS, also_chosen
+from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.search import choose, validation_split
 from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
@@ -41,7 +42,7 @@ from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import barrier
 
-RECORD = "run.json"
+SHOTS, RECORD = "shots.json", "run.json"
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,7 @@ def finetune(
     runs = []
     for seed in recipe.seeds:
         folder = Path(out) / f"seed{seed}"
-        asked = _asked(model, recipe, data, seed)
-        if (done := _finished(folder, asked)) is not None:
-            announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
-            runs.append(Run(seed, folder, done, True))
-            continue
-        announce(f"{recipe.name}, seed {seed}")
-        split = _cut(whole, data, recipe, seed, folder)
+        split, shots = _cut(whole, data, recipe, seed)
         setup = Setup(
             model=model,
             train=split,
@@ -116,7 +111,15 @@ def finetune(
             seed=seed,
             options=method.options_of(recipe),
             settings=dataclasses.replace(settings, folder=folder),
+            shots=shots,
         )
+        asked = _asked(setup)
+        if (done := _finished(folder, asked)) is not None:
+            announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
+            runs.append(Run(seed, folder, done, True))
+            continue
+        announce(f"{recipe.name}, seed {seed}")
+        _keep_shots(shots, folder / SHOTS)
         runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
     return runs
 
@@ -136,7 +139,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
         problem = method.prepare(setup)
         return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
-    found: dict[float, tuple[Problem, Trained]] = {}
+    found: dict[float, tuple[Problem, Trained]] = {}  # of the best so far
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
         with_rate = _with_rate(setup, rate)
@@ -145,9 +148,15 @@ def solve(setup: Setup, method: Method) -> Outcome:
             raise UsageError(
                 f"{method.name} cannot choose a learning rate: leave it out of the recipe's select"
             )
-        found[rate] = problem, train(problem, with_rate)
-        return problem.accuracy(found[rate][1].params, split)
+        trained = train(problem, with_rate)
+        seen = problem.accuracy(trained.params, split)
+        if not found or seen > max(accuracies):
+            found.clear()
+            found[rate] = problem, trained
+        accuracies.append(seen)
+        return seen
 
+    accuracies: list[float] = []
     choice = choose(setup.recipe.learning_rates, accuracy, setup.validation, "the learning rate")
     chosen = {
         "learning_rate": choice.best,
@@ -163,7 +172,7 @@ def _finish(problem: Problem, trained: Trained) -> Outcome:
 
 def _with_rate(setup: Setup, rate: float) -> Setup:
     optimizer = dataclasses.replace(setup.recipe.optimizer, learning_rate=rate)
-    folder = None if setup.settings.folder is None else setup.settings.folder / f"learning_rate_{rate:g}"
+    folder = None if setup.settings.folder is None else setup.settings.folder / f"learning_rate_{rate!r}"
     return dataclasses.replace(
         setup,
         recipe=dataclasses.replace(setup.recipe, optimizer=optimizer),
@@ -189,36 +198,36 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
     """What the first seed's run would be given; of the images only shots are read, for their hash."""
     whole, held_out = splits(data)
-    split = whole if data.limit is None else whole.sample(data.limit, recipe.seeds[0])
-    if data.shots is not None or recipe.shots is not None:
-        split = _shots(split, data, recipe, recipe.seeds[0]).of(split)
+    split, shots = _cut(whole, data, recipe, recipe.seeds[0])
     options = find_method(recipe.method).options_of(recipe)
-    return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings)
+    return Setup(model, split, held_out, recipe, recipe.seeds[0], options, settings, shots)
 
 
-def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int, folder: Path) -> TrainSplit:
-    """The images of this seed: its shots, a sample, or all."""
+def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
+    """The images of this seed: the shots that the user named, the recipe's, a sample, or all."""
     split = whole if data.limit is None else whole.sample(data.limit, seed)
-    if data.shots is None and recipe.shots is None:
-        return split
-    shots = _shots(split, data, recipe, seed)
-    file = folder / SHOTS
-    if file.is_file() and (there := read_shots(file)).sha256 != shots.sha256:
-        raise DataError(
-            f"{file} lists other images ({there.per_class} a class, seed {there.seed}) than this run draws "
-            f"({shots.per_class} a class, seed {shots.seed}): name another --out, or remove it"
-        )
-    if jax.process_index() == 0:
-        write_shots(shots, file)
-    return shots.of(split)
-
-
-def _shots(split: TrainSplit, data: Data, recipe: Recipe, seed: int) -> Shots:
-    """Those of the file that the user named, or the recipe's, drawn with the seed."""
     if data.shots is not None:
-        return read_shots(data.shots)
-    assert recipe.shots is not None
-    return draw_shots(split, recipe.shots, seed)
+        shots = read_shots(data.shots)
+    elif recipe.shots is not None:
+        shots = draw_shots(split, recipe.shots, seed)
+    else:
+        return split, None
+    return shots.of(split), shots
+
+
+def _keep_shots(shots: Shots | None, file: Path) -> None:
+    """Write the list beside the run; DataError where another run has left its own, or one at all."""
+    there = read_shots(file) if file.is_file() else None
+    if there is not None and (shots is None or there.sha256 != shots.sha256):
+        asked = (
+            "no shots" if shots is None else f"other images ({shots.per_class} a class, seed {shots.seed})"
+        )
+        raise DataError(
+            f"{file} lists the images of another run ({there.per_class} a class, seed {there.seed}), this "
+            f"one takes {asked}: name another --out, or remove it"
+        )
+    if shots is not None and jax.process_index() == 0:
+        write_shots(shots, file)
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
@@ -229,7 +238,7 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
         there = flatten(dict(json.loads((folder / RECORD).read_text())))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{folder / RECORD} cannot be read ({error}): remove {folder}") from None
-    here = flatten(json.loads(json.dumps(asked)))
+    here = flatten(asked)
     for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
         if there.get(key) != here.get(key):
             raise DataError(
@@ -239,21 +248,11 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
     return load_model(folder / "model")
 
 
-def _asked(model: Model, recipe: Recipe, data: Data, seed: int) -> dict[str, Any]:
-    """What makes two runs the same."""
-    weights, record = model.card.weights, recipe.to_dict()
-    return {
-        "recipe": {key: record[key] for key in record if key not in ("name", "title", "seeds")},
-        "base": model.card.id,
-        "base_sha256": None if weights is None else weights.identity,
-        "data": data.train.card.name,
-        "images": data.train.manifest.order_digest,
-        "shots": None if data.shots is None else read_shots(data.shots).sha256,
-        "hold_out": data.hold_out,
-        "validation": None if data.validation is None else data.validation.manifest.order_digest,
-        "limit": data.limit,
-        "seed": seed,
-    }
+def _asked(setup: Setup) -> dict[str, Any]:
+    """What makes two runs the same: their identity, and what they choose from."""
+    recipe = setup.recipe
+    choices = {"select": list(recipe.select), "learning_rates": list(recipe.learning_rates)}
+    return {**identity(setup), **choices}
 
 
 def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:

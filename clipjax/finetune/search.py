@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from clipjax.errors import UsageError
 from clipjax.finetune.splits import Split, TestSplit, ValidationSplit
 
@@ -49,4 +53,6 @@ def choose(
     held_out = validation_split(split, what)
     tried = tuple(accuracy(candidate, held_out) for candidate in candidates)
     best = max(range(len(tried)), key=tried.__getitem__)
+    if jax.process_count() > 1:  # a tie in the last bit must not be broken in two ways
+        best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
     return Choice(candidates[best], tried[best], tried)

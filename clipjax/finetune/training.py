@@ -11,12 +11,14 @@ from clipjax.digests import sha256_json
 from clipjax.errors import UsageError
 from clipjax.finetune.checkpoints import Checkpoints
 from clipjax.finetune.epochs import Epochs
+from clipjax.finetune.identity import identity
 from clipjax.finetune.logs import Logs
 from clipjax.finetune.loop import fit
 from clipjax.finetune.method import Problem, Setup
 from clipjax.finetune.search import validation_split
 from clipjax.finetune.step import check_batch, fetch, init_state, make_step, state_shardings
 from clipjax.finetune.trees import Params, flatten, merge, split
+from clipjax.sharding import assert_same_everywhere
 
 
 class Trained(NamedTuple):
@@ -24,8 +26,7 @@ class Trained(NamedTuple):
 
     Attributes:
         params: all of the problem's; the trained leaves and statistics on the host, the others as they were.
-        chosen: {"epoch", "epochs", "validation_accuracy", "validation_accuracies"} where an epoch was chosen;
-            {} otherwise.
+        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} where an epoch was chosen; {} otherwise.
     """
 
     params: Params
@@ -66,7 +67,10 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
         rate=rate,
         compiler_options=problem.compiler_options,
     )
-    identity = {} if folder is None else _identity(problem, setup, bool(parts.statistics))
+    made_of = {}
+    if folder is not None or jax.process_count() > 1:
+        made_of = _identity(problem, setup, bool(parts.statistics))
+    assert_same_everywhere("the fine-tuning run", sha256_json(made_of))
     state = fit(
         init_state(parts, tx, shardings, setup.seed),
         step,
@@ -81,7 +85,7 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
             description=name,
             progress=settings.progress,
         ),
-        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", identity),
+        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", made_of),
         every=settings.every,
         snapshots=epochs,
         ids=setup.train.manifest.ids,
@@ -106,22 +110,11 @@ def _epochs(problem: Problem, setup: Setup, name: str) -> Epochs | None:
 
 def _identity(problem: Problem, setup: Setup, statistics: bool) -> dict[str, str]:
     """What decides the weights of a run, for `Checkpoints`."""
-    recipe = {**setup.recipe.to_dict(), "options": setup.options}
-    for label in ("name", "title", "seeds"):
-        recipe.pop(label)
-    card, images = setup.model.card, setup.train
-    identity = {
-        "base model": card.id if card.fingerprint is None else f"{card.id} {card.fingerprint[:12]}",
-        "training images": f"{len(images)} {sha256_json([images.manifest.ids, images.labels.tolist()])[:12]}",
-        "classes": f"{len(images.label_space)} {images.label_space.digest[:12]}",
-        "seed": str(setup.seed),
-        "steps": str(problem.steps),
-        "processes": str(jax.process_count()),
-        **{f"recipe.{path.replace('/', '.')}": str(value) for path, value in flatten(recipe).items()},
-    }
+    record = {path.replace("/", "."): str(value) for path, value in flatten(identity(setup)).items()}
+    record |= {"steps": str(problem.steps), "processes": str(jax.process_count())}
     if statistics and setup.recipe.batch_norm == "per_device":
-        identity["devices"] = str(setup.settings.mesh.size)
-    return identity
+        record["devices"] = str(setup.settings.mesh.size)
+    return record
 
 
 def _check_batch(problem: Problem, setup: Setup) -> None:

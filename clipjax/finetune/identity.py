@@ -1,0 +1,73 @@
+"""What decides a fine-tuned model: the one record that resume points, finished runs and cards compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from clipjax.finetune.method import Setup
+from clipjax.finetune.splits import Split
+from clipjax.labels import load_prompts
+
+
+def identity(setup: Setup) -> dict[str, Any]:
+    """Plain JSON; two runs of equal identity give equal models (on equal devices, to the bit).
+
+    Files are known by what they hold: images, shots, prompts and weights by digest, a label space by its
+    classes. The first time, all training images are read (`Manifest.digest`), with a bar.
+    """
+    base, recipe = setup.model.card, setup.recipe.to_dict()
+    for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):
+        recipe.pop(label)
+    recipe["options"] = dict(setup.options)
+    return plain(
+        {
+            "method": setup.recipe.method,
+            "base": base.id,
+            "base_sha256": None if base.weights is None else base.weights.identity,
+            "recipe": recipe,
+            "prompts": load_prompts(setup.recipe.prompts).digest,
+            "classes": setup.train.label_space.digest,
+            "train": {**_images(setup.train, setup), "shots": _shots(setup)},
+            "validation": None if setup.validation is None else _images(setup.validation, setup),
+            "seed": setup.seed,
+        }
+    )
+
+
+def _images(split: Split, setup: Setup) -> dict[str, Any]:
+    manifest = split.manifest
+    hidden = not setup.settings.progress or jax.process_index() > 0
+    with tqdm(desc=f"hashing {manifest.name}", unit="B", unit_scale=True, disable=hidden, delay=1) as bar:
+
+        def advance(size: int) -> None:
+            bar.update(size)
+
+        digest = manifest.compute_digest(advance)
+    return {
+        "dataset": split.name,
+        "images": len(split),
+        "selection": manifest.selection,
+        "digest": digest,
+        "classes": split.label_space.name,
+    }
+
+
+def _shots(setup: Setup) -> dict[str, Any] | None:
+    shots = setup.shots
+    if shots is None:
+        return None
+    return {"per_class": shots.per_class, "seed": shots.seed, "sha256": shots.sha256}
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
