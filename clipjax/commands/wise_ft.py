@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,18 +69,23 @@ def wise_ft(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
         )
     chosen = tuple(alphas or ALPHAS)
+    _refuse_overwriting(out / "model", base, tuned)
     first, second, prompt_set = _pair(base, tuned, prompts)
+    seen: dict[str, Any] = {}
     if validation is not None:
         split = _validation(validation, validation_dataset, evaluate, data_root)
+        _refuse_training_images(split, second.card.lineage or {})
         choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, workers=workers)
         alpha = choice.best
+        seen = {"validation": split.name, "validation_digest": split.manifest.digest}
+        seen |= {"alphas": list(chosen), "alpha_accuracies": list(choice.tried)}
         typer.echo(f"chosen on {split.name}: alpha {alpha:g}, accuracy {choice.accuracy:.4f}", err=True)
     else:
         alpha = chosen[0] if len(chosen) == 1 else 0.5
     rows: list[dict[str, Any]] = []
     if evaluate is not None and data_root is not None:
         rows = _sweep(first, second, chosen, evaluate, data_root, out, workers, store_root(store))
-    _write(first, second, alpha, out)
+    _write(first, second, alpha, seen, out)
     drawn = _draw(rows, reference, out) if rows else []
     if as_json:
         typer.echo(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
@@ -90,6 +96,30 @@ def wise_ft(
     if drawn:
         typer.echo(f"figure: {', '.join(map(str, drawn))}")
     typer.echo(f"alpha {alpha:g}: {out / 'model'}")
+
+
+def _refuse_overwriting(place: Path, base: str, tuned: str) -> None:
+    """A mixture is written where there is nothing, or over another mixture."""
+    from clipjax.checkpoint import is_checkpoint, read_card_record
+
+    if not is_checkpoint(place):
+        return
+    lineage = read_card_record(place).get("lineage") or {}
+    ends = {Path(each).resolve() for each in (base, tuned) if Path(each).exists()}
+    if place.resolve() in ends or lineage.get("method") != "wise_ft":
+        raise UsageError(f"{place} holds a model that is no mixture: name another --out")
+
+
+def _refuse_training_images(split: Any, lineage: dict[str, Any]) -> None:
+    """There the fine-tuned model is best, whatever it has lost."""
+    from clipjax.data.cards import read_card
+
+    known = split.name != "folder" and read_card(split.name).split == "train"
+    if known or lineage.get("train", {}).get("digest") == split.manifest.digest:
+        raise UsageError(
+            f"alpha cannot be chosen on {split.name}, images to train on: there the fine-tuned model is "
+            "best; give others, --validation DIR"
+        )
 
 
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
@@ -146,10 +176,13 @@ def _sweep(
     return rows
 
 
-def _write(first: Any, second: Any, alpha: float, out: Path) -> None:
+def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Path) -> None:
     from clipjax.finetune.wise_ft import interpolate
 
-    interpolate(first, second, alpha).save(out / "model")
+    model = interpolate(first, second, alpha)
+    lineage = {**(model.card.lineage or {}), **({"chosen": seen} if seen else {})}
+    model.card = dataclasses.replace(model.card, lineage=lineage)
+    model.save(out / "model")
 
 
 def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float]) -> None:
