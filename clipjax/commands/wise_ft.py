@@ -73,8 +73,7 @@ def wise_ft(
     first, second, prompt_set = _pair(base, tuned, prompts)
     seen: dict[str, Any] = {}
     if validation is not None:
-        split = _validation(validation, validation_dataset, evaluate, data_root)
-        _refuse_training_images(split, second.card.lineage or {})
+        split = _validation(validation, validation_dataset, second.card, evaluate, data_root)
         choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, workers=workers)
         alpha = choice.best
         seen = {"validation": split.name, "validation_digest": split.manifest.digest}
@@ -110,18 +109,6 @@ def _refuse_overwriting(place: Path, base: str, tuned: str) -> None:
         raise UsageError(f"{place} holds a model that is no mixture: name another --out")
 
 
-def _refuse_training_images(split: Any, lineage: dict[str, Any]) -> None:
-    """There the fine-tuned model is best, whatever it has lost."""
-    from clipjax.data.cards import read_card
-
-    known = split.name != "folder" and read_card(split.name).split == "train"
-    if known or lineage.get("train", {}).get("digest") == split.manifest.digest:
-        raise UsageError(
-            f"alpha cannot be chosen on {split.name}, images to train on: there the fine-tuned model is "
-            "best; give others, --validation DIR"
-        )
-
-
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     """The two models, of one kind: of a CLIP tuned into a classifier, its zero-shot classifier."""
     import clipjax
@@ -138,14 +125,21 @@ def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     return first, second, found
 
 
-def _validation(root: Path, card: str, suite: str | None, data_root: Path | None) -> Any:
-    """The images to choose by. Raises DataError where the suite reports on them."""
+def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root: Path | None) -> Any:
+    """The images to choose by: none that were trained on (there the fine-tuned model is best, whatever it has
+    lost), and none that the suite reports on."""
     from clipjax.data.cards import load_dataset
     from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.splits import validation_split_of
     from clipjax.finetune.suites import load_suite
 
-    split = validation_split_of(load_dataset(card, root))
+    dataset = load_dataset(card, root)
+    split = validation_split_of(dataset)
+    trained_on = (tuned.lineage or {}).get("train", {}).get("digest")
+    if dataset.card.split == "train" or trained_on == split.manifest.digest:
+        raise UsageError(
+            f"alpha cannot be chosen on {split.name}, images to train on: give others, --validation DIR"
+        )
     if suite is not None and data_root is not None:
         refuse_leaks([split], load_suite(suite), data_root)
     return split
