@@ -13,7 +13,8 @@ import numpy as np
 import optax
 
 from clipjax.finetune.method import Outline, Setup, find_method
-from clipjax.finetune.step import state_shardings
+from clipjax.finetune.search import validation_split
+from clipjax.finetune.step import check_batch, state_shardings
 from clipjax.finetune.trees import flatten, merge, split
 from clipjax.load import load_model
 from clipjax.model import Model
@@ -68,10 +69,15 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
         compile_step: compile the gradient of one step (seconds to a minute) to know its activations.
 
     Raises:
-        UsageError, DataError: what the method's `prepare` would say of recipe and model.
+        UsageError, DataError: what the run would say of recipe, model and data before it trains.
     """
-    outline = find_method(setup.recipe.method).outline(setup)
-    recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
+    recipe, method = setup.recipe, find_method(setup.recipe.method)
+    outline = method.outline(setup)
+    steps = setup.steps if outline.loss is not None else 0
+    if method.needs_validation or recipe.select:
+        validation_split(setup.validation, " and ".join(recipe.select) or method.title)
+    if steps:
+        check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)
     leaves = flatten(outline.params)
     trained = {path: leaf for path, leaf in leaves.items() if outline.trained(path)}
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, max(steps, 1), recipe.epochs)

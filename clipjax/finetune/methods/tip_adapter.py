@@ -88,7 +88,8 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """Its shapes; errors as of `check`."""
+    check(setup)
     head = abstract_head(setup)
     params = {"cache": {"keys": abstract(head["kernel"].shape[0], len(setup.train))}, "head": head}
     return Outline({**params, "vision": setup.model.params["vision"]}, lambda path: False, None, {})

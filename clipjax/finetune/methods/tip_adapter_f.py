@@ -90,7 +90,8 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """Its shapes; errors as of `check`."""
+    check(setup)
     cached, head = setup.recipe.augmentation is None, abstract_head(setup)
     keys = abstract(head["kernel"].shape[0], len(setup.train))
     params = {"cache": {"keys": keys}, "head": head}
