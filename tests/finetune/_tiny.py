@@ -7,7 +7,7 @@ head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax.data.manifest import FileOpener, Manifest
+from clipjax.data.manifest import Manifest, Progress
+from clipjax.digests import sha256_bytes
 from clipjax.finetune.data import feature_batches
 from clipjax.finetune.losses import accuracy, cross_entropy, head_logits
 from clipjax.finetune.method import Outcome, Problem, Settings, Setup
@@ -46,11 +47,27 @@ def features() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(IMAGES, 8)).astype(np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """An opener whose images are the rows of `features`."""
+
+    rows: tuple[int, ...]
+
+    def open(self, i: int) -> bytes:
+        return features()[self.rows[i]].tobytes()
+
+    def select(self, rows: Sequence[int]) -> Vectors:
+        return Vectors(tuple(self.rows[i] for i in rows))
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return [sha256_bytes(self.open(i)) for i in range(len(self.rows))]
+
+
 def _split(kind: Any, name: str) -> Any:
     ids = tuple(f"{name}{i:02}.png" for i in range(IMAGES))
     labels = (np.argmax(features()[:, :CLASSES], axis=1)).astype(np.int32)
     space = LabelSpace("tiny", tuple("abcd"), tuple("abcd"))
-    return kind(name, Manifest(ids, FileOpener("", ids), labels), labels, space)
+    return kind(name, Manifest(ids, Vectors(tuple(range(IMAGES))), labels), labels, space)
 
 
 def tiny_setup(
@@ -65,7 +82,7 @@ def tiny_setup(
 ) -> Setup:
     mesh = make_mesh(jax.devices() if devices is None else jax.devices()[:devices])
     settings = Settings(mesh, rules, folder, every, progress=progress)
-    model: Any = SimpleNamespace(card=SimpleNamespace(id="tiny", fingerprint=None))
+    model: Any = SimpleNamespace(card=SimpleNamespace(id="tiny", weights=None), adapter=None)
     train, validation = _split(TrainSplit, "train"), _split(ValidationSplit, "held-out")
     return Setup(model, train, validation, recipe, seed, {}, settings)
 

@@ -1,7 +1,7 @@
 """A tiny run in a process of its own: `_tiny_run.py FOLDER`.
 
-Prints a line for each batch taken; exits as the command line would, 75 when interrupted. Devices are
-forced by XLA_FLAGS.
+Prints a line for each batch taken; leaves weights.npz, or exits as the command line would, 75 when
+interrupted. Devices are forced by XLA_FLAGS.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ def main() -> None:
         index, count, port = options.process
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=120)
 
+    import numpy as np
+
     from clipjax.errors import Interrupted
     from clipjax.finetune.training import train
+    from clipjax.finetune.trees import flatten
+    from clipjax.sharding import DP, FSDP
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_setup, watched
 
     def on_batch(number: int) -> None:
@@ -42,13 +46,16 @@ def main() -> None:
         time.sleep(options.wait)
 
     recipe = dataclasses.replace(RECIPE, steps=options.steps)
-    setup = tiny_setup(options.folder, recipe, every=options.every)
+    rules = FSDP if options.process else DP
+    setup = tiny_setup(options.folder, recipe, every=options.every, rules=rules)
     loss = functools.partial(tiny_loss, keep=options.keep)
     try:
-        train(watched(setup, on_batch, loss=loss), setup)
+        params = train(watched(setup, on_batch, loss=loss), setup).params
     except Interrupted as error:
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    if jax.process_index() == jax.process_count() - 1:
+        np.savez(options.folder / "weights.npz", allow_pickle=False, **flatten(params))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import signal
@@ -16,9 +17,11 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax import cli
 from clipjax.errors import Interrupted
 from clipjax.finetune.logs import read_metrics
 from clipjax.finetune.training import train
+from clipjax.finetune.trees import flatten
 from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 
@@ -78,6 +81,19 @@ def test_a_second_ctrl_c_stops_at_once(handlers: list[int]) -> None:
         train(watched(setup, on_batch), setup)
 
 
+def test_the_command_line_exits_with_the_code(
+    handlers: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise Interrupted("interrupted behind step 6")
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == "clipjax: interrupted behind step 6\n"
+
+
 def test_training_in_another_thread_catches_nothing() -> None:
     found: list[Any] = []
     setup = tiny_setup(devices=2)
@@ -87,46 +103,53 @@ def test_training_in_another_thread_catches_nothing() -> None:
     assert len(found) == 1
 
 
-def pair(folder: Path, *arguments: Any) -> list[Any]:
-    """Two processes of one run, two devices each."""
+@contextlib.contextmanager
+def pair(folder: Path, *arguments: Any) -> Iterator[list[Any]]:
+    """Two processes of one run, two devices each; neither outlives this."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [start(folder, *arguments, "--process", i, 2, port, devices=2) for i in range(2)]
-
-
-def ends(processes: list[Any], timeout: float) -> tuple[list[int], list[str]]:
-    """Exit codes and what they wrote to stderr; none of them outlives this."""
+    processes = [start(folder, *arguments, "--process", i, 2, port, devices=2) for i in range(2)]
     try:
-        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+        yield processes
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
+
+
+def ends(processes: list[Any]) -> tuple[list[int], list[str]]:
+    """Exit codes, and what was written to stderr."""
+    errors = [process.communicate(timeout=300)[1] for process in processes]
     return [process.returncode for process in processes], errors
 
 
 def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path) -> None:
-    """SIGTERM to the second of them; then the same command again; then compared with one process."""
+    """FSDP; SIGTERM to the second; then the same command again; then one process of as many devices."""
     steps = 200
     arguments = ("--steps", steps, "--every", 150, "--keep", 1.0)
-    processes = pair(tmp_path, *arguments, "--wait", 0.05)
-    wait_for_batch(processes[1], 10)
-    asked = time.monotonic()
-    processes[1].send_signal(signal.SIGTERM)
-    codes, errors = ends(processes, 120)
-    took = time.monotonic() - asked
+    with pair(tmp_path, *arguments, "--wait", 0.05) as processes:
+        wait_for_batch(processes[1], 10)
+        asked = time.monotonic()
+        processes[1].send_signal(signal.SIGTERM)
+        codes, errors = ends(processes)
+        took = time.monotonic() - asked
     assert codes == [75, 75], errors
     assert took < 20
     (step,) = saved(tmp_path)
     for error in errors:
         assert f"behind step {step} of {steps}" in error
 
-    codes, errors = ends(pair(tmp_path, *arguments), 300)
+    with pair(tmp_path, *arguments) as processes:
+        codes, errors = ends(processes)
     assert codes == [0, 0], errors
     losses = {}
     setup = tiny_setup(tmp_path / "one", dataclasses.replace(RECIPE, steps=steps), devices=4, every=steps)
     problem = tiny_problem(setup, loss=functools.partial(tiny_loss, keep=1.0))
-    train(problem, setup)
+    params = flatten(train(problem, setup).params)
+    with np.load(tmp_path / "weights.npz") as weights:
+        for path, value in params.items():
+            np.testing.assert_allclose(weights[path], value, rtol=0, atol=1e-4, err_msg=path)
     for folder in (tmp_path, tmp_path / "one"):
         rows = read_metrics(folder / "train" / "metrics.csv")
         assert [row["step"] for row in rows] == [*range(1, steps + 1)]
