@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from clipjax.finetune.method import Outline, Setup, find_method
-from clipjax.finetune.search import validation_split
 from clipjax.finetune.step import check_batch, state_shardings
 from clipjax.finetune.trees import flatten, merge, split
 from clipjax.load import load_model
@@ -71,11 +70,8 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
     Raises:
         UsageError, DataError: what the run would say of recipe, model and data before it trains.
     """
-    recipe, method = setup.recipe, find_method(setup.recipe.method)
-    outline = method.outline(setup)
-    steps = setup.steps if outline.loss is not None else 0
-    if method.needs_validation or recipe.select:
-        validation_split(setup.validation, " and ".join(recipe.select) or method.title)
+    outline = find_method(setup.recipe.method).outline(setup)
+    recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
     if steps:
         check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)
     leaves = flatten(outline.params)

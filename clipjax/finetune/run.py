@@ -196,7 +196,11 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """What the first seed's run would be given; of the images only shots are read, for their hash."""
+    """What the first seed's run would be given; of the images only shots are read, for their hash.
+
+    Raises: as of `finetune`, before it trains.
+    """
+    check(recipe, data)
     whole, held_out = splits(data)
     split, shots = _cut(whole, data, recipe, recipe.seeds[0])
     options = find_method(recipe.method).options_of(recipe)
