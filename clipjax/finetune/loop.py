@@ -75,7 +75,8 @@ def fit(
                 batch = _next_arrays(batches)
                 state, metrics = step(state, shard_batch(batch, mesh))
                 watch.add(number, metrics, batch.get("row"))
-                stop = number < steps and preemption.reached(number)
+                # A single process is sent its signal again at the end of the run.
+                stop = preemption.reached() and (number < steps or jax.process_count() > 1)
                 snap = snapshots is not None and snapshots.due(number)
                 save = checkpoints is not None and (number % every == 0 or number == steps or stop)
                 if save or snap or number == steps:

@@ -9,6 +9,7 @@ and which catches SIGTERM there, lets them agree on it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from clipjax.errors import Interrupted
 
+_QUESTIONS = itertools.count(1)  # of this process, over all its runs
 _EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
@@ -53,11 +55,15 @@ class Preemption:
             raise KeyboardInterrupt
         self._signal = number
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop behind this step: the same answer on every process, which all ask once a step."""
+    def reached(self) -> bool:
+        """Whether to stop behind this step: the same answer on every process, which all ask once a step.
+
+        JAX's service agrees on the question after the last one that any process has asked, by its number: a
+        number that came again in a later phase of a run (a probe, another seed) would be missed.
+        """
         if jax.process_count() == 1:
             return self._signal is not None
-        return multihost_utils.reached_preemption_sync_point(step)
+        return multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
 
     def interrupted(self, step: int, steps: int, kept: str) -> Interrupted:
         """The error to end with.
