@@ -14,7 +14,7 @@ import optax
 
 from clipjax.finetune.method import Outline, Setup, find_method
 from clipjax.finetune.step import check_batch, state_shardings
-from clipjax.finetune.trees import flatten, merge, split
+from clipjax.finetune.trees import flatten, is_statistic, merge, split
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.registry import model_card, model_ids
@@ -28,7 +28,8 @@ class Plan:
     Attributes:
         recipe, method, model: names.
         images, classes, steps, batch_size, epochs: of the run; epochs as the steps come to.
-        params, trained: numbers, in all and of those that are moved.
+        params, trained: numbers, in all and of those that gradients move; BatchNorm's running statistics are
+            neither.
         devices: that the run is spread over.
         memory: bytes a device, by what they hold: "params", "gradients", "optimizer", "activations" (as this
             platform's compiler plans them; None where it was not asked).
@@ -74,8 +75,8 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
     recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
     if steps:
         check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)
-    leaves = flatten(outline.params)
-    trained = {path: leaf for path, leaf in leaves.items() if outline.trained(path)}
+    params = {path: leaf for path, leaf in flatten(outline.params).items() if not is_statistic(path)}
+    trained = {path: leaf for path, leaf in params.items() if outline.trained(path)}
     rate = recipe.schedule.of(recipe.optimizer.learning_rate, max(steps, 1), recipe.epochs)
     shown = sorted({0, min(recipe.schedule.warmup_steps, steps), steps // 2, max(steps - 1, 0)})
     return Plan(
@@ -87,7 +88,7 @@ def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
         steps=steps,
         batch_size=recipe.batch_size,
         epochs=round(steps * recipe.batch_size / len(setup.train), 2),
-        params=_count(leaves),
+        params=_count(params),
         trained=_count(trained) if steps else 0,
         devices=setup.settings.mesh.size,
         memory=_memory(outline, setup, steps, rate, compile_step),
