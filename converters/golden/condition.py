@@ -82,15 +82,18 @@ def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
 
 def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[str, float]) -> None:
     """Sets BatchNorm statistics by a train-mode pass; `gains` scale the named norms first."""
-    for name, norm in model.named_modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.reset_running_stats()
-            norm.momentum = 1.0
-            norm.weight.mul_(gains.get(name, 1.0))
-            norm.bias.mul_(gains.get(name, 1.0))
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    momenta = [norm.momentum for norm in norms.values()]
+    for name, norm in norms.items():
+        norm.reset_running_stats()
+        norm.momentum = 1.0
+        norm.weight.mul_(gains.get(name, 1.0))
+        norm.bias.mul_(gains.get(name, 1.0))
     model.train()
     model(torch.from_numpy(images(image_size, 8, seed)).permute(0, 3, 1, 2))
     model.eval()
+    for norm, momentum in zip(norms.values(), momenta):  # as it was, for those who train
+        norm.momentum = momentum
 
 
 def images(size: int, batch: int, seed: int) -> np.ndarray:
