@@ -28,6 +28,7 @@ import numpy as np
 import PIL.Image
 
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.platforms import by_platform
 
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -207,7 +208,7 @@ def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
         unit = pixels.astype(jnp.float32) / 255.0
         return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
-    return jax.lax.platform_dependent(jnp.asarray(pixels), tpu=compute, default=look_up)
+    return by_platform(jnp.asarray(pixels), tpu=compute, default=look_up)
 
 
 def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

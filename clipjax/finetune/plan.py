@@ -17,6 +17,7 @@ from clipjax.finetune.step import check_batch, state_shardings
 from clipjax.finetune.trees import flatten, is_statistic, merge, split
 from clipjax.load import load_model
 from clipjax.model import Model
+from clipjax.platforms import tracing_for
 from clipjax.registry import model_card, model_ids
 from clipjax.sharding import batch_sharding, params_sharding, replicated
 
@@ -139,7 +140,8 @@ def _activations(outline: Outline, setup: Setup) -> int:
         def of(trained: Any) -> Any:
             return loss(merge(frozen, trained), batch, jax.random.key(0))[0]
 
-        return jax.grad(of)(trained)
+        with tracing_for(mesh.devices.flat[0].platform):  # as a training step is
+            return jax.grad(of)(trained)
 
     rows = setup.recipe.batch_size // setup.recipe.accumulate
     batch = {

@@ -24,6 +24,7 @@ from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
 
 from clipjax.errors import UsageError
 from clipjax.models.training import current
+from clipjax.platforms import by_platform
 
 Padding = Literal["symmetric", "tf_same", "none"]
 
@@ -133,7 +134,7 @@ def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> 
         return mixed.reshape(q.shape)
 
     if visible is None and q.shape[2] * k.shape[2] >= _LONG:
-        mixed = jax.lax.platform_dependent(q, k, v, cpu=chunked, default=_mix)
+        mixed = by_platform(q, k, v, cpu=chunked, default=_mix)
     else:
         mixed = _mix(q, k, v, visible)
     mixed = mixed.transpose(0, 2, 1, 3)
@@ -374,11 +375,11 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         return sum(terms[1:], terms[0])
 
     if depthwise:
-        return jax.lax.platform_dependent(x, kernel, cpu=outlined(shifted), default=plain)
+        return by_platform(x, kernel, cpu=outlined(shifted), default=plain)
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
         return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
     if stride == 1:
-        return jax.lax.platform_dependent(x, kernel, cpu=_canonical(plain, height, width), default=plain)
+        return by_platform(x, kernel, cpu=_canonical(plain, height, width), default=plain)
     return plain(x, kernel)
 
 
