@@ -96,10 +96,12 @@ class Outcome:
     Attributes:
         model: the fine-tuned model.
         chosen: what searches chose, and what they saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
+        beside: files to lie beside the model, by name, each as the function that writes it to a path.
     """
 
     model: Model
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
         raise ValueError(f"two searches have chosen {min(twice)!r}")
     known["chosen"] = {**already, **plain(chosen)}
     outcome.model.card = dataclasses.replace(card, lineage=known)
-    return Outcome(outcome.model, {**outcome.chosen, **chosen})
+    return dataclasses.replace(outcome, chosen={**outcome.chosen, **chosen})
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:

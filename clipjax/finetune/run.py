@@ -3,6 +3,7 @@
     OUT/seed1/shots.json       the training images, where there are shots
     OUT/seed1/train/...        resume points and logs (metrics.csv, TensorBoard)
     OUT/seed1/model/           the fine-tuned model: `clipjax.load_model` reads it
+    OUT/seed1/...              what a method leaves beside it (lora.safetensors)
     OUT/seed1/run.json         what it was made of, written last
 
 A seed whose model is there is not trained again; one that was interrupted goes on from its resume point.
@@ -265,6 +266,8 @@ def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
     model.card = dataclasses.replace(model.card, id=f"{model.card.id}-seed{asked['seed']}")
     if jax.process_index() == 0:
         model.save(folder / "model")
+        for name, write in outcome.beside.items():
+            write(folder / name)
         text = json.dumps(asked, indent=1) + "\n"
         LocalFiles().create(epath.Path(folder / RECORD), text.encode(), replace=True)
     barrier(f"saved {folder}")

@@ -17,14 +17,16 @@ import pytest
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.preprocess import normalize_host
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import low_rank
+from clipjax.finetune import low_rank, run
 from clipjax.finetune.method import Settings, Setup
+from clipjax.finetune.methods import lora
 from clipjax.finetune.methods.flyp import caption_ids
 from clipjax.finetune.methods.lora import FILE, METHOD
 from clipjax.finetune.optimizer import Optimizer
+from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.training import train
+from clipjax.finetune.training import Trained, train
 from clipjax.finetune.trees import Params, flatten, nest, split
 from clipjax.labels import LabelSpace, load_labels, load_prompts
 from clipjax.model import Model
@@ -228,11 +230,13 @@ def test_a_run_comes_out_as_a_model(pair: tuple[Any, Model], images: Manifest, t
     assert set(parts.trained) == {"lora"}
     assert set(parts.trained["lora"]) == {"vision"}
     trained = train(problem, setup).params
-    tuned = problem.finish(trained).model
+    outcome = problem.finish(trained)
+    tuned = outcome.model
     before, after = flatten(model.params), flatten(tuned.params)
     changed = {path for path in before if not np.array_equal(before[path], after[path])}
     assert changed == {path for path in before if re.match(r"vision/blocks/(attn|mlp)/\w+/kernel", path)}
 
+    also_chosen(outcome, {"learning_rate": 1.0}).beside[FILE](tmp_path / FILE)
     factors, scaling = low_rank.load(tmp_path / FILE, model.params)
     assert scaling == SCALING
     for path, leaf in flatten(low_rank.merged(model.params, factors, scaling)).items():
@@ -243,6 +247,21 @@ def test_a_run_comes_out_as_a_model(pair: tuple[Any, Model], images: Manifest, t
         low_rank.load(tmp_path / "nothing", model.params)
     assert problem.accuracy is not None
     assert 0 <= problem.accuracy(trained, setup.validation) <= 1  # type: ignore[arg-type]
+
+
+def test_the_factors_lie_beside_the_model_where_a_rate_was_chosen(
+    pair: tuple[Any, Model], images: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained here: each rate leaves what it starts with, and the first one wins."""
+    monkeypatch.setattr(run, "train", lambda problem, _: Trained(problem.params, {}))
+    monkeypatch.setattr(lora, "accuracy", lambda *_: 0.5)
+    setup = setup_of(pair[1], images, folder=tmp_path)
+    recipe = dataclasses.replace(RECIPE, select=("learning_rate",), learning_rates=(1e-3, 1e-2))
+    outcome = run.solve(dataclasses.replace(setup, recipe=recipe), METHOD)
+    assert outcome.chosen["learning_rate"] == 1e-3
+    run._save(outcome, tmp_path, {"seed": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "model", "run.json"]
+    low_rank.load(tmp_path / FILE, pair[1].params)
 
 
 # ------------------------------------------------------------------------- families, options, errors

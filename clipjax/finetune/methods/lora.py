@@ -174,10 +174,8 @@ def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
 
 
 def _finish(setup: Setup, scaling: float, params: Params) -> Outcome:
-    folder = setup.settings.folder
-    if folder is not None and jax.process_index() == 0:
-        low_rank.save(folder / FILE, params["lora"], scaling)
-    return _tuned(setup, scaling, params)
+    factors = partial(low_rank.save, factors=params["lora"], scaling=scaling)
+    return dataclasses.replace(_tuned(setup, scaling, params), beside={FILE: factors})
 
 
 METHOD = Method(
