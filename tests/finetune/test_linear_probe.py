@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -201,8 +202,13 @@ def test_bad_options_are_named(
 def test_lp_ft_goes_on_from_the_probe(
     model: Model, manifest: Manifest, labels: np.ndarray, space: LabelSpace
 ) -> None:
-    """Its second problem has the head of a linear probe with the options probe_*, and trains the tower."""
-    recipe = dataclasses.replace(RECIPE, method="lp_ft", augmentation=Augmentation(scale=(0.9, 1.0)))
+    """Its second problem has the head of a linear probe with the options probe_*, and trains the tower.
+
+    An epoch is chosen of the second phase alone: the probe asks for no validation split.
+    """
+    recipe = dataclasses.replace(
+        RECIPE, method="lp_ft", augmentation=Augmentation(scale=(0.9, 1.0)), select=("epoch",)
+    )
     options = {"probe_epochs": 8, "probe_learning_rate": 0.3, "probe_warmup_steps": 3}
     setup = setup_of(model, manifest, labels, space, recipe, **options)
     problem = lp_ft.prepare(setup)
@@ -216,3 +222,16 @@ def test_lp_ft_goes_on_from_the_probe(
     assert problem.trained("vision/proj")
     assert problem.steps == RECIPE.steps
     assert lp_ft.probe_setup(setup).recipe.schedule.warmup_steps == 3
+
+
+def test_a_probes_warmup_is_checked_before_anything_runs(
+    model: Model, manifest: Manifest, labels: np.ndarray, space: LabelSpace
+) -> None:
+    recipe = dataclasses.replace(RECIPE, method="lp_ft")
+    asked = functools.partial(setup_of, model, manifest, labels, space, recipe, probe_epochs=8)
+    assert set(lp_ft.outline(asked(probe_warmup_steps=19)).params) == {"vision", "head"}
+    message = r"options\.probe_warmup_steps = 20 does not fit into the probe's 20 steps"
+    for begin in (lp_ft.outline, lp_ft.prepare):
+        with pytest.raises(UsageError, match=message):
+            begin(asked(probe_warmup_steps=20))
+    lp_ft.outline(asked(probe_epochs=0))

@@ -2,14 +2,15 @@
 
 Source: Kumar et al. 2022 (arXiv 2202.10054): fine-tuning from a head that fits the frozen features already
 distorts them less. Both phases follow the recipe; the probe has its own epochs, learning rate and warm-up,
-and sees the images without augmentation.
+sees the images without augmentation, and is trained to its end, whatever is chosen of the second phase.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from clipjax.finetune.method import Method, Problem, Setup
+from clipjax.errors import UsageError
+from clipjax.finetune.method import Method, Outline, Problem, Setup
 from clipjax.finetune.methods import cross_entropy, linear_probe
 from clipjax.finetune.training import train
 
@@ -18,7 +19,7 @@ def prepare(setup: Setup) -> Problem:
     """Trains the probe (its resume points lie in the sub-folder "probe"), and states the second problem.
 
     Raises:
-        UsageError: a probe's warm-up that does not fit into its steps, and as `linear_probe.prepare`.
+        UsageError: as `probe_setup` and `clipjax.finetune.linear_head.initial_head`.
     """
     first = probe_setup(setup)
     params = train(linear_probe.probe(first), first, "probe").params
@@ -26,7 +27,11 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe_setup(setup: Setup) -> Setup:
-    """The set-up of the probe: the recipe with the options probe_* in their places."""
+    """The set-up of the probe: the recipe with the options probe_* in their places, and nothing to choose.
+
+    Raises:
+        UsageError: a warm-up that does not fit into its steps.
+    """
     options, recipe = setup.options, setup.recipe
     recipe = dataclasses.replace(
         recipe,
@@ -34,8 +39,22 @@ def probe_setup(setup: Setup) -> Setup:
         steps=None,
         optimizer=dataclasses.replace(recipe.optimizer, learning_rate=options["probe_learning_rate"]),
         schedule=dataclasses.replace(recipe.schedule, warmup_steps=options["probe_warmup_steps"]),
+        select=(),
+        learning_rates=(),
     )
-    return dataclasses.replace(setup, recipe=recipe)
+    probe = dataclasses.replace(setup, recipe=recipe)
+    if recipe.schedule.name == "cosine" and recipe.schedule.warmup_steps >= probe.steps > 0:
+        raise UsageError(
+            f"options.probe_warmup_steps = {recipe.schedule.warmup_steps} does not fit into the probe's "
+            f"{probe.steps} steps: set it lower, or options.probe_epochs higher"
+        )
+    return probe
+
+
+def outline(setup: Setup) -> Outline:
+    """The shapes of the larger phase. Raises UsageError as `probe_setup`."""
+    probe_setup(setup)
+    return cross_entropy.outline(setup)
 
 
 METHOD = Method(
@@ -49,5 +68,5 @@ METHOD = Method(
         "probe_warmup_steps": 500,
     },
     prepare=prepare,
-    outline=cross_entropy.outline,  # of the larger phase
+    outline=outline,
 )
