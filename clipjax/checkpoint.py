@@ -154,8 +154,16 @@ def _labels(folder: Path, card: Mapping[str, Any], files: Mapping[str, str]) -> 
         )
     if sha256_files([path]) != [files.get(LABELS)]:
         raise DataError(f"{path} was changed after it was written: its SHA-256 is not that in {CARD}")
-    train = (card.get("lineage") or {}).get("train") or {}
-    return dataclasses.replace(load_labels(path), name=train.get("classes") or path.stem)
+    return dataclasses.replace(load_labels(path), name=_trained_classes(card.get("lineage")) or path.stem)
+
+
+def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
+    """The name of the classes that a model was trained on, or, of a mixture, the model mixed into it."""
+    while lineage:
+        if train := lineage.get("train"):
+            return train.get("classes")
+        lineage = lineage.get("tuned")
+    return None
 
 
 def read_card_record(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from clipjax.finetune import wise_ft
 from clipjax.finetune.splits import TestSplit, TrainSplit, ValidationSplit
 from clipjax.finetune.trees import flatten, nest
 from clipjax.labels import LabelSpace, PromptSet
+from clipjax.load import load_model
 from clipjax.model import Model
 
 # Two classes of one name: their logits are equal to the bit, too.
@@ -161,6 +163,17 @@ def test_a_sweep_says_on_each_card_what_it_is(start: Model, classifier: Model) -
 
 def with_card(model: Model, **changes: Any) -> Model:
     return Model(dataclasses.replace(model.card, **changes), model.params, weights=model.card.weights)
+
+
+def test_a_saved_mixture_keeps_the_name_of_its_classes(
+    start: Model, classifier: Model, tmp_path: Path
+) -> None:
+    """Which configs/labels does not have: they lie in labels.csv, beside the weights."""
+    tuned = with_card(classifier, lineage={**LINEAGE, "train": {"classes": SPACE.name}})
+    for alpha in (0.0, 0.5):
+        mixed = wise_ft.interpolate(start, tuned, alpha)
+        again = load_model(mixed.save(tmp_path / f"{alpha}"))
+        assert heads.classifier_head(again).label_space == SPACE
 
 
 def test_pairs_that_do_not_belong_together(base: Model, start: Model, classifier: Model, flyp: Model) -> None:
