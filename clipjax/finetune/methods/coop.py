@@ -13,7 +13,9 @@ Options:
     init: a text ("a photo of a") whose token embeddings the vectors start from, one a token.
 
 Differences: the reference counts the words of `init`, not its tokens (the same for words of one token), and
-drops csc where there is an `init`: here every class starts from it. It computes in half precision.
+drops csc where there is an `init`: here every class starts from it. It computes in half precision. Dassl
+drops the last, incomplete batch of each epoch; here the next epoch's images fill it up, so that as many
+epochs have a few steps more.
 """
 
 from __future__ import annotations
