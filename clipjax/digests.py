@@ -11,11 +11,14 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clipjax.errors import DataError
+
+# Paths that one query names.
+_ASKED = 500
 
 
 def cache_dir() -> Path:
@@ -46,10 +49,11 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
     Raises:
         DataError: a file cannot be read.
     """
-    memory = _Memory(cache_dir() / "digests.sqlite")
+    absolute = [Path(path).absolute() for path in paths]
+    memory = _Memory(cache_dir() / "digests.sqlite", absolute)
     digests = []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for digest, size in pool.map(memory.digest, (Path(path).absolute() for path in paths)):
+        for digest, size in pool.map(memory.digest, absolute):
             digests.append(digest)
             if progress is not None:
                 progress(size)
@@ -58,14 +62,19 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
 
 
 class _Memory:
-    """What earlier runs computed, by path, size and time of change; a cache that fails only costs time."""
+    """What earlier runs computed of some files, by path, size and time of change; a cache that fails only
+    costs time."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, paths: Sequence[Path]) -> None:
         self.file = file
         self.new: list[tuple[str, int, int, str]] = []
         self.known: dict[str, tuple[int, int, str]] = {}
         with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
-            self.known = {path: tuple(row) for path, *row in table.execute("SELECT * FROM digests")}
+            for start in range(0, len(paths), _ASKED):
+                asked = [str(path) for path in paths[start : start + _ASKED]]
+                marks = ", ".join("?" * len(asked))
+                found = table.execute(f"SELECT * FROM digests WHERE path IN ({marks})", asked)
+                self.known |= {path: tuple(row) for path, *row in found}
 
     @contextlib.contextmanager
     def _table(self) -> Iterator[sqlite3.Connection]:

@@ -53,3 +53,14 @@ def test_canonical_json_has_one_form_and_no_nan() -> None:
     assert digests.canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
     with pytest.raises(ValueError, match="Out of range"):
         digests.canonical_json(float("nan"))
+
+
+def test_more_files_than_one_query_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "_ASKED", 2)
+    files = [tmp_path / f"{i}.bin" for i in range(5)]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes([i]))
+    first = digests.sha256_files(iter(files))
+    assert first == [hashlib.sha256(bytes([i])).hexdigest() for i in range(5)]
+    monkeypatch.setattr(digests.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    assert digests.sha256_files(reversed(files)) == first[::-1]
