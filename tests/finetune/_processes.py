@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,18 @@ def start(folder: Path, *arguments: Any, devices: int) -> subprocess.Popen[str]:
 
 def wait_for_batch(process: subprocess.Popen[str], number: int) -> None:
     """Until a run takes this batch (or a later one)."""
+    _wait_for(process, lambda line: line.isdigit() and int(line) >= number, f"batch {number}")
+
+
+def wait_between(process: subprocess.Popen[str]) -> None:
+    """Until the first of two runs is done."""
+    _wait_for(process, lambda line: line == "between", "the second one")
+
+
+def _wait_for(process: subprocess.Popen[str], told: Callable[[str], bool], what: str) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.strip().isdigit() and int(line) >= number:
+        if told(line.strip()):
             return
     _, error = process.communicate()
-    raise AssertionError(f"the run ended before batch {number}: {error[-2000:]}")
+    raise AssertionError(f"the run ended before {what}: {error[-2000:]}")

@@ -1,7 +1,8 @@
 """A tiny run in a process of its own: `_tiny_run.py FOLDER`.
 
 Prints a line for each batch taken; leaves weights.npz, or exits as the command line would, 75 when
-interrupted. Devices are forced by XLA_FLAGS.
+interrupted. With `--twice` another run goes before it, of as many steps, and the line "between" is printed
+between the two. Devices are forced by XLA_FLAGS.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, required=True)
     parser.add_argument("--wait", type=float, default=0.0, help="seconds a batch")
     parser.add_argument("--keep", type=float, default=0.9)
+    parser.add_argument("--twice", action="store_true")
     parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
     options = parser.parse_args()
     jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -39,7 +41,7 @@ def main() -> None:
     from clipjax.finetune.training import train
     from clipjax.finetune.trees import flatten
     from clipjax.sharding import DP, FSDP
-    from tests.finetune._tiny import RECIPE, tiny_loss, tiny_setup, watched
+    from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
 
     def on_batch(number: int) -> None:
         print(number, flush=True)
@@ -50,6 +52,11 @@ def main() -> None:
     setup = tiny_setup(options.folder, recipe, every=options.every, rules=rules)
     loss = functools.partial(tiny_loss, keep=options.keep)
     try:
+        if options.twice:
+            before = tiny_setup(options.folder / "before", recipe, seed=2, every=options.every, rules=rules)
+            train(tiny_problem(before, loss=loss), before)
+            print("between", flush=True)
+            time.sleep(options.wait * 20)
         params = train(watched(setup, on_batch, loss=loss), setup).params
     except Interrupted as error:
         print(f"clipjax: {error}", file=sys.stderr)

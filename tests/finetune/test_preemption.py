@@ -22,7 +22,7 @@ from clipjax.errors import Interrupted
 from clipjax.finetune.logs import read_metrics
 from clipjax.finetune.training import train
 from clipjax.finetune.trees import flatten
-from tests.finetune._processes import start, wait_for_batch
+from tests.finetune._processes import start, wait_between
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 
 
@@ -125,18 +125,24 @@ def ends(processes: list[Any]) -> tuple[list[int], list[str]]:
 
 
 def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path) -> None:
-    """FSDP; SIGTERM to the second; then the same command again; then one process of as many devices."""
-    steps = 200
-    arguments = ("--steps", steps, "--every", 150, "--keep", 1.0)
+    """FSDP; SIGTERM to the second process; then the same command again; then one process of as many devices.
+
+    The signal comes between two runs of the same length: the number of the step at which all could stop has
+    been that of a step of the first run already.
+    """
+    steps = 100
+    arguments = ("--steps", steps, "--every", 150, "--keep", 1.0, "--twice")
     with pair(tmp_path, *arguments, "--wait", 0.05) as processes:
-        wait_for_batch(processes[1], 10)
+        wait_between(processes[1])
         asked = time.monotonic()
         processes[1].send_signal(signal.SIGTERM)
         codes, errors = ends(processes)
         took = time.monotonic() - asked
     assert codes == [75, 75], errors
     assert took < 20
+    assert saved(tmp_path / "before") == [steps]
     (step,) = saved(tmp_path)
+    assert step < steps
     for error in errors:
         assert f"behind step {step} of {steps}" in error
 
