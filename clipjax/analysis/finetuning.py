@@ -116,7 +116,7 @@ def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[P
             y = [accuracy[dataset, alpha] for alpha in there]
             colour = COLOURS[k % len(COLOURS)]
             area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=dataset)
-            for place in (0, -1):
+            for place in range(len(there)):
                 area.annotate(
                     f"{there[place]:g}",
                     (x[place], y[place]),

@@ -96,7 +96,8 @@ def finetune(
 
         clipjax finetune tip_adapter --model vit_b_32-openai --data photos --hold-out 4 --shots 16 --out tip
 
-        clipjax finetune coop --model b32 --data photos --out coop --evaluate robustness --data-root /data
+        clipjax finetune flyp --recipe flyp_few_shot --model b32 --data photos --out flyp \
+            --evaluate robustness --data-root /data
     """
     if method == "list":
         _list_methods(as_json)

@@ -140,6 +140,9 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
             for job in planned
             if job.task in tasks and (not suite.datasets or job.data.card.name in suite.datasets)
         }
+    if not found and suite.datasets:
+        names = ", ".join(suite.datasets)
+        raise DataError(f"{data_root} holds none of the data sets of the suite {suite.name}: {names}")
     if not found:
         raise why or DataError(f"{data_root} holds none of the data sets of the suite {suite.name}")
     return found

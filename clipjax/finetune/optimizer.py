@@ -87,7 +87,7 @@ class Schedule:
             if self.warmup_steps >= max(steps, 1):
                 raise UsageError(
                     f"a warm-up of {self.warmup_steps} steps does not fit into {steps} steps: train longer, "
-                    "or set schedule.warmup_steps lower"
+                    "warm up for less (--set schedule.warmup_steps=0), or take a recipe for few images"
                 )
             return lambda step: _cosine(jnp.asarray(step), learning_rate, self.warmup_steps, steps)
         if epochs is None:

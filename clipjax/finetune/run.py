@@ -114,13 +114,13 @@ def finetune(
             settings=dataclasses.replace(settings, folder=folder),
             shots=shots,
         )
+        _refuse_other_shots(shots, folder)
         asked = _asked(setup)
         if (done := _finished(folder, asked)) is not None:
             announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
             runs.append(Run(seed, folder, done, True))
             continue
         announce(f"{recipe.name}, seed {seed}")
-        _keep_shots(shots, folder / SHOTS)
         runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
     return runs
 
@@ -137,14 +137,14 @@ def check(recipe: Recipe, data: Data) -> None:
 def solve(setup: Setup, method: Method) -> Outcome:
     """Train once; where the recipe says so, once with each learning rate, and take the best one's model."""
     if "learning_rate" not in setup.recipe.select:
-        problem = method.prepare(setup)
+        problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
     found: dict[float, tuple[Problem, Trained]] = {}  # of the best so far
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
         with_rate = _with_rate(setup, rate)
-        problem = method.prepare(with_rate)
+        problem = _prepared(with_rate, method)
         if problem.accuracy is None:
             raise UsageError(
                 f"{method.name} cannot choose a learning rate: leave it out of the recipe's select"
@@ -165,6 +165,15 @@ def solve(setup: Setup, method: Method) -> Outcome:
         "learning_rate_accuracies": list(choice.tried),
     }
     return also_chosen(_finish(*found[choice.best]), chosen)
+
+
+def _prepared(setup: Setup, method: Method) -> Problem:
+    """The problem; what can be refused has been when the list of shots is written beside the run."""
+    problem = method.prepare(setup)
+    folder = setup.settings.folder
+    if setup.shots is not None and folder is not None and jax.process_index() == 0:
+        write_shots(setup.shots, folder / SHOTS)
+    return problem
 
 
 def _finish(problem: Problem, trained: Trained) -> Outcome:
@@ -220,19 +229,19 @@ def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[Trai
     return shots.of(split), shots
 
 
-def _keep_shots(shots: Shots | None, file: Path) -> None:
-    """Write the list beside the run; DataError where another run has left its own, or one at all."""
-    there = read_shots(file) if file.is_file() else None
-    if there is not None and (shots is None or there.sha256 != shots.sha256):
-        asked = (
-            "no shots" if shots is None else f"other images ({shots.per_class} a class, seed {shots.seed})"
-        )
+def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
+    """DataError where a run that has trained here has left a list that was changed, or is another one's."""
+    file = folder / SHOTS
+    if not file.is_file() or not ((folder / RECORD).is_file() or (folder / "train").is_dir()):
+        return
+    there = read_shots(file)
+    if shots is None or there.sha256 != shots.sha256:
+        asked = "all images" if shots is None else f"{shots.per_class} other images a class"
         raise DataError(
             f"{file} lists the images of another run ({there.per_class} a class, seed {there.seed}), this "
-            f"one takes {asked}: name another --out, or remove it"
+            f"one takes {asked} (seed, --hold-out, --limit or data differ): name another --out, or remove "
+            f"{folder}"
         )
-    if shots is not None and jax.process_index() == 0:
-        write_shots(shots, file)
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
@@ -246,11 +255,15 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
     here = flatten(asked)
     for key in sorted(there.keys() | here.keys(), key=[*here, *there].index):
         if there.get(key) != here.get(key):
-            raise DataError(
-                f"{folder} holds a model made with {key.replace('/', '.')} = {there.get(key)}, not "
-                f"{here.get(key)}: name another --out, or remove it"
-            )
-    return load_model(folder / "model")
+            how = f"made with {key.replace('/', '.')} = {there.get(key)}, not {here.get(key)}"
+            if key.startswith(("train/", "validation")):
+                how = "made with other images (see --data, --shots, --hold-out, --validation, --limit)"
+            raise DataError(f"{folder} holds a model {how}: name another --out, or remove {folder}")
+    try:
+        return load_model(folder / "model")
+    except DataError as error:
+        again = f"to train it again, remove {folder / RECORD} and {folder / 'model'}"
+        raise DataError(f"{error}; {again}") from None
 
 
 def _asked(setup: Setup) -> dict[str, Any]:

@@ -81,7 +81,10 @@ def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None
             f"give a multiple of {mesh.size * accumulate}"
         )
     if size > images:
-        raise UsageError(f"a batch of {size} is larger than the data set of {images}")
+        raise UsageError(
+            f"a batch of {size} is larger than the data set of {images}: give {images} or less "
+            f"(--set batch_size={images})"
+        )
 
 
 def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:

@@ -174,6 +174,10 @@ def _check_pair(base: Model, tuned: Model) -> None:
         raise UsageError(f"{pair}: the second is a classifier; give the first one's zero_shot_classifier")
     if one.kind != other.kind:
         raise UsageError(f"{pair}: the first is a {one.kind} model, the second a {other.kind} one")
+    if (one.lineage or {}).get("base") == other.id and (one.lineage or {}).get("method") != "zeroshot":
+        raise UsageError(f"{pair}: the first was fine-tuned from the second; swap them")
+    if one.weights is not None and other.weights is not None and one.fingerprint == other.fingerprint:
+        raise UsageError(f"{pair}: they are the same model")
     known, own = other.lineage or {}, _weights_of(one)
     if known.get("base") not in (None, own["base"]):
         raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")

@@ -127,6 +127,8 @@ def test_every_shipped_recipe_says_what_to_expect_and_how_to_run_it() -> None:
     for name in recipe_names():
         head = (config_dir() / "finetune" / f"{name}.toml").read_text().split("title =")[0]
         words = ("make demo",) if name.startswith("demo_") else ("Expected", "Hardware:", "clipjax finetune")
+        if name.endswith("_few_shot"):
+            words = ("No published numbers", *words[1:])
         assert all(word in head for word in words), name
 
 
