@@ -20,10 +20,13 @@ from clipjax.embed import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune import wise_ft
 from clipjax.finetune.splits import TestSplit, TrainSplit, ValidationSplit
-from clipjax.finetune.trees import flatten, nest
+from clipjax.finetune.trees import flatten, is_statistic, nest
 from clipjax.labels import LabelSpace, PromptSet
 from clipjax.load import load_model
 from clipjax.model import Model
+from clipjax.models.arch import narrow_arch
+from clipjax.models.network import Network
+from clipjax.registry import model_card
 
 # Two classes of one name: their logits are equal to the bit, too.
 SPACE = LabelSpace("things", ("dog", "van", "crane", "hat", "crane"), ("n1", "n2", "n3", "n4", "n5"))
@@ -145,9 +148,22 @@ def test_the_logit_scale_of_a_mixture_is_on_its_card(base: Model, flyp: Model) -
 
 
 def test_batch_norm_statistics_are_mixed() -> None:
-    """Through the whole tree there is one rule; here by hand."""
-    mixed = wise_ft._between(np.array([0.0, 4.0], np.float32), np.array([1.0, 8.0], np.float32), 0.25)
-    assert mixed.tolist() == [0.25, 5.0]
+    """Of a ResNet, whose running mean and variance a fine-tuning has moved, like any other leaf."""
+    known = model_card("rn50-openai")
+    card = dataclasses.replace(known, arch=narrow_arch(known.arch), tokenizer=None).without_weights()
+    rng = np.random.default_rng(0)
+
+    def drawn() -> Model:
+        leaves = flatten(Network(card.arch).abstract_params())
+        return Model(card, nest({path: rng.random(x.shape, np.float32) for path, x in leaves.items()}))
+
+    base, tuned = drawn(), drawn()
+    mixed = flatten(wise_ft.interpolate(base, tuned, 0.25).params)
+    statistics = [path for path in mixed if is_statistic(path)]
+    assert {path.rsplit("/", 1)[-1] for path in statistics} == {"mean", "var"}
+    for path in statistics:
+        wanted = 0.75 * flatten(base.params)[path] + 0.25 * flatten(tuned.params)[path]
+        np.testing.assert_allclose(mixed[path], wanted, rtol=1e-6, err_msg=path)
 
 
 def test_a_sweep_says_on_each_card_what_it_is(start: Model, classifier: Model) -> None:
