@@ -75,8 +75,10 @@ def train(
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = momentum
     params = [p for p in model.parameters() if p.requires_grad]
+    vectors = [p for p in params if p.ndim < 2] if optimizer.decay == "matrices" else []
+    matrices = [p for p in params if all(p is not vector for vector in vectors)]
     adamw = torch.optim.AdamW(
-        params,
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
         lr=optimizer.learning_rate,
         betas=(optimizer.b1, optimizer.b2),
         eps=optimizer.eps,
@@ -84,7 +86,8 @@ def train(
     )
     losses, first = [], model
     for step, batch in enumerate(batches):
-        adamw.param_groups[0]["lr"] = cosine_lr(step, optimizer.learning_rate, warmup, len(batches))
+        for group in adamw.param_groups:
+            group["lr"] = cosine_lr(step, optimizer.learning_rate, warmup, len(batches))
         adamw.zero_grad()
         logits = model(images_of(batch, mean, std))
         loss = nn.functional.cross_entropy(logits, torch.from_numpy(batch["label"]).long())
