@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 import pytest
+from _compile import unoptimised
 from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
@@ -20,7 +22,7 @@ from clipjax.collection import plan, survey
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.check import check_dataset
-from clipjax.demo import report
+from clipjax.demo import finetuned, report
 from clipjax.demo import run as demo
 from clipjax.demo.__main__ import app
 from clipjax.demo.factors import KEYS, PROTOTYPES, TICKED, unusual
@@ -41,6 +43,9 @@ from clipjax.demo.world import (
     sample_scene,
 )
 from clipjax.errors import DataError
+from clipjax.finetune.method import all_methods
+from clipjax.finetune.recipe import load_recipe
+from clipjax.finetune.shots import read_shots
 from clipjax.labels import load_labels
 from clipjax.results import ResultStore
 from clipjax.tasks import all_tasks
@@ -220,7 +225,7 @@ def invoke(out: Path, *options: str) -> Any:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, unoptimised(tmp_path_factory.mktemp("compiled")):
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
         first = invoke(out, "--quick")
         assert first.exit_code == 0, first.output
@@ -428,12 +433,41 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     assert all(row["value"] is not None or row["note"] for row in rows)
 
 
+def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
+    heading = next(line for line in quick.stdout.splitlines() if line.startswith(f"{finetuned.BASE} fine-"))
+    titles, _, *lines = quick.stdout.split(heading)[1].strip().split("\n\n")[0].splitlines()
+    assert re.split(r"\s{2,}", titles.strip()) == ["method", *finetuned.TITLES]
+    recipes = [load_recipe(name) for name in finetuned.RECIPES]
+    assert {recipe.method for recipe in recipes} == set(all_methods())
+    tuned = [all_methods()[recipe.method].title for recipe in recipes]
+    mixed = [f"FLYP, WiSE-FT, alpha {alpha:g}" for alpha in finetuned.ALPHAS]
+    names = [re.split(r"\s{2,}", line)[0] for line in lines]
+    assert sorted(names) == sorted(["before", *tuned, *mixed])
+    assert names[0] == "before"
+    assert not any(re.search(r"  -(  |$)", line) for line in lines), "a number that a method does not have"
+    for name in ("finetuning.png", "finetuning.pdf", "wise_ft.png", "wise_ft.pdf"):
+        assert (quick.out / name).is_file()
+    for recipe in recipes:
+        folder = quick.out / "finetuned" / recipe.name / "seed1"
+        card = clipjax.load_model(folder / "model").card
+        assert card.id == f"{finetuned.BASE}-{recipe.method}-seed1"
+        assert card.lineage is not None
+        assert card.lineage["train"]["shots"]["per_class"] == 8
+        assert len(read_shots(folder / "shots.json").ids) == card.lineage["train"]["images"]
+    first, *others = [read_shots(quick.out / "finetuned" / r.name / "seed1/shots.json") for r in recipes]
+    assert all(each == first for each in others), "every method saw the same images"
+    commands = quick.stdout.split("Try next")[1]
+    assert "finetune flyp --recipe demo_flyp" in commands
+    assert "--dry-run" in commands
+
+
 def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("made again")
 
     monkeypatch.setattr(demo, "_train", never)
     monkeypatch.setattr("clipjax.demo.files.render", never)
+    monkeypatch.setattr("clipjax.finetune.run.solve", never)
     again = invoke(quick.out, "--quick")
     assert again.exit_code == 0
     assert again.stdout == quick.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from _compile import unoptimised
 from _small import small_model, write_colours
 
 import clipjax
@@ -55,10 +56,8 @@ TRAINED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_to_compile() -> Iterator[None]:
-    """A program that runs four steps need not be fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with unoptimised():
+        yield
 
 
 @pytest.fixture(scope="module")
