@@ -435,6 +435,7 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
 
 def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     heading = next(line for line in quick.stdout.splitlines() if line.startswith(f"{finetuned.BASE} fine-"))
+    assert "fine-tuned on 8 narrow images a class" in heading
     titles, _, *lines = quick.stdout.split(heading)[1].strip().split("\n\n")[0].splitlines()
     assert re.split(r"\s{2,}", titles.strip()) == ["method", *finetuned.TITLES]
     recipes = [load_recipe(name) for name in finetuned.RECIPES]

@@ -102,12 +102,14 @@ def figures(rows: Sequence[Row], out: Path) -> list[Path]:
 
 def table(rows: Sequence[Row]) -> tuple[str, list[str], list[list[str]]]:
     """Heading, titles and cells: a method a line."""
-    lines = []
+    lines, shots = [], ""
     for model in _models(rows):
         facts = next(row["model_facts"] for row in rows if row["model"] == model)
+        drawn = ((facts.get("lineage") or {}).get("train") or {}).get("shots")
+        shots = f"{drawn['per_class']} " if drawn else shots
         name = "before" if model == BASE else str(facts["fine_tune"])
         lines.append([name, *(_cell(panel.find(rows, model)) for panel in PANELS)])
-    heading = f"{BASE} fine-tuned on 16 narrow images a class, % (the study's Table I and Fig. 10)"
+    heading = f"{BASE} fine-tuned on {shots}narrow images a class, % (the study's Table I and Fig. 10)"
     return heading, ["method", *TITLES], lines
 
 
