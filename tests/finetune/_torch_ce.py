@@ -68,7 +68,7 @@ def train(
 
     Args:
         train_mode: wise-ft's; False leaves BatchNorm's statistics alone.
-        momentum: of these statistics; the conditioned models that are given here have another one.
+        momentum: of these statistics, PyTorch's own.
     """
     model = copy.deepcopy(model).train(train_mode)
     for module in model.modules():

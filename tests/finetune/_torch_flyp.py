@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 
 class Trace(NamedTuple):
-    """Losses [steps]; the first step's gradients and the last weights, by open_clip's keys."""
+    """Losses [steps]; the first step's gradients and the last weights, with BatchNorm's running mean and
+    variance, by open_clip's keys."""
 
     losses: np.ndarray
     gradients: dict[str, np.ndarray]
@@ -34,6 +35,7 @@ class Loop:
         decay: "all" parameters, or "matrices" as in open_clip's own training.
         one_way: images look for their texts, but not the other way round.
         normalize: features have unit norm.
+        frozen: BatchNorm stays in evaluation mode.
     """
 
     learning_rate: float
@@ -46,10 +48,14 @@ class Loop:
     one_way: bool = False
     normalize: bool = True
     clip_norm: float | None = None
+    frozen: bool = False
 
     def run(self, model: Any, batches: Sequence[tuple[np.ndarray, np.ndarray]]) -> Trace:
         """Train a copy of the model on batches (images float32 [B,3,S,S], ids [B,L]), a step each."""
         model = copy.deepcopy(model).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.train(not self.frozen)
         optimizer = torch.optim.AdamW(
             self._groups(model), lr=self.learning_rate, betas=(0.9, self.b2), eps=self.eps
         )
@@ -66,7 +72,9 @@ class Loop:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
             optimizer.step()
             losses.append(loss.item())
-        return Trace(np.array(losses), gradients, {n: _host(p) for n, p in model.named_parameters()})
+        buffers = {name: b for name, b in model.named_buffers() if "running_" in name}
+        weights = dict(model.named_parameters()) | buffers
+        return Trace(np.array(losses), gradients, {name: _host(p) for name, p in weights.items()})
 
     def loss(self, model: Any, images: np.ndarray, ids: np.ndarray) -> torch.Tensor:
         image = model.encode_image(torch.from_numpy(images))

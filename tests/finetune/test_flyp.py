@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,19 +29,18 @@ from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.step import init_state, make_step, state_shardings
 from clipjax.finetune.training import train
-from clipjax.finetune.trees import flatten, split
+from clipjax.finetune.trees import flatten, merge, split
 from clipjax.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
-from clipjax.models.network import Network
-from clipjax.registry import model_card
 from clipjax.sharding import DP, make_mesh, shard_batch
 from converters.engine import export
 from converters.table import load_table
 
 pytest.importorskip("open_clip")
 
+import reference
 import torch
 from _narrow import narrow_pair
 from _torch_flyp import Loop, Trace
@@ -89,8 +88,8 @@ def batches(pair: tuple[Any, Model]) -> list[dict[str, np.ndarray]]:
 
 def picture(label: int, model: Model, rng: np.random.Generator) -> np.ndarray:
     pattern = np.random.default_rng(label).integers(0, 256, (6, 6, 3))
-    size = model.card.preprocess.image_size // 6
-    large = np.kron(pattern, np.ones((size, size, 1)))
+    cells = np.arange(model.card.preprocess.image_size) * 6 // model.card.preprocess.image_size
+    large = pattern[cells][:, cells]
     return np.clip(large + rng.normal(0, 40, large.shape), 0, 255).astype(np.uint8)
 
 
@@ -104,11 +103,12 @@ def setup_of(model: Model, labels: LabelSpace = LABELS, **options: Any) -> Setup
 def torch_batches(
     model: Model, batches: Sequence[Mapping[str, np.ndarray]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(images [B,3,S,S], ids [B,77]), the ids not cut."""
+    """(images [B,3,S,S], ids [B,L] of the whole context), the ids not cut."""
     known, found = model.card.preprocess, []
+    context = model.card.arch.text.context_length  # type: ignore[union-attr]
     for batch in batches:
         images = normalize_host(batch["pixels"], known.mean, known.std).transpose(0, 3, 1, 2)
-        ids = np.pad(batch["tokens"], ((0, 0), (0, 77 - batch["tokens"].shape[1])))
+        ids = np.pad(batch["tokens"], ((0, 0), (0, context - batch["tokens"].shape[1])))
         found.append((np.ascontiguousarray(images), ids))
     return found
 
@@ -128,7 +128,12 @@ def by_key(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return export(flatten(params), load_table("open_clip_vit"))
 
 
-def follow(setup: Setup, batches: list[dict[str, np.ndarray]]) -> Trace:
+def follow(
+    setup: Setup,
+    batches: list[dict[str, np.ndarray]],
+    by_key: Callable[[Mapping[str, Any]], dict[str, np.ndarray]] = by_key,
+    **options: str,
+) -> Trace:
     """What `training.train` does, with the loss of every step, and AdamW's first moment after the first."""
     problem, recipe, mesh = METHOD.prepare(setup), setup.recipe, setup.settings.mesh
     parts = split(problem.params, problem.trained, update_statistics=True)
@@ -136,7 +141,7 @@ def follow(setup: Setup, batches: list[dict[str, np.ndarray]]) -> Trace:
     tx = recipe.optimizer.transformation(rate)
     shardings = state_shardings(parts, tx, mesh, DP)
     state = init_state(parts, tx, shardings, setup.seed)
-    options = problem.compiler_options
+    options = dict(problem.compiler_options or {}) | options
     step = make_step(
         problem.loss, tx, mesh, shardings, problem.constrain, rate=rate, compiler_options=options
     )
@@ -146,8 +151,9 @@ def follow(setup: Setup, batches: list[dict[str, np.ndarray]]) -> Trace:
         losses.append(float(metrics["loss"]))
         if len(losses) == 1:  # b1 is 0.9, so the moment is a tenth of the gradient
             moment = optax.tree.get(state.opt_state, "mu")
-            gradients = {key: 10 * value for key, value in by_key(jax.device_get(moment)).items()}
-    return Trace(np.array(losses), gradients, by_key(jax.device_get(state.params)))
+            moment = merge(jax.device_get(moment), parts.statistics)
+            gradients = {key: 10 * value for key, value in by_key(moment).items()}
+    return Trace(np.array(losses), gradients, by_key(jax.device_get(merge(state.params, state.statistics))))
 
 
 @pytest.fixture(scope="module")
@@ -307,23 +313,53 @@ def test_bad_input_is_named(pair: tuple[Any, Model]) -> None:
         METHOD.prepare(setup_of(classifier))
 
 
-def test_batch_norm_is_the_recipes() -> None:
-    """The running statistics that a step of RN50 returns are those that its state keeps."""
-    model: Any = SimpleNamespace(network=Network(load_arch("RN50")), card=model_card("rn50-openai"))
-    params = model.network.abstract_params()
-    size = model.card.preprocess.image_size
-    batch: Any = {
-        "pixels": jax.ShapeDtypeStruct((2, size, size, 3), np.uint8),
-        "tokens": jax.ShapeDtypeStruct((2, 8), np.int32),
-        "label": jax.ShapeDtypeStruct((2,), np.int32),
-    }
-    for mode in ("batch", "frozen"):
-        recipe = dataclasses.replace(RECIPE, batch_norm=mode)
-        setup = dataclasses.replace(setup_of(model), recipe=recipe)
-        _, aux = jax.eval_shape(flyp_loss(setup), params, batch, jax.random.key(0))
-        kept = split(params, lambda _: True, update_statistics=mode != "frozen").statistics
-        assert bool(kept) == (mode == "batch")
-        assert jax.tree.map(np.shape, aux.statistics) == jax.tree.map(np.shape, kept)
+# ------------------------------------------------------------------------------------------ BatchNorm
+
+
+@pytest.fixture(scope="module")
+def resnets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
+    """A narrow RN50 of a block a stage on images of 32 pixels, and ours; see test_cross_entropy.py."""
+    config = reference.narrow("RN50", image_size=32, layers=[1, 1, 1, 1])
+    theirs = reference.conditioned(config)
+    theirs.logit_scale.data.fill_(math.log(10.0))
+    ours = load_model(reference.save_folder(theirs, config, tmp_path_factory.mktemp("resnet")))
+    vars(ours)["tokenizer"] = lambda texts: np.ones((len(texts), 16), np.int32)  # captions come as ids
+    return theirs, ours
+
+
+def test_batch_norm_follows_pytorch(resnets: tuple[Any, Model]) -> None:
+    """In train mode: losses, and running statistics after five steps. A frozen one is another run."""
+    theirs, model = resnets
+    rng, text = np.random.default_rng(0), theirs.token_embedding.num_embeddings
+    ids = reference.token_ids(text, 16, CLASSES, seed=0)
+    batches = []
+    for _ in range(5):
+        label = rng.permutation(CLASSES).astype(np.int32)
+        pixels = np.stack([picture(k, model, rng) for k in label])
+        batches.append({"pixels": pixels, "tokens": ids[label], "label": label, "row": label})
+    ours = follow(setup_of(model), batches, resnet_by_key, xla_backend_optimization_level="0")
+    right, frozen = (
+        dataclasses.replace(LOOP, frozen=frozen).run(theirs, torch_batches(model, batches))
+        for frozen in (False, True)
+    )
+    assert right.losses[-1] < 0.9 * right.losses[0], "the run learns"
+    assert farthest(ours.losses, right.losses) < TOLERANCE
+    assert farthest(ours.losses, frozen.losses) > 10 * TOLERANCE
+    statistics = [key for key in right.weights if "running_" in key]
+    assert statistics
+    for key in statistics:
+        size = np.abs(right.weights[key]).max()
+        assert np.abs(ours.weights[key] - right.weights[key]).max() < TOLERANCE * size, key
+        assert np.abs(ours.weights[key] - frozen.weights[key]).max() > 10 * TOLERANCE * size, key
+
+    still = dataclasses.replace(setup_of(model), recipe=dataclasses.replace(RECIPE, batch_norm="frozen"))
+    batch: Any = batches[0]
+    _, aux = jax.eval_shape(flyp_loss(still), model.params, batch, jax.random.key(0))
+    assert aux.statistics == {}, "where the recipe says so"
+
+
+def resnet_by_key(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return export(flatten(params), load_table("open_clip_resnet"))
 
 
 # ------------------------------------------------------------------------------------------ a whole run
