@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.errors import DataError, UsageError
+from clipjax.export import has_tower_alone
 from clipjax.model import Model, token_ids, unit_norm
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
@@ -122,7 +123,8 @@ def verify(
         batch, seed: how many random images and texts to compare on.
 
     Raises:
-        UsageError: unknown `against`, no golden file given, or a classifier against a library that has none.
+        UsageError: unknown `against`, no golden file given, or a classifier against a library that has none
+            like it (one fine-tuned from a CLIP: any library).
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
     if against not in (*LIBRARIES, "golden", None):
@@ -139,12 +141,9 @@ def verify(
         _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
     if against is None:
         against = loaded.card.source.library if loaded.card.source.library in LIBRARIES else "open_clip"
-    if against in ("open_clip", "transformers") and loaded.card.arch.text is None:
-        raise UsageError(
-            f"{loaded.card.id} is a classifier, which {against} does not have: verify it against timm"
-        )
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
+    _refuse_unknown_kind(loaded, against)
     if arch is None and not isinstance(model, Model):
         arch = _config_beside(Path(model), against)
     inputs = random_inputs(loaded.card.arch, batch, seed)
@@ -153,6 +152,19 @@ def verify(
         if problem is not None:
             return Report(loaded.card.id, against, problem=problem)
         return compare(loaded, against, read_golden(out))
+
+
+def _refuse_unknown_kind(model: Model, library: str) -> None:
+    """Raises UsageError for a classifier that the library has no counterpart of, and says what to verify."""
+    card = model.card
+    if has_tower_alone(model):
+        base = (card.lineage or {}).get("base", "a CLIP")
+        raise UsageError(
+            f"{card.id} is a classifier fine-tuned from {base}, and no library has its counterpart: verify "
+            f"{base}, or compare the tower that `clipjax export` writes with open_clip's model.visual"
+        )
+    if library != "timm" and card.arch.text is None:
+        raise UsageError(f"{card.id} is a classifier, which {library} does not have: verify it against timm")
 
 
 # ------------------------------------------------------------------------------------------ both sides

@@ -31,6 +31,7 @@ from clipjax.labels import LabelSpace, load_labels, load_prompts
 from clipjax.load import convert_model, load_model
 from clipjax.results import ResultStore, model_facts
 from clipjax.subject import NotApplicableError
+from clipjax.verify import verify
 from converters.sources import open_source
 
 torch = pytest.importorskip("torch")
@@ -163,6 +164,12 @@ def test_a_tuned_tower_in_open_clip_and_its_head_in_torch(kind, request, images,
     about = open_source(tmp_path / "out.head.safetensors").metadata
     assert json.loads(about["normalize"]) is True
     assert json.loads(about["classes"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize("library", [None, "open_clip", "timm", "transformers"])
+def test_a_classifier_of_a_clip_has_no_counterpart_to_verify_it_against(own, library):
+    with pytest.raises(UsageError, match=r"tuned from narrow, and no library .*: verify narrow, or compare"):
+        verify(own, library)
 
 
 def test_a_tower_that_was_trained_from_the_start_is_exported_as_the_layout_that_fits(vit, images, tmp_path):
