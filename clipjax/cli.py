@@ -12,7 +12,18 @@ from typing import Any, NoReturn
 
 import typer
 
-from clipjax.commands import compare, datasets, evaluate, finetune, models, results, store, tasks, wise_ft
+from clipjax.commands import (
+    compare,
+    datasets,
+    doctor,
+    evaluate,
+    finetune,
+    models,
+    results,
+    store,
+    tasks,
+    wise_ft,
+)
 from clipjax.errors import ClipjaxError
 
 app = typer.Typer(
@@ -28,6 +39,7 @@ models.register(app)
 evaluate.register(app)
 tasks.register(app)
 compare.register(app)
+doctor.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")

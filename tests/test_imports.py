@@ -19,11 +19,12 @@ ALLOWED = {
     "clipjax.digests": {"clipjax.errors"},
     "clipjax.parity_record": LEAVES,
     "clipjax.metrics": set(),
-    "clipjax.models": LEAVES,
+    "clipjax.platforms": set(),
+    "clipjax.models": {*LEAVES, "clipjax.platforms"},
     "clipjax.analysis": {*LEAVES, "clipjax.results", "clipjax.references"},
     "clipjax.results": LEAVES,
     "clipjax.references": LEAVES,
-    "clipjax.data": {*LEAVES, "clipjax.labels"},
+    "clipjax.data": {*LEAVES, "clipjax.labels", "clipjax.platforms"},
     "clipjax.files": LEAVES,
     "clipjax.store": {*LEAVES, "clipjax.files"},
     "clipjax.sharding": LEAVES,
@@ -104,7 +105,9 @@ def test_only_golden_imports_torch() -> None:
                 assert not any(within(imported, lib) for lib in torch_like), f"{name} imports {imported}"
 
 
-@pytest.mark.parametrize("module", ["clipjax", "clipjax.analysis", "clipjax.results", "clipjax.cli"])
+@pytest.mark.parametrize(
+    "module", ["clipjax", "clipjax.analysis", "clipjax.results", "clipjax.doctor", "clipjax.cli"]
+)
 def test_loads_without_jax(module: str) -> None:
     code = f"import {module}, sys; sys.exit(bool({{'jax', 'torch', 'tensorflow'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,76 @@
+"""`clipjax doctor`: is this machine ready for a run, and if not, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.errors import DataError, UsageError, counted
+
+_COLOURS = {"fine": None, "note": "yellow", "broken": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder of data sets: which are there and in order?")
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="With --data-root: ids of the models to run, A,B,...: is there room for their embeddings? "
+            "Default: all registered ones."
+        ),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Folder of the store; default: the user's cache.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
+) -> None:
+    """Check devices, versions, caches and data before a run; nothing is changed.
+
+    Exit code 0 when nothing is broken, 1 when something must be fixed: each line says what to do.
+
+    Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
+    """
+    from clipjax.doctor import BROKEN, Line, examine, this_machine
+
+    chosen = _ids(models, data_root)
+    lines: list[Line] = []
+    for line in examine(this_machine(), store=store, data_root=data_root, models=chosen):
+        lines.append(line)
+        if not as_json:
+            _show(line)
+    broken = list(dict.fromkeys(line.check for line in lines if line.status == BROKEN))
+    if as_json:
+        record = {"lines": [dataclasses.asdict(line) for line in lines], "broken": broken}
+        typer.echo(json.dumps(record, indent=2))
+    if broken:
+        count = sum(line.status == BROKEN for line in lines)
+        raise DataError(f"{counted(count, 'thing')} must be fixed: {', '.join(broken)}")
+
+
+def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
+    """The ids that `--models` lists; a wrong one is refused before anything is looked at."""
+    if models is None:
+        return ()
+    if data_root is None:
+        raise UsageError("--models needs --data-root: the data sets whose embeddings are to find room")
+    from clipjax.registry import model_card
+
+    return tuple(model_card(name.strip()).id for name in models.split(","))
+
+
+def _show(line: object) -> None:
+    """One line of three columns, and below it what to do."""
+    check, status, says, do = dataclasses.astuple(line)  # pyright: ignore[reportArgumentType]
+    typer.secho(f"{status:<6}  {check:<13}  {says}", fg=_COLOURS[status])
+    if do:
+        typer.echo(f"{'':<6}  {'':<13}  -> {do}")

@@ -1,0 +1,148 @@
+"""Devices as JAX sees them, as the machine shows them, and what torch may do to them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.machine import Machine
+
+# As JAX itself looks for them (jax 0.10, jax/_src/hardware_utils.py).
+_NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+_GOOGLE = "0x1ae0"
+_TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
+
+CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
+_GPU_NAMES = {"gpu", "cuda", "rocm"}
+
+
+def check_devices(machine: Machine) -> Iterator[Line]:
+    """JAX's devices, by kind; or why it has none."""
+    probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
+    if probe.error is not None and asked:
+        yield Line(
+            "devices",
+            BROKEN,
+            f"JAX_PLATFORMS={asked} names a platform that JAX cannot use here ({probe.error})",
+            "unset JAX_PLATFORMS, or install JAX for that platform",
+        )
+    elif probe.error is not None:
+        yield Line(
+            "devices",
+            BROKEN,
+            f"JAX has no devices: {probe.error}",
+            "end other processes that hold the device, or reinstall jax and jaxlib of one version",
+        )
+    kinds = Counter((each["platform"], each["kind"], each["memory"]) for each in probe.devices)
+    for (platform, kind, memory), count in kinds.items():
+        each = "" if memory is None else f", {size(memory)} for JAX on each"
+        yield Line("devices", FINE, f"{count} x {platform} ({kind}){each}")
+
+
+def check_accelerators(machine: Machine) -> Iterator[Line]:
+    """A GPU or TPU that the machine shows and JAX does not use."""
+    probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
+    for name, there, used, extra in (
+        ("an NVIDIA GPU", _has_gpu(machine), probe.platforms & _GPU_NAMES, "cuda"),
+        ("a TPU", _has_tpu(machine), probe.platforms & {"tpu"}, "tpu"),
+    ):
+        if not there or used or probe.error is not None:
+            continue
+        if asked and extra not in asked.split(",") and not (extra == "cuda" and "gpu" in asked):
+            says = f"{name} is here and JAX_PLATFORMS={asked} leaves it out"
+            yield Line("accelerators", NOTE, says, "unset JAX_PLATFORMS to use it")
+        elif not _has_plugin(machine, extra):
+            yield Line(
+                "accelerators",
+                BROKEN,
+                f"{name} is here, but this JAX is for CPUs only",
+                f'pip install ".[{extra}]"',
+            )
+        else:
+            yield Line(
+                "accelerators",
+                BROKEN,
+                f"{name} is here and JAX is built for it, but does not use it",
+                "see what `python -c 'import jax; jax.devices()'` warns of: mostly an old driver",
+            )
+
+
+def _has_gpu(machine: Machine) -> bool:
+    return any(map(machine.exists, _NVIDIA))
+
+
+def _has_tpu(machine: Machine) -> bool:
+    for vendor in machine.root.glob("sys/bus/pci/devices/*/vendor"):
+        if vendor.read_text().strip() == _GOOGLE:
+            return (vendor.parent / "device").read_text().strip() in _TPUS
+    return False
+
+
+def _has_plugin(machine: Machine, extra: str) -> bool:
+    return any(machine.version(name) for name in (CUDA_PLUGINS if extra == "cuda" else ("libtpu",)))
+
+
+def check_torch(machine: Machine) -> Iterator[Line]:
+    """torch is needed for `clipjax verify` alone; a CUDA build of it may get in JAX's way."""
+    torch = machine.version("torch")
+    if torch is None:
+        says = "torch is not installed; only `clipjax verify` and the tests need it"
+        yield Line("torch", FINE, says)
+        return
+    wanted = _cudnn(machine, "torch")
+    if wanted is None:
+        yield Line("torch", FINE, f"torch {torch} brings no CUDA libraries that JAX could trip over")
+        return
+    plugin = next((name for name in CUDA_PLUGINS if machine.version(name)), None)
+    if plugin is None:
+        yield Line("torch", FINE, f"torch {torch} is a CUDA build, JAX is not")
+        return
+    yield from _cudnn_lines(machine, torch, wanted, plugin, _cudnn(machine, plugin))
+    if machine.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "true").lower() not in ("false", "0"):
+        share = machine.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+        yield Line(
+            "torch",
+            NOTE,
+            f"JAX takes a share of {share} of a GPU's memory at its start, which torch on the same GPU lacks",
+            "set XLA_PYTHON_CLIENT_PREALLOCATE=false where both run on one GPU",
+        )
+
+
+def _cudnn_lines(
+    machine: Machine, torch: str, wanted: Requirement, plugin: str, ours: Requirement | None
+) -> Iterator[Line]:
+    """Whether the one cuDNN that a process can load suits both."""
+    if ours is None:
+        return
+    advice = "install torch for CPUs (pip install torch --index-url https://download.pytorch.org/whl/cpu)"
+    if wanted.name != ours.name:
+        yield Line(
+            "torch",
+            NOTE,
+            f"torch {torch} is built for {wanted.name}, {plugin} for {ours.name}: no process can use both",
+            f"never import both in one process (clipjax does not), or {advice}",
+        )
+        return
+    found = machine.version(ours.name)
+    wrong = [
+        f"{name} needs {each.name}{each.specifier}"
+        for name, each in ((f"torch {torch}", wanted), (plugin, ours))
+        if found is None or not each.specifier.contains(found, prereleases=True)
+    ]
+    if wrong:
+        has = "is not installed" if found is None else f"{found} is installed"
+        yield Line("torch", BROKEN, f"{' and '.join(wrong)}, {has}", advice)
+    else:
+        yield Line("torch", FINE, f"torch {torch} and {plugin} share {ours.name} {found}")
+
+
+def _cudnn(machine: Machine, package: str) -> Requirement | None:
+    """What a package requires of cuDNN, on any platform; JAX's plugin does so in its extra `with-cuda`."""
+    for text in machine.requires(package):
+        if re.match(r"nvidia[-_.]cudnn", text):
+            return Requirement(text)
+    return None

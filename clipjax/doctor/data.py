@@ -1,0 +1,106 @@
+"""The data sets below a folder, and the room that their embeddings will take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipjax.doctor.folders import existing, store_folder
+from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.machine import Machine
+from clipjax.errors import ClipjaxError, counted
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import DatasetCard
+
+_FLOAT32 = 4
+NAMED = 12  # data sets named in one line
+
+
+def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
+    """Which cards of `clipjax datasets list` lie below the folder, as `clipjax datasets check --all` says.
+
+    No image is read. What is missing is no problem: nobody has every data set.
+    """
+    from clipjax.collection import survey
+
+    found, missing = [], []
+    for (card, root), problems in survey(data_root):
+        if problems is None:
+            missing.append(card.name)
+        elif problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            do = f"clipjax datasets check {card.name} {root}"
+            yield Line("data", BROKEN, f"{card.name}: {problems[0]}{more}", do)
+        else:
+            found.append(card.name)
+    if found:
+        yield Line("data", FINE, f"{counted(len(found), 'data set')} in order: {_some(found)}")
+    else:
+        do = "put data sets where `clipjax datasets list` says, or leave --data-root out"
+        yield Line("data", NOTE, f"{data_root} holds no data set that is in order", do)
+    if missing:
+        yield Line("data", FINE, f"{counted(len(missing), 'data set is', 'data sets are')} not there")
+
+
+def check_planned(
+    machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
+) -> Iterator[Line]:
+    """Whether the store's disk has room for the embeddings of these models on what lies below the folder.
+
+    Text embeddings are small beside those of images and are left out; so is what the store already holds.
+    """
+    from clipjax.registry import model_ids
+
+    chosen = models or tuple(model_ids())
+    images, folder = sum(_images(data_root)), store_folder(machine, store)
+    needed = sum(bytes_an_image(chosen)) * images
+    free = machine.free(existing(folder))
+    whose = "all registered models" if not models else counted(len(chosen), "model")
+    says = (
+        f"embeddings of {counted(images, 'image')} by {whose} take {size(needed)}; {size(free)} are free "
+        f"on the disk of {folder}"
+    )
+    if needed <= free:
+        yield Line("planned", FINE, says)
+    else:
+        do = "choose another disk (--store), free some (`clipjax store gc 20GB`), or plan fewer models"
+        yield Line("planned", BROKEN if models else NOTE, says, do)
+
+
+def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
+    """Of one stored image embedding of each model: float32, as wide as its image tower's output.
+
+    Raises UsageError for an id that is not registered.
+    """
+    from clipjax.registry import model_card
+
+    for name in models:
+        yield _FLOAT32 * model_card(name).arch.vision.embed_dim
+
+
+def _images(data_root: Path) -> Iterator[int]:
+    """Numbers of images, as the cards say, of each place once: two cards of one place share embeddings."""
+    from clipjax.collection import cards_below
+
+    counts: dict[Path, int] = {}
+    for card, root in cards_below(data_root):
+        if root.exists():
+            counts[root] = max(counts.get(root, 0), card.images or _count(card, root))
+    return iter(counts.values())
+
+
+def _count(card: DatasetCard, root: Path) -> int:
+    """Of a data set whose card gives no number; none where it cannot be read, which `check_data` says."""
+    from clipjax.data.cards import load_dataset
+
+    try:
+        return len(load_dataset(card, root).manifest)
+    except ClipjaxError:
+        return 0
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,83 @@
+"""Where clipjax keeps what it can make again: how large it is, and whether it can be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.machine import Machine
+
+LITTLE_DISK = 5 * 10**9  # a few checkpoints
+
+
+def cache_folder(machine: Machine) -> Path:
+    """As `clipjax.digests.cache_dir`, of this machine."""
+    return Path(machine.environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
+
+
+def store_folder(machine: Machine, store: Path | None) -> Path:
+    return cache_folder(machine) / "store" if store is None else store.expanduser()
+
+
+def check_compile_cache(machine: Machine) -> Iterator[Line]:
+    """Programs that XLA has compiled, kept between runs."""
+    if machine.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0"):
+        yield Line(
+            "compile cache",
+            NOTE,
+            "JAX_ENABLE_COMPILATION_CACHE is off: every run compiles again",
+            "unset it, unless that is what you want",
+        )
+        return
+    given = machine.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given and "://" in given:
+        yield Line("compile cache", FINE, f"{given} (on a bucket: not looked into)")
+        return
+    yield _folder_line(machine, "compile cache", Path(given or cache_folder(machine) / "xla"))
+
+
+def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
+    """The cache, the store of embeddings, and the room on their disks."""
+    cache, embeddings = cache_folder(machine), store_folder(machine, store)
+    yield _folder_line(machine, "cache", cache)
+    yield _folder_line(machine, "store", embeddings)
+    for folder in dict.fromkeys((existing(cache), existing(embeddings))):
+        if (free := machine.free(folder)) < LITTLE_DISK:
+            yield Line(
+                "disk",
+                NOTE,
+                f"{size(free)} are free on the disk of {folder}",
+                "free some (`clipjax store gc 20GB`), or set CLIPJAX_CACHE or --store to a larger disk",
+            )
+
+
+def _folder_line(machine: Machine, check: str, folder: Path) -> Line:
+    if folder.exists() and not folder.is_dir():
+        return Line(check, BROKEN, f"{folder} is a file, not a folder", "move it away, or set CLIPJAX_CACHE")
+    if not machine.writable(existing(folder)):
+        do = "make it writable, or set CLIPJAX_CACHE (the store: --store) to a folder of your own"
+        return Line(check, BROKEN, f"{folder} cannot be written", do)
+    if not folder.exists():
+        return Line(check, FINE, f"{folder} (made when it is needed)")
+    free = size(machine.free(folder))
+    return Line(check, FINE, f"{folder}: {size(bytes_in(folder))}, {free} free on its disk")
+
+
+def existing(folder: Path) -> Path:
+    """The folder itself, or the nearest above it that is there."""
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def bytes_in(folder: Path) -> int:
+    """Of all files below a folder; what vanishes meanwhile or cannot be read counts nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total

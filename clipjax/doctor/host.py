@@ -1,0 +1,75 @@
+"""The host: cores, memory, and what a container allows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from clipjax.doctor.line import FINE, NOTE, Line, size
+from clipjax.doctor.machine import Machine
+
+# A tower in float32 beside its file: ViT-L-14 is 1.6 GB. Below this the smaller models alone fit.
+LITTLE_MEMORY = 4 * 10**9
+
+
+def check_host(machine: Machine) -> Iterator[Line]:
+    """Cores and memory, and the smaller of what is there and what the cgroup allows."""
+    total, available = _memory(machine)
+    limit, quota = memory_limit(machine), core_limit(machine)
+    says = f"Python {machine.python}, {machine.cores} cores"
+    if total is not None and available is not None:
+        says += f", {size(total)} of memory, {size(available)} of it free"
+    yield Line("host", FINE, says)
+    if limit is not None and (total is None or limit < total):
+        yield Line("host", FINE, f"the container allows {size(limit)} of memory")
+    if quota is not None and quota < machine.cores:
+        yield Line(
+            "host",
+            NOTE,
+            f"the container allows {quota:g} of the {machine.cores} cores: more threads than that only wait",
+            "ask for as many cores as the job shows, or run it under `taskset` with so many",
+        )
+    usable = min((number for number in (total, limit) if number is not None), default=None)
+    if usable is not None and usable < LITTLE_MEMORY:
+        yield Line("host", NOTE, f"{size(usable)} of memory is little", "run the smaller models here")
+
+
+def _memory(machine: Machine) -> tuple[int | None, int | None]:
+    """Bytes of memory: all, and what is free for new processes."""
+    lines = (machine.read("/proc/meminfo") or "").splitlines()
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+    total, available = kilobytes.get("MemTotal"), kilobytes.get("MemAvailable")
+    return (None if total is None else total * 1024), (None if available is None else available * 1024)
+
+
+def memory_limit(machine: Machine) -> int | None:
+    """Bytes that the cgroup of this process allows (the least of its parents'); None: no limit."""
+    values = _cgroup(machine, "memory.max") + _cgroup(machine, "memory.limit_in_bytes", "memory")
+    # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
+    limits = [int(value) for value in values if value.strip().isdecimal() and int(value) < 2**62]
+    return min(limits, default=None)
+
+
+def core_limit(machine: Machine) -> float | None:
+    """Cores' worth of time that the cgroup allows; None: no limit."""
+    pairs = [value.split() for value in _cgroup(machine, "cpu.max")]
+    quotas, periods = (_cgroup(machine, f"cpu.cfs_{what}_us", "cpu") for what in ("quota", "period"))
+    pairs += [[quota.strip(), period.strip()] for quota, period in zip(quotas, periods)]
+    limits = [int(quota) / int(period) for quota, period in pairs if quota.isdecimal()]
+    return min(limits, default=None)
+
+
+def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
+    """The contents of one file in the cgroup of this process and in those above it.
+
+    controller: of version 1, whose hierarchies lie side by side; "" is version 2.
+    """
+    own = "/"
+    for line in (machine.read("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = path
+    folders = [PurePosixPath(own), *PurePosixPath(own).parents]
+    base = f"/sys/fs/cgroup/{controller}"
+    found = [machine.read(f"{base}/{str(folder).lstrip('/')}/{file}") for folder in folders]
+    return [text for text in found if text is not None]

@@ -1,0 +1,124 @@
+"""What the checks see of a machine: everything comes from here, so that a test can hand them another one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROBE_SECONDS = 180  # a TPU that another process holds makes JAX wait for ever
+
+# Run in a process of its own: a driver that crashes or hangs takes nothing with it, no device memory is held
+# afterwards, and `clipjax doctor` itself stays light.
+_PROBE = """
+import json, jax
+devices = [
+    {"platform": d.platform, "kind": d.device_kind, "memory": (d.memory_stats() or {}).get("bytes_limit")}
+    for d in jax.local_devices()
+]
+print(json.dumps({"devices": devices}))
+"""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What JAX says: its devices (platform, kind, memory in bytes or None), or why there are none."""
+
+    devices: Sequence[Mapping[str, Any]] = ()
+    error: str | None = None
+
+    @property
+    def platforms(self) -> set[str]:
+        return {device["platform"] for device in self.devices}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and its Python environment.
+
+    Attributes:
+        environ: environment variables.
+        root: where /proc, /sys and /dev lie.
+        cores: that this process may use.
+        python: version.
+        version: of an installed package; None if it is not installed.
+        requires: what an installed package requires, as in its metadata (PEP 508).
+        probe: asks JAX for its devices.
+        free: bytes free on the disk of an existing folder.
+        writable: whether files can be made in an existing folder.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    root: Path = Path("/")
+    cores: int = 1
+    python: str = "3.11.0"
+    version: Callable[[str], str | None] = lambda name: None
+    requires: Callable[[str], Sequence[str]] = lambda name: ()
+    probe: Callable[[], Probe] = Probe
+    free: Callable[[Path], int] = lambda folder: 10**12
+    writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK | os.X_OK)
+
+    def read(self, path: str) -> str | None:
+        """A small file below `root`; None where it is not there or cannot be read."""
+        try:
+            return (self.root / path.lstrip("/")).read_text()
+        except OSError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path.lstrip("/")).exists()
+
+
+def this_machine() -> Machine:
+    """The machine and the environment that this process runs in."""
+    return Machine(
+        environ=dict(os.environ),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        python=platform.python_version(),
+        version=installed_version,
+        requires=_requires,
+        probe=functools.cache(_probe),
+        free=lambda folder: shutil.disk_usage(folder).free,
+    )
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _requires(name: str) -> Sequence[str]:
+    try:
+        return importlib.metadata.requires(name) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+
+
+def _probe() -> Probe:
+    environ = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    command = [sys.executable, "-c", _PROBE]
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return Probe(error=f"JAX did not find its devices within {PROBE_SECONDS} seconds")
+    if done.returncode:
+        return Probe(error=_reason(done.stderr) or f"JAX ended with exit code {done.returncode}")
+    return Probe(json.loads(done.stdout.splitlines()[-1])["devices"])
+
+
+def _reason(stderr: str) -> str:
+    """What went wrong, from a traceback: its last line, without the name of a plain RuntimeError."""
+    last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
+    # JAX 0.10 asserts that there is a backend where the one asked for is known but not installed.
+    return last.removeprefix("RuntimeError: ").replace("AssertionError", "its backend is not installed")
