@@ -217,14 +217,12 @@ def _profile(
     """Embed, build the head, score and write, with one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
-        head = _head(subject, precision, settings)  # first: it costs less, and may fail
-        embeddings = _embed(subject.model, subject.part, precision, settings)
-        inputs = _inputs(subject, subject.part, head, embeddings)
+        embeddings, inputs = prepare(subject, precision, settings)
         skipped = embeddings.stats.skipped
         if subject.id is not None:
             of_id = _embed(subject.model, subject.id, precision, settings)
             skipped += of_id.stats.skipped
-            inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, head, of_id))
+            inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, inputs.head, of_id))
         if "captions" in subject.task.needs:
             inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
         outcome = subject.task.run(inputs)
@@ -238,6 +236,20 @@ def _profile(
         compile_count=compiles.count,
     )
     return finish(common, Outcome(outcome.measures, images), embeddings.stats, results)
+
+
+def prepare(
+    subject: Subject, precision: str = "parity", settings: Mapping[str, Any] | None = None
+) -> tuple[Embeddings, Inputs]:
+    """The embeddings of the run's own data set, and what its task is given of them.
+
+    Args:
+        settings: `store`, `progress`, and whatever else `embed_images` takes.
+    """
+    settings = {"store": None, "progress": False, **(settings or {})}
+    head = _head(subject, precision, settings)  # first: it costs less, and may fail
+    embeddings = _embed(subject.model, subject.part, precision, settings)
+    return embeddings, _inputs(subject, subject.part, head, embeddings)
 
 
 def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> Embeddings:

@@ -139,11 +139,9 @@ def verify(
         loaded = load_model(str(model))
     if loaded.card.weights is not None:
         _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
-    if against is None:
-        against = loaded.card.source.library if loaded.card.source.library in LIBRARIES else "open_clip"
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
-    _refuse_unknown_kind(loaded, against)
+    against = chosen_library(loaded, against)
     if arch is None and not isinstance(model, Model):
         arch = _config_beside(Path(model), against)
     inputs = random_inputs(loaded.card.arch, batch, seed)
@@ -154,9 +152,16 @@ def verify(
         return compare(loaded, against, read_golden(out))
 
 
-def _refuse_unknown_kind(model: Model, library: str) -> None:
-    """Raises UsageError for a classifier that the library has no counterpart of, and says what to verify."""
+def chosen_library(model: Model, against: str | None = None) -> str:
+    """The library asked for or, by default, the one that the card names, open_clip where it names none.
+
+    Raises:
+        UsageError: there is no such library, or it has no counterpart of a classifier; says what to verify.
+    """
     card = model.card
+    library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
+    if library not in LIBRARIES:
+        raise UsageError(f"there is no reference library {library!r}: give {', '.join(LIBRARIES)}")
     if has_tower_alone(model):
         base = (card.lineage or {}).get("base", "a CLIP")
         raise UsageError(
@@ -165,6 +170,7 @@ def _refuse_unknown_kind(model: Model, library: str) -> None:
         )
     if library != "timm" and card.arch.text is None:
         raise UsageError(f"{card.id} is a classifier, which {library} does not have: verify it against timm")
+    return library
 
 
 # ------------------------------------------------------------------------------------------ both sides
@@ -228,28 +234,45 @@ def run_reference(
     inputs: dict[str, np.ndarray],
 ) -> tuple[Path, str | None]:
     """Runs the library in a subprocess; returns the golden file, and what went wrong or None."""
-    record, given, out = folder / "arch.json", folder / "inputs.npz", folder / "golden.npz"
-    record.write_text(json.dumps(arch_to_dict(model.card.arch)))
+    given, out = folder / "inputs.npz", folder / "golden.npz"
     arrays: dict[str, Any] = inputs
     np.savez(given, **arrays)
-    source = model.card.source
-    if arch is None and source.library == library and source.arch is not None:
-        arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
-    options = {"arch": arch or record, "library": library, "inputs": given, "out": out}
-    options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
-    # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
-    if library == "timm" or (library == "open_clip" and model.card.resized is not None):
-        options["sizes"] = record
+    options = reference_model(model, library, folder, arch, checkpoint) | {"inputs": given, "out": out}
     command = [sys.executable, "-m", "converters.golden", "run"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return out, None
-    reason = _reason(done.stderr) or f"exit code {done.returncode}"
+    reason = failure_reason(done.stderr) or f"exit code {done.returncode}"
     return out, f"the {library} reference could not be run: {reason}"
 
 
-def _reason(stderr: str) -> str:
+def reference_model(
+    model: Model,
+    library: str,
+    folder: Path,
+    arch: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> dict[str, str | Path]:
+    """What the reference's process is to build and load: `arch`, `library`, `checkpoint` and perhaps `sizes`.
+
+    Args:
+        folder: for the files that are written for it.
+        arch, checkpoint: as `verify` takes them.
+    """
+    record, source = folder / "arch.json", model.card.source
+    record.write_text(json.dumps(arch_to_dict(model.card.arch)))
+    if arch is None and source.library == library and source.arch is not None:
+        arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
+    options: dict[str, str | Path] = {"arch": arch or record, "library": library}
+    options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
+    # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
+    if library == "timm" or (library == "open_clip" and model.card.resized is not None):
+        options["sizes"] = record
+    return options
+
+
+def failure_reason(stderr: str) -> str:
     """The last exception of a traceback: its line and, where it is a heading, the one below; or the last."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
@@ -327,26 +350,39 @@ def compare(model: Model, against: str, golden: Golden) -> Report:
 
 def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
     """One stage; see the module's docstring for the measure and the tolerance of each kind."""
-    tolerance = STAGE_TOLERANCE
+    tolerance = tolerance_of(name)
+    if (problem := incomparable(ours, theirs)) is not None:
+        return Stage(name, None, tolerance, problem)
+    assert ours is not None
+    assert theirs is not None
+    return Stage(name, float(np.max(differences(name, ours, theirs))), tolerance)
+
+
+def tolerance_of(name: str) -> float:
+    """How much of `differences` a stage of this name is allowed."""
     if name.endswith("_embedding"):
-        tolerance = EMBEDDING_TOLERANCE
-    elif name == "logits":
-        tolerance = LOGIT_TOLERANCE
+        return EMBEDDING_TOLERANCE
+    return LOGIT_TOLERANCE if name == "logits" else STAGE_TOLERANCE
+
+
+def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | None:
+    """Why two arrays cannot be compared, or None."""
     if ours is None or theirs is None:
-        return Stage(
-            name, None, tolerance, f"only {'the reference' if ours is None else 'this model'} has it"
-        )
+        return f"only {'the reference' if ours is None else 'this model'} has it"
     if ours.shape != theirs.shape:
-        return Stage(
-            name, None, tolerance, f"shape {list(ours.shape)}, the reference has {list(theirs.shape)}"
-        )
+        return f"shape {list(ours.shape)}, the reference has {list(theirs.shape)}"
+    if not (ours.size and np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return "empty, or not all of it is finite"
+    return None
+
+
+def differences(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """How far each number is off, by the measure of its stage (see the module's docstring); float64."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
-    if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
-        return Stage(name, None, tolerance, "empty, or not all of it is finite")
     if name.endswith("_embedding"):
         scale: Any = 1.0
     elif name == "logits":
         scale = np.maximum(1.0, np.abs(b))
     else:
         scale = np.abs(b) + np.sqrt(np.mean(b**2)) + np.finfo(np.float64).tiny
-    return Stage(name, float(np.max(np.abs(a - b) / scale)), tolerance)
+    return np.abs(a - b) / scale

@@ -268,7 +268,7 @@ def test_a_reference_that_cannot_run_fails(gelu: Case, monkeypatch: pytest.Monke
     ],
 )
 def test_the_reason_of_a_failed_reference(stderr: str, reason: str):
-    assert verify._reason(stderr) == reason
+    assert verify.failure_reason(stderr) == reason
 
 
 def test_a_reference_of_other_shapes_says_which(gelu: Case):
