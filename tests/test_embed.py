@@ -344,7 +344,7 @@ def test_one_process_fails(work: Path, tmp_path: Path):
     processes = two_processes(tmp_path, (store, store))
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert all(process.returncode for process in processes)
-    assert "image 0003.png" in errors[0]
+    assert f"{tmp_path / 'images' / '0003.png'}: not an image" in errors[0]
     assert "embedding failed on process 0" in errors[1]
     assert len(list(tmp_path.glob("store/*/*.safetensors"))) == 3
 

@@ -134,14 +134,15 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
     def check(i: int) -> tuple[str | None, int]:
         try:
             data = manifest.open(i)
-            return _decode_problem(data), len(data)
+            problem = _decode_problem(data)
+            return problem and f"{manifest.ids[i]}: {problem}", len(data)
         except DataError as error:
             return str(error), 0
 
     with ThreadPoolExecutor() as pool:
-        for name, (problem, size) in zip(manifest.ids, pool.map(check, range(len(manifest)))):
+        for problem, size in pool.map(check, range(len(manifest))):
             if problem:
-                yield f"{name}: {problem}"
+                yield problem
             if progress is not None:
                 progress(size)
 

@@ -33,7 +33,7 @@ _BATCHES_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read: its row, its id and why."""
+    """An image that could not be read: its row, its id and why (names the file)."""
 
     row: int
     id: str
@@ -62,10 +62,7 @@ class Batches(Iterator[Batch]):
         for row, reason in batch.pop("failed"):
             if not self._skip:
                 self.close()
-                raise DataError(
-                    f"image {self._ids[row]}: {reason}; repair it, or ask to skip unreadable images "
-                    "(--on-error skip)"
-                )
+                raise DataError(f"{reason} (clipjax eval can leave such images out: --on-error skip)")
             self.skipped.append(Skipped(row, self._ids[row], reason))
         return batch
 
@@ -110,17 +107,22 @@ def batches(
         DataError: on iteration, in the order of the rows.
         UsageError: a batch size below 1, a negative count, an unknown `on_error`.
     """
+    check_options(batch_size, workers, threads, on_error)
+    rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
+    padded = pad_rows(rows, batch_size)
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
+    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(decode)
+    return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
+
+
+def check_options(batch_size: int, workers: int, threads: int | None, on_error: str) -> None:
+    """Raises UsageError for a batch size below 1, a negative count, an unknown `on_error`."""
     if batch_size < 1 or workers < 0 or (threads is not None and threads < 0):
         raise UsageError(
             "the batch size must be at least 1, and the numbers of workers and threads at least 0"
         )
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-    rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
-    padded = pad_rows(rows, batch_size)
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
-    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(decode)
-    return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
 
 
 def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
@@ -167,6 +169,8 @@ class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
         self._assert_not_closed()
         self.start_prefetch()
         batch = next(self._running[0])
+        for _, reason in batch.pop("failed", ()):
+            raise DataError(reason)
         self._done += 1
         return batch
 
@@ -288,16 +292,21 @@ class _Decode:
         return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
 
     def _pixels(self, epoch: int, row: int) -> np.ndarray:
-        image = open_image(self.opener.open(row))
-        if self.augmentation is None:
-            return to_pixels(image, self.recipe)
-        rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
-        return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
+        where = self.opener.where(row)
+        image = open_image(self.opener.open(row), where)
+        try:
+            if self.augmentation is None:
+                return to_pixels(image, self.recipe)
+            rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
+            return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
+        except DataError as error:
+            raise DataError(f"{where}: {error}; replace or remove it") from None
 
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingElement:
-    """(epoch, row) -> {"pixels", "row", "text", "choice"}: of several captions the one of this epoch."""
+    """(epoch, row) -> what `_Decode` gives, with "text" and "choice": of several captions the one of this
+    epoch."""
 
     decode: _Decode
     texts: list | None
@@ -306,8 +315,6 @@ class _TrainingElement:
     def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
         epoch, row = place
         element = self.decode(place)
-        if element["failed"] is not None:
-            raise DataError(f"image {self.decode.ids[row]}: {element['failed'][1]}")
         if self.texts is not None:
             text = self.texts[row]
             element["text"] = text if isinstance(text, str) else text[self._draw(epoch, row, len(text))]
@@ -336,7 +343,8 @@ class _StackForTraining:
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = _stack(elements)
-        del batch["failed"]
+        if batch["failed"]:  # raised where the batch arrives: grain adds words of its own to an error
+            return batch
         if self.labels is not None:
             batch["label"] = self.labels[batch["row"]].astype(np.int32)
         if self.class_tokens is not None:

@@ -33,6 +33,10 @@ class Opener(Protocol):
         """The encoded bytes of image i; raises DataError naming the image if it cannot be read."""
         ...
 
+    def where(self, i: int) -> str:
+        """What a message calls image i: its whole path, or the record that it is."""
+        ...
+
     def select(self, rows: Sequence[int]) -> Opener:
         """An opener of these rows alone, renumbered from 0."""
         ...
@@ -50,11 +54,14 @@ class FileOpener:
     paths: tuple[str, ...]
 
     def open(self, i: int) -> bytes:
-        path = epath.Path(self.root) / self.paths[i]
         try:
-            return path.read_bytes()
+            return (epath.Path(self.root) / self.paths[i]).read_bytes()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+            reason = error.strerror or error
+            raise DataError(f"{self.where(i)}: cannot be read ({reason}); replace or remove it") from None
+
+    def where(self, i: int) -> str:
+        return str(epath.Path(self.root) / self.paths[i])
 
     def select(self, rows: Sequence[int]) -> FileOpener:
         return FileOpener(self.root, tuple(self.paths[i] for i in rows))

@@ -104,12 +104,15 @@ def open_image(source: bytes | str | Path, name: str | None = None) -> PIL.Image
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{name}: cannot be read ({error.strerror}); replace or remove it") from None
     try:
         image = PIL.Image.open(io.BytesIO(data))
         image.load()
     except PIL.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image that Pillow can read ({len(data)} bytes)") from None
+        size = len(data)
+        raise DataError(
+            f"{name}: not an image that Pillow can read ({size} bytes); replace or remove it"
+        ) from None
     except (
         Exception
     ) as error:  # PIL's decoders raise nearly anything on damaged input: SyntaxError, struct.error...

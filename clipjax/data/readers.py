@@ -198,7 +198,7 @@ def read_tfds(
         if label is not None:
             labels.append((int(record[label]), f"{root} record {i}"))
     numbers, names = _labels(labels, declared if label_names is None else label_names)
-    opener = TfdsOpener(source, image, tuple(range(len(ids))), tuple(digests))
+    opener = TfdsOpener(str(root), source, image, tuple(range(len(ids))), tuple(digests))
     return Manifest(tuple(ids), opener, labels=numbers, label_names=names)
 
 
@@ -206,6 +206,7 @@ def read_tfds(
 class TfdsOpener:
     """Images that are records of a TFDS data source; `digests` were taken when the labels were read."""
 
+    root: str
     source: Any
     feature: str
     records: tuple[int, ...]
@@ -214,9 +215,12 @@ class TfdsOpener:
     def open(self, i: int) -> bytes:
         return self.source[self.records[i]][self.feature]
 
+    def where(self, i: int) -> str:
+        return f"{self.root} record {self.records[i]}"
+
     def select(self, rows: Sequence[int]) -> TfdsOpener:
         records, digests = tuple(self.records[i] for i in rows), tuple(self.digests[i] for i in rows)
-        return TfdsOpener(self.source, self.feature, records, digests)
+        return TfdsOpener(self.root, self.source, self.feature, records, digests)
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         return list(self.digests)

@@ -45,6 +45,9 @@ class MemoryOpener:
     def open(self, i: int) -> bytes:
         return self.images[i]
 
+    def where(self, i: int) -> str:
+        return f"image {i} in memory"
+
     def select(self, rows: Sequence[int]) -> MemoryOpener:
         return MemoryOpener(tuple(self.images[i] for i in rows))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from _images import RECIPE, memory_manifest, row_of, write_images
 from etils import epath
 
 from clipjax.data.loader import batches, pad_rows, process_rows, training_batches
-from clipjax.data.readers import read_flat
+from clipjax.data.readers import read_flat, read_folder
 from clipjax.errors import DataError, UsageError
 from clipjax.sharding import batch_sharding, make_mesh, shard_batch
 
@@ -93,7 +95,7 @@ def test_order_and_pixels_do_not_depend_on_threads_or_workers(threads, workers):
 def test_an_unreadable_image_stops_the_run_by_name():
     iterator = batches(memory_manifest(20, broken=[13]), RECIPE, batch_size=8)
     assert next(iterator)["row"].tolist() == list(range(8))
-    with pytest.raises(DataError, match=r"^image 13\.png: .*repair it, or ask to skip"):
+    with pytest.raises(DataError, match=r"^image 13 in memory: .*remove it .*--on-error skip"):
         next(iterator)
 
 
@@ -108,7 +110,13 @@ def test_a_skipped_image_is_padding_and_is_reported():
 def test_a_file_that_vanished_is_an_unreadable_image(tmp_path):
     manifest = read_flat(epath.Path(write_images(tmp_path, ["a.png", "b.png"])))
     (tmp_path / "b.png").unlink()
-    with pytest.raises(DataError, match=r"^image b\.png: .*cannot be read"):
+    _, [skipped] = read(manifest, batch_size=2, on_error="skip")
+    assert skipped.id == "b.png"
+    assert (
+        skipped.reason
+        == f"{tmp_path / 'b.png'}: cannot be read (No such file or directory); replace or remove it"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(skipped.reason)} "):
         read(manifest, batch_size=2)
 
 
@@ -254,8 +262,22 @@ def test_one_of_several_captions_is_drawn_and_tokenized():
         training_batches(memory_manifest(4), RECIPE, batch_size=2, seed=0, captions="caption")
 
 
-def test_training_names_an_unreadable_image():
-    iterator = training_batches(memory_manifest(8, broken=[3]), RECIPE, batch_size=8, seed=0)
-    with pytest.raises(DataError, match=r"image 3\.png"):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_names_an_unreadable_image(tmp_path, workers):
+    root = write_images(tmp_path / "images", ["a/0.png", "a/1.png", "b/2.png"])
+    (root / "a" / "1.png").write_bytes(b"no image")
+    manifest = read_folder(epath.Path(root))
+    iterator = training_batches(manifest, RECIPE, batch_size=3, seed=0, workers=workers)
+    path = re.escape(str(root / "a" / "1.png"))
+    with pytest.raises(DataError, match=rf"^{path}: not an image .*\(8 bytes\); replace or remove it$"):
         next(iterator)
     iterator.close()
+
+
+def test_an_image_without_an_inside_is_named():
+    recipe = dataclasses.replace(RECIPE, pre_crop=2)
+    with (
+        batches(memory_manifest(2), recipe, batch_size=1) as iterator,
+        pytest.raises(DataError, match=r"^image 0 in memory: .*has no inside.*; replace or remove it"),
+    ):
+        next(iterator)

@@ -56,6 +56,9 @@ class Vectors:
     def open(self, i: int) -> bytes:
         return features()[self.rows[i]].tobytes()
 
+    def where(self, i: int) -> str:
+        return f"row {self.rows[i]}"
+
     def select(self, rows: Sequence[int]) -> Vectors:
         return Vectors(tuple(self.rows[i] for i in rows))
 
