@@ -49,7 +49,7 @@ def finetune(
     ] = None,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seed", help="Seed of a run; may be repeated. Default: the recipe's."),
+        typer.Option("--seed", min=0, help="Seed of a run; may be repeated. Default: the recipe's."),
     ] = None,
     shots: Annotated[
         str | None,
@@ -116,6 +116,7 @@ def finetune(
         )
     if validation is not None and hold_out is not None:
         raise UsageError("give --validation or --hold-out, not both")
+    _refuse_draws(seeds or [], shots)
     if distributed:
         from clipjax.commands.evaluate import join_processes
 
@@ -131,6 +132,20 @@ def finetune(
         print_plan(asked.read(), asked.settings(), [(job.model, job.recipe) for job in jobs], as_json)
         return
     _run_all(jobs, asked, as_json)
+
+
+def _refuse_draws(seeds: Sequence[int], shots: str | None) -> None:
+    """Raises UsageError for a seed given twice, and for --shots that is no number, no file and not `all`."""
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seed {' --seed '.join(map(str, seeds))}: each seed is one run, give it once")
+    if shots in (None, "all"):
+        return
+    if shots.isdecimal() and int(shots) == 0:
+        raise UsageError("--shots 0: give at least 1 image a class, or `all`")
+    if not shots.isdecimal() and not Path(shots).is_file():
+        raise UsageError(
+            f"--shots {shots}: give a number of images a class, a file of shots (there is none), or `all`"
+        )
 
 
 class _Job(NamedTuple):
@@ -164,7 +179,9 @@ class _Asked(NamedTuple):
         from clipjax.finetune.run import Data
 
         validation = self.validation and load_dataset(self.validation_dataset, self.validation)
-        file = None if self.shots is None or self.shots == "all" or self.shots.isdigit() else Path(self.shots)
+        file = (
+            None if self.shots is None or self.shots == "all" or self.shots.isdecimal() else Path(self.shots)
+        )
         return Data(load_dataset(self.dataset, self.data), validation, self.hold_out, file, self.limit)
 
     def settings(self) -> Any:
@@ -209,12 +226,28 @@ def _recipe(
 ) -> Any:
     from clipjax.finetune.recipe import default_recipe, load_recipe
 
-    changes = [*changes, f"shots={shots}"] if shots is not None and shots.isdigit() else changes
-    changes = [*changes, f"seeds={list(seeds)}"] if seeds else changes
     found = load_recipe(name or default_recipe(str(method)), changes)
     if method not in (None, found.method):
         raise UsageError(f"the recipe {found.name} is one of {found.method}, not of {method}")
-    return dataclasses.replace(found, shots=None) if shots == "all" else found
+    _check_options(found, changes)
+    if seeds:
+        found = dataclasses.replace(found, seeds=tuple(seeds))
+    if shots is not None and (shots == "all" or shots.isdecimal()):
+        found = dataclasses.replace(found, shots=None if shots == "all" else int(shots))
+    return found
+
+
+def _check_options(recipe: Any, changes: Sequence[str]) -> None:
+    """Raises UsageError where --set gives an option that the method does not have, DataError where the file
+    does."""
+    from clipjax.finetune.method import find_method
+
+    try:
+        find_method(recipe.method).options_of(recipe)
+    except DataError as error:
+        if given := [each for each in changes if each.startswith("options.")]:
+            raise UsageError(f"--set {' --set '.join(given)}: {error}") from None
+        raise
 
 
 def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:

@@ -7,6 +7,7 @@ with file and key.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tomllib
@@ -115,19 +116,32 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             the other.
 
     Raises:
-        UsageError: no recipe of that name, or an override that is none.
+        UsageError: no recipe or file of that name, or overrides that would spoil it.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
     path = Path(name) if str(name).endswith(".toml") else config_dir() / "finetune" / f"{name}.toml"
     if not str(name).endswith(".toml") and not path.is_file():
         raise unknown_name("recipe", str(name), recipe_names())
-    record = read_toml(path)
-    given = {_override(record, each) for each in overrides}
+    if not path.is_file():
+        raise UsageError(f"--recipe {path}: there is no such file; `clipjax finetune list` names the recipes")
+    record = {"name": path.stem, **read_toml(path)}
+    if not overrides:
+        return recipe_from_dict(record, str(path))
+    try:
+        return recipe_from_dict(_overridden(record, overrides), f"--set {' --set '.join(overrides)}")
+    except DataError as error:
+        recipe_from_dict(record, str(path))  # a mistake of the file's own is a DataError
+        raise UsageError(str(error)) from None
+
+
+def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A recipe's record after the overrides."""
+    changed = copy.deepcopy(dict(record))
+    given = {_override(changed, each) for each in overrides}
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
         if key in given and other not in given:
-            record.pop(other, None)
-    where = f"{path} with --set {' --set '.join(overrides)}" if overrides else str(path)
-    return recipe_from_dict({"name": path.stem, **record}, where)
+            changed.pop(other, None)
+    return changed
 
 
 def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
