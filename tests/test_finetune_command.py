@@ -414,8 +414,9 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Pat
     (out / "wise_ft.png").unlink()
     only = ["--alpha", "0", "--alpha", "1"]
     shown = invoke(*asked, *only, *world.evaluate).stdout.splitlines()
-    assert shown[0].split()[:3] == ["alpha", "colours_dark", "top1"]
-    assert [line.split()[0] for line in shown[2:4]] == ["0", "1"]
+    assert re.split(r"  +", shown[0]) == ["task", "data set", "number", "alpha 0", "alpha 1"]
+    lines = {tuple(line.split()[:3]): line.split()[3:] for line in shown[2 : shown.index("")]}
+    assert lines["zeroshot", "colours_val", "accuracy"] == [f"{accuracy[alpha]:.4f}" for alpha in (0.0, 1.0)]
     assert f"figure: {out}/wise_ft.png" in shown[-2]
     assert shown[-1] == f"alpha 0.5: {out}/model"
     assert (out / "wise_ft.png").is_file()

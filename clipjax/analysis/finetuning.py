@@ -81,13 +81,16 @@ def methods_figure(
     return save_figure(figure, out)
 
 
-def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[Path]:
+def alpha_figure(
+    rows: Iterable[Row], reference: str, out: str | Path, *, written: float | None = None
+) -> list[Path]:
     """WiSE-FT's curve: accuracy where the model was fine-tuned against accuracy on each shift, by alpha.
 
     Args:
         rows: result rows of interpolated models (their facts' lineage names alpha), task zeroshot.
         reference: the data set of the horizontal axis.
         out: the files to write, less their endings.
+        written: the alpha of the model that is kept; a ring around its points.
 
     Raises:
         DataError: fewer than two alphas have an accuracy on `reference`, no other data set is there, or the
@@ -116,15 +119,22 @@ def alpha_figure(rows: Iterable[Row], reference: str, out: str | Path) -> list[P
             y = [accuracy[dataset, alpha] for alpha in there]
             colour = COLOURS[k % len(COLOURS)]
             area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=dataset)
-            for place in range(len(there)):
+            for alpha, across, up in zip(there, x, y):
                 area.annotate(
-                    f"{there[place]:g}",
-                    (x[place], y[place]),
+                    f"{alpha:g}",
+                    (across, up),
                     xytext=(4, 4),
                     textcoords="offset points",
                     fontsize=7,
                     color=colour,
                 )
+        if ringed := [
+            (accuracy[reference, written], accuracy[dataset, written])
+            for dataset in shifts
+            if written in alphas and (dataset, written) in accuracy
+        ]:
+            ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
+            area.plot(*zip(*ringed), "o", label=f"alpha {written:g}, written", **ring)
         for axis in (area.xaxis, area.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as tell the ticks apart
         area.set_xlabel(f"accuracy on {reference}")

@@ -85,12 +85,12 @@ def wise_ft(
     if evaluate is not None and data_root is not None:
         rows = _sweep(first, second, chosen, evaluate, data_root, out, workers, store_root(store))
     _write(first, second, alpha, seen, out)
-    drawn = _draw(rows, reference, out) if rows else []
+    drawn = _draw(rows, reference, alpha, out) if rows else []
     if as_json:
         typer.echo(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
         return
-    if rows:
-        _show(rows, chosen)
+    if rows and evaluate is not None:
+        _show(rows, chosen, evaluate)
         typer.echo("")
     if drawn:
         typer.echo(f"figure: {', '.join(map(str, drawn))}")
@@ -179,22 +179,21 @@ def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Pat
     model.save(out / "model")
 
 
-def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float]) -> None:
-    """A line an alpha, a column a number."""
-    columns = list(dict.fromkeys((row["dataset"], row["metric"], row["slice"]) for row in rows))
-    cells = []
-    for alpha in alphas:
-        own = {
-            (row["dataset"], row["metric"], row["slice"]): row["value"]
-            for row in rows
-            if row["model_facts"]["lineage"]["alpha"] == alpha
-        }
-        values = [own.get(column) for column in columns]
-        cells.append([f"{alpha:g}", *("" if value is None else f"{value:.4f}" for value in values)])
-    print_table(["alpha", *(" ".join(filter(None, column)) for column in columns)], cells)
+def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -> None:
+    """A line a number of the suite, a column an alpha."""
+    from clipjax.finetune.suites import load_suite
+
+    titles = {(each.task, each.metric, each.slice): each.title for each in load_suite(suite).metrics}
+    found: dict[tuple[str, str, str], dict[float, str]] = {}
+    for row in rows:
+        name = row["task"], row["dataset"], titles[row["task"], row["metric"], row["slice"]]
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        found.setdefault(name, {})[row["model_facts"]["lineage"]["alpha"]] = value
+    cells = [[*name, *(values.get(alpha, "") for alpha in alphas)] for name, values in found.items()]
+    print_table(["task", "data set", "number", *(f"alpha {alpha:g}" for alpha in alphas)], cells)
 
 
-def _draw(rows: Sequence[dict[str, Any]], reference: str | None, out: Path) -> list[Path]:
+def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, out: Path) -> list[Path]:
     """The curve; says so where it cannot be drawn."""
     from clipjax.analysis.finetuning import alpha_figure
     from clipjax.errors import DataError
@@ -202,7 +201,8 @@ def _draw(rows: Sequence[dict[str, Any]], reference: str | None, out: Path) -> l
     names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
     held_out = [name for name in names if name.endswith("_val")]
     try:
-        return alpha_figure(rows, reference or next(iter([*held_out, *names]), ""), out / "wise_ft")
+        axis = reference or next(iter([*held_out, *names]), "")
+        return alpha_figure(rows, axis, out / "wise_ft", written=alpha)
     except DataError as error:
         typer.echo(f"no figure: {error}", err=True)
         return []

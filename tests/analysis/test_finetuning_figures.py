@@ -89,13 +89,21 @@ def mixtures() -> list[dict[str, Any]]:
 
 
 def test_the_curve_goes_from_alpha_0_to_1_on_each_shift(drawn: list[Any]) -> None:
-    alpha_figure(mixtures(), "val", "unused")
+    alpha_figure(mixtures(), "val", "unused", written=0.5)
     [area] = drawn[0].axes
-    [line] = area.lines
+    line, ring = area.lines
+    assert [list(values) for values in ring.get_data()] == [[0.7], [0.6]]
+    assert (ring.get_label(), ring.get_markerfacecolor()) == ("alpha 0.5, written", "none")
     assert [list(values) for values in line.get_data()] == [[0.4, 0.7, 0.8], [0.5, 0.6, 0.3]]
     assert line.get_label() == "shift", "a data set without an alpha of the reference's is left out"
-    assert [text.get_text() for text in area.texts] == ["0", "1"]
+    assert [text.get_text() for text in area.texts] == ["0", "0.5", "1"]
     assert area.get_xlabel() == "accuracy on val"
+
+
+@pytest.mark.parametrize("written", [None, 0.3])
+def test_an_alpha_that_is_not_on_the_curve_has_no_ring(drawn: list[Any], written: float | None) -> None:
+    alpha_figure(mixtures(), "val", "unused", written=written)
+    assert [line.get_label() for line in drawn[0].axes[0].lines] == ["shift"]
 
 
 def test_a_curve_needs_two_alphas_and_another_data_set() -> None:
