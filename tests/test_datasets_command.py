@@ -90,7 +90,10 @@ def test_check_of_one_data_set(data):
     assert "wrong class folders: missing " in text
     assert isinstance(error, DataError)
     (data / "colours" / "red" / "0.png").write_bytes(b"no image")
-    assert "red/0.png: is not a readable image" in invoke("check", data / "colours.toml", data / "colours")[0]
+    assert (
+        "red/0.png: not an image that Pillow can read"
+        in invoke("check", data / "colours.toml", data / "colours")[0]
+    )
     assert invoke("check", data / "colours.toml", data / "colours", "--no-decode")[1] is None
 
 

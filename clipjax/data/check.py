@@ -7,7 +7,6 @@ one. Data sets on a bucket are checked, too, but nothing near them is looked at.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,18 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import Manifest, Progress
+from clipjax.data.preprocess import open_image
 from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
+SHRINK = 8  # JPEGs are decoded at an eighth of their size
 NEARBY = 50  # folders on one level that are looked into for the right one
 NAMED = 8  # classes, files, ... named in full
 MAPPINGS = (
@@ -134,8 +134,8 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
     def check(i: int) -> tuple[str | None, int]:
         try:
             data = manifest.open(i)
-            problem = _decode_problem(data)
-            return problem and f"{manifest.ids[i]}: {problem}", len(data)
+            open_image(data, manifest.ids[i], shrink=SHRINK)
+            return None, len(data)
         except DataError as error:
             return str(error), 0
 
@@ -145,16 +145,6 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
                 yield problem
             if progress is not None:
                 progress(size)
-
-
-def _decode_problem(data: bytes) -> str | None:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"is not a readable image ({error})"
-    return None
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:

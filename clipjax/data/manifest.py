@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
+from clipjax.data.limits import check_bytes
 from clipjax.digests import canonical_json, sha256_files
 from clipjax.errors import DataError, UsageError
 
@@ -54,8 +56,11 @@ class FileOpener:
     paths: tuple[str, ...]
 
     def open(self, i: int) -> bytes:
+        path = epath.Path(self.root) / self.paths[i]
         try:
-            return (epath.Path(self.root) / self.paths[i]).read_bytes()
+            if "://" not in self.root:  # on a bucket it would be one more request
+                check_bytes(os.stat(path).st_size, self.where(i))
+            return path.read_bytes()
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); replace or remove it") from None

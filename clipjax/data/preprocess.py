@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
+from clipjax.data.limits import MAX_PIXELS, check_bytes
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.platforms import by_platform
 
@@ -89,35 +91,58 @@ class PixelRecipe:
         return key
 
 
-def open_image(source: bytes | str | Path, name: str | None = None) -> PIL.Image.Image:
+def open_image(source: bytes | str | Path, name: str | None = None, *, shrink: int = 1) -> PIL.Image.Image:
     """Decode one image completely, so that damage shows here and not in the middle of a batch.
 
     Args:
         source: the encoded file, or its path.
         name: what to call the image in an error; the path where none is given.
+        shrink: decode a JPEG at this fraction of its size, to see quickly whether it is whole.
 
     Raises:
-        DataError: the file is missing, truncated, not an image, or so large that PIL takes it for an attack
-            (more than twice `PIL.Image.MAX_IMAGE_PIXELS`).
+        DataError: the file is missing, truncated, not an image, or too large: of more than `MAX_PIXELS`, or
+            with texts that unpack to more than Pillow allows. Pixels are not decoded then. (From half of
+            `MAX_PIXELS` on Pillow warns; where warnings are errors, that is the limit.)
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else _read(Path(source), name)
     except OSError as error:
         raise DataError(f"{name}: cannot be read ({error.strerror}); replace or remove it") from None
     try:
-        image = PIL.Image.open(io.BytesIO(data))
+        image = PIL.Image.open(io.BytesIO(data))  # reads the header alone
+        if image.width * image.height > MAX_PIXELS:  # whoever lifted Pillow's own limit did not lift ours
+            raise _too_large(name, f"{image.width:,} x {image.height:,}", f"{MAX_PIXELS:,}")
+        if shrink > 1:
+            image.draft("RGB", (max(1, image.width // shrink), max(1, image.height // shrink)))
         image.load()
+    except DataError:
+        raise
     except PIL.UnidentifiedImageError:
         size = len(data)
         raise DataError(
             f"{name}: not an image that Pillow can read ({size} bytes); replace or remove it"
         ) from None
-    except (
-        Exception
-    ) as error:  # PIL's decoders raise nearly anything on damaged input: SyntaxError, struct.error...
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])
+        raise _too_large(name, pixels, limit) from None
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged input: struct.error...
+        if "MAX_TEXT_" in str(error):
+            raise DataError(
+                f"{name}: a text or colour profile in it unpacks to megabytes ({error}); save it again "
+                "without metadata, or remove it"
+            ) from None
         raise DataError(f"{name}: damaged or unreadable image ({error}); replace or remove it") from error
     return image
+
+
+def _read(path: Path, name: str) -> bytes:
+    check_bytes(path.stat().st_size, name)
+    return path.read_bytes()
+
+
+def _too_large(name: str, pixels: str, limit: str) -> DataError:
+    return DataError(f"{name}: {pixels} pixels, and {limit} is the limit; make it smaller or remove it")
 
 
 def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_check_dataset_lists_every_problem(card, tmp_path):
     problems = check_dataset(root, path, seen.append)
     assert problems[0].endswith("holds 3 images; Pets has 4")
     assert problems[1] == "class dog has 1 image; Pets has 2"
-    assert problems[2].startswith("cat/1.png: is not a readable image")
+    assert problems[2].startswith("cat/1.png: damaged or unreadable image")
     assert len(problems) == 3
     assert len(seen) == 3
 
