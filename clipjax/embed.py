@@ -22,7 +22,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
-from tqdm import tqdm
 
 from clipjax.card import embeds_at_unit_norm
 from clipjax.data.loader import Batches, batches
@@ -33,6 +32,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.model import token_ids, unit_norm
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import Network, Precision, known_precision
+from clipjax.progress import Bar, progress_bar
 from clipjax.sharding import DATA, assert_same_everywhere, batch_sharding, local_mesh, replicated
 from clipjax.store import Entry, Store, check_finite, key_hash
 
@@ -273,11 +273,11 @@ class _Job:
                 workers=self.workers,
                 on_error=self.on_error,
             ) as source,
-            tqdm(
-                total=sum(map(len, spans)),
-                desc=f"embedding {self.manifest.name}".rstrip(),
-                unit="image",
-                disable=not self.progress or jax.process_index() > 0,
+            progress_bar(
+                sum(map(len, spans)),
+                f"embedding {self.manifest.name}".rstrip(),
+                "image",
+                shown=self.progress and jax.process_index() == 0,
             ) as bar,
         ):
             pieces = _cut(self._features(forward, source, bar), [len(rows) for rows in padded])
@@ -286,7 +286,7 @@ class _Job:
         self.compiles = forward.compiles()
 
     def _features(
-        self, forward: _Forward, source: Batches, bar: tqdm
+        self, forward: _Forward, source: Batches, bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows [B] and features [B, D] of each batch; the next is decoded and sent while one computes."""
         waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.manifest import Manifest
@@ -30,6 +29,7 @@ from clipjax.heads import Head, classifier_head, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.progress import progress_bar
 from clipjax.provenance import count_compiles, provenance
 from clipjax.references import with_references
 from clipjax.results import (
@@ -190,11 +190,11 @@ def check_bootstrap(resamples: int, seed: int) -> None:
 
 def _hash_images(manifest: Manifest, progress: bool) -> None:
     """The digest of the images, with a bar: the first time it reads them all."""
-    hidden = not progress or jax.process_index() > 0
-    with tqdm(desc=f"hashing {manifest.name}", unit="B", unit_scale=True, disable=hidden, delay=1) as bar:
+    shown = progress and jax.process_index() == 0
+    with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
-        def advance(size: int) -> None:
-            bar.update(size)
+        def advance(_: int) -> None:
+            bar.update()
 
         manifest.compute_digest(advance)
 

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from tqdm import tqdm
 
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
 from clipjax.metrics import classification
+from clipjax.progress import progress_bar
 from clipjax.texts import CHUNK, encode_texts, stored, text_key
 
 SCORE_BLOCK = 2**22  # scores held at once
@@ -371,7 +371,7 @@ def _class_means(
 ) -> np.ndarray:
     """Add the embeddings to their classes in float64 as they come, then normalise. Returns float32 [K, D]."""
     sums: Any = 0.0
-    with tqdm(total=len(usage.prompts), desc="prompts", unit="prompt", disable=not progress) as bar:
+    with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:
             sums = sums + usage.times[:, rows] @ embeddings.astype(np.float64)
             bar.update(len(rows))

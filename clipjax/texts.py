@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from clipjax.digests import sha256_json
 from clipjax.embed import text_encoder
 from clipjax.errors import DataError
 from clipjax.labels import PromptSet
 from clipjax.models import FORWARD_VERSION
+from clipjax.progress import progress_bar
 
 CHUNK = 256  # texts encoded at once: enough to fill the matrix units, and little memory
 TOKENIZED = 4096  # texts tokenised at once
@@ -49,7 +49,7 @@ def embed_texts(
 
     def compute() -> np.ndarray:
         made: np.ndarray | None = None
-        with tqdm(total=len(distinct), desc=f"texts of {name}", unit="text", disable=not progress) as bar:
+        with progress_bar(len(distinct), f"texts of {name}", "text", shown=progress) as bar:
             for rows, embeddings in encode_texts(model, distinct, precision):
                 made = np.empty((len(distinct), embeddings.shape[1]), np.float32) if made is None else made
                 made[rows] = embeddings

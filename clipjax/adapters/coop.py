@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from tqdm import tqdm
 
 from clipjax.adapters import adapter_digest
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -32,6 +31,7 @@ from clipjax.heads import Head, logit_scale
 from clipjax.labels import LabelSpace
 from clipjax.model import unit_norm
 from clipjax.models.network import Network, Precision, known_precision
+from clipjax.progress import progress_bar
 from clipjax.texts import CHUNK, stored, text_key
 
 Position = Literal["end", "middle", "front"]
@@ -330,12 +330,13 @@ def _embed(
     size = min(CHUNK, count)
     encode = _encoder(model.network, precision, prompts.shared)
     parts = []
-    for start in tqdm(range(0, count, size), desc="learned prompts", unit="chunk", disable=not progress):
-        rows = np.minimum(
-            np.arange(start, start + size), count - 1
-        )  # the last class again where none is left
-        own = context if context.ndim == 2 else context[rows]
-        parts.append(np.asarray(encode(model.params, own, *(part[rows] for part in prompts[:3]))))
+    with progress_bar(count, "learned prompts", "prompt", shown=progress) as bar:
+        for start in range(0, count, size):
+            # The last class again where none is left.
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            own = context if context.ndim == 2 else context[rows]
+            parts.append(np.asarray(encode(model.params, own, *(part[rows] for part in prompts[:3]))))
+            bar.update(min(size, count - start))
     features = np.concatenate(parts)[:count]
     usable = np.isfinite(features).all(axis=1) & (np.abs(features).max(axis=1) > 0)
     if not usable.all():

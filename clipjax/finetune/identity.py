@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from clipjax.finetune.method import Setup
 from clipjax.finetune.splits import Split
 from clipjax.labels import load_prompts
+from clipjax.progress import progress_bar
 
 
 def identity(setup: Setup) -> dict[str, Any]:
@@ -41,11 +41,11 @@ def identity(setup: Setup) -> dict[str, Any]:
 
 def _images(split: Split, setup: Setup) -> dict[str, Any]:
     manifest = split.manifest
-    hidden = not setup.settings.progress or jax.process_index() > 0
-    with tqdm(desc=f"hashing {manifest.name}", unit="B", unit_scale=True, disable=hidden, delay=1) as bar:
+    shown = setup.settings.progress and jax.process_index() == 0
+    with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
-        def advance(size: int) -> None:
-            bar.update(size)
+        def advance(_: int) -> None:
+            bar.update()
 
         digest = manifest.compute_digest(advance)
     return {

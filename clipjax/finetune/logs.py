@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import jax
-from tqdm import tqdm
 
 from clipjax.errors import DataError
+from clipjax.progress import progress_bar
 
 METRICS = "metrics.csv"
 _FIRST = ("step", "epoch", "loss", "accuracy", "grad_norm", "learning_rate", "images_per_s")
@@ -61,13 +61,7 @@ class Logs:
 
     def start(self, done: int) -> None:
         """Begin behind step `done`."""
-        self._bar = tqdm(
-            total=self._steps,
-            initial=done,
-            desc=self._description,
-            unit="step",
-            disable=not self._progress,
-        )
+        self._bar = progress_bar(self._steps, self._description, "step", shown=self._progress, initial=done)
         self._times.append((done, time.perf_counter()))
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -107,9 +101,10 @@ class Logs:
             self._table = _Table(folder / METRICS, step, row)
             self._events = _summary_writer(folder, step)
         self._table.add(step, row)
-        if step % _POINTS_EVERY == 0 or step == self._steps or not math.isfinite(row["loss"]):
+        if step % _POINTS_EVERY == 0 or step == self._steps:
             for name, value in row.items():
-                self._events.add_scalar(name, value, step)
+                if math.isfinite(value):  # of another the writer would complain on stderr
+                    self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -18,7 +18,7 @@ import pytest
 from jax import Array
 
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.logs import read_metrics
+from clipjax.finetune.logs import Logs, read_metrics
 from clipjax.finetune.method import Problem, Setup
 from clipjax.finetune.optimizer import Optimizer
 from clipjax.finetune.splits import ValidationSplit
@@ -86,12 +86,30 @@ def test_every_step_is_logged_once(tmp_path: Path, whole: Params, capsys: pytest
     rates = [float(RECIPE.rate(IMAGES)(step)) for step in range(12)]
     np.testing.assert_allclose([row["learning_rate"] for row in rows], rates, rtol=1e-6)
     assert rows[4]["epoch"] == 1.0
-    line = capsys.readouterr().err.split("\r")[-1]
-    assert re.search(r"12/12 \[\d+:\d+<\d+:\d+.*loss [\d.]+, accuracy [\d.]+, [\d.e+]+ images/s", line), line
+    *before, line = capsys.readouterr().err.splitlines()
+    assert len(before) < 10
+    assert re.search(
+        r"^train: 12/12 \[\d+:\d+<\d+:\d+.*loss [\d.]+, accuracy [\d.]+, [\d.e+]+ images/s", line
+    ), line
     events = sorted((tmp_path / "train").glob("events.*"), key=lambda path: int(path.suffix[1:]))
     found = scalars(events[-1])
     assert found["loss", 12] == pytest.approx(rows[-1]["loss"])
     assert {name for name, _ in found} == set(rows[0]) - {"step"}
+
+
+def test_what_is_not_finite_is_no_point_of_tensorboards(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = Logs(10, batch_size=4, folder=tmp_path, progress=False)
+    logs.start(9)
+    logs.add(10, {"loss": float("nan"), "grad_norm": float("inf"), "accuracy": 0.5})
+    logs.close()
+    [events] = tmp_path.glob("events.*")
+    assert {name for name, _ in scalars(events)} == {"accuracy", "images_per_s"}
+    assert not caplog.records
+    [row] = read_metrics(tmp_path / "metrics.csv")
+    assert np.isnan(row["loss"])
+    assert row["grad_norm"] == np.inf
 
 
 def scalars(file: Path) -> dict[tuple[str, int], float]:

@@ -28,7 +28,6 @@ import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from clipjax.adapters.tip_adapter import TipAdapter
 from clipjax.data.preprocess import normalize
@@ -43,6 +42,7 @@ from clipjax.heads import Head, score_blocks, zeroshot_head
 from clipjax.labels import load_prompts
 from clipjax.metrics.cache import count_correct
 from clipjax.models import FORWARD_VERSION
+from clipjax.progress import progress_bar
 from clipjax.sharding import batch_sharding, make_mesh, replicated
 from clipjax.texts import stored
 
@@ -177,7 +177,7 @@ def _mean_features(setup: Setup) -> np.ndarray:
     """The features of every training image, averaged over its views, float32 [N, D], in manifest order."""
     views, images = setup.options["views"], len(setup.train)
     encode, total = _encoder(setup), None
-    with tqdm(total=views * images, desc="views", unit="image", disable=not setup.settings.progress) as bar:
+    with progress_bar(views * images, "views", "image", shown=setup.settings.progress) as bar:
         for view in range(views):
             with view_batches(setup, view) as batches:
                 for batch in batches:

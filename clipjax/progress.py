@@ -1,0 +1,83 @@
+"""How far a phase is, on stderr: a bar on a terminal, a few lines in a job's log."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+_FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+# Seconds between two lines.
+_APART = 1.0
+
+
+def progress_bar(
+    total: int, description: str, unit: str, *, shown: bool = True, initial: int = 0, delay: float = 0
+) -> Bar:
+    """A bar for `total` units, of which `initial` were done before; close it, or use it in a `with`.
+
+    Args:
+        description, unit: what is done, and what is counted: "train", "step".
+        shown: False shows nothing.
+        delay: seconds before anything is shown.
+    """
+    if shown and not sys.stderr.isatty():
+        return Lines(total, description, unit, initial, delay)
+    return tqdm(total=total, initial=initial, desc=description, unit=unit, disable=not shown, delay=delay)
+
+
+class Lines:
+    """The part of tqdm's bar that we use, as a line at the end of each tenth of the way.
+
+    A line that would follow within a second of another waits, but for the last.
+    """
+
+    def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
+        self._total, self._description, self._unit = total, description, unit
+        self._initial = self._done = initial
+        self._tenths = self._tenth()
+        self._postfix = ""
+        self._start = time.perf_counter()
+        self._first = self._next = self._start + delay
+
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
+        """Say `text` at the end of the next line."""
+        del refresh
+        self._postfix = text
+
+    def update(self, count: int = 1) -> None:
+        self._done += count
+        now, tenths = time.perf_counter(), self._tenth()
+        due = now >= self._next or (self._done >= self._total and now >= self._first)
+        if due and tenths > self._tenths:
+            self._tenths, self._next = tenths, now + _APART
+            self._tell(now - self._start)
+
+    def close(self) -> None:
+        """Nothing: every line is whole."""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _tenth(self) -> int:
+        return 10 * self._done // max(self._total, 1)
+
+    def _tell(self, elapsed: float) -> None:
+        line = tqdm.format_meter(
+            self._done,
+            self._total,
+            elapsed,
+            initial=self._initial,
+            prefix=self._description,
+            unit=self._unit,
+            postfix=self._postfix,
+            bar_format=_FORMAT,
+        )
+        print(line, file=sys.stderr, flush=True)
+
+
+Bar = tqdm | Lines
