@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 import clipjax
 from clipjax import cli
+from clipjax.commands import finetune
 from clipjax.commands.finetune import print_changes
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
 from clipjax.finetune import plan, run
@@ -130,6 +132,7 @@ def test_two_seeds_and_the_table(tuned: tuple[Path, Result]) -> None:
         f"Short, seed {seed}: {out}/seed{seed}/model" for seed in (1, 2)
     ]
     titles = ["task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval"]
+    titles.append("verdict")
     [head] = [line for line in lines if line.startswith("task")]
     assert re.split(r"\s{2,}", head.strip()) == titles
     [accuracy] = [line for line in lines if line.startswith("zeroshot") and "colours_val" in line]
@@ -190,6 +193,16 @@ def test_only_a_loss_is_red_and_only_a_gain_green(monkeypatch: pytest.MonkeyPatc
     plain = CliRunner().invoke(app).stdout
     assert "\x1b" not in plain
     assert re.sub(r"\x1b\[\d+m", "", "\n".join(lines)) == "\n".join(plain.splitlines()[2:])
+
+
+def test_what_was_chosen_is_rounded_for_reading(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = {"alpha": 0.1 + 0.2, "epoch": 3, "learning_rates": [1e-5, 1 / 3], "how": "grid"}
+    card = SimpleNamespace(lineage={"chosen": chosen})
+    made = SimpleNamespace(seed=1, folder=Path("seed1"), model=SimpleNamespace(card=card))
+    job: Any = SimpleNamespace(recipe=SimpleNamespace(title="Tip"))
+    finetune._show(job, [made], [])
+    expected = "alpha = 0.3, epoch = 3, learning_rates = [1e-05, 0.3333], how = grid"
+    assert capsys.readouterr().out == f"Tip, seed 1: seed1/model, {expected}\n"
 
 
 def test_images_that_are_reported_on_end_it_before_training(world: World, tmp_path: Path) -> None:

@@ -307,7 +307,7 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
 def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:
     for run in runs:
         chosen = (run.model.card.lineage or {}).get("chosen", {})
-        found = "".join(f", {name} = {value}" for name, value in chosen.items())
+        found = "".join(f", {name} = {_rounded(value)}" for name, value in chosen.items())
         typer.echo(f"{job.recipe.title}, seed {run.seed}: {run.folder / 'model'}{found}")
     if changes:
         typer.echo("")
@@ -315,9 +315,19 @@ def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:
         typer.echo("")
 
 
+def _rounded(value: Any) -> str:
+    """What a search chose, for reading; the model's card keeps every digit."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_rounded, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def print_changes(changes: Sequence[Any]) -> None:
     """The before/after table; a line is red where every seed lost, green where every seed gained."""
-    titles = ["task", "data set", "number", "n", "before", "after", "sd", "difference", "95 % interval", ""]
+    titles = [
+        *("task", "data set", "number", "n"),
+        *("before", "after", "sd", "difference", "95 % interval", "verdict"),
+    ]
     rows = [_cells(change) for change in changes]
     print_table(titles, rows, colours=[_COLOURS.get(change.verdict) for change in changes])
     seeds = max(len(change.after) for change in changes)
