@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
 
 from clipjax.errors import UsageError
-from clipjax.models.training import current
+from clipjax.models.training import INFERENCE, current
 from clipjax.platforms import by_platform
 
 Padding = Literal["symmetric", "tf_same", "none"]
@@ -305,9 +306,21 @@ def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]
         x = block(x, *shared)
         return x, {} if current().batch_norm == "frozen" else statistics(block)
 
-    if current().remat:
-        pure = jax.checkpoint(pure, prevent_cse=not loop)  # a loop's two passes cannot be merged anyway
+    training = current()
+    if training is not INFERENCE and (training.remat or not statistics(block)):
+        policy = None if training.remat else _PRODUCTS
+        # A loop's two passes cannot be merged anyway.
+        pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
     return pure(block, x, *shared)
+
+
+# What the backward pass of a block without BatchNorm finds again: matrix products and convolutions. What is
+# elementwise is computed anew, which costs less than to write and read it, and leaves 40 % of a transformer's
+# activations in memory. BatchNorm's passes over whole maps cost more than they save.
+_PRODUCT = "product"
+_PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(_PRODUCT)
+)
 
 
 def scan_at(blocks: Any, x: Array, *shared: Any, at: Sequence[int]) -> list[Array]:
@@ -375,7 +388,7 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         return sum(terms[1:], terms[0])
 
     if depthwise:
-        return by_platform(x, kernel, cpu=outlined(shifted), default=plain)
+        return checkpoint_name(by_platform(x, kernel, cpu=outlined(shifted), default=plain), _PRODUCT)
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
         return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
     if stride == 1:

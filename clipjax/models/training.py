@@ -30,7 +30,7 @@ class Training:
     remat: bool = False
 
 
-INFERENCE = Training()
+INFERENCE = Training()  # itself, not its equal: a training step may ask for no more than this
 _CURRENT = ContextVar("training", default=INFERENCE)
 
 
