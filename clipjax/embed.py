@@ -26,6 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 from clipjax.card import embeds_at_unit_norm
 from clipjax.data.loader import Batches, batches
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe, normalize, normalize_host
 from clipjax.digests import cache_dir
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -84,6 +85,7 @@ def embed_images(
     manifest: Manifest,
     *,
     store: Store | None = None,
+    pixel_store: PixelStore | None = None,
     precision: str = "parity",
     per_device_batch: int | None = None,
     rows_per_shard: int | None = None,
@@ -99,6 +101,7 @@ def embed_images(
         model: a `clipjax.Model`, or any object with a card and `encode_image(float32 [B,H,W,3]) -> [B,D]`.
         store: where embeddings are kept; with None, or a card without a fingerprint, nothing is kept, and of
             several processes each embeds everything.
+        pixel_store: where decoded pixels are kept for the next model; None keeps none. Changes no bit.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
         per_device_batch: images a device takes in one step. An entry that exists keeps its own number.
         rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
@@ -112,7 +115,8 @@ def embed_images(
     Raises:
         DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
             finite, a full disk, or hosts that do not share the store.
-        UsageError: an output, precision, batch, number of workers or `on_error` that does not exist.
+        UsageError: an output, precision, batch, number of workers or `on_error` that does not exist; pixels
+            that exceed the budget of the pixel store.
     """
     check_settings(per_device_batch, workers, on_error)
     if len(manifest) == 0:
@@ -128,7 +132,8 @@ def embed_images(
         shard = _default_shard(len(manifest), batch) if rows_per_shard is None else rows_per_shard
         entry = _open(store, key, model, manifest, shard, batch)
         batch = entry.manifest.per_device_batch
-    job = _Job(model, manifest, pixels, precision, output, batch, workers, progress, on_error)
+    source = batches if pixel_store is None else pixel_store.batches
+    job = _Job(model, manifest, pixels, source, precision, output, batch, workers, progress, on_error)
     if entry is None:
         ids, array = _embed_in_memory(job)
     else:
@@ -242,6 +247,7 @@ class _Job:
     model: Any
     manifest: Manifest
     recipe: PixelRecipe
+    source: Callable[..., Batches]
     precision: Precision
     output: str
     per_device_batch: int
@@ -265,7 +271,7 @@ class _Job:
         forward = _forward(self.model, self.precision, self.output, self.per_device_batch)
         padded = [_pad(np.arange(span.start, span.stop), self.per_device_batch) for span in spans]
         with (
-            batches(
+            self.source(
                 self.manifest,
                 self.recipe,
                 batch_size=forward.batch_size,

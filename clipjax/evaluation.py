@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixel_store import PixelStore
 from clipjax.digests import sha256_json
 from clipjax.embed import Embeddings, EmbedStats, check_settings, embed_images
 from clipjax.errors import DataError, UsageError
@@ -106,6 +107,7 @@ def evaluate(
     precision: str = "parity",
     compare_precision: bool = False,
     store: str | Path | Store | None = None,
+    pixel_store: str | Path | PixelStore | None = None,
     results: str | Path | None = None,
     workers: int = 0,
     on_error: str = "raise",
@@ -134,6 +136,8 @@ def evaluate(
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
         compare_precision: run both and report how many predictions flip and how accuracy changes.
         store: a folder (or `Store`) for embeddings; None keeps none.
+        pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
+            share; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
         workers: processes that decode; 0 decodes in threads.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
@@ -161,6 +165,7 @@ def evaluate(
     asked = Request(dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples)
     settings = {
         "store": Store(store) if isinstance(store, str | Path) else store,
+        "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | Path) else pixel_store,
         "per_device_batch": per_device_batch,
         "workers": workers,
         "on_error": on_error,

@@ -11,7 +11,7 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -53,6 +53,30 @@ class LocalFiles:
         """Set the time of last use; a store that cannot be written simply keeps the old one."""
         with contextlib.suppress(OSError):
             os.utime(path)
+
+    def hold(self, path: epath.Path) -> IO[bytes]:
+        """The file, opened: until it is closed, or the process ends, it is held (see `unless_held`).
+
+        Raises FileNotFoundError where there is none.
+        """
+        file = path.open("rb")
+        with contextlib.suppress(OSError):  # a disk that knows no locks
+            fcntl.flock(file, fcntl.LOCK_SH)
+        if not path.exists():  # taken away between open() and flock()
+            file.close()
+            raise FileNotFoundError(path)
+        return file
+
+    @contextlib.contextmanager
+    def unless_held(self, path: epath.Path) -> Iterator[bool]:
+        """Whether nobody holds the file (False where there is none); within the context nobody can."""
+        with contextlib.ExitStack() as stack:
+            try:
+                fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
 
     def clean(self, directory: epath.Path) -> None:
         """Remove the temporary files of writers that were killed: the lock of a dead writer is free."""

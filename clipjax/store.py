@@ -13,6 +13,7 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -22,7 +23,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import safetensors
@@ -109,7 +110,8 @@ class Store:
             about: names for `clipjax store ls`, such as the model's; written down, but no part of the key.
 
         Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something;
-        ValueError if the batch or the shard is below 1, or the one no multiple of the other.
+        FileNotFoundError if another run removes it at that moment; ValueError if the batch or the shard is
+        below 1, or the one no multiple of the other.
         """
         if min(rows_per_shard, per_device_batch) < 1:
             raise ValueError(f"{rows_per_shard} rows a shard in batches of {per_device_batch}: both are >= 1")
@@ -148,7 +150,10 @@ class Store:
         return Entry(path.parent, manifest, list(ids), self.files)
 
     def _read_record(self, name: str) -> tuple[dict[str, str], dict[str, Any], EntryManifest]:
-        """About, key and manifest of an entry; its directory's name must be the key's hash."""
+        """About, key and manifest of an entry; its directory's name must be the key's hash.
+
+        Raises FileNotFoundError if another run has removed it just now, DataError if it is damaged.
+        """
         path = self.root / name / "key.json"
         try:
             record = json.loads(path.read_bytes())
@@ -157,6 +162,8 @@ class Store:
                 fields["row_shape"] = tuple(fields["row_shape"])
             manifest = EntryManifest(**fields)
             matches = (record["schema"], key_hash(key)) == (SCHEMA, name)
+        except FileNotFoundError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
         if not matches:
@@ -172,7 +179,10 @@ class Store:
             return []
         if not self.root.is_dir():
             raise DataError(f"{self.root} is a file, not the folder of a store")
-        infos = [self._info(name) for name in self._names()]
+        infos = []
+        for name in self._names():
+            with contextlib.suppress(FileNotFoundError):  # removed by another run since its name was read
+                infos.append(self._info(name))
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
 
     def _names(self) -> list[str]:
@@ -188,7 +198,10 @@ class Store:
 
     def _info(self, name: str) -> EntryInfo:
         about, key, manifest = self._read_record(name)
-        sizes = {path.name: path.stat() for path in (self.root / name).iterdir()}
+        sizes = {}
+        for path in (self.root / name).iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the temporary file of a writer
+                sizes[path.name] = path.stat().length
         return EntryInfo(
             name=name,
             about=about,
@@ -196,26 +209,41 @@ class Store:
             rows=manifest.rows,
             shards=_shards(manifest),
             shards_present=sum(_shard_name(manifest, k) in sizes for k in range(_shards(manifest))),
-            bytes=sum(stat.length for stat in sizes.values()),
+            bytes=sum(sizes.values()),
             last_used=os.stat(self.root / name / "key.json").st_mtime,
         )
 
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
-        """Remove whole entries, the longest unused first, until the store fits the budget. Returns them."""
+        """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
+
+        Entries that a run holds stay.
+        """
         entries = self.ls()
         total, removed = sum(info.bytes for info in entries), []
         for info in reversed(entries):
             if total <= budget_bytes:
                 break
-            total -= info.bytes
-            removed.append(info)
-        if dry_run:
-            return removed
-        for info in removed:  # renamed first: an entry disappears at once, never shard by shard
-            os.rename(self.root / info.name, self.root / f".removed-{info.name}-{uuid.uuid4().hex}")
-        for path in self.root.glob(".removed-*"):
-            shutil.rmtree(path)
+            if self.remove(info.name, dry_run=dry_run):
+                total -= info.bytes
+                removed.append(info)
+        if not dry_run:
+            self._sweep()
         return removed
+
+    def remove(self, name: str, *, dry_run: bool = False) -> bool:
+        """Remove an entry; returns whether it could be: one that a run holds stays."""
+        with self.files.unless_held(self.root / name / "key.json") as free:
+            if dry_run or not free:
+                return free
+            # Renamed first: an entry disappears at once, never shard by shard.
+            os.rename(self.root / name, self.root / f".removed-{name}-{uuid.uuid4().hex}")
+        self._sweep()
+        return True
+
+    def _sweep(self) -> None:
+        """Delete what was taken away, now or by a run that was killed; another one may be at it as well."""
+        for path in self.root.glob(".removed-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _shards(manifest: EntryManifest) -> int:
@@ -240,6 +268,13 @@ class Entry:
     @property
     def key_hash(self) -> str:
         return self.path.name
+
+    def hold(self) -> IO[bytes]:
+        """A file; until it is closed, or the process ends, the entry is not removed.
+
+        Raises FileNotFoundError where it has been removed already.
+        """
+        return self._files.hold(self.path / "key.json")
 
     def shard_path(self, k: int) -> epath.Path:
         return self.path / _shard_name(self.manifest, k)

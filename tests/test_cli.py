@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from _colours import ColourModel, paint
 from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+import clipjax
 from clipjax import cli
 
 
@@ -261,6 +263,41 @@ def test_bad_data_is_named(
     code, says = invoke(*base, "--data", photos, "--on-error", "skip")
     assert (code, says) == (0, "")
     assert "1 unreadable image skipped: n02123045/broken.png" in capsys.readouterr().err
+
+
+def test_decoded_pixels_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for colour in ("red", "blue", "green"):
+        paint(tmp_path / "photos" / colour / "0.png", colour)
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(clipjax, "load_model", lambda *_, **__: ColourModel())
+    command = ["eval", "zeroshot", "-m", "mine", "--data", tmp_path / "photos", "--prompts", "single"]
+    command += ["--results", tmp_path / "results"]
+    tables = []
+    for options in ([], ["--pixel-store", "cache"], ["--pixel-store", "cache"]):
+        capsys.readouterr()
+        assert invoke(*command, *options) == (0, "")
+        printed = capsys.readouterr()
+        tables.append(printed.out)
+        assert "embedded 3 images in " in printed.err
+        assert "the devices waited for pixels " in printed.err
+    assert tables[0] == tables[1] == tables[2]
+    capsys.readouterr()
+    assert invoke("store", "ls", "--pixels") == (0, "")
+    listed = capsys.readouterr().out
+    assert "pixels" in listed
+    assert "8 px, short side 8, bicubic, RGB first" in listed
+    assert invoke("store", "gc", "--pixels", "0B") == (0, "")
+    assert "removed 1 entries" in capsys.readouterr().out
+    code, says = invoke(*command, "--pixel-store", tmp_path / "p", "--pixel-budget", "500B")
+    assert (code, "--pixel-budget" in says, (tmp_path / "p").exists()) == (2, True, False), says
+    code, says = invoke(*command, "--pixel-budget", "1GB")
+    assert (code, "has no effect without --pixel-store" in says) == (2, True)
+    code, says = invoke("eval", "imagenet_x", "--predictions", "x.csv", "--pixel-store", tmp_path / "p")
+    assert (code, says) == (2, "clipjax: --pixel-store has no effect beside --predictions: leave it out")
+    code, says = invoke("store", "ls", "--pixels", "--store", tmp_path)
+    assert (code, "not both" in says) == (2, True)
 
 
 def test_the_default_store_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ ALLOWED = {
     "clipjax.analysis": {*LEAVES, "clipjax.results", "clipjax.references"},
     "clipjax.results": LEAVES,
     "clipjax.references": LEAVES,
-    "clipjax.data": {*LEAVES, "clipjax.labels", "clipjax.platforms"},
+    "clipjax.data": {*LEAVES, "clipjax.labels", "clipjax.platforms", "clipjax.store"},
     "clipjax.files": LEAVES,
     "clipjax.store": {*LEAVES, "clipjax.files"},
     "clipjax.sharding": LEAVES,

@@ -383,6 +383,20 @@ def test_ls_and_gc(store: Store):
     assert sorted(path.name for path in store.root.iterdir()) == sorted(info.name for info in store.ls())
 
 
+def test_what_a_run_holds_is_not_removed(store: Store):
+    entry = open_entry(store)
+    fill(entry)
+    with entry.hold(), entry.hold():
+        assert store.gc(0, dry_run=True) == store.gc(0) == []
+        assert not store.remove(entry.key_hash)
+        assert entry.complete
+    assert [info.name for info in store.gc(0, dry_run=True)] == [entry.key_hash]
+    assert store.remove(entry.key_hash)
+    assert (list(store.root.iterdir()), store.remove(entry.key_hash)) == ([], False)
+    with pytest.raises(FileNotFoundError):
+        entry.hold()
+
+
 def test_a_folder_of_something_else_is_no_store(tmp_path: Path):
     (tmp_path / "photos" / "bear").mkdir(parents=True)
     (tmp_path / "afile").touch()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.commands.store import store_root
+from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
 
 
@@ -91,6 +91,8 @@ def evaluate(
         str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")
     ] = "raise",
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    pixel_store: PixelStoreOption = None,
+    pixel_budget: PixelBudgetOption = None,
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
     ),
@@ -152,6 +154,7 @@ def evaluate(
         "workers": workers,
         "on_error": on_error,
         "store": store_root(store),
+        "pixel_store": pixels_in(pixel_store, pixel_budget),
         "results": results,
     }
     if data_root is not None:
@@ -240,7 +243,7 @@ class _Asked(NamedTuple):
 _IGNORED = {
     "predictions": (
         *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "precision"),
-        *("compare_precision", "workers", "on_error", "store", "distributed"),
+        *("compare_precision", "workers", "on_error", "store", "pixel_store", "pixel_budget", "distributed"),
     ),
     "data_root": ("dataset", "labels", "id_data", "id_dataset"),
 }
@@ -264,6 +267,7 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
     rows = [row for result in results for row in result.rows]
     for result in results:
         _say_skipped(result.stats.skipped)
+    _say_waiting([result.stats for result in results])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -286,6 +290,18 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
     if skipped:
         named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
         typer.echo(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
+
+
+def _say_waiting(stats: Sequence[Any]) -> None:
+    """How long the devices waited for pixels, where any images were embedded."""
+    if images := sum(each.images for each in stats):
+        waited = sum(each.decode_seconds for each in stats)
+        total = waited + sum(each.compute_seconds for each in stats)
+        typer.echo(
+            f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
+            f"{waited / total:.0%} of it",
+            err=True,
+        )
 
 
 def join_processes() -> None:
