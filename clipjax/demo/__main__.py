@@ -66,7 +66,7 @@ Try next: all rows as a table; two models, paired; a task on every data set; wha
   {clipjax} results list {out / "results"}
   {clipjax} compare {names[0]} {names[-1]} --metric top1 --results {out / "results"}
   {clipjax} eval ood --model {best} --data-root {out}/world
-  {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \
+  {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \\
       --dataset demo_train --out {out}/flyp --dry-run
 """)
     typer.echo(f"{time.perf_counter() - start:.0f} seconds", err=True)
