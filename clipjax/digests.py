@@ -61,11 +61,53 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
     return digests
 
 
+def sha256_parts(
+    path: Path,
+    parts: Sequence[str],
+    read: Callable[[int], bytes],
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Digests of parts of one large file, in order; remembered as long as the file does not change.
+
+    Args:
+        path: an existing file.
+        parts: what tells the parts apart in it, one text each.
+        read: the number of a part -> its bytes; called from several threads, for parts not remembered.
+        progress: called with the number of bytes read of each part, as it is done.
+
+    Raises:
+        DataError: the file cannot be read; what `read` raises.
+    """
+    names = [f"{path.absolute()}#{part}" for part in parts]
+    memory = _Memory(cache_dir() / "digests.sqlite", names)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def digest(i: int) -> tuple[str, int]:
+        if (known := memory.find(names[i], status)) is not None:
+            return known, 0
+        data = read(i)
+        value = sha256_bytes(data)
+        memory.new.append((names[i], status.st_size, status.st_mtime_ns, value))
+        return value, len(data)
+
+    digests = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for value, size in pool.map(digest, range(len(names))):
+            digests.append(value)
+            if progress is not None:
+                progress(size)
+    memory.save()
+    return digests
+
+
 class _Memory:
     """What earlier runs computed of some files, by path, size and time of change; a cache that fails only
     costs time."""
 
-    def __init__(self, file: Path, paths: Sequence[Path]) -> None:
+    def __init__(self, file: Path, paths: Sequence[Path | str]) -> None:
         self.file = file
         self.new: list[tuple[str, int, int, str]] = []
         self.known: dict[str, tuple[int, int, str]] = {}
@@ -85,12 +127,17 @@ class _Memory:
             )
             yield table
 
+    def find(self, name: str, status: os.stat_result) -> str | None:
+        known = self.known.get(name)
+        if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
+            return known[2]
+        return None
+
     def digest(self, path: Path) -> tuple[str, int]:
         try:
             status = path.stat()
-            known = self.known.get(str(path))
-            if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
-                return known[2], status.st_size
+            if (known := self.find(str(path), status)) is not None:
+                return known, status.st_size
             with path.open("rb") as file:
                 value = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:

@@ -17,9 +17,9 @@ import numpy as np
 
 from clipjax.adapters import Adapter, adapter_digest
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
-from clipjax.data.manifest import Manifest
+from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.preprocess import PixelRecipe
-from clipjax.data.readers import IMAGE_EXTENSIONS
+from clipjax.data.shards import sharded_reader
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads import classifier_head, logit_scale
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
@@ -302,11 +302,13 @@ def load_asked(asked: Request) -> Dataset:
     if dataset is not None:
         return load_dataset(dataset, root)
     path = Path(root)
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    reader = "manifest_file" if path.is_file() else _folder_reader(path)
+    reader = sharded_reader(path)
+    if reader is None:
+        if not path.exists():
+            raise DataError(f"{path} does not exist")
+        reader = "manifest_file" if path.is_file() else _folder_reader(path)
     whole = path.resolve()
-    name = whole.stem if whole.is_file() else whole.name
+    name = whole.name if whole.is_dir() else whole.stem
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 

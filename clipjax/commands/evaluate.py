@@ -32,7 +32,10 @@ def evaluate(
         str | None, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Root folder (or CSV/JSONL manifest) of the images.")
+        Path | None,
+        typer.Option(
+            "--data", help="Root folder of the images, a CSV/JSONL manifest, or .tar/.parquet shards."
+        ),
     ] = None,
     data_root: Annotated[
         Path | None,

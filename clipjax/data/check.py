@@ -18,15 +18,15 @@ import numpy as np
 
 from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
-from clipjax.data.manifest import Manifest, Progress
+from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.preprocess import open_image
-from clipjax.data.readers import IMAGE_EXTENSIONS
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
 SHRINK = 8  # JPEGs are decoded at an eighth of their size
+SHARDED = ("webdataset", "hf_parquet")
 NEARBY = 50  # folders on one level that are looked into for the right one
 NAMED = 8  # classes, files, ... named in full
 MAPPINGS = (
@@ -149,6 +149,8 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     """What may help where the reader found nothing that it could read, beyond what its `message` says."""
+    if card.reader in SHARDED:  # archives are the data themselves
+        return
     if not root.exists() and (beside := _archives(root.parent)):
         yield f"the archive {beside[0]} lies beside it: unpack it"
     if not root.is_dir():

@@ -27,6 +27,9 @@ from clipjax.errors import DataError, UsageError
 
 Progress = Callable[[int], None]
 
+# The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 
 class Opener(Protocol):
     """Reads encoded images by row. Small and picklable: it is what travels to worker processes."""

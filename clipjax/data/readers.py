@@ -20,15 +20,13 @@ import numpy as np
 from etils import epath
 
 from clipjax.config import read_text
+from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.data.karpathy import read_karpathy
-from clipjax.data.manifest import FileOpener, Manifest, Progress
+from clipjax.data.label_values import Names, number_labels
+from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest, Progress
 from clipjax.data.vid_robust import read_vid_robust
-from clipjax.errors import DataError, counted
-
-# The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-Names = Sequence[str] | None
+from clipjax.data.webdataset import read_webdataset
+from clipjax.errors import DataError
 
 
 def read_folder(
@@ -156,7 +154,7 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
             columns[name].append(value)
     if columns is None:
         raise DataError(f"{path} lists no images")
-    labels, names = _labels(raw_labels, label_names)
+    labels, names = number_labels(raw_labels, label_names)
     opener = FileOpener(str(path.parent), tuple(paths))
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
 
@@ -197,7 +195,7 @@ def read_tfds(
         digests.append(hashlib.sha256(record[image]).hexdigest())
         if label is not None:
             labels.append((int(record[label]), f"{root} record {i}"))
-    numbers, names = _labels(labels, declared if label_names is None else label_names)
+    numbers, names = number_labels(labels, declared if label_names is None else label_names)
     opener = TfdsOpener(str(root), source, image, tuple(range(len(ids))), tuple(digests))
     return Manifest(tuple(ids), opener, labels=numbers, label_names=names)
 
@@ -231,6 +229,8 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "flat": read_flat,
     "manifest_file": read_manifest_file,
     "tfds": read_tfds,
+    "webdataset": read_webdataset,
+    "hf_parquet": read_hf_parquet,
     "vid_robust": read_vid_robust,
     "karpathy": read_karpathy,
 }
@@ -343,37 +343,6 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected a JSON object")
     return value
-
-
-def _labels(raw: list[tuple[Any, str]], names: Names) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """(value, where) pairs -> labels int32 [N] and the label names; a label outside the set is refused."""
-    if not raw:
-        return None, None if names is None else tuple(names)
-    if (blank := next((where for value, where in raw if value == ""), None)) is not None:
-        raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
-    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not _is_int(value)})
-    if names is None and spelled:
-        number = next((where for value, where in raw if _is_int(value)), None)
-        if number is not None:
-            raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
-        names = spelled
-    index = {name: i for i, name in enumerate(names or ())}
-    labels = np.empty(len(raw), np.int32)
-    for i, (value, where) in enumerate(raw):
-        if isinstance(value, str) and value in index:
-            labels[i] = index[value]
-        elif _is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
-            labels[i] = int(value)
-        else:
-            known = "" if names is None else f" of {counted(len(names), 'class', 'classes')}"
-            raise DataError(f"{where}: the label {value!r} is outside the set{known}")
-    return labels, None if names is None else tuple(names)
-
-
-def _is_int(value: Any) -> bool:
-    if isinstance(value, str):
-        return re.fullmatch(r"-?\d+", value) is not None
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:

@@ -1,0 +1,56 @@
+"""Labels as data sets spell them: numbers or class names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError, counted
+
+Names = Sequence[str] | None
+
+
+def number_labels(
+    raw: list[tuple[Any, str]], names: Names
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Labels as the data spell them -> int32 [N], and the label names.
+
+    Args:
+        raw: (value, where it stands) pairs; a value is an int, a number as text, or a class name.
+        names: class names in label order. Without them, labels given as names are numbered in sorted order.
+
+    Returns: None without labels.
+
+    Raises:
+        DataError: an empty label, numbers among names, a label outside the set; says where.
+    """
+    if not raw:
+        return None, None if names is None else tuple(names)
+    if (blank := next((where for value, where in raw if value == ""), None)) is not None:
+        raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
+    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not _is_int(value)})
+    if names is None and spelled:
+        number = next((where for value, where in raw if _is_int(value)), None)
+        if number is not None:
+            raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
+        names = spelled
+    index = {name: i for i, name in enumerate(names or ())}
+    labels = np.empty(len(raw), np.int32)
+    for i, (value, where) in enumerate(raw):
+        if isinstance(value, str) and value in index:
+            labels[i] = index[value]
+        elif _is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
+            labels[i] = int(value)
+        else:
+            known = "" if names is None else f" of {counted(len(names), 'class', 'classes')}"
+            raise DataError(f"{where}: the label {value!r} is outside the set{known}")
+    return labels, None if names is None else tuple(names)
+
+
+def _is_int(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"-?\d+", value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)
