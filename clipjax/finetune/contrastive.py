@@ -32,6 +32,7 @@ from clipjax.finetune.step import Aux, Loss, Metrics, check_batch, init_state, m
 from clipjax.finetune.trees import Params, split
 from clipjax.models.arch import arch_to_dict
 from clipjax.models.network import Network, Precision
+from clipjax.models.training import Training
 from clipjax.sharding import DP, Rules, make_mesh
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -95,11 +96,14 @@ def _unit(features: Array) -> Array:
 def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Loss:
     """The loss of a dual encoder's params on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
 
+    training = Training("batch")
+
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        images = network.encode_image(params, normalize(batch["pixels"], mean, std), precision=precision)
-        texts = network.encode_text(params, batch["tokens"], precision=precision)
+        pixels = normalize(batch["pixels"], mean, std)
+        images, statistics = network.train_image(params, pixels, precision=precision, training=training)
+        texts = network.train_text(params, batch["tokens"], precision=precision, training=training)
         value, metrics = contrastive_loss(images, texts, params["logit_scale"])
-        return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, {})
+        return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)
 
     return loss
 
