@@ -85,7 +85,7 @@ def best(server: common.Server) -> str:
     return min(times, key=lambda workers: times[workers])
 
 
-def write_images(root: Path, count: int) -> None:
+def write_images(root: Path, count: int, quality: int = 92) -> None:
     """`count` JPEGs in ten class folders, each another cut of one of scikit-image's photographs."""
     rng = np.random.default_rng(0)
     sources = [
@@ -99,7 +99,7 @@ def write_images(root: Path, count: int) -> None:
         image = source.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BICUBIC)
         path = root / f"n{i % 10:08d}" / f"{i:06d}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, quality=92)
+        image.save(path, quality=quality)
 
 
 # ------------------------------------------------------------------------ each in a process of its own
