@@ -23,6 +23,7 @@ from clipjax.finetune.before_after import Change
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import recipe_names
 from clipjax.finetune.suites import Metric
+from clipjax.store import Store
 from tests.finetune._small import small_model, write_colours
 
 RECIPE = """
@@ -317,6 +318,7 @@ def test_list_shows_every_method_and_recipe() -> None:
         (["flyp", "--data", ".", "--out", "o"], "say which model: --model ID"),
         (["flyp", "--evaluate", "robustness"], "--evaluate and --data-root go together"),
         (["flyp", "--data-root", "."], "--evaluate and --data-root go together"),
+        (["flyp", "--pixel-store", "p"], "--pixel-store is for the images of --evaluate: leave it out"),
         (["flyp", "--validation", ".", "--hold-out", "2"], "give --validation or --hold-out, not both"),
         (["flyp", "--recipe", "ce_imagenet"], "the recipe ce_imagenet is one of cross_entropy, not of flyp"),
         (["flyp", "--recipe", "flip_imagenet"], "unknown recipe 'flip_imagenet'; did you mean flyp_imagenet"),
@@ -407,7 +409,8 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Pat
     alphas = ["--alpha", "0", "--alpha", "0.5", "--alpha", "1"]
     spare = ["--validation", f"{world.folder}/colours_spare"]
     spare += ["--validation-dataset", f"{world.folder}/colours_spare.toml"]
-    result = invoke(*asked, *alphas, *spare, *world.evaluate, "--json")
+    pixels = tuned[0] / "pixels"
+    result = invoke(*asked, *alphas, *spare, *world.evaluate, "--pixel-store", f"{pixels}", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     accuracy = {
@@ -430,6 +433,8 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Pat
     assert re.split(r"  +", shown[0]) == ["task", "data set", "number", "alpha 0", "alpha 1"]
     lines = {tuple(line.split()[:3]): line.split()[3:] for line in shown[2 : shown.index("")]}
     assert lines["zeroshot", "colours_val", "accuracy"] == [f"{accuracy[alpha]:.4f}" for alpha in (0.0, 1.0)]
+    kept = {info.about["data"] for info in Store(pixels).ls() if info.shards_present == info.shards}
+    assert {"colours_spare", "colours_val"} <= kept
     assert f"figure: {out}/wise_ft.png" in shown[-2]
     assert shown[-1] == f"alpha 0.5: {out}/model"
     assert (out / "wise_ft.png").is_file()
@@ -445,4 +450,6 @@ def test_alpha_is_not_chosen_on_what_is_reported(world: World, tuned: tuple[Path
     refused(
         UsageError, "--evaluate and --data-root go together", "wise-ft", *pair, "--evaluate", "robustness"
     )
+    message = "--pixel-store is for the images of --validation and --evaluate"
+    refused(UsageError, message, "wise-ft", *pair, "--pixel-store", "p")
     assert not (tuned[0] / "leak").exists()

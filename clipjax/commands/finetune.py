@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from clipjax.commands.output import print_table, refuse_beside
-from clipjax.commands.store import store_root
+from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
 
 
@@ -75,6 +75,8 @@ def finetune(
     every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500,
     workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    pixel_store: PixelStoreOption = None,
+    pixel_budget: PixelBudgetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
     ] = False,
@@ -114,6 +116,8 @@ def finetune(
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
         )
+    if evaluate is None and pixel_store is not None:
+        raise UsageError("--pixel-store is for the images of --evaluate: leave it out")
     if validation is not None and hold_out is not None:
         raise UsageError("give --validation or --hold-out, not both")
     _refuse_draws(seeds or [], shots)
@@ -123,7 +127,7 @@ def finetune(
         join_processes()
     asked = _Asked(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
-        *(evaluate, data_root, fsdp, every, workers, store_root(store)),
+        *(evaluate, data_root, fsdp, every, workers, store_root(store), pixels_in(pixel_store, pixel_budget)),
     )
     jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, out or Path())
     if dry_run:
@@ -172,6 +176,7 @@ class _Asked(NamedTuple):
     every: int
     workers: int
     store: Path
+    pixel_store: Any
 
     def read(self) -> Any:
         """The data sets."""
@@ -300,7 +305,8 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     if suite is None or asked.data_root is None:
         return runs, []
     tuned = [run.model for run in runs]
-    options = {"store": settings.store, "workers": asked.workers, "progress": False, "announce": announce}
+    options = {"store": settings.store, "pixel_store": asked.pixel_store, "workers": asked.workers}
+    options |= {"progress": False, "announce": announce}
     return runs, before_and_after(base, tuned, suite, asked.data_root, job.out / "results", **options)
 
 

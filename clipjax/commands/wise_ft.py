@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.commands.store import store_root
+from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
 
 
@@ -49,6 +49,8 @@ def wise_ft(
     ] = None,
     workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    pixel_store: PixelStoreOption = None,
+    pixel_budget: PixelBudgetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the sweep as JSON on stdout.")] = False,
 ) -> None:
     """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
@@ -68,13 +70,16 @@ def wise_ft(
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
         )
+    if pixel_store is not None and evaluate is None and validation is None:
+        raise UsageError("--pixel-store is for the images of --validation and --evaluate: leave it out")
     chosen = tuple(alphas or ALPHAS)
     _refuse_overwriting(out / "model", base, tuned)
     first, second, prompt_set = _pair(base, tuned, prompts)
     seen: dict[str, Any] = {}
+    how = {"pixel_store": pixels_in(pixel_store, pixel_budget), "workers": workers}
     if validation is not None:
         split = _validation(validation, validation_dataset, second.card, evaluate, data_root)
-        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, workers=workers)
+        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, **how)
         alpha = choice.best
         seen = {"validation": split.name, "validation_digest": split.manifest.digest}
         seen |= {"alphas": list(chosen), "alpha_accuracies": list(choice.tried)}
@@ -83,7 +88,7 @@ def wise_ft(
         alpha = chosen[0] if len(chosen) == 1 else 0.5
     rows: list[dict[str, Any]] = []
     if evaluate is not None and data_root is not None:
-        rows = _sweep(first, second, chosen, evaluate, data_root, out, workers, store_root(store))
+        rows = _sweep(first, second, chosen, evaluate, data_root, out, store_root(store), **how)
     _write(first, second, alpha, seen, out)
     drawn = _draw(rows, reference, alpha, out) if rows else []
     if as_json:
@@ -152,8 +157,8 @@ def _sweep(
     suite: str,
     data_root: Path,
     out: Path,
-    workers: int,
     store: Path,
+    **how: Any,
 ) -> list[dict[str, Any]]:
     """The rows of every alpha on the suite."""
     from clipjax.finetune.before_after import evaluate_suite
@@ -162,7 +167,7 @@ def _sweep(
     from clipjax.store import Store
 
     found = load_suite(suite)
-    settings = {"results": out / "results", "store": Store(store), "workers": workers, "progress": False}
+    settings = {"results": out / "results", "store": Store(store), "progress": False} | how
     rows = []
     for model in sweep(first, second, alphas):
         results = evaluate_suite(model, found, data_root, lambda line: typer.echo(line, err=True), **settings)

@@ -348,6 +348,10 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         self._decoded.close()
         self._pool.shutdown()  # a shard that is being written is finished
         self._hold.close()
+        # Grain's iterators live until garbage is collected; the pixels need not.
+        self._reading.clear()
+        self._filling.clear()
+        self._current = (-1, {})
 
     def get_state(self) -> dict[str, Any]:
         return {}

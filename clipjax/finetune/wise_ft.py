@@ -18,6 +18,7 @@ import numpy as np
 
 from clipjax.card import Card
 from clipjax.checkpoint import Origin
+from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
@@ -104,6 +105,7 @@ def choose_alpha(
     prompts: PromptSet | None = None,
     alphas: Sequence[float] = ALPHAS,
     precision: str = "parity",
+    pixel_store: PixelStore | None = None,
     workers: int = 0,
     progress: bool = False,
 ) -> Choice:
@@ -112,6 +114,7 @@ def choose_alpha(
     Args:
         split: a `ValidationSplit`; any other is refused.
         prompts: of the zero-shot heads; classifiers need none.
+        pixel_store: where the images' pixels are kept from one alpha to the next; None decodes for each.
 
     Raises:
         UsageError: no validation split, no prompts for zero-shot models, classifiers whose classes are not
@@ -123,7 +126,12 @@ def choose_alpha(
         model = interpolate(base, tuned, alpha)
         head = _head(model, held_out.label_space, prompts, precision)
         found = embed_images(
-            model, held_out.manifest, precision=precision, workers=workers, progress=progress
+            model,
+            held_out.manifest,
+            pixel_store=pixel_store,
+            precision=precision,
+            workers=workers,
+            progress=progress,
         )
         return accuracy_on(head, found.array, held_out)
 
