@@ -17,6 +17,7 @@ from clipjax.commands import (
     datasets,
     doctor,
     evaluate,
+    explain,
     finetune,
     models,
     results,
@@ -40,6 +41,7 @@ evaluate.register(app)
 tasks.register(app)
 compare.register(app)
 doctor.register(app)
+explain.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")

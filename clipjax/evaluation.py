@@ -32,6 +32,7 @@ from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.progress import progress_bar
 from clipjax.provenance import count_compiles, provenance
+from clipjax.protocols import with_protocols
 from clipjax.references import with_references
 from clipjax.results import (
     SCHEMA_VERSION,
@@ -356,7 +357,7 @@ def refused(model: Any, task: Task, name: str, reason: str, results: str | Path 
 
 def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
     """Rows from numbers; written by the first process, if anywhere."""
-    rows = with_references([common | _fields(measure) for measure in outcome.measures])
+    rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
     validate_rows(rows)
     path = None
     if results is not None and jax.process_index() == 0:

@@ -397,7 +397,7 @@ def _csv(rows: Sequence[Row]) -> str:
     for row in rows:
         interval = row["interval"] or {}
         limits = (interval.get(part) for part in parts)
-        writer.writerow([*(_cell(row[name]) for name in names), *limits, *_published(row, "{}", "{}")])
+        writer.writerow([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
     return text.getvalue()
 
 

@@ -33,7 +33,7 @@ def list_rows(
     """List result rows, the newest of each recipe."""
     from clipjax.results import summary_table
 
-    rows = _of_metric(_opened(folder).rows(every=every), metric)
+    rows = _of_metric(opened(folder).rows(every=every), metric)
     shown = [row for row in rows if slices or row["slice"] is None]
     if not shown:
         what = f"{metric!r} has" if metric else "these results have"
@@ -48,7 +48,7 @@ def _of_metric(rows: Sequence[Row], metric: str | None) -> list[Row]:
     return [row for row in rows if metric in (None, row["metric"])]
 
 
-def _opened(folder: Path) -> ResultStore:
+def opened(folder: Path) -> ResultStore:
     """The results in a folder. Says on stderr which of its folders are no runs.
 
     Raises:
@@ -96,7 +96,7 @@ def export(
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
     from clipjax.results import export_rows
 
-    _emit(export_rows(_opened(folder).rows(every=every), form), out)
+    _emit(export_rows(opened(folder).rows(every=every), form), out)
 
 
 @app.command("import")
@@ -150,7 +150,7 @@ def curation(
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
     table = curation.curation_table(
-        _opened(folder).rows(), models, prompts, precision, curation.columns(columns)
+        opened(folder).rows(), models, prompts, precision, curation.columns(columns)
     )
     if form != "table":
         _emit(curation.export_curation(table, form), out)
@@ -187,7 +187,7 @@ def plot(
     from clipjax.analysis.factors import factor_figure
     from clipjax.analysis.scores import ood_figure, reliability_figure
 
-    found = _opened(folder)
+    found = opened(folder)
     if run not in (*found.run_ids(), *found.left_out()):
         raise unknown_name("run", run, found.run_ids())
     rows = found.run(run)

@@ -1,0 +1,157 @@
+"""`clipjax explain`: which published protocol results follow, and where they depart from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.commands.results import Folder, opened
+from clipjax.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.protocols import Match
+    from clipjax.results import Row
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(explain)
+
+
+def explain(
+    folder: Folder = Path("results"),
+    run: Annotated[
+        str | None, typer.Option(help="One run, by its id (its folder's name): everything about its recipe.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Only this protocol of configs/protocols.toml; default: the nearest.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """How results depart from the published way to measure them.
+
+    A number can be compared with a published one only if both were measured alike: templates, class names,
+    crop, precision, all images or some. Each run is held against the protocols of its task and data set, and
+    the nearest is shown with every departure.
+
+    \b
+    clipjax explain results                              # a line a run
+    clipjax explain results --run 20261125T101020...     # all of one, and what is published of it
+    clipjax explain results --against clip_7
+    """
+    from clipjax.protocols import protocols
+
+    known = [protocol.name for protocol in protocols()]
+    if against is not None and against not in known:
+        raise unknown_name("protocol", against, known)
+    found = opened(folder)
+    if run is not None:
+        if run not in found.run_ids():
+            raise unknown_name("run", run, found.run_ids())
+        return _show_run(found.run(run), against, as_json)
+    # Of several rows of a run the first: they share what a protocol asks of.
+    runs = {row["run_id"]: row for row in reversed(found.rows())}
+    measured = [row for row in reversed(runs.values()) if row["origin"] == "measured"]
+    if not measured:
+        raise UsageError(f"{folder} holds published numbers only: there is no recipe of ours to explain")
+    _show_all(measured, against, as_json)
+
+
+def _match(row: Row, against: str | None) -> Match | None:
+    from clipjax.protocols import matches
+
+    return next((match for match in matches(row) if against in (None, match.protocol.name)), None)
+
+
+def _show_all(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
+    pairs = [(row, _match(row, against)) for row in rows]
+    if as_json:
+        fields = ("run_id", "task", "dataset", "model")
+        lines = [
+            {**{field: row[field] for field in fields}, "protocol": match and match.field()}
+            for row, match in pairs
+        ]
+        typer.echo(json.dumps(lines, indent=2))
+        return
+    cells = []
+    for row, match in pairs:
+        departures = "" if match is None else _in_words(match)
+        name = "none published" if match is None else match.protocol.name
+        cells.append([row["run_id"], row["model"], row["task"], row["dataset"], name, departures])
+    print_table(["run", "model", "task", "data set", "nearest protocol", "departs in"], cells)
+
+
+def _in_words(match: Match) -> str:
+    return "; ".join(f"{d.aspect}: {d.ours}" for d in match.departures) or "nothing"
+
+
+def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
+    from clipjax.results import model_name
+
+    row, match = rows[0], _match(rows[0], against)
+    published = [
+        [one["metric"], one["slice"], one["value"], known["value"], known["difference"], known["source"]]
+        for one in rows
+        for known in one["reference"] or []
+    ]
+    if as_json:
+        keys = (
+            "run_id",
+            "task",
+            "dataset",
+            "model",
+            "recipe_hash",
+            "recipe",
+            "convention",
+            "precision",
+            "sample",
+        )
+        record = {key: row[key] for key in keys} | {
+            "protocol": match and match.field(),
+            "published": published,
+        }
+        typer.echo(json.dumps(record, indent=2))
+        return
+    typer.echo(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
+    _show_match(match)
+    _show_convention(row)
+    if published:
+        typer.echo("\nPublished numbers that were measured alike\n")
+        cells = [
+            [metric, part, *(f"{number:.4f}" for number in numbers), source]
+            for metric, part, *numbers, source in published
+        ]
+        print_table(["metric", "part", "ours", "published", "difference", "source"], cells)
+    else:
+        typer.echo("\nnothing is published of these numbers under the same convention")
+
+
+def _show_match(match: Match | None) -> None:
+    if match is None:
+        typer.echo("no published protocol covers this task on this data set")
+        return
+    protocol = match.protocol
+    typer.echo(
+        f"nearest protocol: {protocol.name} ({protocol.sha256[:12]}): {protocol.title}\n  {protocol.source}"
+    )
+    if protocol.left_open:
+        typer.echo(f"  left open there: {protocol.left_open}")
+    if not match.departures:
+        typer.echo("  followed in everything that it asks")
+        return
+    typer.echo()
+    print_table(
+        ["departs in", "published", "here"], [[d.aspect, d.published, d.ours] for d in match.departures]
+    )
+
+
+def _show_convention(row: Row) -> None:
+    typer.echo("\nHow the numbers were made\n")
+    pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
+    words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": row["n"]}
+    cells = [[key, value if isinstance(value, str) else json.dumps(value)] for key, value in words.items()]
+    print_table(["what", "how"], [cell for cell in cells if cell[1] != "null"])

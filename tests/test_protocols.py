@@ -1,0 +1,146 @@
+"""Published protocols, and what departs from them."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _rows import row
+from typer.testing import CliRunner
+
+from clipjax import protocols
+from clipjax.cli import app
+from clipjax.data.cards import dataset_names
+from clipjax.errors import DataError
+from clipjax.labels import load_prompts
+from clipjax.protocols import matches, nearest, with_protocols
+from clipjax.results import ResultStore, new_run_id, validate_rows
+from clipjax.tasks import all_tasks
+
+CLIP_80 = {"prompts": "openai_80", "label_space": "imagenet", "projection": None}
+
+
+def imagenet(**changed: Any) -> dict[str, Any]:
+    """A row of a zero-shot accuracy on ImageNet, as CLIP's own notebook measures it."""
+    fields = {"dataset": "imagenet_val", "convention": CLIP_80, "recipe": {"pixels": {"pre_crop": 0}}}
+    return row(new_run_id(), **{**fields, **changed})
+
+
+def departures(one: dict[str, Any], name: str) -> list[str]:
+    [found] = [match for match in matches(one) if match.protocol.name == name]
+    return [departure.aspect for departure in found.departures]
+
+
+def test_a_result_that_follows_a_protocol() -> None:
+    assert departures(imagenet(), "clip_80") == []
+    match = nearest(imagenet())
+    assert match is not None
+    assert match.field()["departures"] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "aspect"),
+    [
+        ({"convention": {**CLIP_80, "prompts": "single"}}, "templates"),
+        ({"convention": {**CLIP_80, "label_space": "mine"}}, "classes"),
+        ({"sample": {"limit": 100, "seed": 0, "of": 50000}}, "images"),
+        ({"skipped": 2}, "unreadable images"),
+        ({"precision": "fast"}, "precision of the towers"),
+        ({"model_facts": {"resized": True, "image_size": 336}}, "image size"),
+        ({"recipe": {"pixels": {"decode": "jpeg_scaled"}}}, "decoding"),
+    ],
+)
+def test_each_departure_is_named(changed: dict[str, Any], aspect: str) -> None:
+    assert departures(imagenet(**changed), "clip_80") == [aspect]
+
+
+def test_the_nearest_protocol_is_the_one_with_the_fewest_departures() -> None:
+    for prompts, name in (("openai_7", "clip_7"), ("single", "one_template")):
+        match = nearest(imagenet(convention={**CLIP_80, "prompts": prompts}))
+        assert match is not None
+        assert (match.protocol.name, match.departures) == (name, ())
+
+
+def test_a_crop_and_an_interpolation_are_asked_for() -> None:
+    convention = {"prompts": "openai_80", "label_space": "objectnet", "projection": "max from imagenet"}
+    cut, whole = (
+        imagenet(dataset="objectnet", convention=convention, recipe={"pixels": {"pre_crop": pixels}})
+        for pixels in (2, 0)
+    )
+    assert departures(cut, "objectnet_border") == []
+    assert departures(whole, "objectnet_border") == ["border cut"]
+    ood = {"prompts": "single_no_period", "id": "imagenet_val"}
+    bicubic = row(
+        new_run_id(),
+        task="ood",
+        dataset="places",
+        convention=ood,
+        recipe={"pixels": {"interpolation": "bicubic"}},
+    )
+    assert departures(bicubic, "mcm") == ["interpolation"]
+
+
+def test_a_classifier_departs_in_no_templates() -> None:
+    own = {**CLIP_80, "prompts": "not applicable: a classifier has its own head"}
+    assert departures(imagenet(convention=own), "clip_80") == []
+
+
+def test_no_protocol_for_data_of_ones_own_or_published_numbers() -> None:
+    assert nearest(row(new_run_id())) is None
+    assert nearest(imagenet(origin="published")) is None
+
+
+def test_rows_carry_it_and_older_rows_need_not() -> None:
+    rows = with_protocols([imagenet(), row(new_run_id())])
+    assert rows[0]["protocol"]["sha256"] == matches(imagenet())[0].protocol.sha256
+    assert rows[1]["protocol"] is None
+    validate_rows(rows)
+    validate_rows([imagenet()])
+
+
+def test_the_file_names_what_exists() -> None:
+    for protocol in protocols.protocols():
+        assert protocol.task in all_tasks()
+        known = [name.split(":")[0] for name in dataset_names()]
+        for pattern in protocol.datasets:
+            assert fnmatch.filter(known, pattern.split(":")[0]), f"{protocol.name}: {pattern}"
+        for prompts in protocol.asks.get("convention.prompts", ()):
+            assert prompts == "captions as they stand" or load_prompts(prompts).name == prompts
+    assert len({protocol.sha256 for protocol in protocols.protocols()}) == len(protocols.protocols())
+
+
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "config_dir", lambda: tmp_path)
+    whole = '[mine]\ntitle = "x"\nsource = "x"\ntask = "zeroshot"\ndatasets = ["x"]\n'
+    for text, words in ((whole, "lacks asks"), (f"{whole}asks = {{}}\nask = 1\n", "unknown key 'ask'")):
+        (tmp_path / "protocols.toml").write_text(text)
+        protocols.protocols.cache_clear()
+        with pytest.raises(DataError, match=rf"\[mine\].*{words}"):
+            protocols.protocols()
+    protocols.protocols.cache_clear()
+
+
+def test_the_command(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    one, other = (
+        imagenet(convention={**CLIP_80, "prompts": name}, recipe_hash=letter * 64)
+        for name, letter in (("openai_80", "a"), ("mine", "b"))
+    )
+    for each in (one, other):
+        store.add(with_protocols([each]))
+    listed = CliRunner().invoke(app, ["explain", str(tmp_path), "--against", "clip_80"])
+    assert listed.exit_code == 0
+    assert [line.split("clip_80")[1].strip() for line in listed.stdout.splitlines()[2:]] == [
+        "nothing",
+        "templates: mine",
+    ]
+    whole = CliRunner().invoke(app, ["explain", str(tmp_path), "--run", other["run_id"]])
+    assert "departs in" in whole.stdout
+    assert "openai_80" in whole.stdout
+    record = json.loads(CliRunner().invoke(app, ["explain", str(tmp_path), "--json"]).stdout)
+    assert [len(each["protocol"]["departures"]) for each in record] == [0, 1]
+    for wrong in (["--run", "nothing"], ["--against", "nothing"]):
+        assert CliRunner().invoke(app, ["explain", str(tmp_path), *wrong]).exit_code != 0
