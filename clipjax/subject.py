@@ -18,6 +18,7 @@ import numpy as np
 from clipjax.adapters import Adapter, adapter_digest
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
+from clipjax.data.packed import is_packed
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.shards import sharded_reader
 from clipjax.errors import DataError, UsageError, counted
@@ -302,7 +303,7 @@ def load_asked(asked: Request) -> Dataset:
     if dataset is not None:
         return load_dataset(dataset, root)
     path = Path(root)
-    reader = sharded_reader(path)
+    reader = "packed" if is_packed(path) else sharded_reader(path)
     if reader is None:
         if not path.exists():
             raise DataError(f"{path} does not exist")

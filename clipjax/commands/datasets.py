@@ -1,4 +1,4 @@
-"""Commands about data sets: `datasets list`, `datasets show`, `datasets check`."""
+"""Commands about data sets: `datasets list`, `datasets show`, `datasets check`, `datasets pack`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
 
 app = typer.Typer(
-    help="Data sets: the known cards, and checking a folder before a run.", no_args_is_help=True
+    help="Data sets: the known cards, checking a folder before a run, packing.", no_args_is_help=True
 )
 USAGE = "clipjax datasets check NAME PATH"
 
@@ -105,6 +105,37 @@ def check(
         _check_all(data_root, bool(decode))
         return
     _check_one(*_name_and_path(name, path, dataset), decode is not False)
+
+
+@app.command("pack")
+def pack(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="The images, as `clipjax eval --data` takes them.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or that of an interrupted run.")],
+    kind: Annotated[str, typer.Option("--format", help="webdataset or array_record.")] = "webdataset",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", "-d", help="Data set card, or a card's file.")
+    ] = None,
+    images_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
+) -> None:
+    """Pack many small files into a few large ones, verified by reading back.
+
+    OUT has the digest of DATA and is read wherever DATA is, with the same card. Run it again after an
+    interruption: finished shards are kept.
+
+    Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
+    """
+    from clipjax.data.pack import pack
+    from clipjax.progress import progress_bar
+    from clipjax.subject import Request, load_asked
+
+    manifest = load_asked(Request(dataset=dataset, root=data)).manifest
+    with progress_bar(len(manifest), "pack", "image") as bar:
+        done = pack(manifest, out, kind, images_per_shard=images_per_shard, progress=bar.update)
+    shards = counted(done.shards, "shard")
+    typer.echo(f"{done.folder}: {counted(done.images, 'image')} in {shards}, {done.kept} of them kept")
+    typer.echo(f"digest {done.digest}")
 
 
 def _check_one(name: str, path: Path, decode: bool) -> None:

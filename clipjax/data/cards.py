@@ -28,6 +28,7 @@ from etils import epath
 
 from clipjax.config import config_dir, read_lines, read_toml
 from clipjax.data.manifest import Manifest
+from clipjax.data.packed import is_packed, read_packed
 from clipjax.data.readers import READERS
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.labels import LabelSpace, load_labels
@@ -217,7 +218,7 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
 
 
 def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
-    """Read the data set that lies at `root` as its card says.
+    """Read the data set that lies at `root` as its card says, or its copy by `clipjax datasets pack`.
 
     Args:
         card: a card, its name, or the path of a card file; "folder" is a plain folder of class folders.
@@ -229,7 +230,11 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     if not isinstance(card, DatasetCard):
         card = read_card(card)
     space, head = label_spaces(card)
-    manifest = READERS[card.reader](epath.Path(root), space.ids if space else None, **card.options)
+    names = space.ids if space else None
+    if is_packed(root):  # by whatever reader and options it was read then
+        manifest = read_packed(epath.Path(root), names)
+    else:
+        manifest = READERS[card.reader](epath.Path(root), names, **card.options)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
     return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)

@@ -24,6 +24,7 @@ from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.data.karpathy import read_karpathy
 from clipjax.data.label_values import Names, number_labels
 from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest, Progress
+from clipjax.data.packed import read_packed
 from clipjax.data.vid_robust import read_vid_robust
 from clipjax.data.webdataset import read_webdataset
 from clipjax.errors import DataError
@@ -231,6 +232,7 @@ READERS: dict[str, Callable[..., Manifest]] = {
     "tfds": read_tfds,
     "webdataset": read_webdataset,
     "hf_parquet": read_hf_parquet,
+    "packed": read_packed,
     "vid_robust": read_vid_robust,
     "karpathy": read_karpathy,
 }

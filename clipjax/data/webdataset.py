@@ -112,7 +112,7 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
     groups: dict[str, dict[str, Member]] = {}
     last = None
     for member in tar_members(shard):
-        key, extension = _split(member.name)
+        key, extension = split_name(member.name)
         if key is None:
             continue
         if key != last and key in groups:
@@ -124,8 +124,11 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
     return [Sample(key, _image(shard, key, members, image), members) for key, members in groups.items()]
 
 
-def _split(name: str) -> tuple[str | None, str]:
-    """Key and extension (in lower case); no key for what is no part of a sample: hidden files, `__meta__`."""
+def split_name(name: str) -> tuple[str | None, str]:
+    """A member's key, and its extension in lower case.
+
+    None for what is no part of a sample: hidden files, `__meta__`, names without an extension.
+    """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or (stem.startswith("__") and stem.endswith("__")):
@@ -148,20 +151,21 @@ def _image(shard: Path, key: str, members: dict[str, Member], image: str | None)
 
 
 def tar_members(shard: Path) -> list[Member]:
+    """`walk_tar`, remembered as long as the file does not change."""
+    try:
+        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard)))
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error}); copy it again") from None
+    return [Member(*row) for row in rows]
+
+
+def walk_tar(shard: Path) -> Iterator[Member]:
     """The files in a tar, in order; their bytes are not read.
 
     Raises:
         DataError: a compressed, damaged or truncated tar; a member that is a link, or whose name is absolute
             or leaves the folder.
     """
-    try:
-        rows = remembered(shard, "tar members 1", lambda: list(_walk(shard)))
-    except OSError as error:
-        raise DataError(f"{shard}: cannot be read ({error.strerror or error}); copy it again") from None
-    return [Member(*row) for row in rows]
-
-
-def _walk(shard: Path) -> Iterator[Member]:
     with shard.open("rb") as file:
         begin = file.read(_BLOCK)
         for magic, tool in _MAGIC.items():

@@ -1,0 +1,346 @@
+"""Packing: loose images -> shards with a manifest.json, verified by reading back.
+
+Each shard appears whole, by a rename, once it has been read back and every image in it has the SHA-256 of
+its source; manifest.json appears last. A run that was interrupted goes on: shards that are there are read,
+and kept where their images are those of the source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from etils import epath
+
+from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
+from clipjax.data.packed import FORMAT, KINDS, MANIFEST, is_packed, read_packed, read_record
+from clipjax.data.webdataset import CLASSES, split_name, walk_tar
+from clipjax.digests import sha256_bytes, sha256_json
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.writing import flush_folder
+
+PLAN = "packing.json"  # in a folder that is not finished
+IMAGES_PER_SHARD = 1000
+
+# How encoded images begin, for members whose ids say nothing.
+_KINDS = {
+    b"\xff\xd8": "jpg",
+    b"\x89PNG": "png",
+    b"RIFF": "webp",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was done: shards of which `kept` were there already."""
+
+    folder: Path
+    digest: str
+    images: int
+    shards: int
+    kept: int
+
+
+def pack(
+    manifest: Manifest,
+    folder: str | Path,
+    kind: str,
+    *,
+    images_per_shard: int = IMAGES_PER_SHARD,
+    progress: Callable[[int], object] | None = None,
+) -> Packed:
+    """Write the images of a data set as shards, in order.
+
+    Args:
+        manifest: the data set.
+        folder: where to; new, empty, or left by an interrupted run of the same.
+        kind: "webdataset" or "array_record".
+        images_per_shard: of every shard but the last.
+        progress: called with the number of images of each shard, as it is done.
+
+    Raises:
+        UsageError: an unknown kind, a shard of no images.
+        DataError: the folder holds something else, an image that cannot be read, a full disk, a shard that
+            does not read back; finished shards are kept.
+    """
+    if kind not in KINDS:
+        raise unknown_name("format", kind, list(KINDS))
+    if images_per_shard < 1:
+        raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
+    if len(manifest) == 0:
+        raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
+    folder = Path(folder).expanduser()
+    if is_packed(folder):
+        return _packed_before(manifest, folder, kind)
+    plan = _plan(manifest, kind, images_per_shard)
+    shards = _Shards(manifest, _FORMATS[kind](manifest))
+    with _writing(folder, "the folder"):
+        _claim(folder, plan)
+    digests: list[str] = []
+    entries, kept = [], 0
+    for k, start in enumerate(range(0, len(manifest), images_per_shard)):
+        rows = range(start, min(start + images_per_shard, len(manifest)))
+        path = folder / f"{k:05d}{KINDS[kind]}"
+        found = shards.kept(path, rows)
+        kept += found is not None
+        digests += shards.write(path, rows) if found is None else found
+        entries.append({"file": path.name, "images": len(rows), "bytes": path.stat().st_size})
+        if progress is not None:
+            progress(len(rows))
+    with _writing(folder, MANIFEST):
+        _finish(folder, manifest, kind, entries, digests)
+    return Packed(folder, read_packed(epath.Path(folder)).digest, len(manifest), len(entries), kept)
+
+
+def _packed_before(manifest: Manifest, folder: Path, kind: str) -> Packed:
+    """The same command once more does nothing."""
+    record, found = read_record(folder), read_packed(epath.Path(folder))
+    if record["kind"] != kind or found.digest != manifest.digest:
+        raise DataError(f"{folder} holds another packed data set; choose a new folder")
+    shards = len(record["shards"])
+    return Packed(folder, found.digest, len(found), shards, shards)
+
+
+def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any]:
+    """What decides the shards, but for the images' bytes."""
+    labels = None if manifest.labels is None else manifest.labels.tolist()
+    others = sha256_json([labels, manifest.label_names, manifest.columns])
+    order = manifest.order_digest
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "images_per_shard": images_per_shard,
+        "order": order,
+        "other": others,
+    }
+
+
+def _claim(folder: Path, plan: dict[str, Any]) -> None:
+    """The folder is new, or left by a run of the same plan: nobody's files are written over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / PLAN
+    if path.is_file():
+        if path.read_text() != json.dumps(plan):
+            raise DataError(
+                f"{folder} holds the begun packing of something else; remove it, or choose another"
+            )
+        for left in folder.glob(".*.tmp"):  # of a run that was killed
+            left.unlink()
+    elif any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty; choose a new folder")
+    else:
+        _replace(path, json.dumps(plan).encode())
+
+
+def _finish(
+    folder: Path, manifest: Manifest, kind: str, shards: Sequence[dict[str, Any]], digests: Sequence[str]
+) -> None:
+    names = manifest.label_names
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "name": manifest.name,
+        "label_names": names,
+        "shards": shards,
+        "ids": manifest.ids,
+        "sha256": digests,
+        "labels": None if manifest.labels is None else manifest.labels.tolist(),
+        "columns": manifest.columns,
+    }
+    if names is not None and not any("\n" in name for name in names):
+        _replace(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
+    _replace(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
+    (folder / PLAN).unlink(missing_ok=True)
+
+
+class _Shards:
+    """Writes single shards, or finds them done."""
+
+    def __init__(self, manifest: Manifest, form: _Format) -> None:
+        self.manifest = manifest
+        self.form = form
+
+    def kept(self, path: Path, rows: range) -> list[str] | None:
+        """The SHA-256 of the images in a shard of an earlier run; None where it is not there or not right."""
+        if not path.is_file():
+            return None
+        expected = self.manifest.select(rows).opener.content_digests()
+        try:
+            right = self.form.read(path, rows) == expected
+        except (DataError, OSError, RuntimeError):
+            right = False
+        return expected if right else None
+
+    def write(self, path: Path, rows: range) -> list[str]:
+        with _writing(path, "the shard"), _temporary(path) as temporary:
+            digests = self.form.write(temporary, rows)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            if self.form.read(temporary, rows) != digests:
+                raise DataError(f"{path} does not read back as it was written; is the disk failing?")
+        return digests
+
+
+class _Format(Protocol):
+    """A kind of shard."""
+
+    def write(self, path: Path, rows: range) -> list[str]:
+        """Write these rows of the data set; the SHA-256 of each image."""
+        ...
+
+    def read(self, path: Path, rows: range) -> list[str]:
+        """The SHA-256 of each image in a shard; raises DataError or RuntimeError where it is damaged."""
+        ...
+
+
+class _Records:
+    """An ArrayRecord file: a record is an encoded image."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+
+    def write(self, path: Path, rows: range) -> list[str]:
+        from array_record.python.array_record_module import ArrayRecordWriter
+
+        # One record at a time can be read; encoded images do not get smaller.
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        try:
+            digests = []
+            for row in rows:
+                data = self.manifest.open(row)
+                writer.write(data)
+                digests.append(sha256_bytes(data))
+        finally:
+            writer.close()
+        return digests
+
+    def read(self, path: Path, rows: range) -> list[str]:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        reader = ArrayRecordReader(str(path))
+        try:
+            return [sha256_bytes(reader.read([i])[0]) for i in range(reader.num_records())]
+        finally:
+            reader.close()
+
+
+class _Tar:
+    """A WebDataset shard: each image, then its label (.cls), captions (.txt) and other columns (.json)."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.keep_names = _are_member_names(manifest.ids)
+
+    def write(self, path: Path, rows: range) -> list[str]:
+        digests = []
+        with tarfile.open(path, "w") as archive:
+            for row in rows:
+                data = self.manifest.open(row)
+                digests.append(sha256_bytes(data))
+                for name, content in self._members(row, data):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+        return digests
+
+    def read(self, path: Path, rows: range) -> list[str]:
+        """Also holds the other members against what they should be."""
+        members = walk_tar(path)
+        digests = []
+        with path.open("rb") as file:
+            for row in rows:
+                for number, (name, content) in enumerate(self._members(row, None)):
+                    member = next(members, None)
+                    if member is None:
+                        raise DataError(f"{path} ends before {name}")
+                    file.seek(member.offset)
+                    data = file.read(member.size)
+                    if number == 0:
+                        digests.append(sha256_bytes(data))
+                        name = self._image_name(row, data)
+                    if member.name != name or (number and data != content):
+                        raise DataError(f"{path}: {member.name} is not what belongs there")
+        if next(members, None) is not None:
+            raise DataError(f"{path} goes on behind its last image")
+        return digests
+
+    def _members(self, row: int, image: bytes | None) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of a sample; the image first (without `image`, its name is not known)."""
+        yield "" if image is None else self._image_name(row, image), image or b""
+        stem = split_name(self.manifest.ids[row])[0] if self.keep_names else f"{row:08d}"
+        if self.manifest.labels is not None:
+            yield f"{stem}.cls", str(int(self.manifest.labels[row])).encode()
+        columns = {name: values[row] for name, values in self.manifest.columns.items()}
+        captions = columns.get("captions")
+        if isinstance(captions, list) and all(isinstance(text, str) for text in captions):
+            yield f"{stem}.txt", "\n".join(captions).encode()
+        if columns:
+            yield f"{stem}.json", json.dumps(columns, ensure_ascii=False).encode()
+
+    def _image_name(self, row: int, image: bytes) -> str:
+        if self.keep_names:
+            return self.manifest.ids[row]
+        kind = next((kind for begin, kind in _KINDS.items() if image.startswith(begin)), None)
+        suffix = PurePosixPath(self.manifest.ids[row]).suffix.lower()
+        return f"{row:08d}.{kind or (suffix if suffix in IMAGE_EXTENSIONS else '.jpg').removeprefix('.')}"
+
+
+_FORMATS = {"webdataset": _Tar, "array_record": _Records}
+
+
+def _are_member_names(ids: Sequence[str]) -> bool:
+    """Whether every id can be the name of an image's member, with a key of its own."""
+    keys = set()
+    for name in ids:
+        key, extension = split_name(name)
+        path = PurePosixPath(name)
+        safe = str(path) == name and not path.is_absolute() and ".." not in path.parts
+        if key is None or f".{extension}" not in IMAGE_EXTENSIONS or not safe:
+            return False
+        keys.add(key)
+    return len(keys) == len(ids)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` that takes its place at the end; after an error nothing is left of it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with _temporary(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _writing(path: Path, what: str) -> Iterator[None]:
+    """Turns what the system says of a full disk into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        reason = "no space left" if full else str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise DataError(
+            f"{path}: {what} cannot be written ({reason}); free some space or choose another disk and run it "
+            "again: finished shards are kept"
+        ) from None
