@@ -216,7 +216,7 @@ class Store:
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
         """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
 
-        Entries that a run holds stay.
+        Entries that a run holds, or that are somebody else's, stay.
         """
         entries = self.ls()
         total, removed = sum(info.bytes for info in entries), []
@@ -231,12 +231,14 @@ class Store:
         return removed
 
     def remove(self, name: str, *, dry_run: bool = False) -> bool:
-        """Remove an entry; returns whether it could be: one that a run holds stays."""
+        """Remove an entry; returns whether it could be: one that a run holds, or somebody else's, stays."""
         with self.files.unless_held(self.root / name / "key.json") as free:
             if dry_run or not free:
                 return free
-            # Renamed first: an entry disappears at once, never shard by shard.
-            os.rename(self.root / name, self.root / f".removed-{name}-{uuid.uuid4().hex}")
+            try:  # renamed first: an entry disappears at once, never shard by shard
+                os.rename(self.root / name, self.root / f".removed-{name}-{uuid.uuid4().hex}")
+            except PermissionError:
+                return False
         self._sweep()
         return True
 

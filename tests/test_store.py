@@ -383,12 +383,20 @@ def test_ls_and_gc(store: Store):
     assert sorted(path.name for path in store.root.iterdir()) == sorted(info.name for info in store.ls())
 
 
-def test_what_a_run_holds_is_not_removed(store: Store):
+def test_what_a_run_holds_is_not_removed(store: Store, monkeypatch: pytest.MonkeyPatch):
     entry = open_entry(store)
     fill(entry)
     with entry.hold(), entry.hold():
         assert store.gc(0, dry_run=True) == store.gc(0) == []
         assert not store.remove(entry.key_hash)
+        assert entry.complete
+    with monkeypatch.context() as patch:  # somebody else's
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        patch.setattr(os, "rename", refuse)
+        assert store.gc(0) == []
         assert entry.complete
     assert [info.name for info in store.gc(0, dry_run=True)] == [entry.key_hash]
     assert store.remove(entry.key_hash)
