@@ -1,7 +1,7 @@
 """A tiny CLIP, a folder of tiny images, and a script that embeds them in a process of its own.
 
-    python tests/_embed_tools.py WORK N,... [--store S] [--batch B] [--shard R] [--out FILE] [--kill-at SHARD]
-        [--process I/N PORT]
+    python tests/_embed_tools.py WORK N,... [--store S] [--pixels S] [--batch B] [--shard R] [--out FILE]
+        [--kill-at SHARD] [--process I/N PORT]
 
 embeds the first N images of WORK/images, for each N of a comma-separated list. The number of devices is
 XLA_FLAGS'. FILE gets ids, array and statistics. `--kill-at K` kills the process, by SIGKILL, half-way through
@@ -134,6 +134,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("counts", help="comma-separated")
     parser.add_argument("--store")
+    parser.add_argument("--pixels")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--shard", type=int)
     parser.add_argument("--out", type=Path)
@@ -145,6 +146,7 @@ def main(arguments: list[str]) -> None:
     if options.process:
         index, count, port = options.process
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
+    from clipjax.data.pixel_store import PixelStore
     from clipjax.embed import embed_images
     from clipjax.store import Store
 
@@ -158,6 +160,7 @@ def main(arguments: list[str]) -> None:
             model,
             manifest_of(options.work / "images", n),
             store=store,
+            pixel_store=PixelStore(options.pixels) if options.pixels else None,
             per_device_batch=options.batch,
             rows_per_shard=options.shard,
             progress=False,
