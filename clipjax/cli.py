@@ -14,6 +14,7 @@ import typer
 
 from clipjax.commands import (
     compare,
+    crosscheck,
     datasets,
     doctor,
     evaluate,
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 models.register(app)
 evaluate.register(app)
+crosscheck.register(app)
 tasks.register(app)
 compare.register(app)
 doctor.register(app)

@@ -15,6 +15,8 @@ records every stage with forward hooks, in clipjax's layout (channels last) and 
     condition.py   weights in which every tensor and every eps matters
     run.py         a model and inputs -> every stage and the results
     sweep.py       the same for many architectures in one process, and full-size shapes
+    pipelines.py   a library's transform, tokenizer, model and head: the whole way from an image to scores
+    crosscheck.py  real images and prompts along that way -> the arrays of each stage
     __main__.py    the command
 
 A tower file has

@@ -6,7 +6,8 @@ open_clip model config, a transformers config.json or clipjax's own arch record.
 The output holds the inputs, one array a stage, the last results, and `meta`: a JSON string with the order of
 the stages, the library versions and the checkpoint's SHA-256.
 
-`python -m converters.golden sweep` answers many questions in one process (see `converters.golden.sweep`), and
+`python -m converters.golden sweep` answers many questions in one process (see `converters.golden.sweep`),
+`python -m converters.golden crosscheck` goes the whole way from images to scores, and
 `python -m converters.golden configs NAME ...` prints open_clip's model configs, for configs/open_clip.json.
 """
 
@@ -22,6 +23,7 @@ import torch
 import typer
 
 from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
+from converters.golden.crosscheck import crosscheck
 from converters.golden.run import run, write_golden
 from converters.golden.sweep import answers
 
@@ -67,6 +69,19 @@ def sweep(
     """Answer a list of questions, a line of JSON each as soon as it is answered."""
     for answer in answers(json.loads(questions.read_text()), folder):
         print(json.dumps(answer), flush=True)
+
+
+@app.command("crosscheck")
+def run_crosscheck(
+    job: Annotated[Path, typer.Option(help="JSON: see `converters.golden.crosscheck`.")],
+    folder: Annotated[Path, typer.Option(help="Existing folder for the arrays.")],
+) -> None:
+    """Take images and prompts the reference's whole way; a line of JSON for each batch that is done."""
+
+    def report(stage: str, done: int, of: int) -> None:
+        print(json.dumps({"stage": stage, "done": done, "of": of}), flush=True)
+
+    crosscheck(json.loads(job.read_text()), folder, report)
 
 
 @app.command()

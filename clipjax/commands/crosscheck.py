@@ -1,0 +1,137 @@
+"""`clipjax crosscheck DATA --model M`: the same images through both frameworks, the whole way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.errors import ClipjaxError, counted
+
+if TYPE_CHECKING:
+    from clipjax.crosscheck import Crosscheck
+
+SHOWN = 10  # flips printed; the record has them all
+
+
+def register(app: typer.Typer) -> None:
+    app.command("crosscheck")(crosscheck)
+
+
+def crosscheck(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Root folder (or CSV/JSONL manifest) of the images.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+    ],
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="open_clip, timm or transformers, run in another process (needs the `reference` extra). "
+            "Default: the library that the model's card names."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="A seeded random sample of this many images.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights for the reference to load, in a format of its own. Default: the safetensors file "
+            "that the model was read from, else the model's weights, written back."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, on both sides.")] = 32,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of records; each gets a folder of its own.")
+    ] = Path("crosscheck"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout.")] = False,
+) -> None:
+    """Same model, same data: is it the same number, and if not, which step is the first that differs?
+
+    Each framework decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts for
+    itself, the reference with its library's own code. Every stage is compared image by image. The first one
+    that differs is where to look: what comes after it differs because of it.
+
+    pixels: resizing or cropping. tensor: mean and std. prompts, token ids: words, cleaning, truncation. image
+    embeddings, features: the model. head: the text tower or the averaging. logits: scale and bias. top-1
+    tells ties, which another machine would decide otherwise, from real flips.
+
+    Writes record.json, which says what was compared and has a digest to cite, and sheet.png, the worst
+    images. Exit code 0 when both sides are the same, 1 when they differ.
+
+    Examples:
+
+        clipjax crosscheck imagenet/val --model vit_b_32-openai --dataset imagenet_val
+
+        clipjax crosscheck photos --model lite0 --against timm --limit 64
+    """
+    from clipjax import load_model
+    from clipjax.crosscheck import crosscheck as run
+
+    found = run(
+        load_model(model, card=card),
+        against,
+        dataset=dataset,
+        root=data,
+        labels=labels,
+        prompts=prompts,
+        limit=limit,
+        seed=seed,
+        checkpoint=checkpoint,
+        batch=batch_size,
+    )
+    path, record = found.write(out), found.to_dict()
+    if as_json:
+        typer.echo(json.dumps(record, indent=1))
+    else:
+        _show(found)
+    typer.echo(f"\nrecord {record['digest'][:12]}: {path}, and sheet.png beside it", err=True)
+    if not found.passed:
+        stage = next(stage for stage in found.stages if not stage.passed)
+        what = stage.problem or f"{stage.differing} of {stage.n} {stage.of} are beyond {stage.tolerance:.3g}"
+        raise ClipjaxError(
+            f"{record['model']} differs from {record['against']} first at {stage.name}: {what}; see {path}"
+        )
+
+
+def _show(found: Crosscheck) -> None:
+    """A line a stage, the flips, the accuracies."""
+    rows = []
+    for stage in found.stages:
+        numbers = [
+            "" if number is None else f"{number:.3g}"
+            for number in (stage.largest, stage.mean, stage.tolerance)
+        ]
+        rows.append([stage.name, f"{stage.n} {stage.of}", *numbers, stage.problem or str(stage.differing)])
+    colours = [None if stage.passed else "red" for stage in found.stages]
+    print_table(["stage", "compared", "largest", "mean", "allowed", "beyond"], rows, colours)
+    ties = sum(flip.tie for flip in found.flips)
+    tied = f", {counted(ties, 'tie')} among them" if ties else ""
+    typer.echo(f"\n{counted(len(found.flips), 'flip')}{tied}")
+    for flip in found.flips[:SHOWN]:
+        typer.echo(
+            f"  {flip.id}: {flip.ours}, the reference {flip.theirs} by {flip.margin:.3g}"
+            f"{' (a tie)' if flip.tie else ''}"
+        )
+    if found.top1 is not None:
+        typer.echo(f"top-1 {found.top1[0]:.4f}, the reference {found.top1[1]:.4f}")
+    else:
+        typer.echo("no metric: the images have no labels")

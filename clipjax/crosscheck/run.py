@@ -1,0 +1,105 @@
+"""One crosscheck: a run resolved as `clipjax eval` resolves it, both sides, the comparison."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from clipjax.crosscheck.ours import our_side
+from clipjax.crosscheck.record import Crosscheck
+from clipjax.crosscheck.reference import check_installed, their_side
+from clipjax.crosscheck.sheet import draw_sheet
+from clipjax.crosscheck.side import Side
+from clipjax.crosscheck.stages import compare
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.digests import sha256_json
+from clipjax.errors import UsageError
+from clipjax.export import refuse_adapter
+from clipjax.labels import LabelSpace, PromptSet
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.model import Model
+from clipjax.provenance import provenance
+from clipjax.subject import Request, Subject, resolve
+from clipjax.tasks import find_task
+from clipjax.verify import chosen_library
+
+LIMIT = 512
+BATCH = 32
+
+
+def crosscheck(
+    model: Model | str | Path,
+    against: str | None = None,
+    *,
+    dataset: str | Path | DatasetCard | Dataset | None = None,
+    root: str | Path | None = None,
+    labels: str | Path | LabelSpace | None = None,
+    prompts: str | Path | PromptSet | None = None,
+    limit: int | None = LIMIT,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    batch: int = BATCH,
+    progress: bool = True,
+) -> Crosscheck:
+    """Run both frameworks on the same images and prompts and compare them stage by stage.
+
+    Args:
+        model: a loaded model, or whatever `clipjax.load_model` takes.
+        against: "open_clip", "timm" or "transformers"; by default the library that the model's card names.
+        dataset, root, labels, prompts: as `clipjax.evaluate` takes them.
+        limit, seed: a random sample of this many images; None takes all of them.
+        checkpoint: weights for the reference to load; default the safetensors file that the model was read
+            from, else the model's own weights, written back in the library's format.
+        batch: images at once, on both sides.
+        progress: bars on stderr.
+
+    Raises:
+        UsageError, DataError: as `clipjax.evaluate`; a model that the library has no counterpart of.
+        ClipjaxError: the reference libraries are not installed, or could not be run.
+    """
+    if batch < 1:
+        raise UsageError(f"the batch size must be at least 1, not {batch}")
+    check_installed()
+    if not isinstance(model, Model):
+        from clipjax.load import load_model
+
+        model = load_model(str(model))
+    refuse_adapter(model)
+    library = chosen_library(model, against)
+    asked = Request(dataset, root, labels, prompts, limit=limit, seed=seed, resamples=RESAMPLES)
+    subject = resolve(model, find_task("zeroshot"), asked)
+    with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
+        folders = [Path(temporary) / name for name in ("reference", "ours")]
+        for folder in folders:
+            folder.mkdir()
+        how: dict[str, Any] = {"batch": min(batch, len(subject.part.manifest)), "progress": progress}
+        theirs = their_side(subject, library, folders[0], checkpoint=checkpoint, **how)
+        return judge(subject, our_side(subject, folders[1], **how), theirs)
+
+
+def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
+    """The comparison of two sides of a run, and all that its record says."""
+    stages, flips = compare(subject, ours, theirs)
+    top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
+    sheet = draw_sheet(subject, ours, theirs, stages, flips)
+    return Crosscheck(_about(subject, theirs), stages, flips, top1, sheet)
+
+
+def _about(subject: Subject, theirs: Side) -> dict[str, Any]:
+    """What was compared, with what, when and where."""
+    part, recipe = subject.part, subject.recipe("parity", ())
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": subject.model.card.id,
+        "fingerprint": subject.model.card.fingerprint,
+        "against": theirs.facts["library"],
+        "data": {"name": part.name, "digest": part.manifest.digest, "n": len(part.manifest)},
+        "sample": part.sample,
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": subject.convention(),
+        "reference": dict(theirs.facts),
+        **provenance(),
+    }

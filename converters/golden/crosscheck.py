@@ -1,0 +1,136 @@
+"""`clipjax crosscheck`'s other side: images and prompts in, what the reference makes of them stage by stage.
+
+The job is a JSON object (`clipjax.crosscheck.reference` writes it):
+
+    library, arch, checkpoint, sizes   what to build and load, as `run` takes it
+    tag, config                        the weights' name in the library; the folder of their configuration
+    preprocess, tokenizer              clipjax's card, for what the library itself does not say
+    images, lengths                    a file of encoded images, one behind the other
+    pre_crop, already_cropped          what the data set's own protocol asks of its images
+    texts                              prompts and class names of a zero-shot head, or null
+    projection                         {kind, groups} from the head's classes to the data set's, or null
+    accepted                           the right labels of each image, or null
+    batch                              images at once
+
+Every array becomes a .npy file in the folder, and `meta.json`, written last, holds the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from converters.golden.pipelines import PIPELINES, Pipeline
+
+PACKAGES = ("torch", "torchvision", "pillow", "numpy")
+Report = Callable[[str, int, int], None]  # stage, how many are done by now, of how many
+
+
+@torch.inference_mode()
+def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
+    """Runs the reference on a job and writes what it computes at each stage into the folder."""
+    pipeline = PIPELINES[job["library"]](job)
+    decoded, features = run_images(pipeline, job, folder, report)
+    meta: dict[str, Any] = {"decoded": decoded, "prompts": None}
+    head = None
+    if job["texts"] is not None:
+        classes, done = len(job["texts"]["classes"]), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            report("classes", done, classes)
+
+        advance(0)
+        head = pipeline.head(job["texts"], advance)
+        meta["prompts"] = head.prompts
+        save(folder, "token_ids", head.ids.to(torch.int32))
+        save(folder, "head", head.kernel.T)
+    logits = pipeline.logits(features, head)
+    scores = project(logits, job["projection"])
+    prediction = scores.argmax(dim=1)
+    arrays = {
+        "features": features,
+        "logits": logits,
+        "scores": scores,
+        "prediction": prediction.to(torch.int32),
+    }
+    for name, array in arrays.items():
+        save(folder, name, array)
+    meta["top1"] = accuracy(prediction, job["accepted"])
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    meta["facts"] = {**pipeline.facts, "versions": versions}
+    partial = folder / "meta.json.partial"
+    partial.write_text(json.dumps(meta))
+    os.replace(partial, folder / "meta.json")
+
+
+def run_images(
+    pipeline: Pipeline, job: Mapping[str, Any], folder: Path, report: Report
+) -> tuple[list[str], Tensor]:
+    """The digest of each decoded image, and the features; pixels and tensors go to their files."""
+    n, size = len(job["lengths"]), job["preprocess"]["image_size"]
+    open_file = np.lib.format.open_memmap
+    pixels = open_file(folder / "pixels.npy", "w+", np.uint8, (n, size, size, 3))
+    tensor = open_file(folder / "tensor.npy", "w+", np.float32, (n, size, size, 3))
+    decoded, features, start = [], [], 0
+    report("images", 0, n)
+    for row, data in enumerate(encoded_images(Path(job["images"]), job["lengths"])):
+        image = Image.open(io.BytesIO(data)).convert("RGB")  # as torchvision's pil_loader does
+        decoded.append(digest_of(image))
+        if cut := job["pre_crop"]:
+            image = image.crop((cut, cut, image.width - cut, image.height - cut))
+        pixels[row], tensor[row] = pipeline.images(image)
+        if (stop := row + 1) - start == job["batch"] or stop == n:
+            batch = torch.from_numpy(tensor[start:stop].copy()).permute(0, 3, 1, 2).contiguous()
+            features.append(pipeline.features(batch))
+            start = stop
+            report("images", stop, n)
+    pixels.flush()
+    tensor.flush()
+    return decoded, torch.cat(features)
+
+
+def encoded_images(path: Path, lengths: list[int]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for length in lengths:
+            yield file.read(length)
+
+
+def digest_of(image: Image.Image) -> str:
+    """Size and SHA-256 of an RGB image's bytes, as `clipjax.crosscheck.ours` has it."""
+    return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
+
+
+def project(logits: Tensor, projection: Mapping[str, Any] | None) -> Tensor:
+    """Scores over the data set's classes: [B, K] -> [B, G]. mean_prob averages softmax probabilities."""
+    if projection is None:
+        return logits
+    values = logits.softmax(dim=1) if projection["kind"] == "mean_prob" else logits
+    groups = [values[:, group] for group in projection["groups"]]
+    if projection["kind"] == "mean_prob":
+        return torch.stack([group.mean(dim=1) for group in groups], dim=1)
+    return torch.stack([group.amax(dim=1) for group in groups], dim=1)
+
+
+def accuracy(prediction: Tensor, accepted: list[list[int]] | None) -> float | None:
+    """The share of images whose prediction is one of their right labels."""
+    if accepted is None:
+        return None
+    return sum(int(k) in right for k, right in zip(prediction, accepted)) / len(accepted)
+
+
+def save(folder: Path, name: str, array: Tensor) -> None:
+    np.save(folder / f"{name}.npy", array.contiguous().numpy())

@@ -1,0 +1,303 @@
+"""The reference's whole way from an image file to class scores, with the libraries' own public code.
+
+A pipeline has the library's transform, its model, its tokenizer and its way to build a zero-shot head. Each
+setting comes from the library (its pretrained configuration of a NAME, or the configuration that lies beside
+the weights); only where it has none from what clipjax's card says, and `facts` tells which it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import open_clip
+import torch
+import transformers
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import ToTensor
+
+from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
+
+TEXTS = 64  # encoded at once
+CARD = "clipjax's card"
+# Prompt sets and class names that open_clip has itself.
+TEMPLATES = {
+    "openai_80": open_clip.OPENAI_IMAGENET_TEMPLATES,
+    "openai_7": open_clip.SIMPLE_IMAGENET_TEMPLATES,
+}
+CLASSES = {"imagenet": open_clip.IMAGENET_CLASSNAMES}
+# What the hub's tokenizer_config.json says, for files that lie without it: a converted folder has none.
+_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
+    "xlm_roberta": {"tokenizer_class": "XLMRobertaTokenizer"},
+    "roberta": {"tokenizer_class": "RobertaTokenizer"},
+}
+_RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_CROP_MODES = {"shortest": "center", "squash": "squash"}
+
+
+class Head(NamedTuple):
+    """prompts in the order in which the tokenizer saw them, their ids int [P, L], and unit columns [D, K]."""
+
+    prompts: list[str]
+    ids: Tensor
+    kernel: Tensor
+
+
+class Pipeline:
+    """What all three share: the model, and what is to be told of where its settings come from."""
+
+    def __init__(self, job: Mapping[str, Any], library: str) -> None:
+        self.model: Any = build_model(job["arch"], library, job["sizes"])
+        load_strict(self.model, Path(job["checkpoint"]))
+        self.facts = {"library": library, "version": LIBRARIES[library], "arch": Path(job["arch"]).name}
+
+    def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+        """An RGB image -> uint8 [S, S, 3] as the transform crops it, and float32 [S, S, 3] normalised."""
+        raise NotImplementedError
+
+    def features(self, tensors: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, D]: of unit norm for a CLIP, what the head reads for a classifier."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor, head: Head | None) -> Tensor:
+        """[B, D] -> [B, K]."""
+        assert head is not None
+        scores = self.model.logit_scale.exp() * features @ head.kernel
+        bias = getattr(self.model, "logit_bias", None)
+        return scores if bias is None else scores + bias
+
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+        """The zero-shot head of the job's prompts; `report` is told how many classes are done."""
+        raise NotImplementedError
+
+
+class OpenClip(Pipeline):
+    """open_clip: `image_transform_v2`, `get_tokenizer`, `build_zero_shot_classifier`."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        super().__init__(job, "open_clip")
+        settings, source = self._settings(job)
+        settings = merge_preprocess_dict(PreprocessCfg(), settings)
+        settings["size"] = self.model.visual.image_size
+        self.transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+        self.tokenizer, of_tokenizer = self._tokenizer(job)
+        self.facts |= {"preprocessing": source, "transform": str(self.transform), "tokenizer": of_tokenizer}
+
+    @staticmethod
+    def _settings(job: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        if job["config"] is not None:
+            record = json.loads((Path(job["config"]) / "open_clip_config.json").read_text())
+            if "preprocess_cfg" in record:
+                return record["preprocess_cfg"], "open_clip_config.json"
+        if job["tag"] and (known := open_clip.get_pretrained_cfg(job["arch"], job["tag"])):
+            return dict(known), f"open_clip's {job['arch']}, {job['tag']}"
+        return dict(job["preprocess"]), CARD
+
+    @staticmethod
+    def _tokenizer(job: Mapping[str, Any]) -> tuple[Any, str]:
+        if job["config"] is not None:
+            return open_clip.get_tokenizer(f"local-dir:{job['config']}"), "open_clip_config.json"
+        own = job["tokenizer"]
+        if str(job["arch"]).endswith(".json"):
+            text: dict[str, Any] = {}
+        else:
+            text = model_config(job["arch"])["text_cfg"]
+            if own is None or not (text.get("hf_tokenizer_name") and own["files"]):
+                return open_clip.get_tokenizer(job["arch"]), f"open_clip's {job['arch']}"
+        if own["files"]:
+            folder, options = tokenizer_folder(job), dict(text.get("tokenizer_kwargs", {}))
+            made = HFTokenizer(str(folder), own["context_length"], **options)
+            return made, "the files beside the weights"
+        return open_clip.SimpleTokenizer(context_length=own["context_length"]), "open_clip's SimpleTokenizer"
+
+    def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+        return run_steps(self.transform, image)
+
+    def features(self, tensors: Tensor) -> Tensor:
+        return self.model.encode_image(tensors, normalize=True)
+
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+        prompts: list[str] = []
+        ids: list[Tensor] = []
+
+        def recording(given: list[str]) -> Tensor:
+            prompts.extend(given)
+            ids.append(self.tokenizer(given))
+            return ids[-1]
+
+        columns = []
+        for names, templates in batches_of_classes(texts):
+            build = open_clip.build_zero_shot_classifier
+            columns.append(build(self.model, recording, names, templates, num_classes_per_batch=None))
+            report(len(names))
+        return Head(prompts, torch.cat(ids), torch.cat(columns, dim=1))
+
+
+class Timm(Pipeline):
+    """timm: `resolve_data_config` and `create_transform`; a classifier has its own head."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        super().__init__(job, "timm")
+        settings, source = self._settings(job)
+        if job["already_cropped"]:
+            settings["crop_pct"] = 1.0
+        self.transform: Any = create_transform(**settings)
+        self.facts |= {"preprocessing": source, "transform": str(self.transform)}
+
+    def _settings(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        given, size = job["preprocess"], job["preprocess"]["image_size"]
+        if job["config"] is not None:
+            record = json.loads((Path(job["config"]) / "config.json").read_text())
+            known = resolve_data_config({"img_size": size}, pretrained_cfg=record["pretrained_cfg"])
+            return known, "config.json"
+        if job["tag"]:
+            known = resolve_data_config({"img_size": size}, model=self.model)
+            return known, f"timm's {job['arch']}"
+        settings = {key: given[key] for key in ("interpolation", "mean", "std")}
+        # timm resizes to the floor of size / crop_pct, which must not fall below by rounding.
+        share = size / (given["resize_size"] + 0.5)
+        crop = {"crop_pct": share, "crop_mode": _CROP_MODES[given["resize_mode"]]}
+        return {**settings, **crop, "input_size": (3, size, size)}, CARD
+
+    def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+        return run_steps(self.transform, image)
+
+    def features(self, tensors: Tensor) -> Tensor:
+        return self.model.forward_head(self.model.forward_features(tensors), pre_logits=True)
+
+    def logits(self, features: Tensor, head: Head | None) -> Tensor:
+        return self.model.get_classifier()(features)
+
+
+class Transformers(Pipeline):
+    """transformers: the processors of PIL images, the folder's tokenizer, `get_image_features`.
+
+    Its default processors resize tensors, which is off by a grey level from what the models were trained
+    with; those of PIL are what every other library computes.
+    """
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        super().__init__(job, "transformers")
+        kind = type(self.model).__name__.removesuffix("Model")
+        processor = {"CLIP": "CLIPImageProcessorPil", "Siglip": "SiglipImageProcessorPil"}[kind]
+        make: Any = getattr(transformers, processor)
+        config = job["config"] and Path(job["config"])
+        if config and (config / "preprocessor_config.json").is_file():
+            self.processor, source = make.from_pretrained(config), "preprocessor_config.json"
+        else:
+            self.processor, source = make(**self._settings(job, kind)), CARD
+        if job["already_cropped"]:
+            self.processor.size = self.processor.crop_size if kind == "CLIP" else self.processor.size
+        self.facts |= {"preprocessing": source, "transform": processor}
+        if job["texts"] is not None:
+            own = job["tokenizer"] or {"files": []}
+            folder = tokenizer_folder(job) if own["files"] else config
+            if folder is None:
+                raise SystemExit("transformers finds no tokenizer: put its files beside the weights")
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+            self.length = own.get("context_length") or self.model.config.text_config.max_position_embeddings
+            self.facts |= {"tokenizer": type(self.tokenizer).__name__}
+
+    @staticmethod
+    def _settings(job: Mapping[str, Any], kind: str) -> dict[str, Any]:
+        given = job["preprocess"]
+        square = {"height": given["image_size"], "width": given["image_size"]}
+        settings: dict[str, Any] = {"image_mean": given["mean"], "image_std": given["std"]}
+        settings |= {"resample": _RESAMPLE[given["interpolation"]]}
+        if kind == "Siglip":
+            return settings | {"size": square}
+        return settings | {"size": {"shortest_edge": given["resize_size"]}, "crop_size": square}
+
+    def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+        raw = self.processor(image, do_rescale=False, do_normalize=False, return_tensors="np")
+        whole = self.processor(image, return_tensors="np")
+        pixels, tensor = (made["pixel_values"][0].transpose(1, 2, 0) for made in (raw, whole))
+        return pixels.astype(np.uint8), tensor.astype(np.float32)
+
+    def features(self, tensors: Tensor) -> Tensor:
+        return F.normalize(pooled(self.model.get_image_features(pixel_values=tensors)), dim=-1)
+
+    def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
+        """transformers has no builder: the mean of the unit features of a class's prompts, of unit norm."""
+        prompts: list[str] = []
+        ids, columns = [], []
+        how: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": self.length}
+        for names, templates in batches_of_classes(texts):
+            for name in names:
+                sentences = [template(name) for template in templates]
+                parts = []
+                for start in range(0, len(sentences), TEXTS):
+                    given = self.tokenizer(sentences[start : start + TEXTS], return_tensors="pt", **how)
+                    ids.append(given["input_ids"])
+                    parts.append(F.normalize(pooled(self.model.get_text_features(**given)), dim=-1))
+                prompts.extend(sentences)
+                columns.append(F.normalize(torch.cat(parts).mean(dim=0), dim=0))
+            report(len(names))
+        return Head(prompts, torch.cat(ids), torch.stack(columns, dim=1))
+
+
+PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
+
+
+def tokenizer_folder(job: Mapping[str, Any]) -> Path:
+    """The folder of a tokenizer's files; where no tokenizer_config.json lies there, a copy with one."""
+    files = [Path(path) for path in job["tokenizer"]["files"]]
+    if (files[0].parent / "tokenizer_config.json").is_file():
+        return files[0].parent
+    folder = Path(job["images"]).parent / "tokenizer"
+    folder.mkdir(exist_ok=True)
+    for path in files:
+        shutil.copy(path, folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZERS[job["tokenizer"]["name"]]))
+    return folder
+
+
+def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """A torchvision transform step by step: the pixels that its ToTensor gets, and what it returns."""
+    pixels, value = None, image
+    for step in transform.transforms:
+        if isinstance(step, ToTensor):
+            pixels = np.asarray(value)
+        value = step(value)
+    assert pixels is not None
+    assert isinstance(value, Tensor)
+    return pixels, value.permute(1, 2, 0).contiguous().numpy()
+
+
+def batches_of_classes(
+    texts: Mapping[str, Any], prompts: int = TEXTS
+) -> list[tuple[list[str], Sequence[Callable[[str], str]]]]:
+    """Classes and what makes their prompts, about so many prompts at a time.
+
+    The library's own templates and class names, where clipjax's have the name of some that it has.
+    """
+    templates = TEMPLATES.get(texts["prompts_name"]) or [filled(text) for text in texts["templates"]]
+    names = list(CLASSES.get(texts["classes_name"]) or texts["classes"])
+    if texts["sentences"] is None:
+        step = max(1, math.ceil(prompts / len(templates)))
+        return [(names[start : start + step], templates) for start in range(0, len(names), step)]
+    return [
+        ([name], [*templates, *(filled(text) for text in texts["sentences"].get(name, ()))]) for name in names
+    ]
+
+
+def filled(template: str) -> Callable[[str], str]:
+    """A template as a function of the class name; a sentence has no place for it."""
+    return lambda name: template.replace("{}", name)
+
+
+def pooled(output: Any) -> Tensor:
+    """The features of transformers' towers: a tensor before version 5, the output's `pooler_output` since."""
+    return output if isinstance(output, Tensor) else output.pooler_output

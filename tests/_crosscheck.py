@@ -1,0 +1,52 @@
+"""Images, prompts and both sides of a crosscheck, for its tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from clipjax.crosscheck import Crosscheck
+from clipjax.crosscheck.ours import our_side
+from clipjax.crosscheck.reference import make_job
+from clipjax.crosscheck.run import judge
+from clipjax.crosscheck.side import read_side
+from clipjax.subject import Request, Subject, resolve
+from clipjax.tasks import find_task
+
+LONG = "a photo of a {}, " + "and of another thing, " * 20  # beyond a context of 77
+
+
+def write_images(root: Path) -> Path:
+    """Twelve images of three classes, as coarse noise, in several sizes, formats and modes."""
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        folder = root / ("cat", "dog", "fox")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(0, 256, (170 + 13 * number, 260 - 7 * number, 3), np.uint8)
+        image = PIL.Image.fromarray(noise).resize((150 + 11 * number, 200), PIL.Image.Resampling.BOX)
+        image = image.convert(("RGB", "P", "L", "RGBA")[number % 4])
+        image.save(folder / f"{number}.{'png' if image.mode in ('P', 'RGBA') else 'jpg'}")
+    (root / "labels.csv").write_text("id,name\ncat,tabby cat\ndog,dog\nfox,red fox\n")
+    (root / "prompts.txt").write_text(f"a photo of a {{}}.\n{LONG}\nart of the {{}}\n")
+    return root
+
+
+def subject_of(model: Any, root: Path, prompts: Any = None) -> Subject:
+    """The run on these images that `clipjax.evaluate` would resolve."""
+    asked = Request(root, labels=root / "labels.csv", prompts=prompts or root / "prompts.txt")
+    return resolve(model, find_task("zeroshot"), asked)
+
+
+def in_process(subject: Subject, library: str, folder: Path, **changes: Any) -> Crosscheck:
+    """A crosscheck without the subprocess; `changes` to the reference's job."""
+    from converters.golden.crosscheck import crosscheck
+
+    for side in ("theirs", "ours"):
+        (folder / side).mkdir(parents=True)
+    job = json.loads(json.dumps({**make_job(subject, library, folder / "theirs"), **changes}))
+    crosscheck(job, folder / "theirs", lambda *_: None)
+    return judge(subject, our_side(subject, folder / "ours"), read_side(folder / "theirs"))
