@@ -129,6 +129,14 @@ def test_an_accelerator_that_jax_does_not_use(tmp_path: Path, files: dict, packa
     assert list(check_accelerators(replace(fake, probe=lambda: used))) == []
 
 
+def test_a_plugin_of_another_version_than_jaxlib(tmp_path: Path) -> None:
+    installed = {"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.1"}
+    line = only(check_accelerators(machine(tmp_path, version=installed.get)))
+    assert (line.status, line.do) == (BROKEN, 'pip install "jax-cuda12-plugin[with-cuda]==0.10.2"')
+    installed["jax-cuda12-plugin"] = "0.10.2"
+    assert list(check_accelerators(machine(tmp_path, version=installed.get))) == []
+
+
 def test_googles_network_card_is_no_tpu(tmp_path: Path) -> None:
     fake = machine(tmp_path, {**TPU, "sys/bus/pci/devices/0/device": "0x0042\n"})
     assert list(check_accelerators(fake)) == []
@@ -272,6 +280,7 @@ def test_data_sets_that_are_there(data: Path) -> None:
     assert (missing.status, "not there" in missing.says) == (FINE, True)
     with pytest.raises(DataError, match="is not a folder"):
         list(check_data(machine(data), data_root=data / "gone"))
+    assert list(check_planned(machine(data), data_root=data / "gone", models=())) == [], "it is said once"
 
 
 def test_room_for_planned_embeddings(data: Path) -> None:
@@ -293,7 +302,7 @@ def test_a_check_that_fails_is_a_line(tmp_path: Path) -> None:
 
     lines = list(examine(machine(tmp_path, environ={"CLIPJAX_CACHE": str(tmp_path)}, version=fail)))
     said = {line.check: line for line in lines if "could not be run" in line.says}
-    assert said.keys() == {"versions", "torch"}
+    assert said.keys() == {"accelerators", "versions", "torch"}
     assert "RuntimeError: no such thing)" in said["torch"].says
     assert {"host", "devices", "cache"} <= {line.check for line in lines}, "the others still run"
 

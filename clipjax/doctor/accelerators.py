@@ -44,7 +44,8 @@ def check_devices(machine: Machine) -> Iterator[Line]:
 
 
 def check_accelerators(machine: Machine) -> Iterator[Line]:
-    """A GPU or TPU that the machine shows and JAX does not use."""
+    """A GPU or TPU that the machine shows and JAX does not use; plugins of another version than jaxlib."""
+    yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     for name, there, used, extra in (
         ("an NVIDIA GPU", _has_gpu(machine), probe.platforms & _GPU_NAMES, "cuda"),
@@ -69,6 +70,16 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
                 f"{name} is here and JAX is built for it, but does not use it",
                 "see what `python -c 'import jax; jax.devices()'` warns of: mostly an old driver",
             )
+
+
+def _plugin_lines(machine: Machine) -> Iterator[Line]:
+    """jaxlib leaves out a plugin of another version, with a warning, and computes on the CPU."""
+    jaxlib = machine.version("jaxlib")
+    for name in CUDA_PLUGINS:
+        found = machine.version(name)
+        if found is not None and jaxlib is not None and found != jaxlib:
+            says = f"{name} {found} does not go with jaxlib {jaxlib}"
+            yield Line("accelerators", BROKEN, says, f'pip install "{name}[with-cuda]=={jaxlib}"')
 
 
 def _has_gpu(machine: Machine) -> bool:

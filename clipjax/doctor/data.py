@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
-from clipjax.errors import ClipjaxError, counted
+from clipjax.errors import ClipjaxError, DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -54,7 +54,10 @@ def check_planned(
     from clipjax.registry import model_ids
 
     chosen = models or tuple(model_ids())
-    images, folder = sum(_images(data_root)), store_folder(machine, store)
+    try:
+        images, folder = sum(_images(data_root)), store_folder(machine, store)
+    except DataError:
+        return  # `check_data` says why the folder or its cards cannot be read
     needed = sum(bytes_an_image(chosen)) * images
     free = machine.free(existing(folder))
     whose = "all registered models" if not models else counted(len(chosen), "model")
