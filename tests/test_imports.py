@@ -25,7 +25,10 @@ ALLOWED = {
     "clipjax.analysis": {*LEAVES, "clipjax.results", "clipjax.references"},
     "clipjax.results": LEAVES,
     "clipjax.references": LEAVES,
-    "clipjax.data": {*LEAVES, "clipjax.labels", "clipjax.platforms", "clipjax.store"},
+    "clipjax.data": {
+        *LEAVES,
+        *(f"clipjax.{name}" for name in ("labels", "platforms", "store", "writing")),
+    },
     "clipjax.files": LEAVES,
     "clipjax.store": {*LEAVES, "clipjax.files"},
     "clipjax.sharding": LEAVES,
