@@ -91,6 +91,8 @@ def make_job(
         "config": config and str(config),
         "preprocess": dataclasses.asdict(model.card.preprocess),
         "tokenizer": None if subject.prompts is None else _tokenizer(model),
+        "resized": model.card.resized is not None,
+        "ids": part.manifest.ids,
         "images": str(images),
         "lengths": lengths,
         "pre_crop": part.pixels.pre_crop,

@@ -75,8 +75,9 @@ def crosscheck(
         for folder in folders:
             folder.mkdir()
         how: dict[str, Any] = {"batch": min(batch, len(subject.part.manifest)), "progress": progress}
+        ours = our_side(subject, folders[1], **how)  # first: it names an image that cannot be read
         theirs = their_side(subject, library, folders[0], checkpoint=checkpoint, **how)
-        return judge(subject, our_side(subject, folders[1], **how), theirs)
+        return judge(subject, ours, theirs)
 
 
 def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:

@@ -5,7 +5,8 @@ The job is a JSON object (`clipjax.crosscheck.reference` writes it):
     library, arch, checkpoint, sizes   what to build and load, as `run` takes it
     tag, config                        the weights' name in the library; the folder of their configuration
     preprocess, tokenizer              clipjax's card, for what the library itself does not say
-    images, lengths                    a file of encoded images, one behind the other
+    resized                            whether the model is for images of another size than its weights
+    ids, images, lengths               the images' names, and a file of them, encoded, one behind the other
     pre_crop, already_cropped          what the data set's own protocol asks of its images
     texts                              prompts and class names of a zero-shot head, or null
     projection                         {kind, groups} from the head's classes to the data set's, or null
@@ -81,26 +82,39 @@ def run_images(
     pipeline: Pipeline, job: Mapping[str, Any], folder: Path, report: Report
 ) -> tuple[list[str], Tensor]:
     """The digest of each decoded image, and the features; pixels and tensors go to their files."""
-    n, size = len(job["lengths"]), job["preprocess"]["image_size"]
-    open_file = np.lib.format.open_memmap
-    pixels = open_file(folder / "pixels.npy", "w+", np.uint8, (n, size, size, 3))
-    tensor = open_file(folder / "tensor.npy", "w+", np.float32, (n, size, size, 3))
+    n, files = len(job["lengths"]), {}
     decoded, features, start = [], [], 0
     report("images", 0, n)
     for row, data in enumerate(encoded_images(Path(job["images"]), job["lengths"])):
-        image = Image.open(io.BytesIO(data)).convert("RGB")  # as torchvision's pil_loader does
+        image = decode(data, job["ids"][row])
         decoded.append(digest_of(image))
         if cut := job["pre_crop"]:
             image = image.crop((cut, cut, image.width - cut, image.height - cut))
-        pixels[row], tensor[row] = pipeline.images(image)
+        made = dict(zip(("pixels", "tensor"), pipeline.images(image)))
+        files = files or {name: array_file(folder, name, n, first) for name, first in made.items()}
+        for name, array in made.items():
+            files[name][row] = array
         if (stop := row + 1) - start == job["batch"] or stop == n:
-            batch = torch.from_numpy(tensor[start:stop].copy()).permute(0, 3, 1, 2).contiguous()
+            batch = torch.from_numpy(files["tensor"][start:stop].copy()).permute(0, 3, 1, 2).contiguous()
             features.append(pipeline.features(batch))
             start = stop
             report("images", stop, n)
-    pixels.flush()
-    tensor.flush()
+    for file in files.values():
+        file.flush()
     return decoded, torch.cat(features)
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """As torchvision's pil_loader does."""
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except Exception as error:  # PIL's decoders raise nearly anything
+        raise SystemExit(f"{name}: {error}") from None
+
+
+def array_file(folder: Path, name: str, n: int, first: np.ndarray) -> np.memmap:
+    """A .npy file of n arrays like the first."""
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", first.dtype, (n, *first.shape))
 
 
 def encoded_images(path: Path, lengths: list[int]) -> Iterator[bytes]:

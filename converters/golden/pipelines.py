@@ -158,13 +158,12 @@ class Timm(Pipeline):
 
     def _settings(self, job: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         given, size = job["preprocess"], job["preprocess"]["image_size"]
+        resized = {"img_size": size} if job["resized"] else {}
         if job["config"] is not None:
             record = json.loads((Path(job["config"]) / "config.json").read_text())
-            known = resolve_data_config({"img_size": size}, pretrained_cfg=record["pretrained_cfg"])
-            return known, "config.json"
+            return resolve_data_config(resized, pretrained_cfg=record["pretrained_cfg"]), "config.json"
         if job["tag"]:
-            known = resolve_data_config({"img_size": size}, model=self.model)
-            return known, f"timm's {job['arch']}"
+            return resolve_data_config(resized, model=self.model), f"timm's {job['arch']}"
         settings = {key: given[key] for key in ("interpolation", "mean", "std")}
         # timm resizes to the floor of size / crop_pct, which must not fall below by rounding.
         share = size / (given["resize_size"] + 0.5)

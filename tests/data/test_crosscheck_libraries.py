@@ -18,6 +18,7 @@ from _vocabularies import PIECES, small_rules, write_folders
 from transformers import CLIPTokenizer
 
 import clipjax
+from clipjax.crosscheck.reference import make_job
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.heads import Head, score_blocks
@@ -28,6 +29,7 @@ from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.registry import model_card
 from converters.golden import build_model
 from converters.golden.condition import condition
+from converters.golden.crosscheck import crosscheck as golden_crosscheck
 from converters.golden.crosscheck import project
 from converters.golden.pipelines import CARD
 
@@ -130,6 +132,13 @@ def with_tokenizer(model: Model, spec: Any, file: Path) -> Model:
 # -------------------------------------------------------------------------------------------- open_clip
 
 
+def narrow_folder(root: Path) -> Path:
+    """A narrow CLIP in a folder of open_clip's."""
+    config = reference.narrow("ViT-B-32")
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+    return reference.save_folder(reference.conditioned(config), config, root / "theirs_own")
+
+
 @pytest.mark.usefixtures("_small")
 def test_open_clips_siglip_by_name(siglip_files: Path, images: Path, tmp_path: Path) -> None:
     """Pixels squashed as open_clip's own settings of the name say, and its HFTokenizer.
@@ -157,26 +166,36 @@ def test_open_clips_siglip_by_name(siglip_files: Path, images: Path, tmp_path: P
 
 def test_a_model_of_our_own_lends_the_reference_its_card(images: Path, tmp_path: Path) -> None:
     """A converted folder of an architecture without a name: weights go back, settings come from the card."""
-    config = reference.narrow("ViT-B-32")
-    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
-    folder = reference.save_folder(reference.conditioned(config), config, tmp_path / "theirs_own")
-    model = clipjax.load_model(clipjax.load_model(folder).save(tmp_path / "ours_own"))
+    model = clipjax.load_model(clipjax.load_model(narrow_folder(tmp_path)).save(tmp_path / "ours_own"))
     found = in_process(subject_of(model, images), "open_clip", tmp_path)
     assert found.passed, found.to_dict()
     facts = found.about["reference"]
     assert (facts["preprocessing"], facts["tokenizer"]) == (CARD, "open_clip's SimpleTokenizer")
 
 
+def test_a_model_for_larger_images(images: Path, tmp_path: Path) -> None:
+    """The resampled position table goes back, and the library's transform takes the size of its model."""
+    model = clipjax.load_model(narrow_folder(tmp_path), image_size=128)
+    found = in_process(subject_of(model, images), "open_clip", tmp_path)
+    assert found.passed, found.to_dict()
+    assert "CenterCrop(size=(128, 128))" in found.about["reference"]["transform"]
+    assert found.about["reference"]["preprocessing"] == "open_clip_config.json"
+
+
 def test_the_border_of_a_data_set_is_cut_on_both_sides(images: Path, tmp_path: Path) -> None:
-    config = reference.narrow("ViT-B-32")
-    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
-    folder = reference.save_folder(reference.conditioned(config), config, tmp_path / "theirs_own")
-    subject = subject_of(clipjax.load_model(folder), images)
+    subject = subject_of(clipjax.load_model(narrow_folder(tmp_path)), images)
     pixels = dataclasses.replace(subject.part.pixels, pre_crop=2)
     bordered = dataclasses.replace(subject, part=dataclasses.replace(subject.part, pixels=pixels))
     assert in_process(bordered, "open_clip", tmp_path / "cut").passed
     again = in_process(bordered, "open_clip", tmp_path / "whole", pre_crop=0)
     assert again.first_difference == "pixels"
+
+
+def test_an_image_that_only_the_reference_cannot_read_is_named(images: Path, tmp_path: Path) -> None:
+    subject = subject_of(clipjax.load_model(narrow_folder(tmp_path)), images)
+    job = make_job(subject, "open_clip", tmp_path)
+    with pytest.raises(SystemExit, match=r"cat/0\.jpg: "):
+        golden_crosscheck({**job, "lengths": [10] * 12}, tmp_path, lambda *_: None)
 
 
 # ------------------------------------------------------------------------------------------ projections
