@@ -31,8 +31,8 @@ from clipjax.labels import LabelSpace, PromptSet
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.progress import progress_bar
-from clipjax.provenance import count_compiles, provenance
 from clipjax.protocols import with_protocols
+from clipjax.provenance import count_compiles, provenance
 from clipjax.references import with_references
 from clipjax.results import (
     SCHEMA_VERSION,
