@@ -21,7 +21,7 @@ from _embed_tools import SIZE, TinyModel, manifest_of, write_images
 from clipjax import embed
 from clipjax.data.loader import batches
 from clipjax.data.preprocess import PixelRecipe, normalize_host
-from clipjax.embed import Embeddings, embed_images, text_encoder
+from clipjax.embed import Embeddings, embed_images, forward, text_encoder
 from clipjax.errors import DataError, UsageError
 from clipjax.store import Store
 
@@ -151,7 +151,7 @@ def test_second_run_reads(model: TinyModel, work: Path, store: Store):
 
 
 def test_one_compilation_for_several_data_sets(work: Path):
-    embed._image_step.cache_clear()
+    forward._image_step.cache_clear()
     model = TinyModel()
     counts = [run(model, manifest_of(work / "images", n)).stats.compiles for n in (1, 33, 64, 100)]
     assert counts == [1, 0, 0, 0]
@@ -475,7 +475,7 @@ def test_text_encoder(model: TinyModel):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(encode(ids[:, :8]), expected, atol=1e-6)  # cut behind the end of text
     assert encode(ids[:0]).shape == (0, 24)
-    step = embed._text_step(model.network, embed.local_mesh(), "parity")
+    step = forward._text_step(model.network, forward.local_mesh(), "parity")
     before = step.compiles
     for count in (1, 31, 300):
         encode(np.resize(ids, (count, 12)))
@@ -486,7 +486,7 @@ def test_texts_are_bit_equal_on_any_number_of_devices(model: TinyModel, monkeypa
     ids = np.random.default_rng(0).integers(0, 50, (70, 12), dtype=np.int32)
     found = []
     for devices in (1, 2, 8):
-        monkeypatch.setattr(embed, "local_mesh", lambda n=devices: embed_mesh(n))
+        monkeypatch.setattr(forward, "local_mesh", lambda n=devices: embed_mesh(n))
         found.append(text_encoder(model)(ids))
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])

@@ -366,7 +366,7 @@ def test_the_head_is_the_same_on_one_device_and_on_eight(pair):
     labels, prompts = space("crane", "missile"), load_prompts("openai_7")
     eight = zeroshot_head(pair[1], labels, prompts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.embed.local_mesh", lambda: make_mesh(jax.devices()[:1]))
+        patch.setattr("clipjax.embed.forward.local_mesh", lambda: make_mesh(jax.devices()[:1]))
         one = zeroshot_head(pair[1], labels, prompts)
     assert (np.asarray(eight.kernel) == np.asarray(one.kernel)).all()
 

@@ -39,6 +39,10 @@ class Skipped:
     id: str
     reason: str
 
+    def error(self) -> DataError:
+        """What is raised where it may not be skipped."""
+        return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
+
 
 class Batches(Iterator[Batch]):
     """An iterator of batches {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists what was left out
@@ -60,10 +64,11 @@ class Batches(Iterator[Batch]):
             self.close()
             raise
         for row, reason in batch.pop("failed"):
+            skipped = Skipped(row, self._ids[row], reason)
             if not self._skip:
                 self.close()
-                raise DataError(f"{reason} (clipjax eval can leave such images out: --on-error skip)")
-            self.skipped.append(Skipped(row, self._ids[row], reason))
+                raise skipped.error()
+            self.skipped.append(skipped)
         return batch
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.readers import read_flat
-from clipjax.embed import embed_images
+from clipjax.embed import embed_images, forward
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
 from clipjax.sharding import make_mesh
@@ -450,7 +450,7 @@ def test_embeddings_are_bit_equal_with_and_without(
     assert (expected[0] != expected[1]).any()
     embeddings = Store(work / "embeddings")
     for devices, kept in ((8, embeddings), (1, None), (8, None)):
-        monkeypatch.setattr(embed, "local_mesh", lambda n=devices: make_mesh(jax.devices()[:n]))
+        monkeypatch.setattr(forward, "local_mesh", lambda n=devices: make_mesh(jax.devices()[:n]))
         decoded.clear()
         for seed, array in enumerate(expected):
             model = TinyModel(seed, fingerprint=f"tiny-{seed}")

@@ -1,0 +1,56 @@
+"""Several data sets as one, for whoever reads their images in one go."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import itertools
+import operator
+from collections.abc import Sequence
+
+from clipjax.data.manifest import Manifest, Opener, Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedOpener:
+    """The images of several openers, one opener after the other; image i of opener k is `starts[k] + i`."""
+
+    openers: tuple[Opener, ...]
+    starts: tuple[int, ...]
+
+    def open(self, i: int) -> bytes:
+        k, row = self._place(i)
+        return self.openers[k].open(row)
+
+    def where(self, i: int) -> str:
+        k, row = self._place(i)
+        return self.openers[k].where(row)
+
+    def select(self, rows: Sequence[int]) -> JoinedOpener:
+        openers, sizes = [], []
+        for k, places in itertools.groupby(map(self._place, rows), key=operator.itemgetter(0)):
+            chosen = [row for _, row in places]
+            openers.append(self.openers[k].select(chosen))
+            sizes.append(len(chosen))
+        return JoinedOpener(tuple(openers), _starts(sizes))
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        return [digest for opener in self.openers for digest in opener.content_digests(progress)]
+
+    def _place(self, i: int) -> tuple[int, int]:
+        k = bisect.bisect_right(self.starts, i) - 1
+        return k, i - self.starts[k]
+
+
+def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(itertools.accumulate(sizes, initial=0))[:-1]
+
+
+def joined(manifests: Sequence[Manifest]) -> Manifest:
+    """The images of one or more manifests, without labels and columns; ids are told apart by a number."""
+    if len(manifests) == 1:
+        return manifests[0]
+    ids = tuple(f"{k}/{name}" for k, manifest in enumerate(manifests) for name in manifest.ids)
+    starts = _starts([len(manifest) for manifest in manifests])
+    opener = JoinedOpener(tuple(manifest.opener for manifest in manifests), starts)
+    return Manifest(ids, opener, name=f"{len(manifests)} data sets")
