@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from clipjax.cli import app
 from clipjax.crosscheck import crosscheck, read_record
 from clipjax.crosscheck import ours as ours_module
 from clipjax.crosscheck import reference as reference_module
+from clipjax.crosscheck import run as run_module
 from clipjax.crosscheck.ours import our_side
 from clipjax.crosscheck.reference import their_side
 from clipjax.crosscheck.run import judge
@@ -382,6 +384,10 @@ def test_what_is_refused(
         crosscheck(case.model, root=case.images, batch=0)
     with pytest.raises(DataError, match="does not hold what a reference"):
         read_side(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(run_module.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
+        with pytest.raises(DataError, match=r"0\.0 GB left, .*: compare fewer \(--limit\), or set TMPDIR"):
+            crosscheck(case.model, root=case.images, labels=case.images / "labels.csv")
     monkeypatch.setattr(reference_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClipjaxError, match=r"torch is not installed: pip install 'clipjax\[reference\]'"):
         crosscheck(case.model, root=case.images)

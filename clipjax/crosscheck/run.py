@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from clipjax.crosscheck.side import Side
 from clipjax.crosscheck.stages import compare
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.digests import sha256_json
-from clipjax.errors import UsageError
+from clipjax.errors import DataError, UsageError
 from clipjax.export import refuse_adapter
 from clipjax.labels import LabelSpace, PromptSet
 from clipjax.metrics.bootstrap import RESAMPLES
@@ -70,7 +71,9 @@ def crosscheck(
     library = chosen_library(model, against)
     asked = Request(dataset, root, labels, prompts, limit=limit, seed=seed, resamples=RESAMPLES)
     subject = resolve(model, find_task("zeroshot"), asked)
+    _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
+        check_room(subject, Path(temporary))
         folders = [Path(temporary) / name for name in ("reference", "ours")]
         for folder in folders:
             folder.mkdir()
@@ -78,6 +81,17 @@ def crosscheck(
         ours = our_side(subject, folders[1], **how)  # first: it names an image that cannot be read
         theirs = their_side(subject, library, folders[0], checkpoint=checkpoint, **how)
         return judge(subject, ours, theirs)
+
+
+def check_room(subject: Subject, folder: Path) -> None:
+    """Raises DataError where the images of both sides would fill the disk."""
+    pixels = len(subject.part.manifest) * subject.part.pixels.image_size**2 * 3
+    needed, free = 2 * 5 * pixels, shutil.disk_usage(folder).free  # a byte and a float32, twice
+    if needed > free:
+        raise DataError(
+            f"{folder.parent} has {free / 1e9:.1f} GB left, both sides take {needed / 1e9:.1f} GB: "
+            "compare fewer (--limit), or set TMPDIR to a larger disk"
+        )
 
 
 def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
