@@ -155,13 +155,16 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe) -> np.ndarray:
     Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
 
     Raises:
-        DataError: the image is no larger than the border to cut, or PIL cannot turn its mode into RGB.
+        DataError: the image is no larger than the border to cut, so thin that nothing is left of its short
+            side, or of a mode that PIL cannot turn into RGB.
     """
     if recipe.rgb == "first":
         image = to_rgb(image)
     if recipe.pre_crop:
         image = _cut_border(image, recipe.pre_crop)
     size = _resized_size(image.size, recipe)
+    if min(size) < 1:
+        raise DataError(f"an image of {image.width} x {image.height} pixels vanishes when resized to {size}")
     if size != image.size:
         image = image.resize(size, RESAMPLING[recipe.interpolation])
     return np.asarray(to_rgb(_center_crop(image, recipe.image_size, recipe.crop)))

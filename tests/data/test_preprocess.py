@@ -458,6 +458,13 @@ def test_image_without_inside_or_rgb_form_is_refused():
         to_pixels(PIL.Image.new("La", (8, 8)), PixelRecipe(8, 8))
 
 
+def test_an_image_too_thin_to_resize_is_named() -> None:
+    recipe = PixelRecipe(24, 24, "longest")
+    assert to_pixels(PIL.Image.new("RGB", (1, 40)), recipe).shape == (24, 24, 3)
+    with pytest.raises(DataError, match=r"1 x 77 pixels vanishes when resized to \(0, 24\)"):
+        to_pixels(PIL.Image.new("RGB", (1, 77)), recipe)
+
+
 def test_imports_without_torch():
     code = "import sys, clipjax.data.preprocess; assert not {'torch', 'open_clip'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
