@@ -11,18 +11,21 @@ detection and calibration with one prompt set after another, from the same store
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipjax.ahead import embed_ahead
 from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
+from clipjax.embed import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
-from clipjax.subject import NotApplicableError, annotations_path, has_own_head, id_card
+from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
 from clipjax.tasks import Task, all_tasks, find_task, unknown_task
 
 
@@ -189,6 +192,9 @@ def evaluate_all(
 ) -> Iterator[Done]:
     """Run the jobs in order. One that fails does not keep the others from their results.
 
+    With a store, small data sets are embedded first, all in one stream; what that took is in the statistics
+    of the first job that reads them.
+
     Args:
         model: a model, not its name. Where its own head is over other classes than a data set's, the result
             is a row "not applicable" that says so.
@@ -209,20 +215,21 @@ def evaluate_all(
             datasets[key] = load_dataset(data.card, data.root)
         return datasets[key]
 
+    def what(job: Job) -> dict[str, Any]:
+        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
+        return {
+            "dataset": load(job.data),
+            "id_dataset": load(job.id),
+            "prompts": job.prompts,
+            "annotations": annotations if reads else None,
+        }
+
+    ahead = _embed_ahead(model, chosen, what, settings)
     for number, job in enumerate(chosen, 1):
         if announce is not None:
             announce(number, len(chosen), job)
-        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
         try:
-            result = evaluate(
-                model,
-                job.task,
-                dataset=load(job.data),
-                id_dataset=load(job.id),
-                prompts=job.prompts,
-                annotations=annotations if reads else None,
-                **settings,
-            )
+            result = evaluate(model, job.task, **what(job), **settings)
         except NotApplicableError as error:
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name
@@ -230,7 +237,27 @@ def evaluate_all(
         except ClipjaxError as error:
             yield Done(job, None, error)
         else:
+            for data in filter(None, (job.data, job.id)):
+                if (stats := ahead.pop(data.card.name, None)) is not None:
+                    result = replace(result, stats=result.stats.plus(stats))
             yield Done(job, result)
+
+
+def _embed_ahead(
+    model: Any, jobs: Sequence[Job], what: Callable[[Job], dict[str, Any]], settings: dict[str, Any]
+) -> dict[str, EmbedStats]:
+    """What was done for each small data set of the jobs, by its name; see `clipjax.ahead`."""
+    if settings.get("store") is None:
+        return {}
+    shared = {key: settings[key] for key in ("limit", "seed", "resamples") if key in settings}
+    runs = []
+    for job in jobs:
+        with contextlib.suppress(ClipjaxError):  # its own run will say it
+            runs.append((job.task, Request(**what(job), **shared)))
+    precisions = [settings.get("precision", "parity")]
+    if settings.get("compare_precision"):
+        precisions = ["parity", "fast"]
+    return embed_ahead(model, runs, precisions, settings)
 
 
 def _is_demo(card: DatasetCard) -> bool:

@@ -178,7 +178,7 @@ def evaluate(
         return refused(model, found, given.card.name, reason, results)
     subject = resolve(model, found, asked)
     for part in filter(None, (subject.part, subject.id)):
-        _hash_images(part.manifest, progress)
+        hash_images(part.manifest, progress)
     _check_apart(subject)
     first = _profile(subject, precision, settings, results)
     if not compare_precision:
@@ -194,7 +194,7 @@ def check_bootstrap(resamples: int, seed: int) -> None:
         raise UsageError(f"the seed must be at least 0, not {seed}")
 
 
-def _hash_images(manifest: Manifest, progress: bool) -> None:
+def hash_images(manifest: Manifest, progress: bool) -> None:
     """The digest of the images, with a bar: the first time it reads them all."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from _colours import COLOURS, ColourModel, paint
 from typer.testing import CliRunner
 
 import clipjax
+from clipjax import ahead
 from clipjax.cli import app
 from clipjax.collection import COLLECTIONS, Done, Job, cards_below, evaluate_all, plan
 from clipjax.errors import DataError, UsageError
@@ -225,6 +227,57 @@ def test_each_data_set_is_read_once(data, tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "load_dataset", load_dataset)
     run(ColourModel(), jobs_of("zeroshot", data, "single", "openai_7", "mcm_5"), tmp_path)
     assert loads == ["colours", "shifted"]
+
+
+def embedded_together(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The names of the data sets of each stream, from now on."""
+    found, embed_many = [], ahead.embed_many
+
+    def noted(model, manifests, **settings):
+        found.append([manifest.name for manifest in manifests])
+        return embed_many(model, manifests, **settings)
+
+    monkeypatch.setattr(ahead, "embed_many", noted)
+    return found
+
+
+def test_small_data_sets_are_embedded_before_the_runs_in_one_stream(data, tmp_path, monkeypatch):
+    cut = COLOUR_CARD.replace('name = "colours"', 'name = "cut"') + 'place = "colours"\n'
+    for name in ("cut", "cut_too"):  # another pixel recipe: a stream of their own
+        text = cut.replace('"cut"', f'"{name}"') + "[pixels]\npre_crop = 1\n"
+        (data / f"{name}.toml").write_text(text)
+    streams = embedded_together(monkeypatch)
+    jobs = [*jobs_of("ood", data), *jobs_of("zeroshot", data)]
+    expected = run(ColourModel(), jobs, tmp_path)  # no fingerprint, no store
+    assert streams == []
+    done = run(ColourModel(fingerprint="colours"), jobs, tmp_path)
+    assert [sorted(names) for names in streams] == [["colours", "odd", "shifted"], ["cut", "cut_too"]]
+    # What was embedded is in the statistics of the first run that reads it, and nothing twice.
+    assert [str(each.job) for each in done] == [f"{job}" for job in jobs]
+    assert [result_of(each).stats.images for each in done] == [27, 0, 24, 0, 4]
+    for a, b in zip(done, expected, strict=True):
+        values = [[(row["metric"], row["value"]) for row in result_of(each).rows] for each in (a, b)]
+        assert values[0] == values[1]
+    again = run(ColourModel(fingerprint="colours"), jobs, tmp_path)
+    assert [result_of(each).stats.images for each in again] == [0] * len(jobs)
+
+
+def test_what_is_not_embedded_ahead(data, tmp_path, monkeypatch):
+    """Large data sets, one alone, and what its own run will refuse."""
+    streams = embedded_together(monkeypatch)
+    [odd] = jobs_of("ood", data)
+    model = ColourModel(fingerprint="colours")
+    (data / "shifts" / "few" / "red" / "0.png").write_bytes(b"no image")
+    done = run(model, jobs_of("zeroshot", data), tmp_path)
+    assert streams == [["colours", "shifted"]]
+    assert "few/red/0.png" in str(done[1].error)
+    assert result_of(done[0]).stats.images == 24
+    [skipped] = run(model, jobs_of("zeroshot", data)[1:], tmp_path, on_error="skip")
+    assert (result_of(skipped).stats.images, result_of(skipped).stats.skipped) == (0, ("red/0.png",))
+    monkeypatch.setattr(ahead, "SMALL", 24 / 64 / jax.device_count())
+    run(model, [odd], tmp_path, store=tmp_path / "another")  # colours has 24 images: not fewer
+    run(model, [odd], tmp_path, annotations="nowhere", limit=0)
+    assert streams == [["colours", "shifted"]]
 
 
 def test_ood_needs_the_in_distribution_images_too(data, tmp_path):

@@ -77,6 +77,12 @@ class EmbedStats:
     skipped: tuple[str, ...]
     per_device_batch: int
 
+    def plus(self, other: EmbedStats) -> EmbedStats:
+        """Both together, for the same data set."""
+        names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return dataclasses.replace(self, **sums)
+
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:

@@ -1,0 +1,95 @@
+"""Small data sets embedded together, before the runs that read them.
+
+A run embeds its own data set, and a small one leaves most of a step of a big slice empty. So of many runs
+those data sets are embedded first that are small and share a pixel recipe, in one stream
+(`clipjax.embed.embed_many`), into the store where each run then finds its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import jax
+
+from clipjax.data.pixel_store import PixelStore
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.embed import IMAGE_BATCH, EmbedStats, embed_many
+from clipjax.errors import ClipjaxError
+from clipjax.evaluation import hash_images
+from clipjax.store import Store
+from clipjax.subject import Part, Request, not_applicable, resolve
+from clipjax.tasks import find_task
+
+SMALL = 8  # steps of all devices: of a data set with more, less than an eighth is padding
+
+
+def embed_ahead(
+    model: Any, runs: Sequence[tuple[str, Request]], precisions: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, EmbedStats]:
+    """Embed the small data sets of the runs into the store; whatever is wrong with one, its own run will say.
+
+    An image that cannot be read is left out here. A run that may not skip it finds the shard incomplete,
+    makes it anew, and stops there.
+
+    Args:
+        runs: name of the task, and what it is asked for (with `Dataset` objects).
+        settings: of `clipjax.evaluate`. Without a store nothing is done.
+
+    Returns: what was done for each data set, by its name.
+    """
+    how = _for_embedding(settings)
+    if how["store"] is None or model.card.fingerprint is None:
+        return {}
+    batch = how["per_device_batch"] or IMAGE_BATCH
+    small: dict[PixelRecipe, dict[str, Part]] = {}
+    for part in _parts(model, runs):
+        if len(part.manifest) < SMALL * jax.device_count() * batch:
+            small.setdefault(part.pixels, {}).setdefault(part.name, part)
+    done: dict[str, EmbedStats] = {}
+    for recipe, parts in small.items():
+        if len(parts) > 1:
+            with contextlib.suppress(ClipjaxError):
+                _embed(model, recipe, parts, precisions, how, done)
+    return done
+
+
+def _parts(model: Any, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
+    """The data sets that will be embedded, as far as can be told."""
+    for name, asked in runs:
+        with contextlib.suppress(ClipjaxError):
+            task = find_task(name)
+            if not_applicable(model, task) is None:
+                subject = resolve(model, task, asked)
+                yield from filter(None, (subject.part, subject.id))
+
+
+def _embed(
+    model: Any,
+    recipe: PixelRecipe,
+    parts: Mapping[str, Part],
+    precisions: Sequence[str],
+    how: Mapping[str, Any],
+    done: dict[str, EmbedStats],
+) -> None:
+    manifests = [part.manifest for part in parts.values()]
+    for manifest in manifests:
+        hash_images(manifest, how["progress"])
+    for precision in precisions:
+        found = embed_many(model, manifests, precision=precision, recipe=recipe, on_error="skip", **how)
+        for name, each in zip(parts, found):
+            done[name] = each.stats.plus(done[name]) if name in done else each.stats
+
+
+def _for_embedding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that `embed_many` takes, with stores for folders."""
+    store, pixels = settings.get("store"), settings.get("pixel_store")
+    return {
+        "store": Store(store) if isinstance(store, str | PathLike) else store,
+        "pixel_store": PixelStore(pixels) if isinstance(pixels, str | PathLike) else pixels,
+        "per_device_batch": settings.get("per_device_batch"),
+        "workers": settings.get("workers", 0),
+        "progress": settings.get("progress", True),
+    }
