@@ -174,8 +174,8 @@ def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
 
 def _runs_of(name: str, results: Path) -> dict[tuple[str, str], Place]:
     """The runs that a name stands for, by task and data set; of a model the newest of each."""
-    if (Path(name) / "run.json").is_file():
-        folder = Path(name).resolve()
+    if ((folder := ResultStore(name).root) / "run.json").is_file():
+        folder = folder.resolve()
         return {_key(ResultStore(folder.parent).run(folder.name)[0]): (folder.parent, folder.name)}
     store = ResultStore(results)
     store.check_root(exists=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,8 @@ def evaluate(
         model = load_model(model)
     asked = Request(dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples)
     settings = {
-        "store": Store(store) if isinstance(store, str | Path) else store,
-        "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | Path) else pixel_store,
+        "store": Store(store) if isinstance(store, str | PathLike) else store,
+        "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | PathLike) else pixel_store,
         "per_device_batch": per_device_batch,
         "workers": workers,
         "on_error": on_error,

@@ -54,6 +54,10 @@ class LocalFiles:
         with contextlib.suppress(OSError):
             os.utime(path)
 
+    def used(self, path: epath.Path) -> float:
+        """The time of last use, in seconds since the epoch."""
+        return os.stat(path).st_mtime
+
     def hold(self, path: epath.Path) -> IO[bytes]:
         """The file, opened: until it is closed, or the process ends, it is held (see `unless_held`).
 

@@ -7,23 +7,24 @@ A run is a folder named by its run id, written once and never changed:
     images.parquet   one row an image, from which every metric can be recomputed
 
 It is written beside its place and renamed when complete, so that it is whole or absent, and runs that write
-at the same time do not meet. A row joined with its run's shared fields follows
-configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run, and `ResultStore.rows`
-returns the newest of each recipe.
+at the same time do not meet; on a bucket `run.json` comes last, and makes it a run. A row joined with its
+run's shared fields follows configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run,
+and `ResultStore.rows` returns the newest of each recipe.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
-import filecmp
 import functools
 import io
 import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipjax.buckets import BucketFiles, BucketPath, place
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 
@@ -52,18 +54,21 @@ class ResultStore:
     """A folder of runs.
 
     Args:
-        root: created by the first `add`.
+        root: a directory, or the URL of a folder of a bucket; created by the first `add`.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).expanduser()
+        self.root = place(root).expanduser()
 
     def check_root(self, *, exists: bool = False) -> None:
         """Raises DataError if the folder is a file, lies in one, or is not there where it should exist."""
-        if exists and not self.root.exists():
+        found = self.root.exists()  # of a bucket, also whether we may ask
+        if exists and not found:
             raise DataError(
                 f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
             )
+        if isinstance(self.root, BucketPath):
+            return
         nearest = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
         if not nearest.is_dir():
             raise DataError(f"{nearest} is a file, not a folder of results; choose another one")
@@ -154,27 +159,59 @@ class ResultStore:
         if not path.is_file():
             raise DataError(f"{path} does not exist: the run has no per-image table")
         try:
-            return pq.read_table(path)
+            return pq.read_table(pa.BufferReader(path.read_bytes()) if _on_bucket(path) else path)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, "", f"not a whole Parquet file: {error}") from None
 
     def _create(self, run_id: str, write: Callable[[Path], None]) -> Path:
-        """Fill a folder beside its place with `write`, then give it its name."""
-        place, beside = self.root / run_id, self.root / f".{run_id}.tmp"
-        if place.exists():
-            raise DataError(f"{place} exists already: results are never overwritten")
+        """Fill a folder with `write` where nobody sees it, then let it be the run."""
+        home = self.root / run_id
+        if self.has(run_id):
+            raise DataError(f"{home} exists already: results are never overwritten")
         try:
-            beside.mkdir(parents=True)
-            write(beside)
-            os.rename(beside, place)
+            (_upload if _on_bucket(home) else _rename)(home, write)
         except OSError as error:
             raise DataError(
-                f"{place}: the run cannot be written ({error.strerror or error}); free some space or choose "
+                f"{home}: the run cannot be written ({error.strerror or error}); free some space or choose "
                 "another results folder, then run again: finished embeddings are kept in the store"
             ) from error
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        return place
+        return home
+
+    def has(self, run_id: str) -> bool:
+        """Whether there is such a run, or on a disk anything of its name."""
+        home = self.root / run_id
+        return (home / "run.json" if _on_bucket(home) else home).exists()
+
+
+def _on_bucket(path: Path) -> bool:
+    return isinstance(path, BucketPath)
+
+
+def _rename(home: Path, write: Callable[[Path], None]) -> None:
+    beside = home.with_name(f".{home.name}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        os.rename(beside, home)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _upload(home: Path, write: Callable[[Path], None]) -> None:
+    """The folder's files become objects, `run.json` last; what has failed is taken back."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
+        write(Path(folder))
+        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "run.json"):
+            target: Any = home / path.name
+            if not BucketFiles().create(target, path.read_bytes()):
+                raise DataError(f"{target} exists already: results are never overwritten")
+            undo.callback(_take_back, target)
+        undo.pop_all()
+
+
+def _take_back(target: Any) -> None:
+    with contextlib.suppress(DataError):  # a bucket that fails; without run.json it is no run anyway
+        target.unlink(missing_ok=True)
 
 
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
@@ -190,17 +227,17 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
             raise DataError(f"{source.root} holds no results")
         for run_id in runs:
             here, there = source.root / run_id, target.root / run_id
-            if not there.exists():
+            if not target.has(run_id):
                 target._create(run_id, functools.partial(_copy, here))
                 added += 1
-            elif not all(filecmp.cmp(here / f, there / f, shallow=False) for f in ("run.json", "rows.jsonl")):
+            elif any((here / f).read_bytes() != (there / f).read_bytes() for f in ("run.json", "rows.jsonl")):
                 raise DataError(f"{here} and {there} are one run with different rows; remove the wrong one")
     return added
 
 
 def _copy(source: Path, folder: Path) -> None:
     for path in source.iterdir():
-        shutil.copyfile(path, folder / path.name)
+        (folder / path.name).write_bytes(path.read_bytes())
         _flush(folder / path.name)
 
 

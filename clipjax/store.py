@@ -7,6 +7,9 @@ given its name, so it is whole or absent. It holds its ids, its array (any rank)
 fails its checksum counts as missing and is made again. Two runs into one store need no lock: whoever is
 first creates a file, and the other finds it there with the same content.
 
+On a bucket (a root like gs://bucket/folder) a shard is one object, created only where there is none. A bucket
+has no locks and no time of last use: nothing of a store there is ever removed by clipjax.
+
 A shard is a plain safetensors file (`array`, `ids` as JSON bytes, `sha256`): other tools can read a store
 too.
 """
@@ -30,6 +33,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from clipjax.buckets import BucketFiles, BucketPath, place
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
@@ -79,14 +83,16 @@ class Store:
     """A directory of entries.
 
     Args:
-        root: a local directory; created when the first entry is.
+        root: a directory, or the URL of a folder of a bucket; created when the first entry is.
     """
 
     def __init__(self, root: str | os.PathLike[str]):
-        if "://" in os.fspath(root):
-            raise UsageError(f"store {root}: a store lives on a disk; give a local or mounted directory")
-        self.root = epath.Path(root).expanduser()
-        self.files = LocalFiles()
+        self.root = epath.Path(place(root)).expanduser()
+        self.files = BucketFiles() if isinstance(self.root, BucketPath) else LocalFiles()
+
+    @property
+    def on_bucket(self) -> bool:
+        return isinstance(self.files, BucketFiles)
 
     def entry(
         self,
@@ -210,20 +216,26 @@ class Store:
             shards=_shards(manifest),
             shards_present=sum(_shard_name(manifest, k) in sizes for k in range(_shards(manifest))),
             bytes=sum(sizes.values()),
-            last_used=os.stat(self.root / name / "key.json").st_mtime,
+            last_used=self.files.used(self.root / name / "key.json"),
         )
 
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
         """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
 
         Entries that a run holds, or that are somebody else's, stay.
+        Raises UsageError on a bucket, unless it is a dry run: nobody knows what is in use there.
         """
+        if self.on_bucket and not dry_run:
+            raise UsageError(
+                f"{self.root}: a bucket does not tell which entries are in use; see what could go with "
+                "--dry-run, and remove it with the bucket's own tools while nothing runs"
+            )
         entries = self.ls()
         total, removed = sum(info.bytes for info in entries), []
         for info in reversed(entries):
             if total <= budget_bytes:
                 break
-            if self.remove(info.name, dry_run=dry_run):
+            if (self.on_bucket and dry_run) or self.remove(info.name, dry_run=dry_run):
                 total -= info.bytes
                 removed.append(info)
         if not dry_run:
@@ -259,7 +271,9 @@ def _shard_name(manifest: EntryManifest, k: int) -> str:
 class Entry:
     """One stored array of `manifest.rows` rows, in shards. Made by `Store.entry`."""
 
-    def __init__(self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles):
+    def __init__(
+        self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles | BucketFiles
+    ):
         self.path = path
         self.manifest = manifest
         self.ids = ids

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.buckets import place
 from clipjax.commands.output import print_table
 from clipjax.errors import DataError, UsageError
 
@@ -17,7 +18,7 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of the store; default: the user's cache.")
+    Path | None, typer.Option("--store", help="Folder of the store, or its URL; default: the user's cache.")
 ]
 PixelsOption = Annotated[
     bool, typer.Option("--pixels", help="The pixel store of the user's cache, not the embeddings.")
@@ -76,7 +77,7 @@ def _existing(store: Path | None, pixels: bool) -> Path:
     """Only the default stores may not be there yet: then they are empty."""
     if store is not None and pixels:
         raise UsageError("--pixels is the pixel store of the user's cache: give it or --store, not both")
-    if store is not None and not store.expanduser().exists():
+    if store is not None and not place(store).expanduser().exists():
         raise DataError(f"{store} does not exist; give the folder that `clipjax eval --store` wrote to")
     return _cached_pixels() if pixels else store_root(store)
 

@@ -67,7 +67,8 @@ class PixelStore:
     """A folder of decoded pixels.
 
     Attributes:
-        root: a local directory; created when the first entry is. Hosts need not share it.
+        root: a directory, created when the first entry is, or the URL of a folder of a bucket. Hosts need not
+            share it.
         budget: bytes of all entries of pixels together. Before an entry is filled, the longest unused others
             are removed to make room for it, except those that a run reads just then.
     """
@@ -144,7 +145,7 @@ class PixelStore:
             if taken + size > self.budget and store.remove(info.name):
                 taken -= _full_bytes(info)
         more = min(size, absent * entry.manifest.rows_per_shard * _row_bytes(recipe))
-        free = shutil.disk_usage(store.root).free - SPARE_BYTES
+        free = more if store.on_bucket else shutil.disk_usage(store.root).free - SPARE_BYTES
         lack = None
         if taken + size > self.budget:
             lack = f"other runs read {_size(taken)} of the {_size(self.budget)} that it may take"

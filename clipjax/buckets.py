@@ -1,0 +1,365 @@
+"""Buckets: a path may be a URL (gs://, s3://, whatever fsspec knows) wherever `place` makes the path.
+
+Three things are promised of a bucket, whatever library speaks to it:
+
+- An object is asked for by its name. What a listing shows may be late; it never decides that something is
+  not there.
+- What may pass (a server's 5xx, a timeout, a lost connection) is tried ATTEMPTS times, with pauses that
+  double. What will not pass (no permission, no such bucket) is said at once.
+- Every failure is one sentence that names bucket and object, and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fnmatch
+import inspect
+import io
+import os
+import random
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from etils import epath
+from etils.epath import stat_utils
+
+from clipjax.errors import DataError, UsageError
+
+ATTEMPTS = 5  # of one request
+FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
+
+# How a URL begins; with one slash where pathlib has taken the other (`Path("gs://b")` is gs:/b).
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
+_LOCAL = ("file", "local")
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
+_CREDENTIALS = {
+    "gcs": "log in (`gcloud auth application-default login`), or name an account's key file in "
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+
+_TRANSIENT = {
+    getattr(errno, name, errno.EIO)
+    for name in ("EIO", "EREMOTEIO", "EBUSY", "EAGAIN", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EPIPE")
+}
+# What aiohttp, requests, botocore, google-auth and gcsfs call a connection or a transfer that broke.
+_BROKEN = {
+    *("ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout", "HTTPClientError"),
+    *("TransportError", "ChecksumError", "ChunkedEncodingError"),
+}
+_REFUSED = {"NoCredentialsError", "PartialCredentialsError", "GoogleAuthError"}
+
+T = TypeVar("T")
+
+
+def place(path: str | os.PathLike[str]) -> Path:
+    """A path on a disk, or a `BucketPath` where it is a URL: that has of `Path` what reading needs.
+
+    Raises UsageError for a URL without a bucket.
+    """
+    if isinstance(path, BucketPath):
+        return cast(Path, path)
+    text = os.fspath(path)
+    if not (found := _SCHEME.match(text)):
+        return Path(path)
+    scheme, rest = found[1], text[found.end() :]
+    if scheme in _LOCAL:
+        return Path("/" + rest)
+    if not rest:
+        raise UsageError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
+    return cast(Path, BucketPath(f"{scheme}://{rest}"))
+
+
+@epath.register_path_cls
+class BucketPath(epath.Path):
+    """The URL of an object, or of a folder: what the names of objects have in common.
+
+    Reading an object that is not there raises FileNotFoundError; everything else that goes wrong is a
+    DataError, or a UsageError where a package is missing.
+    """
+
+    _listed: dict[str, Any] | None = None  # what the listing said that it comes from
+
+    def __str__(self) -> str:
+        return f"{self.parts[0]}//{'/'.join(self.parts[1:])}"
+
+    __fspath__ = __str__
+
+    def __repr__(self) -> str:
+        return f"BucketPath({str(self)!r})"
+
+    def absolute(self) -> BucketPath:
+        return self
+
+    def resolve(self, strict: bool = False) -> BucketPath:
+        return self
+
+    def expanduser(self) -> BucketPath:
+        return self
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def _kind(self) -> str | None:
+        try:
+            return self._info()["type"]
+        except FileNotFoundError:
+            return None
+
+    def _info(self) -> dict[str, Any]:
+        return self._listed or self.ask(lambda fs, name: fs.info(name))
+
+    def stat(self) -> stat_utils.StatResult:
+        """Size in bytes, and when it was written in whole seconds since the epoch (0 if that is unknown)."""
+        info = self._info()
+        return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
+
+    def version(self) -> str:
+        """Changes with the object: a hash of what the bucket says of it (etag, size, time)."""
+        return self.ask(lambda fs, name: fs.ukey(name))
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        """What a listing shows: an object that was written just now may be missing."""
+        for info in self.ask(lambda fs, name: fs.ls(name, detail=True)):
+            name = info["name"].rstrip("/").rsplit("/", 1)[-1]
+            if name and name != self.name:  # some list the folder itself
+                path = self / name
+                path._listed = info
+                yield path
+
+    def glob(self, pattern: str) -> Iterator[BucketPath]:
+        """As of `Path`, without `**`; parts without a wildcard are asked for by name."""
+        first, _, rest = pattern.partition("/")
+        if re.search(r"[*?\[]", first):
+            found = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
+        else:
+            found = [self / first]
+        for path in found:
+            if rest:
+                yield from path.glob(rest)
+            elif path.exists():
+                yield path
+
+    def read_bytes(self) -> bytes:
+        return self.ask(lambda fs, name: fs.cat_file(name))
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop`, fewer where the object ends before."""
+        return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
+
+    def read_text(self, encoding: str | None = "utf-8", errors: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def open(self, mode: str = "rb", **_: Any) -> IO[bytes]:  # type: ignore[override]
+        """A file to read at random; what it reads is fetched in blocks."""
+        if mode != "rb":
+            raise ValueError(f"{mode!r}: objects are opened to be read; `BucketFiles.create` writes them")
+        return self.ask(lambda fs, name: fs.open(name, "rb"))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            self.ask(lambda fs, name: fs.rm_file(name), "remove")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def ask(self, request: Callable[[Any, str], T], verb: str = "read") -> T:
+        """What `request(filesystem, name)` returns, after as many attempts as it takes.
+
+        Raises FileNotFoundError and FileExistsError as they come; see the class for others.
+        """
+        fs, name = self._filesystem()
+        for attempt in range(ATTEMPTS):
+            try:
+                return request(fs, name)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:
+                if not _may_pass(error) or attempt == ATTEMPTS - 1:
+                    raise self._failure(error, verb) from error
+            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
+        raise AssertionError("unreachable")
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Of fsspec, which keeps one for all paths; listings are not kept, so that they are not old."""
+        import fsspec
+
+        scheme = self.parts[0].removesuffix(":")
+        try:
+            return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
+        except ImportError as error:
+            how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else _reason(error)
+            raise UsageError(f"{self}: what reads {scheme}:// is not installed: {how}") from None
+        except ValueError as error:
+            raise UsageError(f"{self}: {scheme}:// is no kind of place ({_reason(error)})") from None
+        except Exception as error:
+            raise self._failure(error, "read") from error
+
+    def _failure(self, error: Exception, verb: str) -> DataError:
+        bucket, name, why = self.parts[1], "/".join(self.parts[2:]), _reason(error)
+        if _is_refusal(error):
+            scheme = self.parts[0].removesuffix(":")
+            usual = f"give credentials as fsspec's {scheme} takes them"
+            how = _CREDENTIALS.get(_EXTRAS.get(scheme, ""), usual)
+            return DataError(f"the bucket {bucket} does not let you {verb} {name or 'it'} ({why}): {how}")
+        if _may_pass(error):
+            return DataError(
+                f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when the bucket "
+                "answers: what is finished is kept"
+            )
+        return DataError(f"{self}: could not {verb} it ({why}); check the address")
+
+
+class BucketFiles:
+    """What `clipjax.files.LocalFiles` is on a disk: whole, immutable objects.
+
+    A bucket knows no locks, so nothing is ever removed here that a run may be using: `unless_held` is never
+    sure, and `clean` leaves everything. An upload is all or nothing by itself.
+    """
+
+    def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
+        """Put a complete object at `path`, or nothing at all.
+
+        Returns False, and leaves the object alone, where one exists and `replace` is false.
+        Raises DataError if it cannot be written.
+        """
+        target, attempts = _bucket_path(path), 0
+
+        def upload(fs: Any, name: str) -> None:
+            nonlocal attempts
+            attempts += 1
+            if replace and _knows_create(fs):
+                fs.pipe_file(name, data)
+            elif _knows_create(fs):
+                fs.pipe_file(name, data, mode="create")
+            else:
+                _upload_beside(fs, name, data, replace=replace)
+
+        try:
+            target.ask(upload, "write")
+        except FileExistsError:
+            # Perhaps an attempt of ours had arrived after all, and only the answer was lost.
+            return attempts > 1 and self.read(target) == data
+        except FileNotFoundError:
+            raise DataError(
+                f"{path}: there is no bucket {target.parts[1]}; create it or correct it"
+            ) from None
+        return True
+
+    def read(self, path: Path | epath.Path) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def touch(self, path: epath.Path) -> None:
+        """Nothing: an object keeps no time of last use."""
+
+    def used(self, path: epath.Path) -> float:
+        """When it was written, in seconds since the epoch."""
+        return path.stat().mtime
+
+    def hold(self, path: epath.Path) -> IO[bytes]:
+        """Something to close: an entry of a bucket is held by everybody.
+
+        Raises FileNotFoundError where there is none.
+        """
+        if not path.exists():
+            raise FileNotFoundError(path)
+        return io.BytesIO()
+
+    @contextlib.contextmanager
+    def unless_held(self, path: epath.Path) -> Iterator[bool]:
+        """False: somebody may hold it."""
+        yield False
+
+    def clean(self, directory: epath.Path) -> None:
+        """Nothing: what an upload leaves that was cut off is no object."""
+
+
+def _bucket_path(path: Any) -> BucketPath:
+    assert isinstance(path, BucketPath), path
+    return path
+
+
+def _knows_create(fs: Any) -> bool:
+    """Whether the filesystem itself refuses to replace an object on request, in one step."""
+    name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
+    owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
+    return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (
+        inspect.signature(vars(owner)[name]).parameters
+    )
+
+
+def _upload_beside(fs: Any, name: str, data: bytes, *, replace: bool) -> None:
+    """Write under a name of its own, then move: whole or absent; of two at once, the last one stays."""
+    folder, _, last = name.rpartition("/")
+    temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
+    with contextlib.suppress(NotImplementedError):
+        fs.makedirs(folder, exist_ok=True)
+    try:
+        fs.pipe_file(temporary, data)
+        if not replace and fs.exists(name):
+            raise FileExistsError(name)
+        fs.mv(temporary, name)
+    finally:
+        with contextlib.suppress(Exception):
+            fs.rm_file(temporary)
+
+
+def _listing(folder: BucketPath) -> list[BucketPath]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _written(info: dict[str, Any]) -> float:
+    for key in ("mtime", "LastModified", "updated", "last_modified", "modified", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return value
+    return 0.0
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status, 0 where there is none."""
+    text = str(getattr(error, "code", None) or getattr(error, "status", None))
+    return int(text) if text.isdecimal() else 0
+
+
+def _is_refusal(error: BaseException) -> bool:
+    said = isinstance(error, OSError) and str(error).startswith("Forbidden")  # gcsfs, of 403
+    named = _is(error, _REFUSED) and not _is(error, _BROKEN)
+    return isinstance(error, PermissionError) or said or named or _status(error) in (401, 403)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, TimeoutError | ConnectionError) or _is(error, _BROKEN):
+        return True
+    broken = isinstance(error, OSError) and error.errno in _TRANSIENT
+    return broken or _status(error) in (408, 429) or 500 <= _status(error) < 600
+
+
+def _is(error: BaseException, names: set[str]) -> bool:
+    return any(cls.__name__ in names for cls in type(error).__mro__)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200].rstrip(".")
