@@ -156,6 +156,17 @@ def assert_same_everywhere(what: str, value: str) -> None:
         )
 
 
+def failed_process(failure: Exception | None) -> int | None:
+    """The first process that has failed, or None: all learn it, so that none waits for one that has left.
+
+    All processes call it at the same point, with what went wrong in their own.
+    """
+    if jax.process_count() == 1:
+        return None if failure is None else 0
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
+    return int(failed[0]) if len(failed) else None
+
+
 def barrier(name: str) -> None:
     """Wait until every process has come to the barrier of this name."""
     if jax.process_count() > 1:

@@ -184,6 +184,7 @@ def test_two_processes_count_every_image_once_with_one_compilation():
         assert report["local compilations"] == report["global compilations"] == 1
         assert report["kernel shard"] == [2, 4]
         assert report["kernel whole"]
+        assert report["failed"] == [None, 1], "both know which one has failed"
 
 
 def test_a_short_host_is_named_in_seconds():

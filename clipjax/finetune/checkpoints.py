@@ -9,11 +9,16 @@ is reported and put aside, and the one before it is used.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +30,11 @@ from jax.experimental import multihost_utils
 
 from clipjax.errors import DataError, counted
 from clipjax.finetune.step import TrainState
-from clipjax.sharding import barrier
+from clipjax.sharding import barrier, failed_process
 
 _SIZES = "sizes.json"
+# Seconds that a failed save waits for its threads, and for what they still write.
+_PATIENCE = 10.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -76,17 +83,36 @@ class Checkpoints:
             batches=grain.checkpoint.CheckpointSave(batches),
             identity=ocp.args.JsonSave(self._identity),
         )
+        what, failure = f"the checkpoint of step {step} cannot be written to {self.folder}", None
         try:
             self._check_room(state)
             with _quiet():
                 self._manager.save(step, args=items)
             self._write_sizes(step)
         except Exception as error:  # a full disk is an OSError, or what TensorStore makes of it
-            reason = _first_line(error)
-            raise DataError(
-                f"the checkpoint of step {step} cannot be written to {self.folder}: {reason}; make room "
-                "there and run the same command again"
-            ) from error
+            failure = error
+            if jax.process_count() > 1:
+                _LOG.error("%s: %s (waiting for the other processes)", what, _reason(error))
+        failed = failed_process(failure)
+        if failed is None:
+            return
+        self._remove_unfinished()
+        reason = f"process {failed} has failed, see its message" if failure is None else _reason(failure)
+        raise DataError(f"{what}: {reason}; make room there and run the same command again") from failure
+
+    def _remove_unfinished(self) -> None:
+        """What a failed save has left behind, which is room on a full disk."""
+        if jax.process_index() > 0:
+            return
+        for path in self.folder.glob(f"*/{_SIZES}.tmp"):
+            path.unlink(missing_ok=True)
+        deadline = time.monotonic() + _PATIENCE
+        while left := list(self.folder.glob("*.orbax-checkpoint-tmp*")):
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)  # TensorStore's threads may still put a file into it
 
     def _check_room(self, state: TrainState) -> None:
         """Raise OSError on all processes where the disk of the first one has no room for the state."""
@@ -195,14 +221,40 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracebacks that orbax logs of each of its threads: what is wrong is raised as well."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Without the tracebacks that orbax logs of each of its threads: what is wrong is raised as well.
+
+    After an error it waits for the threads that were begun inside, and stays quiet: TensorStore's own may end
+    later still, and find the event loop closed.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = functools.partial(_unless_closed, hook)
     try:
         yield
-    finally:
-        logger.setLevel(before)
+    except Exception:
+        deadline = time.monotonic() + _PATIENCE
+        while set(threading.enumerate()) - before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise
+    sys.unraisablehook = hook
+    for logger, level in zip(loggers, levels):
+        logger.setLevel(level)
+
+
+def _unless_closed(hook: Callable[[Any], None], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
+def _reason(error: Exception) -> str:
+    """What the system says, where it is to blame (TensorStore ends its messages with the code), else all."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

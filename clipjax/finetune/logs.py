@@ -6,7 +6,9 @@ no step is told of twice.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import logging
 import math
 import os
 import time
@@ -21,6 +23,7 @@ from clipjax.errors import DataError
 from clipjax.progress import progress_bar
 
 METRICS = "metrics.csv"
+_LOG = logging.getLogger(__name__)
 _FIRST = ("step", "epoch", "loss", "accuracy", "grad_norm", "learning_rate", "images_per_s")
 # Steps that the rate is taken over.
 _WINDOW = 20
@@ -107,12 +110,18 @@ class Logs:
                     self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """End the logs. Of a full disk it only warns: the run may be ending with an error that says more."""
         if self._bar is not None:
             self._bar.close()
-        if self._table is not None:
-            self._table.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            if self._table is not None:
+                self._table.close()
+            if self._events is not None:
+                self._events.close()
+        except OSError as error:
+            _LOG.warning("the logs in %s are not whole: %s", self._folder, error.strerror or error)
+            if self._events is not None:  # it would try again as the interpreter ends, with a traceback
+                self._events.file_writer.event_writer = contextlib.ExitStack()
 
 
 class _Table:

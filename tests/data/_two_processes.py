@@ -21,6 +21,7 @@ from clipjax.sharding import (
     FSDP,
     assert_same_everywhere,
     barrier,
+    failed_process,
     local_mesh,
     make_mesh,
     shard_batch,
@@ -70,6 +71,7 @@ def main() -> None:
     whole = multihost_utils.process_allgather(sharded["dense"]["kernel"], tiled=True)
     report["kernel shard"] = sharded["dense"]["kernel"].addressable_shards[0].data.shape
     report["kernel whole"] = bool((whole == kernel).all())
+    report["failed"] = [failed_process(None), failed_process(ValueError() if index else None)]
     barrier("end")
     print(f"\nanswer {json.dumps(report)}", flush=True)
 

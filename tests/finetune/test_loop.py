@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
+import os
 import re
 import resource
 import shutil
@@ -183,9 +185,9 @@ def test_a_finished_run_is_read_back(tmp_path: Path, whole: Params) -> None:
     assert same_bits(train(watched(setup, dying(13)), setup).params, whole)
 
 
-# TensorStore's threads find orbax's event loop closed after the error.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(tmp_path: Path, whole: Params) -> None:
+def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
+    tmp_path: Path, whole: Params, caplog: pytest.LogCaptureFixture
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(number: int) -> None:
@@ -194,10 +196,12 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(tmp_path: Path, 
 
     setup = tiny_setup(tmp_path, devices=2)
     try:
-        with pytest.raises(DataError, match=r"step 8 cannot be written to .*/checkpoints: .*make room"):
+        with pytest.raises(DataError, match=r"step 8 cannot be .*/checkpoints: File too large; make room"):
             train(watched(setup, fill), setup)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in (tmp_path / "train" / "checkpoints").iterdir()] == ["4"], "nothing else"
+    assert not caplog.records
     assert same_bits(solve(tmp_path), whole)
 
 
@@ -205,6 +209,27 @@ def test_a_full_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"step 4 cannot .*: it takes 0.00\d+ MB and 0.001 MB are free; make"):
         solve(tmp_path)
+
+
+def test_logs_on_a_full_disk_do_not_hide_what_ended_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    logs = Logs(1, batch_size=4, folder=tmp_path, progress=False)
+    logs.start(0)
+    logs.add(1, {"loss": 1.0})
+    assert logs._events is not None
+    file = logs._events.file_writer
+    writer, logs._events.close = file.event_writer, full
+    logs.close()
+    assert [each.getMessage() for each in caplog.records] == [
+        f"the logs in {tmp_path} are not whole: No space left on device"
+    ]
+    assert file.event_writer is not writer, "which would try again as the interpreter ends"
+    file.event_writer.close()
+    writer.close()
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
