@@ -312,8 +312,9 @@ def abstract_model(name: str) -> Any:
     ],
 )
 def test_bad_input_is_named(model: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        METHOD.prepare(setup_of(abstract_model(model), **options))
+    for state in (METHOD.prepare, METHOD.outline):
+        with pytest.raises(UsageError, match=message):
+            state(setup_of(abstract_model(model), **options))
 
 
 def test_a_classifier_keeps_its_head() -> None:

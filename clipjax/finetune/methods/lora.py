@@ -70,9 +70,7 @@ def prepare(setup: Setup) -> Problem:
     """
     model, options = setup.model, setup.options
     objective = _objective(setup)
-    towers = _towers(setup, objective)
-    _one_of("targets", options["targets"], ("attention", "mlp", "both"))
-    paths = low_rank.target_paths(model.params, towers, options["targets"], model.card.id)
+    paths = _paths(setup, objective)
     factors = low_rank.init(model.params, paths, options["rank"], setup.seed)
     scaling = options["alpha"] / options["rank"]
     frozen = dataclasses.replace(setup, recipe=dataclasses.replace(setup.recipe, batch_norm="frozen"))
@@ -97,16 +95,16 @@ def prepare(setup: Setup) -> Problem:
 def outline(setup: Setup) -> Outline:
     """Its shapes."""
     model, options, objective = setup.model, setup.options, _objective(setup)
-    paths = low_rank.target_paths(model.params, _towers(setup, objective), options["targets"], model.card.id)
-    make = partial(low_rank.init, model.params, paths, options["rank"], setup.seed)
+    paths = _paths(setup, objective)
+    factors = jax.eval_shape(partial(low_rank.init, model.params, paths, options["rank"], setup.seed))
     scaling, batch = options["alpha"] / options["rank"], image_batch(setup)
     if objective == "contrastive":
         base, params = flyp_loss(setup), model.params
         batch["tokens"] = abstract(class_captions(setup).shape[-1], dtype=jnp.int32)
     else:
         base, params = image_loss(setup), {"vision": model.params["vision"], "head": abstract_head(setup)}
-    trained = {**params, "lora": jax.eval_shape(make)}
-    return Outline(trained, lambda path: path.startswith("lora/"), _on_merged(base, scaling), batch)
+    whole = {**params, "lora": factors}
+    return Outline(whole, lambda path: path.startswith("lora/"), _on_merged(base, scaling), batch)
 
 
 def _objective(setup: Setup) -> str:
@@ -117,6 +115,13 @@ def _objective(setup: Setup) -> str:
             f"lora: {setup.model.card.id} has no text tower for the contrastive objective: use cross_entropy"
         )
     return given if given != "auto" else "contrastive" if kind == "zero_shot" else "cross_entropy"
+
+
+def _paths(setup: Setup, objective: str) -> list[str]:
+    """The kernels that get an update."""
+    targets, model = setup.options["targets"], setup.model
+    _one_of("targets", targets, ("attention", "mlp", "both"))
+    return low_rank.target_paths(model.params, _towers(setup, objective), targets, model.card.id)
 
 
 def _towers(setup: Setup, objective: str) -> tuple[str, ...]:
