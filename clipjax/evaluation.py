@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.decoders import Workers
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.digests import sha256_json
@@ -111,7 +112,7 @@ def evaluate(
     store: str | Path | Store | None = None,
     pixel_store: str | Path | PixelStore | None = None,
     results: str | Path | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
     on_error: str = "raise",
     progress: bool = True,
 ) -> Result:
@@ -141,7 +142,7 @@ def evaluate(
         pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
             share; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
-        workers: processes that decode; 0 decodes in threads.
+        workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
         progress: bars on stderr.
 

@@ -467,6 +467,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
         (["--predictions", "x.csv", "--limit", "3"], "--limit has no effect beside --predictions"),
         (["--predictions", "x.csv", "--prompts", "single"], "--prompts has no effect beside --predictions"),
         (["--data", "x", "--prompts", "single", "--prompts", "mcm_5"], "several --prompts need --data-root"),
+        (["--data", "x", "--workers", "many"], "--workers: a number of processes, or auto, not 'many'"),
         ([], "give one of --data, --data-root, --predictions"),
     ],
 )

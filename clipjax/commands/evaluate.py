@@ -89,7 +89,12 @@ def evaluate(
         bool,
         typer.Option("--compare-precision", help="Run both and report flips and the change in accuracy."),
     ] = False,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    workers: Annotated[
+        str,
+        typer.Option(
+            help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
+        ),
+    ] = "0",
     on_error: Annotated[
         str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")
     ] = "raise",
@@ -154,7 +159,7 @@ def evaluate(
         "per_device_batch": batch_size,
         "precision": precision,
         "compare_precision": compare_precision,
-        "workers": workers,
+        "workers": workers_asked(workers),
         "on_error": on_error,
         "store": store_root(store),
         "pixel_store": pixels_in(pixel_store, pixel_budget),
@@ -302,9 +307,24 @@ def _say_waiting(stats: Sequence[Any]) -> None:
         total = waited + sum(each.compute_seconds for each in stats)
         typer.echo(
             f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
-            f"{waited / total:.0%} of it",
+            f"{waited / total:.0%} of it{_decoders(stats)}",
             err=True,
         )
+
+
+def _decoders(stats: Sequence[Any]) -> str:
+    found = dict.fromkeys(each.decoders for each in stats if each.images and each.decoders)
+    return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""
+
+
+def workers_asked(text: str) -> int | str:
+    """A number, or "auto". Raises UsageError for anything else."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"--workers: a number of processes, or auto, not {text!r}") from None
 
 
 def join_processes() -> None:

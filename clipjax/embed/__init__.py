@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipjax.card import embeds_at_unit_norm
+from clipjax.data.decoders import AUTO, Workers
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
@@ -67,6 +68,7 @@ class EmbedStats:
         compute_seconds: spent handing over batches and waiting for features.
         skipped: ids of the data set's unreadable images, in order: they have no embedding.
         per_device_batch: images a device took in one step; a stored entry's own, not what was asked for.
+        decoders: what decoded, in words, where that was left to a measurement and something was decoded.
     """
 
     forward_passes: int
@@ -76,12 +78,13 @@ class EmbedStats:
     compute_seconds: float
     skipped: tuple[str, ...]
     per_device_batch: int
+    decoders: str = ""
 
     def plus(self, other: EmbedStats) -> EmbedStats:
         """Both together, for the same data set."""
         names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return dataclasses.replace(self, **sums)
+        return dataclasses.replace(self, **sums, decoders=self.decoders or other.decoders)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +118,7 @@ def embed_many(
     precision: str = "parity",
     per_device_batch: int | None = None,
     rows_per_shard: int | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
     output: str = "embedding",
     recipe: PixelRecipe | None = None,
     progress: bool = True,
@@ -138,7 +141,8 @@ def embed_many(
         precision: "parity" (float32) or "fast" (bfloat16 tower).
         per_device_batch: images a device takes in one step. An entry that exists keeps its own number.
         rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
-        workers: processes that decode; 0 decodes in threads.
+        workers: processes that decode; 0 decodes in threads, one a core; "auto" tries once what is fastest
+            for such images on this machine (`clipjax.data.decoders`).
         output: "embedding" (what the head reads: unit norm for a zero-shot model and for a classifier whose
             card says so, else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
@@ -171,12 +175,12 @@ def embed_many(
     return [first[each.name].result(counted=first[each.name] is each) for each in sets]
 
 
-def check_settings(per_device_batch: int | None, workers: int, on_error: str) -> None:
-    """Raises UsageError for a batch below 1, fewer than 0 workers, or an unknown `on_error`."""
+def check_settings(per_device_batch: int | None, workers: Workers, on_error: str) -> None:
+    """Raises UsageError for a batch below 1, a number of workers that is none, or an unknown `on_error`."""
     if per_device_batch is not None and per_device_batch < 1:
         raise UsageError(f"the batch size must be at least 1, not {per_device_batch}")
-    if workers < 0:
-        raise UsageError(f"the number of workers must be at least 0, not {workers}")
+    if workers != AUTO and (not isinstance(workers, int) or workers < 0):
+        raise UsageError(f"the number of workers must be at least 0, or {AUTO!r}, not {workers!r}")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
 
@@ -270,7 +274,7 @@ class _DataSet(Passenger):
         present = set(ids)
         skipped = tuple(name for name in self.manifest.ids if name not in present)
         done = (self.forward_passes, self.images, self.compiles, self.decode_seconds, self.compute_seconds)
-        stats = EmbedStats(*(done if counted else (0, 0, 0, 0.0, 0.0)), skipped, self.batch)
+        stats = EmbedStats(*(done if counted else (0, 0, 0, 0.0, 0.0)), skipped, self.batch, self.decoders)
         return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from clipjax.data.decoders import AUTO, Decoders, Workers, choose
 from clipjax.data.joined import joined
 from clipjax.data.loader import Batches, Skipped, batches, pad_rows
 from clipjax.data.manifest import Manifest
@@ -46,6 +47,7 @@ class Passenger:
     compiles: int = 0
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
+    decoders: str = ""  # those that were measured to be the fastest
 
 
 class Span(NamedTuple):
@@ -86,7 +88,7 @@ class Stream:
     pixel_store: PixelStore | None
     precision: Precision
     output: str
-    workers: int
+    workers: Workers
     progress: bool
     on_error: str
 
@@ -100,9 +102,10 @@ class Stream:
         forward = image_forward(self.model, self.precision, self.output, per_device_batch)
         rows = [pad_rows(np.arange(span.rows.start, span.rows.stop), per_device_batch) for span in spans]
         plan = _Plan([span.of for span in spans], rows, forward.batch_size)
+        how = self._how_to_decode(plan)
         try:
             with (
-                contextlib.closing(self._pixels(plan, per_device_batch)) as pixels,
+                contextlib.closing(self._pixels(plan, per_device_batch, how)) as pixels,
                 self._bar(spans) as bar,
             ):
                 pieces = _cut(self._features(forward, pixels, plan, bar), [len(part) for part in rows])
@@ -119,21 +122,27 @@ class Stream:
         total = sum(len(span.rows) for span in spans)
         return progress_bar(total, f"embedding {what}".rstrip(), "image", shown=shown)
 
-    def _pixels(self, plan: _Plan, per_device_batch: int) -> Generator[_Pixels]:
+    def _how_to_decode(self, plan: _Plan) -> dict[str, Any]:
+        """Options of the loader."""
+        if self.workers != AUTO:
+            return {"workers": self.workers, "on_error": "skip"}
+        whole, rows = plan.joined()
+        shown = self.progress and jax.process_index() == 0
+        chosen = choose(whole, self.recipe, rows, progress=shown)
+        for of, _ in plan.parts():
+            of.decoders = "" if chosen == Decoders() else str(chosen)
+        return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
+
+    def _pixels(self, plan: _Plan, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
         """The pixels of each step."""
-        how: dict[str, Any] = {"workers": self.workers, "on_error": "skip"}
         parts, size = plan.parts(), plan.batch_size
         if self.pixel_store is not None:
             piece = size if len(parts) == 1 else per_device_batch
             with contextlib.closing(self._stored(self.pixel_store, parts, batch_size=piece, **how)) as pieces:
                 yield from _stacked(pieces, size // piece)
             return
-        rows, start = [], 0
-        for of, part in parts:
-            rows.append(np.where(part < 0, part, part + start))
-            start += len(of.manifest)
-        whole = joined([of.manifest for of, _ in parts])
-        yield from _taken(batches(whole, self.recipe, batch_size=size, rows=np.concatenate(rows), **how))
+        whole, rows = plan.joined()
+        yield from _taken(batches(whole, self.recipe, batch_size=size, rows=rows, **how))
 
     def _stored(
         self, store: PixelStore, parts: Sequence[tuple[Passenger, np.ndarray]], **how: Any
@@ -190,6 +199,14 @@ class _Plan:
         spans = zip(self._owners, np.split(self._rows, self._ends[:-1]))
         groups = itertools.groupby(spans, key=lambda span: span[0])
         return [(of, np.concatenate([rows for _, rows in group])) for of, group in groups]
+
+    def joined(self) -> tuple[Manifest, np.ndarray]:
+        """All data sets as one, and the rows of the stream in it."""
+        rows, start = [], 0
+        for of, part in self.parts():
+            rows.append(np.where(part < 0, part, part + start))
+            start += len(of.manifest)
+        return joined([of.manifest for of, _ in self.parts()]), np.concatenate(rows)
 
     def first(self, step: int) -> Passenger:
         """Whose the first row of a step is; behind the end, whose the last is."""
