@@ -161,13 +161,15 @@ def _sweep(
     **how: Any,
 ) -> list[dict[str, Any]]:
     """The rows of every alpha on the suite."""
-    from clipjax.finetune.before_after import evaluate_suite
+    from clipjax.finetune.before_after import evaluate_suite, left_out
     from clipjax.finetune.suites import load_suite
     from clipjax.finetune.wise_ft import sweep
     from clipjax.store import Store
 
     found = load_suite(suite)
     settings = {"results": out / "results", "store": Store(store), "progress": False} | how
+    for line in left_out(found, data_root):
+        typer.echo(line, err=True)
     rows = []
     for model in sweep(first, second, alphas):
         results = evaluate_suite(model, found, data_root, lambda line: typer.echo(line, err=True), **settings)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from clipjax.collection import Job, evaluate_all, plan
+from clipjax.collection import Job, Plan, evaluate_all, plan
 from clipjax.compare import Comparison, compare_runs
 from clipjax.data.cards import load_dataset
 from clipjax.errors import ClipjaxError, DataError, UsageError
@@ -97,7 +97,7 @@ def before_and_after(
         base, tuned: models.
         data_root: folder of data sets.
         results: folder for the rows of all runs.
-        announce: told each run before it starts, and each that failed.
+        announce: told what of the suite is left out, each run before it starts, and each that failed.
         settings: those of `clipjax.evaluate`.
 
     Returns: the table; in all processes but the first an empty one.
@@ -111,6 +111,8 @@ def before_and_after(
             f"the suite {suite.name} has no [[metrics]] to compare by, or there is no tuned model"
         )
     jobs = _jobs(suite, data_root)
+    for line in left_out(suite, data_root):
+        announce(line)
     runs = [_evaluate(model, jobs, announce, results=results, **settings) for model in (base, *tuned)]
     if jax.process_index() > 0:  # only the first process has written rows to compare
         return []
@@ -124,20 +126,41 @@ def before_and_after(
 _Key = tuple[str, str]
 
 
+def left_out(suite: Suite, data_root: str | Path) -> list[str]:
+    """What of a suite does not lie below a folder: a line for each data set, with the tasks that lack it."""
+    families = {name.partition(":")[0] for name in suite.datasets}
+    lines: dict[str, None] = {}
+    for planned in _parts(suite, data_root):
+        missing = [str(planned)] if isinstance(planned, DataError) else planned.missing
+        lines |= dict.fromkeys(
+            line for line in missing if not families or any(f"{name} (" in line for name in families)
+        )
+    return [f"left out of the table: {line}" for line in lines]
+
+
+def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
+    """The plan of each part of a suite, or why there is none: nothing of it is there."""
+    found: list[Plan | DataError] = []
+    for name in suite.run:
+        try:
+            found.append(plan(name, data_root))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
 def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
     """Each run once; a part of the suite of which nothing is there is left out, unless it is all."""
     found: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
-    for name in suite.run:
-        try:
-            planned = plan(name, data_root).jobs
-        except DataError as error:
-            why = error
+    for planned in _parts(suite, data_root):
+        if isinstance(planned, DataError):
+            why = planned
             continue
         found |= {
             (job.task, job.data.card.name): job
-            for job in planned
+            for job in planned.jobs
             if job.task in tasks and (not suite.datasets or job.data.card.name in suite.datasets)
         }
     if not found and suite.datasets:

@@ -16,7 +16,7 @@ from _small import RGB, write_colours
 from clipjax.compare import compare_runs
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, refuse_leaks
+from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, left_out, refuse_leaks
 from clipjax.finetune.run import Data, splits
 from clipjax.finetune.suites import Metric, Suite, load_suite
 from clipjax.results import ResultStore
@@ -175,7 +175,8 @@ def test_the_intervals_are_those_of_the_paired_comparison(lost: Any) -> None:
     assert found.deviation is not None
     assert (found.verdict, found.n) == ("lost", 8 * len(RGB))
     assert len([line for line in said if line.startswith("[")]) == 4 * 4
-    assert said[0].endswith("base: zeroshot on colours_dark")
+    first = next(line for line in said if not line.startswith("left out"))
+    assert first.endswith("base: zeroshot on colours_dark")
 
 
 def test_more_error_is_lost_and_what_does_not_move_is_neither(lost: Any) -> None:
@@ -232,7 +233,23 @@ def test_a_suite_of_which_nothing_is_there(suite: Suite, world: Path, tmp_path: 
         compare(Seer("base"), [Seer("tuned")], elsewhere, world, tmp_path / "results")
     # What is missing of a suite is left out, where something is there.
     partly = dataclasses.replace(suite, run=("shape_bias", "zeroshot"), datasets=("colours_val",))
-    assert compare(Seer("base"), [Seer("tuned")], partly, world, tmp_path / "results")
+    said: list[str] = []
+    assert compare(Seer("base"), [Seer("tuned")], partly, world, tmp_path / "results", said)
+    assert "left out" not in " ".join(said), "the suite is of this data set alone"
+
+
+def test_what_is_left_out_of_the_table_is_said(suite: Suite, world: Path) -> None:
+    whole = dataclasses.replace(suite, run=("shape_bias", "zeroshot", "calibration"))
+    found = left_out(whole, world)
+    assert found[0].startswith(
+        f"left out of the table: {world} holds no data set for 'shape_bias': cue_conflict"
+    )
+    assert f"left out of the table: imagenet_r (zeroshot): {world}/imagenet-r does not exist" in found
+    assert len(set(found)) == len(found)
+    [v2] = left_out(
+        dataclasses.replace(whole, datasets=("imagenet_v2:top-images",), run=("zeroshot",)), world
+    )
+    assert "imagenet_v2 (zeroshot): " in v2
 
 
 def test_a_suite_of_runs_is_no_table(world: Path, tmp_path: Path) -> None:
