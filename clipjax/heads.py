@@ -25,6 +25,7 @@ from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels
 from clipjax.metrics import classification
+from clipjax.model import unit_norm
 from clipjax.progress import progress_bar
 from clipjax.texts import CHUNK, encode_texts, stored, text_key
 
@@ -162,14 +163,9 @@ def _logits(
     *,
     normalize: bool,
 ) -> jax.Array:
-    features = _unit(features) if normalize else features
+    features = unit_norm(features) if normalize else features
     scores = jnp.matmul(features, scale * kernel, precision=jax.lax.Precision.HIGHEST) + bias
     return scores[:, columns]
-
-
-def _unit(features: jax.Array) -> jax.Array:
-    norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
-    return features / jnp.maximum(norm, 1e-12)
 
 
 def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
@@ -195,7 +191,7 @@ def _affinities(
     size: int,
 ) -> jax.Array:
     """Blocks of `size` keys one after the other."""
-    features, highest = _unit(features), jax.lax.Precision.HIGHEST
+    features, highest = unit_norm(features), jax.lax.Precision.HIGHEST
 
     def add(block: jax.Array, total: jax.Array) -> jax.Array:
         some = jax.lax.dynamic_slice_in_dim(keys, block * size, size, axis=1)

@@ -27,6 +27,7 @@ from clipjax.digests import sha256_json
 from clipjax.finetune.checkpoints import Checkpoints
 from clipjax.finetune.logs import Logs
 from clipjax.finetune.loop import fit
+from clipjax.finetune.losses import unit_norm
 from clipjax.finetune.optimizer import make_optimizer
 from clipjax.finetune.step import Aux, Loss, Metrics, check_batch, init_state, make_step, state_shardings
 from clipjax.finetune.trees import Params, split
@@ -78,19 +79,13 @@ def contrastive_loss(
 
     Returns: the loss [], and the share of images whose own caption is the most similar one of the batch.
     """
-    image, text = _unit(image_features), _unit(text_features)
+    image, text = unit_norm(image_features), unit_norm(text_features)
     logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
     logits = logits if excluded is None else jnp.where(excluded, -jnp.inf, logits)
     pairs = jnp.arange(logits.shape[0])
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     loss = 0.5 * (cross_entropy(logits, pairs).mean() + cross_entropy(logits.T, pairs).mean())
     return loss, {"accuracy": jnp.mean(jnp.argmax(logits, axis=1) == pairs)}
-
-
-def _unit(features: Array) -> Array:
-    # torch's normalize (eps 1e-12), with a gradient that stays finite at zero.
-    square = jnp.sum(features * features, axis=-1, keepdims=True)
-    return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Loss:
