@@ -21,7 +21,8 @@ from clipjax.errors import DataError
 from clipjax.results import Row
 
 NONE = "none"  # in a protocol: what a row has as null
-_KEYS = {"title", "source", "task", "datasets", "asks", "left_open"}
+_NEEDED = {"title", "source", "task", "datasets", "asks"}
+_KEYS = _NEEDED | {"kind", "left_open"}
 
 # What a reader calls the fields that protocols ask of.
 _WORDS = {
@@ -43,6 +44,7 @@ class Protocol:
         title, source: what it is, and where it is written.
         task, datasets: what it is of; data sets may hold `*`.
         asks: dotted name of a field of a result row -> the values that it may have.
+        kind: of the models that it is for, "zero_shot" or "classifier"; "" for both.
         left_open: what the source does not say, and what clipjax does; "" for nothing.
     """
 
@@ -52,17 +54,21 @@ class Protocol:
     task: str
     datasets: tuple[str, ...]
     asks: Mapping[str, tuple[Any, ...]]
+    kind: str = ""
     left_open: str = ""
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Over task, data sets and what is asked; the words may change."""
-        return sha256_json({"task": self.task, "datasets": self.datasets, "asks": dict(self.asks)})
+        """Over task, data sets, kind and what is asked; the words may change."""
+        whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
+        return sha256_json(whole)
 
     def covers(self, row: Row) -> bool:
-        """Whether the row is of its task and of one of its data sets."""
-        return row["task"] == self.task and any(
-            fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets
+        """Whether the row is of its task, of one of its data sets, and of a model of its kind."""
+        return (
+            row["task"] == self.task
+            and any(fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets)
+            and self.kind in ("", row["model_facts"].get("kind"))
         )
 
 
@@ -101,7 +107,7 @@ def protocols() -> tuple[Protocol, ...]:
     path = config_dir() / "protocols.toml"
     found = []
     for name, table in read_toml(path).items():
-        if missing := (_KEYS - {"left_open"}) - table.keys():
+        if missing := _NEEDED - table.keys():
             raise DataError(f"{path}: [{name}] lacks {', '.join(sorted(missing))}")
         if unknown := table.keys() - _KEYS:
             raise DataError(f"{path}: [{name}] has the unknown key {min(unknown)!r}")
@@ -134,14 +140,16 @@ def with_protocols(rows: Sequence[Row]) -> list[Row]:
 def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
     """What the protocol asks, then what every protocol asks."""
     for key, allowed in protocol.asks.items():
-        value = _field(row, key)
+        value = _score(row) if key == "score" else _field(row, key)
         if key == "convention.prompts" and str(value).startswith("not applicable"):
             continue  # a classifier
         if (NONE if value is None else value) not in allowed:
             yield Departure(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
-    sample, skipped = row["sample"], row["skipped"]
-    if sample is not None:
-        yield Departure("images", "all", f"a random sample of {sample['limit']} of {sample['of']}")
+    samples = {"images": row["sample"], "ID images": _field(row, "convention.id_sample")}
+    for images, sample in samples.items():
+        if sample is not None:
+            yield Departure(images, "all", f"a random sample of {sample['limit']} of {sample['of']}")
+    skipped = row["skipped"]
     if skipped:
         yield Departure("unreadable images", "none", str(skipped))
     if row["precision"] != "parity":
@@ -150,6 +158,13 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
         yield Departure("image size", "the model's own", str(row["model_facts"].get("image_size")))
     if (decode := _field(row, "recipe.pixels.decode") or "full") != "full":
         yield Departure("decoding", "full", str(decode))
+
+
+def _score(row: Row) -> Any:
+    """Of OOD detection: the score by which images are ranked, that of the slice or the model's own."""
+    if (row["slice"] or "").startswith("score:"):
+        return row["slice"].removeprefix("score:")
+    return _field(row, f"convention.headline.{row['model_facts'].get('kind')}")
 
 
 def _field(row: Row, dotted: str) -> Any:

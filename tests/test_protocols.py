@@ -26,6 +26,7 @@ CLIP_80 = {"prompts": "openai_80", "label_space": "imagenet", "projection": None
 def imagenet(**changed: Any) -> dict[str, Any]:
     """A row of a zero-shot accuracy on ImageNet, as CLIP's own notebook measures it."""
     fields = {"dataset": "imagenet_val", "convention": CLIP_80, "recipe": {"pixels": {"pre_crop": 0}}}
+    fields |= {"model_facts": {"kind": "zero_shot"}}
     return row(new_run_id(), **{**fields, **changed})
 
 
@@ -49,7 +50,8 @@ def test_a_result_that_follows_a_protocol() -> None:
         ({"sample": {"limit": 100, "seed": 0, "of": 50000}}, "images"),
         ({"skipped": 2}, "unreadable images"),
         ({"precision": "fast"}, "precision of the towers"),
-        ({"model_facts": {"resized": True, "image_size": 336}}, "image size"),
+        ({"model_facts": {"kind": "zero_shot", "resized": True, "image_size": 336}}, "image size"),
+        ({"convention": {**CLIP_80, "id_sample": {"limit": 9, "seed": 0, "of": 50}}}, "ID images"),
         ({"recipe": {"pixels": {"decode": "jpeg_scaled"}}}, "decoding"),
     ],
 )
@@ -72,20 +74,40 @@ def test_a_crop_and_an_interpolation_are_asked_for() -> None:
     )
     assert departures(cut, "objectnet_border") == []
     assert departures(whole, "objectnet_border") == ["border cut"]
-    ood = {"prompts": "single_no_period", "id": "imagenet_val"}
-    bicubic = row(
-        new_run_id(),
-        task="ood",
-        dataset="places",
-        convention=ood,
-        recipe={"pixels": {"interpolation": "bicubic"}},
-    )
-    assert departures(bicubic, "mcm") == ["interpolation"]
+    direct = {**convention, "projection": None}
+    own_head = imagenet(dataset="objectnet", convention=direct, recipe={"pixels": {"pre_crop": 2}})
+    assert departures(own_head, "objectnet_border") == ["projection"]
+
+
+MCM = {
+    "prompts": "single_no_period",
+    "id": "imagenet_val",
+    "headline": {"zero_shot": "mcm", "classifier": "msp"},
+}
+
+
+def ood(interpolation: str, **changed: Any) -> dict[str, Any]:
+    fields = {"task": "ood", "dataset": "places", "convention": MCM, "model_facts": {"kind": "zero_shot"}}
+    recipe = {"pixels": {"interpolation": interpolation}}
+    return row(new_run_id(), **{**fields, "recipe": recipe, **changed})
+
+
+def test_the_score_and_the_interpolation_are_asked_for() -> None:
+    assert departures(ood("bilinear"), "mcm") == []
+    assert departures(ood("bicubic"), "mcm") == ["interpolation"]
+    assert departures(ood("bilinear", slice="score:mcm"), "mcm") == []
+    assert departures(ood("bilinear", slice="score:energy"), "mcm") == ["score"]
+
+
+def test_a_protocol_of_zero_shot_models_covers_no_classifier() -> None:
+    found = matches(ood("bilinear", model_facts={"kind": "classifier"}))
+    assert [match.protocol.name for match in found] == ["study_ood"]
 
 
 def test_a_classifier_departs_in_no_templates() -> None:
     own = {**CLIP_80, "prompts": "not applicable: a classifier has its own head"}
-    assert departures(imagenet(convention=own), "clip_80") == []
+    classifier = imagenet(convention=own, model_facts={"kind": "classifier"})
+    assert departures(classifier, "study_accuracy") == []
 
 
 def test_no_protocol_for_data_of_ones_own_or_published_numbers() -> None:

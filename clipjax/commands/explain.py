@@ -80,7 +80,7 @@ def _show_all(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
     cells = []
     for row, match in pairs:
         departures = "" if match is None else _in_words(match)
-        name = "none published" if match is None else match.protocol.name
+        name = match.protocol.name if match else "none published" if against is None else "not covered"
         cells.append([row["run_id"], row["model"], row["task"], row["dataset"], name, departures])
     print_table(["run", "model", "task", "data set", "nearest protocol", "departs in"], cells)
 
@@ -117,7 +117,10 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
         typer.echo(json.dumps(record, indent=2))
         return
     typer.echo(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
-    _show_match(match)
+    if match is None and against is not None:
+        typer.echo(f"{against} does not cover {row['task']} on {row['dataset']} with such a model")
+    else:
+        _show_match(match)
     _show_convention(row)
     if published:
         typer.echo("\nPublished numbers that were measured alike\n")
