@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import errno
 import fnmatch
+import hashlib
 import inspect
 import io
 import os
@@ -32,6 +33,8 @@ from etils.epath import stat_utils
 from clipjax.errors import DataError, UsageError
 
 ATTEMPTS = 5  # of one request
+BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
+REQUESTS = 32  # at the same time, where many objects are asked for
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
 
 # How a URL begins; with one slash where pathlib has taken the other (`Path("gs://b")` is gs:/b).
@@ -58,6 +61,10 @@ _REFUSED = {"NoCredentialsError", "PartialCredentialsError", "GoogleAuthError"}
 T = TypeVar("T")
 
 
+class BucketError(DataError):
+    """A bucket does not answer, or refuses to: nothing is known of what it holds."""
+
+
 def place(path: str | os.PathLike[str]) -> Path:
     """A path on a disk, or a `BucketPath` where it is a URL: that has of `Path` what reading needs.
 
@@ -76,12 +83,17 @@ def place(path: str | os.PathLike[str]) -> Path:
     return cast(Path, BucketPath(f"{scheme}://{rest}"))
 
 
+def readable(path: Path) -> Any:
+    """What pyarrow reads a file from: its path, or on a bucket the opened object."""
+    return path.open("rb") if isinstance(path, BucketPath) else path
+
+
 @epath.register_path_cls
 class BucketPath(epath.Path):
     """The URL of an object, or of a folder: what the names of objects have in common.
 
     Reading an object that is not there raises FileNotFoundError; everything else that goes wrong is a
-    DataError, or a UsageError where a package is missing.
+    DataError (mostly a `BucketError`), or a UsageError where a package is missing.
     """
 
     _listed: dict[str, Any] | None = None  # what the listing said that it comes from
@@ -126,16 +138,22 @@ class BucketPath(epath.Path):
         info = self._info()
         return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
 
-    def version(self) -> str:
-        """Changes with the object: a hash of what the bucket says of it (etag, size, time)."""
-        return self.ask(lambda fs, name: fs.ukey(name))
+    def version(self) -> tuple[int, int]:
+        """Size in bytes, and a number that changes with the object.
+
+        That is a hash of what the bucket says of it (etag, time, ...), as fsspec's `ukey`; asked by name.
+        """
+        info = self.ask(lambda fs, name: fs.info(name))
+        digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()
+        return info["size"] or 0, int(digest[:15], 16)
 
     def iterdir(self) -> Iterator[BucketPath]:
         """What a listing shows: an object that was written just now may be missing."""
-        for info in self.ask(lambda fs, name: fs.ls(name, detail=True)):
-            name = info["name"].rstrip("/").rsplit("/", 1)[-1]
-            if name and name != self.name:  # some list the folder itself
-                path = self / name
+        own, found = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
+        for info in found:
+            name = info["name"].strip("/")
+            if name != own.strip("/"):  # some list the folder itself
+                path = self / name.rsplit("/", 1)[-1]
                 path._listed = info
                 yield path
 
@@ -152,11 +170,21 @@ class BucketPath(epath.Path):
             elif path.exists():
                 yield path
 
+    def rglob(self, pattern: str) -> Iterator[BucketPath]:
+        """As of `Path`, of names without a folder."""
+        for path in _listing(self):
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+            if path.is_dir():
+                yield from path.rglob(pattern)
+
     def read_bytes(self) -> bytes:
         return self.ask(lambda fs, name: fs.cat_file(name))
 
     def read_range(self, start: int, stop: int) -> bytes:
         """The bytes from `start` to `stop`, fewer where the object ends before."""
+        if stop <= start:
+            return b""
         return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
 
     def read_text(self, encoding: str | None = "utf-8", errors: str | None = None) -> str:
@@ -166,7 +194,7 @@ class BucketPath(epath.Path):
         """A file to read at random; what it reads is fetched in blocks."""
         if mode != "rb":
             raise ValueError(f"{mode!r}: objects are opened to be read; `BucketFiles.create` writes them")
-        return self.ask(lambda fs, name: fs.open(name, "rb"))
+        return io.BufferedReader(_Object(self), BLOCK)
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
@@ -184,7 +212,9 @@ class BucketPath(epath.Path):
         for attempt in range(ATTEMPTS):
             try:
                 return request(fs, name)
-            except (FileNotFoundError, FileExistsError):
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from None
+            except FileExistsError:
                 raise
             except Exception as error:
                 if not _may_pass(error) or attempt == ATTEMPTS - 1:
@@ -213,13 +243,37 @@ class BucketPath(epath.Path):
             scheme = self.parts[0].removesuffix(":")
             usual = f"give credentials as fsspec's {scheme} takes them"
             how = _CREDENTIALS.get(_EXTRAS.get(scheme, ""), usual)
-            return DataError(f"the bucket {bucket} does not let you {verb} {name or 'it'} ({why}): {how}")
+            return BucketError(f"the bucket {bucket} does not let you {verb} {name or 'it'} ({why}): {how}")
         if _may_pass(error):
-            return DataError(
+            return BucketError(
                 f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when the bucket "
                 "answers: what is finished is kept"
             )
         return DataError(f"{self}: could not {verb} it ({why}); check the address")
+
+
+class _Object(io.RawIOBase):
+    """An object as a file: each read is one request."""
+
+    def __init__(self, path: BucketPath) -> None:
+        self._path, self._at = path, 0
+        self._size = path.version()[0]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._path.read_range(self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 class BucketFiles:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipjax import buckets
 from clipjax.ahead import embed_ahead
 from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
@@ -112,7 +113,7 @@ def cards_below(data_root: str | Path) -> list[Located]:
 
     A user's card replaces the shipped one of its name. Places are relative to `data_root`.
     """
-    base = Path(data_root).expanduser()
+    base = buckets.place(data_root).expanduser()
     if not base.is_dir():
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
     cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
@@ -137,7 +138,7 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
     """
     collection = _collection(name)
     sets = _prompt_sets(prompts or collection.prompts)
-    base, jobs, missing = Path(data_root).expanduser(), [], _Missing()
+    base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
     located = cards_below(base)
     for task in map(find_task, collection.tasks):
         # Captions take a template as well, but only when they are asked for by name.

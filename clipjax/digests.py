@@ -1,7 +1,8 @@
 """SHA-256 of files, remembered between runs.
 
 Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in
-the user's cache under (path, size, modification time) and computed again only when one of them changes.
+the user's cache under (path, size, modification time) and computed again only when one of them changes; that
+of an object on a bucket under what the bucket says of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from clipjax.buckets import BLOCK, REQUESTS, BucketPath, place
 from clipjax.errors import DataError
 
 # Paths that one query names.
@@ -39,6 +41,22 @@ def sha256_json(value: object) -> str:
     return sha256_bytes(canonical_json(value).encode())
 
 
+def version_of(path: Path) -> tuple[int, int]:
+    """Size, and time of change in nanoseconds (on a bucket another number that changes with the object).
+
+    Raises OSError where there is no such file; `BucketPath.ask` says what else of a bucket.
+    """
+    if isinstance(path, BucketPath):
+        return path.version()
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _threads(path: Path) -> ThreadPoolExecutor:
+    """As many as read that at the same time: a disk keeps the processors busy, a bucket is waited for."""
+    return ThreadPoolExecutor(REQUESTS if isinstance(path, BucketPath) else os.cpu_count() or 1)
+
+
 def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
     """Digests of the files' contents, in order; only files that changed since the last call are read.
 
@@ -49,16 +67,26 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
     Raises:
         DataError: a file cannot be read.
     """
-    absolute = [Path(path).absolute() for path in paths]
+    absolute = [place(path).absolute() for path in paths]
     memory = _Memory(cache_dir() / "digests.sqlite", absolute)
     digests = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with _threads(absolute[0] if absolute else Path()) as pool:
         for digest, size in pool.map(memory.digest, absolute):
             digests.append(digest)
             if progress is not None:
                 progress(size)
     memory.save()
     return digests
+
+
+def _sha256(path: Path, size: int) -> str:
+    if not isinstance(path, BucketPath):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for start in range(0, size, BLOCK):
+        digest.update(path.read_range(start, min(start + BLOCK, size)))
+    return digest.hexdigest()
 
 
 def sha256_parts(
@@ -81,20 +109,20 @@ def sha256_parts(
     names = [f"{path.absolute()}#{part}" for part in parts]
     memory = _Memory(cache_dir() / "digests.sqlite", names)
     try:
-        status = path.stat()
+        version = version_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
     def digest(i: int) -> tuple[str, int]:
-        if (known := memory.find(names[i], status)) is not None:
+        if (known := memory.find(names[i], version)) is not None:
             return known, 0
         data = read(i)
         value = sha256_bytes(data)
-        memory.new.append((names[i], status.st_size, status.st_mtime_ns, value))
+        memory.new.append((names[i], *version, value))
         return value, len(data)
 
     digests = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with _threads(path) as pool:
         for value, size in pool.map(digest, range(len(names))):
             digests.append(value)
             if progress is not None:
@@ -127,23 +155,22 @@ class _Memory:
             )
             yield table
 
-    def find(self, name: str, status: os.stat_result) -> str | None:
+    def find(self, name: str, version: tuple[int, int]) -> str | None:
         known = self.known.get(name)
-        if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
+        if known is not None and known[:2] == version:
             return known[2]
         return None
 
     def digest(self, path: Path) -> tuple[str, int]:
         try:
-            status = path.stat()
-            if (known := self.find(str(path), status)) is not None:
-                return known, status.st_size
-            with path.open("rb") as file:
-                value = hashlib.file_digest(file, "sha256").hexdigest()
+            version = version_of(path)
+            if (known := self.find(str(path), version)) is not None:
+                return known, version[0]
+            value = _sha256(path, version[0])
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-        self.new.append((str(path), status.st_size, status.st_mtime_ns, value))
-        return value, status.st_size
+        self.new.append((str(path), *version, value))
+        return value, version[0]
 
     def save(self) -> None:
         if self.new:

@@ -34,7 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.buckets import BucketFiles, BucketPath, place
+from clipjax.buckets import BucketFiles, BucketPath, place, readable
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 
@@ -159,7 +159,7 @@ class ResultStore:
         if not path.is_file():
             raise DataError(f"{path} does not exist: the run has no per-image table")
         try:
-            return pq.read_table(pa.BufferReader(path.read_bytes()) if _on_bucket(path) else path)
+            return pq.read_table(readable(path))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, "", f"not a whole Parquet file: {error}") from None
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.adapters import Adapter, adapter_digest
+from clipjax.buckets import place
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import is_packed
@@ -255,7 +256,7 @@ def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path
     """The file or folder given, else the card's own, which lies beside it."""
     if given is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
-    return None if given is None else Path(given)
+    return None if given is None else place(given)
 
 
 def _part(
@@ -294,7 +295,7 @@ def load_asked(asked: Request) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not Path(dataset).exists():
+        if isinstance(dataset, DatasetCard) or dataset is None or not place(dataset).exists():
             wanted = (
                 "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
             )
@@ -302,7 +303,7 @@ def load_asked(asked: Request) -> Dataset:
         dataset, root = None, dataset
     if dataset is not None:
         return load_dataset(dataset, root)
-    path = Path(root)
+    path = place(root)
     reader = "packed" if is_packed(path) else sharded_reader(path)
     if reader is None:
         if not path.exists():

@@ -26,6 +26,7 @@ from typing import Any
 
 from etils import epath
 
+from clipjax.buckets import place
 from clipjax.config import config_dir, read_lines, read_toml
 from clipjax.data.manifest import Manifest
 from clipjax.data.packed import is_packed, read_packed
@@ -232,9 +233,9 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     space, head = label_spaces(card)
     names = space.ids if space else None
     if is_packed(root):  # by whatever reader and options it was read then
-        manifest = read_packed(epath.Path(root), names)
+        manifest = read_packed(epath.Path(place(root)), names)
     else:
-        manifest = READERS[card.reader](epath.Path(root), names, **card.options)
+        manifest = READERS[card.reader](epath.Path(place(root)), names, **card.options)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
     return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clipjax.buckets import place
 from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
@@ -54,7 +55,7 @@ def check_dataset(
         UsageError, DataError: for a wrong card, as `read_card`.
     """
     card = card if isinstance(card, DatasetCard) else read_card(card)
-    near = Path(root).expanduser()
+    near = place(root).expanduser()
     try:
         dataset = load_dataset(card, root)
     except DataError as error:

@@ -21,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
+from clipjax.buckets import BucketPath, place, readable
 from clipjax.data.label_values import number_labels
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.shards import DATA, PARQUETS, digests_of_parts, shard_files
+from clipjax.digests import version_of
 from clipjax.errors import DataError
 
 LABEL = "label"
@@ -80,7 +82,8 @@ def read_hf_parquet(
         )
     raw = [] if label is None else list(zip(rows.values[label], map(rows.where, range(len(rows)))))
     labels, names = number_labels(raw, names if label_names is None else label_names)
-    opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.places)
+    versions = tuple(version_of(file)[1] for file in files if isinstance(file, BucketPath))
+    opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.places, versions)
     columns = {} if captions is None else {"captions": [_texts(each) for each in rows.values[captions]]}
     return Manifest(tuple(rows.ids(key)), opener, labels=labels, columns=columns, label_names=names)
 
@@ -93,18 +96,21 @@ class ParquetOpener:
         files: the parquet files.
         column: the binary leaf, e.g. "image.bytes".
         places: int64 [N, 4], of each image: which file, row group, row in it, row in the file.
+        versions: of files on a bucket what tells a file from one that replaced it: asking is a request.
     """
 
     files: tuple[str, ...]
     column: str
     places: np.ndarray
+    versions: tuple[int, ...] = ()
 
     def open(self, i: int) -> bytes:
         number, group, row, _ = (int(value) for value in self.places[i])
         path = self.files[number]
         try:
+            changed = self.versions[number] if self.versions else os.stat(path).st_mtime_ns
             with _READING:  # the threads of a loader want the same group at the same time: it is read once
-                values = _row_group(path, os.stat(path).st_mtime_ns, self.column, group)
+                values = _row_group(path, changed, self.column, group)
             value = values[row].as_py()
         except (OSError, pa.ArrowException, IndexError) as error:
             raise DataError(
@@ -133,7 +139,7 @@ _READING = threading.Lock()
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, changed: int, column: str, group: int) -> pa.ChunkedArray:
     """The binary values of one row group; `changed` keeps those of a file that was replaced apart."""
-    table = pq.ParquetFile(path).read_row_group(group, columns=[column])
+    table = pq.ParquetFile(readable(place(path))).read_row_group(group, columns=[column])
     values = table.column(0)
     return pa.chunked_array([_leaf(chunk) for chunk in values.chunks])
 
@@ -215,7 +221,7 @@ class _Rows:
 
 def _files(root: epath.Path, split: str | None) -> list[Path]:
     """The parquet files of one split."""
-    path = Path(root)
+    path = place(root)
     if path.is_dir() and not any(path.glob("*.parquet")) and (path / DATA).is_dir():
         root = root / DATA
     files = shard_files(root, PARQUETS)
@@ -229,14 +235,14 @@ def _files(root: epath.Path, split: str | None) -> list[Path]:
         raise DataError(
             f'{root} holds several splits ({", ".join(known)}); say which, split = "{known[0]}" under '
             "[options] of a card, or give a pattern, "
-            f"'{Path(root) / f'{known[0]}-{{00000..00001}}-of-00002.parquet'}'"
+            f"'{path / f'{known[0]}-{{00000..00001}}-of-00002.parquet'}'"
         )
     return files
 
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(readable(file))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file}: not a whole parquet file ({_first_line(error)}); copy it again") from None
 

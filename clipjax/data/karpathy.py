@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from clipjax.config import read_text
-from clipjax.data.manifest import FileOpener, Manifest
+from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
 
 
@@ -75,7 +75,7 @@ def read_karpathy(
         raise DataError(f"{path} lists no images")
     if len(set(ids)) != len(ids):
         raise DataError(f"{path}: the image {Counter(ids).most_common(1)[0][0]} is listed twice")
-    if missing := [name for name in ids if not (root / name).is_file()]:
+    if missing := missing_files(root, ids):
         raise DataError(
             f"{root}: {len(missing)} of the {len(ids)} images of {path.name} do not exist, the first is "
             f"{missing[0]}"

@@ -20,6 +20,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from clipjax.buckets import BucketError
 from clipjax.data.augment import Augmentation, augmented_pixels, image_generator
 from clipjax.data.manifest import Manifest, Opener
 from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
@@ -289,6 +290,8 @@ class _Decode:
         if row >= 0:
             try:
                 return {"pixels": self._pixels(epoch, row), "row": np.int32(row), "failed": None}
+            except BucketError:  # nothing is wrong with the image
+                raise
             except DataError as error:
                 failed = (row, str(error))
         else:

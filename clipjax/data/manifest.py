@@ -15,12 +15,13 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 from etils import epath
 
+from clipjax.buckets import REQUESTS, BucketPath, place
 from clipjax.data.limits import check_bytes
 from clipjax.digests import canonical_json, sha256_files
 from clipjax.errors import DataError, UsageError
@@ -53,13 +54,13 @@ class Opener(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FileOpener:
-    """Images that are files: `paths` relative to `root`, a folder."""
+    """Images that are files: `paths` relative to `root`, a folder or its URL."""
 
     root: str
     paths: tuple[str, ...]
 
     def open(self, i: int) -> bytes:
-        path = epath.Path(self.root) / self.paths[i]
+        path = epath.Path(place(self.root)) / self.paths[i]
         try:
             if "://" not in self.root:  # on a bucket it would be one more request
                 check_bytes(os.stat(path).st_size, self.where(i))
@@ -69,13 +70,22 @@ class FileOpener:
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); replace or remove it") from None
 
     def where(self, i: int) -> str:
-        return str(epath.Path(self.root) / self.paths[i])
+        return str(place(self.root) / self.paths[i])
 
     def select(self, rows: Sequence[int]) -> FileOpener:
         return FileOpener(self.root, tuple(self.paths[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        return sha256_files((Path(self.root) / path for path in self.paths), progress)
+        return sha256_files((place(self.root) / path for path in self.paths), progress)
+
+
+def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
+    """Those of the files below `root` that do not exist."""
+    if not isinstance(root, BucketPath):
+        return [name for name in names if not (root / name).is_file()]
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        there = pool.map(lambda name: (root / name).is_file(), names)
+        return [name for name, found in zip(names, there) if not found]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

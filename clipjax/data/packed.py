@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.buckets import BucketPath, place
 from clipjax.config import read_text
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
+from clipjax.digests import version_of
 from clipjax.errors import DataError, counted
 
 MANIFEST = "manifest.json"
@@ -35,10 +37,11 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
     """Whether `clipjax datasets pack` wrote that folder, and finished."""
-    if "://" in os.fspath(root):
-        return False
+    path = place(root) / MANIFEST
     try:
-        with (Path(root) / MANIFEST).open("rb") as file:
+        if isinstance(path, BucketPath):
+            return path.read_range(0, len(_BEGIN)) == _BEGIN
+        with path.open("rb") as file:
             return file.read(len(_BEGIN)) == _BEGIN
     except OSError:
         return False
@@ -54,7 +57,7 @@ def read_packed(root: epath.Path, label_names: Sequence[str] | None = None) -> M
     Raises:
         DataError: no or a damaged manifest.json, shards that are missing or of another size, other classes.
     """
-    folder = Path(root)
+    folder = place(root)
     record = read_record(folder)
     names = record["label_names"]
     if label_names is not None and names is not None and list(label_names) != names:
@@ -97,7 +100,7 @@ def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
         raise DataError(
             f"{path} does not exist, and {MANIFEST} names it: copy it, or pack the data set again"
         )
-    if (size := path.stat().st_size) != shard["bytes"]:
+    if (size := version_of(path)[0]) != shard["bytes"]:
         raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again")
 
 
@@ -144,6 +147,8 @@ def _tars(files: list[Path], counts: list[int]) -> ShardOpener:
 
 def _records(files: list[Path], counts: list[int]) -> RecordOpener:
     for file, count in zip(files, counts):
+        if isinstance(file, BucketPath):
+            raise DataError(f"{file}: ArrayRecord files are read on a disk: copy them, or pack as webdataset")
         with _READING:
             _check_count(file, _reader(str(file), file.stat().st_mtime_ns).num_records(), count)
     places = [np.stack([np.full(count, k), np.arange(count)], 1) for k, count in enumerate(counts)]

@@ -2,7 +2,8 @@
 
 A reader is a function `(root, label_names, **options) -> Manifest`; READERS names them for data set cards.
 `label_names` are the labels as the data spells them (WordNet ids, folder names, class labels), in label
-order. None of them decodes an image, and none needs TensorFlow or PyTorch. Paths go through etils.epath.
+order. None of them decodes an image, and none needs TensorFlow or PyTorch. Paths are etils.epath's; on a
+bucket a `BucketPath`, which is one.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.buckets import BucketPath
 from clipjax.config import read_text
 from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.data.karpathy import read_karpathy
 from clipjax.data.label_values import Names, number_labels
-from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest, Progress
+from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest, Progress, missing_files
 from clipjax.data.packed import read_packed
 from clipjax.data.vid_robust import read_vid_robust
 from clipjax.data.webdataset import read_webdataset
@@ -138,8 +140,8 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
         image = row.pop("path")
         if not isinstance(image, str) or not image:
             raise DataError(f"{where}: no value for 'path'")
-        if not (path.parent / image).is_file():
-            raise DataError(f"{where}: the image {image} does not exist in {path.parent}")
+        if not isinstance(path, BucketPath) and not (path.parent / image).is_file():
+            raise _no_image(where, image, path)
         key = str(row.pop("id", image))
         if key in ids:
             hint = "give each row its own 'id', or one row a list of captions"
@@ -155,9 +157,15 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
             columns[name].append(value)
     if columns is None:
         raise DataError(f"{path} lists no images")
+    if isinstance(path, BucketPath) and (missing := missing_files(path.parent, paths)):
+        raise _no_image(list(ids.values())[paths.index(missing[0])], missing[0], path)
     labels, names = number_labels(raw_labels, label_names)
     opener = FileOpener(str(path.parent), tuple(paths))
     return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
+
+
+def _no_image(where: str, image: str, path: epath.Path) -> DataError:
+    return DataError(f"{where}: the image {image} does not exist in {path.parent}")
 
 
 def read_tfds(
@@ -351,6 +359,8 @@ def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
     """The data source of encoded images and the features of a prepared TFDS folder."""
     import tensorflow_datasets as tfds
 
+    if isinstance(root, BucketPath):
+        raise DataError(f"{root}: a prepared TFDS folder is read on a disk: copy it, or mount the bucket")
     if not (root / "dataset_info.json").is_file():
         inside = sorted(str(p.parent.relative_to(root)) for p in root.glob("*/*/dataset_info.json"))
         hint = f"it holds {', '.join(inside)}" if inside else "prepare it with tensorflow_datasets"

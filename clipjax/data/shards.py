@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.buckets import BucketPath, place
 from clipjax.config import read_text
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
-from clipjax.digests import cache_dir, sha256_json, sha256_parts
+from clipjax.digests import cache_dir, sha256_json, sha256_parts, version_of
 from clipjax.errors import DataError, counted
 
 TARS = (".tar",)
@@ -71,12 +72,10 @@ def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
         endings: of the shards' names.
 
     Raises:
-        DataError: a bucket, nothing there, no shard in the folder, shards that are missing by the pattern, by
+        DataError: nothing there, no shard in the folder, shards that are missing by the pattern, by
             their names (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
     """
-    if "://" in os.fspath(root):
-        raise DataError(f"{root}: shards are read from a local disk; copy them to one, or mount the bucket")
-    path = Path(root)
+    path = place(root)
     if path.is_dir():
         found = sorted((entry for entry in path.iterdir() if _is_shard(entry, endings)), key=_by_numbers)
         if not found:
@@ -157,8 +156,7 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
 
     Raises what `compute` raises; a cache that fails only costs time.
     """
-    status = path.stat()
-    key = sha256_json([what, str(path.absolute()), status.st_size, status.st_mtime_ns])
+    key = sha256_json([what, str(path.absolute()), *version_of(path)])
     file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError):
         return json.loads(file.read_bytes())
@@ -189,9 +187,7 @@ class ShardOpener:
         shard, offset, size = (int(value) for value in self.places[i])
         check_bytes(size, self.where(i))
         try:
-            with open(self.shards[shard], "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
+            data = _read_part(self.shards[shard], offset, size)
         except OSError as error:
             raise DataError(f"{self.where(i)}: cannot be read ({error.strerror}); copy the shard") from None
         if len(data) != size:
@@ -208,6 +204,14 @@ class ShardOpener:
     def content_digests(self, progress: Progress | None = None) -> list[str]:
         parts = self.places[:, 1].astype(str).tolist()
         return digests_of_parts(self.shards, self.places[:, 0], parts, self.open, progress)
+
+
+def _read_part(shard: str, offset: int, size: int) -> bytes:
+    if isinstance(path := place(shard), BucketPath):
+        return path.read_range(offset, offset + size)
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def digests_of_parts(
@@ -228,7 +232,7 @@ def digests_of_parts(
     for k in np.unique(shard):
         rows = np.flatnonzero(shard == k).tolist()
         found = sha256_parts(
-            Path(shards[int(k)]), [parts[row] for row in rows], lambda i, rows=rows: open_(rows[i]), progress
+            place(shards[int(k)]), [parts[row] for row in rows], lambda i, rows=rows: open_(rows[i]), progress
         )
         for row, digest in zip(rows, found):
             digests[row] = digest

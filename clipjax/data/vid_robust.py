@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.config import read_text
-from clipjax.data.manifest import FileOpener, Manifest
+from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
 
 LABELS = "metadata/labels.json"
@@ -39,8 +39,7 @@ def read_vid_robust(
     anchor_of = _anchors(root / SETS, sets)
     _check_frames(root, labels, anchor_of, None if label_names is None else len(label_names))
     frames = sorted(sets if anchors_only else anchor_of)
-    gone = [frame for frame in frames if not (root / frame).is_file()]
-    if gone:
+    if gone := missing_files(root, frames):
         raise DataError(f"{len(gone)} of {len(frames)} frames are not below {root}, the first is {gone[0]}")
     return Manifest(
         tuple(frames),

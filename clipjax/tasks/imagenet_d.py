@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipjax.buckets import readable
 from clipjax.config import read_csv
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
@@ -94,9 +95,9 @@ def load_lists(path: Path | None) -> CategoryLists:
 
 def _from_run(path: Path) -> dict[str, list[str]]:
     try:
-        if not {"id", "failures"} <= set(pq.read_schema(path).names):
+        if not {"id", "failures"} <= set(pq.read_schema(readable(path)).names):
             raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
-        table = pq.read_table(path, columns=["id", "failures"])
+        table = pq.read_table(readable(path), columns=["id", "failures"])
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as a table ({error})") from None
     return dict(zip(table["id"].to_pylist(), table["failures"].to_pylist()))
