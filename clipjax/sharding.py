@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -165,6 +165,25 @@ def failed_process(failure: Exception | None) -> int | None:
         return None if failure is None else 0
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
     return int(failed[0]) if len(failed) else None
+
+
+def first_writes(write: Callable[[], object], what: str) -> None:
+    """The first process writes what all others wait for.
+
+    Raises: on the first process what `write` raises; then on the others a DataError that says so, in place of
+        waiting for ever.
+    """
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            write()
+        except Exception as error:
+            failure = error
+    failed = failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"process {failed} could not write {what}: see its message")
 
 
 def barrier(name: str) -> None:

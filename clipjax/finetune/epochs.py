@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -16,6 +16,7 @@ from clipjax.finetune.search import choose
 from clipjax.finetune.splits import Split, ValidationSplit
 from clipjax.finetune.step import TrainState, fetch
 from clipjax.finetune.trees import Params, flatten, merge, nest
+from clipjax.sharding import first_writes
 
 
 class Epochs:
@@ -45,8 +46,9 @@ class Epochs:
         leaves = flatten(fetch(merge(state.params, state.statistics)))
         if self._folder is None:
             self._held[step] = leaves
-        elif jax.process_index() == 0:
-            write_safetensors(self._file(step), leaves, {})
+        else:
+            file = self._file(step)
+            first_writes(functools.partial(write_safetensors, file, leaves, {}), str(file))
 
     def _file(self, step: int) -> Path:
         assert self._folder is not None

@@ -41,7 +41,7 @@ from clipjax.finetune.training import Trained, train
 from clipjax.finetune.trees import flatten
 from clipjax.load import load_model
 from clipjax.model import Model
-from clipjax.sharding import barrier
+from clipjax.sharding import first_writes
 
 SHOTS, RECORD = "shots.json", "run.json"
 
@@ -277,11 +277,13 @@ def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
     """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
     model = outcome.model
     model.card = dataclasses.replace(model.card, id=f"{model.card.id}-seed{asked['seed']}")
-    if jax.process_index() == 0:
+
+    def write() -> None:
         model.save(folder / "model")
-        for name, write in outcome.beside.items():
-            write(folder / name)
+        for name, write_beside in outcome.beside.items():
+            write_beside(folder / name)
         text = json.dumps(asked, indent=1) + "\n"
         LocalFiles().create(epath.Path(folder / RECORD), text.encode(), replace=True)
-    barrier(f"saved {folder}")
+
+    first_writes(write, str(folder))
     return load_model(folder / "model")

@@ -22,6 +22,7 @@ from clipjax.sharding import (
     assert_same_everywhere,
     barrier,
     failed_process,
+    first_writes,
     local_mesh,
     make_mesh,
     shard_batch,
@@ -72,6 +73,18 @@ def main() -> None:
     report["kernel shard"] = sharded["dense"]["kernel"].addressable_shards[0].data.shape
     report["kernel whole"] = bool((whole == kernel).all())
     report["failed"] = [failed_process(None), failed_process(ValueError() if index else None)]
+    report["written"] = []
+    for error in (None, DataError("a full disk")):
+
+        def write(error: DataError | None = error) -> None:
+            if error is not None:
+                raise error
+
+        try:
+            first_writes(write, "a file")
+            report["written"].append(None)
+        except DataError as raised:
+            report["written"].append(str(raised))
     barrier("end")
     print(f"\nanswer {json.dumps(report)}", flush=True)
 
