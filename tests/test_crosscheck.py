@@ -26,7 +26,7 @@ from clipjax.crosscheck.ours import our_side
 from clipjax.crosscheck.reference import their_side
 from clipjax.crosscheck.run import judge
 from clipjax.crosscheck.side import Side, read_side
-from clipjax.crosscheck.stages import TIE, compare
+from clipjax.crosscheck.stages import TIE, compare, metric_stage
 from clipjax.data import tokenizers
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.labels import PromptSet
@@ -261,6 +261,17 @@ def test_a_tie_is_listed_and_no_difference(case: Case, ours: Side) -> None:
     found = judge(*flipped(case, ours, TIE / 10))
     assert [flip.tie for flip in found.flips] == [True]
     assert found.passed, "neither top-1 nor a metric that only the tie changed"
+
+
+def test_ties_account_for_as_many_images_and_no_more() -> None:
+    """Of 100 images, whose shares are no exact floats."""
+    for k in range(100):
+        shares = ((k + 1) / 100, k / 100)
+        assert metric_stage("val", 100, shares, 1).passed, k
+        assert metric_stage("val", 100, shares[::-1], 1).passed, k
+        assert not metric_stage("val", 100, shares, 0).passed, k
+    assert not metric_stage("val", 100, (0.59, 0.57), 1).passed
+    assert metric_stage("val", 100, (0.57, 0.57), 0).largest == 0
 
 
 def test_not_a_number_and_another_shape_are_differences(case: Case, ours: Side) -> None:
