@@ -250,7 +250,7 @@ def _embed_ahead(
     """What was done for each small data set of the jobs, by its name; see `clipjax.ahead`."""
     if settings.get("store") is None:
         return {}
-    shared = {key: settings[key] for key in ("limit", "seed", "resamples") if key in settings}
+    shared = {key: settings[key] for key in ("limit", "seed", "resamples", "decode") if key in settings}
     runs = []
     for job in jobs:
         with contextlib.suppress(ClipjaxError):  # its own run will say it

@@ -114,6 +114,7 @@ def evaluate(
     results: str | Path | None = None,
     workers: Workers = 0,
     on_error: str = "raise",
+    decode: str = "full",
     progress: bool = True,
 ) -> Result:
     """Run one task.
@@ -144,6 +145,8 @@ def evaluate(
         results: a folder for rows and per-image tables; None writes nothing.
         workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
+        decode: "full", or "jpeg_scaled": JPEGs much larger than the model's input are decoded smaller. That
+            is faster and another pixel recipe: its numbers are not those of the reference's pixels.
         progress: bars on stderr.
 
     Returns: for a model that the task is not defined for, one row without a value that says why.
@@ -165,7 +168,9 @@ def evaluate(
         from clipjax.load import load_model
 
         model = load_model(model)
-    asked = Request(dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples)
+    asked = Request(
+        dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples, decode
+    )
     settings = {
         "store": Store(store) if isinstance(store, str | PathLike) else store,
         "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | PathLike) else pixel_store,

@@ -30,6 +30,7 @@ from clipjax.tasks import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
 DEFAULT_ID = "imagenet_val"
+SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
 CAPTION = "{}"  # the template of a caption that is taken as it stands
 
 
@@ -47,6 +48,7 @@ class Request:
     limit: int | None = None
     seed: int = 0
     resamples: int = 1000
+    decode: str = "full"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +146,8 @@ class Subject:
         }
         if self.part.variant:
             words["variant"] = dict(self.part.variant)
+        if self.part.pixels.decode != "full":
+            words["decode"] = SCALED
         if self.id is not None:
             words["id"] = self.id.name
             if self.id.sample is not None:
@@ -281,6 +285,7 @@ def _part(
                 raise
             raise NotApplicableError(f"{model.card.id}: {error}") from None
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
+    pixels = dataclasses.replace(pixels, decode=asked.decode)
     card = dataset.card
     return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant)
 

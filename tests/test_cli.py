@@ -288,6 +288,11 @@ def test_decoded_pixels_are_kept(
     monkeypatch.setattr("clipjax.embed.stream.choose", lambda *_, **__: Decoders(0, 2))
     assert invoke(*command, "--workers", "auto") == (0, "")
     assert "% of it (decoded by 2 threads: the fastest here)" in capsys.readouterr().err
+    # Another recipe for large JPEGs.
+    assert invoke(*command, "--decode", "jpeg_scaled", "--json") == (0, "")
+    assert "decoded smaller" in json.loads(capsys.readouterr().out)[0]["convention"]["decode"]
+    code, message = invoke(*command, "--decode", "jpeg")
+    assert (code, "unknown way to decode 'jpeg'" in message) == (2, True)
     assert invoke("store", "ls", "--pixels") == (0, "")
     listed = capsys.readouterr().out
     assert "pixels" in listed

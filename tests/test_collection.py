@@ -464,6 +464,7 @@ def test_the_command_reports_progress_failures_and_what_is_missing(data, tmp_pat
         (["--data-root", "x", "--data", "y"], "give one of --data, --data-root, --predictions: not"),
         (["--data-root", "x", "--dataset", "imagenet_val"], "--dataset has no effect beside --data-root"),
         (["--data-root", "x", "--id-data", "y"], "--id-data has no effect beside --data-root"),
+        (["--predictions", "x.csv", "--decode", "full"], "--decode has no effect beside --predictions"),
         (["--predictions", "x.csv", "--limit", "3"], "--limit has no effect beside --predictions"),
         (["--predictions", "x.csv", "--prompts", "single"], "--prompts has no effect beside --predictions"),
         (["--data", "x", "--prompts", "single", "--prompts", "mcm_5"], "several --prompts need --data-root"),

@@ -98,6 +98,12 @@ def evaluate(
     on_error: Annotated[
         str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")
     ] = "raise",
+    decode: Annotated[
+        str,
+        typer.Option(
+            help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but other pixels."
+        ),
+    ] = "full",
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
@@ -161,6 +167,7 @@ def evaluate(
         "compare_precision": compare_precision,
         "workers": workers_asked(workers),
         "on_error": on_error,
+        "decode": decode,
         "store": store_root(store),
         "pixel_store": pixels_in(pixel_store, pixel_budget),
         "results": results,
@@ -251,7 +258,8 @@ class _Asked(NamedTuple):
 _IGNORED = {
     "predictions": (
         *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "precision"),
-        *("compare_precision", "workers", "on_error", "store", "pixel_store", "pixel_budget", "distributed"),
+        *("compare_precision", "workers", "on_error", "decode", "store", "pixel_store", "pixel_budget"),
+        *("distributed",),
     ),
     "data_root": ("dataset", "labels", "id_data", "id_dataset"),
 }

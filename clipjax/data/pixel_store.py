@@ -184,6 +184,7 @@ def in_words(recipe: PixelRecipe) -> str:
     parts += [f"RGB {recipe.rgb}"]
     parts += [f"border {recipe.pre_crop} cut"] if recipe.pre_crop else []
     parts += [f"crop {recipe.crop}"] if recipe.crop != "round" else []
+    parts += ["JPEGs decoded smaller"] if recipe.decode == "jpeg_scaled" else []
     return ", ".join(parts)
 
 

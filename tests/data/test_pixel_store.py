@@ -49,9 +49,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """As many items as images were decoded since it was cleared."""
     found, to_pixels = [], loader.to_pixels
 
-    def counted(image: Any, recipe: PixelRecipe) -> np.ndarray:
+    def counted(*arguments: Any) -> np.ndarray:
         found.append(1)
-        return to_pixels(image, recipe)
+        return to_pixels(*arguments)
 
     monkeypatch.setattr(loader, "to_pixels", counted)
     return found
