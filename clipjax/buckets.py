@@ -83,6 +83,14 @@ def place(path: str | os.PathLike[str]) -> Path:
     return cast(Path, BucketPath(f"{scheme}://{rest}"))
 
 
+def refuse_url(path: str | os.PathLike[str], what: str) -> None:
+    """Raises UsageError for a URL where `what` is to be written, which only a disk can take."""
+    if isinstance(url := place(path), BucketPath):
+        raise UsageError(
+            f"{url}: {what} is written to a disk: give a folder there, and copy it to the bucket"
+        )
+
+
 def readable(path: Path) -> Any:
     """What pyarrow reads a file from: its path, or on a bucket the opened object."""
     return path.open("rb") if isinstance(path, BucketPath) else path

@@ -251,6 +251,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
     Raises:
         DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+        UsageError: it is a URL.
     """
     folder = Path(folder)
     if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):

@@ -19,6 +19,7 @@ from clipjax.checkpoint import Origin, Place, load_checkpoint, load_params, read
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError
+from clipjax.fetched import on_this_disk
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
@@ -63,7 +64,8 @@ def load_model(
               holds an adapter, its base is found, checked and loaded;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
-            - a registered model id (see `clipjax models`), or a hub repository `org/name`.
+            - a registered model id (see `clipjax models`), or a hub repository `org/name`;
+            - the URL of such a folder or file on a bucket: fetched once into the user's cache.
         card: registered model id, or a card, that says what the weights are; needed where nothing beside the
             weights does, and taken instead of what lies beside them where something does.
         file: which file of a hub repository.
@@ -85,6 +87,7 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
+    asked, source = source, on_this_disk(source)
     if is_adapted(source):
         if not (card is None and file is None and image_size is None):
             raise UsageError(
@@ -104,7 +107,7 @@ def load_model(
     )
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
-    where = str(Path(source).resolve() if Path(source).exists() else source)
+    where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
     given = card.to_dict() if isinstance(card, Card) else card
     model.place = Place(where, given, file, image_size, position_rule)
     return model
@@ -124,6 +127,7 @@ def convert_model(
     Raises:
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
     """
+    source = on_this_disk(source)
     if is_adapted(source):
         raise UsageError(
             f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"

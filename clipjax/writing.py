@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from clipjax.buckets import refuse_url
 from clipjax.errors import DataError
 
 # In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
@@ -94,7 +95,8 @@ def _array(tensor: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says of a full disk into a DataError that names the file."""
+    """Turns what the system says of a full disk into a DataError that names the file; refuses a URL."""
+    refuse_url(path, "a model")
     try:
         yield
     except OSError as error:

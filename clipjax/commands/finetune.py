@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from clipjax.buckets import refuse_url
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
@@ -112,6 +113,7 @@ def finetune(
     if data is None or None in missing.values():
         names = [name for name, value in missing.items() if value is None]
         raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
+    refuse_url(out or Path(), "what fine-tuning makes")
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.buckets import refuse_url
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
@@ -66,6 +67,7 @@ def wise_ft(
     """
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
 
+    refuse_url(out, "a model")
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"

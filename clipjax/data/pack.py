@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from clipjax.buckets import refuse_url
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import FORMAT, KINDS, MANIFEST, is_packed, read_packed, read_record
 from clipjax.data.webdataset import CLASSES, split_name, walk_tar
@@ -81,6 +82,7 @@ def pack(
         raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
+    refuse_url(folder, "a packed data set")
     folder = Path(folder).expanduser()
     if is_packed(folder):
         return _packed_before(manifest, folder, kind)

@@ -1,0 +1,73 @@
+"""Weights on a bucket: fetched once into the user's cache, then read as files.
+
+A copy is kept under what the bucket says of its objects (etag, size, time): another object is another copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from clipjax.buckets import BucketPath, place
+from clipjax.digests import cache_dir, sha256_json
+from clipjax.errors import DataError
+from clipjax.writing import flush, writing
+
+BLOCK = 32 * 2**20  # bytes of one request
+
+
+def on_this_disk(source: Any) -> Any:
+    """The source of a model as it is, or for a URL the path of its copy.
+
+    Of a folder its files are fetched, not the folders in it.
+
+    Raises:
+        DataError: there is nothing at the URL, it changes while it is fetched, the disk is full.
+    """
+    if not isinstance(source, str | os.PathLike) or not isinstance(path := place(source), BucketPath):
+        return source
+    files = _files(path)
+    versions = [file.version() for file in files]
+    key = sha256_json([str(path), *([file.name, *version] for file, version in zip(files, versions))])
+    folder = cache_dir() / "fetched" / key
+    if not folder.is_dir():
+        _fetch(files, versions, folder)
+    return folder if path != files[0] else folder / path.name
+
+
+def _files(path: BucketPath) -> list[BucketPath]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the file of the weights, or its folder")
+    if path.is_file():
+        return [path]
+    found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise DataError(f"{path} holds no files; give the folder with the weights and their card or config")
+    return sorted(found)
+
+
+def _fetch(files: list[BucketPath], versions: list[tuple[int, int]], folder: Path) -> None:
+    """Into a folder beside its place, which gets its name when all is there."""
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            for file, (size, _) in zip(files, versions):
+                _copy(file, size, beside / file.name)
+            for file, version in zip(files, versions):
+                if file.version() != version:
+                    raise DataError(f"{file} has changed while it was fetched; run again")
+            if not folder.is_dir():
+                os.rename(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _copy(file: BucketPath, size: int, target: Path) -> None:
+    with target.open("wb") as copy:
+        for start in range(0, size, BLOCK):
+            copy.write(file.read_range(start, min(start + BLOCK, size)))
+        flush(copy.fileno(), copy.flush)
