@@ -34,7 +34,7 @@ import PIL.features
 
 from clipjax.data.loader import Batches, batches, check_options, pad_rows
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.preprocess import PIXELS_VERSION, PixelRecipe
 from clipjax.errors import DataError, UsageError
 from clipjax.store import Entry, EntryInfo, Store
 
@@ -59,7 +59,8 @@ def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
     The wheels of Pillow bring all decoders along; a distribution's may use another libjpeg.
     """
     decoder = {"pillow": PIL.__version__, "libjpeg_turbo": PIL.features.version("libjpeg_turbo")}
-    return {"kind": KIND, "pixels": recipe.key(), "decoder": decoder, "data": manifest.images_digest}
+    made_by = {"transform": PIXELS_VERSION, "decoder": decoder}
+    return {"kind": KIND, "pixels": recipe.key(), **made_by, "data": manifest.images_digest}
 
 
 @dataclasses.dataclass(frozen=True)

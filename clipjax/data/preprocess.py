@@ -45,6 +45,8 @@ Decode = Literal["full", "jpeg_scaled"]
 # then averages what libjpeg leaves, as Pillow's own `thumbnail` does (its `reducing_gap`).
 SCALED_GAP = 2
 
+PIXELS_VERSION = 1  # of `to_pixels`: any change of a byte raises it; it is in the keys of stored pixels
+
 RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
 
