@@ -31,9 +31,9 @@ def number_labels(
         return None, None if names is None else tuple(names)
     if (blank := next((where for value, where in raw if value == ""), None)) is not None:
         raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
-    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not _is_int(value)})
+    spelled = sorted({value for value, _ in raw if isinstance(value, str) and not is_int(value)})
     if names is None and spelled:
-        number = next((where for value, where in raw if _is_int(value)), None)
+        number = next((where for value, where in raw if is_int(value)), None)
         if number is not None:
             raise DataError(f"{number}: this label is a number, others are class names; use one of the two")
         names = spelled
@@ -42,7 +42,7 @@ def number_labels(
     for i, (value, where) in enumerate(raw):
         if isinstance(value, str) and value in index:
             labels[i] = index[value]
-        elif _is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
+        elif is_int(value) and 0 <= int(value) < (2**31 if names is None else len(names)):
             labels[i] = int(value)
         else:
             known = "" if names is None else f" of {counted(len(names), 'class', 'classes')}"
@@ -50,7 +50,8 @@ def number_labels(
     return labels, None if names is None else tuple(names)
 
 
-def _is_int(value: Any) -> bool:
+def is_int(value: Any) -> bool:
+    """Whether a label is a number, or the text of one."""
     if isinstance(value, str):
         return re.fullmatch(r"-?\d+", value) is not None
     return isinstance(value, int) and not isinstance(value, bool)

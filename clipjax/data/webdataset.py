@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.config import read_lines
-from clipjax.data.label_values import number_labels
+from clipjax.data.label_values import is_int, number_labels
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.shards import COMPRESSED, TARS, ShardOpener, remembered, shard_files
 from clipjax.errors import DataError
@@ -68,7 +68,8 @@ def read_webdataset(
             shards, as CLIP_benchmark writes it, where there is one.
         image: the extension of the image where a sample has several, e.g. "jpg".
         label: where the label stands: an extension ("cls"), or a key of a JSON member ("json:class"); an int
-            or a class name. Default: "cls" where the first sample has one, else there are no labels.
+            or a class name. A number in "cls" is an index always, also where classes are called by numbers.
+            Default: "cls" where the first sample has one, else there are no labels.
         captions: the extension whose lines are the image's captions; default "txt" where the first sample
             has one.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
@@ -97,7 +98,7 @@ def read_webdataset(
             places.append((k, sample.image.offset, sample.image.size))
         with Texts(shard) as read:
             raw += [] if label is None else [(_label(read, s, label), read.where(s)) for s in samples]
-            texts += [] if captions is None else [read(s, captions).splitlines() for s in samples]
+            texts += [] if captions is None else [_lines(read(s, captions)) for s in samples]
     if not ids:
         raise DataError(f"{root} holds no images")
     names = _class_names(shards[0].parent) if label_names is None else label_names
@@ -230,7 +231,7 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:
-        return text
+        return int(text) if extension == LABEL and is_int(text) else text
     try:
         record = json.loads(text)
     except ValueError as error:
@@ -239,6 +240,11 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
         has = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
         raise DataError(f"{read.where(sample)}: .{extension} has no {key!r}; it has {has}")
     return record[key]
+
+
+def _lines(text: str) -> list[str]:
+    """The captions in a text: what else `str.splitlines` splits at (form feeds, U+2028) is part of them."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _class_names(folder: Path) -> list[str] | None:

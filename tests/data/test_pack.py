@@ -89,6 +89,15 @@ def test_others_read_the_tars_as_well(tmp_path: Path, folder: Manifest) -> None:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+def test_classes_that_are_called_by_numbers(tmp_path: Path) -> None:
+    names = [f"{name}/{i}.png" for name in (1, 2, 3, 10) for i in range(2)]
+    numbered = read_folder(epath.Path(write_images(tmp_path / "data", names)))
+    assert numbered.label_names == ("1", "2", "3", "10"), "no name is its index"
+    pack(numbered, tmp_path / "out", "webdataset")
+    same(read_webdataset(epath.Path(tmp_path / "out")), numbered)
+    same(read(tmp_path / "out"), numbered)
+
+
 @BOTH
 def test_captions_columns_and_ids_that_are_no_file_names(tmp_path: Path, kind: str) -> None:
     write_images(tmp_path, ["a.png", "b.png"])

@@ -157,6 +157,25 @@ def test_labels_from_json_and_names(tmp_path: Path) -> None:
     )
 
 
+def test_a_number_in_cls_is_an_index_where_classes_are_called_by_numbers(tmp_path: Path) -> None:
+    names = ["1", "2", "10", "three"]
+    rows = [sample(i, cls=text) for i, text in enumerate(["1", "02", "0\n", "three"])]
+    path = write_tar(tmp_path / "a.tar", [member for row in rows for member in row])
+    labels = read(path, names).labels
+    assert labels is not None
+    assert labels.tolist() == [1, 2, 0, 3]
+    for beyond in ("10", "-1"):
+        path = write_tar(tmp_path / "b.tar", sample(0, cls=beyond))
+        with pytest.raises(DataError, match=rf"b\.tar: 0000: the label {beyond} is outside the set of 4"):
+            read(path, names)
+
+
+def test_captions_end_where_lines_do(tmp_path: Path) -> None:
+    text = "one\u2028still one\r\n\n\ftwo\n"
+    path = write_tar(tmp_path / "a.tar", [*sample(0, txt=text), *sample(1, txt=""), *sample(2, txt="a")])
+    assert read(path).columns["captions"] == [["one\u2028still one", "", "\ftwo"], [], ["a"]]
+
+
 def test_several_images_in_a_sample(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [("k.jpg", png(1)), ("k.png", png(2)), ("k.seg.png", png(3))])
     with pytest.raises(
@@ -192,7 +211,7 @@ WHOLE = [*sample(0, cls="0"), *sample(1, cls="1")]
         ([("k.png", png(0)), ("k.PNG", png(1))], r"the member k\.PNG occurs twice"),
         ([*WHOLE, *sample(2)], r"0002 has no \.cls, as others do; it has png$"),
         ([*WHOLE, ("k.cls", b"1")], r"the sample k has no image \(jpg, .*\), only cls$"),
-        ([*WHOLE, *sample(2, cls="7")], r"0002: the label '7' is outside the set of 2 classes"),
+        ([*WHOLE, *sample(2, cls="7")], r"0002: the label 7 is outside the set of 2 classes"),
         ([*WHOLE, *sample(2, cls="")], r"0002: the label is empty"),
         ([*sample(0), ("0000.cls", b"\xff\xfe")], r"0000: \.cls is not UTF-8 text"),
         ([], r"a\.tar holds no images"),
