@@ -20,7 +20,7 @@ BLOCK = 32 * 2**20  # bytes of one request
 
 
 def on_this_disk(source: Any) -> Any:
-    """The source of a model as it is, or for a URL the path of its copy.
+    """The source of a model as it is, or for the URL of a bucket the path of its copy.
 
     Of a folder its files are fetched, not the folders in it.
 
@@ -28,6 +28,8 @@ def on_this_disk(source: Any) -> Any:
         DataError: there is nothing at the URL, it changes while it is fetched, the disk is full.
     """
     if not isinstance(source, str | os.PathLike) or not isinstance(path := place(source), BucketPath):
+        return source
+    if path.parts[0] in ("http:", "https:"):  # no bucket: nothing lists its files
         return source
     files = _files(path)
     versions = [file.version() for file in files]

@@ -95,7 +95,8 @@ def test_mistakes(bucket: type[FakeBucket], own: Path, tmp_path: Path):
         on_this_disk(f"{URL}/nowhere")
     with pytest.raises(DataError, match="fake://bucket/models holds no files"):
         load_model(f"{URL}/models")
-    assert on_this_disk("vit_b_32-openai") == "vit_b_32-openai"
+    for elsewhere in ("vit_b_32-openai", "https://example.org/w.pt"):
+        assert on_this_disk(elsewhere) == elsewhere
 
 
 def test_what_only_a_disk_takes(bucket: type[FakeBucket], own: Path, tmp_path: Path, monkeypatch):

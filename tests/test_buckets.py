@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _bucket import PLAIN, URL, FakeBucket
+from _colours import ColourModel, paint
 from _embed_tools import TinyModel, manifest_of, write_images
 from _rows import row
 from typer.testing import CliRunner
 
+import clipjax
 from clipjax import buckets, cli
 from clipjax.buckets import BucketFiles, BucketPath, place
+from clipjax.compare import compare_runs
 from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
 from clipjax.errors import DataError, UsageError
@@ -315,6 +318,31 @@ def test_results_are_merged_from_and_to_a_bucket(bucket: type[FakeBucket], tmp_p
     assert ResultStore(target).images(A) == ResultStore(source).images(A)
     with pytest.raises(DataError, match="nowhere does not exist"):
         ResultStore(f"{URL}/nowhere").check_root(exists=True)
+
+
+def test_a_whole_run_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same rows as on a disk; again, from the same stored embeddings; and two models compared."""
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    for i, colour in enumerate(["red", "blue", "red", "green"]):
+        file = paint(tmp_path / "data" / colour / f"{i}.png", "red" if i == 3 else colour)
+        BucketFiles().create(place(f"{URL}/data/{colour}") / file.name, file.read_bytes())
+    names = ("metric", "value", "interval", "n", "recipe_hash")
+
+    def run(home: str, fingerprint: str) -> tuple[list[tuple], int]:
+        model = ColourModel(fingerprint=fingerprint, id=fingerprint)
+        places = {"root": f"{home}/data", "store": f"{home}/store", "results": f"{home}/results"}
+        result = clipjax.evaluate(model, dataset="folder", prompts="single", progress=False, **places)
+        return [tuple(each[name] for name in names) for each in result.rows], model.calls
+
+    expected, calls = run(str(tmp_path), "a")
+    assert (expected[0][:2], calls) == (("top1", 0.75), 1)
+    assert run(URL, "a") == (expected, 1)
+    assert run(URL, "a") == (expected, 0)
+    run(URL, "b")
+    store = ResultStore(f"{URL}/results")
+    assert len(store.run_ids()) == 3
+    assert len({each["recipe_hash"] for each in store.rows()}) == 2
+    assert compare_runs("a", "b", f"{URL}/results")
 
 
 def test_the_command_line_takes_urls(bucket: type[FakeBucket]):
