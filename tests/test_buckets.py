@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,7 +302,10 @@ def test_a_run_is_there_when_it_is_whole(bucket: type[FakeBucket]):
     with pytest.raises(DataError, match=r"does not let you write results/.*0a/run\.json"):
         store.add([row(A)], {"id": ["x"]})
     assert bucket.names() == []
-    store.add([row(A)])
+    bucket.requests.clear()
+    store.add([row(A)], {"id": ["x"]})
+    written = [name.rsplit("/", 1)[1] for kind, name in bucket.requests if kind == "pipe"]
+    assert written == ["images.parquet", "rows.jsonl", "run.json"]
     assert store.run_ids() == [A]
     assert store.left_out() == []
     del bucket.store[f"/bucket/results/{A}/run.json"]
@@ -330,7 +334,11 @@ def test_a_whole_run_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path, monke
 
     def run(home: str, fingerprint: str) -> tuple[list[tuple], int]:
         model = ColourModel(fingerprint=fingerprint, id=fingerprint)
-        places = {"root": f"{home}/data", "store": f"{home}/store", "results": f"{home}/results"}
+        places: dict[str, Any] = {
+            "root": f"{home}/data",
+            "store": f"{home}/store",
+            "results": f"{home}/results",
+        }
         result = clipjax.evaluate(model, dataset="folder", prompts="single", progress=False, **places)
         return [tuple(each[name] for name in names) for each in result.rows], model.calls
 
