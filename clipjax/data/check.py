@@ -15,18 +15,20 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 
 from clipjax.buckets import place
 from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
-from clipjax.data.preprocess import open_image
+from clipjax.data.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
 SHRINK = 8  # JPEGs are decoded at an eighth of their size
+USUAL = PixelRecipe(224, 224)  # by which an image is too thin: the model is not known
 SHARDED = ("webdataset", "hf_parquet")
 NEARBY = 50  # folders on one level that are looked into for the right one
 NAMED = 8  # classes, files, ... named in full
@@ -133,9 +135,16 @@ def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
 
 def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
     def check(i: int) -> tuple[str | None, int]:
+        def shrink(image: PIL.Image.Image) -> int:
+            try:
+                resized_size(image.size, USUAL)
+            except DataError as error:
+                raise DataError(f"{manifest.ids[i]}: {error}; replace or remove it") from None
+            return SHRINK
+
         try:
             data = manifest.open(i)
-            open_image(data, manifest.ids[i], shrink=SHRINK)
+            open_image(data, manifest.ids[i], shrink=shrink)
             return None, len(data)
         except DataError as error:
             return str(error), 0

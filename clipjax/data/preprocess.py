@@ -133,7 +133,7 @@ def open_scaled(source: bytes, name: str, recipe: PixelRecipe) -> tuple[PIL.Imag
     def shrink(image: PIL.Image.Image) -> int:
         if image.format not in ("JPEG", "MPO") or recipe.pre_crop:
             return 1
-        wanted = [SCALED_GAP * side for side in _resized_size(image.size, recipe)]
+        wanted = [SCALED_GAP * side for side in _scaled_sides(image.size, recipe)]
         fits = (s for s in (8, 4, 2) if all(side >= s * least for side, least in zip(image.size, wanted)))
         if (found := next(fits, 1)) > 1:
             scales.append(Scale(image.size, found))
@@ -216,15 +216,13 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
 
     Raises:
         DataError: the image is no larger than the border to cut, so thin that nothing is left of its short
-            side, or of a mode that PIL cannot turn into RGB.
+            side or that more than `MAX_PIXELS` become of it, or of a mode that PIL cannot turn into RGB.
     """
     if recipe.rgb == "first":
         image = to_rgb(image)
     if recipe.pre_crop:
         image = _cut_border(image, recipe.pre_crop)
-    size = _resized_size(image.size if scale is None else scale.full, recipe)
-    if min(size) < 1:
-        raise DataError(f"an image of {image.width} x {image.height} pixels vanishes when resized to {size}")
+    size = resized_size(image.size if scale is None else scale.full, recipe)
     if size != image.size:
         image = image.resize(size, RESAMPLING[recipe.interpolation], scale and scale.box)
     return np.asarray(to_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
@@ -247,8 +245,24 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
     return image.crop((border, border, width - border, height - border))
 
 
-def _resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
-    """(width, height) after the resize; truncated for the short side, rounded for the long one."""
+def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
+    """(width, height) after the resize and before the crop.
+
+    Raises DataError for an image that is too thin: nothing would be left of it, or more than `MAX_PIXELS`.
+    """
+    width, height = _scaled_sides(size, recipe)
+    if min(width, height) < 1:
+        raise DataError(f"an image of {size[0]} x {size[1]} pixels vanishes when resized to {width, height}")
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"an image of {size[0]} x {size[1]} pixels is so thin that {width:,} x {height:,} become of it "
+            f"when its short side is resized to {min(width, height)}, and {MAX_PIXELS:,} pixels is the limit"
+        )
+    return width, height
+
+
+def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
+    """Truncated for the short side, rounded for the long one."""
     width, height = size
     target = recipe.resize_size
     if recipe.resize_mode == "squash":

@@ -18,8 +18,10 @@ from etils import epath
 
 from clipjax.data import limits
 from clipjax.data.check import check_dataset
+from clipjax.data.loader import batches
 from clipjax.data.manifest import FileOpener
-from clipjax.data.preprocess import open_image
+from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
+from clipjax.data.readers import read_flat
 from clipjax.errors import DataError
 
 HUGE = 50_000
@@ -163,3 +165,32 @@ def test_the_check_says_the_same(tmp_path: Path) -> None:
     assert (
         problem == "a.png: 2,500,000,000 pixels, and 178,956,970 is the limit; make it smaller or remove it"
     )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1), (17, 65_000)])
+def test_an_image_so_thin_that_its_resize_fills_the_memory(
+    tmp_path: Path, size: tuple[int, int], kind: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "a.png"
+    PIL.Image.new("RGB", size).save(path, kind)
+    long = 224 * max(size) // min(size)
+    shape = f"{long:,} x 224" if size[0] > size[1] else f"224 x {long:,}"
+    says = rf"an image of {size[0]} x {size[1]} pixels is so thin that {shape} become of it"
+    image = open_image(path)
+    for decode in ("full", "jpeg_scaled"):
+        recipe = PixelRecipe(224, 224, decode=decode)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(DataError, match=says):
+            to_pixels(image, recipe)
+        with pytest.raises(DataError, match=rf"a\.png: {says} .*; replace or remove it"):
+            list(batches(read_flat(epath.Path(path.parent)), recipe, batch_size=1))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, "in kB"
+    (tmp_path / "card.toml").write_text('name = "c"\ntitle = "C"\nreader = "flat"\n')
+    [problem] = check_dataset(path.parent, tmp_path / "card.toml")
+    assert problem.startswith(f"a.png: {says}")
+
+
+def test_a_thin_image_within_the_limit_is_an_image() -> None:
+    assert to_pixels(PIL.Image.new("RGB", (2, 3000)), PixelRecipe(224, 224)).shape == (224, 224, 3)

@@ -315,7 +315,7 @@ def test_order_of_rgb_is_seen(detailed):
             ),
         ),
         (
-            "_resized_size",
+            "_scaled_sides",
             lambda size, recipe: tuple(round(recipe.resize_size * s / min(size)) for s in size),
         ),
     ],
