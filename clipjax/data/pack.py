@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from clipjax.buckets import refuse_url
+from clipjax.buckets import place, refuse_url
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import FORMAT, KINDS, MANIFEST, is_packed, read_packed, read_record
 from clipjax.data.webdataset import CLASSES, split_name, walk_tar
@@ -72,7 +72,7 @@ def pack(
         progress: called with the number of images of each shard, as it is done.
 
     Raises:
-        UsageError: an unknown kind, a shard of no images.
+        UsageError: an unknown kind, a shard of no images, a URL (shards are written to a disk).
         DataError: the folder holds something else, an image that cannot be read, a full disk, a shard that
             does not read back; finished shards are kept.
     """
@@ -104,6 +104,14 @@ def pack(
     with _writing(folder, MANIFEST):
         _finish(folder, manifest, kind, entries, digests)
     return Packed(folder, read_packed(epath.Path(folder)).digest, len(manifest), len(entries), kept)
+
+
+def refuse_within(data: str | Path, folder: str | Path) -> None:
+    """Raises UsageError where `folder`, to be packed into, lies in the data set's own: it would be read as a
+    part of it."""
+    around, inside = place(data).expanduser(), place(folder).expanduser()
+    if around.is_dir() and inside.resolve().is_relative_to(around.resolve()):
+        raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
 def _packed_before(manifest: Manifest, folder: Path, kind: str) -> Packed:

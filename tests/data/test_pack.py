@@ -324,3 +324,22 @@ def test_the_command(tmp_path: Path, folder: Manifest) -> None:
     assert "4 of them kept" in CliRunner().invoke(app, arguments).stdout
     wrong = CliRunner().invoke(app, [*arguments[:4], "--format", "zip"])
     assert isinstance(wrong.exception, UsageError)
+
+
+def test_where_nothing_is_packed(tmp_path: Path, folder: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the data set itself, where it would be a class; onto a bucket, by a local folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    before = [*visible(tmp_path), *visible(tmp_path / "data")]
+    for out in ("data", "data/packed", "link/cat/packed"):
+        refused = CliRunner().invoke(app, ["datasets", "pack", str(tmp_path / "data"), out]).exception
+        assert isinstance(refused, UsageError)
+        assert f"{out} lies in the data set {tmp_path / 'data'} itself; give" in str(refused)
+    url = "memory://b/out"
+    refused = CliRunner().invoke(app, ["datasets", "pack", "data", url]).exception
+    assert isinstance(refused, UsageError)
+    assert str(refused).startswith(f"{url}: a packed data set is written to a disk: give a folder there")
+    with pytest.raises(UsageError, match=f"^{url}: a packed"):
+        pack(folder, url, "webdataset")
+    assert [*visible(tmp_path), *visible(tmp_path / "data")] == before
+    assert CliRunner().invoke(app, ["datasets", "pack", "data", "data2"]).exit_code == 0, "is not in data"
