@@ -22,6 +22,7 @@ from clipjax.compare import compare_runs
 from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
 from clipjax.errors import DataError, UsageError
+from clipjax.predictions import evaluate_predictions
 from clipjax.results import ResultStore, merge_results
 from clipjax.store import Entry, Store
 
@@ -351,6 +352,10 @@ def test_a_whole_run_on_a_bucket(bucket: type[FakeBucket], tmp_path: Path, monke
     assert len(store.run_ids()) == 3
     assert len({each["recipe_hash"] for each in store.rows()}) == 2
     assert compare_runs("a", "b", f"{URL}/results")
+    table = f"{URL}/results/{store.run_ids()[0]}/images.parquet"
+    (tmp_path / "c.csv").write_text("id,name\nblue,blue\ngreen,green\nred,red\n")
+    again = evaluate_predictions("zeroshot", table, labels=tmp_path / "c.csv")
+    assert again.value("top1") == 0.75
 
 
 def test_the_command_line_takes_urls(bucket: type[FakeBucket]):

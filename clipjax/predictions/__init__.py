@@ -37,6 +37,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clipjax.buckets import place
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import ClipjaxError, DataError, UsageError
@@ -82,7 +83,7 @@ def evaluate_predictions(
     Raises:
         UsageError, DataError: one sentence with the file, and the row or key, and what to do.
     """
-    start, found, path = time.perf_counter(), find_task(task), Path(file)
+    start, found, path = time.perf_counter(), find_task(task), place(file)
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root()
@@ -149,7 +150,7 @@ def _given(
     notes = None
     if task.load_annotations is not None and (annotations is not None or path.suffix != ".parquet"):
         notes = task.load_annotations(
-            Path(annotations) if annotations else None if card is None else annotations_path(card)
+            place(annotations) if annotations else None if card is None else annotations_path(card)
         )
     elif annotations is not None:
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipjax.buckets import readable
 from clipjax.config import read_csv
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace
@@ -25,7 +26,7 @@ NO_DECISION = ("", "na", "nan", "none")
 def read_table(given: Given) -> Described:
     """A per-image table, checked row by row."""
     try:
-        columns = pq.read_table(given.path).to_pydict()
+        columns = pq.read_table(readable(given.path)).to_pydict()
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{given.path} is not a Parquet file ({error})") from None
     if "label" in columns and given.space is None:
