@@ -23,6 +23,7 @@ from etils import epath
 
 from clipjax.buckets import BucketPath, place, readable
 from clipjax.data.label_values import number_labels
+from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.shards import DATA, PARQUETS, digests_of_parts, shard_files
 from clipjax.digests import version_of
@@ -61,14 +62,16 @@ def read_hf_parquet(
 
     Raises:
         DataError: with file and column or row: no parquet, another schema than the first file's, no or
-            several image columns, images that are paths alone, classes that differ from the card's, a label
-            outside the set.
+            several image columns, images that are paths alone, classes that differ from the card's or between
+            files, a label outside the set.
     """
     files = _files(root, split)
     schema = _schema(files[0])
     declared = _declared(schema)
     image = image or _image_column(files[0], schema)
     label = label or _label_column(files[0], schema, declared)
+    for file in files[1:]:
+        _check_classes(file, label, _schema(file), declared)
     for column in filter(None, (image, label, captions, key)):
         for file in files:
             _check_column(file, column, schema)
@@ -111,7 +114,7 @@ class ParquetOpener:
             changed = self.versions[number] if self.versions else os.stat(path).st_mtime_ns
             with _READING:  # the threads of a loader want the same group at the same time: it is read once
                 values = _row_group(path, changed, self.column, group)
-            value = values[row].as_py()
+            value = values[row].as_buffer()
         except (OSError, pa.ArrowException, IndexError) as error:
             raise DataError(
                 f"{self.where(i)}: cannot be read ({_first_line(error)}); copy the file"
@@ -120,7 +123,8 @@ class ParquetOpener:
             raise DataError(
                 f"{self.where(i)}: has no image bytes; write the file again with its images in it"
             )
-        return value
+        check_bytes(value.size, self.where(i))
+        return value.to_pybytes()
 
     def where(self, i: int) -> str:
         return f"{self.files[int(self.places[i, 0])]} row {int(self.places[i, 3])}"
@@ -303,6 +307,17 @@ def _check_column(file: Path, column: str, first: pa.Schema) -> None:
         raise DataError(
             f"{file}: the column {column!r} is {schema.field(column).type}, in the first file it is "
             f"{first.field(column).type}; write the files again with one schema"
+        )
+
+
+def _check_classes(file: Path, label: str | None, schema: pa.Schema, first: dict[str, list[str]]) -> None:
+    """The label's classes are those of the first file, where both declare them: a number means one class."""
+    names, theirs = _declared(schema).get(label or ""), first.get(label or "")
+    if names is not None and theirs is not None and names != theirs:
+        wrong = next((i for i, (a, b) in enumerate(zip(names, theirs)) if a != b), "the length")
+        raise DataError(
+            f"{file}: the classes of the column {label!r} differ from the first file's, first at {wrong}; "
+            "are the files of one data set? Write them again with one list of classes"
         )
 
 

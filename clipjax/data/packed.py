@@ -22,6 +22,7 @@ from etils import epath
 
 from clipjax.buckets import BucketPath, place
 from clipjax.config import read_text
+from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
@@ -177,10 +178,12 @@ class RecordOpener:
         path = self.files[number]
         try:
             with _READING:
-                return _reader(path, os.stat(path).st_mtime_ns).read([record])[0]
+                data = _reader(path, os.stat(path).st_mtime_ns).read([record])[0]
         except (OSError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); copy the shard again") from None
+        check_bytes(len(data), self.where(i))
+        return data
 
     def where(self, i: int) -> str:
         return f"{self.files[int(self.places[i, 0])]} record {int(self.places[i, 1])}"

@@ -36,7 +36,7 @@ DATA = "data"  # the folder of the shards in a repository of the Hugging Face hu
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_OF = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.\w+)")
+_OF = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\D.*)")
 _MOST = 1_000_000  # shards that one pattern may stand for
 
 
@@ -105,14 +105,17 @@ def _check_count(folder: Path, found: Sequence[Path]) -> None:
         raise DataError(
             f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
         )
-    names = {path.name for path in found}
-    for name in names:
-        if part := _OF.fullmatch(name):
+    series: dict[tuple[str, str], dict[int, str]] = {}
+    for path in found:
+        if part := _OF.fullmatch(path.name):
             head, number, total, tail = part.groups()
-            others = [f"{head}{i:0{len(number)}d}-of-{total}{tail}" for i in range(int(total))]
-            if missing := [other for other in others if other not in names]:
-                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-                raise DataError(f"{folder} lacks the shard {missing[0]}{more}: copy it")
+            tail = tail if tail.startswith(".") else ""  # else a hash: each shard has its own
+            series.setdefault((head, total), {})[int(number)] = tail
+    for (head, total), tails in series.items():
+        if missing := [i for i in range(int(total)) if i not in tails]:
+            first = f"{head}{missing[0]:05d}-of-{total}{next(iter(tails.values()))}"
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"{folder} lacks the shard {first}{more}: copy it")
 
 
 def _expand(pattern: Path) -> list[Path]:

@@ -15,7 +15,7 @@ import pytest
 from _images import RECIPE, png, row_of, write_images
 from etils import epath
 
-from clipjax.data import hf_parquet
+from clipjax.data import hf_parquet, limits
 from clipjax.data.check import check_dataset
 from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.data.loader import batches
@@ -238,6 +238,41 @@ def test_files_of_different_schemas(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", {"image": BYTES, "label": ["x"] * 4})
     with pytest.raises(DataError, match=r"b\.parquet: the column 'label' is string, in the first .* int64"):
         read(tmp_path)
+
+
+def test_files_of_different_classes(tmp_path: Path) -> None:
+    columns = {"image": BYTES, "label": [0, 1, 0, 1]}
+    write(tmp_path / "a.parquet", columns, {"label": CLASSES, "fine": ["x"]})
+    for names, wrong in ((["dog", "cat"], 0), (["cat", "dog", "fox"], "the length")):
+        write(tmp_path / "b.parquet", columns, {"label": names})
+        for options in ({}, {"check_names": False}):
+            with pytest.raises(
+                DataError, match=rf"b\.parquet: the classes of the column 'label' .* at {wrong}"
+            ):
+                read(tmp_path, label="label", **options)
+    write(tmp_path / "b.parquet", columns, {"label": CLASSES, "fine": ["y"]})
+    write(tmp_path / "c.parquet", columns)  # of a writer that declares nothing
+    assert read(tmp_path, label="label").label_names == ("cat", "dog")
+
+
+def test_missing_files_whose_names_end_in_hashes(tmp_path: Path) -> None:
+    write_split(tmp_path)
+    for path, digest in zip(sorted(tmp_path.iterdir()), ("b42a775f407cee45", "0f", "6c")):
+        path.rename(path.with_name(f"{path.stem}-{digest}.parquet"))
+    assert len(read(tmp_path)) == 12
+    (tmp_path / "test-00001-of-00003-0f.parquet").unlink()
+    with pytest.raises(DataError, match=r"lacks the shard test-00001-of-00003: copy it"):
+        read(tmp_path)
+    (tmp_path / "test-00002-of-00003-6c.parquet").unlink()
+    with pytest.raises(DataError, match=r"lacks the shard test-00001-of-00003 and 1 more: copy it"):
+        read(tmp_path)
+
+
+def test_an_image_of_more_bytes_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = read(write(tmp_path / "a.parquet", {"image": BYTES}))
+    monkeypatch.setattr(limits, "MAX_BYTES", len(png(1)) - 1)
+    with pytest.raises(DataError, match=rf"a\.parquet row 1: {len(png(1))} bytes, more than any image"):
+        manifest.open(1)
 
 
 def test_damaged_files(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from etils import epath
 from typer.testing import CliRunner
 
 from clipjax.cli import app
+from clipjax.data import limits
 from clipjax.data.cards import load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.manifest import Manifest
@@ -324,6 +325,17 @@ def test_the_command(tmp_path: Path, folder: Manifest) -> None:
     assert "4 of them kept" in CliRunner().invoke(app, arguments).stdout
     wrong = CliRunner().invoke(app, [*arguments[:4], "--format", "zip"])
     assert isinstance(wrong.exception, UsageError)
+
+
+@BOTH
+def test_an_image_of_more_bytes_than_any_is_refused(
+    tmp_path: Path, folder: Manifest, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    pack(folder, tmp_path / "out", kind)
+    packed = read(tmp_path / "out")
+    monkeypatch.setattr(limits, "MAX_BYTES", len(png(1)) - 1)
+    with pytest.raises(DataError, match=rf"00000\.\w+.*: {len(png(1))} bytes, more than any image"):
+        packed.open(1)
 
 
 def test_where_nothing_is_packed(tmp_path: Path, folder: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
