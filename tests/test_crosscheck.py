@@ -23,7 +23,7 @@ from clipjax.crosscheck import ours as ours_module
 from clipjax.crosscheck import reference as reference_module
 from clipjax.crosscheck import run as run_module
 from clipjax.crosscheck.ours import our_side
-from clipjax.crosscheck.reference import their_side
+from clipjax.crosscheck.reference import make_job, their_side
 from clipjax.crosscheck.run import judge
 from clipjax.crosscheck.side import Side, read_side
 from clipjax.crosscheck.stages import TIE, compare, metric_stage
@@ -59,7 +59,8 @@ class Case:
         self.model = clipjax.load_model(self.folder)
         self.subject = subject_of(self.model, self.images)
         (root / "reference").mkdir()
-        self.theirs = their_side(self.subject, "open_clip", root / "reference")
+        job = make_job(self.subject, "open_clip", root / "reference")
+        self.theirs = their_side(job, root / "reference")
 
     def ours(self, folder: Path, subject: Subject | None = None) -> Side:
         return our_side(subject or self.subject, folder)
@@ -268,7 +269,7 @@ def test_ties_account_for_as_many_images_and_no_more() -> None:
     for k in range(100):
         shares = ((k + 1) / 100, k / 100)
         assert metric_stage("val", 100, shares, 1).passed, k
-        assert metric_stage("val", 100, shares[::-1], 1).passed, k
+        assert metric_stage("val", 100, (k / 100, (k + 1) / 100), 1).passed, k
         assert not metric_stage("val", 100, shares, 0).passed, k
     assert not metric_stage("val", 100, (0.59, 0.57), 1).passed
     assert metric_stage("val", 100, (0.57, 0.57), 0).largest == 0
@@ -410,4 +411,4 @@ def test_a_reference_that_fails_says_why(case: Case, tmp_path: Path, monkeypatch
     python.chmod(0o755)
     monkeypatch.setattr(reference_module.sys, "executable", str(python))
     with pytest.raises(ClipjaxError, match="could not be run: RuntimeError: no such file"):
-        their_side(case.subject, "open_clip", tmp_path)
+        their_side(make_job(case.subject, "open_clip", tmp_path), tmp_path)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipjax.crosscheck.side import Side, read_side
+from clipjax.data.vocabularies import files_in
 from clipjax.digests import sha256_files
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, UsageError
 from clipjax.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.model import Model
 from clipjax.progress import Bar, progress_bar
@@ -24,6 +26,11 @@ _NEEDED = ("torch", "torchvision", "open_clip", "timm")
 # The configuration beside weights, and how the tables of their layouts begin.
 _CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transformers": "config.json"}
 _LAYOUTS = {"open_clip": "open_clip", "timm": "timm", "transformers": "hf_"}
+# The sets of files that transformers' tokenizers read; it ships none, not even CLIP's.
+_VOCABULARIES = {
+    "openai_bpe": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    "siglip": (("spiece.model",),),
+}
 
 
 def check_installed() -> None:
@@ -35,29 +42,19 @@ def check_installed() -> None:
         )
 
 
-def their_side(
-    subject: Subject,
-    library: str,
-    folder: Path,
-    *,
-    checkpoint: str | Path | None = None,
-    batch: int = 32,
-    progress: bool = False,
-) -> Side:
-    """Run the library in a subprocess on the images and prompts of a resolved run.
+def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
+    """Run a job's library in a subprocess on the images and prompts of a resolved run.
 
     Args:
+        job: of `make_job`.
         folder: an existing one, for the job and the arrays.
-        checkpoint: weights for the reference to load; default the file that the model was read from, where
-            the library reads it itself, else the model's own weights, written back.
 
     Raises:
         ClipjaxError: the libraries are not installed, or the reference could not be run; says why.
     """
     check_installed()
-    job = make_job(subject, library, folder, checkpoint, batch)
     (folder / "job.json").write_text(json.dumps(job))
-    _run(folder, library, progress)
+    _run(folder, job["library"], progress)
     side = read_side(folder)
     sha256 = sha256_files([Path(job["checkpoint"])])[0]
     weights = {"weights": job["weights"], "checkpoint_sha256": sha256}
@@ -71,8 +68,20 @@ def make_job(
     checkpoint: str | Path | None = None,
     batch: int = 32,
 ) -> dict[str, Any]:
-    """What `converters.golden.crosscheck` takes; the encoded images lie in a file beside it."""
+    """What `converters.golden.crosscheck` takes; the encoded images lie in a file beside it.
+
+    Args:
+        folder: an existing one, for the images and the weights.
+        checkpoint: weights for the reference to load; default the file that the model was read from, where
+            the library reads it itself, else the model's own weights, written back.
+
+    Raises:
+        UsageError: the library has no tokenizer for the model.
+        DataError: an image that cannot be read.
+        ConversionError: a model that does not fit the library's layout.
+    """
     model, part = subject.model, subject.part
+    tokenizer = None if subject.prompts is None else _tokenizer(model, library)
     config, original = config_folder(model, library), original_file(model, library)
     arch = config and library != "timm" and config / _CONFIGS[library]
     chosen = reference_model(model, library, folder, arch or None, checkpoint or original)
@@ -90,7 +99,7 @@ def make_job(
         "tag": source.tag if named else None,
         "config": config and str(config),
         "preprocess": dataclasses.asdict(model.card.preprocess),
-        "tokenizer": None if subject.prompts is None else _tokenizer(model),
+        "tokenizer": tokenizer,
         "resized": model.card.resized is not None,
         "ids": part.manifest.ids,
         "images": str(images),
@@ -123,9 +132,26 @@ def original_file(model: Model, library: str) -> Path | None:
     return weights.files[0] if own and weights.files[0].suffix == ".safetensors" else None
 
 
-def _tokenizer(model: Model) -> dict[str, Any]:
+def _tokenizer(model: Model, library: str) -> dict[str, Any]:
     spec = model.tokenizer.spec
-    return {**dataclasses.asdict(spec), "files": [str(path) for path in model.tokenizer_files]}
+    sets = _VOCABULARIES.get(spec.name) if library == "transformers" else None
+    files = model.tokenizer_files if sets is None else _files_of(model, sets)
+    return {**dataclasses.asdict(spec), "files": [str(path) for path in files]}
+
+
+def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
+    """The first of these sets of files that lies beside the vocabulary or the weights, or on their hub."""
+    from converters.hub import found_files
+
+    weights, repo = model.card.weights, model.card.source.repo
+    folders = [path.parent for path in (*model.tokenizer_files, *(weights.files if weights else ()))]
+    beside = (files for folder in folders for names in sets if (files := files_in(folder, names)))
+    for files in itertools.chain(beside, found_files([repo] if repo else [], sets, download=True)):
+        return files
+    raise UsageError(
+        f"transformers has no tokenizer for {model.card.id}: put {' or '.join(map(' and '.join, sets))} of a "
+        "repository of transformers beside the weights, or crosscheck against open_clip"
+    )
 
 
 def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, Any] | None:

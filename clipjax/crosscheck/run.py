@@ -10,7 +10,7 @@ from typing import Any
 
 from clipjax.crosscheck.ours import our_side
 from clipjax.crosscheck.record import Crosscheck
-from clipjax.crosscheck.reference import check_installed, their_side
+from clipjax.crosscheck.reference import check_installed, make_job, their_side
 from clipjax.crosscheck.sheet import draw_sheet
 from clipjax.crosscheck.side import Side
 from clipjax.crosscheck.stages import compare
@@ -77,9 +77,11 @@ def crosscheck(
         folders = [Path(temporary) / name for name in ("reference", "ours")]
         for folder in folders:
             folder.mkdir()
-        how: dict[str, Any] = {"batch": min(batch, len(subject.part.manifest)), "progress": progress}
-        ours = our_side(subject, folders[1], **how)  # first: it names an image that cannot be read
-        theirs = their_side(subject, library, folders[0], checkpoint=checkpoint, **how)
+        batch = min(batch, len(subject.part.manifest))
+        job = make_job(subject, library, folders[0], checkpoint, batch)  # first: what has no counterpart
+        # Ours before theirs: it names an image that cannot be decoded.
+        ours = our_side(subject, folders[1], batch=batch, progress=progress)
+        theirs = their_side(job, folders[0], progress=progress)
         return judge(subject, ours, theirs)
 
 

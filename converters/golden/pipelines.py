@@ -37,11 +37,22 @@ TEMPLATES = {
     "openai_7": open_clip.SIMPLE_IMAGENET_TEMPLATES,
 }
 CLASSES = {"imagenet": open_clip.IMAGENET_CLASSNAMES}
-# What the hub's tokenizer_config.json says, for files that lie without it: a converted folder has none.
-_TOKENIZERS: dict[str, dict[str, Any]] = {
-    "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
-    "xlm_roberta": {"tokenizer_class": "XLMRobertaTokenizer"},
-    "roberta": {"tokenizer_class": "RobertaTokenizer"},
+# What the tokenizer_config.json of each library's repositories says, for files that lie without it: a
+# converted folder has none. open_clip cleans SigLIP's texts itself, transformers' tokenizer does.
+_TOKENIZERS: dict[str, dict[str, dict[str, Any]]] = {
+    "open_clip": {
+        "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
+        "xlm_roberta": {"tokenizer_class": "XLMRobertaTokenizer"},
+        "roberta": {"tokenizer_class": "RobertaTokenizer"},
+    },
+    "transformers": {
+        "openai_bpe": {"tokenizer_class": "CLIPTokenizer"},
+        "siglip": {
+            "tokenizer_class": "SiglipTokenizer",
+            "pad_token": "</s>",
+            "model_input_names": ["input_ids"],
+        },
+    },
 }
 _RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _CROP_MODES = {"shortest": "center", "squash": "squash"}
@@ -201,12 +212,10 @@ class Transformers(Pipeline):
             self.processor.size = self.processor.crop_size if kind == "CLIP" else self.processor.size
         self.facts |= {"preprocessing": source, "transform": processor}
         if job["texts"] is not None:
-            own = job["tokenizer"] or {"files": []}
-            folder = tokenizer_folder(job) if own["files"] else config
-            if folder is None:
-                raise SystemExit("transformers finds no tokenizer: put its files beside the weights")
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
-            self.length = own.get("context_length") or self.model.config.text_config.max_position_embeddings
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tokenizer_folder(job))
+            self.length = job["tokenizer"]["context_length"]
+            # SigLIP was trained without a mask of the padding: its text tower reads the ids alone.
+            self.names = ("input_ids",) if kind == "Siglip" else ("input_ids", "attention_mask")
             self.facts |= {"tokenizer": type(self.tokenizer).__name__}
 
     @staticmethod
@@ -240,7 +249,8 @@ class Transformers(Pipeline):
                 for start in range(0, len(sentences), TEXTS):
                     given = self.tokenizer(sentences[start : start + TEXTS], return_tensors="pt", **how)
                     ids.append(given["input_ids"])
-                    parts.append(F.normalize(pooled(self.model.get_text_features(**given)), dim=-1))
+                    read = {key: given[key] for key in self.names}
+                    parts.append(F.normalize(pooled(self.model.get_text_features(**read)), dim=-1))
                 prompts.extend(sentences)
                 columns.append(F.normalize(torch.cat(parts).mean(dim=0), dim=0))
             report(len(names))
@@ -259,7 +269,8 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     for path in files:
         shutil.copy(path, folder)
-    (folder / "tokenizer_config.json").write_text(json.dumps(_TOKENIZERS[job["tokenizer"]["name"]]))
+    record = _TOKENIZERS[job["library"]][job["tokenizer"]["name"]]
+    (folder / "tokenizer_config.json").write_text(json.dumps(record))
     return folder
 
 

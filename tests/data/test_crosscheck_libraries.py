@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,11 +19,14 @@ from _vocabularies import PIECES, small_rules, write_folders
 from transformers import CLIPTokenizer
 
 import clipjax
+from clipjax.crosscheck import crosscheck
+from clipjax.crosscheck import run as run_module
 from clipjax.crosscheck.reference import make_job
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import load_tokenizer, tokenizer_spec
+from clipjax.errors import UsageError
 from clipjax.heads import Head, score_blocks
-from clipjax.labels import LabelSpace, Projection
+from clipjax.labels import LabelSpace, Projection, PromptSet
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
@@ -99,6 +103,47 @@ def test_transformers_siglip_with_its_bias(siglip_files: Path, images: Path, tmp
     again = in_process(subject_of(without, images), "transformers", tmp_path / "again")
     assert again.first_difference == "logits"
     assert again.about["reference"]["preprocessing"] == CARD
+
+
+@pytest.mark.usefixtures("_small")
+def test_transformers_siglip_without_a_tokenizers_configuration(
+    siglip_files: Path, images: Path, tmp_path: Path
+) -> None:
+    """transformers' own SigLIP tokenizer, which cleans the texts; the tower gets no mask of the padding."""
+    config = hf.config("siglip")
+    config["text_config"] |= {"vocab_size": PIECES, "max_position_embeddings": 64}
+    save_transformers(config, tmp_path)
+    file = Path(shutil.copy(siglip_files.parent / "json" / "tokenizer.json", tmp_path))
+    spec = tokenizer_spec("siglip", 64, "canonicalize_hf")
+    model = with_tokenizer(clipjax.load_model(tmp_path), spec, file)
+    subject = subject_of(model, images, PromptSet("words", ("A photo, of a (small) {}!", "the {}")))
+    with pytest.raises(UsageError, match=r"no tokenizer for .*: put spiece\.model of a repository"):
+        make_job(subject, "transformers", tmp_path)
+    shutil.copy(siglip_files / "spiece.model", tmp_path)
+    found = in_process(subject, "transformers", tmp_path)
+    assert found.passed, found.to_dict()
+    assert found.about["reference"]["tokenizer"] == "SiglipTokenizer"
+
+
+def test_transformers_clip_with_a_vocabulary_alone(images: Path, tmp_path: Path) -> None:
+    """Said before anything runs where there is none; a folder that we wrote takes it as well."""
+    config = hf.config("clip")
+    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
+    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    save_transformers(config, tmp_path)
+    model = clipjax.load_model(clipjax.load_model(tmp_path).save(tmp_path / "ours_own"))
+    words = "put tokenizer.json or vocab.json and merges.txt of a repository of transformers beside"
+    with (
+        mock.patch.object(run_module, "our_side", side_effect=AssertionError("it ran")),
+        pytest.raises(UsageError, match=words),
+    ):
+        crosscheck(model, "transformers", root=images, labels=images / "labels.csv", progress=False)
+    write_clip_tokenizer(tmp_path / "ours_own")
+    (tmp_path / "ours_own" / "tokenizer_config.json").unlink()
+    found = in_process(subject_of(model, images), "transformers", tmp_path)
+    assert found.passed, found.to_dict()
+    facts = found.about["reference"]
+    assert (facts["preprocessing"], facts["tokenizer"]) == (CARD, "CLIPTokenizer")
 
 
 def save_transformers(config: dict[str, Any], folder: Path) -> None:
