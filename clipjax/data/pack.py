@@ -169,7 +169,7 @@ def _finish(
         "labels": None if manifest.labels is None else manifest.labels.tolist(),
         "columns": manifest.columns,
     }
-    if names is not None and not any("\n" in name for name in names):
+    if names is not None and all(name.strip() and name.splitlines() == [name] for name in names):
         _replace(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
     _replace(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
     (folder / PLAN).unlink(missing_ok=True)

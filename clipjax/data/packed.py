@@ -33,6 +33,8 @@ MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"
 _BEGIN = f'{{"format": "{FORMAT}"'.encode()
 _KEYS = {"format", "kind", "name", "label_names", "shards", "ids", "sha256", "labels", "columns"}
+# Packing into the folder as it is would meet the same damage.
+_OR_ANEW = ", or remove the folder and pack the data set again"
 KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
@@ -91,18 +93,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         if record["kind"] not in KINDS:
             raise ValueError(f"unknown kind {record['kind']!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); pack the data set again") from None
+        raise DataError(f"{path} is damaged ({error}); copy it again{_OR_ANEW}") from None
     return record
 
 
 def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
     path = folder / shard["file"]
     if not path.is_file():
-        raise DataError(
-            f"{path} does not exist, and {MANIFEST} names it: copy it, or pack the data set again"
-        )
+        raise DataError(f"{path} does not exist, and {MANIFEST} names it: copy it{_OR_ANEW}")
     if (size := version_of(path)[0]) != shard["bytes"]:
-        raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again")
+        raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again{_OR_ANEW}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +126,9 @@ class PackedOpener:
         found = self.shards.content_digests(progress)
         for i, (digest, packed) in enumerate(zip(found, self.sha256)):
             if digest != packed:
-                raise DataError(f"{self.where(i)}: has changed since it was packed; copy the shard again")
+                raise DataError(
+                    f"{self.where(i)}: has changed since it was packed; copy the shard again{_OR_ANEW}"
+                )
         return found
 
 
@@ -158,7 +160,9 @@ def _records(files: list[Path], counts: list[int]) -> RecordOpener:
 
 def _check_count(file: Path, found: int, said: int) -> None:
     if found != said:
-        raise DataError(f"{file} holds {counted(found, 'image')}, {MANIFEST} says {said}: copy it again")
+        raise DataError(
+            f"{file} holds {counted(found, 'image')}, {MANIFEST} says {said}: copy it again{_OR_ANEW}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,6 +302,40 @@ def test_damage_to_what_was_packed_is_named(tmp_path: Path, folder: Manifest, ki
     manifest.write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"00000\.\w+ holds 4 images, manifest\.json says 3"):
         read(out)
+
+
+@BOTH
+@pytest.mark.parametrize("damage", ["manifest", "missing", "cut", "count", "changed"])
+def test_packing_into_a_damaged_folder_says_to_remove_it(
+    tmp_path: Path, folder: Manifest, kind: str, damage: str
+) -> None:
+    out = tmp_path / "out"
+    pack(folder, out, kind, images_per_shard=5)
+    shard, manifest = out / f"00001{KINDS[kind]}", out / MANIFEST
+    data, record = shard.read_bytes(), json.loads(manifest.read_text())
+    if damage == "manifest":
+        manifest.write_text(manifest.read_text()[:-1])
+    elif damage == "missing":
+        shard.unlink()
+    elif damage == "cut":
+        shard.write_bytes(data[:-512])
+    elif damage == "count":
+        record["shards"][0]["images"], record["shards"][1]["images"] = 4, 6
+        manifest.write_text(json.dumps(record))
+    else:
+        record["sha256"][7] = "0" * 64
+        manifest.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r", or remove the folder and pack the data set again"):
+        pack(folder, out, kind, images_per_shard=5)
+    shutil.rmtree(out)
+    assert pack(folder, out, kind, images_per_shard=5).digest == folder.digest
+
+
+def test_a_class_that_is_no_line_is_in_no_list_of_lines(tmp_path: Path) -> None:
+    odd = read_folder(epath.Path(write_images(tmp_path / "data", ["a\u2028b/0.png", "c/0.png"])))
+    pack(odd, tmp_path / "out", "webdataset")
+    same(read(tmp_path / "out"), odd)
+    assert read_webdataset(epath.Path(tmp_path / "out")).label_names is None
 
 
 def test_a_card_reads_its_packed_data_set(tmp_path: Path, folder: Manifest) -> None:
