@@ -1,11 +1,11 @@
 """A tiny CLIP, a folder of tiny images, and a script that embeds them in a process of its own.
 
     python tests/_embed_tools.py WORK N,... [--store S] [--pixels S] [--batch B] [--shard R] [--out FILE]
-        [--kill-at SHARD] [--process I/N PORT]
+        [--kill-at SHARD] [--together] [--process I/N PORT]
 
-embeds the first N images of WORK/images, for each N of a comma-separated list. The number of devices is
-XLA_FLAGS'. FILE gets ids, array and statistics. `--kill-at K` kills the process, by SIGKILL, half-way through
-writing its shard K.
+embeds the first N images of WORK/images, for each N of a comma-separated list; with `--together` in one call.
+The number of devices is XLA_FLAGS'. FILE gets ids, array and statistics. `--kill-at K` kills the process, by
+SIGKILL, half-way through writing its shard K.
 """
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shard", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--together", action="store_true")
     parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
     options = parser.parse_args(arguments)
     import jax
@@ -147,7 +148,7 @@ def main(arguments: list[str]) -> None:
         index, count, port = options.process
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
     from clipjax.data.pixel_store import PixelStore
-    from clipjax.embed import embed_images
+    from clipjax.embed import embed_images, embed_many
     from clipjax.store import Store
 
     if options.kill_at is not None:
@@ -155,16 +156,20 @@ def main(arguments: list[str]) -> None:
     model = TinyModel()
     store = Store(options.store) if options.store else None
     found: dict[str, Any] = {}
-    for n in map(int, options.counts.split(",")):
-        result = embed_images(
-            model,
-            manifest_of(options.work / "images", n),
-            store=store,
-            pixel_store=PixelStore(options.pixels) if options.pixels else None,
-            per_device_batch=options.batch,
-            rows_per_shard=options.shard,
-            progress=False,
-        )
+    counts = list(map(int, options.counts.split(",")))
+    manifests = [manifest_of(options.work / "images", n) for n in counts]
+    settings: dict[str, Any] = {
+        "store": store,
+        "pixel_store": PixelStore(options.pixels) if options.pixels else None,
+        "per_device_batch": options.batch,
+        "rows_per_shard": options.shard,
+        "progress": False,
+    }
+    if options.together:
+        results = embed_many(model, manifests, **settings)
+    else:
+        results = [embed_images(model, manifest, **settings) for manifest in manifests]
+    for n, result in zip(counts, results):
         stats = dataclasses.asdict(result.stats) | {"devices": jax.local_device_count()}
         found |= {f"array{n}": result.array, f"ids{n}": np.array(result.ids), f"stats{n}": json.dumps(stats)}
     np.savez(options.out, allow_pickle=False, **found)

@@ -302,12 +302,14 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def two_processes(work: Path, stores: tuple[str, str], *arguments: str) -> list[subprocess.Popen]:
+def two_processes(
+    work: Path, stores: tuple[str, str], *arguments: str, counts: str = str(COUNT)
+) -> list[subprocess.Popen]:
     port = free_port()
     return [
         start(
             work,
-            str(COUNT),
+            counts,
             2,
             *sizes(work),
             *("--store", store, "--out", f"{store}-{i}.npz", "--process", str(i), "2", port),
@@ -327,6 +329,19 @@ def test_two_processes_share_the_work(work: Path, reference: dict[str, Any]):
     assert images == [52, 48]  # shards 0, 2, 4, 6 (the last one of 4 rows) and 1, 3, 5
     [entry] = Store(pixels).ls()  # decoded by both
     assert (entry.rows, entry.shards_present, entry.shards) == (COUNT, 13, 13)
+
+
+def test_two_processes_share_small_data_sets(work: Path, reference: dict[str, Any]):
+    """Of data sets with one shard each, every process takes every other one."""
+    store, counts = str(work / "small"), (13, 14, 15, 16)
+    finish(*two_processes(work, (store, store), "--together", counts=",".join(map(str, counts))))
+    for i, expected in enumerate([[13, 0, 15, 0], [0, 14, 0, 16]]):
+        found = dict(np.load(f"{store}-{i}.npz"))
+        for n in counts:
+            np.testing.assert_array_equal(found[f"array{n}"], reference[f"array{COUNT}"][:n])
+        stats = [json.loads(str(found[f"stats{n}"])) for n in counts]
+        assert [each["images"] for each in stats] == expected
+        assert sum(each["forward_passes"] for each in stats) == 4  # 8 batches of 4 on 2 devices
 
 
 def test_hosts_that_do_not_share_the_store_are_told(work: Path):
