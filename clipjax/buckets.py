@@ -11,18 +11,15 @@ Three things are promised of a bucket, whatever library speaks to it:
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import errno
 import fnmatch
 import hashlib
-import inspect
 import io
 import os
 import random
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -201,7 +198,7 @@ class BucketPath(epath.Path):
     def open(self, mode: str = "rb", **_: Any) -> IO[bytes]:  # type: ignore[override]
         """A file to read at random; what it reads is fetched in blocks."""
         if mode != "rb":
-            raise ValueError(f"{mode!r}: objects are opened to be read; `BucketFiles.create` writes them")
+            raise ValueError(f"{mode!r}: objects are opened to be read; `clipjax.bucket_files` writes them")
         return io.BufferedReader(_Object(self), BLOCK)
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -282,104 +279,6 @@ class _Object(io.RawIOBase):
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-class BucketFiles:
-    """What `clipjax.files.LocalFiles` is on a disk: whole, immutable objects.
-
-    A bucket knows no locks, so nothing is ever removed here that a run may be using: `unless_held` is never
-    sure, and `clean` leaves everything. An upload is all or nothing by itself.
-    """
-
-    def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete object at `path`, or nothing at all.
-
-        Returns False, and leaves the object alone, where one exists and `replace` is false.
-        Raises DataError if it cannot be written.
-        """
-        target, attempts = _bucket_path(path), 0
-
-        def upload(fs: Any, name: str) -> None:
-            nonlocal attempts
-            attempts += 1
-            if replace and _knows_create(fs):
-                fs.pipe_file(name, data)
-            elif _knows_create(fs):
-                fs.pipe_file(name, data, mode="create")
-            else:
-                _upload_beside(fs, name, data, replace=replace)
-
-        try:
-            target.ask(upload, "write")
-        except FileExistsError:
-            # Perhaps an attempt of ours had arrived after all, and only the answer was lost.
-            return attempts > 1 and self.read(target) == data
-        except FileNotFoundError:
-            raise DataError(
-                f"{path}: there is no bucket {target.parts[1]}; create it or correct it"
-            ) from None
-        return True
-
-    def read(self, path: Path | epath.Path) -> bytes | None:
-        """The object's bytes, or None where there is none."""
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def touch(self, path: epath.Path) -> None:
-        """Nothing: an object keeps no time of last use."""
-
-    def used(self, path: epath.Path) -> float:
-        """When it was written, in seconds since the epoch."""
-        return path.stat().mtime
-
-    def hold(self, path: epath.Path) -> IO[bytes]:
-        """Something to close: an entry of a bucket is held by everybody.
-
-        Raises FileNotFoundError where there is none.
-        """
-        if not path.exists():
-            raise FileNotFoundError(path)
-        return io.BytesIO()
-
-    @contextlib.contextmanager
-    def unless_held(self, path: epath.Path) -> Iterator[bool]:
-        """False: somebody may hold it."""
-        yield False
-
-    def clean(self, directory: epath.Path) -> None:
-        """Nothing: what an upload leaves that was cut off is no object."""
-
-
-def _bucket_path(path: Any) -> BucketPath:
-    assert isinstance(path, BucketPath), path
-    return path
-
-
-def _knows_create(fs: Any) -> bool:
-    """Whether the filesystem itself refuses to replace an object on request, in one step."""
-    name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
-    owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
-    return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (
-        inspect.signature(vars(owner)[name]).parameters
-    )
-
-
-def _upload_beside(fs: Any, name: str, data: bytes, *, replace: bool) -> None:
-    """Write under a name of its own, then move: whole or absent; of two at once, the last one stays."""
-    folder, _, last = name.rpartition("/")
-    temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
-    with contextlib.suppress(NotImplementedError):
-        fs.makedirs(folder, exist_ok=True)
-    try:
-        fs.pipe_file(temporary, data)
-        if not replace and fs.exists(name):
-            raise FileExistsError(name)
-        fs.mv(temporary, name)
-    finally:
-        with contextlib.suppress(Exception):
-            fs.rm_file(temporary)
 
 
 def _listing(folder: BucketPath) -> list[BucketPath]:

@@ -34,7 +34,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.buckets import BucketFiles, BucketPath, place, readable
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import BucketPath, place, readable
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 

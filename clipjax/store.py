@@ -33,7 +33,8 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from clipjax.buckets import BucketFiles, BucketPath, place
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import BucketPath, place
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles

@@ -12,7 +12,8 @@ from _narrow import narrow_pair
 from typer.testing import CliRunner
 
 from clipjax import cli
-from clipjax.buckets import ATTEMPTS, BucketFiles, place
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import ATTEMPTS, place
 from clipjax.checkpoint import export_model
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pack import pack

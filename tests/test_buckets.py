@@ -16,8 +16,9 @@ from _rows import row
 from typer.testing import CliRunner
 
 import clipjax
-from clipjax import buckets, cli
-from clipjax.buckets import BucketFiles, BucketPath, place
+from clipjax import bucket_files, buckets, cli
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import BucketPath, place
 from clipjax.compare import compare_runs
 from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
@@ -170,7 +171,7 @@ def test_the_answer_was_lost_but_not_the_object(bucket: type[FakeBucket], monkey
         raise TimeoutError
 
     monkeypatch.setattr(FakeBucket, "pipe_file", lost)
-    monkeypatch.setattr(buckets, "_knows_create", lambda fs: True)
+    monkeypatch.setattr(bucket_files, "_knows_create", lambda fs: True)
     assert BucketFiles().create(place(f"{URL}/a"), b"mine")
     assert not BucketFiles().create(place(f"{URL}/a"), b"another's")
 

@@ -17,7 +17,8 @@ from _factors import write as write_factors
 from _images import RECIPE, png, write_images
 from etils import epath
 
-from clipjax.buckets import ATTEMPTS, BucketError, BucketFiles, place
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import ATTEMPTS, BucketError, place
 from clipjax.collection import cards_below
 from clipjax.data.annotations import load_factors
 from clipjax.data.check import check_dataset
