@@ -30,14 +30,14 @@ def has_tower_alone(model: Model) -> bool:
     return getattr(card, "kind", None) == "classifier" and card.normalize_features
 
 
-def refuse_adapter(model: Model) -> None:
-    """Raises UsageError for a model with an adapter: nothing in another library would read it."""
+def refuse_adapter(model: Model, doing: str = "export") -> None:
+    """Raises UsageError for a model with an adapter, which no other library reads; `doing`: the command."""
     if (adapter := getattr(model, "adapter", None)) is None:
         return
     base = model.card.id if model.base is None else model.base.id
     raise UsageError(
         f"{model.card.id} is {base} with an adapter ({adapter.kind}), and its weights are those of the base: "
-        f"export {base}; the adapter is the file {ADAPTER} in the model's own folder, and no other library "
+        f"{doing} {base}; the adapter is the file {ADAPTER} in the model's own folder, and no other library "
         "reads it"
     )
 

@@ -152,11 +152,12 @@ def verify(
         return compare(loaded, against, read_golden(out))
 
 
-def chosen_library(model: Model, against: str | None = None) -> str:
+def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
     """The library asked for or, by default, the one that the card names, open_clip where it names none.
 
     Raises:
-        UsageError: there is no such library, or it has no counterpart of a classifier; says what to verify.
+        UsageError: there is no such library, or it has no counterpart of a classifier; says what to verify
+            instead, or to do what `doing` calls it.
     """
     card = model.card
     library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
@@ -165,11 +166,11 @@ def chosen_library(model: Model, against: str | None = None) -> str:
     if has_tower_alone(model):
         base = (card.lineage or {}).get("base", "a CLIP")
         raise UsageError(
-            f"{card.id} is a classifier fine-tuned from {base}, and no library has its counterpart: verify "
+            f"{card.id} is a classifier fine-tuned from {base}, and no library has its counterpart: {doing} "
             f"{base}, or compare the tower that `clipjax export` writes with open_clip's model.visual"
         )
     if library != "timm" and card.arch.text is None:
-        raise UsageError(f"{card.id} is a classifier, which {library} does not have: verify it against timm")
+        raise UsageError(f"{card.id} is a classifier, which {library} does not have: {doing} it against timm")
     return library
 
 
@@ -267,7 +268,7 @@ def reference_model(
     options: dict[str, str | Path] = {"arch": arch or record, "library": library}
     options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
     # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
-    if library == "timm" or (library == "open_clip" and model.card.resized is not None):
+    if library == "timm" or model.card.resized is not None:
         options["sizes"] = record
     return options
 

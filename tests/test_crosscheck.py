@@ -166,7 +166,7 @@ def test_another_template_is_named_at_the_prompts(case: Case, tmp_path: Path) ->
 def test_a_resize_without_antialias_is_named_at_the_pixels(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sampled(self: PIL.Image.Image, size: tuple[int, int], resample: int = 3, **_: Any) -> PIL.Image.Image:
+    def sampled(self: PIL.Image.Image, size: tuple[int, int], resample: int = 3, *_: Any) -> PIL.Image.Image:
         steps = (self.width / size[0], 0, 0, 0, self.height / size[1], 0)
         return self.transform(size, PIL.Image.Transform.AFFINE, steps, resample)  # type: ignore[reportArgumentType]
 
@@ -386,7 +386,7 @@ def test_what_is_refused(
     case: Case, photographs: Path, lite0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
-    with pytest.raises(UsageError, match="is a classifier, which open_clip does not have"):
+    with pytest.raises(UsageError, match="which open_clip does not have: crosscheck it against timm"):
         crosscheck(classifier, "open_clip", root=photographs)
     with pytest.raises(UsageError, match="no reference library 'jax'"):
         crosscheck(case.model, "jax", root=case.images)
@@ -403,6 +403,17 @@ def test_what_is_refused(
     monkeypatch.setattr(reference_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClipjaxError, match=r"torch is not installed: pip install 'clipjax\[reference\]'"):
         crosscheck(case.model, root=case.images)
+
+
+def test_what_is_made_of_a_clip_is_told_what_to_crosscheck(lite0: Path) -> None:
+    """A classifier fine-tuned from one, and one with an adapter."""
+    model = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
+    card: Any = dataclasses.replace(model.card, normalize_features=True, lineage={"base": "vit_b_32-openai"})
+    with pytest.raises(UsageError, match="no library has its counterpart: crosscheck vit_b_32-openai, or"):
+        crosscheck(Model(card, model.params))
+    model.adapter = argparse.Namespace(kind="coop")  # type: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UsageError, match=r"with an adapter \(coop\), .*: crosscheck tf_efficientnet_lite0"):
+        crosscheck(model)
 
 
 def test_a_reference_that_fails_says_why(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

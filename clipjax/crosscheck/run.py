@@ -67,8 +67,8 @@ def crosscheck(
         from clipjax.load import load_model
 
         model = load_model(str(model))
-    refuse_adapter(model)
-    library = chosen_library(model, against)
+    refuse_adapter(model, "crosscheck")
+    library = chosen_library(model, against, "crosscheck")
     asked = Request(dataset, root, labels, prompts, limit=limit, seed=seed, resamples=RESAMPLES)
     subject = resolve(model, find_task("zeroshot"), asked)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference

@@ -41,11 +41,11 @@ def build_model(
     Args:
         arch: a name of the library or, for open_clip, a model config: the dict itself or the path of its JSON
             (an `open_clip_config.json` will do). For transformers, which knows no names, a model's config.
-        sizes: our record of a narrow variant of that architecture, or of one for images of another size; not
-            for transformers.
+        sizes: our record of a narrow variant of that architecture, or of one for images of another size; for
+            transformers the latter alone.
     """
     if library == "transformers":
-        return build_transformers(arch)
+        return build_transformers(arch, sizes)
     if library == "timm":
         options = {} if sizes is None else timm_options(sizes["vision"])
         options |= {} if sizes is None else {"num_classes": sizes["num_classes"]}

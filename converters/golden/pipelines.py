@@ -203,11 +203,13 @@ class Transformers(Pipeline):
         kind = type(self.model).__name__.removesuffix("Model")
         processor = {"CLIP": "CLIPImageProcessorPil", "Siglip": "SiglipImageProcessorPil"}[kind]
         make: Any = getattr(transformers, processor)
-        config = job["config"] and Path(job["config"])
+        config, settings = job["config"] and Path(job["config"]), self._settings(job, kind)
         if config and (config / "preprocessor_config.json").is_file():
-            self.processor, source = make.from_pretrained(config), "preprocessor_config.json"
+            names = ("size", "crop_size") if job["resized"] else ()
+            sizes = {name: settings[name] for name in names if name in settings}
+            self.processor, source = make.from_pretrained(config, **sizes), "preprocessor_config.json"
         else:
-            self.processor, source = make(**self._settings(job, kind)), CARD
+            self.processor, source = make(**settings), CARD
         if job["already_cropped"]:
             self.processor.size = self.processor.crop_size if kind == "CLIP" else self.processor.size
         self.facts |= {"preprocessing": source, "transform": processor}

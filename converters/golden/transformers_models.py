@@ -26,8 +26,11 @@ _NAMES = {
 }
 
 
-def build_transformers(arch: str | dict[str, Any]) -> nn.Module:
+def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None = None) -> nn.Module:
     """The model of a config (the dict, or the path of its JSON), in eval mode.
+
+    Args:
+        sizes: our record of the model for images of another size.
 
     Raises:
         SystemExit: a config of another model, or an arch record that transformers has no model for.
@@ -38,6 +41,9 @@ def build_transformers(arch: str | dict[str, Any]) -> nn.Module:
         raise SystemExit(
             f"transformers' {record.get('model_type')!r} is neither a CLIPModel nor a SiglipModel"
         )
+    if sizes is not None:
+        vision = {**record["vision_config"], "image_size": sizes["vision"]["image_size"]}
+        record = {**record, "vision_config": vision}
     config, model = _KINDS[record["model_type"]]
     return model(config.from_dict(record)).eval()
 

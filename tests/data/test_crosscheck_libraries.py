@@ -125,6 +125,19 @@ def test_transformers_siglip_without_a_tokenizers_configuration(
     assert found.about["reference"]["tokenizer"] == "SiglipTokenizer"
 
 
+def test_transformers_clip_for_larger_images(images: Path, tmp_path: Path) -> None:
+    """The folder's configuration and processor, both with the size of the resized model."""
+    config = hf.config("clip")
+    config["text_config"] |= {"vocab_size": 49408, "max_position_embeddings": 77}
+    config["text_config"] |= {"bos_token_id": 49406, "eos_token_id": 49407}
+    save_transformers(config, tmp_path)
+    write_clip_tokenizer(tmp_path)
+    model = clipjax.load_model(tmp_path, image_size=44)
+    found = in_process(subject_of(model, images), "transformers", tmp_path)
+    assert found.passed, found.to_dict()
+    assert found.about["reference"]["preprocessing"] == "preprocessor_config.json"
+
+
 def test_transformers_clip_with_a_vocabulary_alone(images: Path, tmp_path: Path) -> None:
     """Said before anything runs where there is none; a folder that we wrote takes it as well."""
     config = hf.config("clip")
