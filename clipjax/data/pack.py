@@ -85,7 +85,7 @@ def pack(
     refuse_url(folder, "a packed data set")
     folder = Path(folder).expanduser()
     if is_packed(folder):
-        return _packed_before(manifest, folder, kind)
+        return _packed_before(manifest, folder, kind, images_per_shard)
     plan = _plan(manifest, kind, images_per_shard)
     shards = _Shards(manifest, _FORMATS[kind](manifest))
     with _writing(folder, "the folder"):
@@ -114,11 +114,16 @@ def refuse_within(data: str | Path, folder: str | Path) -> None:
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
-def _packed_before(manifest: Manifest, folder: Path, kind: str) -> Packed:
+def _packed_before(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> Packed:
     """The same command once more does nothing."""
     record, found = read_record(folder), read_packed(epath.Path(folder))
     if record["kind"] != kind or found.digest != manifest.digest:
         raise DataError(f"{folder} holds another packed data set; choose a new folder")
+    if (images := record["shards"][0]["images"]) != min(images_per_shard, len(manifest)):
+        raise DataError(
+            f"{folder} is packed already, {images} images a shard, not {images_per_shard}: "
+            "give that number, or choose a new folder"
+        )
     shards = len(record["shards"])
     return Packed(folder, found.digest, len(found), shards, shards)
 

@@ -328,6 +328,8 @@ def _columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) of a CSV, TSV or JSONL file."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
     text = read_text(path)

@@ -11,9 +11,12 @@ A seed whose model is there is not trained again; one that was interrupted goes 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,8 +124,34 @@ def finetune(
             runs.append(Run(seed, folder, done, True))
             continue
         announce(f"{recipe.name}, seed {seed}")
-        runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
+        with _alone(folder):
+            runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
     return runs
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse a folder that another run writes to; until the context or the process ends none can begin there.
+
+    The lock is on the folder itself, so that nothing is left of it; a disk that knows no locks lets all pass.
+    """
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another run writes to {folder} at this moment: wait for it, or name another --out"
+                ) from None
+            except OSError:
+                pass
+
+        first_writes(claim, str(folder))
+        yield
 
 
 def check(recipe: Recipe, data: Data) -> None:

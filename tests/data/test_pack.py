@@ -151,6 +151,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, kind: str) -> None:
     assert (out / first).stat().st_mtime_ns == written
     assert not [name for name in visible(out) if name.endswith((".tmp", PLAN))]
     assert pack(whole, out, kind, images_per_shard=4).kept == 3, "the same command once more does nothing"
+    with pytest.raises(DataError, match="packed already, 4 images a shard, not 5"):
+        pack(whole, out, kind, images_per_shard=5)
 
 
 @BOTH

@@ -73,6 +73,11 @@ def test_an_unreadable_class_folder_is_named(root, monkeypatch):
         read_folder(root)
 
 
+def test_a_folder_in_place_of_a_list_is_named(tmp_path):
+    with pytest.raises(DataError, match="is a folder, and a list of images is asked for"):
+        read_manifest_file(epath.Path(tmp_path))
+
+
 def test_missing_and_empty_roots(tmp_path):
     with pytest.raises(DataError, match=r"nowhere does not exist"):
         read_folder(epath.Path(tmp_path / "nowhere"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,6 +188,18 @@ def test_another_recipe_in_the_same_folder_is_refused(
     record = {key: value for key, value in (PROBE | changes).items() if value is not None}
     with pytest.raises(DataError, match=rf"seed1 holds a model made with {message}: name another --out"):
         start(three[0], record)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused_until_it_ends(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "seed1"
+    folder.mkdir()
+    other = os.open(folder, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match=r"another run writes to .*seed1 at this moment"):
+        start(tmp_path, PROBE | {"seeds": [1]})
+    assert not list(folder.rglob("*"))
+    os.close(other)
+    assert start(tmp_path, PROBE | {"seeds": [1]})[0].folder == folder
 
 
 def test_another_base_or_other_images_in_the_same_folder_are_refused(
