@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that run the tests; each takes up to 6 GB.
+WORKERS := 2
 
 .PHONY: help demo test test-slow lint format tpu-env clean
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run 
 	$(BIN)/python -m clipjax.demo --out demo-out
 
 test: lint  ## lint, types and the test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev  ## the full-size and long checks left out of `make test`
 	$(BIN)/python -m pytest -m slow
