@@ -236,7 +236,9 @@ class BucketPath(epath.Path):
             return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
         except ImportError as error:
             how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else _reason(error)
-            raise UsageError(f"{self}: what reads {scheme}:// is not installed: {how}") from None
+            raise UsageError(
+                f"{scheme}://{self.parts[1]}: what reads {scheme}:// is not installed: {how}"
+            ) from None
         except ValueError as error:
             raise UsageError(f"{self}: {scheme}:// is no kind of place ({_reason(error)})") from None
         except Exception as error:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from clipjax.errors import DataError
 _ASKED = 500
 
 
-def cache_dir() -> Path:
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Where clipjax keeps what it can make again: $CLIPJAX_CACHE, else ~/.cache/clipjax."""
-    return Path(os.environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
+    return Path(environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -62,8 +62,11 @@ def _fetch(files: list[BucketPath], versions: list[tuple[int, int]], folder: Pat
             for file, version in zip(files, versions):
                 if file.version() != version:
                     raise DataError(f"{file} has changed while it was fetched; run again")
-            if not folder.is_dir():
+            try:
                 os.rename(beside, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has fetched the same
+                    raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

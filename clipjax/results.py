@@ -15,11 +15,9 @@ and `ResultStore.rows` returns the newest of each recipe.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import datetime
 import functools
-import io
 import json
 import os
 import secrets
@@ -37,10 +35,9 @@ import pyarrow.parquet as pq
 from clipjax.bucket_files import BucketFiles
 from clipjax.buckets import BucketPath, place, readable
 from clipjax.config import config_dir
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 
 SCHEMA_VERSION = 1
-FORMATS = ("csv", "markdown", "latex")
 
 Row = dict[str, Any]
 
@@ -264,13 +261,13 @@ def _problem(row: Row, validator: jsonschema.Draft202012Validator) -> str | None
 
 @functools.cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(_schema())
+    return jsonschema.Draft202012Validator(row_schema())
 
 
 @functools.cache
 def _fields_validator() -> jsonschema.Draft202012Validator:
     """Of a part of a row's fields."""
-    return jsonschema.Draft202012Validator(_schema() | {"required": []})
+    return jsonschema.Draft202012Validator(row_schema() | {"required": []})
 
 
 def _read(path: Path) -> str:
@@ -301,7 +298,7 @@ def _damaged(path: Path, line: str, problem: str) -> DataError:
 
 
 @functools.cache
-def _schema() -> dict[str, Any]:
+def row_schema() -> dict[str, Any]:
     return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
 
 
@@ -348,119 +345,3 @@ def _write(path: Path, text: str) -> None:
 def _flush(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a short table: what a person reads first.
-
-    Task and prompts have a column where the rows differ in them, slices, notes, ... where there are some.
-    """
-    titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
-    titles += ["published", "source", "difference", "n", "precision", "note"]
-    optional = ("slice", "published", "source", "difference", "note")
-    cells = [
-        [
-            model_name(row),
-            row["task"],
-            row["dataset"],
-            (row["convention"] or {}).get("prompts") or "",
-            row["slice"] or "",
-            row["metric"],
-            _number(row["value"]),
-            _interval(row["interval"]),
-            *_published(row, "{:.4g}", "{:+.4f}"),
-            "" if row["n"] is None else str(row["n"]),
-            row["precision"] or "",
-            _note(row),
-        ]
-        for row in rows
-    ]
-    found = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
-    hidden = {title for title in optional if found[title] <= {""}}
-    hidden |= {title for title in ("task", "prompts") if len(found[title]) < 2}
-    used = [i for i, title in enumerate(titles) if title not in hidden]
-    return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
-
-
-def model_name(row: Row) -> str:
-    """A model for images of another size than its own says so: `ID@336px`."""
-    facts = row["model_facts"]
-    return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
-
-
-def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
-    """Published values, their sources and how far ours is from each, "; " between several."""
-    found = row["reference"] or []
-    return (
-        "; ".join(value.format(one["value"]) for one in found),
-        "; ".join(one["source"] for one in found),
-        "; ".join(difference.format(one["difference"]) for one in found),
-    )
-
-
-def _note(row: Row) -> str:
-    skipped = f"{row['skipped']} unreadable images skipped" if row["skipped"] else ""
-    return "; ".join(filter(None, [row["note"], skipped]))
-
-
-def export_rows(rows: Sequence[Row], form: str) -> str:
-    """Rows as text: "csv" with every field, "markdown" or "latex" (booktabs) with the summary.
-
-    Raises:
-        UsageError: another form.
-    """
-    if form not in FORMATS:
-        raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
-    if form == "csv":
-        return _csv(rows)
-    titles, cells = summary_table(rows)
-    return as_markdown(titles, cells) if form == "markdown" else as_latex(titles, cells)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _interval(interval: Mapping[str, Any] | None) -> str:
-    return "" if interval is None else f"[{interval['lo']:.4f}, {interval['hi']:.4f}]"
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    """Every field, in the schema's order; objects as JSON, interval and reference as columns of their own."""
-    names = [name for name in _schema()["properties"] if name not in ("interval", "reference")]
-    parts = ("lo", "hi", "level", "method")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *parts, "published", "source", "difference"])
-    for row in rows:
-        interval = row["interval"] or {}
-        limits = (interval.get(part) for part in parts)
-        writer.writerow([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
-
-
-def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def as_latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    body = [" & ".join(map(_tex, row)) + r" \\" for row in [titles, *cells]]
-    lines = [rf"\begin{{tabular}}{{{'l' * len(titles)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_TEX = {
-    **{c: rf"\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\^{}",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)

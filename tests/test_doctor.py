@@ -163,7 +163,7 @@ def test_one_cudnn_must_suit_torch_and_jax(tmp_path: Path) -> None:
     line = only(with_torch(tmp_path, "9.15.0", environ=off))
     assert line.status == BROKEN
     assert line.says == "torch 2.13.0 needs nvidia-cudnn-cu12==9.10.2.21, 9.15.0 is installed"
-    assert "whl/cpu" in line.do
+    assert "for CPUs" in line.do
     older = CUDA | {"torch": ["nvidia-cudnn-cu12==9.1.0"]}
     assert (
         "jax-cuda12-plugin needs nvidia-cudnn-cu12<10.0,>=9.8" in with_torch(tmp_path, "9.1.0", older)[0].says

@@ -18,14 +18,8 @@ from typer.testing import CliRunner
 
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.results import (
-    ResultStore,
-    export_rows,
-    merge_results,
-    new_run_id,
-    summary_table,
-    validate_rows,
-)
+from clipjax.result_tables import export_rows, summary_table
+from clipjax.results import ResultStore, merge_results, new_run_id, validate_rows
 
 
 def test_a_run_comes_back_as_it_went_in(tmp_path):

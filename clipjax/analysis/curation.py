@@ -23,7 +23,8 @@ from typing import Any
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, UsageError
 from clipjax.references import Score, compare, lookup
-from clipjax.results import Row, as_latex, as_markdown, model_name
+from clipjax.result_tables import as_latex, as_markdown, model_name
+from clipjax.results import Row
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")

@@ -66,10 +66,14 @@ def _cells(found: Any) -> list[str]:
     return [found.task, found.dataset, found.metric, *values, *tests]
 
 
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
 def _differences(found: Sequence[Any]) -> list[str]:
     """What the runs differ in beside the model, and what was not compared, once each."""
     lines = [
-        f"{each.task} on {each.dataset}, {key}: {first} (A), {second} (B)"
+        f"{each.task} on {each.dataset}, {key}: {_said(first)} (A), {_said(second)} (B)"
         for each in found
         for key, (first, second) in each.differs.items()
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.options import DatasetOption, LabelsOption
 from clipjax.commands.output import print_table
 from clipjax.errors import ClipjaxError, counted
 
@@ -35,14 +36,8 @@ def crosscheck(
             "Default: the library that the model's card names."
         ),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
-    ] = None,
+    dataset: DatasetOption = None,
+    labels: LabelsOption = None,
     prompts: Annotated[
         str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
     ] = None,
@@ -84,8 +79,10 @@ def crosscheck(
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
     from clipjax import load_model
+    from clipjax.buckets import refuse_url
     from clipjax.crosscheck import crosscheck as run
 
+    refuse_url(out, "a record")
     found = run(
         load_model(model, card=card),
         against,

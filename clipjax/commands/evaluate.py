@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from clipjax.commands.options import DatasetOption, LabelsOption
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
@@ -48,10 +49,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Instead of --model: per-image outputs of any framework (.parquet, .npz, .csv)."),
     ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
-    ] = None,
+    dataset: DatasetOption = None,
     id_data: Annotated[
         Path | None,
         typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),
@@ -62,10 +60,7 @@ def evaluate(
     annotations: Annotated[
         Path | None, typer.Option(help="File or folder that the task reads beside the images.")
     ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
-    ] = None,
+    labels: LabelsOption = None,
     prompts: Annotated[
         list[str] | None,
         typer.Option(
@@ -278,7 +273,7 @@ def _refuse_ignored(context: typer.Context) -> None:
 
 def _show(results: Sequence[Any], as_json: bool) -> None:
     """The rows as JSON, or a table of those over whole data sets."""
-    from clipjax.results import summary_table
+    from clipjax.result_tables import summary_table
 
     rows = [row for result in results for row in result.rows]
     for result in results:

@@ -90,7 +90,7 @@ def _in_words(match: Match) -> str:
 
 
 def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
-    from clipjax.results import model_name
+    from clipjax.result_tables import model_name
 
     row, match = rows[0], _match(rows[0], against)
     published = [

@@ -31,7 +31,7 @@ def list_rows(
     slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
 ) -> None:
     """List result rows, the newest of each recipe."""
-    from clipjax.results import summary_table
+    from clipjax.result_tables import summary_table
 
     rows = _of_metric(opened(folder).rows(every=every), metric)
     shown = [row for row in rows if slices or row["slice"] is None]
@@ -94,7 +94,7 @@ def export(
     ] = False,
 ) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
-    from clipjax.results import export_rows
+    from clipjax.result_tables import export_rows
 
     _emit(export_rows(opened(folder).rows(every=every), form), out)
 

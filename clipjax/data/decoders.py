@@ -24,12 +24,14 @@ from typing import Any, Literal
 import numpy as np
 import PIL
 import PIL.Image
+from etils import epath
 
 from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.digests import cache_dir, sha256_json
-from clipjax.errors import counted
+from clipjax.errors import DataError, counted
+from clipjax.files import LocalFiles
 from clipjax.progress import progress_bar
 
 AUTO = "auto"
@@ -174,8 +176,6 @@ def _remembered(path: Path) -> Decoders | None:
 
 def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
     """For the next run; a cache that fails only costs time."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1))
-        temporary.replace(path)
+    record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
+    with contextlib.suppress(DataError):
+        LocalFiles().create(epath.Path(path), record.encode(), replace=True)

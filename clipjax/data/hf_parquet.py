@@ -66,16 +66,17 @@ def read_hf_parquet(
             files, a label outside the set.
     """
     files = _files(root, split)
-    schema = _schema(files[0])
+    schemas = {file: _open(file).schema_arrow for file in files}
+    schema = schemas[files[0]]
     declared = _declared(schema)
     image = image or _image_column(files[0], schema)
     label = label or _label_column(files[0], schema, declared)
-    for file in files[1:]:
-        _check_classes(file, label, _schema(file), declared)
-    for column in filter(None, (image, label, captions, key)):
-        for file in files:
-            _check_column(file, column, schema)
-    rows = _Rows(files, image, [column for column in (label, captions, key) if column is not None])
+    for file, other in schemas.items():
+        _check_classes(file, label, other, declared)
+        for column in filter(None, (image, label, captions, key)):
+            _check_column(file, column, other, schema)
+    beside = [column for column in (label, captions, key) if column is not None]
+    rows = _Rows(files, schema.field(image).type, image, beside)
     names = declared.get(label or "")
     if label_names is not None and names is not None and check_names and list(label_names) != names:
         wrong = next((i for i, (a, b) in enumerate(zip(label_names, names)) if a != b), "the length")
@@ -162,9 +163,8 @@ class _Rows:
         binary: the leaf with the bytes.
     """
 
-    def __init__(self, files: Sequence[Path], image: str, columns: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[Path], field: pa.DataType, image: str, columns: Sequence[str]) -> None:
         self.files = files
-        field = _schema(files[0]).field(image).type
         struct = pa.types.is_struct(field)
         self.binary = f"{image}.bytes" if struct else image
         self._path = f"{image}.path" if struct and field.get_field_index("path") >= 0 else None
@@ -251,10 +251,6 @@ def _open(file: Path) -> pq.ParquetFile:
         raise DataError(f"{file}: not a whole parquet file ({_first_line(error)}); copy it again") from None
 
 
-def _schema(file: Path) -> pa.Schema:
-    return _open(file).schema_arrow
-
-
 def _declared(schema: pa.Schema) -> dict[str, list[str]]:
     """Column -> the names of its classes, as `datasets` declares them; {} for files of other writers."""
     try:
@@ -298,9 +294,8 @@ def _label_column(file: Path, schema: pa.Schema, declared: dict[str, list[str]])
     return None
 
 
-def _check_column(file: Path, column: str, first: pa.Schema) -> None:
+def _check_column(file: Path, column: str, schema: pa.Schema, first: pa.Schema) -> None:
     """The column is there, of the same type as in the first file."""
-    schema = _schema(file)
     if column not in schema.names:
         raise DataError(f"{file} has no column {column!r}; it has {', '.join(schema.names)}")
     if schema.field(column).type != first.field(column).type:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,6 +25,7 @@ from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.digests import cache_dir, sha256_json, sha256_parts, version_of
 from clipjax.errors import DataError, counted
+from clipjax.files import LocalFiles
 
 TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -164,11 +163,8 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     with contextlib.suppress(OSError, ValueError):
         return json.loads(file.read_bytes())
     value = compute()
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        temporary.write_text(json.dumps(value))
-        os.replace(temporary, file)
+    with contextlib.suppress(DataError):
+        LocalFiles().create(epath.Path(file), json.dumps(value).encode(), replace=True)
     return value
 
 

@@ -129,7 +129,7 @@ def _cudnn_lines(
     """Whether the one cuDNN that a process can load suits both."""
     if ours is None:
         return
-    advice = "install torch for CPUs (pip install torch --index-url https://download.pytorch.org/whl/cpu)"
+    advice = "install torch's build for CPUs"
     if wanted.name != ours.name:
         yield Line(
             "torch",

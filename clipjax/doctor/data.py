@@ -58,6 +58,8 @@ def check_planned(
         images, folder = sum(_images(data_root)), store_folder(machine, store)
     except DataError:
         return  # `check_data` says why the folder or its cards cannot be read
+    if not images:
+        return
     needed = sum(bytes_an_image(chosen)) * images
     free = machine.free(existing(folder))
     whose = "all registered models" if not models else counted(len(chosen), "model")

@@ -6,19 +6,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipjax.digests import cache_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
 
 
-def cache_folder(machine: Machine) -> Path:
-    """As `clipjax.digests.cache_dir`, of this machine."""
-    return Path(machine.environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
-
-
 def store_folder(machine: Machine, store: Path | None) -> Path:
-    return cache_folder(machine) / "store" if store is None else store.expanduser()
+    return cache_dir(machine.environ) / "store" if store is None else store.expanduser()
 
 
 def check_compile_cache(machine: Machine) -> Iterator[Line]:
@@ -35,12 +31,12 @@ def check_compile_cache(machine: Machine) -> Iterator[Line]:
     if given and "://" in given:
         yield Line("compile cache", FINE, f"{given} (on a bucket: not looked into)")
         return
-    yield _folder_line(machine, "compile cache", Path(given or cache_folder(machine) / "xla"))
+    yield _folder_line(machine, "compile cache", Path(given or cache_dir(machine.environ) / "xla"))
 
 
 def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
     """The cache, the store of embeddings, and the room on their disks."""
-    cache, embeddings = cache_folder(machine), store_folder(machine, store)
+    cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
     yield _folder_line(machine, "store", embeddings)
     for folder in dict.fromkeys((existing(cache), existing(embeddings))):

@@ -1,7 +1,4 @@
-"""Installed packages against what clipjax requires and against the set that its tests ran with.
-
-python -m clipjax.doctor.versions > configs/tested_versions.toml     # of the environment it runs in
-"""
+"""Installed packages against what clipjax requires and against the set that its tests ran with."""
 
 from __future__ import annotations
 

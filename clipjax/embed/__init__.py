@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from clipjax.card import embeds_at_unit_norm
 from clipjax.data.decoders import AUTO, Workers
@@ -31,7 +30,7 @@ from clipjax.embed.stream import Passenger, Span, Stream, UnreadableError
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import known_precision
-from clipjax.sharding import assert_same_everywhere
+from clipjax.sharding import assert_same_everywhere, failed_process
 from clipjax.store import Entry, Store, check_finite, key_hash
 
 __all__ = [
@@ -352,11 +351,10 @@ def _finish_together(failure: Exception | None) -> None:
     A process that just left would keep the others waiting; so it says at once what is wrong, and they store
     what they are at.
     """
-    if jax.process_count() > 1:
-        if failure is not None:
-            _log.error("%s (waiting for the other processes to store their shards)", failure)
-        failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
-        if failure is None and len(failed):
-            raise DataError(f"embedding failed on process {failed[0]}: see its message; run again to resume")
+    if failure is not None and jax.process_count() > 1:
+        _log.error("%s (waiting for the other processes to store their shards)", failure)
+    failed = failed_process(failure)
     if failure is not None:
         raise failure
+    if failed is not None:
+        raise DataError(f"embedding failed on process {failed}: see its message; run again to resume")
