@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from clipjax.checkpoint import load_params
 from clipjax.errors import ClipjaxError, DataError
@@ -40,6 +39,7 @@ from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.parity_record import empty_record, read_record, record_path
+from clipjax.progress import progress_bar
 from clipjax.registry import Subject, model_card, registry, subjects
 from clipjax.verify import Report, compare, random_inputs, read_golden
 
@@ -103,7 +103,7 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
     stale = [subject for subject in asked if not up_to_date(record, subject)][:limit]
     if stale:
         _check_place(path)
-    with tqdm(total=len(stale), unit="arch", disable=not stale) as bar:
+    with progress_bar(len(stale), "verify", "arch", shown=bool(stale)) as bar:
         for subject, entry in _entries(stale):
             record["archs"][subject.arch] = entry
             record["rows"] |= dict.fromkeys(subject.rows, subject.arch)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 # Seconds between two lines.
 _APART = 1.0
+
+T = TypeVar("T")
 
 
 def progress_bar(
@@ -25,6 +29,16 @@ def progress_bar(
     if shown and not sys.stderr.isatty():
         return Lines(total, description, unit, initial, delay)
     return tqdm(total=total, initial=initial, desc=description, unit=unit, disable=not shown, delay=delay)
+
+
+def progress_through(
+    items: Iterable[T], total: int, description: str, unit: str, *, shown: bool = True
+) -> Iterator[T]:
+    """The items, with a bar that counts those that are done."""
+    with progress_bar(total, description, unit, shown=shown) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 class Lines:

@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from clipjax import progress
-from clipjax.progress import progress_bar
+from clipjax.progress import progress_bar, progress_through
 
 
 class Clock:
@@ -81,3 +81,10 @@ def test_a_terminal_has_a_bar_and_who_asks_for_none_has_none(
         assert isinstance(bar, tqdm)
         bar.update(3)
     assert "train: 100%" in capsys.readouterr().err.split("\r")[-1]
+
+
+def test_items_go_through_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress_through("abc", 3, "spell", "letter")) == ["a", "b", "c"]
+    assert "spell: 3/3" in capsys.readouterr().err
+    assert list(progress_through("abc", 3, "spell", "letter", shown=False)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from clipjax.analysis.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
@@ -96,14 +97,14 @@ def alpha_figure(
         DataError: fewer than two alphas have an accuracy on `reference`, no other data set is there, or the
             files cannot be written.
     """
-    accuracy = {
-        (row["dataset"], _alpha(row)): row["value"]
+    found = {
+        (row["dataset"], _alpha(row)): row
         for row in rows
         if row["task"] == "zeroshot" and row["metric"] == "top1" and row["slice"] is None
         if row["value"] is not None and _alpha(row) is not None
     }
-    alphas = sorted({alpha for dataset, alpha in accuracy if dataset == reference})  # type: ignore[type-var]
-    shifts = sorted({dataset for dataset, _ in accuracy} - {reference})
+    alphas = sorted({alpha for dataset, alpha in found if dataset == reference})  # type: ignore[type-var]
+    shifts = sorted({dataset for dataset, _ in found} - {reference})
     if len(alphas) < 2 or not shifts:
         raise DataError(
             f"the curve needs accuracies of two alphas or more, on {reference} and on another data set"
@@ -111,37 +112,37 @@ def alpha_figure(
     figure = new_figure(5.4, 4.0)
     with matplotlib.rc_context(RC):
         area = figure.subplots()
+        ringed = []
         for k, dataset in enumerate(shifts):
-            there = [alpha for alpha in alphas if (dataset, alpha) in accuracy]
-            if not there:
-                continue
-            x = [accuracy[reference, alpha] for alpha in there]
-            y = [accuracy[dataset, alpha] for alpha in there]
-            colour = COLOURS[k % len(COLOURS)]
-            area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=dataset)
-            for alpha, across, up in zip(there, x, y):
-                area.annotate(
-                    f"{alpha:g}",
-                    (across, up),
-                    xytext=(4, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=colour,
-                )
-        if ringed := [
-            (accuracy[reference, written], accuracy[dataset, written])
-            for dataset in shifts
-            if written in alphas and (dataset, written) in accuracy
-        ]:
+            points = {a: (found[reference, a], found[dataset, a]) for a in alphas if (dataset, a) in found}
+            _curve(area, points, COLOURS[k % len(COLOURS)], dataset)
+            ringed += [points[written]] if written in points else []
+        if ringed:
+            x, y = zip(*((across["value"], up["value"]) for across, up in ringed))
             ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
-            area.plot(*zip(*ringed), "o", label=f"alpha {written:g}, written", **ring)
+            area.plot(x, y, "o", label=f"alpha {written:g}, written", **ring)
         for axis in (area.xaxis, area.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as tell the ticks apart
+        area.margins(0.08)
         area.set_xlabel(f"accuracy on {reference}")
-        area.set_ylabel("accuracy on the shift")
+        area.set_ylabel("accuracy on the shift, 95 % intervals")
         area.set_title("From the pretrained (alpha 0) to the fine-tuned model (1)", loc="left")
         area.legend(frameon=False, fontsize=8)
     return save_figure(figure, out)
+
+
+def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label: str) -> None:
+    """A line through the points of each alpha, with their intervals on the shift."""
+    if not points:
+        return
+    across, up = (list(rows) for rows in zip(*points.values()))
+    x, y = ([row["value"] for row in rows] for rows in (across, up))
+    area.errorbar(x, y, yerr=limits_around(up), fmt="none", color=colour, alpha=0.35, linewidth=1)
+    area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=label)
+    for alpha, *place in zip(points, x, y):
+        area.annotate(
+            f"{alpha:g}", tuple(place), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
+        )
 
 
 def _alpha(row: Row) -> float | None:

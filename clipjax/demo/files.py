@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from clipjax.demo.world import SHAPES, WORLD_VERSION, Scene, caption_of, render, sample_scene
 from clipjax.errors import DataError
+from clipjax.progress import progress_through
 
 _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
@@ -115,8 +115,8 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
                 return manifest
         (root / images.name).mkdir(parents=True, exist_ok=True)
         _write(made_of, json.dumps(recipe).encode())
-        bar = tqdm(images.pictures, desc=f"render {images.name}", unit="image", disable=not progress)
-        for picture in bar:
+        pictures, what = images.pictures, f"render {images.name}"
+        for picture in progress_through(pictures, len(pictures), what, "image", shown=progress):
             if not (root / picture.path).exists():
                 _write(root / picture.path, _encoded(picture))
         for path, text in images.texts.items():

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from clipjax.analysis.finetuning import Panel, alpha_figure, methods_figure
 from clipjax.data.cards import load_dataset
 from clipjax.finetune.before_after import evaluate_suite
@@ -21,6 +19,7 @@ from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
 from clipjax.load import load_model
 from clipjax.model import Model
+from clipjax.progress import progress_bar
 from clipjax.results import Row
 from clipjax.sharding import make_mesh
 from clipjax.store import Store
@@ -61,8 +60,8 @@ def finetuned(out: Path, *, quick: bool = False, progress: bool = True) -> list[
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
     settings = Settings(make_mesh(), store=Store(out / "store"), progress=False)
     rows = _evaluate(base, out)
-    with tqdm(RECIPES, "fine-tune", unit="method", disable=not progress) as bar:
-        for name in bar:
+    with progress_bar(len(RECIPES), "fine-tune", "method", shown=progress) as bar:
+        for name in RECIPES:
             bar.set_postfix_str(name)
             recipe = load_recipe(name, _shortened(name) if quick else ())
             data = Data(train, hold_out=2 if quick else HELD_OUT)
@@ -70,6 +69,7 @@ def finetuned(out: Path, *, quick: bool = False, progress: bool = True) -> list[
             rows += _evaluate(run.model, out)
             if recipe.method == "flyp":
                 rows += [row for model in sweep(base, run.model, ALPHAS) for row in _evaluate(model, out)]
+            bar.update()
     return rows
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from clipjax.card import Card, Preprocess, Source
 from clipjax.collection import Job, evaluate_all
@@ -38,6 +37,7 @@ from clipjax.finetune.contrastive import Recipe, train
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
+from clipjax.progress import progress_through
 from clipjax.registry import channel_statistics
 from clipjax.results import Row
 
@@ -180,8 +180,8 @@ class _Evaluator:
     def __call__(self, model: Model, jobs: list[Job], annotations: Path | None = None) -> Iterator[Result]:
         settings = {"store": self.out / "store", "results": self.out / "results", "progress": False}
         done = evaluate_all(model, jobs, annotations=annotations, **settings)
-        hidden = not self.progress
-        for one in tqdm(done, f"evaluate {model.card.id}", len(jobs), unit="run", disable=hidden):
+        what = f"evaluate {model.card.id}"
+        for one in progress_through(done, len(jobs), what, "run", shown=self.progress):
             if one.error is not None:
                 raise one.error
             assert one.result is not None

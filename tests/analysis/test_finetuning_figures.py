@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clipjax.analysis import finetuning
@@ -97,6 +98,10 @@ def test_the_curve_goes_from_alpha_0_to_1_on_each_shift(drawn: list[Any]) -> Non
     assert [list(values) for values in line.get_data()] == [[0.4, 0.7, 0.8], [0.5, 0.6, 0.3]]
     assert line.get_label() == "shift", "a data set without an alpha of the reference's is left out"
     assert [text.get_text() for text in area.texts] == ["0", "0.5", "1"]
+    limits = [there["interval"] for there in mixtures() if there["dataset"] == "shift"]
+    [bars] = area.collections
+    drawn_limits = sorted(tuple(segment[:, 1]) for segment in bars.get_segments())
+    assert np.allclose(drawn_limits, sorted((each["lo"], each["hi"]) for each in limits))
     assert area.get_xlabel() == "accuracy on val"
 
 
