@@ -27,40 +27,9 @@ from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
-from clipjax.tasks import Task, all_tasks, find_task, unknown_task
+from clipjax.task_names import collection
+from clipjax.tasks import find_task
 
-
-@dataclass(frozen=True)
-class Collection:
-    """Several tasks under one name.
-
-    Attributes:
-        tasks: which.
-        section: of the paper.
-        prompts: the prompt sets that each is run with; empty: each data set's own.
-        corrupted: also on the copies of a data set that are corrupted (3DCC's sixty), those with a variant
-            `corruption`.
-    """
-
-    tasks: tuple[str, ...]
-    section: str = ""
-    prompts: tuple[str, ...] = ()
-    corrupted: bool = True
-
-    def takes(self, card: DatasetCard, task: Task) -> bool:
-        return task.name in card.tasks and (self.corrupted or "corruption" not in card.variant)
-
-
-COLLECTIONS = {
-    "shifts": Collection(("zeroshot", "vid_robust", "imagenet_d"), "III-B"),
-    "prompts": Collection(
-        ("zeroshot", "imagenet_x", "ood", "calibration"),
-        "X-B",
-        ("single_no_period", "mcm_5", "openai_7", "openai_30_of_80", "openai_80"),
-        corrupted=False,
-    ),
-}
-ALL = "all"
 NAMED = 3  # missing data sets that an error names
 
 
@@ -136,14 +105,14 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
         UsageError: there is no task, collection or prompt set of that name.
         DataError: none of its data sets is there; the message names the folders looked for.
     """
-    collection = _collection(name)
-    sets = _prompt_sets(prompts or collection.prompts)
+    chosen = collection(name)
+    sets = _prompt_sets(prompts or chosen.prompts)
     base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
     located = cards_below(base)
-    for task in map(find_task, collection.tasks):
+    for task in map(find_task, chosen.tasks):
         # Captions take a template as well, but only when they are asked for by name.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
-        for data in (data for data in located if collection.takes(data.card, task)):
+        for data in (data for data in located if chosen.takes(data.card, task.name)):
             id_ = _id_of(base, data.card) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
             if absent and _is_demo(data.card):
@@ -274,17 +243,6 @@ def _distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
             job = replace(job, prompts=None)
         found.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
     return list(found.values())
-
-
-def _collection(name: str) -> Collection:
-    """What a name stands for: a collection, all tasks, or one."""
-    if name in COLLECTIONS:
-        return COLLECTIONS[name]
-    if name == ALL:
-        return Collection(tuple(all_tasks()))
-    if name not in all_tasks():
-        raise unknown_task(name, [*all_tasks(), *COLLECTIONS, ALL])
-    return Collection((name,))
 
 
 def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:

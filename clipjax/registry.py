@@ -7,18 +7,31 @@ docs/models.md says what the columns mean and where their values come from. What
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from clipjax.card import Card, Preprocess, Source
-from clipjax.config import config_dir, read_csv, read_toml
+from clipjax.config import config_dir, read_toml
 from clipjax.data.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.digests import sha256_json
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
+from clipjax.registry_rows import model_ids, registry, unknown_model, why_unknown
+
+__all__ = [
+    "Subject",
+    "channel_statistics",
+    "groups",
+    "id_of_repo",
+    "model_card",
+    "model_ids",
+    "registry",
+    "subjects",
+    "unknown_model",
+    "why_unknown",
+]
 
 _FACTS = {
     "group": str,
@@ -37,22 +50,6 @@ _FACTS = {
     "certain": int,
 }
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
-
-
-@functools.cache
-def registry() -> dict[str, dict[str, str]]:
-    """Every row of configs/models.csv by its id, in file order.
-
-    Raises:
-        DataError: two rows with one id, naming it.
-    """
-    path = config_dir() / "models.csv"
-    rows: dict[str, dict[str, str]] = {}
-    for row in read_csv(path):
-        if row["id"] in rows:
-            raise DataError(f"{path}: two rows have the id {row['id']!r}")
-        rows[row["id"]] = row
-    return rows
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,6 @@ def subjects() -> tuple[Subject, ...]:
     return tuple(found.values())
 
 
-def model_ids() -> list[str]:
-    return list(registry())
-
-
 def groups() -> list[str]:
     """The groups of the registered models, in file order."""
     return list(dict.fromkeys(row["group"] for row in registry().values()))
@@ -105,13 +98,6 @@ def id_of_repo(repo: str) -> str | None:
     """The registered model whose weights are that hub repository; None when no or several rows name it."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
     return ids[0] if len(ids) == 1 else None
-
-
-def unknown_model(name: str) -> UsageError:
-    """The error for an id that is not registered: the near ones, and where all of them are listed."""
-    near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
-    hint = f"did you mean {', '.join(near)}? " if near else ""
-    return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")
 
 
 @functools.cache
@@ -151,11 +137,6 @@ def model_card(model_id: str) -> Card:
         unknown=unknown,
         classes=_classes(row, unknown),
     )
-
-
-def why_unknown(cell: str) -> str | None:
-    """The reason that a cell of models.csv gives for having no value; None for one that has a value."""
-    return cell[1:].strip() if cell.startswith("?") else None
 
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

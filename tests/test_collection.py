@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import clipjax
 from clipjax import ahead
 from clipjax.cli import app
-from clipjax.collection import COLLECTIONS, Done, Job, cards_below, evaluate_all, plan
+from clipjax.collection import Done, Job, cards_below, evaluate_all, plan
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import Result
 from clipjax.labels import load_labels
 from clipjax.results import ResultStore
+from clipjax.task_names import COLLECTIONS, task_names
 from clipjax.tasks import all_tasks
 
 COLOUR_CARD = """
@@ -107,6 +108,7 @@ def test_prompts_are_read_before_anything_runs(data, tmp_path):
 def test_the_collections_name_known_prompts_and_tasks(data):
     jobs = [job for job in jobs_of("prompts", data) if str(job).startswith("zeroshot on colours")]
     assert [job.prompts and job.prompts.name for job in jobs] == list(COLLECTIONS["prompts"].prompts)
+    assert task_names() == sorted(all_tasks())
     for collection in COLLECTIONS.values():
         assert set(collection.tasks) <= set(all_tasks())
 

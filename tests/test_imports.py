@@ -116,7 +116,15 @@ def test_only_golden_imports_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["clipjax", "clipjax.analysis", "clipjax.results", "clipjax.doctor", "clipjax.cli"]
+    "module",
+    [
+        "clipjax",
+        "clipjax.analysis",
+        "clipjax.results",
+        "clipjax.doctor",
+        "clipjax.cli",
+        "clipjax.sweep.suite",
+    ],
 )
 def test_loads_without_jax(module: str) -> None:
     code = f"import {module}, sys; sys.exit(bool({{'jax', 'torch', 'tensorflow'}} & set(sys.modules)))"

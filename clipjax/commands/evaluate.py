@@ -239,7 +239,7 @@ class _Asked(NamedTuple):
             raise UsageError("several --prompts need --data-root; with --data give one")
 
     def _check_task(self) -> None:
-        from clipjax.collection import ALL, COLLECTIONS
+        from clipjax.task_names import ALL, COLLECTIONS
         from clipjax.tasks import find_task
 
         if self.task in (*COLLECTIONS, ALL):

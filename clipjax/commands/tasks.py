@@ -30,7 +30,7 @@ def tasks(
 
     With a task's NAME: all that a reader must know to compare its numbers with others.
     """
-    from clipjax.collection import COLLECTIONS
+    from clipjax.task_names import COLLECTIONS
     from clipjax.tasks import all_tasks, find_task
 
     if name is not None:

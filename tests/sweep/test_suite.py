@@ -1,0 +1,150 @@
+"""Suite files: what they mean, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipjax.config import config_dir, read_toml
+from clipjax.errors import DataError, UsageError
+from clipjax.registry_rows import registry
+from clipjax.sweep.suite import load_suite, select, suite_names
+
+GOOD = """
+title = "Shifts"
+models = ["vit_b_32-openai", "mine/b32", "org/repo"]
+data_root = "data"
+
+[options]
+limit = 100
+on_error = "skip"
+
+[data]
+imagenet_val = "/scratch/val"
+
+[[runs]]
+task = "zeroshot"
+datasets = ["imagenet_r", "imagenet_3dcc"]
+prompts = ["openai_7", "own.txt"]
+
+[[runs]]
+task = "prompts"
+limit = 50
+models = { group = "clip", train_source = ["WIT"] }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine" / "b32").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "own.txt").write_text("a {}\n")
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "suite.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_a_file_means(folder: Path) -> None:
+    suite = load_suite(write(folder, GOOD))
+    assert (suite.name, suite.title, suite.data_root) == ("suite", "Shifts", folder / "data")
+    one, other = suite.runs
+    assert one.models == ("vit_b_32-openai", str(folder / "mine" / "b32"), "org/repo")
+    assert one.datasets == ("imagenet_r", "imagenet_3dcc")
+    assert one.prompts == ("openai_7", str(folder / "own.txt"))
+    assert one.options == {"limit": 100, "on_error": "skip"}
+    assert other.options == {"limit": 50, "on_error": "skip"}
+    rows = registry()
+    wanted = [name for name in rows if (rows[name]["group"], rows[name]["train_source"]) == ("clip", "WIT")]
+    assert list(other.models) == wanted
+    assert len(wanted) > 4
+    assert suite.models == tuple(dict.fromkeys([*one.models, *wanted]))
+    assert suite.data == {"imagenet_val": Path("/scratch/val")}
+    elsewhere = load_suite(write(folder, GOOD), data_root=folder / "mine", model_root="models")
+    assert (elsewhere.data_root, elsewhere.model_root) == (folder / "mine", Path("models"))
+
+
+def test_cards_of_the_users_own(folder: Path) -> None:
+    text = GOOD.replace('"imagenet_r"', '"street"')
+    with pytest.raises(DataError, match=r"runs\[0\]\.datasets: unknown data set 'street'"):
+        load_suite(write(folder, text))
+    card = 'name = "street"\ntitle = "Street"\nreader = "folder"\ntasks = ["zeroshot"]\n'
+    (folder / "data" / "street.toml").write_text(card)
+    assert load_suite(write(folder, text)).runs[0].datasets[0] == "street"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("title =", "titel =", "unknown key 'titel'; did you mean title?"),
+        ('title = "Shifts"', "", "the key 'title' is missing"),
+        ("limit = 100", "limits = 100", "options: unknown key 'limits'; did you mean limit?"),
+        ("limit = 100", "limit = 0", "options.limit: 0 is not a whole number of 1 or more"),
+        ("limit = 100", "limit = true", "options.limit: True is not a whole number"),
+        ('"skip"', '"ignore"', "options.on_error: 'ignore' is not raise or skip"),
+        ("vit_b_32-openai", "vit_b_32-openia", r"models[0]: unknown model 'vit_b_32-openia'; did you mean"),
+        ("mine/b32", "./mine/b16", "mine/b16 does not exist"),
+        ('"zeroshot"', '"zershot"', "runs[0].task: unknown task 'zershot'; did you mean zeroshot"),
+        ("imagenet_r", "imagenet_rr", "runs[0].datasets: unknown data set 'imagenet_rr'; did you mean"),
+        ("openai_7", "openai_8", "runs[0].prompts: unknown prompt set 'openai_8'; did you mean"),
+        ("own.txt", "other.txt", "other.txt does not exist"),
+        ("group =", "groop =", "runs[1].models[0]: unknown column 'groop' of models.csv; did you mean group"),
+        ('["WIT"]', '["WIY"]', "runs[1].models[0]: no model has train_source = 'WIY'; did you mean WIT"),
+        ('["WIT"]', '["JFT", 3]', "no model has train_source ="),
+        ('task = "prompts"', 'task = "prompts"\nmodel = "x"', "runs[1]: unknown key 'model'; did you mean"),
+        ("imagenet_val =", "imagenet_vale =", "data: unknown data set 'imagenet_vale'; did you mean"),
+        ("limit = 50", "compare_precision = true", "runs[1].compare_precision: it is for the task"),
+        ("limit = 50", 'annotations = "nowhere"', "runs[1].annotations: "),
+        ('data_root = "data"', "data_root = 3", "data_root: 3 is not a text"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(folder: Path, old: str, new: str, says: str) -> None:
+    path = write(folder, GOOD.replace(old, new, 1))
+    with pytest.raises(DataError) as caught:
+        load_suite(path)
+    assert str(path) in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_a_suite_without_runs_or_models(folder: Path) -> None:
+    head = 'title = "x"\nmodels = ["vit_b_32-openai"]\n'
+    for text, says in (
+        (head + "runs = []", "runs: there is none"),
+        (head.replace('"vit_b_32-openai"', "") + "runs = []", "models: there is none"),
+        (head + "runs = 3", "runs: 3 is not a list"),
+    ):
+        with pytest.raises(DataError, match=says):
+            load_suite(write(folder, text))
+    with pytest.raises(DataError, match=r"gone\.toml does not exist"):
+        load_suite(folder / "gone.toml")
+
+
+def test_selections_compare_numbers_as_numbers() -> None:
+    assert select({"crop_size": 224}) == select({"crop_size": 224.0}) == select({"crop_size": "224"})
+    assert set(select({"group": "clip"})) > set(select({"group": "clip", "train_source": "WIT"}))
+    assert select({}) == list(registry())
+
+
+def test_named_suites() -> None:
+    with pytest.raises(UsageError, match="unknown suite 'no_such_suite'"):
+        load_suite("suite:no_such_suite")
+    with pytest.raises(DataError, match="unknown key 'run'"):
+        load_suite("suite:robustness")  # what a fine-tuned model is compared on: no suite of models
+    for name in suite_names():
+        assert load_suite(f"suite:{name}").runs, name
+        assert "models" in read_toml(config_dir() / "suites" / f"{name}.toml")
+
+
+def test_parsing_imports_no_jax(folder: Path) -> None:
+    code = (
+        "import sys; from clipjax.sweep.suite import load_suite; load_suite(sys.argv[1]); "
+        "sys.exit('jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(write(folder, GOOD))], check=False)
+    assert done.returncode == 0
