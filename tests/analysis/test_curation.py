@@ -16,14 +16,11 @@ from _planted import planted
 from _rows import row
 from typer.testing import CliRunner
 
+from clipjax.analysis.cells import INDEPENDENT, SHARED, Cell, Term
 from clipjax.analysis.curation import (
     FORMATS,
-    INDEPENDENT,
     NOTE,
-    SHARED,
-    Cell,
     Table,
-    Term,
     columns,
     curation_table,
     export_curation,

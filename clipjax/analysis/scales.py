@@ -1,0 +1,95 @@
+"""Scales of an axis: the coordinates in which a trend is a straight line.
+
+    probit    Phi^-1(a), the normal quantile (Taori et al. 2020)      fractions 0..1
+    logit     ln(a / (1 - a))                                          fractions 0..1
+    log       ln(a)                                                    positive values, e.g. NLL
+    linear    a
+
+Probit and logit have no place for 0 and 1. A value that rests on n images is kept within 1/(2n) and
+1 - 1/(2n), half an image from either end; one whose n is not known within those limits for `UNKNOWN_N`
+images. That moves nothing else: a proportion of n images that is neither 0 nor 1 lies within them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.special
+from numpy.typing import ArrayLike
+
+from clipjax.errors import DataError, UsageError, unknown_name
+
+SCALES = ("probit", "logit", "log", "linear")
+FRACTIONS = ("probit", "logit")
+UNKNOWN_N = 50_000
+CLIPPING = f"within 1/(2n) and 1 - 1/(2n) of n images, n = {UNKNOWN_N:,} where it is not known"
+
+_FORWARD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "probit": scipy.special.ndtri,
+    "logit": scipy.special.logit,
+    "log": np.log,
+    "linear": np.asarray,
+}
+_BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "probit": scipy.special.ndtr,
+    "logit": scipy.special.expit,
+    "log": np.exp,
+    "linear": np.asarray,
+}
+
+
+def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.ndarray:
+    """Values in the metric's own units -> coordinates on a scale, float64 of the same shape.
+
+    Args:
+        values: fractions for probit and logit, positive for log.
+        n: images that each rests on, NaN where not known; None where none is.
+
+    Raises:
+        UsageError: there is no such scale, or a value has no place on it.
+        DataError: a value is NaN or infinite.
+    """
+    values = checked(values, scale)
+    if scale in FRACTIONS:
+        values = clip(values, n)
+    return _FORWARD[scale](values)
+
+
+def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
+    """The values that lie at these coordinates: `transform` the other way.
+
+    Raises:
+        UsageError: there is no such scale.
+    """
+    check_scale(scale)
+    return _BACK[scale](np.asarray(coordinates, np.float64))
+
+
+def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
+    """Fractions moved off 0 and 1, by the rule above."""
+    known = np.full(values.shape, np.nan) if n is None else np.asarray(n, np.float64)
+    edge = 0.5 / np.where(known > 0, known, UNKNOWN_N)
+    return np.clip(values, edge, 1 - edge)
+
+
+def check_scale(scale: str) -> None:
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, list(SCALES))
+
+
+def checked(values: ArrayLike, scale: str) -> np.ndarray:
+    """The values as float64, if all of them have a place on the scale; raises as `transform` does."""
+    check_scale(scale)
+    found = np.asarray(values, np.float64)
+    if not np.isfinite(found).all():
+        raise DataError(f"{found[~np.isfinite(found)][0]} is no value to plot or fit: leave it out")
+    if scale in FRACTIONS and found.size and not (found.min() >= 0 and found.max() <= 1):
+        wrong = found[(found < 0) | (found > 1)][0]
+        raise UsageError(
+            f"{wrong:g} has no place on a {scale} scale, which takes fractions from 0 to 1 (not percent); "
+            "choose linear or log for other metrics"
+        )
+    if scale == "log" and found.size and found.min() <= 0:
+        raise UsageError(f"{found.min():g} has no place on a log scale, which takes positive values only")
+    return found
