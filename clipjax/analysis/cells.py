@@ -195,7 +195,7 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
             f"{model}: {term} was measured with the prompts {', '.join(sets)}: say which (--prompts NAME)"
         )
     for name, title in WAYS.items():
-        if len(ways := _ways(rows, name)) > 1:
+        if len(ways := ways_of(rows, name)) > 1:
             listed = ", ".join(f"{way} (run {run})" for way, run in ways.items())
             raise DataError(
                 f"{model}: {term} was measured with several {title}: {listed}; these are different numbers: "
@@ -204,7 +204,7 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
     return max(rows, key=lambda row: row["run_id"])
 
 
-def _ways(rows: Sequence[Row], name: str) -> dict[str, str]:
+def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
     """What rows say of one part of their convention -> a run that says so. One that says nothing agrees.
 
     Annotations go by the digest in the recipe, beside their name where they have one.
