@@ -11,7 +11,8 @@ from clipjax.analysis.curation import curation_table
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
-from clipjax.published import as_csv, published_rows, read_published, updated
+from clipjax.metrics.intervals import clopper_pearson
+from clipjax.published import METHOD, as_csv, published_rows, read_numbers, read_published, updated
 from clipjax.references import lookup
 from clipjax.results import ResultStore, validate_rows
 
@@ -53,7 +54,7 @@ RETRIEVAL = {
 
 def test_the_retrieval_column_of_table_iv(test_data: Path, tmp_path: Path) -> None:
     """From imported rows, through the curation table, within .01 of the paper's twelve values."""
-    found = read_published("open_clip", test_data / "published" / "openclip")
+    found = read_numbers("open_clip", test_data / "published" / "openclip")
     ResultStore(tmp_path).add(published_rows(found))
     table = curation_table(ResultStore(tmp_path).rows(), list(RETRIEVAL))
     for model, printed in RETRIEVAL.items():
@@ -64,16 +65,18 @@ def test_the_retrieval_column_of_table_iv(test_data: Path, tmp_path: Path) -> No
 
 
 def test_rows_of_published_numbers(test_data: Path) -> None:
-    rows = published_rows(read_published("timm", test_data / "published" / "timm"))
+    rows = published_rows(read_numbers("timm", test_data / "published" / "timm", registered=True))
     validate_rows(rows)
     [mine] = [
         row
         for row in rows
         if row["model"] == "tf_efficientnet_lite0-in1k"
-        and (row["dataset"], row["metric"]) == ("imagenet_val", "top1")
+        and (row["dataset"], row["slice"], row["metric"]) == ("imagenet_val", None, "top1")
     ]
-    assert (mine["value"], mine["origin"], mine["interval"]) == (0.74846, "published", None)
+    assert (mine["value"], mine["origin"], mine["n"]) == (0.74846, "published", 50000)
+    assert mine["interval"] == {**clopper_pearson(37423, 50000)._asdict(), "method": METHOD}
     assert mine["model_facts"]["group"] == "example"
+    assert mine["note"] is None
     assert len({row["recipe_hash"] for row in rows}) == len(rows)
 
 
@@ -107,7 +110,7 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
         read_published("openclip", tmp_path)
     with pytest.raises(DataError, match=r"is not a table of timm, nor a folder with one: results-imagenet"):
         read_published("timm", tmp_path)
-    with pytest.raises(DataError, match="holds the published tables of none of open_clip, timm"):
+    with pytest.raises(DataError, match="holds the published tables of none of open_clip, timm, testbed"):
         updated([tmp_path])
     path = open_clip_table(tmp_path, "ViT-B-16,dfn2b,high")
     with pytest.raises(DataError, match=r"'ImageNet 1k' of ViT-B-16 dfn2b is 'high'"):
@@ -126,7 +129,7 @@ def test_importing_again_replaces(tmp_path: Path) -> None:
         path = open_clip_table(tmp_path, f"ViT-B-16,dfn2b,{accuracy}")
         done = CliRunner().invoke(app, [*command, str(path)])
         assert done.exit_code == 0, done.output
-        assert "6 numbers of 1 models" in done.output
+        assert "6 numbers of 1 models, 1 of them registered" in done.output
     rows = ResultStore(tmp_path / "results").rows()
     assert [row["value"] for row in rows] == [0.76] * len(COLUMNS)
     shown = CliRunner().invoke(app, ["results", "list", str(tmp_path / "results")])

@@ -103,21 +103,33 @@ def export(
 def import_published(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Published tables under their own names, or their folder."),
+        typer.Argument(metavar="PATH...", help="Published tables under their own names, or their folder."),
     ],
-    source: Annotated[str, typer.Option("--source", "-s", help="Whose tables they are: open_clip or timm.")],
+    source: Annotated[
+        str, typer.Option("--source", "-s", help="Whose tables they are: open_clip, timm or testbed.")
+    ],
+    registered: Annotated[
+        bool, typer.Option("--registered", help="Only the models that `clipjax models` lists.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of results to add to.")] = Path("results"),
 ) -> None:
-    """Add published numbers of registered models to the results, as rows of origin "published".
+    """Add published numbers to the results, as rows of origin "published".
 
-    Example: clipjax results import open_clip/docs --source open_clip
+    \b
+    clipjax results import open_clip/docs --source open_clip
+    clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
     """
-    from clipjax.published import published_rows, read_published
+    from clipjax.published import published_rows, read_numbers
     from clipjax.results import ResultStore
 
-    found = [score for file in files for score in read_published(source, file)]
+    found = [number for file in files for number in read_numbers(source, file, registered=registered)]
+    if not found:
+        raise DataError(f"no model of {source}'s in {', '.join(map(str, files))} is registered")
     path = ResultStore(out).add(published_rows(found))
-    typer.echo(f"{path}: {len(found)} numbers of {len({score.model for score in found})} models")
+    models = {number.score.model: number.facts is None for number in found}
+    typer.echo(
+        f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered"
+    )
 
 
 @app.command("curation")

@@ -39,10 +39,19 @@ def wilson_of_mean(mean: float, units: int, what: str, level: float = LEVEL) -> 
 
 def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
     """The exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
+    lo, hi = clopper_pearson_limits(np.asarray(hits), np.asarray(n), level)
+    return Interval(float(lo), float(hi), level, "clopper_pearson")
+
+
+def clopper_pearson_limits(
+    hits: np.ndarray, n: np.ndarray, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """The limits of many such intervals. int [K] each -> float64 [K] each."""
     tail = (1 - level) / 2
-    lo = 0.0 if hits == 0 else float(scipy.stats.beta.ppf(tail, hits, n - hits + 1))
-    hi = 1.0 if hits == n else float(scipy.stats.beta.ppf(1 - tail, hits + 1, n - hits))
-    return Interval(lo, hi, level, "clopper_pearson")
+    # The quantiles are undefined where nothing, or everything, was hit: the limit is then that of the scale.
+    lo = scipy.stats.beta.ppf(tail, np.maximum(hits, 1), n - hits + 1)
+    hi = scipy.stats.beta.ppf(1 - tail, hits + 1, np.maximum(n - hits, 1))
+    return np.where(hits == 0, 0.0, lo), np.where(hits == n, 1.0, hi)
 
 
 def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
