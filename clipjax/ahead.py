@@ -43,7 +43,8 @@ def embed_ahead(
     how = _for_embedding(settings)
     if how["store"] is None or model.card.fingerprint is None:
         return {}
-    batch = how["per_device_batch"] or IMAGE_BATCH
+    asked = how["per_device_batch"]
+    batch = asked if isinstance(asked, int) else IMAGE_BATCH
     small: dict[PixelRecipe, dict[str, Part]] = {}
     for part in _parts(model, runs):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
@@ -90,6 +91,7 @@ def _for_embedding(settings: Mapping[str, Any]) -> dict[str, Any]:
         "store": Store(store) if isinstance(store, str | PathLike) else store,
         "pixel_store": PixelStore(pixels) if isinstance(pixels, str | PathLike) else pixels,
         "per_device_batch": settings.get("per_device_batch"),
+        "params": settings.get("params", "auto"),
         "workers": settings.get("workers", 0),
         "progress": settings.get("progress", True),
     }

@@ -26,7 +26,8 @@ from clipjax.data.decoders import Workers
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.digests import sha256_json
-from clipjax.embed import Embeddings, EmbedStats, check_settings, embed_images
+from clipjax.embed import BatchSize, Embeddings, EmbedStats, check_settings, embed_images
+from clipjax.embed.params import REPLICATED, check_params
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import Head, classifier_head, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet
@@ -67,7 +68,8 @@ class Result:
             `compare_precision` those of both profiles and of the comparison.
         images: one row an image: id, label, prediction, confidence, ... (the comparison's: both predictions).
         path: the folder that was written, None without `results` (and in all processes but the first).
-        stats: of the embedding: forward passes, images, compilations, seconds.
+        stats: of the embedding, that of in-distribution images included: forward passes, images,
+            compilations, seconds; `share_waiting` is of them that the devices waited for pixels.
     """
 
     rows: list[Row]
@@ -106,7 +108,8 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    per_device_batch: int | None = None,
+    per_device_batch: BatchSize | None = None,
+    params: str = "auto",
     precision: str = "parity",
     compare_precision: bool = False,
     store: str | Path | Store | None = None,
@@ -136,7 +139,8 @@ def evaluate(
         annotations: file or folder for a task that reads some; default as the task says.
         limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
         resamples: of bootstraps.
-        per_device_batch: images a device takes in one step.
+        per_device_batch: images a device takes in one step, or "auto": what is fastest here, tried once.
+        params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
         compare_precision: run both and report how many predictions flip and how accuracy changes.
         store: a folder (or `Store`) for embeddings; None keeps none.
@@ -157,6 +161,7 @@ def evaluate(
     """
     found = find_task(task)
     check_settings(per_device_batch, workers, on_error)
+    check_params(params)
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root()
@@ -175,6 +180,7 @@ def evaluate(
         "store": Store(store) if isinstance(store, str | PathLike) else store,
         "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | PathLike) else pixel_store,
         "per_device_batch": per_device_batch,
+        "params": params,
         "workers": workers,
         "on_error": on_error,
         "progress": progress,
@@ -231,24 +237,25 @@ def _profile(
     start = time.perf_counter()
     with count_compiles() as compiles:
         embeddings, inputs = prepare(subject, precision, settings)
-        skipped = embeddings.stats.skipped
+        stats, skipped = embeddings.stats, embeddings.stats.skipped
         if subject.id is not None:
             of_id = _embed(subject.model, subject.id, precision, settings)
-            skipped += of_id.stats.skipped
+            stats, skipped = stats.plus(of_id.stats), skipped + of_id.stats.skipped
             inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, inputs.head, of_id))
         if "captions" in subject.task.needs:
             inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
         outcome = subject.task.run(inputs)
     images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
+    whole = stats.params == REPLICATED
     common = _common(
         subject,
-        subject.recipe(precision, skipped),
+        subject.recipe(precision, skipped) | ({} if whole else {"params": stats.params}),
         skipped=len(skipped),
-        per_device_batch=embeddings.stats.per_device_batch,
+        per_device_batch=stats.per_device_batch,
         wall_time=time.perf_counter() - start,
         compile_count=compiles.count,
     )
-    return finish(common, Outcome(outcome.measures, images), embeddings.stats, results)
+    return finish(common, Outcome(outcome.measures, images), stats, results)
 
 
 def prepare(

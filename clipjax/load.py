@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ def load_model(
     position_rule: str | None = None,
     mesh: Mesh | None = None,
     rules: Rules | None = None,
+    mesh_of: Callable[[Card], Mesh | None] | None = None,
 ) -> Model:
     """Load a model.
 
@@ -76,6 +77,8 @@ def load_model(
             the host never holds a second copy of more than one. By default the default device.
         rules: how they lie on the mesh, a table of `clipjax.sharding`; by default `FSDP`, every large leaf
             cut over the devices.
+        mesh_of: in place of `mesh`, what says so of the card (`clipjax.embed.params.mesh_to_load`). The base
+            of an adapter does not ask it.
 
     Returns: a `Model` with float32 params.
 
@@ -96,6 +99,7 @@ def load_model(
             )
         return load_adapted(Path(source), mesh=mesh, rules=rules)
     opened = _open(source, card, file)
+    mesh = mesh if mesh_of is None else mesh_of(opened.card)
     params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
     model = Model(
         opened.card,

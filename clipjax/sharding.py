@@ -186,6 +186,29 @@ def first_writes(write: Callable[[], object], what: str) -> None:
         raise DataError(f"process {failed} could not write {what}: see its message")
 
 
+def first_decides(decide: Callable[[], str], what: str) -> str:
+    """What the first process decides, on all of them; at most 256 bytes of UTF-8.
+
+    Raises: on the first process what `decide` raises; then on the others a DataError that says so.
+    """
+    decided: list[str] = []
+    first_writes(lambda: decided.append(decide()), what)
+    if jax.process_count() == 1:
+        return decided[0]
+    mine = np.zeros(256, np.uint8)
+    if decided:
+        encoded = decided[0].encode()
+        mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().rstrip(b"\0").decode()
+
+
+def largest_everywhere(value: int) -> int:
+    """The largest of the numbers that the processes give."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value))))
+
+
 def barrier(name: str) -> None:
     """Wait until every process has come to the barrier of this name."""
     if jax.process_count() > 1:

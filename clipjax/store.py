@@ -10,15 +10,13 @@ first creates a file, and the other finds it there with the same content.
 On a bucket (a root like gs://bucket/folder) a shard is one object, created only where there is none. A bucket
 has no locks and no time of last use: nothing of a store there is ever removed by clipjax.
 
-A shard is a plain safetensors file (`array`, `ids` as JSON bytes, `sha256`): other tools can read a store
-too.
+A shard is a plain safetensors file (`clipjax.shard_file`): other tools can read a store too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -29,8 +27,6 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
 from clipjax.bucket_files import BucketFiles
@@ -38,9 +34,7 @@ from clipjax.buckets import BucketPath, place
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
-
-SCHEMA = 1
-"""Version of the files below; part of every key, so an entry of another version is never read as ours."""
+from clipjax.shard_file import SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -155,6 +149,38 @@ class Store:
         self.files.clean(path.parent)
         self.files.touch(path)
         return Entry(path.parent, manifest, list(ids), self.files)
+
+    def find(self, key: dict[str, Any]) -> EntryManifest | None:
+        """What is fixed of the entry of a key; None where there is none, and none is created.
+
+        Raises DataError if it is damaged.
+        """
+        name = key_hash(key)
+        try:
+            return self._read_record(name)[2]
+        except FileNotFoundError:
+            return None
+
+    def reopen(self, entry: Entry) -> Entry:
+        """The entry as it is now. Raises FileNotFoundError if another run has removed it, DataError if it is
+        damaged."""
+        return Entry(entry.path, self._read_record(entry.key_hash)[2], entry.ids, self.files)
+
+    def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
+        """Give an entry of which nothing is stored yet another batch; open it again to see it.
+
+        A run that still has it as it was can do no harm: a shard says with which batch it was made, and one
+        of another batch counts as damaged.
+
+        Raises DataError if something is stored.
+        """
+        if len(entry.missing_shards(allow_skipped=True)) < entry.shards:
+            batch = entry.manifest.per_device_batch
+            raise DataError(f"{entry.path} holds rows already, made in batches of {batch}")
+        path = entry.path / "key.json"
+        record = json.loads(path.read_bytes())
+        record["manifest"] |= {"rows_per_shard": rows_per_shard, "per_device_batch": per_device_batch}
+        self.files.create(path, json.dumps(record, indent=1, sort_keys=True).encode(), replace=True)
 
     def _read_record(self, name: str) -> tuple[dict[str, str], dict[str, Any], EntryManifest]:
         """About, key and manifest of an entry; its directory's name must be the key's hash.
@@ -334,7 +360,7 @@ class Entry:
         wrong.
         """
         self._check(k, ids, array, skipped)
-        data = _pack(ids, array)
+        data = pack(ids, array, self.manifest.per_device_batch)
         written = self._files.create(self.shard_path(k), data)
         if not written:
             found = self.load_shard(k)
@@ -363,14 +389,16 @@ class Entry:
         if data is None:
             return None
         try:
-            ids, array = _unpack(data)
-            self._check_loaded(k, ids, array)
+            ids, array, batch = unpack(data)
+            self._check_loaded(k, ids, array, batch)
         except ValueError as error:
             _log.warning("%s is damaged (%s): it will be made again", path, error)
             return None
         return ids, array
 
-    def _check_loaded(self, k: int, ids: list[str], array: np.ndarray) -> None:
+    def _check_loaded(self, k: int, ids: list[str], array: np.ndarray, batch: int | None) -> None:
+        if batch not in (None, self.manifest.per_device_batch):
+            raise ValueError(f"made in batches of {batch}, not of {self.manifest.per_device_batch}")
         expected = [self.ids[row] for row in self.shard_rows(k)]
         present = set(ids)
         if [name for name in expected if name in present] != ids or len(array) != len(ids):
@@ -410,29 +438,3 @@ def check_finite(ids: Sequence[str], array: np.ndarray) -> None:
             f"{ids[int(np.argmin(finite))]}: values not finite ({int((~finite).sum())} rows): "
             "check the weights, or use precision 'parity'"
         )
-
-
-def _pack(ids: Sequence[str], array: np.ndarray) -> bytes:
-    names = np.frombuffer(json.dumps(list(ids)).encode(), np.uint8)
-    array = np.ascontiguousarray(array)
-    tensors = {"array": array, "ids": names, "sha256": _checksum(names, array)}
-    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA}"})
-
-
-def _unpack(data: bytes) -> tuple[list[str], np.ndarray]:
-    """Raises ValueError if the bytes are not a whole, unchanged shard."""
-    try:
-        tensors = safetensors.numpy.load(data)
-        names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
-    except (safetensors.SafetensorError, KeyError) as error:
-        raise ValueError(f"truncated or foreign: {error}") from None
-    if not np.array_equal(checksum, _checksum(names, array)):
-        raise ValueError("checksum differs")
-    return json.loads(names.tobytes()), array
-
-
-def _checksum(names: np.ndarray, array: np.ndarray) -> np.ndarray:
-    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} {names.size} ".encode())
-    digest.update(names.data)
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return np.frombuffer(digest.digest(), np.uint8)

@@ -1,11 +1,11 @@
 """A tiny CLIP, a folder of tiny images, and a script that embeds them in a process of its own.
 
     python tests/_embed_tools.py WORK N,... [--store S] [--pixels S] [--batch B] [--shard R] [--out FILE]
-        [--kill-at SHARD] [--together] [--process I/N PORT]
+        [--kill-at SHARD] [--holds N] [--together] [--process I/N PORT]
 
 embeds the first N images of WORK/images, for each N of a comma-separated list; with `--together` in one call.
 The number of devices is XLA_FLAGS'. FILE gets ids, array and statistics. `--kill-at K` kills the process, by
-SIGKILL, half-way through writing its shard K.
+SIGKILL, half-way through writing its shard K. With `--holds` a device of the last process holds N images.
 """
 
 from __future__ import annotations
@@ -129,6 +129,27 @@ def kill_at(shard: int) -> None:
     files.LocalFiles.create = dying
 
 
+def hold(most: int) -> None:
+    """From now on a step of more images a device fails for want of memory."""
+    import jax
+
+    from clipjax.embed import stream
+
+    real = stream.image_forward
+
+    def made(model: Any, precision: Any, output: str, batch: int, params: str) -> Any:
+        forward = real(model, precision, output, batch, params)
+
+        def run(pixels: np.ndarray) -> Any:
+            if batch > most:
+                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+            return forward.run(pixels)
+
+        return dataclasses.replace(forward, run=run)
+
+    stream.image_forward = made
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("work", type=Path)
@@ -139,6 +160,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shard", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--holds", type=int)
     parser.add_argument("--together", action="store_true")
     parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
     options = parser.parse_args(arguments)
@@ -153,6 +175,8 @@ def main(arguments: list[str]) -> None:
 
     if options.kill_at is not None:
         kill_at(options.kill_at)
+    if options.holds is not None and jax.process_index() == jax.process_count() - 1:
+        hold(options.holds)
     model = TinyModel()
     store = Store(options.store) if options.store else None
     found: dict[str, Any] = {}

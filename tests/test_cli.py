@@ -288,6 +288,11 @@ def test_decoded_pixels_are_kept(
     monkeypatch.setattr("clipjax.embed.stream.choose", lambda *_, **__: Decoders(0, 2))
     assert invoke(*command, "--workers", "auto") == (0, "")
     assert "% of it (decoded by 2 threads: the fastest here)" in capsys.readouterr().err
+    # The same of the batch, which an own model does not measure.
+    assert invoke(*command, "--batch-size", "auto") == (0, "")
+    assert "images a device in a step" not in capsys.readouterr().err
+    code, message = invoke(*command, "--batch-size", "many")
+    assert (code, "--batch-size: a number of images, or auto, not 'many'" in message) == (2, True)
     # Another recipe for large JPEGs.
     assert invoke(*command, "--decode", "jpeg_scaled", "--json") == (0, "")
     assert "decoded smaller" in json.loads(capsys.readouterr().out)[0]["convention"]["decode"]

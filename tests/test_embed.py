@@ -21,7 +21,8 @@ from _embed_tools import SIZE, TinyModel, manifest_of, write_images
 from clipjax import embed
 from clipjax.data.loader import batches
 from clipjax.data.preprocess import PixelRecipe, normalize_host
-from clipjax.embed import Embeddings, embed_images, forward, text_encoder
+from clipjax.embed import Embeddings, embed_images, forward, sets, text_encoder
+from clipjax.embed.sets import default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.store import Store
 
@@ -204,7 +205,7 @@ def test_the_batch_reported_is_the_one_used(model: TinyModel, work: Path, store:
 def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkeypatch: pytest.MonkeyPatch):
     manifest, recipe = manifest_of(work / "images", 2), model.card.preprocess.recipe(rgb="first")
     before = embed.image_key(model.card, manifest, recipe, "parity", "embedding")
-    monkeypatch.setattr(embed, "FORWARD_VERSION", embed.FORWARD_VERSION + 1)
+    monkeypatch.setattr(sets, "FORWARD_VERSION", sets.FORWARD_VERSION + 1)
     assert embed.image_key(model.card, manifest, recipe, "parity", "embedding") != before
 
 
@@ -215,11 +216,11 @@ def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store
     [info] = store.ls()
     assert info.shards >= 8
     for n, batch in ((500, 64), (513, 64), (1000, 64), (50_000, 64), (50_000, 1000), (3, 4)):
-        rows = embed._default_shard(n, batch)
+        rows = default_shard(n, batch)
         assert rows % batch == 0
         assert rows <= max(512, batch)
         assert -(-n // rows) >= min(8, -(-n // batch))
-    assert embed._default_shard(50_000, 64) == 512
+    assert default_shard(50_000, 64) == 512
 
 
 def test_damaged_shard_is_embedded_again(model: TinyModel, work: Path, store: Store, caplog: Any):
@@ -364,6 +365,19 @@ def test_one_process_fails(work: Path, tmp_path: Path):
     assert f"{tmp_path / 'images' / '0003.png'}: not an image" in errors[0]
     assert "embedding failed on process 0" in errors[1]
     assert len(list(tmp_path.glob("store/*/*.safetensors"))) == 3
+
+
+def test_processes_halve_the_batch_together(work: Path, reference: dict[str, Any]):
+    """Where one is short of memory, all begin anew with the data sets that are not stored by then."""
+    store, counts = str(work / "short"), (13, 14, 15, 16)
+    finish(*two_processes(work, (store, store), "--together", "--holds", "2", counts="13,14,15,16"))
+    for i, images in enumerate([[13, 0, 15, 0], [0, 14, 0, 16]]):
+        found = dict(np.load(f"{store}-{i}.npz"))
+        for n in counts:
+            np.testing.assert_allclose(found[f"array{n}"], reference[f"array{COUNT}"][:n], atol=1e-6)
+        stats = [json.loads(str(found[f"stats{n}"])) for n in counts]
+        assert [each["images"] for each in stats] == images
+        assert [each["per_device_batch"] for each in stats] == [4, 2, 4, 2]
 
 
 # ------------------------------------------------------------------------------------ bad input

@@ -370,6 +370,19 @@ def test_other_prompts_run_no_forward_pass(network, world, tmp_path):
     assert first.rows[0]["recipe"]["model"] == network[1].card.fingerprint
 
 
+def test_cut_params_are_in_the_recipe_and_change_no_number(network, world, tmp_path):
+    whole, cut = (
+        run(world, model=network[1], store=tmp_path / "store", params=params)
+        for params in ("replicated", "sharded")
+    )
+    assert cut.stats.forward_passes > 0
+    assert recipe(cut) != recipe(whole)
+    assert cut.rows[0]["recipe"] == whole.rows[0]["recipe"] | {"params": "sharded"}
+    assert cut.images == whole.images
+    with pytest.raises(UsageError, match="unknown placement of params 'cut'"):
+        run(world, params="cut")
+
+
 def test_the_network_predicts_what_open_clip_predicts(network, world):
     import open_clip
     import torch

@@ -76,7 +76,19 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that sample and of bootstraps.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000,
-    batch_size: Annotated[int, typer.Option(help="Images a device a step; part of the store's layout.")] = 64,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Images a device a step; part of the store's layout. auto tries once what is fastest here."
+        ),
+    ] = "64",
+    params: Annotated[
+        str,
+        typer.Option(
+            help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
+            "memory allows (auto)."
+        ),
+    ] = "auto",
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
     ] = "parity",
@@ -157,7 +169,8 @@ def evaluate(
         "limit": limit,
         "seed": seed,
         "resamples": resamples,
-        "per_device_batch": batch_size,
+        "per_device_batch": number_or_auto(batch_size, "--batch-size", "of images"),
+        "params": params,
         "precision": precision,
         "compare_precision": compare_precision,
         "workers": workers_asked(workers),
@@ -172,7 +185,10 @@ def evaluate(
         return
     chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
     chosen |= {"id_dataset": id_dataset, "id_root": id_data}
-    result = clipjax.evaluate(clipjax.load_model(model or "", card=card), task=task, **chosen, **settings)
+    from clipjax.embed.params import mesh_to_load
+
+    loaded = clipjax.load_model(model or "", card=card, mesh_of=mesh_to_load(params))
+    result = clipjax.evaluate(loaded, task=task, **chosen, **settings)
     _show([result], as_json)
 
 
@@ -182,6 +198,7 @@ def _evaluate_collection(
     """Every run that the data sets below --data-root allow; those that fail are named at the end."""
     import clipjax
     from clipjax.collection import Job, evaluate_all, plan
+    from clipjax.embed.params import mesh_to_load
 
     def announce(number: int, of: int, job: Job) -> None:
         typer.echo(f"[{number}/{of}] {job}", err=True)
@@ -190,7 +207,7 @@ def _evaluate_collection(
     planned = plan(asked.task, asked.data_root, prompts)
     for line in planned.missing:
         typer.echo(f"left out: {line}", err=True)
-    model = clipjax.load_model(asked.model or "", card=card)
+    model = clipjax.load_model(asked.model or "", card=card, mesh_of=mesh_to_load(settings["params"]))
     results, failed = [], []
     for done in evaluate_all(model, planned.jobs, announce=announce, **settings):
         if done.result is not None:
@@ -252,7 +269,7 @@ class _Asked(NamedTuple):
 # What has no effect beside --predictions (nothing is run) or --data-root (the cards say it).
 _IGNORED = {
     "predictions": (
-        *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "precision"),
+        *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "params", "precision"),
         *("compare_precision", "workers", "on_error", "decode", "store", "pixel_store", "pixel_budget"),
         *("distributed",),
     ),
@@ -305,14 +322,24 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
 
 def _say_waiting(stats: Sequence[Any]) -> None:
     """How long the devices waited for pixels, where any images were embedded."""
-    if images := sum(each.images for each in stats):
-        waited = sum(each.decode_seconds for each in stats)
-        total = waited + sum(each.compute_seconds for each in stats)
-        typer.echo(
-            f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
-            f"{waited / total:.0%} of it{_decoders(stats)}",
-            err=True,
-        )
+    from clipjax.embed import share_waiting
+
+    if (waiting := share_waiting(stats)) is None:
+        return
+    images = sum(each.images for each in stats)
+    total = sum(each.decode_seconds + each.compute_seconds for each in stats)
+    typer.echo(
+        f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
+        f"{waiting:.0%} of it{_decoders(stats)}",
+        err=True,
+    )
+    found = dict.fromkeys(
+        f"{each.per_device_batch} images a device in a step ({each.batch_choice})"
+        for each in stats
+        if each.images and each.batch_choice
+    )
+    for line in found:
+        typer.echo(line, err=True)
 
 
 def _decoders(stats: Sequence[Any]) -> str:
@@ -321,13 +348,18 @@ def _decoders(stats: Sequence[Any]) -> str:
 
 
 def workers_asked(text: str) -> int | str:
-    """A number, or "auto". Raises UsageError for anything else."""
+    """What --workers says. Raises UsageError for anything but a number and "auto"."""
+    return number_or_auto(text, "--workers", "of processes")
+
+
+def number_or_auto(text: str, option: str, of: str) -> int | str:
+    """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
     if text == "auto":
         return text
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"--workers: a number of processes, or auto, not {text!r}") from None
+        raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
 
 
 def join_processes() -> None:

@@ -11,29 +11,38 @@ order), nor on what else is embedded beside them: small data sets ride together 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
-from clipjax.card import embeds_at_unit_norm
 from clipjax.data.decoders import AUTO, Workers
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
-from clipjax.embed.forward import enable_compile_cache, text_encoder
+from clipjax.embed.batch_size import IMAGE_BATCH, BatchSize
+from clipjax.embed.forward import OutOfMemoryError, enable_compile_cache, text_encoder
+from clipjax.embed.params import check_params
+from clipjax.embed.sets import (
+    Asked,
+    DataSet,
+    Embeddings,
+    EmbedStats,
+    data_set,
+    image_key,
+    share_waiting,
+)
 from clipjax.embed.stream import Passenger, Span, Stream, UnreadableError
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import known_precision
-from clipjax.sharding import assert_same_everywhere, failed_process
-from clipjax.store import Entry, Store, check_finite, key_hash
+from clipjax.sharding import failed_process, largest_everywhere
+from clipjax.store import Store
 
 __all__ = [
+    "IMAGE_BATCH",
+    "BatchSize",
     "EmbedStats",
     "Embeddings",
     "check_settings",
@@ -41,59 +50,13 @@ __all__ = [
     "embed_many",
     "enable_compile_cache",
     "image_key",
+    "share_waiting",
     "text_encoder",
 ]
 
 _log = logging.getLogger(__name__)
 
 OUTPUTS = ("embedding", "features")
-SHARD_ROWS = 512  # at most: what a killed run loses, and a file of 1 MB for embeddings of 512 numbers
-SHARDS = 8  # at least, for a data set of more batches than that: a small one can be resumed too
-IMAGE_BATCH = 64  # images a device takes in one step, unless the caller says otherwise
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbedStats:
-    """What this process did for one data set of an `embed_images` or `embed_many` call.
-
-    A step that carries several data sets counts for the first of them, so that sums over the data sets are
-    those of the call.
-
-    Attributes:
-        forward_passes: batches run; 0 if everything was in the store.
-        images: images embedded.
-        compiles: times that the forward pass was compiled.
-        decode_seconds: spent waiting for pixels.
-        compute_seconds: spent handing over batches and waiting for features.
-        skipped: ids of the data set's unreadable images, in order: they have no embedding.
-        per_device_batch: images a device took in one step; a stored entry's own, not what was asked for.
-        decoders: what decoded, in words, where that was left to a measurement and something was decoded.
-    """
-
-    forward_passes: int
-    images: int
-    compiles: int
-    decode_seconds: float
-    compute_seconds: float
-    skipped: tuple[str, ...]
-    per_device_batch: int
-    decoders: str = ""
-
-    def plus(self, other: EmbedStats) -> EmbedStats:
-        """Both together, for the same data set."""
-        names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return dataclasses.replace(self, **sums, decoders=self.decoders or other.decoders)
-
-
-@dataclasses.dataclass(frozen=True)
-class Embeddings:
-    """ids [N], array float32 [N, D] in manifest order; `key_hash` names the entry (None: not stored)."""
-
-    ids: list[str]
-    array: np.ndarray
-    key_hash: str | None
-    stats: EmbedStats
 
 
 def embed_images(model: Any, manifest: Manifest, **settings: Any) -> Embeddings:
@@ -115,7 +78,8 @@ def embed_many(
     store: Store | None = None,
     pixel_store: PixelStore | None = None,
     precision: str = "parity",
-    per_device_batch: int | None = None,
+    per_device_batch: BatchSize | None = None,
+    params: str = "auto",
     rows_per_shard: int | None = None,
     workers: Workers = 0,
     output: str = "embedding",
@@ -138,7 +102,11 @@ def embed_many(
             several processes each embeds everything.
         pixel_store: where decoded pixels are kept for the next model; None keeps none. Changes no bit.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
-        per_device_batch: images a device takes in one step. An entry that exists keeps its own number.
+        per_device_batch: images a device takes in one step, or "auto": what is fastest on such a device,
+            tried once (`clipjax.embed.batch_size`). An entry that exists keeps its own number. Where so many
+            do not fit a device's memory, half as many are taken, as long as nothing is stored.
+        params: "replicated", whole on each device; "sharded", cut over the devices of a process; "auto",
+            whole if they fit with that batch (`clipjax.embed.params`). An entry that exists keeps its own.
         rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
         workers: processes that decode; 0 decodes in threads, one a core; "auto" tries once what is fastest
             for such images on this machine (`clipjax.data.decoders`).
@@ -158,6 +126,7 @@ def embed_many(
             that exceed the budget of the pixel store.
     """
     check_settings(per_device_batch, workers, on_error)
+    check_params(params)
     for manifest in manifests:
         if len(manifest) == 0:
             raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
@@ -166,169 +135,68 @@ def embed_many(
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
     stream = Stream(model, pixels, pixel_store, profile, output, workers, progress, on_error)
-    layout = _Layout(per_device_batch, rows_per_shard)
     kept = store if model.card.fingerprint is not None else None
-    sets = [_plan(stream, manifest, kept, layout) for manifest in manifests]
+    asked = Asked(per_device_batch, rows_per_shard, params)
+    sets = [data_set(stream, manifest, kept, asked) for manifest in manifests]
     first = {each.name: each for each in reversed(sets)}  # of several with the same images
     _embed(stream, [each for each in sets if first[each.name] is each])
     return [first[each.name].result(counted=first[each.name] is each) for each in sets]
 
 
-def check_settings(per_device_batch: int | None, workers: Workers, on_error: str) -> None:
+def check_settings(per_device_batch: BatchSize | None, workers: Workers, on_error: str) -> None:
     """Raises UsageError for a batch below 1, a number of workers that is none, or an unknown `on_error`."""
-    if per_device_batch is not None and per_device_batch < 1:
-        raise UsageError(f"the batch size must be at least 1, not {per_device_batch}")
+    counted = isinstance(per_device_batch, int) and per_device_batch >= 1
+    if per_device_batch is not None and per_device_batch != AUTO and not counted:
+        raise UsageError(f"the batch size must be at least 1, or {AUTO!r}, not {per_device_batch!r}")
     if workers != AUTO and (not isinstance(workers, int) or workers < 0):
         raise UsageError(f"the number of workers must be at least 0, or {AUTO!r}, not {workers!r}")
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
 
 
-def image_key(
-    card: Any, manifest: Manifest, recipe: PixelRecipe, precision: str, output: str
-) -> dict[str, Any]:
-    """What an embedding depends on; `card.fingerprint` covers weights, architecture, mean and std."""
-    return {
-        "model": card.fingerprint,
-        "forward": FORWARD_VERSION,
-        "output": output if embeds_at_unit_norm(card) else "features",
-        "pixels": recipe.key(),
-        "data": manifest.images_digest,
-        "precision": precision,
-    }
+def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
+    """Make this process's share of what is missing; then wait for the others.
 
-
-class _Layout(NamedTuple):
-    """Images in a device's batch and rows in a stored file, where a data set's own size is not to decide."""
-
-    per_device_batch: int | None
-    rows_per_shard: int | None
-
-    def of(self, n: int) -> tuple[int, int]:
-        batch = _default_batch(n) if self.per_device_batch is None else self.per_device_batch
-        return batch, _default_shard(n, batch) if self.rows_per_shard is None else self.rows_per_shard
-
-
-def _default_batch(n: int) -> int:
-    """IMAGE_BATCH, or the next power of two for a data set smaller than that."""
-    return min(IMAGE_BATCH, 1 << (n - 1).bit_length())
-
-
-def _default_shard(n: int, batch: int) -> int:
-    """Whole batches: about an eighth of the data set, SHARD_ROWS at most (or one batch, if that is more)."""
-    return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
-
-
-@dataclasses.dataclass(eq=False)
-class _DataSet(Passenger):
-    """A data set and where its embeddings go: to an entry of the store, or to memory.
-
-    Attributes:
-        name: the entry's, by which those with the same images are known; without an entry of its own.
-        found: the ids and embeddings of all rows that could be read, without an entry.
+    Where a device's memory does not hold a batch, all begin again with half of it.
     """
-
-    batch: int = 0
-    entry: Entry | None = None
-    found: tuple[list[str], np.ndarray] | None = None
-
-    @property
-    def name(self) -> str | int:
-        return id(self) if self.entry is None else self.entry.key_hash
-
-    def spans(self, first: int, allow_skipped: bool) -> list[Span]:
-        """This process's share of the rows that are still to be embedded.
-
-        By a shard's number, not by its place in the list: processes see different lists while another run
-        fills the store. Numbers go on (from `first`) over the data sets of a stream, many of which have one.
-        """
-        if self.entry is None:
-            return [Span(self, range(len(self.manifest)))]
-        missing = self.entry.missing_shards(allow_skipped=allow_skipped)
-        mine = [k for k in missing if (first + k) % jax.process_count() == jax.process_index()]
-        return [Span(self, self.entry.shard_rows(k)) for k in mine]
-
-    def keep(self, span: range, rows: np.ndarray, features: np.ndarray) -> None:
-        """Keep what has come of a span: the rows that could be read, and their features [n, D]."""
-        ids = [self.manifest.ids[row] for row in rows]
-        if self.entry is None:
-            check_finite(ids, features)
-            self.found = ids, features
-            return
-        read = set(rows.tolist())
-        skipped = [self.manifest.ids[row] for row in span if row not in read]
-        self.entry.write_shard(
-            span.start // self.entry.manifest.rows_per_shard, ids, features, skipped=skipped
-        )
-
-    def result(self, counted: bool) -> Embeddings:
-        """All rows; raises DataError where no image could be read. Not `counted`: as if read from a store."""
-        if self.entry is not None:
-            self.found = self.entry.read()
-        assert self.found is not None
-        ids, array = self.found
-        if not ids:
-            name = self.manifest.name or "the data set"
-            raise DataError(f"{name}: no image could be read, all were skipped")
-        present = set(ids)
-        skipped = tuple(name for name in self.manifest.ids if name not in present)
-        done = (self.forward_passes, self.images, self.compiles, self.decode_seconds, self.compute_seconds)
-        stats = EmbedStats(*(done if counted else (0, 0, 0, 0.0, 0.0)), skipped, self.batch, self.decoders)
-        return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
+    stored, too_many = any(each.entry for each in sets), 1
+    while too_many:
+        failure, too_many = None, 0
+        try:
+            _make(stream, sets)
+        except OutOfMemoryError as error:
+            too_many = error.per_device_batch
+        except Exception as error:
+            failure = error
+        if stored:
+            _finish_together(failure)
+            too_many = largest_everywhere(too_many)
+        elif failure is not None:
+            raise failure
+        if too_many:
+            _halve(stream, sets, too_many)
 
 
-def _plan(stream: Stream, manifest: Manifest, store: Store | None, layout: _Layout) -> _DataSet:
-    batch, shard = layout.of(len(manifest))
-    if store is None:
-        return _DataSet(manifest, batch=batch)
-    key = image_key(stream.model.card, manifest, stream.recipe, stream.precision, stream.output)
-    entry = _open(store, key, stream.model, manifest, shard, batch)
-    return _DataSet(manifest, batch=entry.manifest.per_device_batch, entry=entry)
-
-
-def _open(
-    store: Store, key: dict[str, Any], model: Any, manifest: Manifest, rows_per_shard: int, batch: int
-) -> Entry:
-    """The entry, after a check that all processes mean the same one and see the same disk."""
-    if rows_per_shard < 1 or rows_per_shard % batch:
-        raise UsageError(f"{rows_per_shard} rows a shard is not a multiple of the batch of {batch} images")
-    assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
-    entry = store.entry(
-        key,
-        ids=manifest.ids,
-        rows_per_shard=rows_per_shard,
-        per_device_batch=batch,
-        about={"model": str(model.card.id), "data": manifest.name, "selection": manifest.selection},
-    )
-    assert_same_everywhere(f"the store {store.root} (one directory that all hosts see)", entry.manifest.nonce)
-    return entry
-
-
-def _embed(stream: Stream, sets: Sequence[_DataSet]) -> None:
-    """Make this process's share of what is missing; then wait for the others."""
+def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
+    """Embed and keep this process's share of what is missing."""
     firsts = itertools.accumulate((each.entry.shards if each.entry else 1 for each in sets), initial=0)
-    stored, failure = any(each.entry for each in sets), None
-    try:
-        spans = [
-            (each, span)
-            for each, first in zip(sets, firsts)
-            for span in each.spans(first, allow_skipped=stream.on_error == "skip")
-        ]
-        stopped: dict[Passenger, DataError] = {}
-        for batch in dict.fromkeys(each.batch for each in sets):
-            stopped |= _run(stream, [pair for pair in spans if pair[0].batch == batch], batch)
-        for each in sets:
-            if each in stopped:
-                raise stopped[each]
-    except Exception as error:
-        failure = error
-    if stored:
-        _finish_together(failure)
-    elif failure is not None:
-        raise failure
+    spans = [
+        (each, span)
+        for each, first in zip(sets, firsts)
+        for span in each.spans(first, allow_skipped=stream.on_error == "skip")
+    ]
+    stopped: dict[Passenger, DataError] = {}
+    for batch, params in dict.fromkeys((each.layout.batch, each.layout.params) for each in sets):
+        alike = [pair for pair in spans if pair[0].layout[:2] == (params, batch)]
+        stopped |= _run(stream, alike, batch, params)
+    for each in sets:
+        if each in stopped:
+            raise stopped[each]
 
 
-def _run(stream: Stream, spans: Sequence[tuple[_DataSet, Span]], batch: int) -> dict[Passenger, DataError]:
+def _run(
+    stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
+) -> dict[Passenger, DataError]:
     """Embed the spans and keep what comes; returns the data sets that an unreadable image has stopped.
 
     The others go on without them, in a stream that starts where it was.
@@ -336,13 +204,26 @@ def _run(stream: Stream, spans: Sequence[tuple[_DataSet, Span]], batch: int) -> 
     pending, stopped = collections.deque(spans), {}
     while pending:
         try:
-            for rows, features in stream.run([span for _, span in pending], batch):
+            for rows, features in stream.run([span for _, span in pending], batch, params):
                 each, span = pending.popleft()
                 each.keep(span.rows, rows, features)
         except UnreadableError as error:
             stopped |= error.errors
             pending = collections.deque(pair for pair in pending if pair[0] not in stopped)
     return stopped
+
+
+def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
+    """Half the batch for the data sets that are not done and whose batch does not fit."""
+    for each in sets:
+        if each.layout.batch >= too_many and each.missing(allow_skipped=stream.on_error == "skip"):
+            each.halve()
+            _log.warning(
+                "%s: %d images do not fit a device's memory: going on with %d",
+                each.manifest.name or "the data set",
+                too_many,
+                each.layout.batch,
+            )
 
 
 def _finish_together(failure: Exception | None) -> None:

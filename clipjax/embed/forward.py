@@ -1,14 +1,15 @@
 """The forward pass on the devices of this process.
 
 Each runs the same program on equally many images or texts, so the bits of a feature do not depend on the
-number of devices.
+number of devices. With params that are cut over them it puts these together first, and then does the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,12 +19,36 @@ from jax.sharding import Mesh, PartitionSpec
 from clipjax.card import embeds_at_unit_norm
 from clipjax.data.preprocess import normalize, normalize_host
 from clipjax.digests import cache_dir
+from clipjax.embed.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import DataError, UsageError
 from clipjax.model import token_ids, unit_norm
 from clipjax.models.network import Network, Precision, known_precision
 from clipjax.sharding import DATA, batch_sharding, local_mesh, replicated
 
 TEXT_BATCH = 32  # texts a device takes in one step
+
+
+class OutOfMemoryError(Exception):
+    """A step of so many images a device does not fit its memory."""
+
+    def __init__(self, per_device_batch: int) -> None:
+        super().__init__(f"{per_device_batch} images do not fit a device's memory")
+        self.per_device_batch = per_device_batch
+
+
+@contextlib.contextmanager
+def watched(per_device_batch: int) -> Iterator[None]:
+    """Within it what XLA says of memory, while it compiles or runs, is an OutOfMemoryError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(per_device_batch) from None
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +59,30 @@ class Forward:
         run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not yet computed.
         batch_size: images on all devices together.
         compiles: () -> how often it was compiled.
+        memory: () -> bytes of each device that a step takes, with the params and all that lies between;
+            compiles the program. None where nobody knows (a user's own model).
     """
 
     run: Callable[[np.ndarray], Any]
     batch_size: int
     compiles: Callable[[], int]
+    memory: Callable[[], int | None]
 
 
-def image_forward(model: Any, precision: Precision, output: str, per_device_batch: int) -> Forward:
+def image_forward(
+    model: Any, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
+) -> Forward:
     """The image tower on all devices of this process, or a user's own model as it is.
 
-    Raises UsageError for an own model that is asked for more than `encode_image`; running it, DataError for
-    features of a wrong shape.
+    Args:
+        params: "replicated" or "sharded".
+
+    Raises UsageError for an own model that is asked for more than `encode_image`, DataError for params that
+    do not fit the devices; running it, DataError for features of a wrong shape.
     """
+    refuse_own(model, params)
     if hasattr(model, "network"):
-        return _network_forward(model, precision, output, per_device_batch)
+        return _network_forward(model, precision, output, per_device_batch, params)
     if precision != "parity" or output != "embedding":
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: leave out precision and output")
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
@@ -62,71 +96,154 @@ def image_forward(model: Any, precision: Precision, output: str, per_device_batc
             )
         return features
 
-    return Forward(run, per_device_batch, lambda: 0)
+    return Forward(run, per_device_batch, lambda: 0, lambda: None)
 
 
-def _network_forward(model: Any, precision: Precision, output: str, per_device_batch: int) -> Forward:
+def _network_forward(
+    model: Any, precision: Precision, output: str, per_device_batch: int, placement: str
+) -> Forward:
     enable_compile_cache()
-    mesh, card = local_mesh(), model.card
-    unit = output == "embedding" and embeds_at_unit_norm(card)
-    mean, std = tuple(card.preprocess.mean), tuple(card.preprocess.std)
-    step = _image_step(model.network, mesh, precision, unit, mean, std)
-    params = jax.device_put({"vision": model.params["vision"]}, replicated(mesh))
-    before = step.compiles
+    mesh = local_mesh()
+    step = image_step(model, precision, output, mesh, placement)
+    try:
+        params = jax.device_put({"vision": model.params["vision"]}, step.params_shardings)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DataError(f"the params of {model.card.id} do not fit the memory of a device: {_HELP}") from None
+    before, size = step.compiles, per_device_batch * mesh.size
     return Forward(
-        functools.partial(step, params), per_device_batch * mesh.size, lambda: step.compiles - before
+        functools.partial(step, params),
+        size,
+        lambda: step.compiles - before,
+        lambda: memory_of(step.compiled(params, _pixels(model.network, size))),
     )
 
 
-class _Step:
+def choose_params(model: Any, precision: Precision, output: str, per_device_batch: int, asked: str) -> str:
+    """Whether params are replicated or sharded: as asked, or with "auto" as the memory of a device says.
+
+    Compiles the program with whole params where it is known how much memory a device has.
+    Raises UsageError for a user's own model whose params are to be cut.
+    """
+    refuse_own(model, asked)
+    if asked != AUTO:
+        return asked
+    if not hasattr(model, "network"):
+        return REPLICATED
+    network, mesh = model.network, local_mesh()
+    params = {"vision": network.abstract_params()["vision"]}
+
+    def needed() -> int | None:
+        enable_compile_cache()
+        step = image_step(model, precision, output, mesh, REPLICATED)
+        try:
+            with watched(per_device_batch):
+                return memory_of(step.compiled(params, _pixels(network, per_device_batch * mesh.size)))
+        except OutOfMemoryError:
+            return None
+
+    return REPLICATED if fits(needed, params) else SHARDED
+
+
+def _pixels(network: Network, size: int) -> jax.ShapeDtypeStruct:
+    side = network.arch.vision.image_size
+    return jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
+
+
+_HELP = "cut them over several devices (--params sharded), or take fewer bits (--precision fast)"
+
+
+def image_step(model: Any, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
+    """The image tower: uint8 pixels to features, of unit norm where they are embeddings of a CLIP."""
+    unit = output == "embedding" and embeds_at_unit_norm(model.card)
+    mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
+    return _image_step(model.network, mesh, precision, unit, mean, std, placement)
+
+
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes of one device that a compiled step takes."""
+    memory: Any = compiled.memory_analysis()
+    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(memory, size) for size in sizes)
+
+
+class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
-    `shard_map` states that as the program: there is nothing for the compiler to split or to communicate.
+    `shard_map` states that as the program: there is nothing for the compiler to split or to communicate,
+    except that params which are cut over the devices are put together.
     `compiles` counts how often it was traced.
     """
 
     def __init__(
-        self, function: Callable[[Any, jax.Array], jax.Array], mesh: Mesh, options: dict[str, str] | None
+        self,
+        function: Callable[[Any, jax.Array], jax.Array],
+        mesh: Mesh,
+        options: dict[str, str] | None,
+        params_shardings: Any,
     ):
+        """`params_shardings`: one, or a tree of them like that of the params."""
         self.compiles = 0
-        self.batch_sharding = batch_sharding(mesh)
+        self.params_shardings, self.batch_sharding = params_shardings, batch_sharding(mesh)
+        specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
+        cut = isinstance(params_shardings, dict)
 
         def counted(params: Any, batch: jax.Array) -> jax.Array:
             self.compiles += 1
-            return function(params, batch)
+            return function(seen_whole(params, specs, mesh.size) if cut else params, batch)
 
         split = PartitionSpec(DATA)
         # The check of varying axes does not know every primitive of every model; nothing here is reduced.
         self._run = jax.jit(
-            jax.shard_map(
-                counted, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False
-            ),
+            jax.shard_map(counted, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
             compiler_options=options,
         )
 
     def __call__(self, params: Any, batch: np.ndarray) -> jax.Array:
         return self._run(params, jax.device_put(batch, self.batch_sharding))
 
+    def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
+        """The program for arrays (or abstract ones) of these shapes; a call does not compile it again."""
+
+        def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        whole = not isinstance(self.params_shardings, dict)
+        tree = jax.tree.map(lambda _: self.params_shardings, params) if whole else self.params_shardings
+        return self._run.lower(
+            jax.tree.map(abstract, params, tree), abstract(batch, self.batch_sharding)
+        ).compile()
+
 
 @functools.lru_cache(maxsize=16)
 def _image_step(
-    network: Network, mesh: Mesh, precision: Precision, unit: bool, mean: tuple, std: tuple
-) -> _Step:
+    network: Network,
+    mesh: Mesh,
+    precision: Precision,
+    unit: bool,
+    mean: tuple,
+    std: tuple,
+    placement: str = REPLICATED,
+) -> Step:
     """Kept, so that the next data set of the same model does not compile again."""
 
     def forward(params: Any, pixels: jax.Array) -> jax.Array:
         features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
         return unit_norm(features) if unit else features
 
-    return _Step(forward, mesh, network.compiler_options("vision"))
+    where: Any = replicated(mesh)
+    if placement == SHARDED:
+        where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
+    return Step(forward, mesh, network.compiler_options("vision"), where)
 
 
 @functools.lru_cache(maxsize=16)
-def _text_step(network: Network, mesh: Mesh, precision: Precision) -> _Step:
+def _text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     def forward(params: Any, ids: jax.Array) -> jax.Array:
         return unit_norm(network.encode_text(params, ids, precision=precision))
 
-    return _Step(forward, mesh, network.compiler_options("text"))
+    return Step(forward, mesh, network.compiler_options("text"), replicated(mesh))
 
 
 def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:

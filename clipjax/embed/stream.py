@@ -26,7 +26,7 @@ from clipjax.data.loader import Batches, Skipped, batches, pad_rows
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
-from clipjax.embed.forward import Forward, image_forward
+from clipjax.embed.forward import Forward, image_forward, watched
 from clipjax.errors import DataError
 from clipjax.models.network import Precision
 from clipjax.progress import Bar, progress_bar
@@ -92,14 +92,17 @@ class Stream:
     progress: bool
     on_error: str
 
-    def run(self, spans: Sequence[Span], per_device_batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def run(
+        self, spans: Sequence[Span], per_device_batch: int, params: str
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each span in turn: its rows that could be read, and their features [n, D].
 
-        Raises UnreadableError, unless such images are to be skipped, once the spans before are done.
+        Raises UnreadableError, unless such images are to be skipped, once the spans before are done;
+        OutOfMemoryError where a device does not hold the batch.
         """
         if not spans:
             return
-        forward = image_forward(self.model, self.precision, self.output, per_device_batch)
+        forward = image_forward(self.model, self.precision, self.output, per_device_batch, params)
         rows = [pad_rows(np.arange(span.rows.start, span.rows.stop), per_device_batch) for span in spans]
         plan = _Plan([span.of for span in spans], rows, forward.batch_size)
         how = self._how_to_decode(plan)
@@ -108,7 +111,8 @@ class Stream:
                 contextlib.closing(self._pixels(plan, per_device_batch, how)) as pixels,
                 self._bar(spans) as bar,
             ):
-                pieces = _cut(self._features(forward, pixels, plan, bar), [len(part) for part in rows])
+                found = self._features(forward, per_device_batch, pixels, plan, bar)
+                pieces = _cut(found, [len(part) for part in rows])
                 for span, part, (read, features) in zip(spans, rows, pieces):
                     span.of.images += int(read.sum())
                     yield part[read], features[read]
@@ -151,7 +155,7 @@ class Stream:
             yield from _taken(store.batches(of.manifest, self.recipe, rows=rows, **how))
 
     def _features(
-        self, forward: Forward, source: Iterator[_Pixels], plan: _Plan, bar: Bar
+        self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], plan: _Plan, bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Which rows [B] were read, and features [B, D], of each step; the next is decoded and sent while one
         computes."""
@@ -164,12 +168,14 @@ class Stream:
             account.decode_seconds += loaded - start
             errors = {} if batch is None or self.on_error == "skip" else plan.errors(step, batch)
             if batch is not None and not errors:
-                waiting.append((batch.read, forward.run(batch.pixels)))
+                with watched(per_device_batch):
+                    waiting.append((batch.read, forward.run(batch.pixels)))
                 account.forward_passes += 1
             last = batch is None or bool(errors)
             while waiting and (last or len(waiting) == IN_FLIGHT):
                 read, features = waiting.popleft()
-                done = read, np.asarray(features, np.float32)
+                with watched(per_device_batch):  # it is only now that the device's own errors come
+                    done = read, np.asarray(features, np.float32)
                 account.compute_seconds += time.perf_counter() - loaded
                 bar.update(int(read.sum()))
                 yield done

@@ -24,6 +24,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
 
 from clipjax.errors import UsageError
+from clipjax.models.cut import whole
 from clipjax.models.training import INFERENCE, current
 from clipjax.platforms import by_platform
 
@@ -280,7 +281,7 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
-        x, found = _called(block, x, *shared, loop=True)
+        x, found = _called(whole(block), x, *shared, loop=True)
         return x, (x if capture else None, found)
 
     x, (outputs, found) = jax.lax.scan(step, x, blocks)

@@ -24,6 +24,7 @@ from jax.core import Tracer
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
+from clipjax.models.cut import is_cut
 from clipjax.models.training import Training, active
 
 Params = dict[str, Any]
@@ -362,10 +363,14 @@ def _abstract(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
 def _check(params: Params, abstract: Params, where: str) -> None:
     """Names and shapes must be the architecture's: merging alone would accept a wrong shape."""
     found, wanted = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): jnp.shape(leaf) for path, leaf in leaves}
-        for leaves in map(jax.tree.leaves_with_path, (params, abstract))
+        {jax.tree_util.keystr(path, simple=True, separator="/"): _shape(leaf) for path, leaf in leaves}
+        for leaves in (jax.tree.leaves_with_path(tree, is_leaf=is_cut) for tree in (params, abstract))
     )
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             shapes = [list(side[name]) if name in side else "nothing" for side in (found, wanted)]
             raise DataError(f"{where}/{name} is {shapes[0]}; the architecture has {shapes[1]}")
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return leaf.shape if is_cut(leaf) else jnp.shape(leaf)
