@@ -73,6 +73,12 @@ def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
     return np.clip(values, edge, 1 - edge)
 
 
+def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
+    """Limits of intervals; those beyond 0 or 1 are moved to where probit and logit have a place."""
+    found = np.asarray(limits, np.float64)
+    return np.clip(found, 0, 1) if scale in FRACTIONS else found
+
+
 def check_scale(scale: str) -> None:
     if scale not in SCALES:
         raise unknown_name("scale", scale, list(SCALES))

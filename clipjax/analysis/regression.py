@@ -1,0 +1,81 @@
+"""Straight lines through points, many sets of points at once: least squares, and Huber's robust regression.
+
+Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as statsmodels' RLM with
+HuberT and seaborn's robust=True have it: begin with least squares; the scale of the residuals is
+median(|r|) / 0.6745, about 0; a point whose residual is more than k = 1.345 scales has the weight k / (its
+residual in scales), every other one 1; weighted least squares; and again, until no fitted value moves by more
+than the tolerance. (RLM stops by a measure that depends on the unit of y; at rest, both agree.)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+METHODS = ("huber", "ols")
+K = 1.345
+TOLERANCE, COARSE = 1e-10, 1e-5
+"""In scales of the residuals: of a line that is reported, and of one of a thousand draws."""
+MOST = 500
+_NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
+_ROUNDING = 1e-13  # of the size of y: residuals that are nothing else
+
+
+class Lines(NamedTuple):
+    """Lines y = intercept + slope x, one a set: float64 [R] each; and the weights of the points [R, N].
+
+    Both are NaN where all x of a set are one number.
+    """
+
+    slope: np.ndarray
+    intercept: np.ndarray
+    weights: np.ndarray
+
+
+def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", tolerance: float = TOLERANCE) -> Lines:
+    """The line through each set of points, x regarded as exact.
+
+    Args:
+        x, y: float64 [R, N], finite.
+        method: of `METHODS`.
+    """
+    found = least_squares(x, y, np.ones_like(x))
+    return found if method == "ols" else _robust(x, y, found, tolerance)
+
+
+def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
+    """Weighted least squares, in closed form about the weighted means."""
+    total = weights.sum(1)
+    centre_x, centre_y = (weights * x).sum(1) / total, (weights * y).sum(1) / total
+    dx = x - centre_x[:, None]
+    across = weights * dx
+    spread = (across * dx).sum(1)
+    constant = np.ptp(x, axis=1) == 0
+    slope = (across * (y - centre_y[:, None])).sum(1) / np.where(constant, np.nan, spread)
+    return Lines(slope, centre_y - slope * centre_x, weights)
+
+
+def _robust(x: np.ndarray, y: np.ndarray, start: Lines, tolerance: float) -> Lines:
+    slope, intercept, weights = start.slope.copy(), start.intercept.copy(), start.weights.copy()
+    going = np.flatnonzero(np.isfinite(slope))
+    smallest = _ROUNDING * np.abs(y).max(1)
+    for _ in range(MOST):
+        across, up = x[going], y[going]
+        residuals = np.abs(up - intercept[going, None] - slope[going, None] * across)
+        scale = np.median(residuals, axis=1) / _NORMAL_MAD
+        inexact = scale > smallest[going]  # else more than half of the points lie on the line
+        going, across, up, residuals, scale = _kept(inexact, going, across, up, residuals, scale)
+        if not len(going):
+            break
+        new = least_squares(across, up, K / np.maximum(residuals / scale[:, None], K))
+        turned, raised = new.slope - slope[going], new.intercept - intercept[going]
+        moved = np.maximum(*(np.abs(raised + turned * end) for end in (across.min(1), across.max(1))))
+        slope[going], intercept[going], weights[going] = new
+        going = going[moved > tolerance * scale]
+    return Lines(slope, intercept, weights)
+
+
+def _kept(those: np.ndarray, *parts: np.ndarray) -> list[np.ndarray]:
+    return [part[those] for part in parts]

@@ -1,0 +1,372 @@
+"""Trends after Taori et al. 2020: a line through models, and how far a model or a group lies off it.
+
+    baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
+    effective_robustness(clips, baseline)                 # of each model: y less what the trend expects of it
+    compare_groups(cnns, vits)                            # slopes, offset at a common x, angle
+
+x and y are turned into coordinates of their scales (`clipjax.analysis.scales`) and a straight line is fitted
+to these; whatever is said of accuracies is turned back. docs/trends.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.analysis.points import Point, coordinates
+from clipjax.analysis.regression import COARSE, METHODS, K, lines
+from clipjax.analysis.resampling import FEWEST, LEVEL, METHOD, RESAMPLES, SEED, Estimate, draw, estimate
+from clipjax.analysis.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
+from clipjax.errors import DataError, counted, unknown_name
+
+REGRESSION = {"huber": f"Huber's M-estimator, k = {K}, scale MAD about 0", "ols": "least squares"}
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A line through models: coordinate of y = intercept + slope * coordinate of x.
+
+    Attributes:
+        n: models that it was fitted to.
+        ends: their smallest and largest x, in the metric's own units.
+        weights: of the models, 1 for those that Huber's loss does not hold back. float64 [n].
+        draws: (slope, intercept) in the bootstrap draws that have a line, [R, 2].
+        undefined: how many draws have none, because all models drawn have one x.
+        level: of the intervals.
+        seed: of the draws.
+    """
+
+    method: str
+    scale_x: str
+    scale_y: str
+    slope: float
+    intercept: float
+    n: int
+    ends: tuple[float, float]
+    weights: np.ndarray
+    draws: np.ndarray
+    undefined: int
+    level: float
+    seed: int
+
+    @property
+    def slope_estimate(self) -> Estimate:
+        return Estimate(self.slope, self.n, self.draws[:, 0], self.undefined, self.level)
+
+    @property
+    def intercept_estimate(self) -> Estimate:
+        return Estimate(self.intercept, self.n, self.draws[:, 1], self.undefined, self.level)
+
+    @property
+    def slope_interval(self) -> dict[str, Any] | None:
+        """lo, hi, level, method; None for fewer models than `resampling.FEWEST`, or without draws."""
+        return self.slope_estimate.interval
+
+    @property
+    def intercept_interval(self) -> dict[str, Any] | None:
+        return self.intercept_estimate.interval
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """What the literature leaves open, as result rows say such things."""
+        return _convention(
+            self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
+        )
+
+    def predict(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
+        """y that the trend expects at x, both in the metric's own units.
+
+        Args:
+            n: images that x rests on; see `scales.transform`.
+
+        Raises:
+            UsageError, DataError: x has no place on its scale, or is NaN.
+        """
+        return inverse(self.intercept + self.slope * transform(x, self.scale_x, n), self.scale_y)
+
+    def predictions(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
+        """`predict` in every draw: [R, ...]."""
+        at = transform(x, self.scale_x, n)
+        slope, intercept = (part.reshape(-1, *[1] * at.ndim) for part in self.draws.T)
+        return inverse(intercept + slope * at, self.scale_y)
+
+    def band(self, x: ArrayLike, level: float | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Limits of the trend at each x (pointwise), in the metric's own units; None without an interval."""
+        if self.slope_interval is None:
+            return None
+        tail = (1 - (self.level if level is None else level)) / 2
+        lo, hi = np.quantile(self.predictions(x), [tail, 1 - tail], axis=0)
+        return lo, hi
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    method: str = "huber",
+    scale: str = "probit",
+    scale_y: str | None = None,
+    n_x: ArrayLike | None = None,
+    n_y: ArrayLike | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    stream: int = 0,
+) -> Fit:
+    """The line through models, x regarded as exact.
+
+    Args:
+        x, y: a number a model, in the metric's own units. float [N].
+        method: "huber" or "ols".
+        scale: of x, and of y where `scale_y` does not say.
+        n_x, n_y: images that each number rests on; see `scales.transform`.
+        resamples: draws of the bootstrap over models; 0 for no intervals.
+        stream: groups that are to be drawn independently have different ones.
+
+    Raises:
+        UsageError: an unknown method or scale, or a value that has no place on its scale.
+        DataError: a value is NaN, there are fewer than two models, or all have one x.
+    """
+    if method not in METHODS:
+        raise unknown_name("regression", method, list(METHODS))
+    own, scale_y = np.asarray(x, np.float64), scale if scale_y is None else scale_y
+    across, up = transform(own, scale, n_x), transform(y, scale_y, n_y)
+    check_pairs(across, up)
+    if np.ptp(across) == 0:
+        raise DataError(
+            f"all {counted(len(across), 'model')} have the same x ({own[0]:g}): no trend goes through them"
+        )
+    [slope], [intercept], [weights] = lines(across[None], up[None], method)
+    drawn = draw(len(across), resamples, seed, stream)
+    again = lines(across[drawn], up[drawn], method, COARSE)
+    draws = np.stack([again.slope, again.intercept], axis=1)
+    draws = draws[np.isfinite(draws).all(1)]
+    ends = (float(own.min()), float(own.max()))
+    line = (float(slope), float(intercept), len(across), ends, weights)
+    return Fit(method, scale, scale_y, *line, draws, resamples - len(draws), level, seed)
+
+
+def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
+    """Raises DataError unless x and y are as many numbers, at least so many, in one dimension."""
+    if x.ndim != 1 or x.shape != y.shape:
+        raise DataError(f"x has the shape {x.shape} and y {y.shape}: give a number of each for every model")
+    if len(x) < at_least:
+        raise DataError(f"a trend needs {at_least} models or more, here is {counted(len(x), 'model')}")
+
+
+def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
+    """`fit` of points, on the scales of their columns.
+
+    Raises:
+        UsageError, DataError: as `fit`.
+    """
+    x, y, n_x, n_y = coordinates(points)
+    scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
+    return fit(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """How far a model lies above (below: negative) a trend.
+
+    Attributes:
+        value: y less what the trend expects at the model's x, in the metric's own units.
+        interval: lo, hi, level, method. None where y has none, or the trend.
+        extrapolated: whether x lies beyond the models that the trend was fitted to.
+    """
+
+    model: str
+    value: float
+    expected: float
+    interval: dict[str, Any] | None
+    extrapolated: bool
+
+
+def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustness]:
+    """Of each model, in order.
+
+    Its interval combines those of y, of the trend, and of x (through the trend) where x has one; the name of
+    the method says which. Each side's distances add up as squares (MOVER, Zou & Donner 2008), as for numbers
+    that err independently. Those of the same images do not, and then the interval is wider than it need be.
+
+    Raises:
+        UsageError: an x has no place on the trend's scale.
+    """
+    return [_robustness(point, baseline) for point in points]
+
+
+def _robustness(point: Point, baseline: Fit) -> Robustness:
+    x, y = point.x.value, point.y.value
+    assert x is not None
+    assert y is not None
+    expected = float(baseline.predict(x, point.x.n))
+    interval = None if point.y.interval is None else _interval(point, baseline, y - expected, expected)
+    beyond = not baseline.ends[0] <= x <= baseline.ends[1]
+    return Robustness(point.model, y - expected, expected, interval, beyond)
+
+
+def _interval(point: Point, baseline: Fit, value: float, expected: float) -> dict[str, Any] | None:
+    of_y, of_x, x = point.y.interval, point.x.interval, point.x.value
+    assert of_y is not None
+    assert x is not None
+    if (band := baseline.band(x, of_y["level"])) is None:
+        return None
+    y = value + expected
+    # How far y may be below and above what was measured, and the expectation above and below what was fitted.
+    down, up = [y - of_y["lo"], float(band[1]) - expected], [of_y["hi"] - y, expected - float(band[0])]
+    names = "mover_y_trend"
+    if of_x is not None and of_x["level"] == of_y["level"]:
+        limits = on_scale([of_x["lo"], of_x["hi"]], baseline.scale_x)
+        low, high = sorted(baseline.predict(limits, [point.x.n or np.nan] * 2))
+        down.append(high - expected)
+        up.append(expected - low)
+        names += "_x"
+    lo, hi = (math.hypot(*(max(0.0, part) for part in side)) for side in (down, up))
+    return {"lo": value - lo, "hi": value + hi, "level": of_y["level"], "method": names}
+
+
+def mean_robustness(points: Sequence[Point], baseline: Fit) -> Estimate:
+    """The mean effective robustness of a group, with a bootstrap over its models and over those of the trend.
+
+    The two are drawn independently: none of the models should be among those of the trend.
+
+    Raises:
+        UsageError, DataError: an x has no place on the trend's scale; there are no points.
+    """
+    x, y, n_x, _ = coordinates(points)
+    check_pairs(x, y, 1)
+    value = float((y - baseline.predict(x, n_x)).mean())
+    if baseline.slope_interval is None:
+        return Estimate(value, len(points), np.empty(0), level=baseline.level)
+    drawn = draw(len(points), len(baseline.draws), baseline.seed, stream=1)
+    off = np.take_along_axis(y - baseline.predictions(x, n_x), drawn, axis=1)
+    return estimate(value, len(points), off.mean(1), baseline.level)
+
+
+ANGLE = (
+    "tan(arctan(slope of a) - arctan(slope of b)) = (a - b) / (1 + a b), one unit of either axis of the same "
+    "length, in the coordinates of the axes"
+)
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """How the trends of two groups differ: a less b.
+
+    Attributes:
+        a, b: the trends; None where a group has too few models or one x.
+        slope: difference of the slopes.
+        offset: difference of y at `at`, in the metric's own units.
+        at: a common x: the middle of what both groups have, in coordinates.
+        tan: of the angle between the lines, by the convention `ANGLE` (Fig. 8 of the paper: tan(Delta_S)).
+        reasons: why what is None cannot be told.
+    """
+
+    a: Fit | None
+    b: Fit | None
+    slope: Estimate | None
+    offset: Estimate | None
+    at: float | None
+    tan: Estimate | None
+    reasons: tuple[str, ...]
+    convention: Mapping[str, Any]
+
+
+def compare_groups(
+    a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
+) -> GroupDifference:
+    """The trends of two groups without common models, each fitted and drawn by itself.
+
+    What cannot be told is None and has a reason: anything of a group of fewer than `resampling.FEWEST` models
+    or with one x, and the offset where the groups have no x in common.
+
+    Args:
+        at: the x of the offset, in the metric's own units.
+        settings: as `fit` has them; the scales are those of the points' columns.
+
+    Raises:
+        UsageError, DataError: as `fit`.
+    """
+    fits, reasons = [], []
+    for name, points in (("a", a), ("b", b)):
+        short = _too_little(points)
+        reasons += [f"group {name} has {short}"] if short else []
+        fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
+    one, two = fits
+    convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
+    if one is None or two is None:
+        return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+    common = _common_x(one, two) if at is None else _within(at, one, two)
+    offset = None if common is None else _offset(one, two, common)
+    if common is None:
+        reasons.append(_apart(one, two, at))
+    draws = _paired(one.draws[:, 0], two.draws[:, 0])
+    slope = _of_both(one, two, one.slope - two.slope, draws[0] - draws[1])
+    tan = _of_both(one, two, float(tan_of_angle(one.slope, two.slope)), tan_of_angle(*draws))
+    if math.isnan(tan.value):
+        reasons.append("the lines are 90 degrees or more apart: their angle has no tangent to speak of")
+        tan = None
+    return GroupDifference(one, two, slope, offset, common, tan, tuple(reasons), convention)
+
+
+def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    """Of the angle from the line with the `second` slope to that with the `first`; see `ANGLE`.
+
+    NaN from 90 degrees on, where the tangent changes its sign.
+    """
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)
+
+
+def _too_little(points: Sequence[Point]) -> str | None:
+    if len(points) < FEWEST:
+        return f"{counted(len(points), 'model')}, {FEWEST} are needed"
+    return "one x for all models" if len({point.x.value for point in points}) == 1 else None
+
+
+def _common_x(one: Fit, two: Fit) -> float | None:
+    """The middle of the x that both have, in coordinates; None where they have none."""
+    low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
+    if low > high:
+        return None
+    return float(inverse(transform([low, high], one.scale_x).mean(), one.scale_x))
+
+
+def _within(at: float, *fits: Fit) -> float | None:
+    return at if all(fit.ends[0] <= at <= fit.ends[1] for fit in fits) else None
+
+
+def _apart(one: Fit, two: Fit, at: float | None) -> str:
+    have = " and ".join(f"{fit.ends[0]:.4g} to {fit.ends[1]:.4g}" for fit in (one, two))
+    return f"x is {have}: " + ("no x in common" if at is None else f"{at:g} lies outside")
+
+
+def _offset(one: Fit, two: Fit, at: float) -> Estimate:
+    first, second = _paired(one.predictions(at), two.predictions(at))
+    return _of_both(one, two, float(one.predict(at) - two.predict(at)), first - second)
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of two groups side by side: they are independent, so any order will do."""
+    both = min(len(first), len(second))
+    return first[:both], second[:both]
+
+
+def _of_both(one: Fit, two: Fit, value: float, draws: np.ndarray) -> Estimate:
+    found = estimate(value, one.n + two.n, draws, one.level)
+    return replace(found, undefined=found.undefined + max(one.undefined, two.undefined))
+
+
+def _convention(method: str, scale_x: str, scale_y: str, resamples: int, seed: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"regression": REGRESSION[method], "scale_x": scale_x, "scale_y": scale_y}
+    if {scale_x, scale_y} & set(FRACTIONS):
+        found["clipping"] = CLIPPING
+    if resamples:
+        found |= {"interval": METHOD, "resamples": resamples, "seed": seed}
+    return found
