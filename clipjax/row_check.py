@@ -9,6 +9,7 @@ while it is read; what is wrong with a row that does not fit, jsonschema says.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,9 +33,18 @@ def compiled(schema: Mapping[str, Any]) -> Check:
     checks = [_KEYWORDS[name](value) for name, value in schema.items() if name in _KEYWORDS]
     if "properties" in schema or "additionalProperties" in schema:
         checks.append(_fields(schema.get("properties", {}), schema.get("additionalProperties", True)))
-    if len(checks) == 1:
-        return checks[0]
-    return lambda value: all(check(value) for check in checks)
+    return functools.reduce(_both, checks) if checks else lambda _: True
+
+
+# Calls and loops, not all(...) and any(...): a generator takes as long as what it checks.
+
+
+def _both(first: Check, second: Check) -> Check:
+    return lambda value: first(value) and second(value)
+
+
+def _either(first: Check, second: Check) -> Check:
+    return lambda value: first(value) or second(value)
 
 
 def _type(names: str | list[str]) -> Check:
@@ -80,8 +90,7 @@ def _below(limit: float) -> Check:
 
 
 def _any_of(schemas: list[Mapping[str, Any]]) -> Check:
-    checks = [compiled(schema) for schema in schemas]
-    return lambda value: any(check(value) for check in checks)
+    return functools.reduce(_either, map(compiled, schemas))
 
 
 def _items(schema: Mapping[str, Any]) -> Check:
@@ -101,9 +110,15 @@ def _required(names: list[str]) -> Check:
 def _fields(properties: Mapping[str, Any], others: bool | Mapping[str, Any]) -> Check:
     known = {name: compiled(schema) for name, schema in properties.items()}
     rest = compiled(others) if isinstance(others, Mapping) else lambda _: bool(others)
-    return lambda value: (
-        not isinstance(value, dict) or all(known.get(name, rest)(field) for name, field in value.items())
-    )
+
+    def check_fields(value: Any) -> bool:
+        if isinstance(value, dict):
+            for name, field in value.items():
+                if not known.get(name, rest)(field):
+                    return False
+        return True
+
+    return check_fields
 
 
 _KEYWORDS: dict[str, Callable[[Any], Check]] = {
