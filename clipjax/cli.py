@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from clipjax.commands import (
+    analyze,
     compare,
     crosscheck,
     datasets,
@@ -44,6 +45,7 @@ tasks.register(app)
 compare.register(app)
 doctor.register(app)
 explain.register(app)
+analyze.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")

@@ -6,8 +6,9 @@ tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clipjax.analysis.named_points import name_points
 from clipjax.errors import DataError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-INK, QUIET = "#222222", "#8A8A8A"
+INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
+LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
 MARKERS = "osD^vPX*"
-FORMATS = ("png", "pdf")
+FORMATS = ("png", "pdf")  # and "svg", whose points know their names
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -37,6 +40,8 @@ RC: Any = {
     "ytick.color": INK,
     "lines.markersize": 7,
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clipjax",
     "figure.constrained_layout.use": True,
 }
 
@@ -91,24 +96,45 @@ def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
         panel.errorbar([], [], fmt="o", color=QUIET, markerfacecolor="white", markersize=5, label=label)
 
 
-def save_figure(figure: Figure, out: str | Path) -> list[Path]:
-    """Write the figure as `out` with the endings .png and .pdf; returns the files.
+def save_figure(
+    figure: Figure,
+    out: str | Path,
+    formats: Sequence[str] = FORMATS,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> list[Path]:
+    """Write the figure as `out` with the formats' endings; returns the files.
+
+    Args:
+        names: what points of an SVG are called, see `named_points.name_points`.
 
     Raises:
         DataError: they cannot be written.
     """
-    paths = []
-    for form in FORMATS:
-        path = Path(out).with_suffix(f".{form}")
-        beside = path.with_name(f".{path.name}.tmp")
-        # No date in the PDF: the same rows give the same bytes.
-        metadata = {"CreationDate": None} if form == "pdf" else None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with matplotlib.rc_context(RC):
-                figure.savefig(beside, format=form, dpi=200, metadata=metadata)
-            os.replace(beside, path)
-        except OSError as error:
-            raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
-        paths.append(path)
+    paths = [Path(out).with_suffix(f".{form}") for form in formats]
+    for path, form in zip(paths, formats):
+        write_whole(path, _rendered(figure, form, names or {}))
     return paths
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all, and the folders that it lies in.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _rendered(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
+    # No date: the same rows give the same bytes.
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
+    return name_points(buffer.getvalue(), names) if form == "svg" else buffer.getvalue()

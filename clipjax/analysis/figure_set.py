@@ -1,0 +1,139 @@
+"""Every figure and table of the paper from result rows: what is drawn, and what is missing.
+
+index = RowIndex(ResultStore("results").rows())
+done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.analysis.cells import RowIndex, Term
+from clipjax.analysis.figure_spec import Panel, Spec
+from clipjax.analysis.frame import Content, Missing, drawn
+from clipjax.analysis.groups import group_of, matches
+from clipjax.analysis.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
+from clipjax.analysis.points import points, points_of_prompts
+from clipjax.analysis.scatter import draw_scatter
+from clipjax.analysis.strip import draw_strip
+from clipjax.analysis.style import save_figure, write_whole
+from clipjax.config import config_dir
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
+FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
+
+
+@dataclass(frozen=True)
+class Done:
+    """One figure or table.
+
+    Attributes:
+        files: what was written; none where there was nothing to show.
+        drawn, panels: panels with a model (of a table: lines), and how many there are.
+        models: those shown.
+    """
+
+    spec: Spec
+    files: tuple[Path, ...]
+    drawn: int
+    panels: int
+    models: frozenset[str]
+    missing: tuple[Missing, ...]
+
+
+def analyze(
+    spec: Spec,
+    index: RowIndex,
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    prompts: str | None = None,
+    precision: str = "parity",
+) -> Done:
+    """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
+
+    Args:
+        formats: those of figures are for figures, those of tables for tables.
+        prompts, precision: which rows to take where there are several, see `cells_of`.
+
+    Raises:
+        DataError: as `cells_of`; a file cannot be written.
+    """
+    if spec.kind == "to_come":
+        return Done(spec, (), 0, 0, frozenset(), ())
+    if spec.kind == "table":
+        return _table(spec, index, out, formats, prompts, precision)
+    contents = [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
+    shown = [{point.model for point in drawn(spec, content)} for content in contents]
+    files: list[Path] = []
+    if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
+        drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, contents, commands(spec))
+        files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
+    missing = tuple(each for content in contents for each in content.missing)
+    return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), frozenset().union(*shown), missing)
+
+
+def commands(spec: Spec) -> list[str]:
+    """What makes the rows of a figure."""
+    if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
+        return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
+    return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
+
+
+def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, precision: str) -> Content:
+    columns = tuple(axis.column for axis in panel.axes)
+    if spec.by_prompts:
+        found = points_of_prompts(index, columns[0], columns[-1], precision=precision)
+    else:
+        found = points(index, columns[0], columns[-1], prompts=prompts, precision=precision)
+    missing = _missing(spec, panel, index, {point.model for point in found})
+    return Content(panel, found, missing)
+
+
+def _missing(spec: Spec, panel: Panel, index: RowIndex, there: Set[str]) -> list[Missing]:
+    """Rows that no model has; then those of models of the figure's groups that have some but not all."""
+    terms = dict.fromkeys(term for axis in panel.axes for term in axis.column.terms)
+    nowhere = [term for term in terms if not index.of(term)]
+    found = [Missing(panel.title, None, str(term)) for term in nowhere]
+    for model in index.models_of(terms):
+        facts = _facts(index, model, terms)
+        if model not in there and matches(facts, spec.models) and group_of(facts, spec.groups):
+            lacking = [term for term in terms if term not in nowhere and not _has(index, term, model)]
+            found += [Missing(panel.title, model, str(term)) for term in lacking]
+    return found
+
+
+def _has(index: RowIndex, term: Term, model: str) -> bool:
+    return any(row["value"] is not None for row in index.of(term).get(model, ()))
+
+
+def _facts(index: RowIndex, model: str, terms: Iterable[Term]) -> Mapping[str, Any]:
+    return next(row["model_facts"] for term in terms for row in index.of(term).get(model, ()))
+
+
+def _table(
+    spec: Spec, index: RowIndex, out: Path, formats: Sequence[str], prompts: str | None, precision: str
+) -> Done:
+    lines = fill_table(spec, index, prompts, precision)
+    filled = [each for each in lines if each.model is not None]
+    files = []
+    for form in (form for form in TABLE_FORMATS if form in formats and filled):
+        files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")
+        write_whole(files[-1], export_table(spec, lines, form).encode())
+    missing = tuple(each for line in lines if not line.line.to_come for each in _missing_of(line))
+    models = frozenset(each.model for each in filled if each.model is not None)
+    drawn_lines = len({each.line.cells for each in filled})
+    return Done(spec, tuple(files), drawn_lines, len(spec.lines), models, missing)
+
+
+def _missing_of(filled: FilledLine) -> list[Missing]:
+    name = ", ".join(filter(None, filled.line.cells))
+    lacking = [
+        row
+        for column, cell in zip(filled.line.columns, filled.cells)
+        for row in (map(str, column.terms) if cell is None else cell.missing)
+    ]
+    return [Missing(name, filled.model, row) for row in lacking]

@@ -1,0 +1,161 @@
+"""Tables of the paper from result rows: a line a model, each number with interval, n and the paper's beside.
+
+Where several models fit a line (three seeds of one fine-tuning), each has a line of its own. A number is
+there only if all rows that it averages are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clipjax.analysis.cells import Cell, Column, RowIndex, cells_of
+from clipjax.analysis.figure_spec import Spec, TableLine
+from clipjax.analysis.groups import matches
+from clipjax.references import lookup
+from clipjax.result_tables import as_latex, as_markdown
+from clipjax.results import Row
+
+TABLE_FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}  # and the endings of their files
+PAPER = "paper"  # of the sources of published numbers
+FIELDS = (
+    "model",
+    "column",
+    "value",
+    "lo",
+    "hi",
+    "level",
+    "method",
+    "n",
+    "published",
+    "difference",
+    "missing",
+)
+
+
+@dataclass(frozen=True)
+class FilledLine:
+    """A line of a table. `model` is None, and `cells` are, where nothing was measured of it.
+
+    `published` has the paper's number of each column, None where it has none.
+    """
+
+    line: TableLine
+    model: str | None
+    cells: tuple[Cell | None, ...]
+    published: tuple[float | None, ...]
+
+
+def fill_table(
+    spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
+) -> list[FilledLine]:
+    """The lines of a table, in its order.
+
+    Raises:
+        DataError: as `cells_of`.
+    """
+    return [filled for line in spec.lines for filled in _fill(line, index, prompts, precision)]
+
+
+def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str) -> list[FilledLine]:
+    terms = dict.fromkeys(term for column in line.columns for term in column.terms)
+    rows = [
+        row
+        for term in terms
+        for model, some in index.of(term).items()
+        for row in some
+        if _agrees(row, line) and matches({**row["model_facts"], "model": model}, line.where)
+    ]
+    published = tuple(_published(line, column) for column in line.columns)
+    table = cells_of(rows, line.columns, prompts=prompts, precision=precision)
+    if not table:
+        return [FilledLine(line, None, (None,) * len(line.columns), published)]
+    return [FilledLine(line, model, tuple(cells), published) for model, cells in sorted(table.items())]
+
+
+def _agrees(row: Row, line: TableLine) -> bool:
+    """Whether the row's convention says what the line's does, where it says anything."""
+    convention = row["convention"]
+    return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _published(line: TableLine, column: Column) -> float | None:
+    model = line.published or line.where.get("model")
+    if not isinstance(model, str):
+        return None
+    convention = {key: _listed(value)[0] for key, value in line.convention.items()}
+    term, *others = column.terms
+    named = (
+        ("curation", "", column.key, None) if others else (term.task, term.dataset, term.metric, term.slice)
+    )
+    known = lookup(model, *named, convention)
+    return next((score.value for score in known if score.source == PAPER), None)
+
+
+def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
+    """The table as "markdown" or "latex" (for people), or "csv" (every number a line of its own)."""
+    if form == "csv":
+        return _csv(spec, lines)
+    titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]
+    cells = [
+        [*each.line.cells, *map(_text, each.cells, each.published), each.model or _empty(each.line)]
+        for each in lines
+    ]
+    about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
+    about = f"{about} {spec.caption}".rstrip()
+    if form == "markdown":
+        return f"{about}\n\n{as_markdown(titles, cells)}"
+    return f"% {about}\n{as_latex(titles, cells)}"
+
+
+def _empty(line: TableLine) -> str:
+    return "to come" if line.to_come else "no rows"
+
+
+def _counts(spec: Spec, lines: Sequence[FilledLine]) -> str:
+    """The images that the numbers of each column rest on."""
+    said = []
+    for k, column in enumerate(spec.lines[0].columns):
+        counts = sorted({cell.n for each in lines if (cell := each.cells[k]) is not None and cell.n})
+        if counts:
+            ends = dict.fromkeys(f"{count:,}" for count in (counts[0], counts[-1]))
+            said.append(f"{column.title} {' to '.join(ends)}")
+    return f"n: {'; '.join(said)}." if said else "n is not known."
+
+
+def _text(cell: Cell | None, published: float | None) -> str:
+    said = []
+    if cell is not None and cell.value is not None:
+        limits = cell.interval
+        said.append(f"{cell.value:.3f}")
+        said += [f"[{limits['lo']:.3f}, {limits['hi']:.3f}]"] if limits else []
+    elif cell is not None:
+        said.append(f"{len(cell.rows)} of {len(cell.column.terms)} rows")
+    return " ".join([*said, *([] if published is None else [f"({published:g})"])])
+
+
+def _csv(spec: Spec, lines: Sequence[FilledLine]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*spec.head, *FIELDS])
+    for each in lines:
+        for column, cell, published in zip(each.line.columns, each.cells, each.published):
+            writer.writerow([*each.line.cells, *_record(each.model, column, cell, published)])
+    return text.getvalue()
+
+
+def _record(model: str | None, column: Column, cell: Cell | None, published: float | None) -> list[Any]:
+    value = None if cell is None else cell.value
+    interval = (cell and cell.interval) or {}
+    missing = map(str, column.terms) if cell is None else cell.missing
+    difference = None if value is None or published is None else value - published
+    limits = [interval.get(name) for name in ("lo", "hi", "level", "method")]
+    n = None if cell is None else cell.n
+    return [model, column.key, value, *limits, n, published, difference, "; ".join(missing)]

@@ -1,0 +1,130 @@
+"""`clipjax analyze RESULTS`: the figures and tables of the paper from result rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.output import print_table
+from clipjax.commands.results import opened
+from clipjax.errors import DataError, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.analysis.figure_set import Done
+    from clipjax.analysis.figure_spec import Spec
+
+
+def register(app: typer.Typer) -> None:
+    app.command("analyze")(analyze)
+
+
+def analyze(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+    ] = Path("results"),
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figure", "-f", help="Only this one, e.g. fig1, table2, or mine.toml; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures"),
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="png, pdf, svg (points know their names) for figures, markdown, latex, csv for tables; "
+            "may be repeated. Default: all.",
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    missing: Annotated[
+        bool, typer.Option("--missing", help="List every missing row, of which panel and model.")
+    ] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the figures and tables, and draw none.")
+    ] = False,
+) -> None:
+    """Draw the paper's figures, and fill its tables, from result rows: all that have rows.
+
+    A group or panel without rows says so, with the command that makes them.
+
+    Examples:
+
+        clipjax analyze results --out figures
+
+        clipjax analyze results --figure fig1 --figure mine.toml --format svg
+    """
+    from clipjax.analysis.cells import RowIndex
+    from clipjax.analysis.figure_set import FORMATS
+    from clipjax.analysis.figure_set import analyze as draw
+    from clipjax.analysis.figure_spec import load_spec, spec_names
+
+    specs = [load_spec(name) for name in figure or spec_names()]
+    if unknown := [each for each in form or () if each not in FORMATS]:
+        raise unknown_name("format", unknown[0], list(FORMATS))
+    if listed:
+        print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
+        return
+    index = RowIndex(opened(folder).rows())
+    found = [
+        draw(spec, index, out, formats=form or FORMATS, prompts=prompts, precision=precision)
+        for spec in specs
+    ]
+    print_table(
+        ["figure", "paper", "panels", "models", "missing rows", "files"], [_line(done) for done in found]
+    )
+    if missing:
+        _list_missing(found)
+    _say_commands(found)
+    if not any(done.drawn for done in found):
+        raise DataError(f"{folder} has no row of these figures: `clipjax analyze --list` says what there is")
+
+
+def _about(spec: Spec) -> list[str]:
+    panels = {"table": f"{len(spec.lines)} lines", "to_come": "to come"}.get(spec.kind, str(len(spec.panels)))
+    return [spec.name, spec.paper, spec.kind, panels, spec.title]
+
+
+def _line(done: Done) -> list[str]:
+    spec = done.spec
+    if spec.kind == "to_come":
+        return [spec.name, spec.paper, "", "", spec.caption, ""]
+    panels = f"{done.drawn} of {done.panels}"
+    if not done.drawn:
+        return [spec.name, spec.paper, panels, "0", "all", ""]
+    endings = " ".join(path.suffix for path in done.files)
+    files = f"{done.files[0].with_suffix('')} ({endings})" if done.files else "none of these formats"
+    return [spec.name, spec.paper, panels, str(len(done.models)), _lacking(done), files]
+
+
+def _lacking(done: Done) -> str:
+    """How many rows no model has, and how many some models have not."""
+    nowhere = len({each.row for each in done.missing if each.model is None})
+    single = len({(each.model, each.row) for each in done.missing if each.model is not None})
+    parts = [f"{nowhere} of all models"] * bool(nowhere) + [f"{single} of some models"] * bool(single)
+    return ", ".join(parts)
+
+
+def _list_missing(found: Sequence[Done]) -> None:
+    lines = {
+        (done.spec.name, each.panel, each.model or "all", each.row): None
+        for done in found
+        for each in done.missing
+    }
+    typer.echo()
+    print_table(["figure", "panel", "model", "missing row"], list(lines))
+
+
+def _say_commands(found: Sequence[Done]) -> None:
+    from clipjax.analysis.figure_set import commands
+
+    if lacking := [done.spec for done in found if done.missing]:
+        typer.echo("\nWhat makes the missing rows:")
+        print_table(["figure", "command"], [[spec.name, each] for spec in lacking for each in commands(spec)])
