@@ -22,6 +22,7 @@ from clipjax.commands import (
     explain,
     finetune,
     models,
+    report,
     results,
     store,
     tasks,
@@ -46,6 +47,7 @@ compare.register(app)
 doctor.register(app)
 explain.register(app)
 analyze.register(app)
+report.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")

@@ -1,0 +1,113 @@
+// What the page knows: the embedded rows, decoded where they are asked for; and what the reader chose.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const cells = data.cells;
+const MODELS = data.models.length;
+const find = (id) => document.getElementById(id);
+
+// The cell of each model and column: its index, or -1.
+const cellAt = new Int32Array(MODELS * data.columns.length).fill(-1);
+(cells.model ?? []).forEach((model, i) => (cellAt[cells.column[i] * MODELS + model] = i));
+const cellOf = (model, column) => cellAt[column * MODELS + model];
+const valueOf = (model, column) => {
+  const cell = cellOf(model, column);
+  return cell < 0 ? null : cells.value[cell];
+};
+
+const interned = (index) => (index < 0 ? null : data.interned[index]);
+
+/** An interned object: [index of its keys, index of each value ...]. */
+function record(index) {
+  if (index < 0) return null;
+  const [keys, ...values] = data.interned[index];
+  return Object.fromEntries(data.interned[keys].map((key, k) => [key, interned(values[k])]));
+}
+
+const facts = data.facts.map(record);
+
+/** The name of a column in pieces: what it is of, what it measures, and in which way. */
+function titleOf(column) {
+  const { task, dataset, metric, slice, ways } = data.columns[column];
+  const more = [slice, ...ways.map((pair) => pair.join(" "))].filter(Boolean);
+  return { task, dataset, metric, more: more.join(", ") };
+}
+const nameOf = (column) => {
+  const { dataset, metric, more } = titleOf(column);
+  return [metric, dataset, more].filter(Boolean).join(" · ");
+};
+
+/** A number as tables show it: three decimals, fewer for large ones. */
+function short(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  return size >= 1000 ? value.toFixed(0) : size >= 10 ? value.toFixed(2) : value.toFixed(3);
+}
+const signed = (value) => (value < 0 ? "−" : "+") + short(Math.abs(value));
+const limits = (cell) => (cells.lo[cell] === null ? null : `[${short(cells.lo[cell])}, ${short(cells.hi[cell])}]`);
+const originOf = (cell) => interned(data.runs.origin[cells.run[cell]]);
+const isSample = (cell) => data.runs.sample[cells.run[cell]] >= 0;
+const referencesOf = (cell) => interned(cells.reference[cell]) ?? [];
+
+// The paper's columns where there are some, one way of each; else the first number of each data set.
+const once = (key) => {
+  const seen = new Set();
+  return (column) => !seen.has(key(column)) && seen.add(key(column));
+};
+const all = data.columns.map((_, column) => column);
+const headlines = all.filter((c) => data.columns[c].headline).filter(once((c) => nameOf(c).split(" · ", 2).join()));
+const firsts = all.filter(once((c) => [data.columns[c].task, data.columns[c].dataset].join()));
+const FIRST = (headlines.length ? headlines : firsts).slice(0, 16);
+
+const state = {
+  search: "",
+  scheme: defaultScheme(),
+  group: "",
+  source: "",
+  columns: FIRST,
+  facts: ["train_source"],
+  sort: { by: "model", descending: false },
+  intervals: false,
+  published: false,
+  hidden: new Set(),
+  x: 0,
+  y: 0,
+  scale: "probit",
+  fit: "none",
+  bars: true,
+  diagonal: false,
+};
+
+/** The first scheme that has a group for at least half of the models. */
+function defaultScheme() {
+  const places = data.schemes.map((scheme) => scheme.of.filter((group) => group >= 0).length);
+  const good = places.findIndex((count) => 2 * count >= MODELS);
+  return good < 0 ? data.schemes.length - 1 : good;
+}
+
+const OTHER = { title: "others", colour: "#8A8A8A", marker: "o", filled: false };
+const scheme = () => data.schemes[state.scheme];
+const groupOf = (model) => scheme().of[model];
+const groupAt = (index) => (index < 0 ? OTHER : scheme().groups[index]);
+const sourceOf = (model) => facts[model]?.train_source ?? null;
+
+/** The models that pass search and filters. */
+function chosen() {
+  const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
+  return data.models.map((_, model) => model).filter((model) => {
+    const name = data.models[model].toLowerCase();
+    if (!words.every((word) => name.includes(word))) return false;
+    if (state.source !== "" && String(sourceOf(model)) !== state.source) return false;
+    return state.group === "" || groupOf(model) === Number(state.group);
+  });
+}
+
+/** An element; text is only ever set as text, so that a name is never read as markup. */
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "g", "path", "line", "text", "circle", "rect", "title", "clipPath"].includes(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}

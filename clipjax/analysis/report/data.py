@@ -1,0 +1,231 @@
+"""What the report page holds of result rows: one JSON object, compact enough for a page of its own.
+
+    report_data(rows, "results")
+
+The page shows a column for each number that models have in common: task, data set, part, metric and, where
+a model has that number in several ways (prompt sets, precisions, ...), the way. Everything is columnar, and
+what many numbers share is stored once in `interned`; an index stands for it (-1 for null). An object is
+interned as [index of its keys, index of each value ...].
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from clipjax.analysis.cells import WAYS, Term, is_sample, term_of, ways_of
+from clipjax.analysis.curation import columns as curation_columns
+from clipjax.analysis.groups import Group, group_of, groups, schemes
+from clipjax.analysis.style import COLOURS, MARKERS
+from clipjax.references import sources
+from clipjax.result_tables import model_name
+from clipjax.results import Row
+
+# Parts that are left out: a thousand classes would be a thousand columns.
+LEFT_OUT = ("class:", "bin:")
+ASPECTS = ("prompts", "precision", *WAYS)
+NOT_APPLICABLE = "not applicable"  # what a classifier's convention says of prompts
+SOURCE = "train_source"
+HASH = 16  # hexadecimal digits of a recipe hash that are shown
+
+Variant = tuple[tuple[str, str], ...]
+"""In which ways a column's numbers were measured, where there are several: (aspect, way)."""
+
+
+def report_data(rows: Sequence[Row], name: str, *, parts: bool = True) -> dict[str, Any]:
+    """Everything that the page shows.
+
+    Of several rows of one number the same is taken as by `cells_of`.
+
+    Args:
+        rows: result rows, e.g. `ResultStore.rows()`.
+        name: what the page calls these results.
+        parts: also numbers of parts of data sets (factors, scores, ...). Those of single classes and of
+            confidence bins are never there.
+    """
+    kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
+    models = {model_name(row): row["model_facts"] for row in kept}
+    index = {model: k for k, model in enumerate(models)}
+    interner, columns, cells, runs = Interner(), [], Records(), Records()
+    for term, variant, by_model in _columns(kept):
+        for model, some in by_model.items():
+            row = max(some, key=_preferred)
+            of = {"model": index[model], "column": len(columns), "run": runs.once(_run(row, interner))}
+            cells.add(of | _cell(row, interner))
+        columns.append({**term._asdict(), "ways": list(map(list, variant)), "headline": _is_headline(term)})
+    return {
+        "name": name,
+        "rows": len(rows),
+        "left_out": len(rows) - len(kept),
+        "left_out_what": "single classes and confidence bins" if parts else "parts of data sets",
+        "models": list(models),
+        "facts": [interner.object(facts) for facts in models.values()],
+        "columns": columns,
+        "cells": cells.columns,
+        "runs": runs.columns,
+        "schemes": list(_schemes(list(models.values()))),
+        "sources": {name: source["title"] for name, source in sources().items()},
+        "interned": interner.values,
+    }
+
+
+class Interner:
+    """Values of JSON, each stored once."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._index: dict[str, int] = {}
+
+    def of(self, value: Any) -> int:
+        """The index of a value; -1 for null."""
+        if value is None:
+            return -1
+        key = json.dumps(value)
+        if key not in self._index:
+            self._index[key] = len(self.values)
+            self.values.append(value)
+        return self._index[key]
+
+    def object(self, value: Mapping[str, Any] | None) -> int:
+        """The index of an object whose keys and values are interned, too."""
+        return -1 if value is None else self.of([self.of(list(value)), *map(self.of, value.values())])
+
+
+class Records:
+    """Records with the same fields, as columns."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {}
+        self._index: dict[tuple[Any, ...], int] = {}
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            self.columns.setdefault(name, []).append(value)
+
+    def once(self, record: Mapping[str, Any]) -> int:
+        """The index of a record, which is added if it is new."""
+        key = tuple(record.values())
+        if key not in self._index:
+            self._index[key] = len(self._index)
+            self.add(record)
+        return self._index[key]
+
+
+def _is_left_out(part: str | None, parts: bool) -> bool:
+    if part is None:
+        return False
+    return not parts or any(segment.startswith(LEFT_OUT) for segment in part.split("/"))
+
+
+def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, list[Row]]]]:
+    """The page's columns with the rows of each model.
+
+    Tasks, and the data sets of each, are in the order of the paper's summary; others as they first appear.
+    """
+    terms: dict[Term, list[Row]] = {}
+    for row in rows:
+        terms.setdefault(term_of(row), []).append(row)
+    known = [*(term for column in curation_columns() for term in column.terms), *terms]
+    tasks = list(dict.fromkeys(term.task for term in known))
+    sets = {of: k for k, of in enumerate(dict.fromkeys((term.task, term.dataset) for term in known))}
+    for term in sorted(terms, key=lambda term: (tasks.index(term.task), sets[term.task, term.dataset])):
+        for variant, some in _variants(terms[term]).items():
+            by_model: dict[str, list[Row]] = {}
+            for row in some:
+                by_model.setdefault(model_name(row), []).append(row)
+            yield term, variant, by_model
+
+
+def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
+    """Rows of one number by the ways of which some model has several; one that says nothing is in each."""
+    stated = [{name: way for name in ASPECTS if (way := _way(row, name)) is not None} for row in rows]
+    several: dict[str, list[str]] = {}
+    for name in ASPECTS:
+        pairs = {(model_name(row), ways[name]): None for row, ways in zip(rows, stated) if name in ways}
+        if len(pairs) > len({model for model, _ in pairs}):
+            several[name] = list(dict.fromkeys(way for _, way in pairs))
+    found: dict[Variant, list[Row]] = {}
+    for choice in itertools.product(*several.values()):
+        variant = tuple(zip(several, choice))
+        agree = [all(ways.get(name, way) == way for name, way in variant) for ways in stated]
+        if any(agree):
+            found[variant] = list(itertools.compress(rows, agree))
+    return found
+
+
+def _way(row: Row, name: str) -> str | None:
+    if name in WAYS:
+        return next(iter(ways_of([row], name)), None)
+    way = row["precision"] if name == "precision" else row["convention"].get(name)
+    return None if str(way).startswith(NOT_APPLICABLE) else way
+
+
+def _preferred(row: Row) -> tuple[Any, ...]:
+    """The order of `cells_of`; prompts and precision are the column's."""
+    return row["origin"] == "measured", not is_sample(row), row["run_id"]
+
+
+def _is_headline(term: Term) -> bool:
+    """Whether the paper's summary has this number of some data set: such columns are shown at first."""
+    terms = (one for column in curation_columns() for one in column.terms)
+    return any((term.task, term.metric, term.slice) == (one.task, one.metric, one.slice) for one in terms)
+
+
+def _run(row: Row, interner: Interner) -> dict[str, Any]:
+    """What tells how a number was made and is, as a rule, common to its run."""
+    plain = ("origin", "task_version", "sample", "skipped", "precision", "per_device_batch", "xla_flags")
+    return {
+        "run_id": interner.of(row["run_id"]),
+        "recipe_hash": row["recipe_hash"][:HASH],
+        **{name: interner.of(row[name]) for name in plain},
+        **{name: interner.object(row[name]) for name in ("device", "versions", "recipe")},
+        "protocol": interner.of(row.get("protocol")),
+        "git_revision": interner.of(row["git_revision"]),
+        "wall_time": row["wall_time"] and _rounded(row["wall_time"]),
+    }
+
+
+def _cell(row: Row, interner: Interner) -> dict[str, Any]:
+    interval = row["interval"]
+    return {
+        "value": _rounded(row["value"]),
+        "lo": interval and _rounded(interval["lo"]),
+        "hi": interval and _rounded(interval["hi"]),
+        "interval": interner.of(interval and [interval["level"], interval["method"]]),
+        "n": row["n"],
+        "convention": interner.object(row["convention"]),
+        "reference": interner.of(row["reference"]),
+        "note": interner.of(row["note"]),
+        "aggregates": interner.of(row["aggregates"]),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits are more than a page shows, and a third of what a float takes."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every way to colour models: the schemes of configs/groups.toml, then by training source."""
+    for name in schemes():
+        scheme = groups(name)
+        found = [group_of(one, scheme) for one in facts]
+        if any(found):
+            yield _scheme(name.replace("_", " "), scheme, found)
+    sources = list(dict.fromkeys(str(one[SOURCE]) for one in facts if one.get(SOURCE)))
+    own = {
+        source: Group(source, source, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], True, {})
+        for k, source in enumerate(sources)
+    }
+    yield _scheme("training data", list(own.values()), [own.get(str(one.get(SOURCE))) for one in facts])
+
+
+def _scheme(title: str, scheme: Sequence[Group], of: Sequence[Group | None]) -> dict[str, Any]:
+    shown = ("title", "colour", "marker", "filled")
+    return {
+        "title": title,
+        "groups": [{name: getattr(group, name) for name in shown} for group in scheme],
+        "of": [-1 if group is None else scheme.index(group) for group in of],
+    }

@@ -1,0 +1,28 @@
+"""HTML elements from Python: text is escaped unless it was made here, so that no name is ever markup."""
+
+from __future__ import annotations
+
+import html
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
+    """An element; attributes, and children that are no `Html`, are escaped.
+
+    `None` is left out. An attribute's name is written as Python can: `class_`, `data_value`.
+    """
+    said = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Html(f"<{name}{said}>{joined(*children)}</{name}>")
+
+
+def joined(*children: str | None) -> Html:
+    """Texts and elements, one after another."""
+    parts = (child for child in children if child is not None)
+    return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts))

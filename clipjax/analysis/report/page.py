@@ -1,0 +1,102 @@
+"""The report page: page.html with its style, its scripts and the data of the results, one file, no network.
+
+A policy in the page lets a browser run this one script and fetch nothing. All text from results is either
+escaped here or set as text by the script, so that no name is ever markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from clipjax.analysis.report.markup import Html, joined, tag
+from clipjax.analysis.report.sections import Section
+
+SCRIPTS = ("data", "marks", "scales", "details", "table", "chooser", "scatter", "sortable", "page")
+
+
+def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
+    """The page as text.
+
+    Args:
+        data: of `report_data`.
+        sections: further ones, between the table and the explanations.
+    """
+    script = script_text()
+    name = html.escape(f"Results: {data['name']}")
+    return Template(_part("page.html")).substitute(
+        policy=html.escape(_policy(script)),
+        title=name,
+        style=_part("page.css"),
+        facts=html.escape(_facts(data)),
+        origin=html.escape(_origin(data)),
+        links=joined(*(tag("a", each.title, href=f"#{_anchor(each.title)}") for each in sections)),
+        sections=joined(*map(_section, sections)),
+        reading=_part("reading.html"),
+        data=embedded(data),
+        script=script,
+    )
+
+
+def script_text() -> str:
+    """All scripts as one, which leaves no name in the page's global scope."""
+    parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+def embedded(data: Any) -> str:
+    """JSON that a script element may hold: without `<`, nothing in it ends the element or opens a comment."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def _part(name: str) -> str:
+    return files("clipjax.analysis.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _facts(data: Mapping[str, Any]) -> str:
+    values = data["cells"].get("value", [])
+    counts = {
+        "model": len(data["models"]),
+        "data set": len({column["dataset"] for column in data["columns"]}),
+        "run": len(set(data["runs"].get("run_id", []))),
+        "number": len(values),
+    }
+    return " · ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+
+
+def _origin(data: Mapping[str, Any]) -> str:
+    """When the runs were, how many numbers are measured, and what is not on the page."""
+    runs = data["runs"]
+    named = [data["interned"][run] for run in runs.get("run_id", [])]
+    days = sorted(f"{run[:4]}-{run[4:6]}-{run[6:8]}" for run in named)
+    origins = [data["interned"][runs["origin"][run]] for run in data["cells"].get("run", [])]
+    said = [f"{origins.count(one):,} {one}" for one in sorted(set(origins))]
+    if days:
+        said.insert(0, days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}")
+    if data["left_out"]:
+        said.append(f"{data['left_out']:,} rows of {data['left_out_what']} are left out")
+    return " · ".join(said)
+
+
+def _section(section: Section) -> Html:
+    anchor = _anchor(section.title)
+    return tag("section", tag("h2", section.title, id=anchor), section.body, aria_labelledby=anchor)
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-") + "-title"

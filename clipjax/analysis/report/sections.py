@@ -1,0 +1,190 @@
+"""Sections of the report that are written beforehand: the paper's figures, its tables, the claims.
+
+Where there is nothing to show, a section says why.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from clipjax.analysis.cells import Cell, Column, RowIndex
+from clipjax.analysis.claims import FAILS, HOLDS, UNKNOWN, Finding, Verdict
+from clipjax.analysis.figure_set import analyze, commands
+from clipjax.analysis.figure_spec import Spec
+from clipjax.analysis.paper_tables import FilledLine, fill_table
+from clipjax.analysis.report.markup import Html, joined, tag
+from clipjax.analysis.report.svg import inline
+from clipjax.errors import DataError, counted
+
+SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who see none
+RULE = (
+    "A statement holds if the whole interval of each of its statistics lies where it says, does not hold if "
+    "the whole interval of one lies elsewhere, and else cannot be told from these rows."
+)
+RUNS = 3  # that a statistic names
+
+
+class Section(NamedTuple):
+    """A part of the page under a title of its own."""
+
+    title: str
+    body: Html
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which rows figures and tables take, where there are several of one number; see `cells_of`."""
+
+    prompts: str | None = None
+    precision: str = "parity"
+
+
+def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
+    """The figures that have a row, in the order given; below them what the others lack."""
+    chosen = [spec for spec in specs if spec.kind not in ("table", "to_come")]
+    with tempfile.TemporaryDirectory() as folder:
+        return Section("Figures", _shown(chosen, lambda spec: _figure(spec, index, taken, Path(folder))))
+
+
+def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
+    """The tables that have a row, sortable; below them what the others lack."""
+    chosen = [spec for spec in specs if spec.kind == "table"]
+    return Section("Tables", _shown(chosen, lambda spec: _table(spec, index, taken)))
+
+
+def claims_section(verdicts: Sequence[Verdict]) -> Section:
+    """Every claim with its verdict, and in a fold each of its statistics and the rows that it rests on."""
+    counts = Counter(verdict.word for verdict in verdicts)
+    said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
+    about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
+    lines = joined(*map(_claim, verdicts))
+    heads = ["section", "statement", "verdict"]
+    return Section("Claims", joined(about, _sortable("claims", "Claims", heads, lines)))
+
+
+def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html | None]) -> Html:
+    """What is drawn of each; then those of which nothing is, and why."""
+    shown, absent = [], []
+    for spec in specs:
+        try:
+            drawn = draw(spec)
+        except DataError as error:
+            absent.append(tag("li", f"{spec.paper}: {error}"))
+            continue
+        made_by = " or ".join(commands(spec))
+        shown += [drawn] if drawn else []
+        absent += [] if drawn else [tag("li", f"{spec.paper}: {spec.title}: no rows; {made_by} makes them")]
+    if not absent:
+        return joined(*shown)
+    return joined(*shown, tag("details", tag("summary", f"Not here: {len(absent)}"), tag("ul", *absent)))
+
+
+def _about(spec: Spec) -> str:
+    return f"{spec.paper}: {spec.title}. {spec.caption}".strip()
+
+
+def _anchor(spec: Spec) -> str:
+    """The figure's id on the page, which no part of the page itself has; a user's file may have any name."""
+    return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
+
+
+def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html | None:
+    choice = {"prompts": taken.prompts, "precision": taken.precision}
+    done = analyze(spec, index, folder, formats=["svg"], **choice)
+    if not done.files:
+        return None
+    drawing = inline(done.files[0].read_bytes(), _anchor(spec), f"{spec.paper}: {spec.title}")
+    lacking = {each.row for each in done.missing}
+    caption = tag(
+        "figcaption", _about(spec), f" {counted(len(lacking), 'row')} missing." if lacking else None
+    )
+    return tag("figure", caption, drawing, class_="box scroll", id=_anchor(spec), tabindex="0")
+
+
+def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html | None:
+    lines = fill_table(spec, index, taken.prompts, taken.precision)
+    if all(line.model is None for line in lines):
+        return None
+    heads = [*spec.head, "model", *(column.title for column in lines[0].line.columns)]
+    return _sortable(_anchor(spec), _about(spec), heads, joined(*(tag("tr", *_line(each)) for each in lines)))
+
+
+def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
+    """A table in a box of its own; its heads are buttons, by which the page's script sorts."""
+    buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
+    head = tag("thead", tag("tr", *buttons))
+    table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)
+    return tag("div", table, class_="box scroll", tabindex="0")
+
+
+def _line(each: FilledLine) -> Iterator[Html]:
+    for text in (*each.line.cells, each.model or "no rows"):
+        yield tag("td", text, class_="fact")
+    for column, cell, published in zip(each.line.columns, each.cells, each.published):
+        yield _number(column, cell, published)
+
+
+def _number(column: Column, cell: Cell | None, published: float | None) -> Html:
+    """A value with its interval, n, the paper's number and the difference; or how much of it is there."""
+    paper = None if published is None else f"paper {published:g}"
+    if cell is None or cell.value is None:
+        have = "–" if cell is None else f"– ({len(cell.rows)} of {counted(len(column.terms), 'row')})"
+        return tag("td", have, _small(paper))
+    if published is not None:
+        paper = f"{paper} ({cell.value - published:+.3f})"
+    limits = f"[{cell.interval['lo']:.3f}, {cell.interval['hi']:.3f}]" if cell.interval else None
+    n = None if cell.n is None else f"n = {cell.n:,}"
+    return tag("td", f"{cell.value:.3f}", *map(_small, (limits, n, paper)), data_value=repr(cell.value))
+
+
+def _small(text: str | None) -> Html | None:
+    return tag("small", text) if text else None
+
+
+def _claim(verdict: Verdict) -> Html:
+    claim = verdict.claim
+    titles = ("statistic", "must be", "found", "verdict", "rows")
+    head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
+    parts = tag("table", head, tag("tbody", *map(_finding, verdict.findings)))
+    some = None
+    if claim.needs < len(claim.parts):
+        some = tag("p", f"{claim.needs} of {len(claim.parts)} must hold.")
+    fold = tag("details", tag("summary", counted(len(claim.parts), "statistic")), some, parts)
+    return tag(
+        "tr",
+        tag("td", claim.section),
+        tag("td", f"{claim.statement}.", fold, data_value=claim.statement),
+        tag("td", _word(verdict.word), data_value=verdict.word),
+        id=f"claim-{claim.key}",
+    )
+
+
+def _word(word: str) -> Html:
+    return tag("span", f"{SIGNS[word]} {word}", class_="verdict", data_word=word)
+
+
+def _finding(each: Finding) -> Html:
+    of = f"{each.part.statistic.replace('_', ' ')} of {each.part}"
+    runs = each.runs()
+    named = ", ".join(runs[:RUNS]) + (f" and {len(runs) - RUNS} more" if len(runs) > RUNS else "")
+    rows = joined(f"{len(each.rows):,}", _small(f"{counted(len(runs), 'run')}: {named}" if runs else None))
+    cells = (of, each.part.bound, _found(each), _word(each.word), rows)
+    return tag("tr", *(tag("td", cell) for cell in cells))
+
+
+def _found(each: Finding) -> Html:
+    """The statistic with its interval, level, method and n; or why there is none."""
+    if each.value is None:
+        return joined(each.why)
+    ends = (each.lo, each.hi)
+    limits = ", ".join("no limit" if end is None or math.isinf(end) else f"{end:+.4f}" for end in ends)
+    method = (each.method or "").replace("_", " ")
+    how = f"{100 * each.level:.4g} %, {method}, n = {' and '.join(map(str, each.n))}"
+    return joined(tag("b", f"{each.value:+.4f}"), f" [{limits}]", _small(how), each.why)

@@ -1,0 +1,60 @@
+"""`clipjax report RESULTS`: one HTML page of result rows, which needs no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipjax.commands.result_folder import opened
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+    ] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    name: Annotated[
+        str | None, typer.Option(help="What the page calls these results. Default: the folder's name.")
+    ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figure", "-f", help="As of `clipjax analyze`; may be repeated. Default: all of the paper."
+        ),
+    ] = None,
+    claims: Annotated[
+        Path | None, typer.Option("--claims", help="Claims of your own, as of `clipjax claims`.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(help="The prompt set that figures, tables and claims take, where there are several."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    parts: Annotated[
+        bool,
+        typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
+    ] = True,
+) -> None:
+    """Write one page with everything: tables to sort, plots to explore, the paper's figures and tables, its
+    claims, and how each number was made.
+
+    The page is one file that loads nothing: it can be mailed, archived and opened without a network.
+
+    Examples:
+
+        clipjax report results --out report.html
+
+        clipjax report results --figure fig1 --figure table4 --claims mine.toml
+    """
+    from clipjax.analysis.report import Choices, write_report
+
+    rows = opened(folder).rows()
+    choices = Choices(figures=figure, claims=claims, prompts=prompts, precision=precision, parts=parts)
+    written = write_report(rows, out, name or folder.resolve().name, choices)
+    typer.echo(f"{out}: {written.megabytes:.1f} MB, {written.models} models, {written.numbers:,} numbers")

@@ -1,0 +1,387 @@
+"""What the report page holds: every number with how it was made, and no name that is read as markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _report import (
+    HOSTILE,
+    NLL,
+    OLD,
+    POSE,
+    PROTOCOL,
+    REFERENCE,
+    RUN,
+    SHAPE,
+    SKETCH,
+    VAL,
+    prompted_rows,
+    report_rows,
+)
+from _rows import row
+from typer.testing import CliRunner
+
+from clipjax import cli
+from clipjax.analysis.cells import Column, Term, cells_of
+from clipjax.analysis.claims import check
+from clipjax.analysis.figure_spec import load_spec
+from clipjax.analysis.ledger import ledger
+from clipjax.analysis.report import Choices, page, report_data, write_report
+from clipjax.analysis.report.svg import inline
+from clipjax.analysis.style import new_figure, save_figure
+from clipjax.errors import DataError, UsageError
+from clipjax.result_tables import model_name
+from clipjax.results import ResultStore
+
+ROWS = report_rows()
+TERMS = (VAL, SKETCH, POSE, NLL, SHAPE)
+
+
+class Elements(HTMLParser):
+    """The elements of a page, as a browser that runs no script reads them: (name, attributes, text)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.found.append((f"/{tag}", {}, []))
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            self.found[-1][2].append(data)
+
+    def named(self, *names: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, "".join(text)) for name, attributes, text in self.found if name in names]
+
+
+def embedded(text: str) -> dict[str, Any]:
+    [data] = [text for attributes, text in Elements(text).named("script") if attributes.get("id") == "data"]
+    return json.loads(data)
+
+
+class Data:
+    """The page's numbers, decoded without the page's script."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data, self.cells, self.runs = data, data["cells"], data["runs"]
+
+    def interned(self, index: int) -> Any:
+        return None if index < 0 else self.data["interned"][index]
+
+    def record(self, index: int) -> dict[str, Any] | None:
+        if index < 0:
+            return None
+        keys, *values = self.interned(index)
+        return {key: self.interned(value) for key, value in zip(self.interned(keys), values)}
+
+    def column(self, term: Term, *ways: tuple[str, str]) -> int:
+        wanted = {**term._asdict(), "ways": [list(way) for way in ways]}
+        [found] = [
+            k
+            for k, column in enumerate(self.data["columns"])
+            if {key: column[key] for key in wanted} == wanted
+        ]
+        return found
+
+    def cell(self, model: str, term: Term, *ways: tuple[str, str]) -> int | None:
+        place = (self.data["models"].index(model), self.column(term, *ways))
+        found = [k for k, at in enumerate(zip(self.cells["model"], self.cells["column"])) if at == place]
+        assert len(found) < 2
+        return found[0] if found else None
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return page(report_data(ROWS, HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def data(text: str) -> Data:
+    return Data(embedded(text))
+
+
+def test_every_number_is_there_with_how_it_was_made(data: Data) -> None:
+    """Of each model and number the row that tables and figures take, whole."""
+    of = [Column(str(term), str(term), "neither", None, (term,)) for term in TERMS]
+    seen = 0
+    for model, found in cells_of(ROWS, of).items():
+        for term, cell in zip(TERMS, found):
+            rows = [one for one in ROWS if model_name(one) == model and _names(one, term)]
+            at = data.cell(model, term)
+            assert (at is None) == (not rows)
+            if at is None:
+                continue
+            [taken] = cell.rows or rows
+            seen += 1
+            assert _shown(data, at) == _stored(taken)
+    numbers = {(model_name(one), *(one[name] for name in Term._fields)) for one in ROWS}
+    assert (
+        seen == len(data.cells["value"]) == len([part for *_, part in numbers if part in (None, POSE.slice)])
+    )
+
+
+def _names(one: dict[str, Any], term: Term) -> bool:
+    return tuple(one[name] for name in Term._fields) == term
+
+
+def _shown(data: Data, at: int) -> dict[str, Any]:
+    cell = {name: column[at] for name, column in data.cells.items()}
+    run = {name: column[cell["run"]] for name, column in data.runs.items()}
+    level, method = data.interned(cell["interval"]) or (None, None)
+    return {
+        **{name: cell[name] for name in ("value", "lo", "hi", "n")},
+        "level": level,
+        "method": method,
+        "facts": data.record(data.data["facts"][cell["model"]]),
+        "recipe_hash": run["recipe_hash"],
+        **{name: data.record(cell[name]) for name in ("convention",)},
+        **{name: data.interned(cell[name]) for name in ("reference", "note", "aggregates")},
+        **{name: data.record(run[name]) for name in ("recipe", "device", "versions")},
+        **{
+            name: data.interned(run[name]) for name in ("run_id", "origin", "sample", "precision", "protocol")
+        },
+    }
+
+
+def _stored(one: dict[str, Any]) -> dict[str, Any]:
+    limits = one["interval"] or dict.fromkeys(("lo", "hi", "level", "method"))
+    plain = ("n", "convention", "reference", "note", "aggregates", "recipe", "device", "versions")
+    return {
+        **{name: one[name] for name in (*plain, "run_id", "origin", "sample", "precision")},
+        "protocol": one.get("protocol"),
+        "value": _six(one["value"]),
+        "lo": _six(limits["lo"]),
+        "hi": _six(limits["hi"]),
+        "level": limits["level"],
+        "method": limits["method"],
+        "facts": one["model_facts"],
+        "recipe_hash": one["recipe_hash"][:16],
+    }
+
+
+def _six(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def test_of_several_rows_the_measured_whole_newest(data: Data) -> None:
+    at = data.cell("both", VAL)
+    assert at is not None
+    assert data.cells["value"][at] == 0.64
+    at = data.cell(HOSTILE, VAL)
+    assert at is not None
+    assert data.interned(data.cells["reference"][at]) == [REFERENCE]
+    assert data.interned(data.runs["protocol"][data.cells["run"][at]]) == PROTOCOL
+
+
+def test_single_classes_are_left_out_and_counted() -> None:
+    found = report_data(ROWS, "x")
+    assert (found["rows"], found["left_out"]) == (len(ROWS), 3)
+    assert not [column for column in found["columns"] if "class:" in (column["slice"] or "")]
+    few = report_data(ROWS, "x", parts=False)
+    assert few["left_out"] == 3 + sum(one["slice"] == POSE.slice for one in ROWS)
+    assert {column["slice"] for column in few["columns"]} == {None}
+
+
+def test_several_ways_of_one_number_are_columns() -> None:
+    data = Data(report_data(prompted_rows(), "x"))
+    for prompts, value in (("openai_7", 0.5), ("openai_80", 0.6)):
+        way = ("prompts", prompts)
+        at = [data.cell(model, VAL, way) for model in ("a", "b")]
+        assert [data.cells["value"][k] for k in at if k is not None] == [value, 0.7]
+    assert len(data.data["columns"]) == 2
+
+
+def test_the_papers_numbers_come_first() -> None:
+    columns = report_data(ROWS, "x")["columns"]
+    found = [Term(*(column[name] for name in Term._fields)) for column in columns]
+    assert found == [VAL, SKETCH, NLL, POSE, SHAPE]
+    assert [column["headline"] for column in columns] == [True, True, False, False, False]
+
+
+def test_no_rows_no_numbers() -> None:
+    found = report_data([], "empty")
+    assert (found["models"], found["columns"], found["cells"]) == ([], [], {})
+    assert embedded(page(found))["rows"] == 0
+
+
+def test_no_name_is_markup(text: str) -> None:
+    elements = Elements(text)
+    assert HOSTILE in embedded(text)["models"]
+    assert not elements.named("img", "iframe", "object", "embed", "form.action")
+    assert len(elements.named("script")) == 2
+    assert [title for _, title in elements.named("title")] == [f"Results: {HOSTILE}"]
+    assert not [name for _, attributes, _ in elements.found for name in attributes if name.startswith("on")]
+
+
+def test_the_page_loads_nothing(text: str) -> None:
+    elements = Elements(text)
+    links = [attributes.get(name) for _, attributes, _ in elements.found for name in ("src", "href")]
+    assert all(link.startswith(("#", "data:")) for link in links if link)
+    assert not re.search(r"@import|url\((?!#)", "".join(style for _, style in elements.named("style")))
+    [policy] = [a["content"] for a, _ in elements.named("meta") if a.get("http-equiv")]
+    [script] = [content for attributes, content in elements.named("script") if not attributes]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-" + digest + "'; ")
+
+
+def test_each_label_names_a_control(text: str) -> None:
+    """Every control has a name, every part of the page a heading, every id is there once."""
+    elements = Elements(text)
+    ids = [attributes["id"] for _, attributes, _ in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    refers = ("aria-labelledby", "aria-describedby")
+    pointed = [a[name] for _, a, _ in elements.found for name in refers if name in a]
+    pointed += [(a.get("href") or "").removeprefix("#") for a, _ in elements.named("a")]
+    assert set(pointed) - {"details-title"} <= set(ids)  # that one is the script's
+
+
+# Written beforehand: figures, tables, claims.
+
+STUDY = [
+    *ROWS,
+    *(
+        row(RUN, model=f"<b>{k}", model_facts={"group": "standard"}, value=0.2 + k / 20, **VAL._asdict())
+        for k in range(9)
+    ),
+    *(
+        row(RUN, model=f"<b>{k}", model_facts={"group": "standard"}, value=0.1 + k / 20, **SKETCH._asdict())
+        for k in range(9)
+    ),
+]
+OWN_FIGURE = """
+title = "Sketches <against> photographs"
+paper = "Fig. 99"
+kind = "scatter"
+groups = "paper"
+[panel]
+title = "sketch"
+[panel.x]
+title = "val"
+scale = "probit"
+rows = [{ task = "zeroshot", dataset = "imagenet_val", metric = "top1" }]
+[panel.y]
+title = "sketch"
+scale = "probit"
+rows = [{ task = "zeroshot", dataset = "imagenet_sketch", metric = "top1" }]
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "plot.toml").write_text(OWN_FIGURE)
+    choices = Choices(figures=[str(folder / "plot.toml"), "fig4", "table4"])
+    found = write_report(STUDY, folder / "deep" / "report.html", "study", choices)
+    text = (folder / "deep" / "report.html").read_text(encoding="utf-8")
+    assert found.megabytes == len(text.encode()) / 1e6
+    data = embedded(text)
+    assert (found.models, found.numbers) == (len(data["models"]), len(data["cells"]["value"]))
+    return text
+
+
+def test_figures_are_parts_of_the_page_whose_points_have_names(written: str) -> None:
+    elements = Elements(written)
+    [(figure, _)] = elements.named("figure")
+    assert figure["id"] == "figure-plot"  # the page itself has an element "plot"
+    names = [title for _, title in elements.named("title")]
+    assert "<b>3: val 0.35, sketch 0.25" in names
+    assert f"{HOSTILE}: val 0.5, sketch 0.25" in names
+    assert not elements.named("b", "img") or all("data" not in a for a, _ in elements.named("b"))
+    assert "Fig. 4: " in written.split("Not here", 1)[1]  # no row of NINCO: said, with what makes them
+
+
+def test_claims_are_those_of_the_ledger(written: str) -> None:
+    verdicts = check(ledger(), STUDY)
+    elements = Elements(written)
+    words = [
+        a["data-value"]
+        for a, text in elements.named("td")
+        if a.get("data-value") in {v.word for v in verdicts}
+    ]
+    assert words == [verdict.word for verdict in verdicts]
+    ids = [a["id"] for a, _ in elements.named("tr") if (a.get("id") or "").startswith("claim-")]
+    assert ids == [f"claim-{verdict.claim.key}" for verdict in verdicts]
+    found = [each for verdict in verdicts for each in verdict.findings if each.value is not None]
+    assert found
+    for each in found:
+        assert f"<b>{each.value:+.4f}</b> [{each.lo:+.4f}, {each.hi:+.4f}]" in written
+        assert RUN in each.runs()
+
+
+def test_prompts_that_are_not_chosen_are_said_in_the_figures_place(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(OWN_FIGURE)
+    rows = [*prompted_rows(), *({**one, **SKETCH._asdict()} for one in prompted_rows())]
+    out = tmp_path / "report.html"
+    write_report(rows, out, "x", Choices(figures=[str(tmp_path / "own.toml")]))
+    assert "was measured with the prompts openai_7, openai_80: say which" in out.read_text()
+    write_report(rows, out, "x", Choices(figures=[str(tmp_path / "own.toml")], prompts="openai_7"))
+    assert "say which" not in out.read_text()
+
+
+def test_an_svg_inside_a_page_borrows_nothing(tmp_path: Path) -> None:
+    figure = new_figure(3, 2)
+    area = figure.subplots()
+    area.scatter([0, 1, 2], [2, 1, 0], gid="points")
+    area.plot([0, 2], [0, 2], alpha=0.5)
+    [path] = save_figure(figure, tmp_path / "f", ["svg"], {"points": ["<a>", "b & c", HOSTILE]})
+    source = path.read_bytes()
+    found = inline(source, "fig", 'a "title"')
+    assert len(found) < len(source)
+    elements = Elements(found)
+    ids = [a["id"] for _, a, _ in elements.found if a.get("id")]
+    used = re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", found)
+    assert ids
+    assert {one or other for one, other in used} == set(ids)
+    assert all(str(one).startswith("fig-") for one in ids)
+    assert [title for _, title in elements.named("title")] == ["<a>", "b & c", HOSTILE]
+    assert not elements.named("style", "metadata", "img", "script")
+    assert elements.named("svg")[0][0]["aria-label"] == 'a "title"'
+
+
+def test_the_command_writes_one_file(tmp_path: Path) -> None:
+    rows = prompted_rows()
+    for k, one in enumerate(rows):
+        one |= {"run_id": f"{RUN[:-1]}{k}", "recipe_hash": str(k) * 64}
+        ResultStore(tmp_path / "results").add([one])
+    out = tmp_path / "page.html"
+    arguments = [
+        "report",
+        str(tmp_path / "results"),
+        "--out",
+        str(out),
+        "-f",
+        "fig1",
+        "--prompts",
+        "openai_7",
+    ]
+    done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert re.fullmatch(rf"{re.escape(str(out))}: 0\.\d MB, 2 models, 4 numbers\n", done.stdout)
+    assert Elements(out.read_text()).named("h1")[0][1] == "Results: results"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
+
+
+def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown figure 'fig11'"):
+        write_report(ROWS, tmp_path / "r.html", "x", Choices(figures=["fig11"]))
+    (tmp_path / "claims.toml").write_text("level = 2\nclaims = []\n")
+    with pytest.raises(DataError, match=r"claims\.toml: level is 2"):
+        write_report(ROWS, tmp_path / "r.html", "x", Choices(figures=[], claims=tmp_path / "claims.toml"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/r\.html cannot be written"):
+        write_report([], tmp_path / "file" / "r.html", "x", Choices(figures=[]))
+    assert load_spec("fig1").name == "fig1"
+    assert OLD < RUN
