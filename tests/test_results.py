@@ -236,14 +236,14 @@ def test_a_damaged_run_stops_every_table(run, command):
 
 def test_what_is_left_out_is_said(run, tmp_path):
     folder = run.parent
-    assert invoke("list", folder)[2] == ""
+    assert invoke("list", "--slices", folder)[2] == ""
     lost = ResultStore(folder).add([row(new_run_id())])
     (lost / "run.json").unlink()
     (folder / ".hidden").mkdir()
     (folder / "notes.txt").write_text("mine")
     said = f"{folder}: left out, as they hold no run.json: {lost.name}\n"
-    for command in ("list", "export"):
-        code, shown, warned, _ = invoke(command, folder)
+    for words in (["list", "--slices"], ["export"]):
+        code, shown, warned, _ = invoke(*words, folder)
         assert (code, warned) == (0, said)
         assert "top1" in shown
     assert invoke("merge", folder, "--out", tmp_path / "all")[2] == said
@@ -252,7 +252,7 @@ def test_what_is_left_out_is_said(run, tmp_path):
     assert f"{lost.name}/run.json: cannot be read (No such file" in str(error)
     for k in range(7):
         (folder / f"x{k}").mkdir()
-    assert invoke("list", folder)[2].endswith(f"{lost.name}, x0, x1, x2, x3 and 3 more\n")
+    assert invoke("export", folder)[2].endswith(f"{lost.name}, x0, x1, x2, x3 and 3 more\n")
 
 
 @pytest.mark.parametrize("command", ["list", "export", "curation", "plot"])

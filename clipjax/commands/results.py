@@ -1,74 +1,65 @@
-"""Commands about results: `results list`, `merge`, `export`, `import`, `curation`, `plot`."""
+"""Commands about results: `results list`, `diff`, `merge`, `export`, `import`, `curation`, `plot`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from clipjax.commands import results_diff
 from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.result_folder import Folder, emit, opened, selected, warn_left_out
 from clipjax.errors import DataError, UsageError, unknown_name
 
-if TYPE_CHECKING:
-    from clipjax.results import ResultStore, Row
+app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
+results_diff.register(app)
 
-app = typer.Typer(help="Result rows: list, merge and export them.", no_args_is_help=True)
-
-Folder = Annotated[
-    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Only this model; `*` stands for anything; may be repeated."),
 ]
+Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task, likewise.")]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Only this data set, likewise.")]
+Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Only this metric, e.g. top1; likewise.")]
+Every = Annotated[bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")]
 
 
 @app.command("list")
 def list_rows(
     folder: Folder = Path("results"),
-    every: Annotated[
-        bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")
-    ] = False,
-    metric: Annotated[str | None, typer.Option(help="Only this metric, e.g. top1.")] = None,
+    every: Every = False,
+    model: Models = None,
+    task: Tasks = None,
+    dataset: Datasets = None,
+    metric: Metrics = None,
     slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Lines at most; 0 for all.")] = 100,
 ) -> None:
-    """List result rows, the newest of each recipe."""
+    """List result rows, the newest of each recipe, with what is published of their numbers.
+
+    \b
+    clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
+    clipjax results list --slices --limit 0
+    """
     from clipjax.result_tables import summary_table
 
-    rows = _of_metric(opened(folder).rows(every=every), metric)
-    shown = [row for row in rows if slices or row["slice"] is None]
-    if not shown:
-        what = f"{metric!r} has" if metric else "these results have"
+    wanted = {"model": model, "task": task, "dataset": dataset, "metric": metric}
+    rows = selected(opened(folder).rows(every=every), wanted)
+    whole = [row for row in rows if slices or row["slice"] is None]
+    if not whole:
+        what = f"{' and '.join(map(repr, metric))} have" if metric else "these results have"
         raise UsageError(f"{what} only rows of parts of data sets: add --slices")
+    shown = whole[: limit or None]
     print_table(*summary_table(shown))
-
-
-def _of_metric(rows: Sequence[Row], metric: str | None) -> list[Row]:
-    known = {row["metric"] for row in rows}
-    if metric is not None and metric not in known:
-        raise unknown_name("metric", metric, sorted(known))
-    return [row for row in rows if metric in (None, row["metric"])]
-
-
-def opened(folder: Path) -> ResultStore:
-    """The results in a folder. Says on stderr which of its folders are no runs.
-
-    Raises:
-        DataError: it is not there or holds no run.
-    """
-    from clipjax.results import ResultStore
-
-    found = ResultStore(folder)
-    found.check_root(exists=True)
-    _warn_left_out(found)
-    if not found.run_ids():
-        raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
-    return found
-
-
-def _warn_left_out(found: ResultStore) -> None:
-    if names := found.left_out():
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        listed = f"{', '.join(names[:5])}{more}"
-        typer.echo(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
+    hidden = {
+        f"{len(whole) - len(shown)} more rows (--limit 0 shows all; --model, --dataset, ... some)": len(whole)
+        > len(shown),
+        f"{len(rows) - len(whole)} rows of parts of data sets (--slices)": len(rows) > len(whole),
+    }
+    for what, some in hidden.items():
+        if some:
+            typer.echo(f"not shown: {what}", err=True)
 
 
 @app.command("merge")
@@ -80,7 +71,7 @@ def merge(
     from clipjax.results import ResultStore, merge_results
 
     for folder in folders:
-        _warn_left_out(ResultStore(folder))
+        warn_left_out(ResultStore(folder))
     typer.echo(f"{out}: {merge_results(folders, out)} runs added")
 
 
@@ -89,14 +80,17 @@ def export(
     folder: Folder = Path("results"),
     form: Annotated[str, typer.Option("--format", "-f", help="csv, markdown or latex.")] = "csv",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")
-    ] = False,
+    every: Every = False,
+    model: Models = None,
+    task: Tasks = None,
+    dataset: Datasets = None,
+    metric: Metrics = None,
 ) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
     from clipjax.result_tables import export_rows
 
-    _emit(export_rows(opened(folder).rows(every=every), form), out)
+    wanted = {"model": model, "task": task, "dataset": dataset, "metric": metric}
+    emit(export_rows(selected(opened(folder).rows(every=every), wanted), form), out)
 
 
 @app.command("import")
@@ -165,24 +159,11 @@ def curation(
         opened(folder).rows(), models, prompts, precision, curation.columns(columns)
     )
     if form != "table":
-        _emit(curation.export_curation(table, form), out)
+        emit(curation.export_curation(table, form), out)
         return
     print_table(*(curation.listing(table) if rows else curation.wide(table)))
     if not rows:
         typer.echo(f"\n{curation.NOTE}; --rows lists them", err=True)
-
-
-def _emit(text: str, out: Path | None) -> None:
-    """Write a text to a file and say so, or print it."""
-    if out is None:
-        typer.echo(text, nl=False)
-        return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror or error})") from None
-    typer.echo(str(out), err=True)
 
 
 @app.command("plot")

@@ -1,0 +1,86 @@
+"""What commands about results share: the folder, which of its rows, and where a text goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.errors import DataError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.results import ResultStore, Row
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+]
+
+
+def opened(folder: Path) -> ResultStore:
+    """The results in a folder. Says on stderr which of its folders are no runs.
+
+    Raises:
+        DataError: it is not there or holds no run.
+    """
+    from clipjax.results import ResultStore
+
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    warn_left_out(found)
+    if not found.run_ids():
+        raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
+    return found
+
+
+def warn_left_out(found: ResultStore) -> None:
+    if names := found.left_out():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        listed = f"{', '.join(names[:5])}{more}"
+        typer.echo(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
+
+
+def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
+    """The rows that have one of the wanted names in each field; `*` stands for anything in a name.
+
+    Args:
+        wanted: field of a row -> names; None or empty for any.
+
+    Raises:
+        UsageError: a name that no row has, or rows that have each name but not together.
+    """
+    found = list(rows)
+    for field, names in wanted.items():
+        if names:
+            known = {row[field] for row in rows}
+            some = {one for name in names for one in _fitting(field, name, known)}
+            found = [row for row in found if row[field] in some]
+    if not found:
+        asked = " and ".join(f"{field} {' or '.join(names)}" for field, names in wanted.items() if names)
+        raise UsageError(f"there is no row of {asked}")
+    return found
+
+
+def _fitting(field: str, name: str, known: set[str]) -> list[str]:
+    pattern = name.replace("[", "[[]").replace("?", "[?]")
+    if not (fits := [one for one in known if fnmatchcase(one, pattern)]):
+        raise unknown_name(_WORDS.get(field, field), name, sorted(known))
+    return fits
+
+
+_WORDS = {"dataset": "data set"}
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Write a text to a file and say so, or print it."""
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror or error})") from None
+    typer.echo(str(out), err=True)

@@ -1,0 +1,139 @@
+"""`clipjax results diff`: which numbers of two sets of results differ, and what was done otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.result_folder import emit, opened
+from clipjax.errors import DataError, counted, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.analysis.difference_tables import Table
+    from clipjax.analysis.differences import Differences, Pair
+    from clipjax.results import Row
+
+_HELP = "Folder that `clipjax eval --results` wrote to, or of one run."
+
+
+def register(app: typer.Typer) -> None:
+    app.command("diff")(diff)
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help=_HELP)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The same; differences are B - A.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Numbers at most this far apart count as the same.")
+    ] = 0,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Intervals from the per-image tables, image by image: slower.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Lines of each table; 0 for all.")] = 30,
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="table, markdown, csv or json (both: every difference).")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit code 1 if a number differs or is on one side only.")
+    ] = False,
+) -> None:
+    """Which numbers of two sets of results differ, by how much, and what was done otherwise.
+
+    Rows are matched by model, task, data set, slice and metric, and by recipe and convention where there are
+    several. Two models on the same images: `clipjax compare`.
+
+    \b
+    clipjax results diff before after
+    clipjax results diff results/20261125T101020... results/20261126T090000... --paired
+    clipjax results diff before after --tolerance 0.001 --check
+    """
+    from clipjax.analysis.difference_tables import FORMATS, export_differences
+    from clipjax.analysis.differences import compare_rows
+
+    refuse_beside("--format table", {"--out": out if form == "table" else None})
+    if form not in FORMATS:
+        raise unknown_name("format", form, list(FORMATS))
+    found = compare_rows(_rows(first), _rows(second))
+    if not found.pairs:
+        raise DataError(
+            f"{first} and {second} have no number in common: no model, task, data set and metric; "
+            "two models are compared by `clipjax compare`"
+        )
+    if paired:
+        found = replace(found, pairs=_paired(found.pairs, first, second))
+    if form == "table":
+        _print(found, tolerance, limit or None)
+    else:
+        emit(export_differences(found, tolerance, form), out)
+    if check and (found.beyond(tolerance) or found.only_a or found.only_b):
+        alone = len(found.only_a) + len(found.only_b)
+        differ = counted(len(found.beyond(tolerance)), "number")
+        raise DataError(f"{first} and {second}: {differ} differ, {alone} on one side only")
+
+
+def _run(folder: Path) -> Path | None:
+    """The folder, if it is one of a run."""
+    from clipjax.results import ResultStore
+
+    root = ResultStore(folder).root
+    return root.resolve() if (root / "run.json").is_file() else None
+
+
+def _rows(folder: Path) -> Sequence[Row]:
+    """Of a folder of results, or of one run."""
+    from clipjax.results import ResultStore
+
+    if (run := _run(folder)) is not None:
+        return ResultStore(run.parent).run(run.name)
+    return opened(folder).rows()
+
+
+def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
+    """With the intervals of `clipjax compare` where both runs have a table of the same images."""
+    from clipjax.compare import compare_runs
+    from clipjax.tasks import metric_name
+
+    def run_of(folder: Path, row: Row) -> Path:
+        return _run(folder) or folder / row["run_id"]
+
+    known: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
+    found = []
+    for pair in pairs:
+        runs = pair.a["run_id"], pair.b["run_id"]
+        if runs not in known:
+            known[runs] = {}
+            try:
+                compared = compare_runs(run_of(first, pair.a), run_of(second, pair.b))
+                known[runs] = {each.metric: each.interval._asdict() for each in compared if each.interval}
+            except DataError:
+                pass  # no table, other images: what is known is the interval from the rows
+        name = metric_name(pair.a["metric"], pair.a["slice"])
+        found.append(replace(pair, interval=known[runs].get(name, pair.interval)))
+    return tuple(found)
+
+
+def _print(found: Differences, tolerance: float, limit: int | None) -> None:
+    from clipjax.analysis.difference_tables import alone, changes, otherwise, summary
+
+    for line in summary(found, tolerance):
+        typer.echo(line)
+    _section("", changes(found, tolerance, limit), len(found.beyond(tolerance)))
+    _section("What was done otherwise", otherwise(found, limit), len(found.departures()))
+    for side, rows in (("A", found.only_a), ("B", found.only_b)):
+        _section("", alone(rows, side, limit), len(rows))
+
+
+def _section(title: str, table: Table, of: int) -> None:
+    titles, lines = table
+    if not lines:
+        return
+    typer.echo(f"\n{title}\n" if title else "")
+    print_table(titles, lines)
+    if len(lines) < of:
+        typer.echo(f"and {of - len(lines)} more: --limit 0 shows all")
