@@ -127,14 +127,28 @@ def aot_table(
     known = load_chips()
     if unknown := [name for name in chips if name not in known]:
         raise unknown_name("chip", unknown[0], list(known))
-    cards = [model_card(name) for name in ids]
+    wanted = programs(ids, towers=towers, precisions=precisions)
     _use_tpu_compiler()
-    for card in cards:
-        for tower in towers if card.arch.text is not None else {"vision"}.intersection(towers):
-            for precision in precisions:
-                forward = forward_of(card, tower, precision)
-                for chip in chips:
-                    yield _row(card, tower, precision, known[chip], forward)
+    for card, tower, precision in wanted:
+        forward = forward_of(card, tower, precision)
+        for chip in chips:
+            yield _row(card, tower, precision, known[chip], forward)
+
+
+def programs(
+    ids: Sequence[str],
+    *,
+    towers: Sequence[str] = ("vision", "text"),
+    precisions: Sequence[Precision] = get_args(Precision),
+) -> list[tuple[Card, str, Precision]]:
+    """What `aot_table` compiles for each kind of chip. Raises UsageError for an unknown model."""
+    cards = [model_card(name) for name in ids]
+    return [
+        (card, tower, precision)
+        for card in cards
+        for tower in (towers if card.arch.text is not None else {"vision"}.intersection(towers))
+        for precision in precisions
+    ]
 
 
 def load_chips() -> dict[str, Chip]:

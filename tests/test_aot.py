@@ -142,6 +142,17 @@ def test_unknown_chips_and_missing_compilers_are_named(monkeypatch: pytest.Monke
         next(aot.aot_table(["vit_b_32-openai"], ["v5e"]))
 
 
+def test_the_programs_of_models() -> None:
+    """Both towers of a CLIP, the one of a classifier, in both precisions."""
+    found = aot.programs(["vit_b_32-openai", "tf_efficientnet_lite0-in1k"])
+    assert [(card.arch.name, tower) for card, tower, precision in found if precision == "fast"] == [
+        ("ViT-B-32-quickgelu", "vision"),
+        ("ViT-B-32-quickgelu", "text"),
+        ("tf_efficientnet_lite0", "vision"),
+    ]
+    assert len(found) == 6
+
+
 # --- the kept table ---
 
 

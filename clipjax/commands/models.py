@@ -225,11 +225,11 @@ def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> Non
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """Print what each executable says; as JSON, a line as soon as it is known."""
-    from tqdm import tqdm
+    from clipjax.aot import aot_table, programs, table_cells, table_titles
+    from clipjax.progress import progress_through
 
-    from clipjax.aot import aot_table, table_cells, table_titles
-
-    rows = tqdm(aot_table(ids, chips), unit="program", delay=1)
+    total = len(programs(ids)) * len(chips)
+    rows = progress_through(aot_table(ids, chips), total, "compiling", "program")
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row.to_dict()))

@@ -34,7 +34,7 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
 
-from clipjax.models import layers
+from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
 
 PATCH = 4  # of the stem
@@ -98,8 +98,8 @@ class Downsample(nnx.Module):
         return self.conv(self.norm(x))
 
 
-def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> layers.Conv:
-    return layers.Conv(
+def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convolutions.Conv:
+    return convolutions.Conv(
         in_dim, out_dim, kernel=size, stride=size, padding="none", use_bias=True, kernel_init=_INIT, rngs=rngs
     )
 
@@ -108,7 +108,7 @@ class Block(nnx.Module):
     """x + ls(mlp(norm(conv(x)))), the convolution being depthwise."""
 
     def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
-        self.conv = layers.Conv(
+        self.conv = convolutions.Conv(
             dim, dim, kernel=KERNEL, depthwise=True, use_bias=True, kernel_init=_INIT, rngs=rngs
         )
         self.norm = layers.LayerNorm(dim, eps=eps)

@@ -1,4 +1,4 @@
-"""The layers every family is built from, and the one home of their numerics.
+"""The layers every family is built from, and with `convolutions.py` the one home of their numerics.
 
 Nothing here has a default that changes a number: activations are named, every epsilon is given. Three
 defaults of Flax differ from the PyTorch sources we port (its gelu is the tanh form, its LayerNorm has epsilon
@@ -19,16 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.xla_metadata import set_xla_metadata
-from jax.nn.initializers import Initializer, ones, variance_scaling, zeros
+from jax.nn.initializers import Initializer, variance_scaling, zeros
 
-from clipjax.errors import UsageError
 from clipjax.models.cut import whole
-from clipjax.models.training import INFERENCE, current
+from clipjax.models.training import INFERENCE, PRODUCT, current, statistics
 from clipjax.platforms import by_platform
-
-Padding = Literal["symmetric", "tf_same", "none"]
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -318,9 +313,8 @@ def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]
 # What the backward pass of a block without BatchNorm finds again: matrix products and convolutions. What is
 # elementwise is computed anew, which costs less than to write and read it, and leaves 40 % of a transformer's
 # activations in memory. BatchNorm's passes over whole maps cost more than they save.
-_PRODUCT = "product"
 _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(_PRODUCT)
+    jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
 )
 
 
@@ -345,208 +339,3 @@ def maps_at(stages: Sequence[Any], x: Array, at: Sequence[int]) -> list[Array]:
         x, _ = stage(x, False)
         maps.append(x)
     return [maps[i] for i in at]
-
-
-# ------------------------------------------------------------------------------------ convolutions
-
-
-def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Zeros before and after an axis of `size`.
-
-    "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, where an odd
-    zero goes to the end; "none" is none.
-    """
-    if padding == "none":
-        return 0, 0
-    if padding == "symmetric":
-        return (kernel - 1) // 2, (kernel - 1) // 2
-    total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
-    """Convolution of x [B, H, W, C] with kernel [k, k, C / groups, O]; groups is 1 or C (depthwise).
-
-    Windows that neither overlap nor reach into the padding (1x1, patches) are a matrix product. XLA's CPU
-    convolution is slow where the work is elementwise (depthwise: 5 to 90 times slower than torch): there it
-    is written out; other platforms get the plain convolution.
-    """
-    height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
-    depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
-
-    def plain(x: Array, kernel: Array) -> Array:
-        return _convolve(x, kernel, height, width, stride=stride, groups=x.shape[-1] if depthwise else 1)
-
-    def shifted(x: Array, kernel: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), height, width, (0, 0)))
-        rows, cols = ((x.shape[axis] - kernel.shape[0]) // stride + 1 for axis in (1, 2))
-        terms = [
-            x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (cols - 1) * stride + 1 : stride]
-            * kernel[i, j, 0]
-            for i in range(kernel.shape[0])
-            for j in range(kernel.shape[1])
-        ]
-        return sum(terms[1:], terms[0])
-
-    if depthwise:
-        return checkpoint_name(by_platform(x, kernel, cpu=outlined(shifted), default=plain), _PRODUCT)
-    if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
-        return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
-    if stride == 1:
-        return by_platform(x, kernel, cpu=_canonical(plain, height, width), default=plain)
-    return plain(x, kernel)
-
-
-def _convolve(
-    x: Array,
-    kernel: Array,
-    height: tuple[int, int],
-    width: tuple[int, int],
-    *,
-    stride: int = 1,
-    groups: int = 1,
-) -> Array:
-    """XLA's convolution, with zeros around the height and the width."""
-    layout = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), (height, width), dimension_numbers=layout, feature_group_count=groups
-    )
-
-
-def _canonical(
-    plain: Callable[..., Array], height: tuple[int, int], width: tuple[int, int]
-) -> Callable[..., Array]:
-    """A convolution of stride 1 with the same gradients, each as a convolution of the plain layout.
-
-    XLA's CPU compiler has a fast convolution for that layout only. It brings others into it, but not inside
-    of a loop, and there (the scanned blocks) the derivatives would be 20 times slower than torch's.
-    """
-
-    def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-        x, kernel = kept
-        rows, cols = (
-            (size - 1 - before, size - 1 - after)
-            for size, (before, after) in zip(kernel.shape, (height, width))
-        )
-        dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), rows, cols)
-        # Over the pixels of all images: channels are the batch and images the channels.
-        dk = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), height, width)
-        return dx, dk.transpose(1, 2, 0, 3)
-
-    call = jax.custom_vjp(plain)
-    call.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
-    return call
-
-
-def patches(x: Array, size: int) -> Array:
-    """The whole patches of a map side by side: [B, H, W, C] -> [B, H // size, W // size, size * size * C]."""
-    rows, cols = x.shape[1] // size, x.shape[2] // size
-    x = x[:, : rows * size, : cols * size].reshape(x.shape[0], rows, size, cols, size, x.shape[3])
-    return x.swapaxes(2, 3).reshape(x.shape[0], rows, cols, -1)
-
-
-def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f` as a function of its own in the compiled program, computed once.
-
-    XLA's CPU compiler fuses cheap arithmetic into whatever reads it, once a reader: the 49 products of a 7x7
-    depthwise convolution would be done three times over by the LayerNorm behind it.
-    """
-
-    def call(*args: Array) -> Array:
-        with set_xla_metadata(inlineable="false"):
-            return jax.jit(f)(*args)
-
-    return call
-
-
-class Conv(nnx.Module):
-    """Square convolution: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise; perhaps a bias [out]."""
-
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        *,
-        kernel: int,
-        rngs: nnx.Rngs,
-        stride: int = 1,
-        padding: Padding = "symmetric",
-        depthwise: bool = False,
-        use_bias: bool = False,
-        kernel_init: Initializer = torch_uniform,
-    ):
-        shape = (kernel, kernel, 1 if depthwise else in_dim, out_dim)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out_dim,))) if use_bias else None
-        self.stride = stride
-        self.padding: Padding = padding
-
-    def __call__(self, x: Array) -> Array:
-        y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
-        return y if self.bias is None else y + self.bias[...]
-
-
-class Statistic(nnx.Param):
-    """A running statistic of BatchNorm, [dim]: a forward pass in training moves it, no gradient does."""
-
-
-def statistics(module: Any) -> Any:
-    """The values of a module's `Statistic`s, in a nested dict like that of its params."""
-    return nnx.to_pure_dict(nnx.state(module, Statistic))
-
-
-def running(before: Array, of_batch: Array) -> Array:
-    """A running statistic after a batch, as torch.nn.BatchNorm2d: the sources leave its momentum at 0.1."""
-    return 0.9 * before + 0.1 * of_batch
-
-
-class BatchNorm(nnx.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, with all four of shape [dim] as params.
-
-    In training, unless "frozen", mean and (biased) variance are those of `x`, in float32, and the mean and
-    unbiased variance of the batch (of its first part where there are several) are left in the variables.
-    """
-
-    def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
-        self.scale = nnx.Param(scale_init(jax.random.key(0), (dim,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((dim,)))
-        self.mean = Statistic(jnp.zeros((dim,)))
-        self.var = Statistic(jnp.ones((dim,)))
-        self.eps = eps
-
-    def __call__(self, x: Array) -> Array:
-        mode = current()
-        if mode.batch_norm != "frozen":
-            return self._of_batch(x, mode.devices if mode.batch_norm == "per_device" else 1)
-        # The four vectors are folded in float32 first: one multiply-add a pixel.
-        scale, bias, mean, var = (
-            p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)
-        )
-        gain = scale * jax.lax.rsqrt(var + self.eps)
-        return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
-
-    def _of_batch(self, x: Array, parts: int) -> Array:
-        """Normalised by the statistics of each of `parts` contiguous parts of the batch."""
-        wide = x.reshape(parts, -1, *x.shape[1:]).astype(jnp.float32)
-        axes = tuple(range(1, wide.ndim - 1))
-        count = wide.size // (parts * wide.shape[-1])
-        if count == 1:
-            raise UsageError(
-                "BatchNorm has one value a channel, and no variance: give each device more images, or larger "
-                'ones, or train with batch_norm = "frozen"'
-            )
-        mean = wide.mean(axes, keepdims=True)
-        # The mean has no part in the gradient of the variance: differences from it add up to zero.
-        var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
-        for kept, found in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
-            kept.set_value(jax.lax.stop_gradient(found[0].reshape(-1)))
-        scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
-        y = (wide - mean) * (scale * jax.lax.rsqrt(var + self.eps)) + bias
-        return y.reshape(x.shape).astype(x.dtype)
-
-
-def average_pool(x: Array, window: int) -> Array:
-    """Mean over windows of `window` x `window` that do not overlap: [B, H, W, C] -> [B, H / w, W / w, C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // window, window, width // window, window, channels)
-    return x.mean(axis=(2, 4))

@@ -32,7 +32,7 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import variance_scaling
 
-from clipjax.models import layers
+from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
 
 # timm's `_init_weight_goog`: normal with variance 2 / fan_out, where a depthwise kernel's fan_out is k * k.
@@ -69,7 +69,7 @@ class MBConvConfig:
     stem_width: int
     embed_dim: int
     activation: Literal["relu6"]
-    padding: layers.Padding
+    padding: convolutions.Padding
     bn_eps: float
     stages: tuple[StageConfig, ...]
 
@@ -89,7 +89,7 @@ class ConvNorm(nnx.Module):
         depthwise: bool = False,
         linear: bool = False,
     ):
-        self.conv = layers.Conv(
+        self.conv = convolutions.Conv(
             in_dim,
             out_dim,
             kernel=kernel,
@@ -99,7 +99,7 @@ class ConvNorm(nnx.Module):
             kernel_init=_DEPTHWISE if depthwise else _FAN_OUT,
             rngs=rngs,
         )
-        self.bn = layers.BatchNorm(out_dim, eps=config.bn_eps)
+        self.bn = convolutions.BatchNorm(out_dim, eps=config.bn_eps)
         self.activation = None if linear else config.activation
 
     def __call__(self, x: Array) -> Array:

@@ -28,7 +28,7 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal, zeros
 
-from clipjax.models import layers
+from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family, Positions
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
@@ -62,29 +62,29 @@ class Stem(nnx.Module):
 
     def __init__(self, width: int, *, eps: float, rngs: nnx.Rngs):
         half = width // 2
-        self.conv1 = layers.Conv(3, half, kernel=3, stride=2, rngs=rngs)
-        self.bn1 = layers.BatchNorm(half, eps=eps)
-        self.conv2 = layers.Conv(half, half, kernel=3, rngs=rngs)
-        self.bn2 = layers.BatchNorm(half, eps=eps)
-        self.conv3 = layers.Conv(half, width, kernel=3, rngs=rngs)
-        self.bn3 = layers.BatchNorm(width, eps=eps)
+        self.conv1 = convolutions.Conv(3, half, kernel=3, stride=2, rngs=rngs)
+        self.bn1 = convolutions.BatchNorm(half, eps=eps)
+        self.conv2 = convolutions.Conv(half, half, kernel=3, rngs=rngs)
+        self.bn2 = convolutions.BatchNorm(half, eps=eps)
+        self.conv3 = convolutions.Conv(half, width, kernel=3, rngs=rngs)
+        self.bn3 = convolutions.BatchNorm(width, eps=eps)
 
     def __call__(self, x: Array) -> Array:
         x = jax.nn.relu(self.bn1(self.conv1(x)))
         x = jax.nn.relu(self.bn2(self.conv2(x)))
-        return layers.average_pool(jax.nn.relu(self.bn3(self.conv3(x))), 2)
+        return convolutions.average_pool(jax.nn.relu(self.bn3(self.conv3(x))), 2)
 
 
 class Downsample(nnx.Module):
     """The shortcut of a stage's first block: pool, 1x1 convolution, BatchNorm."""
 
     def __init__(self, in_dim: int, out_dim: int, *, stride: int, eps: float, rngs: nnx.Rngs):
-        self.conv = layers.Conv(in_dim, out_dim, kernel=1, rngs=rngs)
-        self.bn = layers.BatchNorm(out_dim, eps=eps)
+        self.conv = convolutions.Conv(in_dim, out_dim, kernel=1, rngs=rngs)
+        self.bn = convolutions.BatchNorm(out_dim, eps=eps)
         self.stride = stride
 
     def __call__(self, x: Array) -> Array:
-        return self.bn(self.conv(layers.average_pool(x, self.stride)))
+        return self.bn(self.conv(convolutions.average_pool(x, self.stride)))
 
 
 class Bottleneck(nnx.Module):
@@ -92,19 +92,19 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
         out_dim = planes * EXPANSION
-        self.conv1 = layers.Conv(in_dim, planes, kernel=1, rngs=rngs)
-        self.bn1 = layers.BatchNorm(planes, eps=eps)
-        self.conv2 = layers.Conv(planes, planes, kernel=3, rngs=rngs)
-        self.bn2 = layers.BatchNorm(planes, eps=eps)
-        self.conv3 = layers.Conv(planes, out_dim, kernel=1, rngs=rngs)
-        self.bn3 = layers.BatchNorm(out_dim, eps=eps, scale_init=zeros)
+        self.conv1 = convolutions.Conv(in_dim, planes, kernel=1, rngs=rngs)
+        self.bn1 = convolutions.BatchNorm(planes, eps=eps)
+        self.conv2 = convolutions.Conv(planes, planes, kernel=3, rngs=rngs)
+        self.bn2 = convolutions.BatchNorm(planes, eps=eps)
+        self.conv3 = convolutions.Conv(planes, out_dim, kernel=1, rngs=rngs)
+        self.bn3 = convolutions.BatchNorm(out_dim, eps=eps, scale_init=zeros)
         self.downsample = Downsample(in_dim, out_dim, stride=stride, eps=eps, rngs=rngs) if first else None
         self.stride = stride
 
     def __call__(self, x: Array) -> Array:
         y = jax.nn.relu(self.bn1(self.conv1(x)))
         y = jax.nn.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(layers.average_pool(y, self.stride)))
+        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride)))
         return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 

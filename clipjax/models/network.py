@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
-from clipjax.models.training import Training, active
+from clipjax.models.training import Training, active, running, statistics
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
@@ -271,7 +271,7 @@ class Network:
         tower = self._tower("vision", params, precision)
         with active(training), jax.default_matmul_precision(_MATMUL[precision]):
             features, _ = tower(images.astype(_DTYPE[precision]), False)
-        of_batch = {} if training.batch_norm == "frozen" else layers.statistics(tower)
+        of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
         # From the params, which are float32: the tower's own copy may be bfloat16.
         moved = _moved(params["vision"], of_batch)
         return features.astype(jnp.float32), {"vision": moved} if moved else {}
@@ -304,7 +304,7 @@ class Network:
 def _moved(before: Params, of_batch: Params) -> Params:
     """Running statistics after a batch, in the structure of those of the batch."""
     return {
-        name: _moved(before[name], found) if isinstance(found, dict) else layers.running(before[name], found)
+        name: _moved(before[name], found) if isinstance(found, dict) else running(before[name], found)
         for name, found in of_batch.items()
     }
 

@@ -1,4 +1,4 @@
-"""How a forward pass behaves in training.
+"""How a forward pass behaves in training, and what it leaves behind.
 
 The layers ask `current()`, so that no family passes it on. It is read while a function is traced: what is
 compiled holds it, as with `jax.default_matmul_precision`.
@@ -10,7 +10,12 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from flax import nnx
+from jax import Array
+
+PRODUCT = "product"  # the name of convolutions that a checkpointed block keeps, as it keeps matrix products
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,17 @@ def active(training: Training) -> Iterator[None]:
         yield
     finally:
         _CURRENT.reset(token)
+
+
+class Statistic(nnx.Param):
+    """A running statistic of BatchNorm, [dim]: a forward pass in training moves it, no gradient does."""
+
+
+def statistics(module: Any) -> Any:
+    """The values of a module's `Statistic`s, in a nested dict like that of its params."""
+    return nnx.to_pure_dict(nnx.state(module, Statistic))
+
+
+def running(before: Array, of_batch: Array) -> Array:
+    """A running statistic after a batch, as torch.nn.BatchNorm2d: the sources leave its momentum at 0.1."""
+    return 0.9 * before + 0.1 * of_batch

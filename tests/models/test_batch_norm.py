@@ -12,8 +12,8 @@ import torch
 from flax import nnx
 
 from clipjax.errors import UsageError
-from clipjax.models import layers
-from clipjax.models.training import Training, active
+from clipjax.models import convolutions, layers
+from clipjax.models.training import Training, active, running, statistics
 
 DIM = 5
 
@@ -29,10 +29,10 @@ def nchw(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.transpose(0, 3, 1, 2)).double()
 
 
-def pair() -> tuple[torch.nn.BatchNorm2d, layers.BatchNorm]:
+def pair() -> tuple[torch.nn.BatchNorm2d, convolutions.BatchNorm]:
     """torch's in float64 and train mode, and ours, with the same values that are no defaults."""
     rng = np.random.default_rng(1)
-    theirs, ours = torch.nn.BatchNorm2d(DIM, eps=1e-3), layers.BatchNorm(DIM, eps=1e-3)
+    theirs, ours = torch.nn.BatchNorm2d(DIM, eps=1e-3), convolutions.BatchNorm(DIM, eps=1e-3)
     leaves = {"weight": ours.scale, "bias": ours.bias, "running_mean": ours.mean, "running_var": ours.var}
     for name, leaf in leaves.items():
         value = rng.uniform(0.5, 1.5, DIM).astype(np.float32)
@@ -41,7 +41,7 @@ def pair() -> tuple[torch.nn.BatchNorm2d, layers.BatchNorm]:
     return theirs.double().train(), ours
 
 
-def moved(layer: layers.BatchNorm, x: np.ndarray, training: Training) -> dict[str, Any]:
+def moved(layer: convolutions.BatchNorm, x: np.ndarray, training: Training) -> dict[str, Any]:
     """Output, gradients of the sum of its sines, and what the layer then holds as mean and variance."""
     graphdef, state = nnx.split(layer)
 
@@ -49,7 +49,7 @@ def moved(layer: layers.BatchNorm, x: np.ndarray, training: Training) -> dict[st
         module = nnx.merge(graphdef, state)
         with active(training):
             y = module(x)
-        return jnp.sum(jnp.sin(y)), (y, layers.statistics(module))
+        return jnp.sum(jnp.sin(y)), (y, statistics(module))
 
     (_, (y, found)), (d, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, jnp.asarray(x))
     return {"y": y, "dx": dx, "scale": d["scale"][...], "bias": d["bias"][...], **found}
@@ -73,13 +73,13 @@ def test_the_statistics_of_the_batch(offset: float, tolerance: float) -> None:
     assert same(found["dx"], x.grad.permute(0, 2, 3, 1), tolerance)
     assert same(found["scale"], theirs.weight.grad, tolerance)
     assert same(found["bias"], theirs.bias.grad, tolerance)
-    mean, var = (layers.running(old, new) for old, new in zip(before, (found["mean"], found["var"])))
+    mean, var = (running(old, new) for old, new in zip(before, (found["mean"], found["var"])))
     assert same(mean, theirs.running_mean)
     assert same(var, theirs.running_var)
     # Another momentum, or the variance that the batch is normalised by, would be seen.
     assert not same(0.8 * before[1] + 0.2 * found["var"], theirs.running_var, 1e-3)
     count = x.numel() // DIM
-    assert not same(layers.running(before[1], found["var"] * (count - 1) / count), theirs.running_var, 1e-3)
+    assert not same(running(before[1], found["var"] * (count - 1) / count), theirs.running_var, 1e-3)
 
 
 def test_each_part_of_the_batch_has_its_own() -> None:
@@ -97,10 +97,10 @@ def test_each_part_of_the_batch_has_its_own() -> None:
 def test_frozen_is_inference() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels())
-    before, expected = layers.statistics(ours), ours(x)
+    before, expected = statistics(ours), ours(x)
     with active(Training("frozen", remat=True)):
         np.testing.assert_array_equal(ours(x), expected)
-    assert jax.tree.all(jax.tree.map(np.array_equal, layers.statistics(ours), before))
+    assert jax.tree.all(jax.tree.map(np.array_equal, statistics(ours), before))
 
 
 def test_bfloat16_has_float32_statistics() -> None:
@@ -109,7 +109,7 @@ def test_bfloat16_has_float32_statistics() -> None:
     with active(Training("batch")):
         y = ours(x)
     assert y.dtype == jnp.bfloat16
-    assert {leaf.dtype for leaf in jax.tree.leaves(layers.statistics(ours))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(statistics(ours))} == {jnp.dtype("float32")}
     np.testing.assert_allclose(ours.mean[...], x.astype(jnp.float32).mean((0, 1, 2)), rtol=1e-6)
 
 
@@ -122,7 +122,7 @@ def test_one_value_a_channel_is_refused() -> None:
 @pytest.mark.parametrize("remat", [False, True])
 def test_stacked_blocks_bring_their_statistics_out(remat: bool) -> None:
     """Three of them in a scan, as one after the other; and one that stands alone."""
-    stacked = layers.stack(lambda rngs: layers.BatchNorm(DIM, eps=1e-3), 3, nnx.Rngs(0))
+    stacked = layers.stack(lambda rngs: convolutions.BatchNorm(DIM, eps=1e-3), 3, nnx.Rngs(0))
     stacked.bias[...] = jnp.arange(3 * DIM, dtype=jnp.float32).reshape(3, DIM)
     alone = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(3)]
     x = y = jnp.asarray(pixels())

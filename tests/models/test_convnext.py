@@ -16,7 +16,7 @@ from flax import nnx
 from torch.nn import functional as F
 
 from clipjax.errors import DataError
-from clipjax.models import layers
+from clipjax.models import convolutions
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 
@@ -79,7 +79,7 @@ def test_narrow_keeps_the_flags(name: str) -> None:
 def test_patches_are_a_matrix_product(size: tuple[int, int], kernel: int) -> None:
     """Cells that fill no whole patch are left out, as PyTorch does."""
     x, weight = normal(2, *size, 5), normal(kernel, kernel, 5, 7)
-    convolve = partial(layers.conv2d, stride=kernel, padding="none")
+    convolve = partial(convolutions.conv2d, stride=kernel, padding="none")
     ours = convolve(jnp.asarray(x), jnp.asarray(weight))
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride=kernel), atol=2e-5)
     assert "conv" not in str(jax.make_jaxpr(convolve)(x, weight))
@@ -87,14 +87,14 @@ def test_patches_are_a_matrix_product(size: tuple[int, int], kernel: int) -> Non
 
 def test_no_padding_where_windows_overlap() -> None:
     x, weight = normal(2, 8, 9, 5), normal(3, 3, 5, 7)
-    ours = layers.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=2, padding="none")
+    ours = convolutions.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=2, padding="none")
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride=2), atol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 9), (3, 3)])
 def test_depthwise_seven_by_seven_with_bias(size: tuple[int, int]) -> None:
     """The window is larger than the last map of a small image."""
-    conv = layers.Conv(6, 6, kernel=7, depthwise=True, use_bias=True, rngs=nnx.Rngs(0))
+    conv = convolutions.Conv(6, 6, kernel=7, depthwise=True, use_bias=True, rngs=nnx.Rngs(0))
     x, bias = normal(2, *size, 6), normal(6)
     conv.bias[...] = jnp.asarray(bias)  # pyright: ignore[reportOptionalSubscript]
     kernel = np.array(conv.kernel[...])
@@ -106,7 +106,7 @@ def test_a_depthwise_convolution_has_the_gradient_of_the_plain_one() -> None:
     x, weight = jnp.asarray(normal(2, 6, 5, 3)), jnp.asarray(normal(3, 3, 1, 3))
 
     def ours(x: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.sin(layers.conv2d(x, weight, stride=1, padding="symmetric")).sum()
+        return jnp.sin(convolutions.conv2d(x, weight, stride=1, padding="symmetric")).sum()
 
     def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
         numbers = ("NHWC", "HWIO", "NHWC")
@@ -140,7 +140,7 @@ def test_a_depthwise_convolution_is_computed_once() -> None:
         terms = [x[:, i : i + 16, j : j + 16] * weight[i, j, 0] for i in range(7) for j in range(7)]
         return sum(terms[1:], terms[0])
 
-    once = products(partial(layers.conv2d, stride=1, padding="symmetric"))
+    once = products(partial(convolutions.conv2d, stride=1, padding="symmetric"))
     assert 49 <= once < 60
     assert products(inlined) >= 3 * 49  # what `outlined` is for: remove it when XLA no longer does this
 

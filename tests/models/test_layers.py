@@ -13,7 +13,7 @@ import torch
 from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
-from clipjax.models import layers
+from clipjax.models import convolutions, layers
 
 RNG = np.random.default_rng(0)
 
@@ -108,13 +108,13 @@ def torch_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (7, 7)])
 def test_convolution(size: tuple[int, int], kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
     x, weight = normal(2, *size, 6), normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
-    ours = layers.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding)
+    ours = convolutions.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding)
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
 
 
 def test_the_two_paddings_differ_where_the_size_is_even() -> None:
     x, weight = jnp.asarray(normal(1, 8, 8, 4)), jnp.asarray(normal(3, 3, 1, 4))
-    ours = [layers.conv2d(x, weight, stride=2, padding=padding) for padding in ("symmetric", "tf_same")]
+    ours = [convolutions.conv2d(x, weight, stride=2, padding=padding) for padding in ("symmetric", "tf_same")]
     assert ours[0].shape == ours[1].shape
     assert np.abs(ours[0] - ours[1]).max() > 0.1
 
@@ -122,7 +122,7 @@ def test_the_two_paddings_differ_where_the_size_is_even() -> None:
 def test_convolutions_are_written_out_on_the_cpu_only() -> None:
     def count(kernel: tuple[int, ...], platform: str) -> int:
         def run(x: jax.Array, weight: jax.Array) -> jax.Array:
-            return layers.conv2d(x, weight, stride=1, padding="symmetric")
+            return convolutions.conv2d(x, weight, stride=1, padding="symmetric")
 
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 16), kernel)]
         program = jax.jit(run).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
@@ -136,7 +136,7 @@ def test_convolutions_are_written_out_on_the_cpu_only() -> None:
 
 def test_batch_norm() -> None:
     x, vectors = normal(2, 4, 4, 6), [normal(6), normal(6), normal(6), np.abs(normal(6)) * 0.01]
-    layer = layers.BatchNorm(6, eps=1e-3)
+    layer = convolutions.BatchNorm(6, eps=1e-3)
     for name, vector in zip(("scale", "bias", "mean", "var"), vectors, strict=True):
         getattr(layer, name)[...] = jnp.asarray(vector)
     scale, bias, mean, var = map(torch.from_numpy, vectors)
@@ -149,5 +149,5 @@ def test_batch_norm() -> None:
 def test_average_pool() -> None:
     x = normal(2, 6, 4, 3)
     theirs = F.avg_pool2d(torch.from_numpy(x.transpose(0, 3, 1, 2)), 2).numpy().transpose(0, 2, 3, 1)
-    np.testing.assert_allclose(layers.average_pool(jnp.asarray(x), 2), theirs, atol=1e-6)
-    np.testing.assert_array_equal(layers.average_pool(jnp.asarray(x), 1), x)
+    np.testing.assert_allclose(convolutions.average_pool(jnp.asarray(x), 2), theirs, atol=1e-6)
+    np.testing.assert_array_equal(convolutions.average_pool(jnp.asarray(x), 1), x)
