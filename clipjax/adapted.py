@@ -7,7 +7,8 @@ The base's weights are not copied. `card.json` holds the card, and beside it
     base     id and SHA-256 of the weights, and where they are: a registered id or hub repository (`source`),
              or a path relative to the folder (`path`; `was_at`: where that was)
 
-A base that is no file yet, or lies in the folder to be written, is saved in its subfolder `base`. Loading
+A base that is no file yet, lies in the folder to be written, or on this disk where that folder lies on a
+bucket, is saved in its subfolder `base`. Loading
 finds the base, checks that its weights are the very same, and gives a model with the base's fingerprint:
 stored embeddings of images are shared.
 """
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipjax.buckets import BucketPath
+from clipjax.buckets import place as placed
 from clipjax.card import Card, card_from_dict
 from clipjax.checkpoint import (
     ADAPTER,
@@ -63,7 +66,7 @@ def save_adapted(model: Model, folder: str | Path) -> Path:
     Raises:
         DataError: as `clipjax.checkpoint.write_folder`, or the base was changed on the disk.
     """
-    adapter, folder = model.adapter, Path(folder)
+    adapter, folder = model.adapter, placed(folder)
     assert adapter is not None
     tensors = {name: np.asarray(tensor) for name, tensor in adapter.tensors.items()}
     facts = dict(adapter.facts)
@@ -81,7 +84,7 @@ def _base_record(model: Model, folder: Path, writing: Path) -> dict[str, Any]:
     """What card.json says of the base. `writing` is the folder before it has its name."""
     weights, place = model.card.weights, model.place
     base = (model.base or model.card).id
-    if place is None or weights is None or _within(place, folder):
+    if place is None or weights is None or not _reached_from(folder, place):
         save_model(_base_of(model), writing / BASE)
         sha256 = read_card_record(writing / BASE)["files"][WEIGHTS]
         return {"id": base, "sha256": sha256, "path": BASE}
@@ -95,8 +98,13 @@ def _base_record(model: Model, folder: Path, writing: Path) -> dict[str, Any]:
     return record | {name: value for name, value in others.items() if value is not None}
 
 
-def _within(place: Place, folder: Path) -> bool:
-    return os.path.isabs(place.source) and Path(place.source).is_relative_to(folder.resolve())
+def _reached_from(folder: Path, place: Place) -> bool:
+    """Whether the base stays where it is when the folder is written, and can be found from there."""
+    if isinstance(url := placed(place.source), BucketPath):
+        return not f"{url}/".startswith(f"{folder}/")
+    if not os.path.isabs(place.source):  # a registered id, a repository
+        return True
+    return not isinstance(folder, BucketPath) and not url.is_relative_to(folder.resolve())
 
 
 def _base_of(model: Model) -> Model:

@@ -6,13 +6,13 @@ import contextlib
 import inspect
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from etils import epath
 
-from clipjax.buckets import BucketPath
+from clipjax.buckets import BLOCK, BucketPath
 from clipjax.errors import DataError
 
 
@@ -39,18 +39,31 @@ class BucketFiles:
             elif _knows_create(fs):
                 fs.pipe_file(name, data, mode="create")
             else:
-                _upload_beside(fs, name, data, replace=replace)
+                _upload_beside(fs, name, lambda beside: fs.pipe_file(beside, data), replace=replace)
 
         try:
-            target.ask(upload, "write")
+            _write(target, upload)
         except FileExistsError:
             # Perhaps an attempt of ours had arrived after all, and only the answer was lost.
             return attempts > 1 and self.read(target) == data
-        except FileNotFoundError:
-            raise DataError(
-                f"{path}: there is no bucket {target.parts[1]}; create it or correct it"
-            ) from None
         return True
+
+    def upload(self, file: Path, path: Path | epath.Path) -> None:
+        """Put a file of this disk at `path`, whole, in the place of what is there; large ones in parts.
+
+        Raises DataError if it cannot be written.
+        """
+        if file.stat().st_size <= BLOCK:
+            self.create(path, file.read_bytes(), replace=True)
+            return
+
+        def upload(fs: Any, name: str) -> None:
+            if _knows_create(fs):
+                fs.put_file(str(file), name)
+            else:
+                _upload_beside(fs, name, lambda beside: fs.put_file(str(file), beside), replace=True)
+
+        _write(_bucket_path(path), upload)
 
     def read(self, path: Path | epath.Path) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -84,6 +97,13 @@ class BucketFiles:
         """Nothing: what an upload leaves that was cut off is no object."""
 
 
+def _write(target: BucketPath, upload: Callable[[Any, str], None]) -> None:
+    try:
+        target.ask(upload, "write")
+    except FileNotFoundError:
+        raise DataError(f"{target}: there is no bucket {target.parts[1]}; create it or correct it") from None
+
+
 def _bucket_path(path: Any) -> BucketPath:
     assert isinstance(path, BucketPath), path
     return path
@@ -98,14 +118,17 @@ def _knows_create(fs: Any) -> bool:
     )
 
 
-def _upload_beside(fs: Any, name: str, data: bytes, *, replace: bool) -> None:
-    """Write under a name of its own, then move: whole or absent; of two at once, the last one stays."""
+def _upload_beside(fs: Any, name: str, put: Callable[[str], object], *, replace: bool) -> None:
+    """Write with `put` under a name of its own, then move: whole or absent.
+
+    Of two at once, the last one stays.
+    """
     folder, _, last = name.rpartition("/")
     temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
     with contextlib.suppress(NotImplementedError):
         fs.makedirs(folder, exist_ok=True)
     try:
-        fs.pipe_file(temporary, data)
+        put(temporary)
         if not replace and fs.exists(name):
             raise FileExistsError(name)
         fs.mv(temporary, name)

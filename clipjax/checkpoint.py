@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipjax.buckets import BucketPath
+from clipjax.buckets import place as placed
 from clipjax.card import LABELS
 from clipjax.digests import sha256_bytes, sha256_files
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace, load_labels
+from clipjax.uploaded import forget, is_unfinished, publish, working_copy
 from clipjax.writing import flush, flush_folder, write_safetensors, write_tensors, writing
 
 if TYPE_CHECKING:
@@ -247,15 +250,19 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
     """A folder with a card.json, whole or not at all; an older checkpoint in its place is replaced.
 
     Args:
+        folder: its place, or its URL on a bucket, where card.json comes last.
         fill: writes all other files into the folder that it is given, and returns what card.json holds.
 
     Raises:
         DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
-        UsageError: it is a URL.
     """
-    folder = Path(folder)
-    if folder.exists() and not is_checkpoint(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    folder = placed(folder)
+    if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
         raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
+    if isinstance(folder, BucketPath):
+        publish(write_folder(working_copy(folder), fill), folder, CARD)
+        forget(folder)
+        return folder
     with writing(folder):
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
@@ -269,6 +276,10 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _write_labels(path: Path, labels: LabelSpace) -> str:
@@ -332,7 +343,7 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
     carried = model.carried if same else {}
     metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
     write_safetensors(out, export(source_leaves(model), table, carried), metadata)
-    return Path(out)
+    return placed(out)
 
 
 def source_leaves(model: Model) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipjax.buckets import place
 from clipjax.checkpoint import ADAPTER, source_leaves
 from clipjax.errors import UsageError
 from clipjax.writing import write_safetensors
@@ -44,7 +45,7 @@ def refuse_adapter(model: Model, doing: str = "export") -> None:
 
 def head_file(out: str | Path) -> Path:
     """Where the head lies beside the tower."""
-    return Path(out).with_suffix(".head.safetensors")
+    return place(out).with_suffix(".head.safetensors")
 
 
 def export_tower(model: Model, out: str | Path) -> Path:
@@ -67,7 +68,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
     bias = np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias)
     about = {"normalize": json.dumps(head.normalize), "classes": json.dumps(head.label_space.ids)}
     write_safetensors(head_file(out), {"weight": weight, "bias": bias}, {"format": "pt", **about})
-    return Path(out)
+    return place(out)
 
 
 def _table(model: Model) -> Table:

@@ -22,7 +22,7 @@ BLOCK = 32 * 2**20  # bytes of one request
 def on_this_disk(source: Any) -> Any:
     """The source of a model as it is, or for the URL of a bucket the path of its copy.
 
-    Of a folder its files are fetched, not the folders in it.
+    Of a folder its files are fetched, and the base of an adapter, not other folders in it.
 
     Raises:
         DataError: there is nothing at the URL, it changes while it is fetched, the disk is full.
@@ -33,11 +33,13 @@ def on_this_disk(source: Any) -> Any:
         return source
     files = _files(path)
     versions = [file.version() for file in files]
-    key = sha256_json([str(path), *([file.name, *version] for file, version in zip(files, versions))])
+    home = path.parent if path == files[0] else path
+    names = [str(file).removeprefix(f"{home}/") for file in files]
+    key = sha256_json([str(path), *([name, *version] for name, version in zip(names, versions))])
     folder = cache_dir() / "fetched" / key
     if not folder.is_dir():
-        _fetch(files, versions, folder)
-    return folder if path != files[0] else folder / path.name
+        _fetch(files, names, versions, folder)
+    return folder if path == home else folder / path.name
 
 
 def _files(path: BucketPath) -> list[BucketPath]:
@@ -48,17 +50,18 @@ def _files(path: BucketPath) -> list[BucketPath]:
     found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
     if not found:
         raise DataError(f"{path} holds no files; give the folder with the weights and their card or config")
-    return sorted(found)
+    base = path / "base"  # where `clipjax.adapted` puts the base of an adapter
+    return sorted(found) + (_files(base) if (base / "card.json").exists() else [])
 
 
-def _fetch(files: list[BucketPath], versions: list[tuple[int, int]], folder: Path) -> None:
+def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:
     """Into a folder beside its place, which gets its name when all is there."""
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         with writing(folder):
             beside.mkdir(parents=True)
-            for file, (size, _) in zip(files, versions):
-                _copy(file, size, beside / file.name)
+            for file, name, (size, _) in zip(files, names, versions):
+                copy_object(file, size, beside / name)
             for file, version in zip(files, versions):
                 if file.version() != version:
                     raise DataError(f"{file} has changed while it was fetched; run again")
@@ -71,7 +74,9 @@ def _fetch(files: list[BucketPath], versions: list[tuple[int, int]], folder: Pat
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _copy(file: BucketPath, size: int, target: Path) -> None:
+def copy_object(file: BucketPath, size: int, target: Path) -> None:
+    """Write an object's first `size` bytes to a file of this disk. Raises FileNotFoundError, BucketError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as copy:
         for start in range(0, size, BLOCK):
             copy.write(file.read_range(start, min(start + BLOCK, size)))

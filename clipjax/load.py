@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.adapted import is_adapted, load_adapted
+from clipjax.buckets import place
 from clipjax.card import Card, Weights, card_from_dict
 from clipjax.checkpoint import Origin, Place, load_checkpoint, load_params, read_card_record, save_checkpoint
 from clipjax.data import vocabularies
@@ -97,7 +98,11 @@ def load_model(
                 f"{source} holds an adapter, which belongs to its base as it is: leave card, file and "
                 "image_size out"
             )
-        return load_adapted(Path(source), mesh=mesh, rules=rules)
+        model = load_adapted(Path(source), mesh=mesh, rules=rules)
+        if source is not asked and model.place is not None:  # what is said of the copy is true of the bucket
+            where = model.place.source.replace(str(Path(source).resolve()), str(place(asked)))
+            model.place = dataclasses.replace(model.place, source=where)
+        return model
     opened = _open(source, card, file)
     mesh = mesh if mesh_of is None else mesh_of(opened.card)
     params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
@@ -115,6 +120,22 @@ def load_model(
     given = card.to_dict() if isinstance(card, Card) else card
     model.place = Place(where, given, file, image_size, position_rule)
     return model
+
+
+def open_model(source: str | Path) -> Model:
+    """A model whose weights are found and accounted for, and not read: its params are `jax.ShapeDtypeStruct`.
+
+    It knows its fingerprint, its tokenizer and its classes. A model with an adapter is loaded whole.
+
+    Raises:
+        UsageError, DataError: as `load_model`.
+    """
+    source = on_this_disk(source)
+    if is_adapted(source):
+        return load_adapted(Path(source))
+    opened = _open(source, None, None)
+    params = Network(opened.card.arch).abstract_params()
+    return Model(opened.card, params, weights=opened.card.weights, tokenizer_files=opened.tokenizer_files)
 
 
 def convert_model(

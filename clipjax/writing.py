@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clipjax.buckets import refuse_url
+from clipjax.buckets import BucketPath, place
 from clipjax.errors import DataError
+from clipjax.uploaded import uploading
 
 # In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
 DTYPES = {
@@ -43,6 +44,7 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
     """Write a safetensors file as its own library does, byte by byte; it appears whole or not at all.
 
     Args:
+        path: of the file, or its URL on a bucket.
         tensors: arrays by name.
         metadata: strings for the header, e.g. {"format": "pt"}.
 
@@ -51,19 +53,39 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
     Raises:
         DataError: it cannot be written; nothing half-written is left.
     """
-    path = Path(path)
-    with writing(path):
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-        os.close(handle)
-        try:
-            os.chmod(name, 0o644)
-            sha256 = write_tensors(Path(name), tensors, metadata)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-        flush_folder(path.absolute().parent)
-    return sha256
+    path = place(path)
+    with writing(path), whole_file(path) as draft:
+        return write_tensors(draft, tensors, metadata)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all. Raises DataError where it cannot be written."""
+    path = place(path)
+    with writing(path), whole_file(path) as draft, draft.open("wb") as file:
+        file.write(data)
+        flush(file.fileno(), file.flush)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write under: `path` is what was written there, at the end; after an error it is as it
+    was. On a bucket that is an upload.
+
+    Raises OSError, or of a bucket DataError (see `clipjax.uploaded.uploading`).
+    """
+    if isinstance(path, BucketPath):
+        with uploading(path) as draft:
+            yield draft
+        return
+    folder = path.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        yield draft
+        os.replace(draft, path)
+        flush_folder(folder)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
@@ -95,8 +117,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says of a full disk into a DataError that names the file; refuses a URL."""
-    refuse_url(path, "a model")
+    """Turns what the system says of a full disk into a DataError that names the file."""
     try:
         yield
     except OSError as error:

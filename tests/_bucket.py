@@ -11,6 +11,7 @@ it is a disk somewhere, where half a file is a file.
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
@@ -49,7 +50,10 @@ class FakeBucket(MemoryFileSystem):
 
     @classmethod
     def fail(cls, part: str, error: Exception, times: int = 1, kind: str = "") -> None:
-        """The next requests (of one kind: info, cat, pipe, ls) for a name with this part raise the error."""
+        """The next requests for a name with this part raise the error.
+
+        kind: only those of one kind (info, cat, pipe, put, ls, rm).
+        """
         cls.failures.append([part, error, times, kind])
 
     @classmethod
@@ -85,6 +89,10 @@ class FakeBucket(MemoryFileSystem):
         found = [each for each in found if each["name"] not in self.unlisted]
         return found if detail else [each["name"] for each in found]
 
+    def rm_file(self, path: str) -> None:
+        self.request("rm", path)
+        super().rm_file(path)
+
     def cat_file(self, path: str, start: Any = None, end: Any = None, **kwargs: Any) -> bytes:
         self.request("cat", path)
         return super().cat_file(path, start, end)
@@ -97,6 +105,11 @@ class FakeBucket(MemoryFileSystem):
             if mode == "create" and self._strip_protocol(path) in self.store:
                 raise FileExistsError(path)
             super().pipe_file(path, value)
+
+    def put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:  # type: ignore[override]
+        """The upload of a large file."""
+        self.request("put", rpath)
+        self.pipe_file(rpath, Path(lpath).read_bytes())
 
 
 class PlainBucket(FakeBucket):

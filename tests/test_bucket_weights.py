@@ -1,4 +1,4 @@
-"""Models whose weights lie on a bucket; what is written to a disk only."""
+"""Models whose weights lie on a bucket."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 from _bucket import URL, FakeBucket
 from _narrow import narrow_pair
-from typer.testing import CliRunner
 
-from clipjax import cli
 from clipjax.bucket_files import BucketFiles
 from clipjax.buckets import ATTEMPTS, place
 from clipjax.checkpoint import export_model
-from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.pack import pack
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError
 from clipjax.fetched import on_this_disk
 from clipjax.load import convert_model, load_model
 from clipjax.model import Model
@@ -98,23 +94,3 @@ def test_mistakes(bucket: type[FakeBucket], own: Path, tmp_path: Path):
         load_model(f"{URL}/models")
     for elsewhere in ("vit_b_32-openai", "https://example.org/w.pt"):
         assert on_this_disk(elsewhere) == elsewhere
-
-
-def test_what_only_a_disk_takes(bucket: type[FakeBucket], own: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = bucket.names()
-    with pytest.raises(UsageError, match="fake://bucket/out: a model is written to a disk"):
-        load_model(own).save(f"{URL}/out")
-    with pytest.raises(UsageError, match="fake://bucket/w: a model is written to a disk"):
-        export_model(load_model(own), f"{URL}/w")
-    with pytest.raises(UsageError, match="a packed data set is written to a disk"):
-        pack(Manifest(("a",), FileOpener("x", ("a",))), f"{URL}/packed", "webdataset")
-    for command in (
-        ["finetune", "flyp", "--model", own, "--data", own, "--out", f"{URL}/out"],
-        ["wise-ft", own, own, "--out", f"{URL}/out"],
-    ):
-        done = CliRunner().invoke(cli.app, list(map(str, command)))
-        assert "fake://bucket/out: " in str(done.exception)
-        assert "is written to a disk" in str(done.exception)
-    assert bucket.names() == before
-    assert not list(tmp_path.glob("fake*"))

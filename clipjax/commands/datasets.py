@@ -126,12 +126,10 @@ def pack(
 
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
-    from clipjax.buckets import refuse_url
     from clipjax.data.pack import pack, refuse_within
     from clipjax.progress import progress_bar
     from clipjax.subject import Request, load_asked
 
-    refuse_url(out, "a packed data set")
     refuse_within(data, out)
     manifest = load_asked(Request(dataset=dataset, root=data)).manifest
     with progress_bar(len(manifest), "pack", "image") as bar:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from clipjax.buckets import refuse_url
+from clipjax.buckets import place
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
@@ -36,7 +36,8 @@ def finetune(
         str, typer.Option("--dataset", "-d", help="Their data set card, e.g. imagenet_train.")
     ] = "folder",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for models, resume points and logs.")
+        Path | None,
+        typer.Option("--out", help="Folder for models, resume points and logs, or a URL."),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -113,7 +114,6 @@ def finetune(
     if data is None or None in missing.values():
         names = [name for name, value in missing.items() if value is None]
         raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
-    refuse_url(out or Path(), "what fine-tuning makes")
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
@@ -131,7 +131,7 @@ def finetune(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
         *(evaluate, data_root, fsdp, every, workers, store_root(store), pixels_in(pixel_store, pixel_budget)),
     )
-    jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, out or Path())
+    jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, place(out or Path()))
     if dry_run:
         from clipjax.commands.finetune_plan import print_plan
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.buckets import refuse_url
+from clipjax.buckets import place
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 def wise_ft(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The pretrained model: id or folder.")],
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model fine-tuned from it, a folder.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the model and the sweep's results.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the model and the sweep's results, or a URL.")
+    ],
     alphas: Annotated[
         list[float] | None,
         typer.Option(
@@ -67,7 +69,7 @@ def wise_ft(
     """
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
 
-    refuse_url(out, "a model")
+    out = place(out)
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"
@@ -104,16 +106,16 @@ def wise_ft(
     typer.echo(f"alpha {alpha:g}: {out / 'model'}")
 
 
-def _refuse_overwriting(place: Path, base: str, tuned: str) -> None:
+def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """A mixture is written where there is nothing, or over another mixture."""
     from clipjax.checkpoint import is_checkpoint, read_card_record
 
-    if not is_checkpoint(place):
+    if not is_checkpoint(target):
         return
-    lineage = read_card_record(place).get("lineage") or {}
-    ends = {Path(each).resolve() for each in (base, tuned) if Path(each).exists()}
-    if place.resolve() in ends or lineage.get("method") != "wise_ft":
-        raise UsageError(f"{place} holds a model that is no mixture: name another --out")
+    lineage = read_card_record(target).get("lineage") or {}
+    ends = {place(each).resolve() for each in (base, tuned)}
+    if target.resolve() in ends or lineage.get("method") != "wise_ft":
+        raise UsageError(f"{target} holds a model that is no mixture: name another --out")
 
 
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
@@ -206,12 +208,13 @@ def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, o
     """The curve; says so where it cannot be drawn."""
     from clipjax.analysis.finetuning import alpha_figure
     from clipjax.errors import DataError
+    from clipjax.uploaded import moved, working_copy
 
     names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
     held_out = [name for name in names if name.endswith("_val")]
     try:
         axis = reference or next(iter([*held_out, *names]), "")
-        return alpha_figure(rows, axis, out / "wise_ft", written=alpha)
+        return moved(alpha_figure(rows, axis, working_copy(out) / "wise_ft", written=alpha), out)
     except DataError as error:
         typer.echo(f"no figure: {error}", err=True)
         return []

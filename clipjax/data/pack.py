@@ -1,8 +1,9 @@
 """Packing: loose images -> shards with a manifest.json, verified by reading back.
 
-Each shard appears whole, by a rename, once it has been read back and every image in it has the SHA-256 of
-its source; manifest.json appears last. A run that was interrupted goes on: shards that are there are read,
-and kept where their images are those of the source.
+Each shard appears whole, by a rename or an upload, once it has been read back and every image in it has the
+SHA-256 of its source; manifest.json appears last. A run that was interrupted goes on: shards that are there
+are read, and kept where their images are those of the source. Packing once more into a folder that is
+finished looks at every shard, and writes those again that were damaged.
 """
 
 from __future__ import annotations
@@ -13,21 +14,18 @@ import io
 import json
 import os
 import tarfile
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from etils import epath
-
-from clipjax.buckets import place, refuse_url
+from clipjax.buckets import BucketError, BucketPath, place
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
-from clipjax.data.packed import FORMAT, KINDS, MANIFEST, is_packed, read_packed, read_record
+from clipjax.data.packed import FORMAT, KINDS, MANIFEST, OR_ANEW, is_packed, read_packed, read_record
 from clipjax.data.webdataset import CLASSES, split_name, walk_tar
-from clipjax.digests import sha256_bytes, sha256_json
+from clipjax.digests import sha256_bytes, sha256_json, version_of
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.writing import flush_folder
+from clipjax.writing import whole_file
 
 PLAN = "packing.json"  # in a folder that is not finished
 IMAGES_PER_SHARD = 1000
@@ -66,13 +64,13 @@ def pack(
 
     Args:
         manifest: the data set.
-        folder: where to; new, empty, or left by an interrupted run of the same.
+        folder: where to, also on a bucket; new, empty, or left by an earlier run of the same.
         kind: "webdataset" or "array_record".
         images_per_shard: of every shard but the last.
         progress: called with the number of images of each shard, as it is done.
 
     Raises:
-        UsageError: an unknown kind, a shard of no images, a URL (shards are written to a disk).
+        UsageError: an unknown kind, a shard of no images, ArrayRecord files on a bucket.
         DataError: the folder holds something else, an image that cannot be read, a full disk, a shard that
             does not read back; finished shards are kept.
     """
@@ -82,28 +80,41 @@ def pack(
         raise UsageError(f"a shard holds at least 1 image, not {images_per_shard}")
     if len(manifest) == 0:
         raise DataError(f"{manifest.name or 'the data set'} has no images to pack")
-    refuse_url(folder, "a packed data set")
-    folder = Path(folder).expanduser()
+    folder = place(folder).expanduser()
+    if kind == "array_record" and isinstance(folder, BucketPath):
+        raise UsageError(f"{folder}: ArrayRecord files are read on a disk: pack to one, or as webdataset")
+    sizes: dict[str, int] = {}
     if is_packed(folder):
-        return _packed_before(manifest, folder, kind, images_per_shard)
-    plan = _plan(manifest, kind, images_per_shard)
+        _refuse_other(manifest, folder, kind, images_per_shard)
+        sizes = {shard["file"]: shard["bytes"] for shard in read_record(folder)["shards"]}
+        if _is_whole(folder):
+            shards = -(-len(manifest) // images_per_shard)
+            return Packed(folder, manifest.digest, len(manifest), shards, shards)
+    else:
+        with _writing(folder, "the folder"):
+            _claim(folder, _plan(manifest, kind, images_per_shard))
     shards = _Shards(manifest, _FORMATS[kind](manifest))
-    with _writing(folder, "the folder"):
-        _claim(folder, plan)
     digests: list[str] = []
     entries, kept = [], 0
     for k, start in enumerate(range(0, len(manifest), images_per_shard)):
         rows = range(start, min(start + images_per_shard, len(manifest)))
         path = folder / f"{k:05d}{KINDS[kind]}"
-        found = shards.kept(path, rows)
+        found = shards.kept(path, rows, sizes.get(path.name))
         kept += found is not None
         digests += shards.write(path, rows) if found is None else found
-        entries.append({"file": path.name, "images": len(rows), "bytes": path.stat().st_size})
+        entries.append({"file": path.name, "images": len(rows), "bytes": version_of(path)[0]})
         if progress is not None:
             progress(len(rows))
+    if digests != manifest.opener.content_digests():
+        raise DataError(f"images of {manifest.name or folder} have changed while they were packed; run again")
     with _writing(folder, MANIFEST):
         _finish(folder, manifest, kind, entries, digests)
-    return Packed(folder, read_packed(epath.Path(folder)).digest, len(manifest), len(entries), kept)
+    return Packed(folder, _digest(folder, manifest), len(manifest), len(entries), kept)
+
+
+def _digest(folder: Path, manifest: Manifest) -> str:
+    """Read back from a disk; each object was read back before its upload, and has the size of then."""
+    return manifest.digest if isinstance(folder, BucketPath) else read_packed(folder).digest
 
 
 def refuse_within(data: str | Path, folder: str | Path) -> None:
@@ -114,18 +125,33 @@ def refuse_within(data: str | Path, folder: str | Path) -> None:
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
-def _packed_before(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> Packed:
-    """The same command once more does nothing."""
-    record, found = read_record(folder), read_packed(epath.Path(folder))
-    if record["kind"] != kind or found.digest != manifest.digest:
+def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
+    """Raises DataError where a finished folder is not what packing this data set would make."""
+    record = read_record(folder)
+    images, own = record["shards"][0]["images"], json.loads(json.dumps(_record(manifest, kind, [])))
+    if any(own[key] != record[key] for key in ("kind", "ids", "labels", "label_names", "columns")):
         raise DataError(f"{folder} holds another packed data set; choose a new folder")
-    if (images := record["shards"][0]["images"]) != min(images_per_shard, len(manifest)):
+    if record["sha256"] != manifest.opener.content_digests():
+        raise DataError(
+            f"{folder} was packed when the images were others (or its {MANIFEST} was changed); choose a new "
+            f"folder{OR_ANEW}"
+        )
+    if images != min(images_per_shard, len(manifest)):
         raise DataError(
             f"{folder} is packed already, {images} images a shard, not {images_per_shard}: "
             "give that number, or choose a new folder"
         )
-    shards = len(record["shards"])
-    return Packed(folder, found.digest, len(found), shards, shards)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every shard holds what manifest.json says."""
+    try:
+        read_packed(folder).opener.content_digests()
+    except BucketError:
+        raise
+    except DataError:
+        return False
+    return True
 
 
 def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any]:
@@ -144,7 +170,6 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """The folder is new, or left by a run of the same plan: nobody's files are written over."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / PLAN
     if path.is_file():
         if path.read_text() != json.dumps(plan):
@@ -153,27 +178,31 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
             )
         for left in folder.glob(".*.tmp"):  # of a run that was killed
             left.unlink()
-    elif any(folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; choose a new folder")
     else:
         _replace(path, json.dumps(plan).encode())
 
 
-def _finish(
-    folder: Path, manifest: Manifest, kind: str, shards: Sequence[dict[str, Any]], digests: Sequence[str]
-) -> None:
-    names = manifest.label_names
-    record = {
+def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, Any]:
+    """What manifest.json says, but for the shards."""
+    return {
         "format": FORMAT,
         "kind": kind,
         "name": manifest.name,
-        "label_names": names,
-        "shards": shards,
+        "label_names": manifest.label_names,
+        "shards": [],
         "ids": manifest.ids,
         "sha256": digests,
         "labels": None if manifest.labels is None else manifest.labels.tolist(),
         "columns": manifest.columns,
     }
+
+
+def _finish(
+    folder: Path, manifest: Manifest, kind: str, shards: Sequence[dict[str, Any]], digests: Sequence[str]
+) -> None:
+    names, record = manifest.label_names, _record(manifest, kind, digests) | {"shards": shards}
     if names is not None and all(name.strip() and name.splitlines() == [name] for name in names):
         _replace(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
     _replace(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
@@ -187,19 +216,24 @@ class _Shards:
         self.manifest = manifest
         self.form = form
 
-    def kept(self, path: Path, rows: range) -> list[str] | None:
-        """The SHA-256 of the images in a shard of an earlier run; None where it is not there or not right."""
-        if not path.is_file():
+    def kept(self, path: Path, rows: range, size: int | None) -> list[str] | None:
+        """The SHA-256 of the images in a shard of an earlier run; None where it is not there or not right.
+
+        size: in bytes, where it is known.
+        """
+        if not path.is_file() or size not in (None, version_of(path)[0]):
             return None
         expected = self.manifest.select(rows).opener.content_digests()
         try:
             right = self.form.read(path, rows) == expected
+        except BucketError:
+            raise
         except (DataError, OSError, RuntimeError):
             right = False
         return expected if right else None
 
     def write(self, path: Path, rows: range) -> list[str]:
-        with _writing(path, "the shard"), _temporary(path) as temporary:
+        with _writing(path, "the shard"), whole_file(path) as temporary:
             digests = self.form.write(temporary, rows)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -328,20 +362,8 @@ def _are_member_names(ids: Sequence[str]) -> bool:
     return len(keys) == len(ids)
 
 
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A name beside `path` that takes its place at the end; after an error nothing is left of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _replace(path: Path, data: bytes) -> None:
-    with _temporary(path) as temporary, temporary.open("wb") as file:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

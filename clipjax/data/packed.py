@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from clipjax.buckets import BucketPath, place
 from clipjax.config import read_text
@@ -33,8 +32,8 @@ MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"
 _BEGIN = f'{{"format": "{FORMAT}"'.encode()
 _KEYS = {"format", "kind", "name", "label_names", "shards", "ids", "sha256", "labels", "columns"}
-# Packing into the folder as it is would meet the same damage.
-_OR_ANEW = ", or remove the folder and pack the data set again"
+OR_ANEW = ", or remove the folder and pack the data set again"
+_OR_MEND = ", or pack the data set into this folder again, which writes only what is damaged"
 KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
@@ -50,7 +49,7 @@ def is_packed(root: str | os.PathLike[str]) -> bool:
         return False
 
 
-def read_packed(root: epath.Path, label_names: Sequence[str] | None = None) -> Manifest:
+def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None = None) -> Manifest:
     """A folder that `clipjax datasets pack` wrote.
 
     Args:
@@ -93,16 +92,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         if record["kind"] not in KINDS:
             raise ValueError(f"unknown kind {record['kind']!r}")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); copy it again{_OR_ANEW}") from None
+        raise DataError(f"{path} is damaged ({error}); copy it again{OR_ANEW}") from None
     return record
 
 
 def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
     path = folder / shard["file"]
     if not path.is_file():
-        raise DataError(f"{path} does not exist, and {MANIFEST} names it: copy it{_OR_ANEW}")
+        raise DataError(f"{path} does not exist, and {MANIFEST} names it: copy it{_OR_MEND}")
     if (size := version_of(path)[0]) != shard["bytes"]:
-        raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again{_OR_ANEW}")
+        raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again{_OR_MEND}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +126,7 @@ class PackedOpener:
         for i, (digest, packed) in enumerate(zip(found, self.sha256)):
             if digest != packed:
                 raise DataError(
-                    f"{self.where(i)}: has changed since it was packed; copy the shard again{_OR_ANEW}"
+                    f"{self.where(i)}: has changed since it was packed; copy the shard again{_OR_MEND}"
                 )
         return found
 
@@ -161,7 +160,7 @@ def _records(files: list[Path], counts: list[int]) -> RecordOpener:
 def _check_count(file: Path, found: int, said: int) -> None:
     if found != said:
         raise DataError(
-            f"{file} holds {counted(found, 'image')}, {MANIFEST} says {said}: copy it again{_OR_ANEW}"
+            f"{file} holds {counted(found, 'image')}, {MANIFEST} says {said}: copy it again{_OR_MEND}"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from clipjax.buckets import place
 from clipjax.collection import Job, Plan, evaluate_all, plan
 from clipjax.compare import Comparison, compare_runs
 from clipjax.data.cards import load_dataset
@@ -117,7 +118,7 @@ def before_and_after(
     if jax.process_index() > 0:  # only the first process has written rows to compare
         return []
     changes = [
-        change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, Path(results))
+        change for key in jobs for change in _changes(key, [run[key] for run in runs], suite, place(results))
     ]
     order = [(metric.task, metric.metric, metric.slice) for metric in suite.metrics]
     return sorted(changes, key=lambda c: order.index((c.metric.task, c.metric.metric, c.metric.slice)))
@@ -198,13 +199,13 @@ def evaluate_suite(
 
 def _evaluate(
     model: Any, jobs: dict[_Key, Job], announce: Callable[[str], None], **settings: Any
-) -> dict[_Key, Result | ClipjaxError]:
+) -> dict[_Key, Result | Exception]:
     """The result of each run, or what went wrong in it."""
 
     def say(number: int, of: int, job: Job) -> None:
         announce(f"[{number}/{of}] {model.card.id}: {job}")
 
-    found: dict[_Key, Result | ClipjaxError] = {}
+    found: dict[_Key, Result | Exception] = {}
     for done in evaluate_all(model, list(jobs.values()), announce=say, **settings):
         key = done.job.task, done.job.data.card.name
         if done.error is not None:
@@ -216,13 +217,13 @@ def _evaluate(
 
 
 def _changes(
-    key: _Key, results: Sequence[Result | ClipjaxError], suite: Suite, folder: Path
+    key: _Key, results: Sequence[Result | Exception], suite: Suite, folder: Path
 ) -> Iterator[Change]:
     """The suite's metrics of one task on one data set; `results` are the base's, then each seed's."""
     task, dataset = key
     wanted = [metric for metric in suite.metrics if metric.task == task]
     there = [each for each in results if isinstance(each, Result)]
-    if failed := [each for each in results if isinstance(each, ClipjaxError)]:
+    if failed := [each for each in results if isinstance(each, Exception)]:
         yield from (Change(each, dataset, None, (), (), None, f"failed: {failed[0]}") for each in wanted)
         return
     compared = [_compared(there[0], each, folder) for each in there[1:]]

@@ -4,6 +4,9 @@ A checkpoint holds everything that a step changes, so a resumed run is bit-equal
 (on the same devices), and it is read back into whatever mesh the run goes on with. It also says what run it
 is of, and no other run goes on from it. One that cannot be read, because the disk was full or the job killed,
 is reported and put aside, and the one before it is used.
+
+On a bucket a checkpoint lies beside its working copy, which is what orbax writes and reads: it is uploaded
+when it is complete, `sizes.json` last, and the newest whole one is fetched where the working copy lacks it.
 """
 
 from __future__ import annotations
@@ -28,31 +31,43 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from clipjax.buckets import BucketPath
 from clipjax.errors import DataError, counted
 from clipjax.finetune.step import TrainState
+from clipjax.finetune.uploads import SIZES, Uploads, wrong_size
 from clipjax.sharding import barrier, failed_process
+from clipjax.uploaded import working_copy
 
-_SIZES = "sizes.json"
 # Seconds that a failed save waits for its threads, and for what they still write.
 _PATIENCE = 10.0
 _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`, named by their step; the `keep` newest are kept.
+    """The checkpoints of one run, named by their step; the `keep` newest are kept.
 
     Args:
+        place: their folder, or its URL on a bucket.
         identity: what decides the weights of the run, by a name that a message can say ("recipe.batch_size",
             "seed"): only a run of the same identity goes on from its checkpoints.
 
+    Attributes:
+        place: as given. folder: where they lie on this disk.
+
     Raises:
-        DataError: the folder cannot be made.
+        DataError: the folder cannot be made, or the bucket fails.
+        UsageError: processes that do not share the working copy of a bucket.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, str] | None = None, keep: int = 2) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(self, place: Path, identity: Mapping[str, str] | None = None, keep: int = 2) -> None:
+        self.place = place.absolute()
+        self.folder = working_copy(self.place).absolute()
+        self._uploads = Uploads(self.place, self.folder, keep) if isinstance(self.place, BucketPath) else None
         self._identity = dict(identity or {})
         self._keep = keep
+        self._to_publish: int | None = None
+        if self._uploads is not None:
+            self._uploads.fetch()
         try:
             self._manager = self._open()
         except OSError as error:
@@ -71,6 +86,8 @@ class Checkpoints:
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
         """Write a checkpoint of the step that the state stands at; it is visible only when complete.
+
+        On a bucket it is there with `publish`.
 
         Raises:
             DataError: it cannot be written; those before it are still there.
@@ -95,16 +112,28 @@ class Checkpoints:
                 _LOG.error("%s: %s (waiting for the other processes)", what, _reason(error))
         failed = failed_process(failure)
         if failed is None:
+            self._to_publish = step
             return
         self._remove_unfinished()
         reason = f"process {failed} has failed, see its message" if failure is None else _reason(failure)
         raise DataError(f"{what}: {reason}; make room there and run the same command again") from failure
 
+    def publish(self) -> None:
+        """Bring what was saved to the bucket, where the checkpoints lie on one.
+
+        Raises:
+            DataError: the bucket fails or refuses; what was saved is on this disk, and goes up with the next
+                run.
+        """
+        if self._uploads is not None and self._to_publish is not None:
+            self._uploads.add(self._to_publish)
+            self._to_publish = None
+
     def _remove_unfinished(self) -> None:
         """What a failed save has left behind, which is room on a full disk."""
         if jax.process_index() > 0:
             return
-        for path in self.folder.glob(f"*/{_SIZES}.tmp"):
+        for path in self.folder.glob(f"*/{SIZES}.tmp"):
             path.unlink(missing_ok=True)
         deadline = time.monotonic() + _PATIENCE
         while left := list(self.folder.glob("*.orbax-checkpoint-tmp*")):
@@ -148,10 +177,12 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             self._put_aside(damaged)
+            if self._uploads is not None:
+                self._uploads.add(step, missing=True)
             return state
         if damaged:
             raise DataError(
-                f"none of the checkpoints in {self.folder} fits this run or can be read; "
+                f"none of the checkpoints in {self._where()} fits this run or can be read; "
                 "delete the folder to start afresh"
             )
         return None
@@ -169,12 +200,16 @@ class Checkpoints:
             more = len(different) - 3
             rest = f" and {counted(more, 'other value')}" if more > 0 else ""
             raise DataError(
-                f"{self.folder} holds checkpoints of another run: {', '.join(different[:3])}{rest}; "
+                f"{self._where()} holds checkpoints of another run: {', '.join(different[:3])}{rest}; "
                 "go on as that run was begun, or name another folder"
             )
 
+    def _where(self) -> str:
+        return str(self.folder if self._uploads is None else f"{self.place} (or its copy {self.folder})")
+
     def _read(self, step: int, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState:
-        self._check_sizes(step)
+        if (wrong := wrong_size(self.folder / str(step))) is not None:
+            raise ValueError(wrong)
         items: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), batches=grain.checkpoint.CheckpointRestore(batches)
         )
@@ -189,18 +224,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             folder = self.folder / str(step)
             sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            (folder / f"{_SIZES}.tmp").write_text(json.dumps(sizes))
-            os.replace(folder / f"{_SIZES}.tmp", folder / _SIZES)
-
-    def _check_sizes(self, step: int) -> None:
-        """Raise ValueError for a file that is missing or cut short; without the note nothing is known."""
-        folder = self.folder / str(step)
-        if not (folder / _SIZES).is_file():
-            return
-        for name, size in json.loads((folder / _SIZES).read_text()).items():
-            found = (folder / name).stat().st_size if (folder / name).is_file() else None
-            if found != size:
-                raise ValueError(f"{name} has {found or 0} bytes, {size} were written")
+            (folder / f"{SIZES}.tmp").write_text(json.dumps(sizes))
+            os.replace(folder / f"{SIZES}.tmp", folder / SIZES)
 
     def _put_aside(self, steps: list[int]) -> None:
         """Rename, so that training can save these steps again and the evidence is kept."""

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from clipjax.checkpoint import write_safetensors
 from clipjax.errors import DataError
+from clipjax.fetched import on_this_disk
 from clipjax.finetune.search import choose
 from clipjax.finetune.splits import Split, ValidationSplit
 from clipjax.finetune.step import TrainState, fetch
@@ -60,7 +61,7 @@ class Epochs:
         if self._folder is None:
             return nest(self._held[step])
         try:
-            return nest(load_file(self._file(step)))
+            return nest(load_file(on_this_disk(self._file(step))))
         except Exception as error:  # safetensors has an exception class of its own
             raise DataError(
                 f"{self._file(step)} cannot be read ({error}): the weights of epoch {epoch} are lost; remove "

@@ -19,8 +19,12 @@ from typing import IO, Any
 
 import jax
 
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import BucketPath
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
+from clipjax.sharding import first_writes
+from clipjax.uploaded import naming, working_copy
 
 METRICS = "metrics.csv"
 _LOG = logging.getLogger(__name__)
@@ -38,7 +42,8 @@ class Logs:
         steps: in all.
         batch_size: images in the global batch.
         images: in an epoch; None leaves epochs out.
-        folder: for metrics.csv and TensorBoard's events; None writes none.
+        folder: for metrics.csv and TensorBoard's events; None writes none. On a bucket they are what
+            `publish` and `close` have last uploaded of their working copy.
         description, progress: the line on stderr, with loss, accuracy, images/s and the time left.
     """
 
@@ -55,7 +60,8 @@ class Logs:
         self._batch_size, self._images = batch_size, images
         self._steps, self._description = steps, description
         self._first = jax.process_index() == 0
-        self._folder = folder if self._first else None
+        self._place = folder if self._first else None
+        self._folder = None if self._place is None else working_copy(self._place)
         self._progress = progress and self._first
         self._bar: Any = None
         self._table: _Table | None = None
@@ -101,6 +107,7 @@ class Logs:
     def _write(self, folder: Path, step: int, row: Mapping[str, float]) -> None:
         if self._table is None:
             folder.mkdir(parents=True, exist_ok=True)
+            self._fetch(folder / METRICS)
             self._table = _Table(folder / METRICS, step, row)
             self._events = _summary_writer(folder, step)
         self._table.add(step, row)
@@ -108,6 +115,29 @@ class Logs:
             for name, value in row.items():
                 if math.isfinite(value):  # of another the writer would complain on stderr
                     self._events.add_scalar(name, value, step)
+
+    def _fetch(self, table: Path) -> None:
+        """What a run on another machine has written of a table that lies on a bucket."""
+        assert self._place is not None
+        if isinstance(self._place, BucketPath) and not table.exists():
+            with contextlib.suppress(FileNotFoundError):
+                table.write_bytes((self._place / METRICS).read_bytes())
+
+    def publish(self) -> None:
+        """Bring the logs up to the last step that was told to their bucket, where they lie on one.
+
+        Raises DataError on the first process where that fails or refuses, then on the others as well.
+        """
+        first_writes(self._upload, "the logs")
+
+    def _upload(self) -> None:
+        if self._table is None or self._folder is None or not isinstance(self._place, BucketPath):
+            return
+        self._events.flush()
+        with naming(self._folder):
+            for file in self._folder.iterdir():
+                if file.is_file():
+                    BucketFiles().upload(file, self._place / file.name)
 
     def close(self) -> None:
         """End the logs. Of a full disk it only warns: the run may be ending with an error that says more."""
@@ -117,7 +147,10 @@ class Logs:
             if self._table is not None:
                 self._table.close()
             if self._events is not None:
+                self._upload()
                 self._events.close()
+        except DataError as error:
+            _LOG.warning("the logs on the bucket are not whole, those in %s are: %s", self._folder, error)
         except OSError as error:
             _LOG.warning("the logs in %s are not whole: %s", self._folder, error.strerror or error)
             if self._events is not None:  # it would try again as the interpreter ends, with a traceback

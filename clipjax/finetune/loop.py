@@ -85,8 +85,10 @@ def fit(
                     snapshots.keep(number, state)
                 if checkpoints is not None and save:
                     checkpoints.save(state, batches)
+                    logs.publish()  # before the resume point is seen, so that none lacks its steps
+                    checkpoints.publish()
                 if stop:
-                    kept = "" if checkpoints is None else str(checkpoints.folder)
+                    kept = "" if checkpoints is None else str(checkpoints.place)
                     raise preemption.interrupted(number, steps, kept)
     finally:
         logs.close()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from etils import epath
 
+from clipjax.buckets import place
 from clipjax.data.cards import Dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.files import LocalFiles
 from clipjax.finetune.identity import identity
 from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
 from clipjax.finetune.outcome import also_chosen
@@ -45,6 +45,8 @@ from clipjax.finetune.trees import flatten
 from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.sharding import first_writes
+from clipjax.uploaded import forget, working_copy
+from clipjax.writing import write_bytes
 
 SHOTS, RECORD = "shots.json", "run.json"
 
@@ -90,7 +92,7 @@ def finetune(
     """Fine-tune a model by a recipe, once for each of its seeds.
 
     Args:
-        out: folder for everything; its `folder` in `settings` is set for each seed.
+        out: folder for everything, or its URL on a bucket; its `folder` in `settings` is set for each seed.
         announce: told what begins.
 
     Returns: a run a seed, in the recipe's order.
@@ -105,7 +107,7 @@ def finetune(
     whole, held_out = splits(data)
     runs = []
     for seed in recipe.seeds:
-        folder = Path(out) / f"seed{seed}"
+        folder = place(out) / f"seed{seed}"
         split, shots = _cut(whole, data, recipe, seed)
         setup = Setup(
             model=model,
@@ -134,12 +136,14 @@ def _alone(folder: Path) -> Iterator[None]:
     """Refuse a folder that another run writes to; until the context or the process ends none can begin there.
 
     The lock is on the folder itself, so that nothing is left of it; a disk that knows no locks lets all pass.
+    On a bucket, which knows none either, it is on the working copy.
     """
+    here = working_copy(folder)
     with contextlib.ExitStack() as held:
 
         def claim() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY)
+            here.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(here, os.O_RDONLY)
             held.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -312,7 +316,9 @@ def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
         for name, write_beside in outcome.beside.items():
             write_beside(folder / name)
         text = json.dumps(asked, indent=1) + "\n"
-        LocalFiles().create(epath.Path(folder / RECORD), text.encode(), replace=True)
+        write_bytes(folder / RECORD, text.encode())
 
     first_writes(write, str(folder))
-    return load_model(folder / "model")
+    model = load_model(folder / "model")
+    first_writes(functools.partial(forget, folder), str(folder))
+    return model

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
-from clipjax.files import LocalFiles
 from clipjax.finetune.splits import Split, TrainSplit, ValidationSplit, class_counts
+from clipjax.writing import write_bytes
 
 VERSION = 1
 
@@ -85,7 +84,7 @@ class Shots:
 def write_shots(shots: Shots, path: Path) -> None:
     """Write a list as JSON, with its hash. Raises DataError where the disk is full or cannot be written."""
     text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
-    LocalFiles().create(epath.Path(path), text.encode(), replace=True)
+    write_bytes(path, text.encode())
 
 
 def read_shots(path: Path) -> Shots:

@@ -1,0 +1,140 @@
+"""Training checkpoints on a bucket: what of a run's working copy goes up, and what comes down."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clipjax.buckets import BucketPath
+from clipjax.digests import version_of
+from clipjax.errors import DataError, UsageError
+from clipjax.fetched import copy_object
+from clipjax.sharding import failed_process, first_writes
+from clipjax.uploaded import publish, remove
+from clipjax.writing import writing
+
+# In a checkpoint, and written last: the size of every other file of it. Without it there is no checkpoint.
+SIZES = "sizes.json"
+_LOG = logging.getLogger(__name__)
+
+
+def wrong_size(folder: Path) -> str | None:
+    """What to say of a file of a checkpoint that is missing or cut short.
+
+    None where all are right, or where no note says what is right.
+    """
+    if not (folder / SIZES).is_file():
+        return None
+    try:
+        sizes = _sizes(folder)
+    except (ValueError, TypeError):
+        return f"its {SIZES} is damaged"
+    for name, size in sizes.items():
+        try:
+            found = version_of(folder / name)[0]
+        except OSError:
+            found = 0
+        if found != size:
+            return f"{name} has {found} bytes, {size} were written"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return dict(json.loads((folder / SIZES).read_text()))
+
+
+class Uploads:
+    """The checkpoints of one run on a bucket. The first process speaks to it, all others wait for that.
+
+    Args:
+        place: their folder there. folder: that of their working copies. keep: so many, the newest.
+    """
+
+    def __init__(self, place: BucketPath, folder: Path, keep: int) -> None:
+        self._place, self._folder, self._keep = place, folder, keep
+
+    def fetch(self) -> None:
+        """Bring the newest whole checkpoint to this disk, where it lacks it.
+
+        One that is not whole any more is taken from the bucket, and the one before it is fetched.
+
+        Raises:
+            DataError: the bucket fails, or the disk is full.
+            UsageError: the processes do not share the disk.
+        """
+        first_writes(self._fetch, str(self._folder))
+        if jax.process_count() > 1:
+            self._check_shared()
+
+    def add(self, step: int, *, missing: bool = False) -> None:
+        """Upload a checkpoint, and remove what is older than those to keep.
+
+        Args:
+            missing: only where there is none of that step.
+
+        Raises DataError where the bucket fails or refuses; names the working copy.
+        """
+        first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
+
+    def _steps(self) -> list[int]:
+        """Those of the whole checkpoints on the bucket that a listing shows, the newest first."""
+        found = [path for path in self._place.glob("*") if path.name.isdecimal()]
+        return sorted((int(path.name) for path in found if (path / SIZES).exists()), reverse=True)
+
+    def _fetch(self) -> None:
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        here = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        for step in self._steps():
+            if step <= max(here, default=-1):
+                return
+            there: Any = self._place / str(step)
+            if (wrong := wrong_size(there)) is None:
+                self._copy(there, step)
+                return
+            _LOG.warning("%s is not whole (%s): it is removed, the one before it is tried", there, wrong)
+            remove(there, SIZES)
+
+    def _copy(self, there: Any, step: int) -> None:
+        """Into a folder beside its place, which gets its name when all is there."""
+        beside = self._folder / f".{step}.{uuid.uuid4().hex}.tmp"
+        try:
+            with writing(self._folder / str(step)):
+                for name, size in _sizes(there).items():
+                    copy_object(there / name, size, beside / name)
+                (beside / SIZES).write_bytes((there / SIZES).read_bytes())
+                os.rename(beside, self._folder / str(step))
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def _check_shared(self) -> None:
+        """Each process must see what the first one has made: orbax writes to one folder from all of them."""
+        token = self._folder / ".shared"
+        first_writes(token.touch, str(token))
+        process = failed_process(None if token.exists() else FileNotFoundError(token))
+        if jax.process_index() == 0:
+            token.unlink()
+        if process is not None:
+            raise UsageError(
+                f"process {process} does not see {self._folder}, where process 0 keeps what goes to "
+                f"{self._place}: set CLIPJAX_CACHE to a folder that all processes share"
+            )
+
+    def _add(self, step: int, missing: bool) -> None:
+        there: Any = self._place / str(step)
+        if missing and (there / SIZES).exists():
+            return
+        publish(self._folder / str(step), there, SIZES)
+        try:
+            for old in self._steps()[self._keep :]:
+                remove(self._place / str(old), SIZES)  # type: ignore[arg-type]
+        except DataError as error:  # who may only create leaves them there
+            _LOG.warning("older resume points stay on the bucket: %s", error)
