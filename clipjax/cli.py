@@ -14,6 +14,7 @@ import typer
 
 from clipjax.commands import (
     analyze,
+    claims,
     compare,
     crosscheck,
     datasets,
@@ -48,6 +49,7 @@ doctor.register(app)
 explain.register(app)
 analyze.register(app)
 report.register(app)
+claims.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipjax.analysis.cells import Cell, Column, RowIndex
-from clipjax.analysis.claims import FAILS, HOLDS, UNKNOWN, Finding, Verdict
+from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
 from clipjax.analysis.figure_set import analyze, commands
 from clipjax.analysis.figure_spec import Spec
 from clipjax.analysis.paper_tables import FilledLine, fill_table
@@ -24,10 +24,6 @@ from clipjax.analysis.report.svg import inline
 from clipjax.errors import DataError, counted
 
 SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who see none
-RULE = (
-    "A statement holds if the whole interval of each of its statistics lies where it says, does not hold if "
-    "the whole interval of one lies elsewhere, and else cannot be told from these rows."
-)
 RUNS = 3  # that a statistic names
 
 

@@ -1,0 +1,148 @@
+"""`clipjax claims`: which statements of the study hold on the user's own results, or on published ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.result_folder import emit, opened
+from clipjax.errors import unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.analysis.claims import Verdict
+    from clipjax.analysis.ledger import Claim
+
+
+def register(app: typer.Typer) -> None:
+    app.command("claims")(claims)
+
+
+def claims(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to. Default: results."
+        ),
+    ] = None,
+    claim: Annotated[
+        list[str] | None,
+        typer.Option("--claim", "-c", help="Only this one, and what is missing for it; may be repeated."),
+    ] = None,
+    listed: Annotated[
+        bool,
+        typer.Option("--list", help="List the statements and the rows that each needs; reads no results."),
+    ] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Also every result row that was used.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", "-f", help="table, markdown or json (everything).")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    level: Annotated[
+        float | None, typer.Option(help="Level of the intervals. Default: the file's, 0.95.")
+    ] = None,
+    correct: Annotated[
+        str, typer.Option(help="Correct for asking many questions at once: none or holm.")
+    ] = "none",
+    file: Annotated[
+        Path | None,
+        typer.Option("--claims", help="Claims of your own: a file of the form of configs/claims.toml."),
+    ] = None,
+) -> None:
+    """Hold the study's statements against results: holds, does not hold, or cannot be told, and by what.
+
+    A statement holds if the whole interval of each of its statistics lies where it says.
+
+    Examples:
+
+        clipjax claims results
+
+        clipjax claims results --claim ood_source --rows
+
+        clipjax claims results --format json --out claims.json
+    """
+    from clipjax.analysis.claims import check
+    from clipjax.analysis.ledger import ledger
+    from clipjax.analysis.verdicts import FORMATS, export
+
+    if form not in FORMATS:
+        raise unknown_name("format", form, list(FORMATS))
+    refuse_beside("--format table", {"--out": out if form == "table" else None})
+    book = ledger(file)
+    if listed:
+        refuse_beside("--list", {"RESULTS": folder, "--rows": rows, "--level": level, "--prompts": prompts})
+        refuse_beside("--list", {"--format markdown": form == "markdown"})
+        _list([book.claim(key) for key in claim] if claim else book.claims, form, out)
+        return
+    for key in claim or ():
+        book.claim(key)  # a mistyped key is said before results are read
+    found = check(
+        book,
+        opened(Path("results") if folder is None else folder).rows(),
+        claims=claim,
+        level=level,
+        prompts=prompts,
+        precision=precision,
+        correct=correct,
+    )
+    if form == "table":
+        _show(found, rows, whole=bool(claim))
+    else:
+        emit(export(found, form, rows), out)
+
+
+def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:
+    """Every statement, and what is measured of what."""
+    from clipjax.analysis.verdicts import about, of_part
+
+    records = [{**about(one), "parts": [of_part(part) for part in one.parts]} for one in chosen]
+    if form == "json":
+        emit(json.dumps(records, indent=2, ensure_ascii=False) + "\n", out)
+        return
+    for one, record in zip(chosen, records):
+        typer.secho(f"{one.key} ({one.section})", bold=True)
+        typer.echo(f"  {one.statement}.")
+        for part in record["parts"]:
+            typer.echo(f"  - {part['statistic']} of {part['of']}, {part['must_be']}")
+        if one.needs < len(one.parts):
+            typer.echo(f"  {one.needs} of these must hold")
+        for name, words in {"beware": one.beware, "no task yet": one.no_task}.items():
+            if words:
+                typer.echo(f"  {name}: {words}")
+        typer.echo(
+            f"  rows: {'; '.join(dict.fromkeys(t for part in record['parts'] for t in part['terms']))}\n"
+        )
+
+
+COLOURS = {"holds": "green", "does not hold": "red"}
+
+
+def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
+    """A line a claim, a line a measured part; of claims asked for by name also what is missing."""
+    from clipjax.analysis import verdicts
+
+    print_table(*verdicts.summary(found), [COLOURS.get(verdict.word) for verdict in found])
+    others = [verdicts.measured(found)]
+    others += [verdicts.unmeasured(found)] if whole else []
+    others += [verdicts.used(found)] if rows else []
+    for titles, cells in others:
+        if cells:
+            typer.echo()
+            print_table(titles, cells)
+    for verdict in found if whole else []:
+        if verdict.claim.beware:
+            typer.echo(f"\n{verdict.claim.key}: {verdict.claim.beware}")
+    counts = Counter(verdict.word for verdict in found)
+    listed = ", ".join(f"{count} {word}" for word, count in counts.items())
+    typer.echo(
+        f"\n{len(found)} claims: {listed}; --claim KEY says what is missing, --list what is asked", err=True
+    )
