@@ -18,6 +18,8 @@ from typing import Any
 from clipjax.config import config_dir, read_toml
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
+from clipjax.labels import load_labels
+from clipjax.registry_rows import registry
 from clipjax.results import Row
 
 NONE = "none"  # in a protocol: what a row has as null
@@ -32,6 +34,14 @@ _WORDS = {
     "convention.id": "in-distribution set",
     "recipe.pixels.pre_crop": "border cut",
     "recipe.pixels.interpolation": "interpolation",
+}
+
+# Field of a pixel recipe -> what a reader calls it, and where configs/models.csv has the model's own.
+_TRANSFORM = {
+    "image_size": ("crop", "crop_size"),
+    "resize_size": ("resize", "resize_size"),
+    "resize_mode": ("resize mode", "resize_mode"),
+    "interpolation": ("interpolation", "interpolation"),
 }
 
 
@@ -145,6 +155,8 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
             continue  # a classifier
         if (NONE if value is None else value) not in allowed:
             yield Departure(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
+    yield from _class_names(row)
+    yield from _transform(row, protocol)
     samples = {"images": row["sample"], "ID images": _field(row, "convention.id_sample")}
     for images, sample in samples.items():
         if sample is not None:
@@ -158,6 +170,29 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
         yield Departure("image size", "the model's own", str(row["model_facts"].get("image_size")))
     if (decode := _field(row, "recipe.pixels.decode") or "full") != "full":
         yield Departure("decoding", "full", str(decode))
+
+
+def _class_names(row: Row) -> Iterator[Departure]:
+    """A label space of another file may have the name of ours: the digest of the head's classes tells."""
+    head = _field(row, "recipe.head_classes")
+    if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
+        yield Departure("class names", "those of configs/labels", f"others ({head[:12]})")
+
+
+@functools.cache
+def _known_class_names() -> frozenset[str]:
+    return frozenset(load_labels(path).digest for path in (config_dir() / "labels").glob("*.csv"))
+
+
+def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
+    """From a registered model's own; what the protocol itself asks of the pixels goes before it."""
+    own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
+    if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
+        return
+    for field, (word, column) in _TRANSFORM.items():
+        asked, ours = f"recipe.pixels.{field}" in protocol.asks, str(pixels.get(field, own[column]))
+        if not asked and ours != own[column]:
+            yield Departure(word, f"the model's own, {own[column]}", ours)
 
 
 def _score(row: Row) -> Any:

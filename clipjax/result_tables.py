@@ -32,7 +32,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             row["metric"],
             _number(row["value"]),
             _interval(row["interval"]),
-            *_published(row, "{:.4g}", "{:+.4f}"),
+            *_beside(row),
             "" if row["n"] is None else str(row["n"]),
             row["precision"] or "",
             _note(row),
@@ -50,6 +50,13 @@ def model_name(row: Row) -> str:
     """A model for images of another size than its own says so: `ID@336px`."""
     facts = row["model_facts"]
     return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
+
+
+def _beside(row: Row) -> tuple[str, str, str]:
+    """Value, source and difference of what is published of a number; of a published one itself its source."""
+    if row["origin"] == "published":
+        return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
+    return _published(row, "{:.4g}", "{:+.4f}")
 
 
 def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from clipjax import protocols
 from clipjax.cli import app
 from clipjax.data.cards import dataset_names
 from clipjax.errors import DataError
-from clipjax.labels import load_prompts
+from clipjax.labels import load_labels, load_prompts
 from clipjax.protocols import matches, nearest, with_protocols
 from clipjax.results import ResultStore, new_run_id, validate_rows
 from clipjax.tasks import all_tasks
@@ -57,6 +59,40 @@ def test_a_result_that_follows_a_protocol() -> None:
 )
 def test_each_departure_is_named(changed: dict[str, Any], aspect: str) -> None:
     assert departures(imagenet(**changed), "clip_80") == [aspect]
+
+
+def test_other_class_names_are_named_whatever_their_file_is_called() -> None:
+    own, other = load_labels("imagenet"), dataclasses.replace(load_labels("imagenet"), classes=("x",) * 1000)
+    assert departures(imagenet(recipe={"head_classes": own.digest}), "clip_80") == []
+    assert departures(imagenet(recipe={"head_classes": other.digest}), "clip_80") == ["class names"]
+    classifier = imagenet(recipe={"head_classes": other.digest}, model_facts={"kind": "classifier"})
+    assert departures(classifier, "study_accuracy") == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "aspect"),
+    [
+        ("image_size", 240, "crop"),
+        ("resize_size", 256, "resize"),
+        ("resize_mode", "squash", "resize mode"),
+        ("interpolation", "bilinear", "interpolation"),
+    ],
+)
+def test_a_registered_models_transform_is_its_own(field: str, value: object, aspect: str) -> None:
+    own = {"image_size": 224, "resize_size": 224, "resize_mode": "shortest", "interpolation": "bicubic"}
+    followed, changed = ({"pixels": pixels} for pixels in (own, {**own, field: value}))
+    assert departures(imagenet(model="vit_b_32-openai", recipe=followed), "clip_80") == []
+    assert departures(imagenet(model="vit_b_32-openai", recipe=changed), "clip_80") == [aspect]
+    assert departures(imagenet(recipe=changed), "clip_80") == [], "of other models nothing is known"
+    resized = {"kind": "zero_shot", "resized": {"from": 224}, "image_size": 240}
+    at_240 = imagenet(model="vit_b_32-openai", recipe=changed, model_facts=resized)
+    assert departures(at_240, "clip_80") == ["image size"]
+
+
+def test_a_protocol_goes_before_the_models_own_transform() -> None:
+    """MCM's bilinear resize is followed though the model's own is bicubic."""
+    assert departures(ood("bilinear", model="vit_b_32-openai"), "mcm") == []
+    assert departures(ood("bilinear", model="vit_b_32-openai"), "study_ood")[1:] == ["interpolation"]
 
 
 def test_the_nearest_protocol_is_the_one_with_the_fewest_departures() -> None:
@@ -166,3 +202,28 @@ def test_the_command(tmp_path: Path) -> None:
     assert [len(each["protocol"]["departures"]) for each in record] == [0, 1]
     for wrong in (["--run", "nothing"], ["--against", "nothing"]):
         assert CliRunner().invoke(app, ["explain", str(tmp_path), *wrong]).exit_code != 0
+
+
+def known(value: float, source: str) -> dict[str, Any]:
+    return {"value": value, "source": source, "difference": 0.5 - value, "note": None}
+
+
+def test_what_is_published_stands_beside_a_run(tmp_path: Path) -> None:
+    run = imagenet(reference=[known(0.51, "paper"), known(0.4, "open_clip")])
+    part = {**run, "metric": "top5", "reference": [known(0.5, "open_clip")], "recipe_hash": "b" * 64}
+    ResultStore(tmp_path).add([run, part])
+    ResultStore(tmp_path).add([imagenet(recipe_hash="c" * 64)])
+    lines = CliRunner().invoke(app, ["explain", str(tmp_path)]).stdout.splitlines()
+    assert lines[0].rstrip().endswith("published numbers")
+    assert lines[2].endswith("3, furthest top1 +0.1000 (open_clip)")
+    assert lines[3].rstrip().endswith("nothing")
+    record = json.loads(CliRunner().invoke(app, ["explain", str(tmp_path), "--json"]).stdout)
+    expected = [("top1", 0.51, "paper"), ("top1", 0.4, "open_clip"), ("top5", 0.5, "open_clip")]
+    shown = [(one["metric"], one["published"], one["source"]) for one in record[0]["published"]]
+    assert (shown, record[1]["published"]) == (expected, [])
+    whole = CliRunner().invoke(app, ["explain", str(tmp_path), "--run", run["run_id"]]).stdout
+    assert re.search(r"top1 +0\.5000 +0\.5100 +-0\.0100 +paper", whole)
+    alone = json.loads(
+        CliRunner().invoke(app, ["explain", str(tmp_path), "--run", run["run_id"], "--json"]).stdout
+    )
+    assert alone["published"] == record[0]["published"]

@@ -350,6 +350,14 @@ def test_published_numbers_stand_beside_where_there_are_some(tmp_path):
     assert "published" not in summary_table([row("x")])[0]
 
 
+def test_a_published_number_says_whose_it_is():
+    mine = row("x", origin="published", convention={"source": "timm"}, value=0.25)
+    titles, [cells] = summary_table([mine])
+    shown = dict(zip(titles, cells))
+    assert [shown[title] for title in ("value", "published", "source")] == ["0.2500", "0.2500", "timm"]
+    assert "difference" not in titles
+
+
 @pytest.mark.parametrize("reference", [[], PUBLISHED[0], [{"value": 0.5, "source": "paper"}]])
 def test_a_reference_is_a_list_of_whole_records(reference):
     with pytest.raises(DataError, match="reference"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,12 +53,13 @@ def explain(
         if run not in found.run_ids():
             raise unknown_name("run", run, found.run_ids())
         return _show_run(found.run(run), against, as_json)
-    # Of several rows of a run the first: they share what a protocol asks of.
-    runs = {row["run_id"]: row for row in reversed(found.rows())}
-    measured = [row for row in reversed(runs.values()) if row["origin"] == "measured"]
-    if not measured:
+    runs: dict[str, list[Row]] = {}
+    for row in found.rows():
+        if row["origin"] == "measured":
+            runs.setdefault(row["run_id"], []).append(row)
+    if not runs:
         raise UsageError(f"{folder} holds published numbers only: there is no recipe of ours to explain")
-    _show_all(measured, against, as_json)
+    _show_all(list(runs.values()), against, as_json)
 
 
 def _match(row: Row, against: str | None) -> Match | None:
@@ -67,22 +68,46 @@ def _match(row: Row, against: str | None) -> Match | None:
     return next((match for match in matches(row) if against in (None, match.protocol.name)), None)
 
 
-def _show_all(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
-    pairs = [(row, _match(row, against)) for row in rows]
+def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
+    """Of several rows of a run the first stands for all: they share what a protocol asks of."""
+    found = [(rows, _match(rows[0], against)) for rows in runs]
     if as_json:
         fields = ("run_id", "task", "dataset", "model")
         lines = [
-            {**{field: row[field] for field in fields}, "protocol": match and match.field()}
-            for row, match in pairs
+            {**{field: rows[0][field] for field in fields}, **_record(rows, match)} for rows, match in found
         ]
         typer.echo(json.dumps(lines, indent=2))
         return
     cells = []
-    for row, match in pairs:
-        departures = "" if match is None else _in_words(match)
+    for rows, match in found:
+        names = [rows[0][field] for field in ("run_id", "model", "task", "dataset")]
         name = match.protocol.name if match else "none published" if against is None else "not covered"
-        cells.append([row["run_id"], row["model"], row["task"], row["dataset"], name, departures])
-    print_table(["run", "model", "task", "data set", "nearest protocol", "departs in"], cells)
+        cells.append([*names, name, "" if match is None else _in_words(match), _furthest(_published(rows))])
+    titles = ["run", "model", "task", "data set", "nearest protocol", "departs in", "published numbers"]
+    print_table(titles, cells)
+
+
+def _record(rows: Sequence[Row], match: Match | None) -> dict[str, Any]:
+    return {"protocol": match and match.field(), "published": _published(rows)}
+
+
+def _published(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is published of a run's numbers, each beside ours."""
+    return [
+        {"metric": row["metric"], "slice": row["slice"], "ours": row["value"]}
+        | {"published": known["value"], "difference": known["difference"]}
+        | {"source": known["source"], "note": known["note"]}
+        for row in rows
+        for known in row["reference"] or []
+    ]
+
+
+def _furthest(published: Sequence[Mapping[str, Any]]) -> str:
+    if not published:
+        return ""
+    one = max(published, key=lambda each: abs(each["difference"]))
+    furthest = f"{one['metric']} {one['difference']:+.4f} ({one['source']})"
+    return furthest if len(published) == 1 else f"{len(published)}, furthest {furthest}"
 
 
 def _in_words(match: Match) -> str:
@@ -93,11 +118,6 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
     from clipjax.result_tables import model_name
 
     row, match = rows[0], _match(rows[0], against)
-    published = [
-        [one["metric"], one["slice"], one["value"], known["value"], known["difference"], known["source"]]
-        for one in rows
-        for known in one["reference"] or []
-    ]
     if as_json:
         keys = (
             "run_id",
@@ -110,11 +130,7 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
             "precision",
             "sample",
         )
-        record = {key: row[key] for key in keys} | {
-            "protocol": match and match.field(),
-            "published": published,
-        }
-        typer.echo(json.dumps(record, indent=2))
+        typer.echo(json.dumps({key: row[key] for key in keys} | _record(rows, match), indent=2))
         return
     typer.echo(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
     if match is None and against is not None:
@@ -122,15 +138,20 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
     else:
         _show_match(match)
     _show_convention(row)
-    if published:
-        typer.echo("\nPublished numbers that were measured alike\n")
-        cells = [
-            [metric, part, *(f"{number:.4f}" for number in numbers), source]
-            for metric, part, *numbers, source in published
-        ]
-        print_table(["metric", "part", "ours", "published", "difference", "source"], cells)
-    else:
+    _show_published(_published(rows))
+
+
+def _show_published(published: Sequence[Mapping[str, Any]]) -> None:
+    if not published:
         typer.echo("\nnothing is published of these numbers under the same convention")
+        return
+    typer.echo("\nPublished numbers that were measured alike\n")
+    numbers = ("ours", "published", "difference")
+    cells = [
+        [one["metric"], one["slice"], *(f"{one[name]:.4f}" for name in numbers), one["source"], one["note"]]
+        for one in published
+    ]
+    print_table(["metric", "part", *numbers, "source", "note"], cells)
 
 
 def _show_match(match: Match | None) -> None:
@@ -156,5 +177,6 @@ def _show_convention(row: Row) -> None:
     typer.echo("\nHow the numbers were made\n")
     pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
     words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": row["n"]}
+    words["logit scale"] = row["recipe"].get("logit_scale")
     cells = [[key, value if isinstance(value, str) else json.dumps(value)] for key, value in words.items()]
     print_table(["what", "how"], [cell for cell in cells if cell[1] != "null"])
