@@ -58,7 +58,7 @@ def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, u
     """Limits (transformed) and ticks of the axis "x" or "y"."""
     low, high = (float(end) for end in inverse(np.array(numbers), scale))
     found = ticks(low, high, scale)
-    labels = [f"{100 * t:.6g}" if unit == "%" else f"{t:.6g}" for t in found]
+    labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in found]
     axis = area.xaxis if which == "x" else area.yaxis
     axis.set_ticks(list(_at(found, scale)), labels)
     (area.set_xlim if which == "x" else area.set_ylim)(*numbers)

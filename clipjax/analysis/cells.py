@@ -124,6 +124,8 @@ def column_from(record: Mapping[str, Any], where: str) -> Column:
         terms = tuple(Term(**row) for row in record["rows"])
         if not terms:
             raise ValueError("it averages no row")
+        if wrong := [part for term in terms for part in term if not isinstance(part, str | None)]:
+            raise ValueError(f"{wrong[0]!r} is not a text")
         names = (record["key"], record["title"], record["better"], record.get("shared"))
         check_scale(scale := record.get("scale", "probit"))
         return Column(*names, terms, scale)

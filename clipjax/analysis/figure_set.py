@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipjax.analysis.above import above_trend
 from clipjax.analysis.cells import RowIndex, Term
 from clipjax.analysis.figure_spec import Panel, Spec
 from clipjax.analysis.frame import Content, Missing, drawn
@@ -66,13 +67,13 @@ def analyze(
         return Done(spec, (), 0, 0, frozenset(), ())
     if spec.kind == "table":
         return _table(spec, index, out, formats, prompts, precision)
-    contents = [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
-    shown = [{point.model for point in drawn(spec, content)} for content in contents]
+    panels = contents(spec, index, prompts, precision)
+    shown = [{point.model for point in drawn(spec, content)} for content in panels]
     files: list[Path] = []
     if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
-        drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, contents, commands(spec))
+        drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, panels, commands(spec))
         files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
-    missing = tuple(each for content in contents for each in content.missing)
+    missing = tuple(each for content in panels for each in content.missing)
     return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), frozenset().union(*shown), missing)
 
 
@@ -83,14 +84,21 @@ def commands(spec: Spec) -> list[str]:
     return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
 
 
+def contents(
+    spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
+) -> list[Content]:
+    """What each panel of a figure shows; arguments as `analyze`."""
+    return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
+
+
 def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, precision: str) -> Content:
     columns = tuple(axis.column for axis in panel.axes)
     if spec.by_prompts:
         found = points_of_prompts(index, columns[0], columns[-1], precision=precision)
     else:
         found = points(index, columns[0], columns[-1], prompts=prompts, precision=precision)
-    missing = _missing(spec, panel, index, {point.model for point in found})
-    return Content(panel, found, missing)
+    content = Content(panel, found, _missing(spec, panel, index, {point.model for point in found}))
+    return above_trend(spec, content) if panel.above else content
 
 
 def _missing(spec: Spec, panel: Panel, index: RowIndex, there: Set[str]) -> list[Missing]:

@@ -23,7 +23,7 @@ from clipjax.errors import DataError, unknown_name
 
 KINDS = ("scatter", "strip", "table", "to_come")
 STYLES = ("solid", "dashed", "dotted", "dashdot")
-UNITS = ("%", "")
+UNITS = ("%", "points", "")
 
 Where = Mapping[str, Any]
 """Fact of a model -> the value, or one of several, that it must have."""
@@ -31,7 +31,10 @@ Where = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Axis:
-    """A number of a model, and how it is drawn. `unit`: "%" where its ticks are percentages, else ""."""
+    """A number of a model, and how it is drawn.
+
+    `unit`: "%" or "points" where its ticks are hundredths, else "".
+    """
 
     column: Column
     unit: str
@@ -43,11 +46,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; a strip has no `y`."""
+    """One panel; a strip has no `y`.
+
+    Attributes:
+        above: key of a fit: y is then the number less what that trend expects (effective robustness).
+    """
 
     title: str
     x: Axis
     y: Axis | None
+    above: str = ""
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -126,9 +134,11 @@ class Spec:
 
 
 def spec_names() -> list[str]:
-    """The figures and tables that ship with clipjax, in the paper's order."""
+    """The figures and tables that ship with clipjax: the paper's in its order, then others."""
     names = [path.stem for path in (config_dir() / "figures").glob("*.toml")]
-    return sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name))
+    kinds = ("fig", "table")
+    of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
+    return sorted(names, key=lambda name: (of_paper.get(name, len(kinds)), len(name), name))
 
 
 def load_spec(name: str | Path) -> Spec:
@@ -208,10 +218,13 @@ def _figure(record: _Record, kind: str) -> dict[str, Any]:
         return found | {"size": record.take("size", str)}
     found["shapes"] = _groups(record, "shapes") if "shapes" in record.rest else ()
     found["ideal"] = record.take("ideal", bool, False)
-    found["fits"] = fits = tuple(map(_fit, record.tables("fits")))
+    found["fits"] = tuple(map(_fit, record.tables("fits")))
     found["difference"] = difference = record.strings("difference")
-    if difference and (len(difference) != 2 or {*difference} - {fit.key for fit in fits}):
+    keys = {fit.key for fit in found["fits"]}
+    if difference and (len(difference) != 2 or {*difference} - keys):
         raise DataError(f"{record.where}: difference = {list(difference)} must be the keys of two fits")
+    if unknown := {panel.above for panel in panels} - {*keys, ""}:
+        raise DataError(f"{record.where}: above = {min(unknown)!r} must be the key of a fit")
     return found
 
 
@@ -255,8 +268,9 @@ def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:
 
 def _panel(record: _Record, words: Mapping[str, Any], with_y: bool) -> Panel:
     record = _Record(_filled(record.rest, words, record.where), record.where)
-    title = record.take("title", str, needed=True)
-    panel = Panel(title, _axis(record.table("x")), _axis(record.table("y")) if with_y else None)
+    title, x = record.take("title", str, needed=True), _axis(record.table("x"))
+    y, above = (_axis(record.table("y")), record.take("above", str, "")) if with_y else (None, "")
+    panel = Panel(title, x, y, above)
     record.done()
     return panel
 

@@ -112,7 +112,7 @@ def _alike(first: Axis | None, second: Axis) -> bool:
 
 def axis_title(axis: Axis) -> str:
     """What an axis shows, with its unit."""
-    return f"{axis.column.title} (%)" if axis.unit == "%" else axis.column.title
+    return f"{axis.column.title} ({axis.unit})" if axis.unit else axis.column.title
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
@@ -156,7 +156,9 @@ def _counts(points: Iterable[Point], scheme: Sequence[Group]) -> dict[str, int]:
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend runs through; none where they are too few."""
+    """The points that a trend runs through; none where they are too few, or the panel is above one."""
+    if content.panel.above:
+        return []
     found = [point for point in content.points if matches(point.facts, line.where)]
     return found if len(found) >= FEWEST else []
 

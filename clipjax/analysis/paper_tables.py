@@ -137,7 +137,9 @@ def _text(cell: Cell | None, published: float | None) -> str:
         said.append(f"{cell.value:.3f}")
         said += [f"[{limits['lo']:.3f}, {limits['hi']:.3f}]"] if limits else []
     elif cell is not None:
-        said.append(f"{len(cell.rows)} of {len(cell.column.terms)} rows")
+        said.append(
+            f"{len(cell.rows)} of {len(cell.column.terms)} rows" if len(cell.column.terms) > 1 else "no row"
+        )
     return " ".join([*said, *([] if published is None else [f"({published:g})"])])
 
 

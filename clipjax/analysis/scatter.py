@@ -8,8 +8,8 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
 
 from clipjax.analysis.axes import ends, set_axis
 from clipjax.analysis.figure_spec import FitLine, Panel, Spec
@@ -97,6 +97,8 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
         shown += series.members
     limits = [ends(at.x[shown]), ends(at.y[shown])]
     for line in spec.fits:
+        if line.key == panel.above:
+            area.axhline(0, color=line_colour(spec, line), linestyle=line.style, linewidth=1.3, zorder=4)
         _draw_fit(area, spec, line, content, f"{gid}-fit-{line.key}")
     if spec.ideal:
         both = [min(low for low, _ in limits), max(high for _, high in limits)]
@@ -122,15 +124,18 @@ def places(panel: Panel, points: Sequence[Point]) -> Places:
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """One for each group, of a figure with shapes for each group and shape, that has points; in the legend's
-    order, so that what the legend has last lies on top."""
+    """One for each group, of a figure with shapes for each group and shape, that has points.
+
+    Those of few points come last, so that they lie on top.
+    """
     place = {id(point): i for i, point in enumerate(content.points)}
     looks = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     found = {_key(*look): Series(look[0], (look[1] or look[0]).marker, []) for look in looks}
     for point in drawn(spec, content):
         look = group_of(point.facts, spec.groups), group_of(point.facts, spec.shapes)
         found[_key(*look)].members.append(place[id(point)])
-    return {key: series for key, series in found.items() if series.members}
+    sizes = {key: len(series.members) for key, series in found.items() if series.members}
+    return {key: found[key] for key in sorted(sizes, key=lambda key: -sizes[key])}
 
 
 def _key(group: Group | None, shape: Group | None) -> str:
@@ -140,14 +145,18 @@ def _key(group: Group | None, shape: Group | None) -> str:
 def _draw_series(area: Axes, series: Series, at: Places, gid: str) -> None:
     group, marker, members = series
     x, y = at.x[members], at.y[members]
-    across = [((lo, b), (hi, b)) for lo, hi, b in zip(*at.x_ends[:, members], y)]
-    up = [((a, lo), (a, hi)) for lo, hi, a in zip(*at.y_ends[:, members], x)]
-    bars = LineCollection([*across, *up], colors=group.colour, linewidths=0.7, alpha=0.45, zorder=2)
-    area.add_collection(bars)
+    for ends_x, ends_y in ((at.x_ends[:, members], [y, y]), ([x, x], at.y_ends[:, members])):
+        area.plot(_broken(ends_x), _broken(ends_y), color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)
     filled = {"facecolors": group.colour, "edgecolors": "white", "linewidths": 0.4}
-    hollow = {"facecolors": "none", "edgecolors": group.colour, "linewidths": 0.9}
-    look = filled if group.filled else hollow
-    area.scatter(x, y, s=SIZES.get(marker, SIZE), marker=marker, zorder=3, gid=gid, **look)
+    hollow = {"facecolors": "none", "edgecolors": group.colour, "linewidths": 0.6}
+    look = {"zorder": 3, **filled} if group.filled else {"zorder": 2.5, **hollow}
+    area.scatter(x, y, s=SIZES.get(marker, SIZE), marker=marker, gid=gid, **look)
+
+
+def _broken(ends: ArrayLike) -> np.ndarray:
+    """First and last coordinates of segments, [2, N], as one line with gaps: one path in a file, not N."""
+    both = np.asarray(ends)
+    return np.concatenate([both, np.full_like(both[:1], np.nan)]).T.ravel()
 
 
 def _draw_fit(area: Axes, spec: Spec, line: FitLine, content: Content, gid: str) -> None:

@@ -1,0 +1,39 @@
+"""Panels that show how far models lie above a trend: effective robustness (Taori et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clipjax.analysis.cells import Column
+from clipjax.analysis.figure_spec import Axis, Spec
+from clipjax.analysis.frame import FEWEST, Content, Missing
+from clipjax.analysis.groups import matches
+from clipjax.analysis.points import Point
+from clipjax.analysis.trends import Robustness, effective_robustness, fit_points
+
+
+def above_trend(spec: Spec, content: Content) -> Content:
+    """The panel with each model's y less what the trend `panel.above` expects at its x, on a linear axis.
+
+    The trend is fitted on the scales of the panel's axes. What it cannot tell is said as missing: everything
+    where it has too few models, and models whose x lies beyond all of its own.
+    """
+    panel = content.panel
+    assert panel.y is not None
+    line = next(line for line in spec.fits if line.key == panel.above)
+    members = [point for point in content.points if matches(point.facts, line.where)]
+    axis = Axis(replace(panel.y.column, scale="linear"), panel.y.unit)
+    panel = replace(panel, y=axis)
+    if len(members) < FEWEST:
+        few = Missing(panel.title, None, f"{FEWEST} models of the {line.title}")
+        return Content(panel, [], [*content.missing, few])
+    trend = fit_points(members, method=line.method)
+    pairs = list(zip(content.points, effective_robustness(content.points, trend)))
+    kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]
+    within = "{} from {:.3g} to {:.3g}".format(panel.x.column.title, *trend.ends)
+    beyond = [Missing(panel.title, point.model, within) for point, each in pairs if each.extrapolated]
+    return Content(panel, kept, [*content.missing, *beyond])
+
+
+def _moved(point: Point, found: Robustness, column: Column) -> Point:
+    return replace(point, y=replace(point.y, column=column, value=found.value, interval=found.interval))

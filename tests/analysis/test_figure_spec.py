@@ -1,0 +1,228 @@
+"""Figures as data: what a file may say, and whether the suites that ship make the rows of each figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipjax.analysis.cells import Term
+from clipjax.analysis.figure_spec import Spec, load_spec, spec_names
+from clipjax.analysis.groups import group_of, matches
+from clipjax.config import config_dir
+from clipjax.data.annotations import imagenet_x_facts
+from clipjax.errors import DataError, UsageError
+from clipjax.labels import LabelSpace
+from clipjax.registry_rows import registry
+from clipjax.sweep.suite import load_suite, suite_names
+from clipjax.tasks import About, find_task, shape_bias
+
+PAPER = [*(f"fig{k}" for k in range(1, 11)), *(f"table{k}" for k in range(1, 5))]
+MINE = """
+title = "t"
+paper = "none"
+kind = "scatter"
+groups = "training"
+across = [{ name = "A", data = "imagenet_a" }, { name = "R", data = "imagenet_r" }]
+[panel]
+title = "{name}"
+[panel.x]
+title = "x"
+scale = "probit"
+rows = [{ task = "zeroshot", dataset = "imagenet_val", metric = "top1" }]
+[panel.y]
+title = "y"
+scale = "linear"
+rows = [{ task = "zeroshot", dataset = "{data}", metric = "top1" }]
+[[fits]]
+title = "trend"
+where = { group = "standard" }
+"""
+
+
+def mine(folder: Path, *changes: tuple[str, str]) -> Path:
+    text = MINE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_of_ones_own(tmp_path):
+    spec = load_spec(mine(tmp_path))
+    assert [panel.title for panel in spec.panels] == ["A", "R"]
+    assert [str(term) for term in spec.terms] == [
+        f"zeroshot {name} top1" for name in ("imagenet_val", "imagenet_a", "imagenet_r")
+    ]
+    assert (spec.name, spec.across, spec.fits[0].key, spec.fits[0].method) == ("mine", 2, "trend", "huber")
+    own = '[[groups]]\nkey = "k"\ntitle = "K"\ncolour = "#000000"\nmarker = "o"\nwhere = { arch = "*" }\n'
+    own = load_spec(mine(tmp_path, ('groups = "training"', ""), ("[[fits]]", f"{own}[[fits]]")))
+    assert [group.key for group in own.groups] == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('paper = "none"', 'papr = "none"'), "the key 'paper' is missing"),
+        (('paper = "none"', 'paper = "none"\ncaptions = "c"'), "unknown key 'captions'"),
+        (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, table, to_come"),
+        (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),
+        (('scale = "linear"', 'scale = "square"'), "panel: y: scale = 'square' is not one of probit"),
+        (('"{data}"', '"{dat}"'), "'{dat}' has a word that is not in across"),
+        (
+            ('"{data}"', "3"),
+            "panel: y needs key, title, better and rows of task, dataset, metric (3 is not a text)",
+        ),
+        (
+            ('title = "trend"', 'title = "trend"\nstyle = "wavy"'),
+            "fits 1: style = 'wavy' is not one of solid",
+        ),
+        (
+            ('groups = "training"', 'groups = "training"\nonly_groups = ["cats"]'),
+            "training has no group 'cats'",
+        ),
+        (
+            ('groups = "training"', 'groups = "training"\ndifference = ["trend"]'),
+            "must be the keys of two fits",
+        ),
+        (('title = "{name}"', 'title = "{name}"\nabove = "no"'), "above = 'no' must be the key of a fit"),
+        (('groups = "training"', "groups = 3"), "groups = 3 must be of type str"),
+    ],
+)
+def test_what_is_wrong_is_said_by_file_and_key(tmp_path, change, said):
+    with pytest.raises(DataError) as caught:
+        load_spec(mine(tmp_path, change))
+    assert str(tmp_path / "mine.toml") in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_an_unknown_name_has_its_nearest():
+    with pytest.raises(UsageError, match="fig3"):
+        load_spec("fig33")
+
+
+def test_the_papers_figures_are_there_in_its_order():
+    assert spec_names()[: len(PAPER)] == PAPER
+    slots = [line for line in load_spec("table3").lines if line.to_come]
+    assert load_spec("fig7").kind == "to_come"
+    assert len(slots) == 18
+    assert all(line.where["model"].startswith("llava:") for line in slots)
+
+
+# ------------------------------------------------------------------------- each figure and its suite
+
+DRAWN = [name for name in spec_names() if load_spec(name).kind != "to_come"]
+
+
+def test_every_figure_and_table_has_a_suite():
+    assert set(DRAWN) <= set(suite_names())
+    assert [name for name in DRAWN if (config_dir() / "suites" / f"{name}.toml").is_file()] == DRAWN
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_suite_runs_the_tasks_and_data_sets_of_its_figure_and_no_others(name):
+    wanted = {(term.task, term.dataset) for term in load_spec(name).terms}
+    asked = {(run.task, data) for run in load_suite(f"suite:{name}").runs for data in run.datasets}
+    assert asked == wanted
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_suite_runs_the_registered_models_of_its_figure_and_no_others(name):
+    spec, suite = load_spec(name), load_suite(f"suite:{name}")
+    shown = {model for model, facts in registry().items() if has_place(spec, {**facts, "model": model})}
+    assert set(suite.models) == shown
+
+
+def has_place(spec: Spec, facts: dict[str, Any]) -> bool:
+    """Whether a model is drawn, is below a trend line, or has a line in a table."""
+    if spec.kind == "table":
+        return any(matches(facts, line.where) for line in spec.lines)
+    with_prompts = {**facts, "prompts": "openai_80"}
+    seen = matches(facts, spec.models) and group_of(facts, spec.groups) is not None
+    if spec.shapes:
+        seen = seen and group_of(with_prompts, spec.shapes) is not None
+    return seen or any(matches(with_prompts, line.where) for line in spec.fits)
+
+
+def test_the_prompts_of_fig9():
+    spec, suite = load_spec("fig9"), load_suite("suite:fig9")
+    of_model = {
+        model: {p for run in suite.runs if model in run.models for p in run.prompts} for model in suite.models
+    }
+    drawn = [m for m, facts in registry().items() if group_of(facts, spec.groups)]
+    assert len(drawn) == 5
+    for model in drawn:
+        shapes = [group_of({"prompts": prompts}, spec.shapes) for prompts in of_model[model]]
+        assert sorted(shape.key for shape in shapes if shape) == sorted(
+            shape.key for shape in spec.shapes if shape.key != "cupl"
+        )
+    assert {frozenset(of_model[m]) for m in suite.models if m not in drawn} == {frozenset({"openai_80"})}
+    for run in suite.runs:
+        assert run.prompts
+        assert {other.task for other in suite.runs if other.models == run.models} == {
+            term.task for term in spec.terms
+        }
+
+
+N = 40
+EIGHT = LabelSpace("eight", tuple(f"c{k}" for k in range(8)), tuple(f"c{k}" for k in range(8)))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, set[tuple[str, str | None]]]:
+    """Metric and slice of everything that each task measures."""
+    about = About("d", EIGHT, resamples=100)
+    return {
+        name: {(each.metric, each.slice) for each in find_task(name).measure(columns, about)}
+        for name, columns in plain_columns().items()
+    }
+
+
+def plain_columns() -> dict[str, dict[str, Any]]:
+    """Per-image columns of each task, as another framework could give them."""
+    rng = np.random.default_rng(0)
+    label, right = np.arange(N) % 8, rng.random(N) < 0.6
+    each = {"label": label, "correct": right, "prediction": np.where(right, label, (label + 1) % 8)}
+    known = list(imagenet_x_facts()["factors"])
+    factors = [[known[k % len(known)]] for k in range(N)]
+    words = [[f"c{code % 4}" for code in codes] for codes in (label, label + 1, label + right)]
+    of_states = [
+        f"{name}_{state}" for name in ("confidence", "nll", "brier") for state in ("before", "after")
+    ]
+    fitted = {"temperature": np.ones(N), "temperature_error": np.ones(N), "calibration_images": np.full(N, N)}
+    return {
+        "zeroshot": each,
+        "imagenet_x": {
+            **each,
+            "confidence": rng.random(N),
+            "annotated": np.ones(N, bool),
+            "top_factors": factors,
+            "multi_factors": factors,
+        },
+        "calibration": {**each, **{name: rng.random(N) for name in of_states}, **fitted},
+        "ood": {
+            "in_distribution": np.arange(N) < N // 2,
+            "mcm": rng.random(N),
+            "ood_class": [f"o{k % 4}" for k in range(N)],
+        },
+        "retrieval": {
+            "image_ranks": rng.integers(0, N, (N, 1)).tolist(),
+            "caption_ranks": rng.integers(0, N, (N, 1)).tolist(),
+            "captions_cut": np.zeros(N, int),
+        },
+        "shape_bias": shape_bias.cues([f"c/c{k}-d.png" for k in range(N)], *words),
+        "vid_robust": {**each, "anchor": np.arange(N), "offset": np.zeros(N), "set_size": np.ones(N)},
+        "imagenet_d": {**each, "correct_4way_own": right, "correct_4way_list": right},
+    }
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_tasks_measure_what_a_figure_shows(name, measured):
+    def made(term: Term) -> bool:
+        return (term.metric, term.slice) in measured[term.task]
+
+    assert [str(term) for term in load_spec(name).terms if not made(term)] == []
