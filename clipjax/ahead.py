@@ -8,6 +8,7 @@ those data sets are embedded first that are small and share a pixel recipe, in o
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -17,11 +18,13 @@ import jax
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.embed import IMAGE_BATCH, EmbedStats, embed_many
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, Interrupted
 from clipjax.evaluation import hash_images
 from clipjax.store import Store
 from clipjax.subject import Part, Request, not_applicable, resolve
 from clipjax.tasks import find_task
+
+_log = logging.getLogger(__name__)
 
 SMALL = 8  # steps of all devices: of a data set with more, less than an eighth is padding
 
@@ -52,8 +55,12 @@ def embed_ahead(
     done: dict[str, EmbedStats] = {}
     for recipe, parts in small.items():
         if len(parts) > 1:
-            with contextlib.suppress(ClipjaxError):
+            try:
                 _embed(model, recipe, parts, precisions, how, done)
+            except Interrupted:
+                raise
+            except Exception as error:  # no memory on the devices, say
+                _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
     return done
 
 

@@ -26,6 +26,7 @@ from clipjax.commands import (
     report,
     results,
     store,
+    sweep,
     tasks,
     wise_ft,
 )
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 models.register(app)
 evaluate.register(app)
+sweep.register(app)
 crosscheck.register(app)
 tasks.register(app)
 compare.register(app)

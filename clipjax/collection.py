@@ -12,7 +12,7 @@ detection and calibration with one prompt set after another, from the same store
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.embed import EmbedStats
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError, DataError, Interrupted
 from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
@@ -74,7 +74,35 @@ class Done:
 
     job: Job
     result: Result | None
-    error: ClipjaxError | None = None
+    error: Exception | None = None
+
+
+class Loaded:
+    """Data sets that have been read: each is read, and hashed, once for all runs that share this."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[tuple[str, Path], Dataset] = {}
+
+    def dataset(self, data: Located) -> Dataset:
+        """Raises UsageError or DataError: what its reader finds wrong with it."""
+        key = (data.card.name, data.root)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(data.card, data.root)
+        return self._datasets[key]
+
+    def request(self, job: Job, annotations: str | Path | None = None) -> dict[str, Any]:
+        """The arguments of `clipjax.evaluate` that say what a job is of.
+
+        Args:
+            annotations: for the tasks that read some, where the data set's card does not name its own.
+        """
+        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
+        return {
+            "dataset": self.dataset(job.data),
+            "id_dataset": None if job.id is None else self.dataset(job.id),
+            "prompts": job.prompts,
+            "annotations": annotations if reads else None,
+        }
 
 
 def cards_below(data_root: str | Path) -> list[Located]:
@@ -94,12 +122,21 @@ def place(base: Path, card: DatasetCard) -> Path:
     return base / (card.place or card.name)
 
 
-def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -> Plan:
+def plan(
+    name: str,
+    data_root: str | Path,
+    prompts: Sequence[str | Path] = (),
+    *,
+    only: Sequence[str] = (),
+    places: Mapping[str, Path] | None = None,
+) -> Plan:
     """The runs of a task or collection on what lies below `data_root`, and the data sets that do not.
 
     Args:
         name: of a task, a collection, or "all".
         prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
+        only: names of data sets, or of families of them; empty: all.
+        places: where data sets lie that do not lie below `data_root`, by name.
 
     Raises:
         UsageError: there is no task, collection or prompt set of that name.
@@ -108,14 +145,17 @@ def plan(name: str, data_root: str | Path, prompts: Sequence[str | Path] = ()) -
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)
     base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
-    located = cards_below(base)
+    places, located = places or {}, cards_below(base)
     for task in map(find_task, chosen.tasks):
         # Captions take a template as well, but only when they are asked for by name.
         repeated = "head" in task.needs or (name == task.name and bool(prompts))
         for data in (data for data in located if chosen.takes(data.card, task.name)):
-            id_ = _id_of(base, data.card) if "id" in task.needs else None
+            if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
+                continue
+            data = data._replace(root=places.get(data.card.name, data.root))
+            id_ = _id_of(base, data.card, places) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
-            if absent and _is_demo(data.card):
+            if absent and _is_demo(data.card) and not only:
                 continue
             if absent:
                 missing.add(data, task.name, absent)
@@ -158,6 +198,8 @@ def evaluate_all(
     *,
     announce: Callable[[int, int, Job], None] | None = None,
     annotations: str | Path | None = None,
+    loaded: Loaded | None = None,
+    catch: type[Exception] = ClipjaxError,
     **settings: Any,
 ) -> Iterator[Done]:
     """Run the jobs in order. One that fails does not keep the others from their results.
@@ -172,27 +214,15 @@ def evaluate_all(
             once.
         announce: called before each with its number (from 1), how many there are, and the job.
         annotations: for the tasks that read some, where the data set's card does not name its own.
+        loaded: data sets that other calls have read.
+        catch: what else than a ClipjaxError costs no other job; `Interrupted` ends them all.
         settings: those of `clipjax.evaluate`.
     """
-    chosen = _distinct(jobs, own_head=has_own_head(model))
-    datasets: dict[tuple[str, Path], Dataset] = {}  # with their digests: each is hashed once
-
-    def load(data: Located | None) -> Dataset | None:
-        if data is None:
-            return None
-        key = (data.card.name, data.root)
-        if key not in datasets:
-            datasets[key] = load_dataset(data.card, data.root)
-        return datasets[key]
+    chosen = distinct(jobs, own_head=has_own_head(model))
+    read = Loaded() if loaded is None else loaded
 
     def what(job: Job) -> dict[str, Any]:
-        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
-        return {
-            "dataset": load(job.data),
-            "id_dataset": load(job.id),
-            "prompts": job.prompts,
-            "annotations": annotations if reads else None,
-        }
+        return read.request(job, annotations)
 
     ahead = _embed_ahead(model, chosen, what, settings)
     for number, job in enumerate(chosen, 1):
@@ -204,7 +234,9 @@ def evaluate_all(
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name
             yield Done(job, refused(model, task, name, reason, settings.get("results")))
-        except ClipjaxError as error:
+        except Interrupted:
+            raise
+        except (ClipjaxError, catch) as error:
             yield Done(job, None, error)
         else:
             for data in filter(None, (job.data, job.id)):
@@ -235,7 +267,7 @@ def _is_demo(card: DatasetCard) -> bool:
     return card.name.startswith("demo_")
 
 
-def _distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
+def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
     """Each run once; a model with a head of its own has no prompts where it is asked for one."""
     found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
@@ -250,9 +282,9 @@ def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
     return [load_prompts(name) for name in names] or [None]
 
 
-def _id_of(base: Path, card: DatasetCard) -> Located:
+def _id_of(base: Path, card: DatasetCard, places: Mapping[str, Path]) -> Located:
     found = id_card(card)
-    return Located(found, place(base, found))
+    return Located(found, places.get(found.name, place(base, found)))
 
 
 @dataclass

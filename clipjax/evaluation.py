@@ -358,7 +358,7 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
 
 def refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
     """The one row of a model that the task is not defined for; `name` is the data set's."""
-    recipe = {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
+    recipe = refused_recipe(model, task, name)
     common = {
         **identity(model.card.id, model_facts(model.card), task, name),
         "recipe_hash": sha256_json(recipe),
@@ -367,6 +367,11 @@ def refused(model: Any, task: Task, name: str, reason: str, results: str | Path 
         **NOT_EMBEDDED,
     }
     return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
+
+
+def refused_recipe(model: Any, task: Task, name: str) -> dict[str, Any]:
+    """What identifies such a row."""
+    return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
 
 
 def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -295,7 +295,7 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
     rows = [row for result in results for row in result.rows]
     for result in results:
         _say_skipped(result.stats.skipped)
-    _say_waiting([result.stats for result in results])
+    say_waiting([result.stats for result in results])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -320,7 +320,7 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
         typer.echo(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
 
 
-def _say_waiting(stats: Sequence[Any]) -> None:
+def say_waiting(stats: Sequence[Any]) -> None:
     """How long the devices waited for pixels, where any images were embedded."""
     from clipjax.embed import share_waiting
 
@@ -347,12 +347,12 @@ def _decoders(stats: Sequence[Any]) -> str:
     return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""
 
 
-def workers_asked(text: str) -> int | str:
+def workers_asked(text: str) -> int | Literal["auto"]:
     """What --workers says. Raises UsageError for anything but a number and "auto"."""
     return number_or_auto(text, "--workers", "of processes")
 
 
-def number_or_auto(text: str, option: str, of: str) -> int | str:
+def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
     """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
     if text == "auto":
         return text

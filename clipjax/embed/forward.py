@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +27,19 @@ from clipjax.models.network import Network, Precision, known_precision
 from clipjax.sharding import DATA, batch_sharding, local_mesh, replicated
 
 TEXT_BATCH = 32  # texts a device takes in one step
+
+
+class Program(NamedTuple):
+    """What a tower is compiled for: `batch` is of one device, `size` in pixels a side or tokens a text."""
+
+    arch: str
+    tower: str
+    size: int
+    batch: int
+    precision: str
+
+
+compiled: Counter[Program] = Counter()  # how often, by this process
 
 
 class OutOfMemoryError(Exception):
@@ -229,6 +243,7 @@ def _image_step(
     """Kept, so that the next data set of the same model does not compile again."""
 
     def forward(params: Any, pixels: jax.Array) -> jax.Array:
+        compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
         return unit_norm(features) if unit else features
 
@@ -241,6 +256,7 @@ def _image_step(
 @functools.lru_cache(maxsize=16)
 def _text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     def forward(params: Any, ids: jax.Array) -> jax.Array:
+        compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
         return unit_norm(network.encode_text(params, ids, precision=precision))
 
     return Step(forward, mesh, network.compiler_options("text"), replicated(mesh))

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from clipjax.buckets import place
 from clipjax.config import config_dir, read_toml
-from clipjax.data.cards import cards_in, dataset_names
+from clipjax.data.cards import cards_in
 from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.labels import load_prompts
 from clipjax.registry_rows import registry, unknown_model
@@ -32,7 +32,9 @@ CHOICES = {
     "precision": ("parity", "fast"),
     "on_error": ("raise", "skip"),
     "decode": ("full", "jpeg_scaled"),
+    "params": ("auto", "replicated", "sharded"),
 }
+AUTO = "auto"  # a batch size that is measured
 LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1}
 OPTIONS = (*LEAST, *CHOICES, "compare_precision", "annotations")
 KEYS = ("title", "models", "data_root", "model_root", "options", "data", "runs")
@@ -197,7 +199,12 @@ class _Reader:
         return self.place(self.typed(record[key], str, key)) if key in record else None
 
     def run(
-        self, record: Any, index: int, models: tuple[str, ...], defaults: dict[str, Any], known: Sequence[str]
+        self,
+        record: Any,
+        index: int,
+        models: tuple[str, ...],
+        defaults: dict[str, Any],
+        known: Mapping[str, set[str]],
     ) -> Run:
         where = f"runs[{index}]"
         self.check(self.typed(record, dict, where), RUN_KEYS, ("task",), where)
@@ -205,7 +212,7 @@ class _Reader:
         self.call(f"{where}.task", collection, task)
         datasets = self.names(record.get("datasets", []), f"{where}.datasets")
         for name in datasets:
-            self.named(name, known, f"{where}.datasets")
+            self.named(name, known, f"{where}.datasets", task)
         prompts = tuple(
             self.beside(name) for name in self.names(record.get("prompts", []), f"{where}.prompts")
         )
@@ -250,6 +257,8 @@ class _Reader:
             at = f"{where}.{key}"
             if key in CHOICES and value not in CHOICES[key]:
                 self.refuse(at, f"{value!r} is not {' or '.join(CHOICES[key])}")
+            if key == "batch_size" and value == AUTO:
+                continue
             if key in LEAST and (type(value) is not int or value < LEAST[key]):
                 self.refuse(at, f"{value!r} is not a whole number of {LEAST[key]} or more")
             if key == "compare_precision":
@@ -261,16 +270,26 @@ class _Reader:
             found["annotations"] = self.place(found["annotations"])
         return found
 
-    def datasets(self, data_root: Path | None) -> list[str]:
-        """The cards that ship with clipjax and those in the folder of data sets, and their families."""
-        names = dataset_names()
+    def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
+        """The cards that ship with clipjax, those in the folder of data sets, and the families of both, each
+        with the tasks that it is made for."""
+        folders = [config_dir() / "datasets"]
         if data_root is not None and data_root.is_dir():
-            names += [card.name for card in cards_in(data_root)]
-        return list(dict.fromkeys([*names, *(name.partition(":")[0] for name in names)]))
+            folders.append(data_root)
+        cards = {card.name: card for folder in folders for card in cards_in(folder)}
+        found: dict[str, set[str]] = {}
+        for name, card in cards.items():
+            for each in {name, name.partition(":")[0]}:
+                found.setdefault(each, set()).update(card.tasks)
+        return found
 
-    def named(self, name: str, known: Sequence[str], where: str) -> None:
+    def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
+        """A data set that exists, and that the task (or one of the collection) is made for."""
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
+        if task is not None and not known[name].intersection(collection(task).tasks):
+            tasks = ", ".join(sorted(known[name])) or "none"
+            self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 
     def names(self, given: Any, where: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.typed(name, str, where) for name in _listed(given)))

@@ -92,6 +92,11 @@ def test_cards_of_the_users_own(folder: Path) -> None:
         ("mine/b32", "./mine/b16", "mine/b16 does not exist"),
         ('"zeroshot"', '"zershot"', "runs[0].task: unknown task 'zershot'; did you mean zeroshot"),
         ("imagenet_r", "imagenet_rr", "runs[0].datasets: unknown data set 'imagenet_rr'; did you mean"),
+        (
+            '"imagenet_r"',
+            '"ninco"',
+            "runs[0].datasets: ninco is not made for 'zeroshot'; its card says",
+        ),
         ("openai_7", "openai_8", "runs[0].prompts: unknown prompt set 'openai_8'; did you mean"),
         ("own.txt", "other.txt", "other.txt does not exist"),
         ("group =", "groop =", "runs[1].models[0]: unknown column 'groop' of models.csv; did you mean group"),

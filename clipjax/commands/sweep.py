@@ -1,0 +1,221 @@
+"""`clipjax sweep SUITE.toml`: models x data sets x tasks from one file, in parts and on several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.evaluate import join_processes, number_or_auto, say_waiting, workers_asked
+from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.errors import DataError, UsageError, counted
+
+if TYPE_CHECKING:
+    from clipjax.sweep.plan import Item, SweepPlan
+    from clipjax.sweep.run import Report, Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("sweep")(sweep)
+
+
+def sweep(
+    suite: Annotated[
+        str,
+        typer.Argument(metavar="SUITE", help="A TOML file, or suite:NAME for one that ships with clipjax."),
+    ],
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder of data sets, in place of the suite's.")
+    ] = None,
+    model_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--model-root",
+            help="Folder of checkpoints by model id; one that is there is taken for the hub's.",
+        ),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(help="Folder for result rows; what has rows there is not run again.")
+    ] = Path("results"),
+    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    pixel_store: PixelStoreOption = None,
+    pixel_budget: PixelBudgetOption = None,
+    no_pixel_store: Annotated[
+        bool, typer.Option("--no-pixel-store", help="Decode for every model, keep no pixels.")
+    ] = False,
+    no_compile_cache: Annotated[
+        bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
+    ] = False,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Images a device a step, where the suite does not say; auto: the fastest, tried once."
+        ),
+    ] = "auto",
+    params: Annotated[
+        str,
+        typer.Option(
+            help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
+            "memory allows (auto)."
+        ),
+    ] = "auto",
+    workers: Annotated[
+        str, typer.Option(help="Decoding processes; 0: threads; auto tries once what is fastest here.")
+    ] = "auto",
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
+    ] = None,
+    shares: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --dry-run: what each of N parts would take.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run, what it takes and what is there.")
+    ] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Run nothing: say which runs have no results yet.")
+    ] = False,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="With --collect: folders of results to copy into --results first."),
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="One of several processes: join them first.")
+    ] = False,
+) -> None:
+    """Run a suite: every model on every data set with every task that it names.
+
+    What has results is skipped, what fails is named at the end, and the same command goes on where a run was
+    stopped. Exit codes: 0 nothing is left, 1 something failed or is missing, 75 interrupted: run it again.
+
+    Examples:
+
+        clipjax sweep suite.toml --data-root /data --dry-run
+
+        clipjax sweep suite.toml --data-root /data
+
+        clipjax sweep suite.toml --data-root /data --shard 3/8
+
+        clipjax sweep suite.toml --data-root /data --collect
+    """
+    from clipjax.sweep.shards import read_shard
+    from clipjax.sweep.suite import load_suite
+
+    if no_pixel_store:
+        refuse_beside("--no-pixel-store", {"--pixel-store": pixel_store, "--pixel-budget": pixel_budget})
+    if collect:
+        refuse_beside("--collect", {"--dry-run": dry_run, "--distributed": distributed})
+    if dry_run:
+        refuse_beside("--dry-run", {"--distributed": distributed})
+    if from_ and not collect:
+        raise UsageError("--from has no effect without --collect: give both or neither")
+    if shares is not None and not dry_run:
+        raise UsageError("--shares has no effect without --dry-run: give both or neither")
+    part = None if shard is None else read_shard(shard)
+    read = load_suite(suite, data_root=data_root, model_root=model_root)
+    pixels = None if no_pixel_store else pixels_in(pixel_store or Path("cache"), pixel_budget)
+    if distributed:
+        join_processes()
+    _use_compile_cache(not no_compile_cache)
+
+    from clipjax.store import Store
+    from clipjax.sweep.plan import make_plan
+    from clipjax.sweep.run import Settings
+    from clipjax.sweep.shards import cut
+
+    plan = make_plan(read, None if pixels is None else pixels.budget)
+    items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
+    settings = Settings(
+        results,
+        Store(store_root(store)),
+        pixels,
+        batch_size=number_or_auto(batch_size, "--batch-size", "of images"),
+        params=params,
+        workers=workers_asked(workers),
+    )
+    if collect:
+        _collect(plan, items, settings, from_ or [])
+    elif dry_run:
+        _preview(plan, items, settings, shares or (part.of if part else 1))
+    else:
+        _run(plan, items, settings)
+
+
+def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
+    import jax
+
+    from clipjax.results import ResultStore
+    from clipjax.sweep.run import complete, run_sweep
+    from clipjax.sweep.stopping import Stop
+
+    def tell(line: str) -> None:
+        if jax.process_index() == 0:
+            typer.echo(line, err=True)
+
+    ResultStore(settings.results).check_root()
+    for missing in plan.missing:
+        tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
+    with Stop():
+        report = run_sweep(plan, items, settings, tell=tell)
+    if jax.process_index() == 0:
+        _show(report)
+    complete(report, plan)
+
+
+def _show(report: Report) -> None:
+    typer.echo(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
+    say_waiting(report.stats)
+    if report.compiles:
+        rows = [[*program, count] for program, count in report.compiles.items()]
+        print_table(["architecture", "tower", "size", "batch", "precision", "compiled"], rows)
+    if report.failures:
+        typer.echo(f"\n{len(report.failures)} failed:")
+        for failure in report.failures:
+            typer.echo(f"  {failure.what}: {failure.reason}")
+
+
+def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: int) -> None:
+    from clipjax.sweep.preview import preview
+
+    found = preview(plan, items, settings, shards)
+    for table in (found.models, found.recipes, *([found.shards] if shards > 1 else [])):
+        print_table(table.header, table.rows)
+        typer.echo()
+    for line in found.lines:
+        typer.echo(line)
+
+
+def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
+    """Copy results together, then say what is missing: exit code 1 where anything is."""
+    from clipjax.results import merge_results
+    from clipjax.sweep.state import lacking
+
+    if folders:
+        added = merge_results(folders, settings.results)
+        typer.echo(f"{counted(added, 'run')} copied to {settings.results}", err=True)
+    left = lacking(plan, items, settings.results)
+    for item, reason in left:
+        typer.echo(f"{item}{': ' + reason if reason else ''}")
+    named = [missing.line for missing in plan.missing if missing.named]
+    for line in named:
+        typer.echo(f"missing: {line}")
+    typer.echo(f"{len(items) - len(left)} of {counted(len(items), 'run')} have results", err=True)
+    if left or named:
+        raise DataError(
+            f"{counted(len(left), 'run')} and {counted(len(named), 'data set')} are missing from "
+            f"{settings.results}: run the sweep again, with --shard or without; it does what is missing"
+        )
+
+
+def _use_compile_cache(kept: bool) -> None:
+    """Compiled programs are kept in the user's cache, unless JAX was told where to."""
+    import jax
+
+    from clipjax.embed import enable_compile_cache
+
+    if kept:
+        enable_compile_cache()
+    else:
+        jax.config.update("jax_enable_compilation_cache", False)

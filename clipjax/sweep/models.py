@@ -1,0 +1,77 @@
+"""The models of a sweep, before their weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.errors import ClipjaxError
+from clipjax.load import open_model
+from clipjax.model import Model
+from clipjax.registry import model_card, model_ids
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A model that a suite names.
+
+    Attributes:
+        name: as the suite has it: an id, a hub repository, a path or a URL.
+        source: what `load_model` takes; the folder below the suite's `model_root` where one is there.
+        model: its card, with params that are not read; None where it cannot be opened.
+        problem: why it cannot be opened.
+    """
+
+    name: str
+    source: str
+    model: Model | None
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its id; of one that cannot be opened, its name or that of its folder."""
+        return Path(self.name).name if self.model is None else self.model.card.id
+
+    @property
+    def recipe(self) -> PixelRecipe | None:
+        """Its pixels, but for what single data sets change of them."""
+        return None if self.model is None else self.model.card.preprocess.recipe(rgb="first")
+
+    @property
+    def own_head(self) -> bool:
+        from clipjax.subject import has_own_head
+
+        return self.model is not None and has_own_head(self.model)
+
+
+def choose(name: str, model_root: Path | None) -> Chosen:
+    """A registered model is its card, and nothing is fetched; anything else is opened."""
+    source = name
+    if model_root is not None and "/" not in name and (model_root / name).exists():
+        source = str(model_root / name)
+    try:
+        if source in model_ids():
+            return Chosen(name, source, Model(model_card(source), {}))
+        return Chosen(name, source, open_model(source))
+    except ClipjaxError as error:
+        return Chosen(name, source, None, str(error))
+
+
+def opened(chosen: Chosen) -> Any:
+    """The model with its fingerprint, and with a head where it has one, whose values are not read.
+
+    Raises:
+        UsageError, DataError: its weights are not there, or not those of its card.
+    """
+    import jax.numpy as jnp
+
+    model = open_model(chosen.source)
+    if model.card.kind == "classifier" and "head" in model.params and model.adapter is None:
+        # What identifies a run is that there is a head, and over which classes.
+        head = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in model.params["head"].items()}
+        shown = Model(model.card, {**model.params, "head": head}, weights=model.card.weights)
+        shown.tokenizer_files = model.tokenizer_files
+        return shown
+    return model

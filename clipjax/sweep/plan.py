@@ -1,0 +1,225 @@
+"""The runs of a sweep, in the order in which they cost the least.
+
+Models of one pixel recipe follow each other, so that an image is decoded once for all of them and the pixel
+store need hold one recipe at a time; models of one architecture are neighbours, and share their compiled
+program. Where the pixels of a recipe exceed the store's budget, its data sets come in waves that fit: all
+models run on one wave, then on the next. The plan depends on the suite, the models' cards and the data sets
+alone, not on what is stored: every process and every shard makes the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipjax.collection import Job, Loaded, distinct
+from clipjax.collection import plan as plan_jobs
+from clipjax.data.preprocess import PixelRecipe
+from clipjax.digests import canonical_json, sha256_json
+from clipjax.errors import DataError, UsageError
+from clipjax.sweep import cost
+from clipjax.sweep.models import Chosen, choose
+from clipjax.sweep.suite import Run, Suite
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One run to be.
+
+    Attributes:
+        options: of `clipjax.evaluate`.
+        keep_pixels: whether its pixels may be kept: those of each of its data sets fit the store.
+        flops: operations of the images and texts that it is the first to embed.
+        images: how many it is the first to embed.
+    """
+
+    chosen: Chosen
+    job: Job
+    options: Mapping[str, Any]
+    keep_pixels: bool = True
+    flops: int = 0
+    images: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.chosen.title}: {self.job}"
+
+    @property
+    def key(self) -> list[Any]:
+        """What tells it from the other runs of the sweep, the same everywhere."""
+        options = {name: str(value) for name, value in self.options.items()}
+        prompts = self.job.prompts and self.job.prompts.digest
+        return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A data set that is not there.
+
+    Attributes:
+        named: whether the suite asks for it by name, so that the sweep is not complete without it.
+    """
+
+    line: str
+    named: bool
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Attributes:
+    items: in order.
+    loaded: the data sets, read once for the whole sweep.
+    """
+
+    suite: Suite
+    items: Sequence[Item]
+    missing: Sequence[Missing] = ()
+    loaded: Loaded = field(default_factory=Loaded)
+
+    @property
+    def digest(self) -> str:
+        """Two processes, or two shards, with the same digest have the same plan."""
+        return sha256_json([item.key for item in self.items])
+
+    @property
+    def chosen(self) -> list[Chosen]:
+        return list({item.chosen.name: item.chosen for item in self.items}.values())
+
+
+def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
+    """
+    Args:
+        pixel_budget: bytes that the pixel store may take; None without one.
+
+    Raises:
+        UsageError: nobody says where the data sets lie.
+        DataError: none of them is there.
+    """
+    if suite.data_root is None:
+        raise UsageError(
+            f"say where the data sets of {suite.name} lie: --data-root FOLDER, or data_root in its file"
+        )
+    models = {name: choose(name, suite.model_root) for name in suite.models}
+    loaded, missing, asked = Loaded(), [], []
+    for run in suite.runs:
+        jobs, lines = _jobs(suite, run, suite.data_root)
+        missing += [Missing(line, bool(run.datasets)) for line in lines]
+        asked += [(models[name], run, jobs) for name in run.models]
+    items = [item for chosen, run, jobs in asked for item in _items(chosen, run, jobs)]
+    if not items:
+        raise DataError(f"{suite.data_root} holds none of the data sets of {suite.name}: {missing[0].line}")
+    sizes = cost.Sizes(loaded)
+    ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
+    return SweepPlan(suite, _with_costs(ordered, sizes), list(dict.fromkeys(missing)), loaded)
+
+
+def _jobs(suite: Suite, run: Run, data_root: Path) -> tuple[list[Job], list[str]]:
+    """What `clipjax eval --data-root` would run, and what is not there."""
+    try:
+        planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, places=suite.data)
+    except DataError as error:
+        return [], [str(error)]
+    return planned.jobs, planned.missing
+
+
+def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[Item]:
+    for job in distinct(jobs, own_head=chosen.own_head):
+        yield Item(chosen, job, run.options)
+
+
+def _each_once(items: Sequence[Item]) -> list[Item]:
+    """Entries of a suite may overlap."""
+    return list({canonical_json(item.key): item for item in items}.values())
+
+
+def _in_order(items: Sequence[Item], sizes: cost.Sizes, budget: int | None) -> Iterator[Item]:
+    """By recipe, wave, architecture and model, as they come in the suite; unusable models last."""
+    recipes = dict.fromkeys(item.chosen.recipe for item in items)
+    for recipe in sorted(recipes, key=lambda recipe: recipe is None):
+        of_recipe = [item for item in items if item.chosen.recipe == recipe]
+        for wave in _waves(of_recipe, recipe, sizes, budget):
+            names = dict.fromkeys((_arch(item.chosen), item.chosen.name) for item in wave.items)
+            archs = list(dict.fromkeys(arch for arch, _ in names))
+            for _, name in sorted(names, key=lambda pair: archs.index(pair[0])):
+                for item in wave.items:
+                    if item.chosen.name == name:
+                        yield dataclasses.replace(item, keep_pixels=wave.keep_pixels)
+
+
+def _arch(chosen: Chosen) -> str:
+    return "" if chosen.model is None else chosen.model.card.arch.name
+
+
+class _Wave(NamedTuple):
+    items: list[Item]
+    keep_pixels: bool
+
+
+def _waves(
+    items: Sequence[Item], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
+) -> Iterator[_Wave]:
+    """Items whose pixels fit the store together; such that need no more than others stay with them."""
+    if recipe is None or budget is None:
+        yield _Wave(list(items), budget is not None)
+        return
+
+    wave: list[Item] = []
+    held: dict[str, int] = {}
+    for group in connected(items):
+        needs: dict[str, int] = {}
+        for item in group:
+            for data in cost.parts(item.job):
+                count = sizes.of(data, item.options.get("limit"))
+                needs[data.card.name] = max(needs.get(data.card.name, 0), cost.pixel_bytes(recipe, count))
+        if max(needs.values()) > budget:
+            yield _Wave(group, False)
+            continue
+        if wave and sum((held | needs).values()) > budget:
+            yield _Wave(wave, True)
+            wave, held = [], {}
+        wave, held = wave + group, held | needs
+    if wave:
+        yield _Wave(wave, True)
+
+
+def connected(items: Sequence[Item]) -> list[list[Item]]:
+    """Items in groups that share data sets with each other and with no other group, in order."""
+    group_of: dict[str, int] = {}
+    groups: list[list[int]] = []
+    for i, item in enumerate(items):
+        names = [data.card.name for data in cost.parts(item.job)]
+        found = sorted({group_of[name] for name in names if name in group_of})
+        home = found[0] if found else len(groups)
+        if not found:
+            groups.append([])
+        for other in found[1:]:
+            groups[home] += groups[other]
+            groups[other] = []
+        for name, group in group_of.items():
+            group_of[name] = home if group in found else group
+        group_of |= dict.fromkeys(names, home)
+        groups[home].append(i)
+    return [[items[i] for i in sorted(group)] for group in groups if group]
+
+
+def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
+    """The images and texts that several runs of a model share count for the first of them."""
+    counted: set[Any] = set()
+    found = []
+    for item in items:
+        flops, images = cost.RUN, 0
+        card = None if item.chosen.model is None else item.chosen.model.card
+        for key, data in cost.images_of(item.chosen, item.job, item.options):
+            if card is not None and key not in counted:
+                count = sizes.of(data, item.options.get("limit"))
+                images += count
+                flops += count * cost.flops(card, "vision")
+                counted.add(key)
+        for texts, count in cost.texts_of(item.chosen, item.job, item.options):
+            if card is not None and texts not in counted:
+                flops += count * cost.flops(card, "text")
+                counted.add(texts)
+        found.append(dataclasses.replace(item, flops=flops, images=images))
+    return found

@@ -1,0 +1,176 @@
+"""What a sweep would take, and what of it is there: `--dry-run`. Nothing is embedded and nothing written."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
+from clipjax.errors import ClipjaxError
+from clipjax.store import key_hash
+from clipjax.sweep import cost
+from clipjax.sweep.models import opened
+from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.sweep.run import Settings
+from clipjax.sweep.shards import cost_of, cut
+from clipjax.sweep.state import Asked, Done, Stored, asked_of, embedding_entries, is_done
+
+HOW = (
+    "dots and convolutions of the traced forward pass, two a multiply-add, a scan's body as often as it runs"
+)
+UNKNOWN = "?"
+
+
+class Table(NamedTuple):
+    header: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Tables by what they are of, and lines of text."""
+
+    models: Table
+    recipes: Table
+    shards: Table
+    lines: list[str]
+
+
+@dataclass
+class _Known:
+    """What can be told of one model's runs.
+
+    Attributes:
+        asked: of the runs that could be resolved. problem: why others could not.
+        done: how many have results. entries: of embeddings that they read: name -> images.
+    """
+
+    asked: list[Asked]
+    done: int
+    entries: dict[str, int]
+    problem: str = ""
+
+
+def preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: int) -> Preview:
+    """
+    Args:
+        items: of the plan: all, or a shard's.
+        shards: to show the shares of.
+    """
+    done, stored = Done(settings.results), Stored(settings.store.root)
+    by_model: dict[str, list[Item]] = {}
+    for item in items:
+        by_model.setdefault(item.chosen.name, []).append(item)
+    known = {name: _known(group, plan, settings, done) for name, group in by_model.items()}
+    rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
+    header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
+    recipes = Table(
+        ["pixel recipe", "models", "data sets", "images", "pixels MB", "stored MB"],
+        list(_recipe_rows(by_model, plan, known, settings.pixel_store)),
+    )
+    return Preview(
+        Table(header, rows), recipes, _shard_table(plan, shards), _lines(plan, items, settings, stored)
+    )
+
+
+def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Done) -> _Known:
+    found = _Known([], 0, {})
+    try:
+        model = opened(items[0].chosen)
+        _ = model.card.fingerprint
+    except (ClipjaxError, OSError) as error:
+        found.problem = str(error)
+        return found
+    for item in items:
+        try:
+            asked = asked_of(model, item, plan.loaded, progress=settings.progress)
+        except ClipjaxError as error:
+            found.problem = f"{item.job}: {error}"
+            continue
+        found.asked.append(asked)
+        found.done += is_done(asked, done, item.options)
+        found.entries |= dict(embedding_entries(model, asked, item.options))
+    return found
+
+
+def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any]:
+    chosen = items[0].chosen
+    there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
+    weights = cost.weight_bytes([chosen])
+    width = 0 if chosen.model is None else chosen.model.card.arch.vision.embed_dim
+    images = sum(item.images for item in items)
+    can_tell = bool(known.asked)
+    return [
+        chosen.title,
+        len(items),
+        known.done if can_tell else UNKNOWN,
+        images,
+        there if can_tell else UNKNOWN,
+        f"{cost_of(items) / 1e12:.3g}",
+        f"{weights / 1e6:.0f}",
+        f"{images * width * 4 / 1e6:.1f}",
+        known.problem,
+    ]
+
+
+def _recipe_rows(
+    by_model: dict[str, list[Item]], plan: SweepPlan, known: dict[str, _Known], store: PixelStore | None
+) -> Iterator[list[Any]]:
+    sizes = cost.Sizes(plan.loaded)
+    kept = None if store is None else Stored(store.root)
+    usable = [name for name, items in by_model.items() if items[0].chosen.model is not None]
+    for recipe, names in itertools.groupby(usable, key=lambda name: by_model[name][0].chosen.recipe):
+        assert recipe is not None
+        group = list(names)
+        items = [item for name in group for item in by_model[name]]
+        counts = {
+            data.card.name: sizes.of(data, item.options.get("limit"))
+            for item in items
+            for data in cost.parts(item.job)
+        }
+        entries = {}
+        for asked in (asked for name in group for asked in known[name].asked):
+            for part in filter(
+                None, (asked.subject and asked.subject.part, asked.subject and asked.subject.id)
+            ):
+                size = cost.pixel_bytes(part.pixels, len(part.manifest))
+                entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
+        there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())
+        images = sum(counts.values())
+        megabytes = [f"{size / 1e6:.1f}" for size in (cost.pixel_bytes(recipe, images), there)]
+        yield [in_words(recipe), len(group), len(counts), images, *megabytes]
+
+
+def _shard_table(plan: SweepPlan, count: int) -> Table:
+    total = max(1, cost_of(plan.items))
+    rows = [
+        [f"{i}/{count}", len({item.chosen.name for item in part}), len(part), f"{cost_of(part) / total:.1%}"]
+        for i, part in enumerate(cut(plan.items, count), 1)
+    ]
+    return Table(["shard", "models", "runs", "share of the work"], rows)
+
+
+def _lines(plan: SweepPlan, items: Sequence[Item], settings: Settings, stored: Stored) -> list[str]:
+    images = sum(item.images for item in items)
+    lines = [
+        f"{len(items)} runs, {images} images to embed where none is stored",
+        f"{cost_of(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
+        f"embeddings: {settings.store.root} holds {stored.bytes / 1e9:.3g} GB",
+        _pixel_line(settings.pixel_store),
+        f"results: {settings.results}",
+        f"plan {plan.digest[:16]}: shards of one sweep say the same here",
+    ]
+    for missing in plan.missing:
+        lines.append(f"{'missing' if missing.named else 'left out'}: {missing.line}")
+    return lines
+
+
+def _pixel_line(store: PixelStore | None) -> str:
+    if store is None:
+        return "pixels: not kept; each model decodes them again"
+    taken = Stored(store.root).bytes
+    return (
+        f"pixels: {store.root} holds {taken / 1e9:.3g} GB of the {store.budget / 1e9:.3g} GB that it may take"
+    )

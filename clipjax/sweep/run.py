@@ -1,0 +1,273 @@
+"""Doing what a plan says and is not done yet.
+
+    with Stop():
+        report = run_sweep(plan, plan.items, settings, tell=print)
+
+A model that fails costs no other: what went wrong is kept for the end. Of several processes all make the same
+steps: what is skipped is what the first one says, and a model that one of them cannot load is loaded by none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from clipjax.collection import evaluate_all
+from clipjax.data.decoders import Workers
+from clipjax.data.pixel_store import PixelStore
+from clipjax.embed import BatchSize, EmbedStats, check_settings
+from clipjax.embed.forward import Program, compiled
+from clipjax.embed.params import check_params, mesh_to_load
+from clipjax.errors import ClipjaxError, DataError, Interrupted
+from clipjax.evaluation import Result
+from clipjax.load import load_model
+from clipjax.sharding import assert_same_everywhere, failed_process
+from clipjax.store import Store
+from clipjax.sweep import cost
+from clipjax.sweep.models import opened
+from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.sweep.state import Done, asked_of, is_done
+
+_log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where things go, and how they are computed; the options of single runs are the suite's."""
+
+    results: Path
+    store: Store
+    pixel_store: PixelStore | None
+    batch_size: BatchSize = "auto"
+    params: str = "auto"
+    workers: Workers = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a batch size, placement or number of workers that does not exist."""
+        check_settings(self.batch_size, self.workers, "raise")
+        check_params(self.params)
+
+    def of(self, item: Item) -> dict[str, Any]:
+        """The settings of `clipjax.evaluate`."""
+        options = {name: value for name, value in item.options.items() if name != "batch_size"}
+        return options | {
+            "results": self.results,
+            "store": self.store,
+            "pixel_store": self.pixel_store if item.keep_pixels else None,
+            "per_device_batch": item.options.get("batch_size", self.batch_size),
+            "params": item.options.get("params", self.params),
+            "workers": self.workers,
+            "progress": self.progress,
+        }
+
+
+class Failure(NamedTuple):
+    """A run that has no result, or all those of a model, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass
+class Report:
+    """What came of a sweep.
+
+    Attributes:
+        runs: done now. skipped: done before.
+        stats: of every run's embedding.
+        compiles: how often each tower was compiled, for what.
+    """
+
+    runs: int = 0
+    skipped: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    stats: list[EmbedStats] = field(default_factory=list)
+    compiles: Counter[Program] = field(default_factory=Counter)
+
+    def note(self, result: Result) -> None:
+        self.runs += 1
+        self.stats.append(result.stats)
+
+
+def run_sweep(plan: SweepPlan, items: Sequence[Item], settings: Settings, *, tell: Tell) -> Report:
+    """Run those of the items that have no result yet.
+
+    Args:
+        items: of the plan, in its order: all, or a shard's.
+        tell: is given a line of text about each step.
+
+    Raises:
+        DataError: processes that differ in their runs or images, before anything is embedded; a folder of
+            results that cannot be read.
+        Interrupted: by `Stop`, which the caller has entered.
+    """
+    check_same(plan)
+    done, report, before = Done(settings.results), Report(), Counter(compiled)
+    progress = _Progress(items, tell)
+    for _, group in itertools.groupby(items, key=lambda item: (item.chosen.name, item.keep_pixels)):
+        visit = list(group)
+        done.update()
+        todo = _not_done(visit, done, plan, settings, report)
+        progress.skip([item for item in visit if item not in todo])
+        if todo:
+            _visit(todo, plan, settings, report, progress)
+    report.compiles = Counter(compiled) - before
+    return report
+
+
+def check_same(plan: SweepPlan) -> None:
+    """Raises DataError, on every process, where one has other runs or other images than the rest."""
+    if jax.process_count() == 1:
+        return
+    assert_same_everywhere("the sweep", f"{len(plan.items)} runs ({plan.digest[:16]})")
+    located = {data.card.name: data for item in plan.items for data in cost.parts(item.job)}
+    for name in sorted(located):
+        try:
+            manifest = plan.loaded.dataset(located[name]).manifest
+            found = f"{len(manifest)} images ({manifest.order_digest[:16]})"
+        except ClipjaxError as error:
+            found = str(error)[:200].encode(errors="replace")[:250].decode(errors="ignore")
+        assert_same_everywhere(f"the data set {name}", found)
+
+
+def _not_done(
+    visit: Sequence[Item], done: Done, plan: SweepPlan, settings: Settings, report: Report
+) -> list[Item]:
+    """The items that are to be run; those that cannot are failures, those that are done are skipped."""
+    chosen = visit[0].chosen
+    model, failure = None, None
+    try:
+        model = opened(chosen)
+        _ = model.card.fingerprint  # reads and hashes the weights
+    except (ClipjaxError, OSError) as error:
+        failure = error
+    if (failed := failed_process(failure)) is not None:
+        reason = str(failure) if failure is not None else f"see the message of process {failed}"
+        report.failures.append(Failure(f"{chosen.title} ({len(visit)} runs)", reason))
+        return []
+    known = np.zeros(len(visit), bool)
+    for i, item in enumerate(visit):
+        try:
+            asked = asked_of(model, item, plan.loaded, progress=settings.progress)
+            known[i] = is_done(asked, done, item.options)
+        except ClipjaxError:
+            continue  # its run will say it
+    if jax.process_count() > 1:
+        known = np.asarray(multihost_utils.broadcast_one_to_all(known))
+    report.skipped += int(known.sum())
+    return [item for item, is_known in zip(visit, known) if not is_known]
+
+
+def _visit(
+    todo: Sequence[Item], plan: SweepPlan, settings: Settings, report: Report, progress: _Progress
+) -> None:
+    """Load a model and run the items, those of the same options together."""
+    chosen, model, failure = todo[0].chosen, None, None
+    try:
+        model = load_model(chosen.source, mesh_of=mesh_to_load(settings.of(todo[0])["params"]))
+    except Interrupted:
+        raise
+    except Exception as error:  # no memory, say
+        failure = error
+    if (failed := failed_process(failure)) is not None:
+        reason = _reason(failure) if failure is not None else f"see the message of process {failed}"
+        report.failures.append(Failure(f"{chosen.title} ({len(todo)} runs)", reason))
+        progress.skip(todo)
+        return
+    for part in _of_same_options(todo):
+        jobs = [item.job for item in part]
+        what = settings.of(part[0])
+        runs = evaluate_all(model, jobs, loaded=plan.loaded, catch=Exception, **what)
+        for item in part:
+            progress.start(item)
+            found = next(runs)
+            if found.result is not None:
+                report.note(found.result)
+                progress.end(item, headline(found.result.rows))
+            else:
+                assert found.error is not None
+                reason = _reason(found.error)
+                report.failures.append(Failure(str(item), reason))
+                progress.end(item, f"failed: {reason}")
+
+
+def _of_same_options(items: Sequence[Item]) -> Iterator[list[Item]]:
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(repr(sorted(item.options.items())), []).append(item)
+    yield from groups.values()
+
+
+def _reason(error: Exception) -> str:
+    """One line; of an error that is not ours the type, too, and the whole of it in the log."""
+    if isinstance(error, ClipjaxError):
+        return str(error)
+    _log.error("a run failed", exc_info=error)
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
+
+
+def headline(rows: Sequence[dict[str, Any]]) -> str:
+    """The first number of a run, or why there is none."""
+    row = next((row for row in rows if row["value"] is not None), rows[0])
+    return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"
+
+
+class _Progress:
+    """Where the sweep is, and how long the rest takes at the pace so far, by operations."""
+
+    def __init__(self, items: Sequence[Item], tell: Tell) -> None:
+        self._tell, self._count = tell, len(items)
+        self._left = sum(item.flops for item in items)
+        self._number, self._done, self._seconds = 0, 0, 0.0
+        self._started = 0.0
+
+    def skip(self, items: Sequence[Item]) -> None:
+        self._number += len(items)
+        self._left -= sum(item.flops for item in items)
+
+    def start(self, item: Item) -> None:
+        self._number += 1
+        self._started = time.perf_counter()
+        self._tell(f"[{self._number}/{self._count}] {item}")
+
+    def end(self, item: Item, what: str) -> None:
+        self._seconds += time.perf_counter() - self._started
+        self._done += item.flops
+        self._left -= item.flops
+        left = duration(self._seconds * self._left / max(self._done, 1))
+        share = self._done / max(self._done + self._left, 1)
+        self._tell(f"  {what}  [{share:.0%} of the work, about {left} left]")
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def complete(report: Report, plan: SweepPlan) -> None:
+    """Raises DataError, on every process, where runs failed or data sets that the suite names are missing."""
+    missing = [entry.line for entry in plan.missing if entry.named]
+    left = len(report.failures) + len(missing)
+    failed = failed_process(DataError("") if left else None)
+    if left:
+        first = report.failures[0] if report.failures else Failure("a data set is not there", missing[0])
+        raise DataError(f"{left} of the sweep's parts are not done; the first: {first.what}: {first.reason}")
+    if failed is not None:
+        raise DataError(f"runs failed on process {failed}: see its message")

@@ -1,0 +1,84 @@
+"""A sweep in parts, for the jobs of an array: `--shard i/n`.
+
+The plan is a line of units: what a model runs on data sets that share images (a data set with all its tasks,
+and with the in-distribution images that it is compared with), so that no two shards embed the same. The line
+is cut into n contiguous parts such that the costliest part is as cheap as can be. Contiguous, since the plan
+has the models of one pixel recipe next to each other: at most n - 1 recipes are decoded on more than one
+shard. Where cutting between whole models gives parts that are hardly costlier (`WHOLE`), models stay whole
+and are read once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipjax.errors import UsageError
+from clipjax.sweep.plan import Item, connected
+
+WHOLE = 1.1  # times the costliest part, for the sake of whole models
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `of` parts, numbered from 1."""
+
+    number: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def read_shard(text: str) -> Shard:
+    """ "3/8" is the third of eight. Raises UsageError for anything else."""
+    first, slash, second = text.partition("/")
+    if slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second):
+        return Shard(int(first), int(second))
+    raise UsageError(f"--shard {text!r} is not one of n parts: write 1/8 for the first of eight, up to 8/8")
+
+
+def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
+    """The items of each of `count` shards; empty ones last, where there are fewer units than shards."""
+    models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
+    units = [unit for model in models for unit in connected(model)]
+    fine, whole = _even(units, count), _even(models, count)
+    return whole if _costliest(whole) <= WHOLE * _costliest(fine) else fine
+
+
+def cost_of(items: Sequence[Item]) -> int:
+    return sum(item.flops for item in items)
+
+
+def _costliest(parts: Sequence[Sequence[Item]]) -> int:
+    return max(map(cost_of, parts))
+
+
+def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
+    """The line of units in `count` contiguous parts, the costliest as cheap as can be: by bisection."""
+    costs = [cost_of(unit) for unit in units]
+    low, high = max([0, *costs]), sum(costs)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(costs, middle)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    parts, start = [], 0
+    for size in _filled(costs, high):
+        parts.append([item for unit in units[start : start + size] for item in unit])
+        start += size
+    return parts + [[]] * (count - len(parts))
+
+
+def _filled(costs: Sequence[int], most: int) -> list[int]:
+    """How many units each part takes, one after the other, none costlier than `most`."""
+    sizes, total = [0], 0
+    for cost in costs:
+        if total + cost > most and sizes[-1]:
+            sizes.append(0)
+            total = 0
+        sizes[-1] += 1
+        total += cost
+    return sizes

@@ -1,0 +1,159 @@
+"""What of a sweep is done already, told by the recipes of the result rows; and what its stores hold.
+
+A run is done if there are rows with the recipe that it would have: everything that decides its numbers is in
+it. The weights are found and hashed for that, the images hashed, and neither is read into memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.collection import Loaded
+from clipjax.digests import sha256_json
+from clipjax.embed import image_key
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.evaluation import COMPARISON, hash_images, refused_recipe
+from clipjax.models.network import known_precision
+from clipjax.results import ResultStore
+from clipjax.store import EntryInfo, Store, key_hash
+from clipjax.subject import NotApplicableError, Request, Subject, not_applicable, resolve
+from clipjax.sweep import cost
+from clipjax.sweep.models import opened
+from clipjax.sweep.plan import Item, SweepPlan
+from clipjax.tasks import find_task
+
+ASKED = ("limit", "seed", "resamples", "decode")  # options that a `Request` takes
+
+
+class Done:
+    """The recipes in a folder of results; `update` takes in what other jobs have written since."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._store = ResultStore(root)
+        self._read: set[str] = set()
+        self._skipped: dict[str, bool] = {}  # recipe, unreadable images aside -> whether there were some
+        self.update()
+
+    def update(self) -> None:
+        for run_id in self._store.run_ids():
+            if run_id not in self._read:
+                self._read.add(run_id)
+                self._note(self._store.root / run_id / "run.json")
+
+    def _note(self, path: Path) -> None:
+        try:
+            recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete {path.parent} or restore it") from None
+        if isinstance(recipe, dict):  # imported rows have a recipe each, and none of ours
+            key = _identity(recipe)
+            self._skipped[key] = bool(recipe.get("skipped")) and self._skipped.get(key, True)
+
+    def has(self, recipe: Mapping[str, Any], *, skip: bool) -> bool:
+        """
+        Args:
+            skip: whether rows that lack unreadable images will do.
+        """
+        lacks = self._skipped.get(_identity(recipe))
+        return lacks is not None and (skip or not lacks)
+
+
+def _identity(recipe: Mapping[str, Any]) -> str:
+    return sha256_json({key: value for key, value in recipe.items() if key != "skipped"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is of, resolved: a subject, or the recipe of a row that says why there is none."""
+
+    subject: Subject | None
+    recipes: Sequence[Mapping[str, Any]]
+
+
+def asked_of(model: Any, item: Item, loaded: Loaded, *, progress: bool) -> Asked:
+    """
+    Args:
+        model: as `models.opened` gives it.
+
+    Raises:
+        UsageError, DataError: what the run itself would say before anything is embedded.
+    """
+    task, options = find_task(item.job.task), item.options
+    refused = refused_recipe(model, task, item.job.data.card.name)
+    if not_applicable(model, task) is not None:
+        return Asked(None, [refused])
+    what = loaded.request(item.job, options.get("annotations"))
+    try:
+        subject = resolve(model, task, Request(**what, **{k: options[k] for k in ASKED if k in options}))
+    except NotApplicableError:
+        return Asked(None, [refused])
+    for part in filter(None, (subject.part, subject.id)):
+        hash_images(part.manifest, progress)
+    precisions = cost.precisions(options)
+    recipes = [subject.recipe(precision, ()) for precision in precisions]
+    if options.get("compare_precision"):
+        recipes.append({**recipes[0], "precision": COMPARISON})
+    return Asked(subject, recipes)
+
+
+def is_done(asked: Asked, done: Done, options: Mapping[str, Any]) -> bool:
+    return all(done.has(recipe, skip=options.get("on_error") == "skip") for recipe in asked.recipes)
+
+
+class Stored:
+    """The entries of a store by name, as they were when this was made."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.entries: dict[str, EntryInfo] = {info.name: info for info in Store(root).ls()}
+
+    @property
+    def bytes(self) -> int:
+        return sum(info.bytes for info in self.entries.values())
+
+    def share(self, name: str) -> float:
+        """How much of an entry is there, 0 to 1."""
+        info = self.entries.get(name)
+        return 0.0 if info is None else info.shards_present / info.shards
+
+
+def embedding_entries(model: Any, asked: Asked, options: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The entries of the embeddings that a run reads, each with its number of images."""
+    if asked.subject is None or model.card.fingerprint is None:
+        return []
+    return [
+        (
+            key_hash(
+                image_key(model.card, part.manifest, part.pixels, known_precision(precision), "embedding")
+            ),
+            len(part.manifest),
+        )
+        for part in filter(None, (asked.subject.part, asked.subject.id))
+        for precision in cost.precisions(options)
+    ]
+
+
+def lacking(plan: SweepPlan, items: Sequence[Item], results: str | Path) -> list[tuple[Item, str]]:
+    """The items without results, each with why it cannot even be told ("" where it can)."""
+    done, found = Done(results), []
+    for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
+        visit = list(group)
+        try:
+            model = opened(visit[0].chosen)
+            _ = model.card.fingerprint
+        except (ClipjaxError, OSError) as error:
+            found += [(item, str(error)) for item in visit]
+            continue
+        for item in visit:
+            try:
+                asked = asked_of(model, item, plan.loaded, progress=True)
+            except ClipjaxError as error:
+                found.append((item, str(error)))
+            else:
+                found += [] if is_done(asked, done, item.options) else [(item, "")]
+    return found

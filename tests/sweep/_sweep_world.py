@@ -1,0 +1,140 @@
+"""A folder of small data sets, three tiny CLIPs of two pixel recipes, and a suite of all of it.
+
+    python tests/sweep/_sweep_world.py LOG ARGUMENT...
+
+is `clipjax ARGUMENT...` in a process of its own, which writes what it does to LOG, a line each: `image MODEL
+DIGEST` for an image that is computed, `run` for a run that is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+CLASSES = ("red", "green", "blue", "black")
+IMAGES = 48  # of the data set that has several shards
+BATCH = 4
+CARD = """
+name = "{name}"
+title = "{name}"
+reader = "folder"
+label_space = "colours.csv"
+prompts = "single"
+id = "many"
+tasks = {tasks}
+"""
+SUITE = """
+title = "Small"
+models = ["models/one", "models/two", "models/large"]
+data_root = "data"
+
+[options]
+batch_size = 4
+resamples = 100
+
+[[runs]]
+task = "all"
+
+[[runs]]
+task = "zeroshot"
+datasets = ["many"]
+prompts = ["openai_7"]
+"""
+RUNS = 3 * 5  # zeroshot on many and few, calibration on many, ood on odd, and the further prompts
+
+
+def write_world(folder: Path) -> Path:
+    """Data sets, models and the suite file, whose path is returned."""
+    data = folder / "data"
+    for name, count in (("many", IMAGES), ("few", 8)):
+        for i in range(count):
+            _noise(data / name / CLASSES[i % 4] / f"{name}{i}.png", i + count)
+    for i in range(6):
+        _noise(data / "odd" / f"{i}.png", 1000 + i)
+    rows = "".join(f"{name},{name}\n" for name in CLASSES)
+    (data / "colours.csv").write_text("id,name\n" + rows)
+    tasks = {"many": '["zeroshot", "calibration"]', "few": '["zeroshot"]'}
+    for name, named in tasks.items():
+        (data / f"{name}.toml").write_text(CARD.format(name=name, tasks=named))
+    odd = CARD.format(name="odd", tasks='["ood"]').replace("folder", "flat")
+    (data / "odd.toml").write_text(odd.replace('label_space = "colours.csv"\n', ""))
+    for seed, (name, side) in enumerate((("one", 16), ("two", 16), ("large", 24))):
+        _write_model(folder / "models" / name, side, seed)
+    (folder / "suite.toml").write_text(SUITE)
+    return folder / "suite.toml"
+
+
+def _noise(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (26, 24 + seed % 3, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+
+
+def _write_model(folder: Path, side: int, seed: int) -> None:
+    import jax
+
+    from clipjax.card import Card, Preprocess, Source
+    from clipjax.data.tokenizers import tokenizer_spec
+    from clipjax.model import Model
+    from clipjax.models.arch import load_arch
+
+    small: Any = load_arch("demo_small")
+    vision = dataclasses.replace(small.vision, image_size=side, width=32, mlp_width=64, embed_dim=16)
+    text = dataclasses.replace(small.text, width=16, mlp_width=32, embed_dim=16)
+    arch = dataclasses.replace(small, name=f"tiny{side}", vision=vision, text=text)
+    card = Card(
+        id=folder.name,
+        arch=arch,
+        source=Source(library="clipjax", arch=arch.name, tag="random"),
+        preprocess=Preprocess(side, side, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        tokenizer=tokenizer_spec("openai_bpe", text.context_length),
+        logit_scale=20.0,
+        logit_bias=None,
+        facts={"group": "demo", "train_source": "none"},
+    )
+    model = Model(card, {})
+    params = jax.device_get(model.network.init_params(jax.random.key(seed)))
+    Model(card, params).save(folder)
+
+
+def main() -> None:
+    """`clipjax`, with a log of what it computes."""
+    from clipjax import evaluation
+    from clipjax.embed import stream
+    from clipjax.embed.forward import Forward
+
+    file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    made, finish = stream.image_forward, evaluation.finish
+
+    def image_forward(model: Any, *arguments: Any) -> Forward:
+        forward = made(model, *arguments)
+
+        def run(pixels: np.ndarray) -> Any:
+            seen = [image for image in pixels if image.any()]  # the rest is padding
+            names = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in seen]
+            os.write(file, "".join(f"image {model.card.id} {name}\n" for name in names).encode())
+            return forward.run(pixels)
+
+        return dataclasses.replace(forward, run=run)
+
+    def finished(*arguments: Any) -> Any:
+        result = finish(*arguments)
+        os.write(file, b"run\n")
+        return result
+
+    stream.image_forward, evaluation.finish = image_forward, finished  # type: ignore[assignment]
+    sys.argv[:2] = ["clipjax"]
+    from clipjax.cli import main as clipjax
+
+    clipjax()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""`clipjax sweep` in one process: what is run in which order, what it would take, what a failure costs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _sweep_world import IMAGES, RUNS, write_world
+from typer.testing import CliRunner, Result
+
+from clipjax.cli import app
+from clipjax.errors import DataError, UsageError
+from clipjax.results import ResultStore
+from clipjax.sweep import cost
+from clipjax.sweep.plan import SweepPlan, connected, make_plan
+from clipjax.sweep.shards import cost_of, cut, read_shard
+from clipjax.sweep.suite import load_suite
+
+EMBEDDED = 3 * (IMAGES + 8 + 6)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_world(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def plan(suite: Path) -> SweepPlan:
+    return make_plan(load_suite(suite), 10**9)
+
+
+def sweep(suite: Path, out: Path, *arguments: str) -> Result:
+    places = ["--results", out / "results", "--store", out / "store", "--workers", "0"]
+    if "--no-pixel-store" not in arguments:
+        places += ["--pixel-store", out / "pixels"]
+    return CliRunner().invoke(app, ["sweep", *map(str, [suite, *places]), *arguments])
+
+
+def failure(result: Result) -> str:
+    assert isinstance(result.exception, DataError | UsageError), result.output
+    return str(result.exception)
+
+
+def numbers(out: Path) -> dict[tuple[str, ...], Any]:
+    rows = ResultStore(out / "results").rows(every=True)
+    found = {
+        (row["recipe_hash"], row["metric"], str(row["slice"])): (row["value"], row["interval"])
+        for row in rows
+    }
+    assert len(found) == len(rows)  # no run was done twice
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, int]:
+    """A whole sweep: its folder, what it said, and how many images it decoded."""
+    from clipjax.data import loader
+
+    out, decoded, to_pixels = tmp_path_factory.mktemp("done"), [], loader.to_pixels
+
+    def counted(*arguments: Any) -> Any:
+        decoded.append(1)
+        return to_pixels(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "to_pixels", counted)
+        result = sweep(suite, out)
+    assert result.exit_code == 0, result.output
+    return out, result, len(decoded)
+
+
+def test_everything_is_run_once(done: tuple[Path, Result, int]) -> None:
+    out, result, _ = done
+    assert len(ResultStore(out / "results").run_ids()) == RUNS
+    assert f"{RUNS} runs done now, 0 before" in result.output
+    assert re.search(
+        rf"embedded {EMBEDDED} images in .* the devices waited for pixels \d+% of it", result.output
+    )
+    assert re.search(
+        rf"\[{RUNS}/{RUNS}\] large: .*\n(.*\n)*  .*\[100% of the work, about 0 s left\]", result.output
+    )
+
+
+def test_a_recipe_is_decoded_once_for_all_its_models(done: tuple[Path, Result, int]) -> None:
+    assert done[2] == EMBEDDED * 2 // 3  # three models, two recipes
+
+
+def test_a_program_is_compiled_once(done: tuple[Path, Result, int]) -> None:
+    rows = re.findall(r"^(tiny\d+) +(image|text) +(\d+) +(\d+) +parity +(\d+)$", done[1].output, re.MULTILINE)
+    assert {(arch, size) for arch, tower, size, *_ in rows if tower == "image"} == {
+        ("tiny16", "16"),
+        ("tiny24", "24"),
+    }
+    assert [count for *_, count in rows] == ["1"] * len(rows)
+
+
+def test_what_exists_is_skipped(suite: Path, done: tuple[Path, Result, int]) -> None:
+    again = sweep(suite, done[0])
+    assert again.exit_code == 0
+    assert f"0 runs done now, {RUNS} before" in again.output
+    assert "embedded" not in again.output
+    collected = sweep(suite, done[0], "--collect")
+    assert (collected.exit_code, collected.output) == (0, f"{RUNS} of {RUNS} runs have results\n")
+
+
+def test_what_it_would_take(
+    suite: Path, plan: SweepPlan, done: tuple[Path, Result, int], tmp_path: Path
+) -> None:
+    out = sweep(suite, tmp_path, "--dry-run")
+    assert out.exit_code == 0, out.output
+    assert not list(tmp_path.iterdir())
+    assert f"{RUNS} runs, {EMBEDDED} images to embed" in out.output
+    assert f"{cost_of(plan.items) / 1e12:.4g} TFLOP" in out.output
+    pixels = 3 * 62 * 16**2 / 1e6
+    assert re.search(rf"16 px, .* 2 +3 +62 +{pixels:.1f} +0\.0\n", out.output)
+    assert re.search(r"holds 0 GB of the 100 GB", out.output)
+    assert re.search(r"^one +5 +0 +62 +0 ", out.output, re.MULTILINE)
+    after = sweep(suite, done[0], "--dry-run", "--shares", "2")
+    assert re.search(r"^one +5 +5 +62 +62 ", after.output, re.MULTILINE)
+    assert re.search(r"^1/2 +\d +\d+ +\d+\.\d%$", after.output, re.MULTILINE)
+
+
+def test_operations_count_each_layer_of_a_scan(plan: SweepPlan) -> None:
+    """By hand: two layers, 32 and 64 wide, over 4 patches of 8 pixels and the class token."""
+    model = plan.chosen[0].model
+    assert model is not None
+    tokens, width, hidden, out = 5, 32, 64, 16
+    layer = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * hidden
+    patches = 4 * (8 * 8 * 3) * width
+    assert cost.flops(model.card, "vision") == 2 * (2 * layer + patches + width * out)
+
+
+def test_models_of_a_recipe_are_neighbours(plan: SweepPlan) -> None:
+    assert [item.chosen.title for item in plan.items] == ["one"] * 5 + ["two"] * 5 + ["large"] * 5
+    assert sum(item.images for item in plan.items) == EMBEDDED
+
+
+def test_data_sets_come_in_waves_that_fit_the_pixel_store(suite: Path) -> None:
+    """Room for `many` with its runs, but not for all three sets at 16 pixels; at 24 not even for that."""
+    budget = 3 * 16**2 * (IMAGES + 6)
+    plan = make_plan(load_suite(suite), budget)
+    small = [
+        (item.chosen.title, item.job.data.card.name) for item in plan.items if item.chosen.title != "large"
+    ]
+    firsts = list(dict.fromkeys((model, name == "few") for model, name in small))
+    assert firsts == [("one", False), ("two", False), ("one", True), ("two", True)]
+    kept = {(item.chosen.title, item.job.data.card.name): item.keep_pixels for item in plan.items}
+    assert not kept["large", "many"]
+    assert kept["large", "few"]
+    assert all(kept[each] for each in small)
+
+
+def test_shards_are_all_of_it_and_alike(plan: SweepPlan) -> None:
+    for count in (1, 2, 3, 7, 20):
+        parts = cut(plan.items, count)
+        assert [item for part in parts for item in part] == list(plan.items)
+        assert len(parts) == count
+        assert parts == cut(plan.items, count)
+    unit = max(cost_of(unit) for unit in connected(plan.items[:5]))
+    costs = list(map(cost_of, cut(plan.items, 2)))
+    assert max(costs) - min(costs) <= 2 * unit
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/2/3", ""])
+def test_no_shard(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--shard '.*' is not one of n parts: write 1/8"):
+        read_shard(text)
+
+
+def test_shards_fill_one_store(suite: Path, done: tuple[Path, Result, int], tmp_path: Path) -> None:
+    first = sweep(suite, tmp_path, "--shard", "1/2", "--no-pixel-store")
+    assert first.exit_code == 0, first.output
+    missing = sweep(suite, tmp_path, "--collect")
+    assert missing.exit_code == 1
+    count = len(ResultStore(tmp_path / "results").run_ids())
+    assert 0 < count < RUNS
+    assert failure(missing).startswith(
+        f"{RUNS - count} runs and 0 data sets are missing from {tmp_path}/results"
+    )
+    assert "large: zeroshot on few\n" in missing.output
+    assert sweep(suite, tmp_path / "other", "--shard", "2/2").exit_code == 0
+    both = sweep(suite, tmp_path, "--collect", "--from", str(tmp_path / "other" / "results"))
+    assert both.exit_code == 0, both.output
+    assert numbers(tmp_path) == numbers(done[0])
+
+
+def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, int], tmp_path: Path) -> None:
+    world = shutil.copytree(suite.parent, tmp_path / "world")
+    weights = world / "models" / "one" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (world / "data" / "few" / "red" / "few0.png").write_bytes(b"no image")
+    result = sweep(world / "suite.toml", tmp_path)
+    assert failure(result).startswith("3 of the sweep's parts are not done; the first: two: zeroshot on few")
+    listed = result.output[result.output.index("3 failed:") :]
+    assert re.search(r"^  one.*\(5 runs\): .*model\.safetensors", listed, re.MULTILINE)
+    assert re.search(r"^  two: zeroshot on few: .*few0\.png", listed, re.MULTILINE)
+    assert re.search(r"^  large: zeroshot on few: .*few0\.png", listed, re.MULTILINE)
+    assert len(ResultStore(tmp_path / "results").run_ids()) == 8
+    collected = sweep(world / "suite.toml", tmp_path, "--collect")
+    assert failure(collected).startswith("7 runs and 0 data sets are missing")
+    preview = sweep(world / "suite.toml", tmp_path, "--dry-run")
+    assert re.search(r"^one +5 +\? .*model\.safetensors", preview.output, re.MULTILINE)
+    # Mended, the same command does what is left, and nothing else.
+    shutil.copy(suite.parent / "models" / "one" / "model.safetensors", weights)
+    shutil.copy(suite.parent / "data" / "few" / "red" / "few0.png", world / "data" / "few" / "red")
+    mended = sweep(world / "suite.toml", tmp_path)
+    assert f"7 runs done now, {RUNS - 7} before" in mended.output
+    assert numbers(tmp_path) == numbers(done[0])
+
+
+def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> None:
+    text = suite.read_text().replace('datasets = ["many"]', 'datasets = ["imagenet_r", "few"]')
+    named = suite.with_name("named.toml")
+    named.write_text(text.replace('["models/one", "models/two", "models/large"]', '["models/one"]'))
+    result = sweep(named, tmp_path)
+    assert failure(result).startswith(
+        "1 of the sweep's parts are not done; the first: a data set is not there: imagenet_r"
+    )
+    assert "5 runs done now" in result.output
+    assert "left out: imagenet_v2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--no-pixel-store", "--pixel-budget", "1GB"],
+            "--no-pixel-store and --pixel-budget do not go together",
+        ),
+        (["--collect", "--dry-run"], "--collect and --dry-run do not go together"),
+        (["--from", "elsewhere"], "--from has no effect without --collect"),
+        (["--shares", "3"], "--shares has no effect without --dry-run"),
+        (["--batch-size", "many"], "--batch-size: a number of images, or auto"),
+        (["--params", "halved"], "unknown placement of params 'halved'"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    suite: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    assert message in failure(sweep(suite, tmp_path, *arguments))
+    assert not list(tmp_path.iterdir())
