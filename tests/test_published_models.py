@@ -17,6 +17,7 @@ from clipjax.errors import DataError
 from clipjax.published import METHOD, Number, published_rows, read_numbers
 from clipjax.published_models import facts, rules
 from clipjax.references import sources
+from clipjax.registry_rows import registry
 from clipjax.results import ResultStore, validate_rows
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
@@ -77,10 +78,11 @@ def test_rows_of_all_models(numbers: list[Number]) -> None:
 
 
 GROUPS = {
-    "open_clip": {"clip": 31, None: 10},
-    "timm": {"standard": 1085, "more_data": 276, "clip_ft": 5, "robust_intervention": 11, None: 146},
+    "open_clip": {"clip": 16, "curated": 15, None: 10},
+    "timm": {"standard": 1077, "more_data": 276, "clip_ft": 5, "robust_intervention": 11, None: 154},
     "testbed": {
-        "standard": 83,
+        "standard": 79,
+        None: 4,
         "more_data": 41,
         "robust_intervention": 70,
         "lp_adversarial": 16,
@@ -112,10 +114,18 @@ def test_facts_of_some_models() -> None:
     assert of("timm", "levit_128.fb_dist_in1k", "224") == (None, None, "none", None)
     assert of("timm", "regnety_1280.swag_lc_in1k", "224") == ("more_data", None, "lc_in1k", "cnn")
     assert of("timm", "tf_efficientnet_b0.ap_in1k", "224") == ("robust_intervention", "IN1K", "none", "cnn")
-    assert of("open_clip", "ViT-H-14-quickgelu", "dfn5b") == ("clip", "DFN", "none", "vit")
+    assert of("open_clip", "ViT-H-14-quickgelu", "dfn5b") == ("curated", "DFN", "none", "vit")
+    flexible = of("timm", "flexivit_base.600ep_in1k", "240")
+    assert flexible == (None, "IN1K", "none", "vit"), "a DeiT III was its teacher"
+    assert of("timm", "rdnet_large.nv_in1k_ft_in1k_384", "384") == ("standard", "IN1K", "ft_in1k", "cnn")
+    merged = of("timm", "eva_giant_patch14_560.m30m_ft_in22k_in1k", "560")
+    assert merged == ("more_data", None, "ft_in22k_in1k", "vit"), "30 million images of several sets"
+    taught = of("timm", "tiny_vit_21m_512.dist_in22k_ft_in1k", "512")
+    assert taught == ("more_data", None, "ft_in1k", None)
     coca = of("open_clip", "coca_ViT-B-32", "mscoco_finetuned_laion2b_s13b_b90k")
     assert coca == (None, "LAION-2B", "mscoco", "vit")
     assert of("testbed", "vit_b_32_clip_zeroshot") == ("clip", "WIT", "none", "vit")
+    assert of("testbed", "resnet50_swav") == (None, "IN1K", None, "cnn")
     assert of("testbed", "resnet50_swsl") == ("more_data", "IG-1B", None, "cnn")
 
 
@@ -231,3 +241,19 @@ def test_a_wrong_rule_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "rules.toml").write_text(text)
     with pytest.raises(DataError, match=message):
         rules(tmp_path / "rules.toml")
+
+
+def test_groups_are_those_that_the_registry_has_for_the_same_training_set(numbers: list[Number]) -> None:
+    """What is registered and what is not differ in no group where the training set, or CLIP, is the same."""
+    registered = {
+        row["train_source"]: row["group"] for row in registry().values() if row["library"] == "open_clip"
+    }
+    others = {number.score.model: number.facts for number in numbers if number.facts}
+    compared = [
+        known
+        for known in others.values()
+        if known.get("kind") == "zero_shot" and "group" in known and known.get("train_source") in registered
+    ]
+    assert [known for known in compared if known["group"] != registered[known["train_source"]]] == []
+    if numbers[0].score.source == "open_clip":
+        assert {known["group"] for known in compared} == {"clip", "curated"}
