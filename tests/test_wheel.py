@@ -11,7 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _rows import row
 from safetensors.numpy import save_file
+
+from clipjax.analysis.report.page import script_text
+from clipjax.results import ResultStore, new_run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,6 +71,15 @@ def test_models_convert_and_load_from_another_folder(installed: Path, tmp_path: 
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert loaded.stdout.strip() == "classifier", loaded.stderr
+
+
+def test_the_report_page_travels_with_its_parts(installed: Path, tmp_path: Path) -> None:
+    """Template, style and scripts are package data."""
+    ResultStore(tmp_path / "results").add([row(new_run_id())])
+    assert "1 model, 1 number" in run(installed, tmp_path, "report", "results", "--figure", "fig4")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert script_text() in text
+    assert text.rstrip().endswith("</html>")
 
 
 def lite0_state_dict() -> dict[str, np.ndarray]:

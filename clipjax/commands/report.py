@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands.result_folder import opened
+from clipjax.errors import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -57,4 +58,5 @@ def report(
     rows = opened(folder).rows()
     choices = Choices(figures=figure, claims=claims, prompts=prompts, precision=precision, parts=parts)
     written = write_report(rows, out, name or folder.resolve().name, choices)
-    typer.echo(f"{out}: {written.megabytes:.1f} MB, {written.models} models, {written.numbers:,} numbers")
+    models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
+    typer.echo(f"{out}: {written.megabytes:.1f} MB, {models}, {numbers}")

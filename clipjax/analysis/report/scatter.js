@@ -20,21 +20,22 @@ function axis(column, scale, from, to) {
   const members = data.models.map((_, model) => cellOf(model, column)).filter((cell) => cell >= 0 && cells.value[cell] !== null);
   const values = members.map((cell) => cells.value[cell]);
   const spots = members.map((cell) => place(cell, "value", scale));
-  const [low, high] = [Math.min(...spots), Math.max(...spots)];
+  const [low, high] = spots.length ? [Math.min(...spots), Math.max(...spots)] : [0, 1];
   const room = 0.06 * (high - low) || 0.1;
   const pixel = (spot) => from + ((spot - low + room) / (high - low + 2 * room)) * (to - from);
   const gap = Math.abs(to - from) > 700 ? 60 : 44;
   let last = -Infinity;
-  const marks = ticks(Math.min(...values), Math.max(...values), scale)
+  const marks = (values.length ? ticks(Math.min(...values), Math.max(...values), scale) : [])
     .map((value) => [value, pixel(transform(value, scale))])
     .filter(([, spot]) => Math.abs(spot - last) >= (from > to ? 24 : gap) && ((last = spot), true));
   return { pixel, marks, low: low - room, high: high + room };
 }
 
 function drawPlot() {
+  if (!all.length) return void (find("plot-note").textContent = "There are no numbers to plot.");
   const svg = find("plot");
   const columns = [state.x, state.y];
-  const scales = columns.map((column) => scaleFor(all.length ? valuesOf(column) : [], state.scale));
+  const scales = columns.map((column) => scaleFor(valuesOf(column), state.scale));
   const width = Math.max(280, svg.parentNode.clientWidth - 2);
   const height = Math.round(Math.min(560, Math.max(320, 0.62 * width)));
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -162,7 +163,7 @@ function drawLegend() {
   const buttons = groups.map((group) => {
     const number = count(group);
     const pressed = !state.hidden.has(group);
-    const attributes = { type: "button", "data-group": group, "aria-pressed": pressed, disabled: !scheme().of.includes(group) };
+    const attributes = { type: "button", "data-group": group, "aria-pressed": String(pressed), disabled: !scheme().of.includes(group) };
     return make("button", attributes, glyph(groupAt(group)), make("span", {}, groupAt(group).title), make("small", {}, number));
   });
   find("legend").replaceChildren(...buttons);
@@ -198,10 +199,11 @@ function nearest(event) {
 /** Arrow keys: the next point to the right or left, or up or down. */
 function stepInPlot(event) {
   if (event.key === "Escape") return pointTo(-1);
-  if (event.key === "Enter" && current >= 0) return openPoint(drawnPoints[current]);
   const step = STEPS[event.key];
-  if (!step || !drawnPoints.length) return;
+  const opens = event.key === "Enter" && current >= 0;
+  if (!opens && !(step && drawnPoints.length)) return;
   event.preventDefault();
+  if (opens) return openPoint(drawnPoints[current]);
   const key = step[1] ? (point) => point.px : (point) => -point.py;
   const order = [...drawnPoints.keys()].sort((a, b) => key(drawnPoints[a]) - key(drawnPoints[b]) || a - b);
   const forward = step[1] > 0 || step[0] < 0 ? 1 : -1;

@@ -107,10 +107,10 @@ const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowD
 function moveInTable(event) {
   const from = event.target.closest("td[data-cell]");
   if (!from) return;
-  if (event.key === "Enter") return openCells([Number(from.dataset.cell)]);
   const step = STEPS[event.key];
-  if (!step) return;
-  event.preventDefault();
+  if (!step && event.key !== "Enter") return;
+  event.preventDefault(); // else Enter would press what the panel has in focus
+  if (!step) return openCells([Number(from.dataset.cell)]);
   let [row, column] = [from.parentNode.rowIndex + step[0], from.cellIndex + step[1]];
   const rows = find("numbers").rows;
   for (; rows[row]?.cells[column]; row += step[0], column += step[1]) {
