@@ -110,6 +110,7 @@ def check(
     prompts: str | None = None,
     precision: str = "parity",
     correct: str = "none",
+    resamples: int = RESAMPLES,
 ) -> list[Verdict]:
     """Hold claims against result rows.
 
@@ -120,6 +121,7 @@ def check(
             the ledger's.
         precision: likewise.
         correct: "none" or "holm".
+        resamples: draws of bootstraps, at least; Holm's correction takes as many as its level asks for.
 
     Raises:
         UsageError: there is no such claim or correction, or the level is not between 0 and 1.
@@ -132,11 +134,11 @@ def check(
         raise UsageError(f"the level is {level:g}, not between 0 and 1")
     evidence = Evidence(rows, prompts or book.prompts, precision)
     asked = [(claim, part) for claim in chosen for part in claim.parts]
-    measured = [_measure(claim, part, evidence, RESAMPLES) for claim, part in asked]
+    measured = [_measure(claim, part, evidence, resamples) for claim, part in asked]
     tests = sum(each.number is not None for each in measured)
     # Holm's first step asks at the level of all that can be asked: there must be draws beyond each end.
     draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
-    if correct == "holm" and draws > RESAMPLES:
+    if correct == "holm" and draws > resamples:
         measured = [_measure(claim, part, evidence, draws) for claim, part in asked]
     findings = iter(_decide(measured, level, correct, tests))
     verdicts = []
