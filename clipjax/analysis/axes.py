@@ -32,7 +32,7 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
     """Numbers to write at an axis from `low` to `high`, in the metric's own units."""
     if scale == "linear":
         found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return [float(t) for t in found if low <= t <= high]
+        return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
     inside: list[float] = []
     for numbers in _SETS:
         inside = [t for t in numbers if low <= t <= high]
