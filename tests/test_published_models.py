@@ -82,14 +82,13 @@ GROUPS = {
     "timm": {"standard": 1077, "more_data": 276, "clip_ft": 5, "robust_intervention": 11, None: 154},
     "testbed": {
         "standard": 79,
-        None: 4,
+        None: 6,
         "more_data": 41,
         "robust_intervention": 70,
         "lp_adversarial": 16,
         "contrastive": 4,
         "low_accuracy": 118,
         "no_network": 4,
-        "clip": 2,
     },
 }
 
@@ -124,7 +123,7 @@ def test_facts_of_some_models() -> None:
     assert taught == ("more_data", None, "ft_in1k", None)
     coca = of("open_clip", "coca_ViT-B-32", "mscoco_finetuned_laion2b_s13b_b90k")
     assert coca == (None, "LAION-2B", "mscoco", "vit")
-    assert of("testbed", "vit_b_32_clip_zeroshot") == ("clip", "WIT", "none", "vit")
+    assert of("testbed", "vit_b_32_clip_zeroshot") == (None, "WIT", "none", "vit")
     assert of("testbed", "resnet50_swav") == (None, "IN1K", None, "cnn")
     assert of("testbed", "resnet50_swsl") == ("more_data", "IG-1B", None, "cnn")
 
