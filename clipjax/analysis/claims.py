@@ -30,8 +30,8 @@ from clipjax.analysis.evidence import Evidence, Sample, TooLittle
 from clipjax.analysis.ledger import Claim, Ledger, Part
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import FEWEST as FEWEST_DRAWN
-from clipjax.analysis.resampling import RESAMPLES, estimate
-from clipjax.analysis.trends import GroupDifference, compare_groups, fit_points
+from clipjax.analysis.resampling import RESAMPLES
+from clipjax.analysis.trends import GroupDifference, compare_groups, fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.results import Row
 
@@ -228,18 +228,8 @@ def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str
 
 
 def _effective_robustness(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
-    """The mean over the group. It varies from model to model (Student's t) and with the trend (bootstrap).
-
-    Unlike `trends.mean_robustness` it has an interval for groups of two to four models.
-    """
     trend = fit_points(_points(part, against), **_scales(part), **settings)
-    assert part.x is not None
-    x, y, n = group.values(part.x), group.values(part.y), group.images(part.x)
-    of_models = mean_of(y - trend.predict(x, n))
-    of_trend = bootstrapped(
-        estimate(0.0, trend.n, trend.predictions(x, n).mean(1) - trend.predict(x, n).mean())
-    )
-    return difference_of(of_trend, of_models)
+    return mean_robustness(_points(part, group), trend)
 
 
 def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:

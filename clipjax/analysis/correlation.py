@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipjax.analysis.resampling import LEVEL, RESAMPLES, SEED, Estimate, estimate, multiplicities
+from clipjax.analysis.resampling import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Estimate,
+    check_settings,
+    estimate,
+    multiplicities,
+)
 from clipjax.analysis.scales import checked
 from clipjax.analysis.trends import check_pairs
 from clipjax.errors import unknown_name
@@ -33,14 +41,16 @@ def correlation(
         kind: of `KINDS`.
 
     Raises:
-        UsageError: an unknown kind.
+        UsageError: an unknown kind, a level that is none.
         DataError: a value is NaN, or there are fewer than two models.
     """
     if kind not in KINDS:
         raise unknown_name("correlation", kind, list(KINDS))
+    check_settings(level, resamples)
     across, up = checked(x, "linear"), checked(y, "linear")
     check_pairs(across, up)
-    n = len(across)
+    n, order = len(across), np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    across, up = across[order], up[order]
     times = np.concatenate([np.ones((1, n)), multiplicities(n, resamples, seed, stream)])
     value, *draws = _kendall(across, up, times) if kind == "kendall" else _pearson(across, up, times, kind)
     return estimate(value, n, np.array(draws), level)

@@ -3,8 +3,8 @@
 Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as statsmodels' RLM with
 HuberT and seaborn's robust=True have it: begin with least squares; the scale of the residuals is
 median(|r|) / 0.6745, about 0; a point whose residual is more than k = 1.345 scales has the weight k / (its
-residual in scales), every other one 1; weighted least squares; and again, until no fitted value moves by more
-than the tolerance. (RLM stops by a measure that depends on the unit of y; at rest, both agree.)
+residual in scales), every other one 1; weighted least squares; and again, until no fitted value moves.
+(RLM stops by a measure that depends on the unit of y; at rest, both agree.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,22 @@ import scipy.stats
 
 METHODS = ("huber", "ols")
 K = 1.345
-TOLERANCE, COARSE = 1e-10, 1e-5
-"""In scales of the residuals: of a line that is reported, and of one of a thousand draws."""
-MOST = 500
 _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
 _ROUNDING = 1e-13  # of the size of y: residuals that are nothing else
+_BLOCK = (
+    2**16
+)  # points that are worked on together: what a processor keeps near. Sets do not meet, so no bit moves
+
+
+class Stop(NamedTuple):
+    """When to stop: no fitted value moves by more than `tolerance` scales of the residuals; after `steps`."""
+
+    tolerance: float
+    steps: int
+
+
+# Of a line that is reported, and of one of a thousand draws. Few points may take thousands of steps.
+FINE, COARSE = Stop(1e-10, 20_000), Stop(1e-5, 500)
 
 
 class Lines(NamedTuple):
@@ -34,15 +45,23 @@ class Lines(NamedTuple):
     weights: np.ndarray
 
 
-def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", tolerance: float = TOLERANCE) -> Lines:
+def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
     """The line through each set of points, x regarded as exact.
 
     Args:
         x, y: float64 [R, N], finite.
         method: of `METHODS`.
     """
+    rows = max(1, _BLOCK // x.shape[1])
+    parts = [
+        _lines(x[at : at + rows], y[at : at + rows], method, stop) for at in range(0, max(len(x), 1), rows)
+    ]
+    return Lines(*map(np.concatenate, zip(*parts)))
+
+
+def _lines(x: np.ndarray, y: np.ndarray, method: str, stop: Stop) -> Lines:
     found = least_squares(x, y, np.ones_like(x))
-    return found if method == "ols" else _robust(x, y, found, tolerance)
+    return found if method == "ols" else _robust(x, y, found, stop)
 
 
 def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
@@ -57,11 +76,11 @@ def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
     return Lines(slope, centre_y - slope * centre_x, weights)
 
 
-def _robust(x: np.ndarray, y: np.ndarray, start: Lines, tolerance: float) -> Lines:
+def _robust(x: np.ndarray, y: np.ndarray, start: Lines, stop: Stop) -> Lines:
     slope, intercept, weights = start.slope.copy(), start.intercept.copy(), start.weights.copy()
     going = np.flatnonzero(np.isfinite(slope))
     smallest = _ROUNDING * np.abs(y).max(1)
-    for _ in range(MOST):
+    for _ in range(stop.steps):
         across, up = x[going], y[going]
         residuals = np.abs(up - intercept[going, None] - slope[going, None] * across)
         scale = np.median(residuals, axis=1) / _NORMAL_MAD
@@ -73,7 +92,7 @@ def _robust(x: np.ndarray, y: np.ndarray, start: Lines, tolerance: float) -> Lin
         turned, raised = new.slope - slope[going], new.intercept - intercept[going]
         moved = np.maximum(*(np.abs(raised + turned * end) for end in (across.min(1), across.max(1))))
         slope[going], intercept[going], weights[going] = new
-        going = going[moved > tolerance * scale]
+        going = going[moved > stop.tolerance * scale]
     return Lines(slope, intercept, weights)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.errors import UsageError
+
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 FEWEST = 5
 """Models from which on there is an interval: of 4 there are only 35 different draws."""
@@ -60,6 +62,14 @@ def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> E
     """An `Estimate` of draws among which NaN stands for "not defined"."""
     defined = draws[np.isfinite(draws)]
     return Estimate(float(value), n, defined, len(draws) - len(defined), level)
+
+
+def check_settings(level: float, resamples: int) -> None:
+    """Raises UsageError unless intervals can be made so."""
+    if not 0 < level < 1:
+        raise UsageError(f"the level of intervals is {level:g}: it must lie between 0 and 1")
+    if resamples < 0:
+        raise UsageError(f"{resamples} resamples: give 0 (no intervals) or more")
 
 
 def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:

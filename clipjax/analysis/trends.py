@@ -18,9 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipjax.analysis.estimates import Bounded, bootstrapped, difference_of, mean_of
 from clipjax.analysis.points import Point, coordinates
 from clipjax.analysis.regression import COARSE, METHODS, K, lines
-from clipjax.analysis.resampling import FEWEST, LEVEL, METHOD, RESAMPLES, SEED, Estimate, draw, estimate
+from clipjax.analysis.resampling import (
+    FEWEST,
+    LEVEL,
+    METHOD,
+    RESAMPLES,
+    SEED,
+    Estimate,
+    check_settings,
+    draw,
+    estimate,
+)
 from clipjax.analysis.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
 from clipjax.errors import DataError, counted, unknown_name
 
@@ -129,11 +140,12 @@ def fit(
         stream: groups that are to be drawn independently have different ones.
 
     Raises:
-        UsageError: an unknown method or scale, or a value that has no place on its scale.
+        UsageError: an unknown method or scale, a value that has no place on its scale, a level that is none.
         DataError: a value is NaN, there are fewer than two models, or all have one x.
     """
     if method not in METHODS:
         raise unknown_name("regression", method, list(METHODS))
+    check_settings(level, resamples)
     own, scale_y = np.asarray(x, np.float64), scale if scale_y is None else scale_y
     across, up = transform(own, scale, n_x), transform(y, scale_y, n_y)
     check_pairs(across, up)
@@ -141,8 +153,11 @@ def fit(
         raise DataError(
             f"all {counted(len(across), 'model')} have the same x ({own[0]:g}): no trend goes through them"
         )
-    [slope], [intercept], [weights] = lines(across[None], up[None], method)
-    drawn = draw(len(across), resamples, seed, stream)
+    order = np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    [slope], [intercept], [sorted_weights] = lines(across[None, order], up[None, order], method)
+    weights = np.empty_like(sorted_weights)
+    weights[order] = sorted_weights
+    drawn = order[draw(len(across), resamples, seed, stream)]
     again = lines(across[drawn], up[drawn], method, COARSE)
     draws = np.stack([again.slope, again.intercept], axis=1)
     draws = draws[np.isfinite(draws).all(1)]
@@ -230,22 +245,22 @@ def _interval(point: Point, baseline: Fit, value: float, expected: float) -> dic
     return {"lo": value - lo, "hi": value + hi, "level": of_y["level"], "method": names}
 
 
-def mean_robustness(points: Sequence[Point], baseline: Fit) -> Estimate:
-    """The mean effective robustness of a group, with a bootstrap over its models and over those of the trend.
+def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
+    """The mean effective robustness of a group of two models or more.
 
-    The two are drawn independently: none of the models should be among those of the trend.
+    It varies from model to model of the group (Student's t) and with the models of the trend (bootstrap); the
+    distances add up as squares (MOVER), as for numbers that err independently: no model of the group should
+    be among those of the trend.
 
     Raises:
-        UsageError, DataError: an x has no place on the trend's scale; there are no points.
+        UsageError, DataError: an x has no place on the trend's scale; there are fewer than two points.
     """
     x, y, n_x, _ = coordinates(points)
-    check_pairs(x, y, 1)
-    value = float((y - baseline.predict(x, n_x)).mean())
-    if baseline.slope_interval is None:
-        return Estimate(value, len(points), np.empty(0), level=baseline.level)
-    drawn = draw(len(points), len(baseline.draws), baseline.seed, stream=1)
-    off = np.take_along_axis(y - baseline.predictions(x, n_x), drawn, axis=1)
-    return estimate(value, len(points), off.mean(1), baseline.level)
+    check_pairs(x, y)
+    expected = baseline.predict(x, n_x)
+    moved = baseline.predictions(x, n_x).mean(1) - expected.mean()
+    of_trend = bootstrapped(Estimate(0.0, baseline.n, moved, baseline.undefined, baseline.level))
+    return difference_of(of_trend, mean_of(y - expected))
 
 
 ANGLE = (

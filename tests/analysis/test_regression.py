@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import statsmodels.api as sm
 
-from clipjax.analysis.regression import COARSE, K, least_squares, lines
+from clipjax.analysis.regression import COARSE, K, Stop, least_squares, lines
 
 
 def models(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def reference(x: np.ndarray, y: np.ndarray, **settings: Any) -> Any:
 def test_huber_is_that_of_statsmodels(n: int) -> None:
     for seed in range(8):
         x, y = models(n, seed)
-        found, theirs = lines(x[None], y[None]), reference(x, y, tol=1e-13, maxiter=5000)
+        found, theirs = lines(x[None], y[None]), reference(x, y, conv="coefs", tol=1e-13, maxiter=5000)
         np.testing.assert_allclose([found.intercept[0], found.slope[0]], theirs.params, rtol=0, atol=1e-9)
         np.testing.assert_allclose(found.weights[0], theirs.weights, rtol=0, atol=1e-7)
 
@@ -81,9 +81,22 @@ def test_huber_finds_the_line_that_most_models_are_on() -> None:
     np.testing.assert_allclose([found.slope[0], found.intercept[0]], [2, 1], atol=1e-9)
 
 
+def test_few_models_that_come_to_rest_slowly() -> None:
+    """As far as the reference gets in as many steps; its default of 50 stops on the way."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 5))
+    y = x + 0.3 * rng.standard_t(1.5, (3000, 5))
+    slow = np.flatnonzero(np.abs(lines(x, y, stop=Stop(1e-10, 500)).slope - lines(x, y).slope) > 0.01)
+    assert len(slow)
+    for k in slow:
+        theirs = reference(x[k], y[k], conv="coefs", tol=1e-13, maxiter=20_000)
+        found = lines(x[k : k + 1], y[k : k + 1])
+        np.testing.assert_allclose(found.slope[0], theirs.params[1], rtol=1e-7)
+
+
 def test_coarse_lines_differ_by_little() -> None:
     x, y = (np.stack(side) for side in zip(*(models(30, seed) for seed in range(50))))
-    fine, coarse = lines(x, y), lines(x, y, tolerance=COARSE)
+    fine, coarse = lines(x, y), lines(x, y, stop=COARSE)
     np.testing.assert_allclose(coarse.slope, fine.slope, atol=1e-5)
 
 
