@@ -6,7 +6,7 @@ Three things are promised of a bucket, whatever library speaks to it:
   not there.
 - What may pass (a server's 5xx, a timeout, a lost connection) is tried ATTEMPTS times, with pauses that
   double. What will not pass (no permission, no such bucket) is said at once.
-- Every failure is one sentence that names bucket and object, and what to do.
+- Every failure is one sentence that names the URL, and what to do.
 """
 
 from __future__ import annotations
@@ -245,12 +245,12 @@ class BucketPath(epath.Path):
             raise self._failure(error, "read") from error
 
     def _failure(self, error: Exception, verb: str) -> DataError:
-        bucket, name, why = self.parts[1], "/".join(self.parts[2:]), _reason(error)
+        why = _reason(error)
         if _is_refusal(error):
             scheme = self.parts[0].removesuffix(":")
             usual = f"give credentials as fsspec's {scheme} takes them"
             how = _CREDENTIALS.get(_EXTRAS.get(scheme, ""), usual)
-            return BucketError(f"the bucket {bucket} does not let you {verb} {name or 'it'} ({why}): {how}")
+            return BucketError(f"{self}: the bucket does not let you {verb} it ({why}): {how}")
         if _may_pass(error):
             return BucketError(
                 f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when the bucket "

@@ -71,7 +71,9 @@ def test_a_single_file_and_a_conversion(bucket: type[FakeBucket], own: Path, tmp
 
 def test_half_a_copy_is_none(bucket: type[FakeBucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bucket.fail("model.safetensors", PermissionError("no"), 1, "cat")
-    with pytest.raises(DataError, match=r"does not let you read models/own/model\.safetensors"):
+    with pytest.raises(
+        DataError, match=r"^fake://bucket/models/own/model\.safetensors: the bucket does not let you read it"
+    ):
         load_model(f"{URL}/models/own")
     assert list((tmp_path / "cache" / "fetched").iterdir()) == []
     real = FakeBucket.cat_file

@@ -152,11 +152,11 @@ def test_what_may_pass_is_tried_again(bucket: type[FakeBucket], error: Exception
 def test_no_permission_is_said_at_once(bucket: type[FakeBucket], error: Exception):
     bucket.fail("a/b", error, 99)
     with pytest.raises(
-        DataError, match=r"the bucket bucket does not let you read a/b .*credentials"
+        DataError, match=r"bucket/a/b: the bucket does not let you read it .*credentials"
     ) as caught:
         place(f"{URL}/a/b").read_bytes()
     one_sentence(caught.value)
-    with pytest.raises(DataError, match="does not let you write a/b"):
+    with pytest.raises(DataError, match="bucket/a/b: the bucket does not let you write it"):
         BucketFiles().create(place(f"{URL}/a/b"), b"")
     assert len(bucket.requests) == 2
     monkey = buckets.BucketPath("gs://bucket/a")._failure(error, "read")
@@ -301,7 +301,7 @@ def test_results_of_two_writers_are_both_there(bucket: type[FakeBucket]):
 def test_a_run_is_there_when_it_is_whole(bucket: type[FakeBucket]):
     store = ResultStore(f"{URL}/results")
     bucket.fail("run.json", PermissionError("no"), 1, "pipe")
-    with pytest.raises(DataError, match=r"does not let you write results/.*0a/run\.json"):
+    with pytest.raises(DataError, match=r"results/.*0a/run\.json: the bucket does not let you write it"):
         store.add([row(A)], {"id": ["x"]})
     assert bucket.names() == []
     bucket.requests.clear()

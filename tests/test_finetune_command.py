@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
+from _bucket import URL, FakeBucket
 from typer.testing import CliRunner, Result
 
 import clipjax
 from clipjax import cli
+from clipjax.bucket_files import BucketFiles
+from clipjax.buckets import place
 from clipjax.commands import finetune
 from clipjax.commands.finetune import print_changes
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
@@ -23,6 +26,7 @@ from clipjax.finetune.before_after import Change
 from clipjax.finetune.method import all_methods
 from clipjax.finetune.recipe import recipe_names
 from clipjax.finetune.suites import Metric
+from clipjax.results import ResultStore
 from clipjax.store import Store
 from tests.finetune._small import small_model, write_colours
 
@@ -331,6 +335,7 @@ def test_list_shows_every_method_and_recipe() -> None:
         ),
         (["flyp", "--shots", "0"], "^--shots 0: give at least 1"),
         (["flyp", "--shots", "none"], "^--shots none: give a number of images a class, a file of shots"),
+        (["flyp", "--workers", "some"], "--workers: a number of processes, or auto, not 'some'"),
         (["flyp", "--seed", "1", "--seed", "1"], "^--seed 1 --seed 1: each seed is one run"),
         (["suite:robust"], "unknown suite 'robust'; did you mean robustness"),
         (["suite:robustness"], r"the suite robustness lists no fine-tuning \[\[runs\]\]; use it with --eval"),
@@ -438,6 +443,28 @@ def test_a_sweep_of_alpha_its_table_and_its_curve(world: World, tuned: tuple[Pat
     assert f"figure: {out}/wise_ft.png" in shown[-2]
     assert shown[-1] == f"alpha 0.5: {out}/model"
     assert (out / "wise_ft.png").is_file()
+
+
+def test_a_mixture_on_a_bucket(
+    world: World, tuned: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tuned model comes from there; model, results and figure go there, and nothing else is left."""
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+    bucket = FakeBucket.made(monkeypatch)
+    for file in (tuned[0] / "seed1/model").iterdir():
+        BucketFiles().create(place(f"{URL}/tuned/{file.name}"), file.read_bytes())
+    asked = ["wise-ft", f"{world.folder}/small", f"{URL}/tuned", "--out", f"{URL}/wise", "--workers", "auto"]
+    asked += ["--alpha", "0", "--alpha", "0.5", *world.evaluate, "--store", f"{world.folder}/store"]
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"alpha 0.5: {URL}/wise/model"
+    assert f"figure: {URL}/wise/wise_ft.png" in result.stdout
+    lineage = clipjax.load_model(f"{URL}/wise/model").card.lineage
+    assert lineage is not None
+    assert lineage["alpha"] == 0.5
+    assert bucket.text("/bucket/wise/wise_ft.png").startswith(b"\x89PNG")
+    assert {row["model"] for row in ResultStore(f"{URL}/wise/results").rows()}
+    assert not [path for path in (tmp_path / "working").rglob("*") if path.is_file()]
 
 
 def test_alpha_is_not_chosen_on_what_is_reported(world: World, tuned: tuple[Path, Result]) -> None:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from clipjax.commands.options import DatasetOption, LabelsOption
+from clipjax.commands.options import DatasetOption, LabelsOption, WorkersOption
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
+
+HEARTBEAT = 30  # seconds after which a process that has vanished ends the others
 
 
 def register(app: typer.Typer) -> None:
@@ -96,12 +98,7 @@ def evaluate(
         bool,
         typer.Option("--compare-precision", help="Run both and report flips and the change in accuracy."),
     ] = False,
-    workers: Annotated[
-        str,
-        typer.Option(
-            help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
-        ),
-    ] = "0",
+    workers: WorkersOption = "0",
     on_error: Annotated[
         str, typer.Option(help="Unreadable image: raise, or skip (named and counted).")
     ] = "raise",
@@ -367,7 +364,7 @@ def join_processes() -> None:
     import jax
 
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
         raise UsageError(
             f"--distributed: no pod, Slurm, MPI or GKE job says who is who ({error}); leave it out, or call "

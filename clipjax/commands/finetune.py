@@ -6,11 +6,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from clipjax.buckets import place
+from clipjax.commands.evaluate import workers_asked
+from clipjax.commands.options import WorkersOption
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
@@ -75,7 +77,7 @@ def finetune(
         bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
     ] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    workers: WorkersOption = "0",
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
@@ -129,7 +131,8 @@ def finetune(
         join_processes()
     asked = _Asked(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
-        *(evaluate, data_root, fsdp, every, workers, store_root(store), pixels_in(pixel_store, pixel_budget)),
+        *(evaluate, data_root, fsdp, every, workers_asked(workers)),
+        *(store_root(store), pixels_in(pixel_store, pixel_budget)),
     )
     jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, place(out or Path()))
     if dry_run:
@@ -176,7 +179,7 @@ class _Asked(NamedTuple):
     data_root: Path | None
     fsdp: bool
     every: int
-    workers: int
+    workers: int | Literal["auto"]
     store: Path
     pixel_store: Any
 

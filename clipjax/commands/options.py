@@ -14,3 +14,9 @@ LabelsOption = Annotated[
     str | None,
     typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
 ]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
+    ),
+]

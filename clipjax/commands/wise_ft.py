@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.buckets import place
+from clipjax.commands.evaluate import workers_asked
+from clipjax.commands.options import WorkersOption
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
@@ -50,7 +52,7 @@ def wise_ft(
         str | None,
         typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0 decodes in threads of this one.")] = 0,
+    workers: WorkersOption = "0",
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
@@ -80,7 +82,7 @@ def wise_ft(
     _refuse_overwriting(out / "model", base, tuned)
     first, second, prompt_set = _pair(base, tuned, prompts)
     seen: dict[str, Any] = {}
-    how = {"pixel_store": pixels_in(pixel_store, pixel_budget), "workers": workers}
+    how = {"pixel_store": pixels_in(pixel_store, pixel_budget), "workers": workers_asked(workers)}
     if validation is not None:
         split = _validation(validation, validation_dataset, second.card, evaluate, data_root)
         choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, **how)

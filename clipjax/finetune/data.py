@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 
+from clipjax.data.decoders import AUTO, WORTH, choose
 from clipjax.data.loader import Batches, TrainingBatches, batches, training_batches, training_order
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.embed import embed_images
@@ -43,7 +45,7 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
         class_tokens=captions,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        workers=setup.settings.workers,
+        **_decoding(setup, setup.steps * setup.recipe.batch_size),
     )
 
 
@@ -88,7 +90,7 @@ def view_batches(setup: Setup, view: int) -> Batches:
         setup.train.manifest,
         _pixels(setup),
         batch_size=setup.recipe.batch_size,
-        workers=setup.settings.workers,
+        **_decoding(setup, len(setup.train)),
         augmentation=setup.recipe.augmentation,
         seed=setup.seed,
         epoch=view,
@@ -123,3 +125,14 @@ def _process_batch(setup: Setup) -> int:
     if size % processes:
         raise UsageError(f"a batch of {size} does not divide over {processes} processes")
     return size // processes
+
+
+def _decoding(setup: Setup, images: int) -> dict[str, Any]:
+    """Options of the loader that decodes so many images of the training split; no batch depends on them."""
+    settings = setup.settings
+    if settings.workers != AUTO:
+        return {"workers": settings.workers}
+    enough = min(images, max(len(setup.train), WORTH))
+    rows = np.resize(np.arange(len(setup.train)), enough)
+    shown = settings.progress and jax.process_index() == 0
+    return dataclasses.asdict(choose(setup.train.manifest, _pixels(setup), rows, progress=shown))

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from clipjax.data.decoders import Workers
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.shots import Shots
@@ -42,7 +43,7 @@ class Settings:
         folder: of this run, for resume points and logs; None keeps none.
         every: steps between resume points.
         store: for embeddings of methods that read features only.
-        workers: decoding processes, 0 for threads.
+        workers: decoding processes, 0 for threads, "auto" for what decodes fastest here.
         progress: bars on stderr.
     """
 
@@ -51,7 +52,7 @@ class Settings:
     folder: Path | None = None
     every: int = 500
     store: Store | None = None
-    workers: int = 0
+    workers: Workers = 0
     progress: bool = True
 
 

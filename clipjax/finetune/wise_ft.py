@@ -18,6 +18,7 @@ import numpy as np
 
 from clipjax.card import Card
 from clipjax.checkpoint import Origin
+from clipjax.data.decoders import Workers
 from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
 from clipjax.errors import UsageError
@@ -106,7 +107,7 @@ def choose_alpha(
     alphas: Sequence[float] = ALPHAS,
     precision: str = "parity",
     pixel_store: PixelStore | None = None,
-    workers: int = 0,
+    workers: Workers = 0,
     progress: bool = False,
 ) -> Choice:
     """The alpha of the highest accuracy on a validation split; of equals the first.

@@ -11,6 +11,7 @@ data set without labels gets predictions and no numbers.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -152,7 +153,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
     hits, total = (
         np.asarray(a) for a in classification.class_counts(labels, correct, num_classes=len(space))
     )
-    found = [accuracy("top1", int(correct.sum()), n)]
+    few = "there is 1 class" if len(space) == 1 else f"there are {len(space)} classes"
+    alone = f"{few}, so that every prediction is right" if len(space) == 1 else None
+    found = [dataclasses.replace(accuracy("top1", int(correct.sum()), n), note=alone)]
     for name in ("full", "restricted"):
         if f"correct_{name}" in images:
             found.append(accuracy(f"top1_{name}", int(np.sum(images[f"correct_{name}"])), n))
@@ -161,7 +164,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
     elif len(space) > TOP:
         found.append(accuracy("top5", int(np.sum(images["correct_top5"])), n))
     else:
-        found.append(Measure("top5", None, n, note=f"not applicable: there are {len(space)} classes"))
+        found.append(Measure("top5", None, n, note=f"not applicable: {few}"))
     return [*found, *class_measures(hits, total, space)]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +19,11 @@ from tensorflow_datasets import features as tfds_features
 from clipjax.card import Preprocess
 from clipjax.data.augment import Augmentation, augmented_pixels, image_generator
 from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.decoders import Decoders
 from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import open_image, to_pixels
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune import data
 from clipjax.finetune.data import feature_batches, image_batches, split_features, view_batches
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.recipe import recipe_from_dict
@@ -166,6 +170,28 @@ def test_processes_share_a_batch(setup, monkeypatch):
     for make in (image_batches, lambda setup: feature_batches(setup, features)):
         with pytest.raises(UsageError, match="a batch of 8 does not divide over 3 processes"):
             make(setup)
+
+
+def test_decoding_as_measured_gives_the_same_batches(setup, monkeypatch):
+    """`auto` asks once for each use, with as many images as will be decoded."""
+    asked = []
+
+    def chosen(manifest, recipe, rows, *, progress):
+        asked.append((manifest.digest, recipe, len(rows), set(rows.tolist())))
+        return Decoders(0, 2)
+
+    monkeypatch.setattr(data, "choose", chosen)
+    auto = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, workers="auto"))
+    for ours, plain in (
+        (image_batches(auto), image_batches(setup)),
+        (view_batches(auto, 1), view_batches(setup, 1)),
+    ):
+        with contextlib.closing(ours), contextlib.closing(plain):
+            for a, b in itertools.islice(zip(ours, plain, strict=True), 3):
+                assert all(np.array_equal(a[name], b[name]) for name in a.keys() | b.keys())
+    manifest, images = setup.train.manifest, len(setup.train)
+    recipe = setup.model.card.preprocess.recipe(rgb="first")
+    assert asked == [(manifest.digest, recipe, images, set(range(images)))] * 2
 
 
 def test_view_batches_are_one_pass_in_order(setup):

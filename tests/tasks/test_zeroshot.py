@@ -50,6 +50,14 @@ def test_planted_answers():
     assert ("class_accuracy", "class:n0003") not in got
 
 
+def test_one_class_is_always_right_and_says_so():
+    got = measured(zeroshot.TASK.run(planted([0, 0], [0, 0], k=1)))
+    assert got["top1", None].value == 1.0
+    assert got["top1", None].note == "there is 1 class, so that every prediction is right"
+    assert got["top5", None].note == "not applicable: there is 1 class"
+    assert measured(zeroshot.TASK.run(planted([0, 1], [0, 0], k=2)))["top1", None].note is None
+
+
 def test_images_table():
     images = zeroshot.TASK.run(planted([0, 1], [0, 2])).images
     assert images["prediction"].tolist() == [0, 2]

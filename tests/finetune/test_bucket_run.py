@@ -1,0 +1,199 @@
+"""Fine-tuning on a bucket: what goes up, what comes down, and what is kept when the bucket fails."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import jax
+import pytest
+from _bucket import URL, FakeBucket
+from _small import small_model, write_colours
+
+import clipjax
+from clipjax.buckets import ATTEMPTS, place
+from clipjax.data.cards import load_dataset
+from clipjax.errors import DataError, Interrupted
+from clipjax.finetune.logs import read_metrics
+from clipjax.finetune.method import Settings
+from clipjax.finetune.recipe import recipe_from_dict
+from clipjax.finetune.run import Data, finetune
+from clipjax.finetune.training import train
+from clipjax.finetune.trees import Params
+from clipjax.sharding import make_mesh
+from clipjax.store import Store
+from clipjax.uploaded import working_copy
+from tests.finetune._tiny import same_bits, tiny_problem, tiny_setup, watched
+
+RUN = place(f"{URL}/run")
+CHECKPOINTS = RUN / "train" / "checkpoints"
+HERE = Path("working/fake/bucket/run/train/checkpoints")
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, cache: Path) -> type[FakeBucket]:
+    return FakeBucket.made(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Params:
+    """The weights of a run that was never stopped, and saw no bucket."""
+    return run(None)[1]
+
+
+def run(folder: Path | None, interrupt: int = 0) -> tuple[list[int], Params]:
+    """The batches that were taken, and the weights; SIGTERM arrives with batch `interrupt`."""
+    taken: list[int] = []
+
+    def on_batch(number: int) -> None:
+        taken.append(number)
+        if number == interrupt:
+            signal.raise_signal(signal.SIGTERM)
+
+    setup = tiny_setup(folder, devices=2)
+    return taken, train(watched(setup, on_batch), setup).params
+
+
+def steps() -> list[int]:
+    """Those of the whole resume points on the bucket."""
+    return sorted(int(path.name) for path in CHECKPOINTS.iterdir() if (path / "sizes.json").is_file())
+
+
+def test_sigterm_leaves_an_uploaded_resume_point_for_another_machine(
+    bucket: type[FakeBucket], cache: Path, whole: Params, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted, match=r"behind step 6 of 12: it is kept in fake://bucket/run/train/che"):
+        run(RUN, interrupt=6)
+    assert steps() == [4, 6]
+    shutil.rmtree(cache)
+    taken, weights = run(RUN)
+    assert taken[0] == 7
+    assert same_bits(weights, whole)
+    assert steps() == [8, 12], "the two newest are kept"
+    table = tmp_path / "metrics.csv"
+    table.write_bytes((RUN / "train" / "metrics.csv").read_bytes())
+    assert [row["step"] for row in read_metrics(table)] == [*range(1, 13)]
+    again = [
+        name for name in bucket.names() if "/checkpoints/" in name and name.split("/")[5] not in ("8", "12")
+    ]
+    assert not again, "nothing is left of those that were removed"
+
+
+@pytest.mark.parametrize("damage", ["not finished", "cut short", "a file is gone"])
+def test_half_a_resume_point_is_none(
+    bucket: type[FakeBucket],
+    cache: Path,
+    whole: Params,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    run(RUN)
+    shutil.rmtree(cache)
+    identity = "/bucket/run/train/checkpoints/12/identity/metadata"
+    if damage == "not finished":
+        del bucket.store["/bucket/run/train/checkpoints/12/sizes.json"]
+    elif damage == "cut short":
+        bucket.store[identity].truncate(3)
+    else:
+        del bucket.store[identity]
+    taken, weights = run(RUN)
+    assert taken == [9, 10, 11, 12]
+    assert same_bits(weights, whole)
+    assert steps() == [8, 12]
+    said = [] if damage == "not finished" else ["fake://bucket/run/train/checkpoints/12 is not whole"]
+    assert [each.getMessage().partition(" (")[0] for each in caplog.records] == said
+
+
+@pytest.mark.parametrize(
+    ("error", "times", "says"),
+    [
+        (
+            PermissionError("403"),
+            1,
+            r"fake://bucket/run/train/checkpoints/8/\S+: the bucket does not let you",
+        ),
+        (
+            ConnectionResetError("gone"),
+            ATTEMPTS,
+            r"could not write it 5 times in a row \(gone\); run again when",
+        ),
+    ],
+)
+def test_a_failing_bucket_is_one_sentence_and_the_copy_goes_on(
+    bucket: type[FakeBucket], cache: Path, whole: Params, error: Exception, times: int, says: str
+) -> None:
+    bucket.fail("checkpoints/8/sizes.json", error, times, "pipe")
+    with pytest.raises(DataError, match=says) as caught:
+        run(RUN)
+    assert str(caught.value).endswith(f"; the copy on this disk is kept: {cache / HERE / '8'}")
+    assert "\n" not in str(caught.value)
+    assert steps() == [4]
+    taken, weights = run(RUN)
+    assert taken[0] == 9, "what is on this disk is newer than what is on the bucket"
+    assert same_bits(weights, whole)
+    assert steps() == [8, 12], "what could not be uploaded then was"
+
+
+def test_what_passes_is_tried_again(bucket: type[FakeBucket], whole: Params) -> None:
+    for part in ("checkpoints/4", "checkpoints/12/sizes.json", "metrics.csv"):
+        bucket.fail(part, TimeoutError(), ATTEMPTS - 1, "pipe")
+    assert same_bits(run(RUN)[1], whole)
+    assert steps() == [8, 12]
+
+
+def test_who_may_only_create_leaves_older_ones(
+    bucket: type[FakeBucket], whole: Params, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.fail("checkpoints/4", PermissionError("403"), 100, "rm")
+    assert same_bits(run(RUN)[1], whole)
+    assert steps() == [4, 8, 12]
+    assert all("older resume points stay on the bucket" in each.getMessage() for each in caplog.records)
+    assert caplog.records
+
+
+def test_another_run_does_not_go_on_from_it(bucket: type[FakeBucket], cache: Path) -> None:
+    run(RUN)
+    shutil.rmtree(cache)
+    setup = tiny_setup(RUN, seed=2, devices=2)
+    with pytest.raises(DataError, match=r"fake://bucket/run/\S+ \(or its copy .*\) holds checkpoints of ano"):
+        train(tiny_problem(setup), setup)
+
+
+def named(files: set[str]) -> set[str]:
+    """Without those whose names are of a moment."""
+    return {name for name in files if "/d/" not in name and "/events." not in name}
+
+
+def test_a_whole_run_with_its_model(bucket: type[FakeBucket], cache: Path, tmp_path: Path) -> None:
+    """As on a disk, file by file; run.json comes last, and makes it a finished one."""
+    root = write_colours(tmp_path / "world")
+    base = clipjax.load_model(small_model(tmp_path / "small"))
+    record = {"title": "Probe", "method": "linear_probe", "steps": 2, "batch_size": 4, "prompts": "single"}
+    choices = {"shots": 2, "select": ["epoch"], "seeds": [1], "optimizer": {"learning_rate": 1.0}}
+    recipe = recipe_from_dict({"name": "mine", **record, **choices}, "mine.toml")
+    data = Data(load_dataset(root / "colours_train.toml", root / "colours_train"), hold_out=3)
+    settings = Settings(
+        make_mesh(jax.devices()[:1]), store=Store(tmp_path / "store"), every=1, progress=False
+    )
+    [here] = finetune(base, recipe, data, tmp_path / "out", settings)
+    [there] = finetune(base, recipe, data, f"{URL}/out", settings)
+    assert str(there.folder) == f"{URL}/out/seed1"
+    assert there.model.card.fingerprint == here.model.card.fingerprint is not None
+    kept = {str(path.relative_to(here.folder)) for path in here.folder.rglob("*") if path.is_file()}
+    found = {name.removeprefix("/bucket/out/seed1/") for name in bucket.names()}
+    assert named(found) == named(kept)
+    assert {"run.json", "shots.json", "model/card.json", "train/epochs/1.safetensors"} <= found
+    written = [name for kind, name in bucket.requests if kind == "pipe"]
+    assert "run.json" in written[-1]
+    assert not working_copy(there.folder).exists(), "the working copy is gone"
+    shutil.rmtree(cache)
+    [again] = finetune(base, recipe, data, f"{URL}/out", settings)
+    assert again.resumed
+    assert again.model.card.fingerprint == here.model.card.fingerprint
