@@ -58,10 +58,11 @@ class Evidence:
     """
 
     def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
-        self._rows = list(rows)
+        rows = list(rows)
+        self._index = RowIndex(rows)
         self._prompts, self._precision = prompts, precision
-        self._facts = {model_name(row): row["model_facts"] for row in self._rows}
-        self._indices: dict[str, RowIndex] = {}
+        self._facts = {model_name(row): row["model_facts"] for row in rows}
+        self._models: dict[str, list[str]] = {}
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
     def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
@@ -111,7 +112,10 @@ class Evidence:
         return _sample([one for one, _ in whole]), _sample([two for _, two in whole])
 
     def _chosen(self, which: Selection) -> list[str]:
-        return sorted(model for model, facts in self._facts.items() if matches(facts, which.where))
+        if (key := canonical_json(which.where)) not in self._models:
+            chosen = (model for model, facts in self._facts.items() if matches(facts, which.where))
+            self._models[key] = sorted(chosen)
+        return self._models[key]
 
     def _pair_names(self, part: Part) -> Iterator[tuple[str, str]]:
         """(against, group) of every pair, whether there are rows or not."""
@@ -140,18 +144,16 @@ class Evidence:
         if key not in self._cells:
             prompts = None if "prompts" in which.convention else self._prompts
             try:
-                table = cells_of(self._index(which), [column], prompts=prompts, precision=self._precision)
+                rows = self._rows_of(column, which)
+                table = cells_of(rows, [column], prompts=prompts, precision=self._precision)
             except DataError as error:
                 raise TooLittle(str(error)) from None
             self._cells[key] = {model: cell for model, [cell] in table.items()}
         return self._cells[key]
 
-    def _index(self, which: Selection) -> RowIndex:
-        key = canonical_json(which.convention)
-        if key not in self._indices:
-            rows = (row for row in self._rows if matches(row["convention"], which.convention))
-            self._indices[key] = RowIndex(rows)
-        return self._indices[key]
+    def _rows_of(self, column: Column, which: Selection) -> list[Row]:
+        found = (row for term in column.terms for rows in self._index.of(term).values() for row in rows)
+        return [row for row in found if matches(row["convention"], which.convention)]
 
 
 def _of_model(tables: Tables, model: str) -> dict[Column, Cell | None]:
