@@ -94,11 +94,12 @@ def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
     area.text(0.02, 0.95, "\n".join(words), transform=area.transAxes, va="top", size=7, color=QUIET)
 
 
-def title_axes(grid: np.ndarray, panels: Sequence[Panel]) -> None:
-    """Titles of axes: once for neighbours that share one, at the left and below."""
+def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
+    """Titles of axes: once for neighbours that are shown and share one, at the left and below."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
-        area, left, below = grid.flat[k], k % across > 0, k + across < len(panels)
+        area, left = grid.flat[k], k % across > 0 and shown[k - 1]
+        below = k + across < len(panels) and shown[k + across]
         if not (below and panels[k + across].x == panel.x):
             area.set_xlabel(axis_title(panel.x), size=8)
         if panel.y is not None and not (left and _alike(panels[k - 1].y, panel.y)):

@@ -74,13 +74,14 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
         grid = figure.subplots(lines, spec.across, squeeze=False)
         for area in grid.ravel()[len(contents) :]:
             area.set_visible(False)
+        shown = [bool(drawn(spec, content)) for content in contents]
         for k, (area, content) in enumerate(zip(grid.ravel(), contents), 1):
             area.set_title(content.panel.title, loc="left", size=9)
-            if drawn(spec, content):
+            if shown[k - 1]:
                 drawing.names |= draw_panel(area, spec, content, f"{spec.name}-{k}")
             else:
                 say_missing(area, content, commands)
-        title_axes(grid, [content.panel for content in contents])
+        title_axes(grid, [content.panel for content in contents], shown)
         figure.suptitle(spec.title, color=INK, size=11)
         set_legend(figure, entries)
     return drawing
