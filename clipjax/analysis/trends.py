@@ -212,28 +212,40 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
     Raises:
         UsageError: an x has no place on the trend's scale.
     """
-    return [_robustness(point, baseline) for point in points]
+    bands = _bands(points, baseline)
+    return [_robustness(point, baseline, bands.get(i)) for i, point in enumerate(points)]
 
 
-def _robustness(point: Point, baseline: Fit) -> Robustness:
+def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, float]]:
+    """Limits of the trend at each point whose y has an interval, of that level; all at once."""
+    found: dict[int, tuple[float, float]] = {}
+    levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
+    for level in {*levels} - {None}:
+        those = [i for i, own in enumerate(levels) if own == level]
+        x = np.array([points[i].x.value for i in those], np.float64)
+        if (band := baseline.band(x, level)) is not None:
+            found.update(zip(those, zip(*(limits.tolist() for limits in band))))
+    return found
+
+
+def _robustness(point: Point, baseline: Fit, band: tuple[float, float] | None) -> Robustness:
     x, y = point.x.value, point.y.value
     assert x is not None
     assert y is not None
     expected = float(baseline.predict(x, point.x.n))
-    interval = None if point.y.interval is None else _interval(point, baseline, y - expected, expected)
+    interval = None if band is None else _interval(point, baseline, band, y - expected, expected)
     beyond = not baseline.ends[0] <= x <= baseline.ends[1]
     return Robustness(point.model, y - expected, expected, interval, beyond)
 
 
-def _interval(point: Point, baseline: Fit, value: float, expected: float) -> dict[str, Any] | None:
-    of_y, of_x, x = point.y.interval, point.x.interval, point.x.value
+def _interval(
+    point: Point, baseline: Fit, band: tuple[float, float], value: float, expected: float
+) -> dict[str, Any]:
+    of_y, of_x = point.y.interval, point.x.interval
     assert of_y is not None
-    assert x is not None
-    if (band := baseline.band(x, of_y["level"])) is None:
-        return None
     y = value + expected
     # How far y may be below and above what was measured, and the expectation above and below what was fitted.
-    down, up = [y - of_y["lo"], float(band[1]) - expected], [of_y["hi"] - y, expected - float(band[0])]
+    down, up = [y - of_y["lo"], band[1] - expected], [of_y["hi"] - y, expected - band[0]]
     names = "mover_y_trend"
     if of_x is not None and of_x["level"] == of_y["level"]:
         limits = on_scale([of_x["lo"], of_x["hi"]], baseline.scale_x)
