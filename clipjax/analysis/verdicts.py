@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from clipjax.analysis.claims import RULE, Finding, Verdict
+from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
 from clipjax.analysis.ledger import Claim, Part
 from clipjax.result_tables import as_markdown
 from clipjax.results import Row
@@ -34,7 +34,7 @@ def _fared(verdict: Verdict) -> str:
     """How many parts have each word, e.g. "holds: 4, cannot be told: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
-    return ", ".join(f"{word}: {count}" for word, count in words.items())
+    return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
 
 
 def measured(verdicts: Sequence[Verdict]) -> Table:

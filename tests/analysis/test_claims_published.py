@@ -1,0 +1,292 @@
+"""The statements that published numbers can check, computed anew from the published files by others.
+
+The numbers come from the CSV files themselves and the statistics from statsmodels and scipy; what is taken
+from clipjax is which models are in which group. docs/claims.md shows the same numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats as typed_stats
+import statsmodels.api as sm
+
+from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
+from clipjax.analysis.ledger import ledger
+from clipjax.config import config_dir, read_csv
+from clipjax.published import published_rows, read_numbers
+
+stats: Any = typed_stats  # its stubs do not know all that scipy has
+RESAMPLES = 200
+FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
+SHIFTS = ("v2", "sketch", "r", "a", "objectnet")
+# Images of each set, which decide how far from 0 and 1 probit coordinates may be.
+IMAGES = {"imagenet": 50000, "v2": 10000, "sketch": 50889, "r": 30000, "a": 7500, "objectnet": 18574}
+TESTBED = {
+    "imagenet": "val",
+    "v2": "imagenetv2-matched-frequency-format-val",
+    "sketch": "imagenet-sketch",
+    "r": "imagenet-r",
+    "a": "imagenet-a",
+    "objectnet": "objectnet-1.0-beta",
+}
+OPEN_CLIP = {
+    "imagenet": "ImageNet 1k",
+    "v2": "ImageNet v2",
+    "sketch": "ImageNet Sketch",
+    "r": "ImageNet-R",
+    "a": "ImageNet-A",
+    "objectnet": "ObjectNet",
+    **{f"flickr_{way}s": f"Flickr {way} retr. R@5" for way in ("image", "text")},
+    **{f"coco_{way}s": f"MSCOCO {way} retr. R@5" for way in ("image", "text")},
+}
+TIMM = {
+    "imagenet": "results-imagenet.csv",
+    "v2": "results-imagenetv2-matched-frequency.csv",
+    "sketch": "results-sketch.csv",
+    "r": "results-imagenet-r.csv",
+    "a": "results-imagenet-a.csv",
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts(test_data: Path) -> dict[str, Verdict]:
+    """Every claim on all that is published of its rows."""
+    parts = [part for claim in ledger().claims for part in claim.parts]
+    wanted = {term[:3] for part in parts for column in part.columns() for term in column.terms}
+    numbers = [
+        number
+        for source, folder in FOLDERS.items()
+        for number in read_numbers(source, test_data / "published" / folder)
+        if (number.score.task, number.score.dataset, number.score.metric) in wanted
+    ]
+    found = check(ledger(), published_rows(numbers), resamples=RESAMPLES)
+    return {each.claim.key: each for each in found}
+
+
+@pytest.fixture(scope="module")
+def published(test_data: Path) -> Callable[[str, str], float]:
+    """(model, column of the claims) -> what a published file says, a fraction."""
+    return Published(test_data / "published")
+
+
+class Published:
+    """The published files, read by themselves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registered = {record["id"]: record for record in read_csv(config_dir() / "models.csv")}
+        self.open_clip: dict[tuple[str, str], dict[str, str]] = {}
+        for name in ("classification", "retrieval"):
+            for line in _lines(folder / "openclip" / f"openclip_{name}_results.csv"):
+                self.open_clip.setdefault((line["name"], line["pretrained"]), {}).update(line)
+        self.testbed = {line["model"]: line for line in _lines(folder / "testbed" / "robustness_top1s.csv")}
+        self.timm = {
+            column: {
+                (line["model"], line["img_size"]): line["top1"] for line in _lines(folder / "timm" / name)
+            }
+            for column, name in TIMM.items()
+        }
+
+    def __call__(self, model: str, column: str) -> float:
+        record = self.registered.get(model)
+        source, _, name = model.partition(":") if record is None else (record["library"], "", "")
+        if source == "open_clip":
+            return float(self._of_open_clip(name, record)[OPEN_CLIP[column]])
+        if source == "testbed":
+            return float(self.testbed[name][TESTBED[column]]) / 100
+        if record is None:
+            name, size = name.removesuffix("px").rsplit("@", 1)
+        else:
+            name, size = f"{record['library_arch']}.{record['tag']}", record["crop_size"]
+        return float(self.timm[column][name, size]) / 100
+
+    def _of_open_clip(self, name: str, record: dict[str, str] | None) -> dict[str, str]:
+        arch, tag = name.split(":") if record is None else (record["library_arch"], record["tag"])
+        if (arch, tag) in self.open_clip:
+            return self.open_clip[arch, tag]
+        return self.open_clip[arch.removesuffix("-quickgelu"), tag]
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def parts(verdict: Verdict) -> dict[tuple[str, str], Finding]:
+    return {(each.part.y.key, each.part.group.name): each for each in verdict.findings}
+
+
+def models_of(finding: Finding, group: bool = True) -> list[str]:
+    """The models of the group, or those that it was held against, in the order of the rows used."""
+    models = list(dict.fromkeys(row["model"] for row in finding.rows))
+    return models[: finding.n[0]] if group else models[finding.n[0] :]
+
+
+def values(published: Callable[[str, str], float], models: list[str], column: str) -> np.ndarray:
+    return np.array([published(model, column) for model in models])
+
+
+def probit(accuracy: np.ndarray, images: int) -> np.ndarray:
+    return stats.norm.ppf(np.clip(accuracy, 0.5 / images, 1 - 0.5 / images))
+
+
+def line(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Intercept and slope of statsmodels' robust regression."""
+    found = sm.RLM(y, sm.add_constant(x), M=sm.robust.norms.HuberT()).fit(
+        maxiter=1000, tol=1e-12, conv="coefs"
+    )
+    return np.asarray(found.params)
+
+
+# ----------------------------------------------------- CLIP lies above the trend of ImageNet models on shifts
+
+
+@pytest.mark.parametrize("column", SHIFTS)
+def test_clip_lies_above_the_trend_of_imagenet_models(
+    column: str, verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    finding = parts(verdicts["shifts_robust"])[column, "clip"]
+    clips, others = models_of(finding), models_of(finding, group=False)
+    x, y = (
+        probit(
+            values(published, others, name),
+            IMAGES[name] if column != "objectnet" or name != column else 18514,
+        )
+        for name in ("imagenet", column)
+    )
+    intercept, slope = line(x, y)
+    expected = stats.norm.cdf(intercept + slope * probit(values(published, clips, "imagenet"), 50000))
+    off = values(published, clips, column) - expected
+    assert finding.value == pytest.approx(off.mean(), abs=1e-6)
+    assert (finding.word, finding.n) == (HOLDS, (len(off), len(x)))
+    assert finding.lo is not None
+    assert finding.hi is not None
+    lo, hi = stats.t.interval(0.95, len(off) - 1, off.mean(), off.std(ddof=1) / np.sqrt(len(off)))
+    assert finding.lo <= lo  # the trend's own error comes on top
+    assert hi <= finding.hi
+    assert finding.hi - finding.lo < 1.5 * (hi - lo)
+
+
+# ----------------------------------------------------------------------- the training source separates trends
+
+
+@pytest.mark.parametrize("claim", ["shifts_source", "retrieval_source"])
+def test_wit_and_laion_have_trends_of_their_own(
+    claim: str, verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    """Where both have models: in the middle of their common range of accuracy on ImageNet."""
+    for (column, _), finding in parts(verdicts[claim]).items():
+        images = IMAGES.get(column, 10**9)
+        fits, ends = [], []
+        for models in (models_of(finding), models_of(finding, group=False)):
+            x = probit(values(published, models, "imagenet"), IMAGES["imagenet"])
+            fits.append(line(x, probit(values(published, models, column), images)))
+            ends.append((x.min(), x.max()))
+        middle = (max(low for low, _ in ends) + min(high for _, high in ends)) / 2
+        wit, laion = (stats.norm.cdf(intercept + slope * middle) for intercept, slope in fits)
+        assert finding.value == pytest.approx(wit - laion, abs=1e-6), column
+        assert all("openai" in model for model in models_of(finding))
+        assert all("laion" in model for model in models_of(finding, group=False))
+
+
+def test_intervals_of_trends_are_those_of_another_bootstrap(
+    verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    """Drawn by another generator and fitted by statsmodels, on ImageNet-A."""
+    finding = parts(verdicts["shifts_source"])["a", "wit"]
+    rng = np.random.default_rng(123)
+    sets = [
+        [probit(values(published, models, name), IMAGES[name]) for name in ("imagenet", "a")]
+        for models in (models_of(finding), models_of(finding, group=False))
+    ]
+    middle = (max(x.min() for x, _ in sets) + min(x.max() for x, _ in sets)) / 2
+    draws = []
+    for _ in range(100):
+        ends = []
+        for x, y in sets:
+            drawn = rng.integers(0, len(x), len(x))
+            intercept, slope = line(x[drawn], y[drawn])
+            ends.append(stats.norm.cdf(intercept + slope * middle))
+        draws.append(ends[0] - ends[1])
+    lo, hi = np.quantile(draws, [0.025, 0.975])
+    assert finding.lo == pytest.approx(lo, abs=0.012)
+    assert finding.hi == pytest.approx(hi, abs=0.012)
+    assert hi - lo > 0.03  # else the tolerance would say nothing
+
+
+# ----------------------------------------------------------------- classification accuracy predicts retrieval
+
+
+def test_accuracy_predicts_retrieval(
+    verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    rng = np.random.default_rng(5)
+    for (column, _), finding in parts(verdicts["retrieval_accuracy"]).items():
+        models = models_of(finding)
+        x, y = values(published, models, "imagenet"), values(published, models, column)
+        assert finding.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+        drawn = rng.integers(0, len(x), (300, len(x)))
+        limits = np.quantile([stats.spearmanr(x[k], y[k]).statistic for k in drawn], [0.025, 0.975])
+        assert [finding.lo, finding.hi] == pytest.approx(limits, abs=0.015)
+        assert finding.word == HOLDS
+
+
+# -------------------------------------------------------------------------- fine-tuned models and their bases
+
+
+@pytest.mark.parametrize("column", ["imagenet", "r", "a"])
+def test_fine_tuned_models_and_their_bases(
+    column: str, verdicts: dict[str, Verdict], published: Callable[[str, str], float]
+) -> None:
+    """On ImageNet-R fine-tuning lowers accuracy, in all pairs that are published."""
+    [finding] = [
+        each
+        for each in verdicts["calibration_fine_tuned"].findings
+        if each.part.y.key == column and each.measured
+    ]
+    registered = {record["id"]: record for record in read_csv(config_dir() / "models.csv")}
+    tuned = sorted({row["model"] for row in finding.rows if registered[row["model"]]["group"] == "clip_ft"})
+    off = np.array([published(m, column) - published(registered[m]["parent"], column) for m in tuned])
+    means = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(off, 2)]
+    assert finding.value == pytest.approx(float(np.median(means)), abs=1e-9)
+    assert finding.n == (len(off),)
+    assert finding.word == (FAILS if column == "r" else HOLDS)
+    assert (stats.wilcoxon(off, mode="exact").pvalue < 0.05) == (finding.word != UNKNOWN)
+
+
+def test_what_the_published_numbers_say(verdicts: dict[str, Verdict]) -> None:
+    told = {key: each.word for key, each in verdicts.items() if each.word != UNKNOWN}
+    assert told == {
+        "shifts_robust": HOLDS,
+        "calibration_fine_tuned": FAILS,
+        "retrieval_accuracy": HOLDS,
+        "retrieval_crop": FAILS,
+    }
+    source = {key[0]: each.word for key, each in parts(verdicts["shifts_source"]).items()}
+    assert [source[name] for name in ("sketch", "a", "objectnet")] == [HOLDS] * 3
+
+
+def test_the_document_shows_what_is_found(verdicts: dict[str, Verdict]) -> None:
+    """Its limits are those of more draws than here; its words follow from its own numbers by the rule."""
+    text = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert RULE in " ".join(text.split())
+    shown = [[c.strip() for c in row.strip("|").split("|")] for row in text.splitlines() if "| [" in row]
+    found = {(key, str(each.part)): each for key, verdict in verdicts.items() for each in verdict.findings}
+    assert len(shown) == 30
+    for key, statistic, of, word, bound, value, limits, n in shown:
+        finding = found[key, of]
+        assert (statistic, bound, n) == (
+            finding.part.statistic,
+            finding.part.bound,
+            " and ".join(map(str, finding.n)),
+        )
+        assert value == f"{finding.value:+.4f}"
+        lo, hi = map(float, limits.strip("[]").split(","))
+        assert [finding.lo, finding.hi] == pytest.approx([lo, hi], abs=0.25 * (hi - lo)), (key, of)
+        assert word == decide(lo, hi, finding.part)
