@@ -72,7 +72,8 @@ def least_squares(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Lines:
     across = weights * dx
     spread = (across * dx).sum(1)
     constant = np.ptp(x, axis=1) == 0
-    slope = (across * (y - centre_y[:, None])).sum(1) / np.where(constant, np.nan, spread)
+    together = (across * (y - centre_y[:, None])).sum(1)
+    slope = np.where(np.ptp(y, axis=1) == 0, 0.0, together) / np.where(constant, np.nan, spread)
     return Lines(slope, centre_y - slope * centre_x, weights)
 
 
