@@ -5,15 +5,19 @@ A copy is kept under what the bucket says of its objects (etag, size, time): ano
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from clipjax.buckets import BucketPath, place
+from clipjax.checkpoint import CARD
 from clipjax.digests import cache_dir, sha256_json
-from clipjax.errors import DataError
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.uploaded import is_unfinished
 from clipjax.writing import flush, writing
 
 BLOCK = 32 * 2**20  # bytes of one request
@@ -42,6 +46,18 @@ def on_this_disk(source: Any) -> Any:
     return folder if path == home else folder / path.name
 
 
+@contextlib.contextmanager
+def fetched(asked: Any) -> Iterator[Any]:
+    """What `on_this_disk` gives; inside, errors name what was asked for where they would name its copy."""
+    copy = on_this_disk(asked)
+    try:
+        yield copy
+    except ClipjaxError as error:
+        if copy is asked or str(copy) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(copy), str(place(asked)))) from error
+
+
 def _files(path: BucketPath) -> list[BucketPath]:
     if not path.exists():
         raise DataError(f"{path} does not exist; give the file of the weights, or its folder")
@@ -50,8 +66,10 @@ def _files(path: BucketPath) -> list[BucketPath]:
     found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
     if not found:
         raise DataError(f"{path} holds no files; give the folder with the weights and their card or config")
+    if is_unfinished(path) and not (path / CARD).exists():
+        raise DataError(f"{path} is not whole, its upload was cut off: run again what was to write it")
     base = path / "base"  # where `clipjax.adapted` puts the base of an adapter
-    return sorted(found) + (_files(base) if (base / "card.json").exists() else [])
+    return sorted(found) + (_files(base) if (base / CARD).exists() else [])
 
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:

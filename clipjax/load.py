@@ -20,7 +20,7 @@ from clipjax.checkpoint import Origin, Place, load_checkpoint, load_params, read
 from clipjax.data import vocabularies
 from clipjax.data.tokenizers import TokenizerSpec
 from clipjax.errors import DataError, UsageError
-from clipjax.fetched import on_this_disk
+from clipjax.fetched import fetched
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
@@ -91,34 +91,42 @@ def load_model(
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
     refuse_wrong_resize(image_size, position_rule)
-    asked, source = source, on_this_disk(source)
-    if is_adapted(source):
-        if not (card is None and file is None and image_size is None):
-            raise UsageError(
-                f"{source} holds an adapter, which belongs to its base as it is: leave card, file and "
-                "image_size out"
-            )
-        model = load_adapted(Path(source), mesh=mesh, rules=rules)
-        if source is not asked and model.place is not None:  # what is said of the copy is true of the bucket
-            where = model.place.source.replace(str(Path(source).resolve()), str(place(asked)))
-            model.place = dataclasses.replace(model.place, source=where)
-        return model
-    opened = _open(source, card, file)
-    mesh = mesh if mesh_of is None else mesh_of(opened.card)
-    params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
-    model = Model(
-        opened.card,
-        params,
-        opened.origin,
-        opened.carried,
-        weights=opened.card.weights,
-        tokenizer_files=opened.tokenizer_files,
-    )
+    asked = source
+    with fetched(asked) as source:
+        if is_adapted(source):
+            return _adapted(asked, Path(source), (card, file, image_size), mesh, rules)
+        opened = _open(source, card, file)
+        mesh = mesh if mesh_of is None else mesh_of(opened.card)
+        params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
+        model = Model(
+            opened.card,
+            params,
+            opened.origin,
+            opened.carried,
+            weights=opened.card.weights,
+            tokenizer_files=opened.tokenizer_files,
+        )
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
     given = card.to_dict() if isinstance(card, Card) else card
     model.place = Place(where, given, file, image_size, position_rule)
+    return model
+
+
+def _adapted(
+    asked: str | Path, source: Path, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+) -> Model:
+    """A base with its adapter; `source` is what was asked for, or its copy on this disk."""
+    if any(each is not None for each in given):
+        raise UsageError(
+            f"{source} holds an adapter, which belongs to its base as it is: leave card, file and "
+            "image_size out"
+        )
+    model = load_adapted(source, mesh=mesh, rules=rules)
+    if source != Path(asked) and model.place is not None:  # what is said of the copy is true of the bucket
+        where = model.place.source.replace(str(source.resolve()), str(place(asked)))
+        model.place = dataclasses.replace(model.place, source=where)
     return model
 
 
@@ -130,10 +138,10 @@ def open_model(source: str | Path) -> Model:
     Raises:
         UsageError, DataError: as `load_model`.
     """
-    source = on_this_disk(source)
-    if is_adapted(source):
-        return load_adapted(Path(source))
-    opened = _open(source, None, None)
+    with fetched(source) as copy:
+        if is_adapted(copy):
+            return load_adapted(Path(copy))
+        opened = _open(copy, None, None)
     params = Network(opened.card.arch).abstract_params()
     return Model(opened.card, params, weights=opened.card.weights, tokenizer_files=opened.tokenizer_files)
 
@@ -152,15 +160,15 @@ def convert_model(
     Raises:
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
     """
-    source = on_this_disk(source)
-    if is_adapted(source):
-        raise UsageError(
-            f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
-        )
-    opened = _open(source, card, None)
-    card, origin = opened.card.stamped(), opened.origin
-    assert card.weights is not None
-    _ = card.weights.identity  # a damaged checkpoint of ours is not passed on as if it were whole
+    with fetched(source) as copy:
+        if is_adapted(copy):
+            raise UsageError(
+                f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
+            )
+        opened = _open(copy, card, None)
+        card, origin = opened.card.stamped(), opened.origin
+        assert card.weights is not None
+        _ = card.weights.identity  # a damaged checkpoint of ours is not passed on as if it were whole
     folder = save_checkpoint(
         folder or card.id,
         opened.plan.lazy(),

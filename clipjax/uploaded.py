@@ -51,8 +51,8 @@ def publish(folder: Path, target: BucketPath, last: str) -> None:
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     names.remove(last)
     with naming(folder):
-        remove(target, last)
         BucketFiles().create(target / _UNFINISHED, b"", replace=True)
+        remove(target, last, but=[*names, _UNFINISHED])
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for _ in pool.map(lambda name: BucketFiles().upload(folder / name, target / name), names):
                 pass
@@ -62,22 +62,25 @@ def publish(folder: Path, target: BucketPath, last: str) -> None:
         (target / _UNFINISHED).unlink(missing_ok=True)
 
 
-def is_unfinished(target: Path) -> bool:
+def is_unfinished(target: Path | BucketPath) -> bool:
     """Whether a folder is one of a bucket that `publish` has begun, and was cut off."""
     return isinstance(target, BucketPath) and (target / _UNFINISHED).exists()
 
 
-def remove(target: BucketPath, last: str) -> None:
+def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
     """Take a published folder back: first the file that it is known by, then what a listing shows.
+
+    Args:
+        but: other files to leave there.
 
     Raises DataError where the bucket fails or refuses.
     """
-    known = target / last
-    if known.exists():
-        known.unlink(missing_ok=True)
-        for path in list(target.rglob("*")):
-            if path.is_file():
-                path.unlink(missing_ok=True)
+    if (target / last).exists():
+        (target / last).unlink(missing_ok=True)
+    left = {str(target / name) for name in but}
+    for path in list(target.rglob("*")):
+        if path.is_file() and str(path) not in left:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from _bucket import URL, FakeBucket
 from _narrow import narrow_pair
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, write_images
 
@@ -103,6 +104,28 @@ def test_it_comes_back_with_its_base(kind, base, images, tmp_path):
     assert (np.asarray(logits(heads[0], features)) == np.asarray(logits(heads[1], features))).all()
     second = load_model(again.save(tmp_path / "second"))  # what was loaded saves again, and over itself
     load_model(second.save(tmp_path / "second"))
+
+
+def test_on_a_bucket_its_base_comes_along(base, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    bucket = FakeBucket.made(monkeypatch)
+    model = make(base, "coop", images)
+    folder = model.save(f"{URL}/tuned")
+    files = {"adapter.safetensors", "card.json", "base/card.json", "base/model.safetensors"}
+    shutil.rmtree(tmp_path / "cache")
+    for _ in range(2):
+        assert {name.removeprefix("/bucket/tuned/") for name in bucket.names()} == files
+        again = load_model(folder)
+        assert adapter_digest(again.adapter) == adapter_digest(model.adapter)  # type: ignore[arg-type]
+        assert again.card.fingerprint == load_model(base).card.fingerprint
+        again.save(folder)  # over itself
+    near = load_model(folder).save(tmp_path / "near")
+    assert record(near)["base"]["source"] == f"{URL}/tuned/base"
+    assert load_model(near).card.fingerprint == model.card.fingerprint
+    with pytest.raises(
+        UsageError, match=r"^fake://bucket/tuned holds an adapter and no weights: convert its"
+    ):
+        convert_model(folder, tmp_path / "converted")
 
 
 def test_kinds_are_found_by_name():
