@@ -6,7 +6,7 @@ done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names(
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from clipjax.config import config_dir
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
+PROMPTS = "openai_80"  # the study's, where a number was measured with several sets
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def analyze(
     out: Path,
     *,
     formats: Sequence[str] = FORMATS,
-    prompts: str | None = None,
+    prompts: str | None = PROMPTS,
     precision: str = "parity",
 ) -> Done:
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
@@ -85,7 +86,7 @@ def commands(spec: Spec) -> list[str]:
 
 
 def contents(
-    spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
+    spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
     """What each panel of a figure shows; arguments as `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
@@ -93,25 +94,32 @@ def contents(
 
 def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, precision: str) -> Content:
     columns = tuple(axis.column for axis in panel.axes)
+    terms = tuple(dict.fromkeys(term for column in columns for term in column.terms))
     if spec.by_prompts:
         found = points_of_prompts(index, columns[0], columns[-1], precision=precision)
     else:
-        found = points(index, columns[0], columns[-1], prompts=prompts, precision=precision)
-    content = Content(panel, found, _missing(spec, panel, index, {point.model for point in found}))
+        models = set(index.models).intersection(*(index.of(term) for term in terms))
+        how = {"models": models, "prompts": prompts, "precision": precision}
+        found = points(index, columns[0], columns[-1], **how)
+    lacking = _lacking(spec, terms, index, {point.model for point in found})
+    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking])
     return above_trend(spec, content) if panel.above else content
 
 
-def _missing(spec: Spec, panel: Panel, index: RowIndex, there: Set[str]) -> list[Missing]:
+def _lacking(
+    spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
+) -> Iterator[tuple[str | None, str]]:
     """Rows that no model has; then those of models of the figure's groups that have some but not all."""
-    terms = dict.fromkeys(term for axis in panel.axes for term in axis.column.terms)
-    nowhere = [term for term in terms if not index.of(term)]
-    found = [Missing(panel.title, None, str(term)) for term in nowhere]
-    for model in index.models_of(terms):
-        facts = _facts(index, model, terms)
-        if model not in there and matches(facts, spec.models) and group_of(facts, spec.groups):
-            lacking = [term for term in terms if term not in nowhere and not _has(index, term, model)]
-            found += [Missing(panel.title, model, str(term)) for term in lacking]
-    return found
+    somewhere = [term for term in terms if index.of(term)]
+    yield from ((None, str(term)) for term in terms if term not in somewhere)
+    for model in index.models_of(somewhere):
+        lacking = [] if model in there else [term for term in somewhere if not _has(index, term, model)]
+        if lacking and _wanted(spec, _facts(index, model, somewhere)):
+            yield from ((model, str(term)) for term in lacking)
+
+
+def _wanted(spec: Spec, facts: Mapping[str, Any]) -> bool:
+    return matches(facts, spec.models) and group_of(facts, spec.groups) is not None
 
 
 def _has(index: RowIndex, term: Term, model: str) -> bool:

@@ -41,8 +41,8 @@ def analyze(
         ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
-    ] = None,
+        str, typer.Option(help="The prompt set to take, where a number was measured with several.")
+    ] = "openai_80",
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
     missing: Annotated[
         bool, typer.Option("--missing", help="List every missing row, of which panel and model.")

@@ -248,6 +248,17 @@ def test_missing_rows_are_said_by_model_and_row(tmp_path):
         assert f">{said}</" in text
 
 
+def test_of_several_prompt_sets_the_studys_is_taken():
+    """Rows of Fig. 9 beside those of the other figures."""
+    spec = load_spec("fig4")
+    few = {name: facts for name, facts in models().items() if facts.get("train_source") == "WIT"}
+    index = RowIndex(study_rows(spec.terms, few, PROMPTS))
+    for chosen, prompts in ((contents(spec, index), "openai_80"), (contents(spec, index, "mcm_5"), "mcm_5")):
+        for point in chosen[0].points:
+            assert point.y.value == row_value(index, spec.panels[0].y, f"{point.model} {prompts}")
+        assert len(chosen[0].points) == len(few)
+
+
 def test_without_any_row_nothing_is_written(tmp_path):
     done = analyze(load_spec("fig1"), RowIndex([]), tmp_path)
     assert (done.files, done.drawn, len(done.missing)) == ((), 0, 20)
