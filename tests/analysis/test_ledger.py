@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from _claims import HEAD, book, claim
+from _study import models, study_rows, tuned
 
 from clipjax.analysis.cells import Term
+from clipjax.analysis.claims import check
 from clipjax.analysis.groups import groups, matches
 from clipjax.analysis.ledger import STATISTICS, ledger
 from clipjax.config import config_dir, read_csv
@@ -163,6 +165,32 @@ def test_prompt_sets_of_claims_are_shipped_or_the_users() -> None:
     }
     assert wanted - shipped == {"cupl*", "CuPL*"}
     assert ledger().prompts in shipped
+
+
+def test_a_whole_study_answers_every_claim_but_those_without_a_task() -> None:
+    """Every number of every registered model and of the classifiers: nothing is untold for lack of rows."""
+    pairs = {record["id"]: record["resolution_pair"] for record in read_csv(config_dir() / "models.csv")}
+    known = {
+        m: facts | {"resolution_pair": pairs.get(m, "none")} for m, facts in {**models(), **tuned()}.items()
+    }
+    wit = {m: facts for m, facts in known.items() if facts.get("train_source") == "WIT"}
+    every = {term for _, term in terms() if term.task != "correspondence"}
+    varied = {
+        t
+        for one in CLAIMS
+        if "prompts" in one.key
+        for part in one.parts
+        for c in part.columns()
+        for t in c.terms
+    }
+    rows = [*study_rows(every, known)]
+    rows += study_rows(varied, wit, ("single_no_period", "mcm_5", "openai_30_of_80", "cupl"))
+    untold = {
+        each.claim.key
+        for each in check(ledger(), rows, resamples=20)
+        if not all(finding.measured for finding in each.findings)
+    }
+    assert untold == {one.key for one in CLAIMS if one.no_task}
 
 
 # ------------------------------------------------------------------------------------------ a file's errors
