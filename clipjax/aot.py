@@ -17,9 +17,7 @@ import dataclasses
 import importlib.util
 import math
 import os
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -27,8 +25,10 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import Mesh
 
 from clipjax.card import Card
+from clipjax.compiled import CompiledProgram
 from clipjax.config import config_dir, read_toml
 from clipjax.data.preprocess import normalize
 from clipjax.errors import UsageError, unknown_name
@@ -39,11 +39,6 @@ from clipjax.sharding import batch_sharding, make_mesh, replicated
 
 LARGEST = 4096  # examples a chip: more at a time gain nothing
 
-_COLLECTIVE = re.compile(
-    r" (all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|collective-permute"
-    r"|collective-broadcast)(?:-start)?\("
-)
-_PRODUCT = re.compile(r" (?:dot|convolution)\(.*")
 _HIGHEST = "operand_precision={highest,highest}"
 
 
@@ -54,6 +49,8 @@ class Chip:
     name: str
     topology: str
     memory_gib: int
+    slices: tuple[str, ...]
+    cores: str = "default"
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def aot_table(
     if unknown := [name for name in chips if name not in known]:
         raise unknown_name("chip", unknown[0], list(known))
     wanted = programs(ids, towers=towers, precisions=precisions)
-    _use_tpu_compiler()
+    use_tpu_compiler()
     for card, tower, precision in wanted:
         forward = forward_of(card, tower, precision)
         for chip in chips:
@@ -153,7 +150,8 @@ def programs(
 
 def load_chips() -> dict[str, Chip]:
     """The chips of configs/chips.toml by name."""
-    return {name: Chip(name, **facts) for name, facts in read_toml(config_dir() / "chips.toml").items()}
+    records = read_toml(config_dir() / "chips.toml")
+    return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
 
 
 def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
@@ -187,8 +185,13 @@ def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forw
 # --- compiling ---
 
 
-def _use_tpu_compiler() -> None:
-    """The variables stand for what libtpu would ask the metadata server of a TPU machine."""
+def use_tpu_compiler() -> None:
+    """Compile for TPUs that are only described, in this process; JAX is switched to the CPU.
+
+    The variables stand for what libtpu would ask the metadata server of a TPU machine.
+
+    Raises UsageError for an environment without the TPU compiler.
+    """
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(
             "this environment has no TPU compiler: make one of its own with `python -m venv .venv-tpu` and "
@@ -202,20 +205,25 @@ def _use_tpu_compiler() -> None:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
+def slice_mesh(chip: Chip, topology: str) -> Mesh:
+    """The chips of a slice, such as "v5e:16x16", as a mesh of the data axis alone."""
+    from jax.experimental import topologies
+
+    described = topologies.get_topology_desc(topology, platform="tpu", chip_config_name=chip.cores)
+    return make_mesh(described.devices)
+
+
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
     """The forward of `batch` examples a chip on the chip's slice; None when that does not fit the memory.
 
     Raises:
         jax.errors.JaxRuntimeError: it does not compile for any other reason.
     """
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=chip.topology).devices
-    mesh = make_mesh(devices)
+    mesh = slice_mesh(chip, chip.topology)
     whole, split = replicated(mesh), batch_sharding(mesh)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), forward.params)
     lowered = jax.jit(forward.function, out_shardings=split).lower(
-        params, forward.batch(batch * len(devices), split)
+        params, forward.batch(batch * mesh.size, split)
     )
     start = time.perf_counter()
     try:
@@ -232,15 +240,14 @@ def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | No
 
 def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executable:
     memory: Any = compiled.memory_analysis()
-    text = compiled.as_text() or ""
-    products = _PRODUCT.findall(text)
+    program = CompiledProgram(compiled.as_text() or "")
     return Executable(
         batch=batch,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
-        collectives=dict(Counter(_COLLECTIVE.findall(text))),
-        products=len(products),
-        highest=sum(_HIGHEST in product for product in products),
+        collectives=program.collectives,
+        products=len(program.products),
+        highest=sum(_HIGHEST in product.attributes for product in program.products),
         seconds=round(seconds, 1),
     )
 

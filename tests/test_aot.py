@@ -112,6 +112,7 @@ def test_the_largest_batch_is_the_first_from_above_that_compiles(fits: int, foun
 
 
 HLO = """
+ENTRY %main (a: f32[8,8], b: f32[8,8]) -> f32[8,8] {
 %c.1 = f32[8,8]{1,0} convolution(%a, %b), window={size=1}, operand_precision={highest,highest}, metadata={}
 ROOT %d.1 = f32[8,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, operand_precision={highest,default}
 %convolution_add_fusion = f32[8,8]{1,0} fusion(%c.1, %d.1), kind=kOutput, calls=%computation
@@ -179,7 +180,7 @@ from clipjax import aot
 from clipjax.card import card_from_dict
 
 card = card_from_dict(json.load(sys.stdin), "the test's card")
-aot._use_tpu_compiler()
+aot.use_tpu_compiler()
 chip = aot.load_chips()["v5e"]
 
 def facts(forward, batch):

@@ -504,7 +504,7 @@ def test_text_encoder(model: TinyModel):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(encode(ids[:, :8]), expected, atol=1e-6)  # cut behind the end of text
     assert encode(ids[:0]).shape == (0, 24)
-    step = forward._text_step(model.network, forward.local_mesh(), "parity")
+    step = forward.text_step(model.network, forward.local_mesh(), "parity")
     before = step.compiles
     for count in (1, 31, 300):
         encode(np.resize(ids, (count, 12)))

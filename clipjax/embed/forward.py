@@ -207,6 +207,7 @@ class Step:
             self.compiles += 1
             return function(seen_whole(params, specs, mesh.size) if cut else params, batch)
 
+        counted.__name__ = function.__name__  # the program's, in a profile
         split = PartitionSpec(DATA)
         # The check of varying axes does not know every primitive of every model; nothing here is reduced.
         self._run = jax.jit(
@@ -242,7 +243,7 @@ def _image_step(
 ) -> Step:
     """Kept, so that the next data set of the same model does not compile again."""
 
-    def forward(params: Any, pixels: jax.Array) -> jax.Array:
+    def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
         return unit_norm(features) if unit else features
@@ -250,16 +251,18 @@ def _image_step(
     where: Any = replicated(mesh)
     if placement == SHARDED:
         where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
-    return Step(forward, mesh, network.compiler_options("vision"), where)
+    return Step(embed_image, mesh, network.compiler_options("vision"), where)
 
 
 @functools.lru_cache(maxsize=16)
-def _text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
-    def forward(params: Any, ids: jax.Array) -> jax.Array:
+def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
+    """The text tower: token ids [B, L] to features of unit norm, params whole on each device."""
+
+    def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
         return unit_norm(network.encode_text(params, ids, precision=precision))
 
-    return Step(forward, mesh, network.compiler_options("text"), replicated(mesh))
+    return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
 
 
 def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
@@ -274,7 +277,7 @@ def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray]
     """
     enable_compile_cache()
     mesh = local_mesh()
-    step = _text_step(model.network, mesh, known_precision(precision))
+    step = text_step(model.network, mesh, known_precision(precision))
     params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
     size = TEXT_BATCH * mesh.size
 

@@ -1,0 +1,183 @@
+"""What a compiled program says of itself: its collectives, its products, how many operations it does.
+
+Read from the text of the optimised HLO (`jax.stages.Compiled.as_text()`), which is the program of one device:
+shapes are those of its part. So what the compiler has made can be checked, on any platform, and not only what
+was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+PRODUCTS = ("dot", "convolution")
+_COLLECTIVE = re.compile(
+    r"(all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|collective-permute"
+    r"|collective-broadcast)(?:-start)?"
+)
+_NAMED = re.compile(r"\s*(?:ROOT )?%(?P<name>\S+) = (?P<rest>.*)")
+_OPCODE = re.compile(r"(?P<type>.*?) (?P<opcode>[a-z][\w-]*)\((?P<operands>[^()]*)\)(?P<attributes>.*)")
+_HEADER = re.compile(r"(?P<entry>ENTRY )?%(?P<name>\S+) \(.*\{$")
+_SHAPE = re.compile(r"^\w+\[(?P<sizes>[\d,]*)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body)=%([\w.-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}|\b(?:true|false)_computation=(%[\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of a program; `shape` is empty for a tuple (and for a scalar)."""
+
+    opcode: str
+    shape: tuple[int, ...]
+    operands: tuple[str, ...]
+    attributes: str
+    literal: str = ""  # of a constant
+
+    @property
+    def collective(self) -> str | None:
+        """The kind, such as "all-gather"; an asynchronous one counts where it starts."""
+        found = _COLLECTIVE.fullmatch(self.opcode)
+        return found and found[1]
+
+
+@dataclass
+class Computation:
+    """A function of a program: its instructions by name, in order."""
+
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.instructions[name].shape
+
+
+class CompiledProgram:
+    """The text of a program, read."""
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError for a text without an entry computation."""
+        self.computations: dict[str, Computation] = {}
+        self.entry = ""
+        current = Computation()
+        for line in text.splitlines():
+            if header := _HEADER.match(line):
+                current = self.computations[header["name"]] = Computation()
+                self.entry = header["name"] if header["entry"] else self.entry
+            elif named := _NAMED.match(line):
+                current.instructions[named["name"]] = _instruction(named["rest"])
+        if not self.entry:
+            raise ValueError("the text of no compiled program: it has no entry computation")
+
+    def instructions(self) -> Iterator[Instruction]:
+        """All of them, each once."""
+        for computation in self.computations.values():
+            yield from computation.instructions.values()
+
+    @property
+    def collectives(self) -> dict[str, int]:
+        """How many there are of each kind, those inside of a loop once."""
+        return dict(Counter(each.collective for each in self.instructions() if each.collective))
+
+    @property
+    def products(self) -> list[Instruction]:
+        """Dots and convolutions (on a TPU a dot is one), those inside of a loop once."""
+        return [each for each in self.instructions() if each.opcode in PRODUCTS]
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one device's dots and convolutions, two a multiply-add.
+
+        The body of a loop counts as often as it runs, where XLA's own cost analysis counts it once; of
+        branches the costliest counts. Zeros that pad or dilate a convolution are no operands, as for XLA.
+
+        Raises ValueError for a product inside a loop of unknown length.
+        """
+        return self._flops(self.entry)
+
+    def _flops(self, name: str) -> int:
+        computation = self.computations[name]
+        return sum(self._cost(computation, each) for each in computation.instructions.values())
+
+    def _cost(self, computation: Computation, each: Instruction) -> int:
+        if each.opcode == "dot":
+            return _dot_flops(computation, each)
+        if each.opcode == "convolution":
+            return _convolution_flops(computation, each)
+        branches = [
+            name.lstrip("%")
+            for several, one in _BRANCHES.findall(each.attributes)
+            for name in (several or one).split(", ")
+        ]
+        inside = sum(self._flops(name) for name in _CALLED.findall(each.attributes))
+        inside += max(map(self._flops, branches), default=0)
+        return inside * self._trips(each) if each.opcode == "while" and inside else inside
+
+    def _trips(self, loop: Instruction) -> int:
+        """How often a loop runs: as XLA says, or as the condition of a scan does, which counts up from 0."""
+        if known := _TRIPS.search(loop.attributes):
+            return int(known[1])
+        condition = re.search(r"\bcondition=%([\w.-]+)", loop.attributes)
+        lines = self.computations[condition[1]].instructions if condition else {}
+        tests = [each for each in lines.values() if each.opcode == "compare"]
+        if len(tests) == 1 and "direction=LT" in tests[0].attributes:
+            end = lines[tests[0].operands[1]]
+            if end.opcode == "constant" and end.literal.isdecimal():
+                return int(end.literal)
+        raise ValueError("products inside a loop of unknown length: their number cannot be counted")
+
+
+def _instruction(rest: str) -> Instruction:
+    found = _OPCODE.match(rest)
+    if found is None:  # a constant whose value has brackets, a parameter of many parts
+        return Instruction("", (), (), rest)
+    shape = _SHAPE.match(found["type"])
+    sizes = tuple(map(int, filter(None, shape["sizes"].split(",")))) if shape else ()
+    inside = found["operands"]
+    operands = tuple(re.findall(r"%([\w.-]+)", inside))
+    return Instruction(found["opcode"], sizes, operands, found["attributes"], inside)
+
+
+def _dot_flops(computation: Computation, dot: Instruction) -> int:
+    found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", dot.attributes)
+    axes = [int(axis) for axis in found[1].split(",") if axis] if found else []
+    left = computation.shape(dot.operands[0])
+    return 2 * math.prod(dot.shape) * math.prod(left[axis] for axis in axes)
+
+
+def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
+    """Output x input features x pairs of an output place and a tap of the kernel that meet a value.
+
+    On a TPU the batch axes of a dot are a kernel of their size, with dilation: of its taps one meets a value.
+    """
+    numbers = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)
+    assert numbers is not None
+    left, kernel, out = (
+        dict(zip(labels, shape, strict=True))
+        for labels, shape in zip(
+            numbers.groups(), (*map(computation.shape, convolution.operands), convolution.shape)
+        )
+    )
+    window = dict(re.findall(r"(\w+)=([\dx_-]+)", _inside(convolution.attributes, "window")))
+    pairs = 1
+    for axis, label in enumerate(sorted(filter(str.isdecimal, out), key=int)):
+
+        def of(name: str, otherwise: str, axis: int = axis) -> str:
+            return window[name].split("x")[axis] if name in window else otherwise
+
+        before, _ = map(int, of("pad", "0_0").split("_"))
+        stride, taps, holes = int(of("stride", "1")), int(of("rhs_dilate", "1")), int(of("lhs_dilate", "1"))
+        pairs *= sum(
+            0 <= place < holes * left[label] and place % holes == 0
+            for start in range(out[label])
+            for tap in range(kernel[label])
+            for place in [start * stride + tap * taps - before]
+        )
+    return 2 * out["b"] * out["f"] * kernel["i"] * pairs
+
+
+def _inside(attributes: str, name: str) -> str:
+    found = re.search(rf"\b{name}=\{{([^}}]*)\}}", attributes)
+    return found[1] if found else ""
