@@ -64,6 +64,10 @@ class Comparison:
     left_out: Mapping[str, str]
 
 
+# What a row's convention does not say, since it is usual.
+_UNSAID = {"decode": "full"}
+
+
 class _Run(NamedTuple):
     """The rows of a run and its per-image columns."""
 
@@ -162,7 +166,7 @@ def _comparison(found: _Found, p_holm: float, pair: _Pair) -> Comparison:
 
 def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
     words = [
-        {**run.row["convention"], **paired.convention, "precision": run.row["precision"]}
+        {**_UNSAID, **run.row["convention"], **paired.convention, "precision": run.row["precision"]}
         for run, paired in zip(pair.runs, pair.paired)
     ]
     keys = [key for key in words[0] | words[1] if words[0].get(key) != words[1].get(key)]

@@ -12,10 +12,12 @@ from _bucket import PLAIN, URL, FakeBucket
 from _narrow import narrow_pair
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
 
 from clipjax.bucket_files import BucketFiles
 from clipjax.buckets import ATTEMPTS, place
 from clipjax.checkpoint import CARD, export_model
+from clipjax.cli import app
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
 from clipjax.data.packed import is_packed, read_packed
@@ -178,3 +180,18 @@ def test_a_damaged_packed_data_set_on_a_bucket_is_mended(bucket: type[FakeBucket
     assert bucket.text(shard) == whole
     with pytest.raises(UsageError, match=r"^fake://bucket/r: ArrayRecord files are read on a disk"):
         pack(photos, f"{URL}/r", "array_record")
+
+
+def test_commands_write_to_urls(bucket: type[FakeBucket], own: Path, photos: Manifest, tmp_path: Path):
+    """A URL that has become a path of pathlib on its way is a URL again, and shown as one."""
+    for arguments in (
+        ["convert", f"{own}", "--out", f"{URL}/model"],
+        ["export", f"{URL}/model", "--out", f"{URL}/back.safetensors"],
+        ["datasets", "pack", f"{tmp_path}/photos", f"{URL}/packed"],
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.exception
+        assert f"{arguments[-1]}" in done.stdout
+    kept = {name.removeprefix("/bucket/") for name in bucket.names()}
+    assert {"model/card.json", "back.safetensors", "packed/manifest.json"} <= kept
+    assert is_packed(f"{URL}/packed")

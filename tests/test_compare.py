@@ -349,6 +349,16 @@ def test_factors_are_compared_over_the_same_images(tmp_path):
     assert dict(average.left_out) == dict.fromkeys(factors, "the runs have it over other images")
 
 
+def test_a_run_that_says_nothing_of_decoding_has_decoded_in_full(tmp_path):
+    for model, more in (("a", {}), ("b", {"decode": "smaller"})):
+        images = {"id": ids(3), "correct": [True, False, True]}
+        write(tmp_path, images, model=model, convention={"prompts": "single"} | more)
+    assert dict(compare_runs("a", "b", tmp_path)[0].differs) == {"decode": ("full", "smaller")}
+    shown = CliRunner().invoke(cli.app, ["compare", "a", "b", "--results", str(tmp_path)]).stdout
+    assert "zeroshot on d, decode: full (A), smaller (B)" in shown
+    assert "None" not in shown
+
+
 def test_equal_runs_do_not_differ(tmp_path):
     a, b = (write(tmp_path, retrieval_table(20, 1, 20), task="retrieval", model=m) for m in "ab")
     for each in compare_runs(a, b, tmp_path, resamples=50):

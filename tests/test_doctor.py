@@ -283,6 +283,14 @@ def test_data_sets_that_are_there(data: Path) -> None:
     assert list(check_planned(machine(data), data_root=data / "gone", models=())) == [], "it is said once"
 
 
+def test_a_folder_without_known_data_sets_says_what_to_do(tmp_path: Path) -> None:
+    paint(tmp_path / "photos" / "cat" / "0.png", next(iter(COLOURS)))
+    line, missing = check_data(machine(tmp_path), data_root=tmp_path)
+    assert (line.status, line.says) == (NOTE, f"{tmp_path} holds no data set that is in order")
+    assert line.do.startswith("put data sets where `clipjax datasets list` says, or a card of your own")
+    assert (missing.status, missing.do) == (FINE, "")
+
+
 def test_room_for_planned_embeddings(data: Path) -> None:
     models = ("vit_b_32-openai", "tf_efficientnet_lite0-in1k")
     assert list(bytes_an_image(models)) == [4 * 512, 4 * 1280]

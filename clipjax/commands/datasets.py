@@ -112,7 +112,9 @@ def pack(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="The images, as `clipjax eval --data` takes them.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or that of an interrupted run.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A new folder or URL, or that of an earlier run.")
+    ],
     kind: Annotated[str, typer.Option("--format", help="webdataset or array_record.")] = "webdataset",
     dataset: Annotated[
         str | None, typer.Option("--dataset", "-d", help="Data set card, or a card's file.")
@@ -122,7 +124,7 @@ def pack(
     """Pack many small files into a few large ones, verified by reading back.
 
     OUT has the digest of DATA and is read wherever DATA is, with the same card. Run it again after an
-    interruption: finished shards are kept.
+    interruption: finished shards are kept, damaged ones written anew.
 
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """

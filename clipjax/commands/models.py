@@ -88,7 +88,9 @@ def convert(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder to write; default: ./ID (./ID-N with --image-size)."),
+        typer.Option(
+            "--out", "-o", help="Folder to write, or a URL; default: ./ID (./ID-N with --image-size)."
+        ),
     ] = None,
     image_size: Annotated[
         int | None,
@@ -120,7 +122,7 @@ def export(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A clipjax folder or anything `load_model` takes.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, or a URL.")] = Path(
         "open_clip_model.safetensors"
     ),
 ) -> None:
@@ -135,12 +137,12 @@ def export(
     from clipjax.load import load_model
 
     loaded = load_model(model)
-    export_model(loaded, out)
+    written = export_model(loaded, out)
     if not has_tower_alone(loaded):
-        typer.echo(str(out))
+        typer.echo(str(written))
         return
-    typer.echo(f"{out}: the image tower, visual.* of open_clip")
-    typer.echo(f"{head_file(out)}: the linear head, weight and bias, over features of unit norm")
+    typer.echo(f"{written}: the image tower, visual.* of open_clip")
+    typer.echo(f"{head_file(written)}: the linear head, weight and bias, over features of unit norm")
 
 
 def verify(

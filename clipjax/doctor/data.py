@@ -38,7 +38,10 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
     if found:
         yield Line("data", FINE, f"{counted(len(found), 'data set')} in order: {_some(found)}")
     else:
-        do = "put data sets where `clipjax datasets list` says, or leave --data-root out"
+        do = (
+            "put data sets where `clipjax datasets list` says, or a card of your own beside them "
+            "(docs/datasets.md), or leave --data-root out"
+        )
         yield Line("data", NOTE, f"{data_root} holds no data set that is in order", do)
     if missing:
         yield Line("data", FINE, f"{counted(len(missing), 'data set is', 'data sets are')} not there")
