@@ -96,7 +96,10 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
         _draw_series(area, series, at, f"{gid}-{key}")
         names[f"{gid}-{key}"] = [said(content.points[i], panel) for i in series.members]
         shown += series.members
-    limits = [ends(at.x[shown]), ends(at.y[shown])]
+    # Near 0 and 1 intervals are endless on the other scales: there an axis ends with its points.
+    reach_x = at.x_ends if panel.x.scale == "linear" else at.x
+    reach_y = at.y_ends if panel.y.scale == "linear" else at.y
+    limits = [ends(reach_x[..., shown]), ends(reach_y[..., shown])]
     for line in spec.fits:
         if line.key == panel.above:
             area.axhline(0, color=line_colour(spec, line), linestyle=line.style, linewidth=1.3, zorder=4)

@@ -152,6 +152,14 @@ def test_lines_are_the_fits(name):
     assert lines >= len(spec.fits)
 
 
+def test_a_linear_axis_has_room_for_intervals():
+    _, _, panels, drawing = drawn("fig10")
+    low, high = drawing.figure.axes[-1].get_ylim()
+    limits = [point.y.interval for point in panels[-1].points if is_drawn(drawn("fig10").spec, point.facts)]
+    assert low < min(limit["lo"] for limit in limits if limit)
+    assert high > max(limit["hi"] for limit in limits if limit)
+
+
 def test_the_ideal_line_of_fig1():
     for k in range(1, 11):
         x, y = artists(drawn("fig1").drawing.figure)[f"fig1-{k}-ideal"].get_data()
