@@ -93,7 +93,9 @@ def test_json_has_everything(study: Path, tmp_path: Path) -> None:
     assert paired["parts"][0]["interval"] is None
     assert "rows_used" not in part
     full = json.loads(run(study, "--format", "json", "--rows").stdout)
-    assert len(full["claims"][0]["parts"][0]["rows_used"]) == 24
+    used = full["claims"][0]["parts"][0]["rows_used"]
+    assert len(used) == 24
+    assert (used[0]["row"], used[0]["value"]) == ("zeroshot imagenet_a top1", 0.6 + 0.01 * NOISE[0])
     assert worse["parts"][0]["value"] == part["value"]
 
 

@@ -62,7 +62,7 @@ def unmeasured(verdicts: Sequence[Verdict]) -> Table:
 def used(verdicts: Sequence[Verdict]) -> Table:
     """Titles and cells: a line for each result row of each part."""
     cells = [
-        [verdict.claim.key, *_of(each.part), *_row(row).values()]
+        [verdict.claim.key, *_of(each.part), *_cells(_row(row))]
         for verdict in verdicts
         for each in verdict.findings
         for row in each.rows
@@ -85,12 +85,16 @@ def _numbers(each: Finding) -> list[str]:
     ]
 
 
-def _row(row: Row) -> dict[str, str]:
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{value:.4f}" if name == "value" else value for name, value in row.items()]
+
+
+def _row(row: Row) -> dict[str, Any]:
     term = " ".join(filter(None, (row["task"], row["dataset"], row["slice"], row["metric"])))
     return {
         "model": row["model"],
         "row": term,
-        "value": f"{row['value']:.4f}",
+        "value": row["value"],
         "origin": row["origin"],
         "run": row["run_id"],
     }
