@@ -18,6 +18,7 @@ from scipy.stats import chi2_contingency
 from typer.testing import CliRunner
 
 import clipjax
+from clipjax.analysis.ledger import ledger
 from clipjax.collection import plan, survey
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import load_dataset, read_card
@@ -25,6 +26,7 @@ from clipjax.data.check import check_dataset
 from clipjax.demo import finetuned, report
 from clipjax.demo import run as demo
 from clipjax.demo.__main__ import app
+from clipjax.demo.analysed import CLAIMS
 from clipjax.demo.factors import KEYS, PROTOTYPES, TICKED, unusual
 from clipjax.demo.files import Split, write_split
 from clipjax.demo.shapes import UNKNOWN
@@ -460,6 +462,31 @@ def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     commands = quick.stdout.split("Try next")[1]
     assert "finetune flyp --recipe demo_flyp" in commands
     assert "--dry-run" in commands
+
+
+def test_the_demo_ends_with_figures_claims_and_a_report(quick: Quick) -> None:
+    """Made of its results alone: every model is on the page, every claim was told by rows of all methods."""
+    text = (quick.out / "report.html").read_text(encoding="utf-8")
+    models = {row["model"] for row in ResultStore(quick.out / "results").rows()}
+    assert len(models) == len(demo.QUICK.models) + len(finetuned.RECIPES) + len(finetuned.ALPHAS)
+    assert all(f'"{model}"' in text for model in models)
+    assert "Not here" not in text
+    assert all((quick.out / f"fine_tuning.{ending}").is_file() for ending in ("png", "pdf", "svg"))
+    claims = ledger(CLAIMS).claims
+    assert len(claims) == 5
+    for claim in claims:
+        assert f'id="claim-{claim.key}"' in text
+        assert re.search(rf"\n{claim.key} .* 0\.95 +1[0-9]\n", quick.stdout), (
+            "measured, on ten models or more"
+        )
+
+
+def test_the_demo_compiles_each_program_once(quick: Quick) -> None:
+    programs = sum((report.compiles for report in swept), Counter())
+    assert {program.arch for program in programs} == {model.arch for model in demo.QUICK.models}
+    assert {program.batch for program in programs if program.tower == "image"} == {64}
+    assert set(programs.values()) == {1}
+    assert [report.failures for report in swept] == [[]] * len(swept)
 
 
 def test_the_demo_is_not_made_again(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> None:

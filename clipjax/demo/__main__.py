@@ -23,12 +23,13 @@ def main(
         bool, typer.Option("--quick", help="Only show that it runs: few images, hardly any training.")
     ] = False,
 ) -> None:
-    """Render a small world, train three CLIPs on it, run all tasks on them, fine-tune one by every method.
+    """Render a small world, train three CLIPs on it, run all tasks, fine-tune one by every method, report.
 
     About five minutes on two cores. What is in --out already is not made again.
     """
     from clipjax.commands.output import print_table
     from clipjax.demo import finetuned
+    from clipjax.demo.analysed import CLAIMS, FIGURE, PROMPTS, analysed
     from clipjax.demo.report import figures, tables
     from clipjax.demo.run import FULL, QUICK, run
 
@@ -36,7 +37,8 @@ def main(
     try:
         demo = run(out, plan)
         tuned = finetuned.finetuned(out, quick=quick)
-        drawn = [*figures(demo), *finetuned.figures(tuned, out)]
+        found = analysed(out)
+        drawn = [*figures(demo), *finetuned.figures(tuned, out), *found.figures]
     except ClipjaxError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -47,7 +49,7 @@ def main(
     typer.echo(
         f"\n{len(names)} models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets"
     )
-    for heading, titles, cells in (*tables(demo.rows, names), finetuned.table(tuned)):
+    for heading, titles, cells in (*tables(demo.rows, names), finetuned.table(tuned), *found.tables()):
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)
     best = out / "models" / names[-1]
@@ -56,15 +58,19 @@ def main(
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )
     typer.echo(f"""
-figures  {", ".join(str(path) for path in drawn if path.suffix != ".pdf")} (and .pdf)
+figures  {", ".join(str(path) for path in drawn if path.suffix in (".png", ".jpg"))} (and .pdf)
+report   {found.report}: open it in a browser, it needs no network
 results  {out / "results"}: rows with provenance, and one row an image
 models   {out / "models"}: load with clipjax.load_model("{best}")
 tuned    {out / "finetuned"}: a folder a method, with its model, log and few-shot list
 images   {out / "world"}
 
-Try next: all rows as a table; two models, paired; a task on every data set; what fine-tuning would take
+Try next: all rows as a table; two models, paired; the report, and what its claims rest on; a task on every
+data set; what fine-tuning would take
   {clipjax} results list {out / "results"}
   {clipjax} compare {names[0]} {names[-1]} --metric top1 --results {out / "results"}
+  {clipjax} report {out / "results"} --figure {FIGURE} --claims {CLAIMS} --prompts {PROMPTS}
+  {clipjax} claims {out / "results"} --claims {CLAIMS} --rows
   {clipjax} eval ood --model {best} --data-root {out}/world
   {clipjax} finetune flyp --recipe demo_flyp --model {best} --data {out}/world/narrow.jsonl \\
       --dataset demo_train --out {out}/flyp --dry-run

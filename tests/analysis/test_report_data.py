@@ -67,8 +67,12 @@ class Elements(HTMLParser):
 
 
 def embedded(text: str) -> dict[str, Any]:
-    [data] = [text for attributes, text in Elements(text).named("script") if attributes.get("id") == "data"]
-    return json.loads(data)
+    [found] = [text for attributes, text in Elements(text).named("script") if attributes.get("id") == "data"]
+    data = json.loads(found)
+    for name in ("cells", "runs"):
+        count, columns = data[name]["count"], data[name]["columns"]
+        data[name] = {k: [v["every"]] * count if isinstance(v, dict) else v for k, v in columns.items()}
+    return data
 
 
 class Data:

@@ -176,7 +176,8 @@ def test_points_stand_where_their_numbers_are(report: Page, scale: str) -> None:
     choose(report, "y", POSE)
     report.locator("#scale").select_option(scale)
     found = points(ROWS, column(VAL), column(POSE))
-    order = sorted(found, key=lambda point: list(FACTS).index(point.model))
+    scheme, names = groups("paper"), list(FACTS)
+    order = sorted(found, key=lambda p: (group_of(p.facts, scheme) is not None, names.index(p.model)))
     spots = np.array(report.evaluate(SPOTS))
     assert len(spots) == len(order)
     for k, cells in enumerate(([point.x for point in order], [point.y for point in order])):

@@ -1,6 +1,11 @@
 // What the page knows: the embedded rows, decoded where they are asked for; and what the reader chose.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+for (const name of ["cells", "runs"]) {
+  const { count, columns } = data[name];
+  const whole = ([key, values]) => [key, Array.isArray(values) ? values : Array(count).fill(values.every)];
+  data[name] = Object.fromEntries(Object.entries(columns).map(whole));
+}
 const cells = data.cells;
 const MODELS = data.models.length;
 const find = (id) => document.getElementById(id);
@@ -48,15 +53,19 @@ const originOf = (cell) => interned(data.runs.origin[cells.run[cell]]);
 const isSample = (cell) => data.runs.sample[cells.run[cell]] >= 0;
 const referencesOf = (cell) => interned(cells.reference[cell]) ?? [];
 
-// The paper's columns where there are some, one way of each; else the first number of each data set.
+// The paper's columns where there are some, else one of each data set; of several ways, and of more than fit, those
+// that most models have.
 const once = (key) => {
   const seen = new Set();
   return (column) => !seen.has(key(column)) && seen.add(key(column));
 };
 const all = data.columns.map((_, column) => column);
-const headlines = all.filter((c) => data.columns[c].headline).filter(once((c) => nameOf(c).split(" · ", 2).join()));
-const firsts = all.filter(once((c) => [data.columns[c].task, data.columns[c].dataset].join()));
-const FIRST = (headlines.length ? headlines : firsts).slice(0, 16);
+const coverage = all.map(() => 0);
+(cells.column ?? []).forEach((column, i) => (coverage[column] += cells.value[i] !== null));
+const byCoverage = [...all].sort((a, b) => coverage[b] - coverage[a] || a - b);
+const headlines = byCoverage.filter((c) => data.columns[c].headline).filter(once((c) => nameOf(c).split(" · ", 2).join()));
+const firsts = byCoverage.filter(once((c) => [data.columns[c].task, data.columns[c].dataset].join()));
+const FIRST = (headlines.length ? headlines : firsts).slice(0, 16).sort((a, b) => a - b);
 
 const state = {
   search: "",

@@ -35,13 +35,14 @@ function numbersOf(task, selected) {
   return [...groups.values()];
 }
 
-/** The two numbers that most models have both of, of the paper's where there are some. */
+/** The number that most models have, and the one that most of these have, too; of the paper's where there are some. */
 function firstAxes() {
   const some = FIRST.length > 1 ? FIRST : all;
-  const both = (x, y) => data.models.filter((_, model) => valueOf(model, x) !== null && valueOf(model, y) !== null).length;
-  const x = some[0] ?? 0;
-  const counts = some.slice(1).map((y) => both(x, y));
-  return [x, some[1 + counts.indexOf(Math.max(...counts))] ?? x];
+  const most = (columns, count) => columns.reduce((best, one) => (count(one) > count(best) ? one : best), columns[0] ?? 0);
+  const x = most(some, (column) => coverage[column]);
+  const both = (y) => data.models.filter((_, model) => valueOf(model, x) !== null && valueOf(model, y) !== null).length;
+  const others = some.filter((column) => column !== x);
+  return [x, others.length ? most(others, both) : x];
 }
 
 function drawAll() {

@@ -50,10 +50,20 @@ def script_text() -> str:
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
-def embedded(data: Any) -> str:
-    """JSON that a script element may hold: without `<`, nothing in it ends the element or opens a comment."""
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that a script element may hold: without `<`, nothing in it ends the element or opens a comment.
+
+    Of a column of cells or runs that says one thing throughout, that thing stands once, as {"every": it}.
+    """
+    data = {**data, **{name: _packed(data[name]) for name in ("cells", "runs")}}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
+
+
+def _packed(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    count = len(next(iter(columns.values()), ()))
+    short = {k: {"every": v[0]} if v.count(v[0]) == count > 1 else v for k, v in columns.items()}
+    return {"count": count, "columns": short}
 
 
 def _part(name: str) -> str:

@@ -5,11 +5,12 @@ const REACH = 26; // pixels from a marker within which a pointer means it
 let drawnPoints = [];
 let current = -1;
 
-/** Models with both numbers, in the plot's coordinates. */
+/** Models with both numbers, in the plot's coordinates; those without a group first, below the others. */
 function plotPoints(scales) {
   const pairs = chosen().filter((model) => !state.hidden.has(groupOf(model)));
   const points = pairs.map((model) => ({ model, group: groupOf(model), x: cellOf(model, state.x), y: cellOf(model, state.y) }));
   const full = points.filter(({ x, y }) => x >= 0 && y >= 0 && cells.value[x] !== null && cells.value[y] !== null);
+  full.sort((a, b) => (a.group >= 0) - (b.group >= 0));
   return full.map((point) => ({ ...point, at: ["x", "y"].map((axis, k) => place(point[axis], "value", scales[k])) }));
 }
 

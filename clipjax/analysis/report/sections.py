@@ -149,10 +149,10 @@ def _claim(verdict: Verdict) -> Html:
     titles = ("statistic", "must be", "found", "verdict", "rows")
     head = tag("thead", tag("tr", *(tag("th", title, scope="col") for title in titles)))
     parts = tag("table", head, tag("tbody", *map(_finding, verdict.findings)))
-    some = None
-    if claim.needs < len(claim.parts):
-        some = tag("p", f"{claim.needs} of {len(claim.parts)} must hold.")
-    fold = tag("details", tag("summary", counted(len(claim.parts), "statistic")), some, parts)
+    some = f"{claim.needs} of {len(claim.parts)} must hold." if claim.needs < len(claim.parts) else None
+    lacking = f"No task yet: {claim.no_task}" if claim.no_task else None
+    said = (tag("p", text) for text in (claim.beware, lacking, some) if text)
+    fold = tag("details", tag("summary", counted(len(claim.parts), "statistic")), *said, parts)
     return tag(
         "tr",
         tag("td", claim.section),

@@ -1,0 +1,59 @@
+"""The end of the demo: figures, claims and the report page, from the results alone.
+
+The same as these three commands do, which `make demo` prints:
+
+    clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
+    clipjax claims demo-out/results --claims .../claims_demo.toml
+    clipjax report demo-out/results --figure .../fine_tuning.toml --claims .../claims_demo.toml --prompts demo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipjax.analysis.cells import RowIndex
+from clipjax.analysis.claims import Verdict, check
+from clipjax.analysis.figure_set import analyze
+from clipjax.analysis.figure_spec import load_spec
+from clipjax.analysis.ledger import ledger
+from clipjax.analysis.report import Choices, Written, write_report
+from clipjax.analysis.verdicts import measured, summary
+from clipjax.config import config_dir
+from clipjax.results import ResultStore
+
+FIGURE = config_dir() / "figures_demo" / "fine_tuning.toml"
+CLAIMS = config_dir() / "claims_demo.toml"
+PROMPTS = "demo"
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """What was made of the results: files of figures, the claims, and the report page."""
+
+    figures: Sequence[Path]
+    verdicts: Sequence[Verdict]
+    report: Path
+    written: Written
+
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Heading, titles and cells of each: the claims, and the statistics that decided them."""
+        return [
+            ("What holds of these models", *summary(self.verdicts)),
+            ("and by which statistic, with 95 % intervals", *measured(self.verdicts)),
+        ]
+
+
+def analysed(out: Path) -> Analysed:
+    """Draw the demo's figure, check its claims, and write `out/report.html`.
+
+    Raises:
+        DataError: `out/results` is damaged; a file cannot be written.
+    """
+    rows = ResultStore(out / "results").rows()
+    done = analyze(load_spec(FIGURE), RowIndex(rows), out, prompts=PROMPTS)
+    verdicts = check(ledger(CLAIMS), rows)
+    choices = Choices(figures=[str(FIGURE)], claims=CLAIMS, prompts=PROMPTS)
+    page = out / "report.html"
+    return Analysed(done.files, verdicts, page, write_report(rows, page, "demo", choices))
