@@ -114,7 +114,6 @@ def sweep(
     if shares is not None and not dry_run:
         raise UsageError("--shares has no effect without --dry-run: give both or neither")
     part = None if shard is None else read_shard(shard)
-    read = load_suite(suite, data_root=data_root, model_root=model_root)
     pixels = None if no_pixel_store else pixels_in(pixel_store or Path("cache"), pixel_budget)
     if distributed:
         join_processes()
@@ -122,10 +121,14 @@ def sweep(
 
     from clipjax.store import Store
     from clipjax.sweep.plan import make_plan
-    from clipjax.sweep.run import Settings
+    from clipjax.sweep.run import Settings, on_all
     from clipjax.sweep.shards import cut
 
-    plan = make_plan(read, None if pixels is None else pixels.budget)
+    def read_plan() -> SweepPlan:
+        read = load_suite(suite, data_root=data_root, model_root=model_root)
+        return make_plan(read, None if pixels is None else pixels.budget)
+
+    plan = on_all(read_plan, "the plan of the sweep")
     items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
     settings = Settings(
         results,

@@ -33,12 +33,13 @@ class Images(NamedTuple):
     """Images that a model embeds once, for however many runs: what an entry of the store is of.
 
     Attributes:
-        data: name of the data set. sample: limit and seed, None for all of it. precision: of the towers.
+        place: of the data set, since several cards may be of the same images.
+        sample: limit and seed, None for all of it. precision: of the towers.
         decode: see `clipjax.evaluate`.
     """
 
     model: str
-    data: str
+    place: str
     sample: tuple[int, int] | None
     precision: str
     decode: str
@@ -83,7 +84,7 @@ def images_of(chosen: Chosen, job: Job, options: Mapping[str, Any]) -> list[tupl
     sample = None if limit is None else (limit, options.get("seed", 0))
     decode = options.get("decode", "full")
     return [
-        (Images(chosen.name, data.card.name, sample, precision, decode), data)
+        (Images(chosen.name, str(data.root), sample, precision, decode), data)
         for data in parts(job)
         for precision in precisions(options)
     ]

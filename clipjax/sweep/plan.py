@@ -172,7 +172,8 @@ def _waves(
         for item in group:
             for data in cost.parts(item.job):
                 count = sizes.of(data, item.options.get("limit"))
-                needs[data.card.name] = max(needs.get(data.card.name, 0), cost.pixel_bytes(recipe, count))
+                place = str(data.root)
+                needs[place] = max(needs.get(place, 0), cost.pixel_bytes(recipe, count))
         if max(needs.values()) > budget:
             yield _Wave(group, False)
             continue
@@ -185,21 +186,21 @@ def _waves(
 
 
 def connected(items: Sequence[Item]) -> list[list[Item]]:
-    """Items in groups that share data sets with each other and with no other group, in order."""
+    """Items in groups that share images with each other and with no other group, in order."""
     group_of: dict[str, int] = {}
     groups: list[list[int]] = []
     for i, item in enumerate(items):
-        names = [data.card.name for data in cost.parts(item.job)]
-        found = sorted({group_of[name] for name in names if name in group_of})
+        places = [str(data.root) for data in cost.parts(item.job)]
+        found = sorted({group_of[place] for place in places if place in group_of})
         home = found[0] if found else len(groups)
         if not found:
             groups.append([])
         for other in found[1:]:
             groups[home] += groups[other]
             groups[other] = []
-        for name, group in group_of.items():
-            group_of[name] = home if group in found else group
-        group_of |= dict.fromkeys(names, home)
+        for place, group in group_of.items():
+            group_of[place] = home if group in found else group
+        group_of |= dict.fromkeys(places, home)
         groups[home].append(i)
     return [[items[i] for i in sorted(group)] for group in groups if group]
 

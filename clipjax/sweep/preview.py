@@ -63,7 +63,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: 
     by_model: dict[str, list[Item]] = {}
     for item in items:
         by_model.setdefault(item.chosen.name, []).append(item)
-    known = {name: _known(group, plan, settings, done) for name, group in by_model.items()}
+    known = {name: _known(group, plan, settings, done, stored) for name, group in by_model.items()}
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
     header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
     recipes = Table(
@@ -75,7 +75,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: 
     )
 
 
-def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Done) -> _Known:
+def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Done, stored: Stored) -> _Known:
     found = _Known([], 0, {})
     try:
         model = opened(items[0].chosen)
@@ -91,7 +91,7 @@ def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Don
             continue
         found.asked.append(asked)
         found.done += is_done(asked, done, item.options)
-        found.entries |= dict(embedding_entries(model, asked, item.options))
+        found.entries |= dict(embedding_entries(model, asked, item.options, stored))
     return found
 
 
@@ -126,7 +126,7 @@ def _recipe_rows(
         group = list(names)
         items = [item for name in group for item in by_model[name]]
         counts = {
-            data.card.name: sizes.of(data, item.options.get("limit"))
+            str(data.root): sizes.of(data, item.options.get("limit"))
             for item in items
             for data in cost.parts(item.job)
         }

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ from clipjax.sweep.state import Done, asked_of, is_done
 _log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Settings:
             "per_device_batch": item.options.get("batch_size", self.batch_size),
             "params": item.options.get("params", self.params),
             "workers": self.workers,
-            "progress": self.progress,
+            "progress": self.progress and jax.process_index() == 0,
         }
 
 
@@ -102,12 +103,20 @@ class Report:
         self.stats.append(result.stats)
 
 
-def run_sweep(plan: SweepPlan, items: Sequence[Item], settings: Settings, *, tell: Tell) -> Report:
+def run_sweep(
+    plan: SweepPlan,
+    items: Sequence[Item],
+    settings: Settings,
+    *,
+    tell: Tell = lambda _: None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Report:
     """Run those of the items that have no result yet.
 
     Args:
         items: of the plan, in its order: all, or a shard's.
         tell: is given a line of text about each step.
+        advance: is given the number of items that are through, each time that there are some.
 
     Raises:
         DataError: processes that differ in their runs or images, before anything is embedded; a folder of
@@ -116,7 +125,7 @@ def run_sweep(plan: SweepPlan, items: Sequence[Item], settings: Settings, *, tel
     """
     check_same(plan)
     done, report, before = Done(settings.results), Report(), Counter(compiled)
-    progress = _Progress(items, tell)
+    progress = _Progress(items, tell, advance)
     for _, group in itertools.groupby(items, key=lambda item: (item.chosen.name, item.keep_pixels)):
         visit = list(group)
         done.update()
@@ -126,6 +135,24 @@ def run_sweep(plan: SweepPlan, items: Sequence[Item], settings: Settings, *, tel
             _visit(todo, plan, settings, report, progress)
     report.compiles = Counter(compiled) - before
     return report
+
+
+def on_all(make: Callable[[], T], what: str) -> T:
+    """What every process makes for itself.
+
+    Raises: what `make` raises, and on the other processes a DataError that names the first that failed.
+    """
+    made, failure = None, None
+    try:
+        made = make()
+    except ClipjaxError as error:
+        failure = error
+    failed = failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"process {failed} could not make {what}: see its message")
+    return cast(T, made)
 
 
 def check_same(plan: SweepPlan) -> None:
@@ -229,14 +256,15 @@ def headline(rows: Sequence[dict[str, Any]]) -> str:
 class _Progress:
     """Where the sweep is, and how long the rest takes at the pace so far, by operations."""
 
-    def __init__(self, items: Sequence[Item], tell: Tell) -> None:
-        self._tell, self._count = tell, len(items)
+    def __init__(self, items: Sequence[Item], tell: Tell, advance: Callable[[int], object]) -> None:
+        self._tell, self._advance, self._count = tell, advance, len(items)
         self._left = sum(item.flops for item in items)
         self._number, self._done, self._seconds = 0, 0, 0.0
         self._started = 0.0
 
     def skip(self, items: Sequence[Item]) -> None:
         self._number += len(items)
+        self._advance(len(items))
         self._left -= sum(item.flops for item in items)
 
     def start(self, item: Item) -> None:
@@ -246,6 +274,7 @@ class _Progress:
 
     def end(self, item: Item, what: str) -> None:
         self._seconds += time.perf_counter() - self._started
+        self._advance(1)
         self._done += item.flops
         self._left -= item.flops
         left = duration(self._seconds * self._left / max(self._done, 1))

@@ -17,8 +17,9 @@ from typing import Any
 from clipjax.collection import Loaded
 from clipjax.digests import sha256_json
 from clipjax.embed import image_key
+from clipjax.embed.params import REPLICATED, SHARDED
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.evaluation import COMPARISON, hash_images, refused_recipe
+from clipjax.evaluation import COMPARISON, NO_STATS, Result, hash_images, refused_recipe
 from clipjax.models.network import known_precision
 from clipjax.results import ResultStore
 from clipjax.store import EntryInfo, Store, key_hash
@@ -122,20 +123,41 @@ class Stored:
         return 0.0 if info is None else info.shards_present / info.shards
 
 
-def embedding_entries(model: Any, asked: Asked, options: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """The entries of the embeddings that a run reads, each with its number of images."""
+def embedding_entries(
+    model: Any, asked: Asked, options: Mapping[str, Any], stored: Stored
+) -> list[tuple[str, int]]:
+    """The entries of the embeddings that a run reads, each with its number of images.
+
+    Of two that differ in how the params lay on the devices, the one that is stored.
+    """
     if asked.subject is None or model.card.fingerprint is None:
         return []
-    return [
-        (
-            key_hash(
-                image_key(model.card, part.manifest, part.pixels, known_precision(precision), "embedding")
-            ),
-            len(part.manifest),
-        )
-        for part in filter(None, (asked.subject.part, asked.subject.id))
-        for precision in cost.precisions(options)
-    ]
+    found = []
+    for part in filter(None, (asked.subject.part, asked.subject.id)):
+        for precision in map(known_precision, cost.precisions(options)):
+            names = [
+                key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))
+                for params in (REPLICATED, SHARDED)
+            ]
+            name = next((name for name in names if name in stored.entries), names[0])
+            found.append((name, len(part.manifest)))
+    return found
+
+
+def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
+    """The newest results of the items, in their order; those that have none are left out."""
+    store, newest, found = ResultStore(results), {}, []
+    for row in store.rows():
+        newest.setdefault(row["recipe_hash"], []).append(row)
+    for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
+        visit = list(group)
+        model = opened(visit[0].chosen)
+        for item in visit:
+            for recipe in asked_of(model, item, plan.loaded, progress=False).recipes:
+                if rows := newest.get(sha256_json(recipe)):
+                    run_id = rows[0]["run_id"]
+                    found.append(Result(rows, store.images(run_id), store.root / run_id, NO_STATS))
+    return found
 
 
 def lacking(plan: SweepPlan, items: Sequence[Item], results: str | Path) -> list[tuple[Item, str]]:

@@ -69,12 +69,13 @@ class Stop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._ends is not None and self._thread is not None:
+        if self._ends is not None:
             signal.set_wakeup_fd(self._wakeup)
             self._ends[1].send(b"\0")
-            self._thread.join()
-            for end in self._ends:
-                end.close()
+        if self._thread is not None:
+            self._thread.join(GRACE)  # asking the service takes a moment, and longer while processes leave
+        for end in self._ends or ():
+            end.close()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

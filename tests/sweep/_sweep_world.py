@@ -8,15 +8,21 @@ DIGEST` for an image that is computed, `run` for a run that is kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
+
+if TYPE_CHECKING:
+    from typer.testing import Result
 
 CLASSES = ("red", "green", "blue", "black")
 IMAGES = 48  # of the data set that has several shards
@@ -47,6 +53,7 @@ task = "zeroshot"
 datasets = ["many"]
 prompts = ["openai_7"]
 """
+EMBEDDED = 3 * (IMAGES + 8 + 6)
 RUNS = 3 * 5  # zeroshot on many and few, calibration on many, ood on odd, and the further prompts
 
 
@@ -102,6 +109,101 @@ def _write_model(folder: Path, side: int, seed: int) -> None:
     model = Model(card, {})
     params = jax.device_get(model.network.init_params(jax.random.key(seed)))
     Model(card, params).save(folder)
+
+
+def sweep(suite: Path, out: Path, *arguments: str) -> Result:
+    """`clipjax sweep` in this process, with everything in `out`."""
+    from typer.testing import CliRunner
+
+    from clipjax.cli import app
+
+    kept = "--no-pixel-store" not in arguments
+    return CliRunner().invoke(app, [*_places(suite, out, kept), *arguments])
+
+
+def _places(suite: Path, out: Path, pixels: bool = True) -> list[str]:
+    places = ["--results", out / "results", "--store", out / "store", "--workers", "0"]
+    places += ["--pixel-store", out / "pixels"] if pixels else []
+    return ["sweep", *map(str, [suite, *places])]
+
+
+def start(
+    suite: Path, out: Path, *arguments: str, devices: int, process: tuple[int, int, int] = (0, 1, 0)
+) -> subprocess.Popen[str]:
+    """`clipjax sweep` in a process of its own, whose output is in `out`/output and whose log in `out`/log.
+
+    Args:
+        process: its number, how many there are, and the number of their job: as Slurm says it.
+    """
+    out.mkdir(exist_ok=True)
+    number, count, job = process
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(suite.parent / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "SLURM_JOB_ID": str(job),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(count),
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+    joined = ["--distributed"] if count > 1 else []
+    with (out / f"output{number}").open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, __file__, str(out / "log"), *_places(suite, out), *joined, *arguments],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+
+
+def start_all(
+    suite: Path, out: Path, *arguments: str, processes: int, devices: int
+) -> list[subprocess.Popen[str]]:
+    job = free_job()
+    return [
+        start(suite, out, *arguments, devices=devices, process=(number, processes, job))
+        for number in range(processes)
+    ]
+
+
+def free_job() -> int:
+    """The number of a Slurm job for which JAX takes a port that is free."""
+    for job in np.random.default_rng().permutation(4096):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", int(job) + 65536 - 4096))
+            return int(job)
+    raise AssertionError("no port is free")
+
+
+def log_of(out: Path) -> list[str]:
+    return (out / "log").read_text().splitlines() if (out / "log").exists() else []
+
+
+def said(out: Path) -> str:
+    """What the processes have said."""
+    return "\n".join(path.read_text() for path in sorted(out.glob("output*")))
+
+
+# Who made a row, when and on what.
+_MAKER = ("run_id", "wall_time", "device", "xla_flags", "git_revision", "compile_count")
+
+
+def rows_of(out: Path) -> dict[tuple[str, ...], tuple[Any, Any]]:
+    """Each row of the results, but for who made it, with the per-image table of its run."""
+    from clipjax.results import ResultStore
+
+    store, found = ResultStore(out / "results"), {}
+    for run in store.run_ids():
+        images = repr(store.images(run).to_pydict())  # in words, since NaN is unlike itself
+        for row in store.run(run):
+            key = tuple(str(row[name]) for name in ("recipe_hash", "metric", "slice"))
+            assert key not in found, f"{key} was run twice"
+            found[key] = ({name: row[name] for name in row if name not in _MAKER}, images)
+    return found
 
 
 def main() -> None:

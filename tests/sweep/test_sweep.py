@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from _sweep_world import IMAGES, RUNS, write_world
-from typer.testing import CliRunner, Result
+from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
+from typer.testing import Result
 
-from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results import ResultStore
 from clipjax.sweep import cost
@@ -19,57 +17,15 @@ from clipjax.sweep.plan import SweepPlan, connected, make_plan
 from clipjax.sweep.shards import cost_of, cut, read_shard
 from clipjax.sweep.suite import load_suite
 
-EMBEDDED = 3 * (IMAGES + 8 + 6)
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_world(tmp_path_factory.mktemp("sweep"))
-
 
 @pytest.fixture(scope="module")
 def plan(suite: Path) -> SweepPlan:
     return make_plan(load_suite(suite), 10**9)
 
 
-def sweep(suite: Path, out: Path, *arguments: str) -> Result:
-    places = ["--results", out / "results", "--store", out / "store", "--workers", "0"]
-    if "--no-pixel-store" not in arguments:
-        places += ["--pixel-store", out / "pixels"]
-    return CliRunner().invoke(app, ["sweep", *map(str, [suite, *places]), *arguments])
-
-
 def failure(result: Result) -> str:
     assert isinstance(result.exception, DataError | UsageError), result.output
     return str(result.exception)
-
-
-def numbers(out: Path) -> dict[tuple[str, ...], Any]:
-    rows = ResultStore(out / "results").rows(every=True)
-    found = {
-        (row["recipe_hash"], row["metric"], str(row["slice"])): (row["value"], row["interval"])
-        for row in rows
-    }
-    assert len(found) == len(rows)  # no run was done twice
-    return found
-
-
-@pytest.fixture(scope="module")
-def done(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, int]:
-    """A whole sweep: its folder, what it said, and how many images it decoded."""
-    from clipjax.data import loader
-
-    out, decoded, to_pixels = tmp_path_factory.mktemp("done"), [], loader.to_pixels
-
-    def counted(*arguments: Any) -> Any:
-        decoded.append(1)
-        return to_pixels(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "to_pixels", counted)
-        result = sweep(suite, out)
-    assert result.exit_code == 0, result.output
-    return out, result, len(decoded)
 
 
 def test_everything_is_run_once(done: tuple[Path, Result, int]) -> None:
@@ -184,7 +140,7 @@ def test_shards_fill_one_store(suite: Path, done: tuple[Path, Result, int], tmp_
     assert sweep(suite, tmp_path / "other", "--shard", "2/2").exit_code == 0
     both = sweep(suite, tmp_path, "--collect", "--from", str(tmp_path / "other" / "results"))
     assert both.exit_code == 0, both.output
-    assert numbers(tmp_path) == numbers(done[0])
+    assert rows_of(tmp_path) == rows_of(done[0])
 
 
 def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, int], tmp_path: Path) -> None:
@@ -208,7 +164,7 @@ def test_what_fails_costs_nothing_else(suite: Path, done: tuple[Path, Result, in
     shutil.copy(suite.parent / "data" / "few" / "red" / "few0.png", world / "data" / "few" / "red")
     mended = sweep(world / "suite.toml", tmp_path)
     assert f"7 runs done now, {RUNS - 7} before" in mended.output
-    assert numbers(tmp_path) == numbers(done[0])
+    assert rows_of(tmp_path) == rows_of(done[0])
 
 
 def test_a_data_set_that_is_named_and_not_there(suite: Path, tmp_path: Path) -> None:

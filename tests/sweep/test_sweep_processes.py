@@ -1,0 +1,76 @@
+"""A sweep by several processes of two devices each: the numbers of one, and one word on what differs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from _sweep_world import EMBEDDED, RUNS, free_job, log_of, rows_of, said, start, start_all
+from typer.testing import Result
+
+SECONDS = 300  # that the slowest machine may take
+
+
+def codes(processes: list[subprocess.Popen[str]]) -> list[int]:
+    return [process.wait(SECONDS) for process in processes]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_find_what_one_finds(
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path, count: int
+) -> None:
+    """Bit for bit, in the rows and in the tables of single images; each image is computed once."""
+    assert codes(start_all(suite, tmp_path, processes=count, devices=2)) == [0] * count, said(tmp_path)
+    assert rows_of(tmp_path) == rows_of(done[0])
+    images = Counter(line for line in log_of(tmp_path) if line.startswith("image"))
+    assert (len(images), images.total()) == (EMBEDDED, EMBEDDED)
+    assert f"{RUNS} runs done now, 0 before" in said(tmp_path)
+
+
+def test_shards_at_the_same_time_write_into_one_store(
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path
+) -> None:
+    jobs = [
+        start(suite, tmp_path, "--shard", f"{number + 1}/3", devices=1, process=(number, 1, 0))
+        for number in range(3)
+    ]
+    assert codes(jobs) == [0, 0, 0], said(tmp_path)
+    assert rows_of(tmp_path) == rows_of(done[0])
+    images = Counter(line for line in log_of(tmp_path) if line.startswith("image"))
+    assert (len(images), images.total()) == (EMBEDDED, EMBEDDED)
+
+
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [
+        ("an image less", "the data set many differs between processes: process 1 has 47 images"),
+        ("no data", "process 1 could not make the plan of the sweep: see its message"),
+        ("another suite", "the sweep differs between processes: process 1 has 15 runs"),
+    ],
+)
+def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
+    """Before anything is embedded, and with a word on why."""
+    theirs, data = suite.with_name("theirs.toml"), tmp_path / "data"
+    text = suite.read_text()
+    if what == "an image less":
+        shutil.copytree(suite.parent / "data", data)
+        (data / "many" / "red" / "many0.png").unlink()
+    text = (
+        text.replace("openai_7", "openai_80")
+        if what == "another suite"
+        else text.replace('"data"', f'"{data}"')
+    )
+    theirs.write_text(text)
+    job = free_job()
+    processes = [
+        start(file, tmp_path, devices=2, process=(number, 2, job))
+        for number, file in enumerate((suite, theirs))
+    ]
+    assert codes(processes) == [1, 1], said(tmp_path)
+    assert word in said(tmp_path)
+    assert log_of(tmp_path) == []
+    for number in range(2):
+        assert "clipjax: " in (tmp_path / f"output{number}").read_text()
