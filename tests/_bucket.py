@@ -5,7 +5,7 @@
 
 fake:// keeps what an object store promises and no more: an object is there when its upload is complete,
 `create` refuses a name that is taken, and a listing may lag behind. plain:// keeps neither of the first two:
-it is a disk somewhere, where half a file is a file.
+it is a disk somewhere, where half a file is a file. shared:// is one that several processes see.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from clipjax import buckets
@@ -118,3 +120,20 @@ class PlainBucket(FakeBucket):
     def pipe_file(self, path: str, value: Any, **kwargs: Any) -> None:  # type: ignore[override]
         MemoryFileSystem.pipe_file(self, path, value[: len(value) // 2])
         super().pipe_file(path, value)
+
+
+class SharedBucket(DirFileSystem):
+    """shared:// is a folder, so that processes have it in common."""
+
+    protocol = "shared"
+    folder: ClassVar[Path]
+
+    @classmethod
+    def made(cls, folder: Path) -> str:
+        """The bucket's URL."""
+        cls.folder = folder
+        fsspec.register_implementation("shared", SharedBucket, clobber=True)
+        return "shared://bucket"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path=str(self.folder), fs=LocalFileSystem(auto_mkdir=True))

@@ -124,8 +124,8 @@ class Uploads:
             token.unlink()
         if process is not None:
             raise UsageError(
-                f"process {process} does not see {self._folder}, where process 0 keeps what goes to "
-                f"{self._place}: set CLIPJAX_CACHE to a folder that all processes share"
+                f"process {process} does not see what process 0 writes to its working copy of {self._place} "
+                f"(here {self._folder}): set CLIPJAX_CACHE to a folder that all processes share"
             )
 
     def _add(self, step: int, missing: bool) -> None:

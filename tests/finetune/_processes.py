@@ -14,13 +14,17 @@ import jax
 SCRIPT = Path(__file__).with_name("_tiny_run.py")
 
 
-def start(folder: Path, *arguments: Any, devices: int) -> subprocess.Popen[str]:
-    """The process, its output a pipe; programs that the tests compiled before are found in their cache."""
+def start(folder: Path, *arguments: Any, devices: int, **environ: str) -> subprocess.Popen[str]:
+    """The process, its output a pipe; programs that the tests compiled before are found in their cache.
+
+    environ: more of its environment.
+    """
     environment = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),  # type: ignore[attr-defined]
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **environ,
     }
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), str(folder), *map(str, arguments)],

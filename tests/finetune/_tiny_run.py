@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=0.0, help="seconds a batch")
     parser.add_argument("--keep", type=float, default=0.9)
     parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--bucket", type=Path, help="the run lies on a bucket that is this folder")
     parser.add_argument("--process", nargs=3, type=int, metavar=("INDEX", "COUNT", "PORT"))
     options = parser.parse_args()
     jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -37,10 +38,12 @@ def main() -> None:
 
     import numpy as np
 
+    from clipjax.buckets import place
     from clipjax.errors import Interrupted
     from clipjax.finetune.training import train
     from clipjax.finetune.trees import flatten
     from clipjax.sharding import DP, FSDP
+    from tests._bucket import SharedBucket
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
 
     def on_batch(number: int) -> None:
@@ -49,7 +52,8 @@ def main() -> None:
 
     recipe = dataclasses.replace(RECIPE, steps=options.steps)
     rules = FSDP if options.process else DP
-    setup = tiny_setup(options.folder, recipe, every=options.every, rules=rules)
+    run = options.folder if options.bucket is None else place(SharedBucket.made(options.bucket) + "/run")
+    setup = tiny_setup(run, recipe, every=options.every, rules=rules)
     loss = functools.partial(tiny_loss, keep=options.keep)
     try:
         if options.twice:

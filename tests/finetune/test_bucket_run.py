@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import shutil
 import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from _bucket import URL, FakeBucket
 from _small import small_model, write_colours
@@ -20,11 +27,12 @@ from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.training import train
-from clipjax.finetune.trees import Params
+from clipjax.finetune.trees import Params, flatten
 from clipjax.sharding import make_mesh
 from clipjax.store import Store
 from clipjax.uploaded import working_copy
-from tests.finetune._tiny import same_bits, tiny_problem, tiny_setup, watched
+from tests.finetune._processes import start, wait_for_batch
+from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 
 RUN = place(f"{URL}/run")
 CHECKPOINTS = RUN / "train" / "checkpoints"
@@ -164,6 +172,58 @@ def test_another_run_does_not_go_on_from_it(bucket: type[FakeBucket], cache: Pat
     setup = tiny_setup(RUN, seed=2, devices=2)
     with pytest.raises(DataError, match=r"fake://bucket/run/\S+ \(or its copy .*\) holds checkpoints of ano"):
         train(tiny_problem(setup), setup)
+
+
+@contextlib.contextmanager
+def pair(folder: Path, *arguments: Any, caches: tuple[str, str]) -> Iterator[list[Any]]:
+    """Two processes of a run on a bucket in `folder`, two devices each; neither outlives this."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asked = (*arguments, "--keep", 1.0, "--bucket", folder / "bucket")
+    processes = [
+        start(folder, *asked, "--process", i, 2, port, devices=2, CLIPJAX_CACHE=str(folder / cache))
+        for i, cache in enumerate(caches)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_the_first_of_two_processes_uploads_what_both_have(tmp_path: Path) -> None:
+    """SIGTERM to the second one; then the same command again, with nothing on the disk."""
+    steps, at = 40, tmp_path / "bucket/bucket/run/train/checkpoints"
+    with pair(tmp_path, "--steps", steps, "--every", 60, "--wait", 0.05, caches=("c", "c")) as processes:
+        wait_for_batch(processes[1], 5)
+        processes[1].send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], errors
+    assert all("it is kept in shared://bucket/run/train/checkpoints; run the same" in each for each in errors)
+    [kept] = [int(path.name) for path in at.iterdir() if (path / "sizes.json").is_file()]
+    assert 5 <= kept < steps
+    shutil.rmtree(tmp_path / "c")
+    with pair(tmp_path, "--steps", steps, "--every", 60, caches=("c", "c")) as processes:
+        said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    taken = [line for line in said[0][0].splitlines() if line.isdecimal()]
+    assert taken[0] == str(kept + 1)
+    setup = tiny_setup(None, dataclasses.replace(RECIPE, steps=steps), devices=4)
+    alone = flatten(train(tiny_problem(setup, loss=functools.partial(tiny_loss, keep=1.0)), setup).params)
+    with np.load(tmp_path / "weights.npz") as weights:
+        for path, value in alone.items():
+            np.testing.assert_allclose(weights[path], value, rtol=0, atol=1e-4, err_msg=path)
+
+
+def test_processes_without_a_common_cache_are_told(tmp_path: Path) -> None:
+    with pair(tmp_path, "--steps", 4, "--every", 4, caches=("one", "two")) as processes:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert 0 not in [process.returncode for process in processes]
+    for cache, error in zip(("one", "two"), errors, strict=True):
+        assert "UsageError: process 1 does not see what process 0 writes to its working copy" in error
+        assert f"(here {tmp_path}/{cache}/working/shared/bucket/run/train/checkpoints): set CLIPJAX_" in error
 
 
 def named(files: set[str]) -> set[str]:
