@@ -11,9 +11,11 @@ numbers of other sources stay as they are.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,7 +84,8 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
     Raises:
         UsageError: there is no such source.
-        DataError: no file of the source is there, a column is missing, or a cell is not a number.
+        DataError: no file of the source is there, or one is damaged: a column is missing, a model is listed
+            twice, a cell is no number or no proportion; names the file, and the line or model.
     """
     tables = _tables(source, Path(path).expanduser())
     models = _registered(source, tables)
@@ -107,7 +110,11 @@ class _Table:
         for row in read_csv(path):
             if missing := [column for column in name if column not in row]:
                 raise DataError(f"{path}: there is no column {missing[0]!r}")
-            self.rows.setdefault(tuple(row[column] for column in name), row)
+            if (own := tuple(row[column] for column in name)) in self.rows:
+                raise DataError(f"{path} lists {' '.join(own)} twice; keep one of the lines")
+            self.rows[own] = row
+        if not self.rows:
+            raise DataError(f"{path} lists no model")
         self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
 
     def value(self, name: Name, column: str) -> float | None:
@@ -117,10 +124,13 @@ class _Table:
             raise DataError(f"{self.path}: there is no column {column!r}")
         if not row[column].strip():
             return None
-        try:
-            return float(row[column].replace(",", ""))
-        except ValueError:
-            raise DataError(f"{self.path}: {column!r} of {' '.join(name)} is {row[column]!r}") from None
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(row[column].replace(",", ""))):
+                return number
+        raise self.wrong(name, column, "no number")
+
+    def wrong(self, name: Name, column: str, why: str) -> DataError:
+        return DataError(f"{self.path}: {column!r} of {' '.join(name)} is {self.rows[name][column]!r}: {why}")
 
 
 def _tables(source: str, path: Path) -> dict[str, _Table]:
@@ -269,6 +279,9 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
     value = None if found is None else table.value(found, column.title)
     if found is None or value is None:
         return None
+    whole = 100 if sources()[source].get("percent") else 1
+    if not 0 <= value <= whole:
+        raise table.wrong(found, column.title, f"not between 0 and {whole}")
     notes = [column.note, None if found == model.names[0] else f"listed as {' '.join(found)}"]
     score = Score(
         model=model.id,
@@ -276,7 +289,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
         dataset=column.dataset,
         slice=column.slice,
         metric=column.metric,
-        value=round(value / (100 if sources()[source].get("percent") else 1), 6),
+        value=round(value / whole, 6),
         source=source,
         convention=column.convention,
         note="; ".join(filter(None, notes)) or None,

@@ -210,6 +210,8 @@ def _take_back(target: Any) -> None:
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copy the runs of several result folders into one; returns how many were added.
 
+    On one file system the copies are hard links: a run is never changed, so that it need not be there twice.
+
     Raises:
         DataError: a folder holds no runs, or a run exists in both places with different rows.
     """
@@ -230,8 +232,20 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
 
 def _copy(source: Path, folder: Path) -> None:
     for path in source.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-        _flush(folder / path.name)
+        if not _linked(path, folder / path.name):
+            (folder / path.name).write_bytes(path.read_bytes())
+            _flush(folder / path.name)
+
+
+def _linked(path: Path, link: Path) -> bool:
+    """Whether the file could be given another name: not from a bucket, nor on every file system."""
+    if isinstance(path, BucketPath):
+        return False
+    try:
+        os.link(path, link)
+    except OSError:
+        return False
+    return True
 
 
 def validate_rows(rows: Sequence[Row]) -> None:

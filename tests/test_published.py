@@ -105,22 +105,43 @@ def test_the_two_gelu_spellings_of_open_clip(test_data: Path) -> None:
     assert (score.value, score.note) == (0.3647, None)  # RN50 without QuickGELU: 0.3591
 
 
-def test_bad_tables_are_named(tmp_path: Path) -> None:
+def test_what_is_no_table_of_a_source_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown source 'openclip'; did you mean open_clip"):
         read_published("openclip", tmp_path)
     with pytest.raises(DataError, match=r"is not a table of timm, nor a folder with one: results-imagenet"):
         read_published("timm", tmp_path)
     with pytest.raises(DataError, match="holds the published tables of none of open_clip, timm, testbed"):
         updated([tmp_path])
-    path = open_clip_table(tmp_path, "ViT-B-16,dfn2b,high")
-    with pytest.raises(DataError, match=r"'ImageNet 1k' of ViT-B-16 dfn2b is 'high'"):
-        read_published("open_clip", path)
-    path.write_text("name,pretrained,ImageNet\nViT-B-16,dfn2b,0.76\n")
-    with pytest.raises(DataError, match=r"there is no column 'ImageNet 1k'"):
-        read_published("open_clip", path)
-    path.write_text("name,pretrained,ImageNet\nViT-B-16,dfn2b\n")
-    with pytest.raises(DataError, match=r":2: expected 3 cells"):
-        read_published("open_clip", path)
+
+
+GOOD = "name,pretrained,ImageNet 1k\nViT-B-16,dfn2b,"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{GOOD}high\n", r"'ImageNet 1k' of ViT-B-16 dfn2b is 'high': no number"),
+        (f"{GOOD}nan\n", r"'ImageNet 1k' of ViT-B-16 dfn2b is 'nan': no number"),
+        (f"{GOOD}76.2\n", r"'ImageNet 1k' of ViT-B-16 dfn2b is '76.2': not between 0 and 1"),
+        (f"{GOOD}-0.1\n", r"is '-0.1': not between 0 and 1"),
+        (f"{GOOD}0.7\nViT-B-16,dfn2b,0.8\n", r"lists ViT-B-16 dfn2b twice"),
+        (f"{GOOD}0.7\nViT-B-32,open", r":3: expected 3 cells"),
+        (f"{GOOD}0.7,0.8\n", r":2: expected 3 cells"),
+        ("name,pretrained,ImageNet\nViT-B-16,dfn2b,0.76\n", r"there is no column 'ImageNet 1k'"),
+        ("name,ImageNet 1k\nViT-B-16,0.76\n", r"there is no column 'pretrained'"),
+        ("name,pretrained,ImageNet 1k\n", r"lists no model"),
+        ("", r"lists no model"),
+    ],
+)
+def test_a_damaged_table_is_named_and_nothing_is_imported(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / CLASSIFICATION
+    path.write_text(text)
+    with pytest.raises(DataError, match=message) as refused:
+        read_numbers("open_clip", path)
+    assert str(path) in str(refused.value)
+    command = ["results", "import", str(path), "--source", "open_clip", "--out", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, command)
+    assert (str(done.exception), (tmp_path / "results").exists()) == (str(refused.value), False)
 
 
 def test_importing_again_replaces(tmp_path: Path) -> None:

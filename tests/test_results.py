@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -293,6 +294,23 @@ def test_merge(tmp_path):
     merged = ResultStore(tmp_path / "all")
     assert merged.run_ids() == runs
     assert merged.images(runs[0]).num_rows == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_merging_needs_no_second_copy_where_the_disk_has_links(tmp_path, monkeypatch, links):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "another device")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = ResultStore(tmp_path / "a").add([row(new_run_id())], {"id": ["x"]})
+    assert merge_results([tmp_path / "a"], tmp_path / "all") == 1
+    copies = [(each, tmp_path / "all" / path.name / each.name) for each in path.iterdir()]
+    assert len(copies) == 3
+    assert all(one.read_bytes() == other.read_bytes() for one, other in copies)
+    assert [one.samefile(other) for one, other in copies] == [links] * 3
+    shutil.rmtree(tmp_path / "a")
+    assert len(ResultStore(tmp_path / "all").rows()) == 1
 
 
 def test_merge_refuses_one_run_with_two_contents(tmp_path):
