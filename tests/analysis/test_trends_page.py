@@ -1,0 +1,33 @@
+"""docs/trends.md: its example, run on the published tables, prints what the page says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipjax.published import published_rows, read_numbers
+from clipjax.results import ResultStore
+
+PAGE = Path(__file__).parents[2] / "docs" / "trends.md"
+
+
+def test_the_example(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source, folder in (("open_clip", "openclip"), ("timm", "timm")):
+        numbers = read_numbers(source, test_data / "published" / folder)
+        rows = published_rows(
+            [each for each in numbers if each.score.dataset in ("imagenet_val", "imagenet_r")]
+        )
+        ResultStore("results").add([row for row in rows if row["metric"] == "top1"])
+    blocks = re.findall(r"```(python|text)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "text"] * 5
+    namespace: dict[str, Any] = {}
+    for (_, code), (_, said) in zip(blocks[::2], blocks[1::2]):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(code, namespace)
+        assert printed.getvalue() == said
