@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ import shutil
 import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -258,14 +261,25 @@ def _quiet() -> Iterator[None]:
     sys.unraisablehook = functools.partial(_unless_closed, hook)
     try:
         yield
-    except Exception:
+    except Exception as error:
         deadline = time.monotonic() + _PATIENCE
         while set(threading.enumerate()) - before and time.monotonic() < deadline:
             time.sleep(0.01)
+        _let_go(error)
         raise
     sys.unraisablehook = hook
     for logger, level in zip(loggers, levels):
         logger.setLevel(level)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of a failure hold: Python complains of each coroutine that was never begun."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__cause__ or error.__context__
+        gc.collect()
 
 
 def _unless_closed(hook: Callable[[Any], None], unraisable: Any) -> None:

@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ import pytest
 from jax import Array
 
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune import checkpoints
 from clipjax.finetune.logs import Logs, read_metrics
 from clipjax.finetune.method import Problem, Setup
 from clipjax.finetune.optimizer import Optimizer
@@ -203,6 +205,21 @@ def test_a_disk_that_fills_up_is_one_sentence_and_loses_nothing(
     assert [path.name for path in (tmp_path / "train" / "checkpoints").iterdir()] == ["4"], "nothing else"
     assert not caplog.records
     assert same_bits(solve(tmp_path), whole)
+
+
+def test_what_a_failed_save_has_not_begun_is_not_complained_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning here would be an error, as the coroutine goes."""
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)  # comes back
+
+    async def write() -> None:
+        raise AssertionError("is never awaited")
+
+    def save() -> None:
+        begun = [write() for _ in range(3)]
+        raise OSError(errno.ENOSPC, f"{len(begun)} files")
+
+    with pytest.raises(OSError, match="3 files"), checkpoints._quiet():
+        save()
 
 
 def test_a_full_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
