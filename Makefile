@@ -11,7 +11,7 @@ WORKERS := 2
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures
+demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures, write a report page
 	$(BIN)/python -m clipjax.demo --out demo-out
 
 test: lint  ## lint, types and the test suite
