@@ -416,3 +416,11 @@ def test_nothing_to_show_is_no_error(browser: Browser, tmp_path: Path, rows: lis
         assert report.locator("#count").text_content() == f"{len(rows)} models"
         assert report.evaluate(SPOTS) == []
         assert report.locator("#numbers td[data-cell]").all_text_contents() == ["–"] * len(rows)
+
+
+def test_a_published_number_names_its_source(report: Page) -> None:
+    line = report.locator("#numbers tbody tr", has=report.locator(".name", has_text="published_only"))
+    line.locator("td[data-cell]").first.click()
+    said = report.locator("#details").inner_text()
+    assert "source\na table <of> theirs" in said
+    assert "Nothing is published" not in said

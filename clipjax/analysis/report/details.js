@@ -39,7 +39,7 @@ function hideTip() {
 
 /** Pairs of a name and a text as a list; what is unknown is left out. */
 function pairs(entries) {
-  const known = entries.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const known = entries.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
   return make("dl", {}, ...known.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, textOf(value))]));
 }
 const textOf = (value) => (typeof value === "string" ? value : value instanceof Node ? value : JSON.stringify(value));
@@ -71,6 +71,8 @@ function made(cell) {
   const interval = interned(cells.interval[cell]);
   const limit = limits(cell);
   const value = cells.value[cell];
+  const convention = record(cells.convention[cell]);
+  const isPublished = originOf(cell) === "published";
   return make(
     "article",
     {},
@@ -85,12 +87,13 @@ function made(cell) {
       ["sample", interned(run("sample")) && sampleText(interned(run("sample")))],
       ["images skipped", interned(run("skipped")) || null],
       ["origin", interned(run("origin"))],
+      ["source", isPublished && (data.sources[convention?.source] ?? convention?.source)],
     ]),
-    referenceTable(referencesOf(cell)),
+    isPublished ? null : referenceTable(referencesOf(cell)),
     make("h4", {}, "Protocol"),
     ...protocolText(protocol),
     make("h4", {}, "Convention"),
-    pairs(listed(record(cells.convention[cell]))),
+    pairs(listed(convention)),
     make("h4", {}, "Run"),
     pairs([
       ["run", interned(run("run_id"))],
