@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,19 @@ class Resolved:
     repo: str | None = None
     file: str | None = None
     revision: str | None = None
+
+
+_cached: ContextVar[bool] = ContextVar("cached", default=False)
+
+
+@contextmanager
+def only_cached() -> Iterator[None]:
+    """Within it nothing is downloaded: what is not in the hub's cache is not there."""
+    token = _cached.set(True)
+    try:
+        yield
+    finally:
+        _cached.reset(token)
 
 
 def resolve_source(src: str | Path, filename: str | None = None) -> Resolved:
@@ -73,7 +88,7 @@ def found_files(
     from huggingface_hub import errors
 
     repos = list(repos)
-    for cached in (True, False) if download else (True,):
+    for cached in (True, False) if download and not _cached.get() else (True,):
         for repo in repos:
             for names in sets:
                 try:
@@ -112,7 +127,7 @@ def _file(repo: str, name: str) -> Path | None:
     from huggingface_hub import errors
 
     try:
-        return Path(huggingface_hub.hf_hub_download(repo, name))
+        return Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=_cached.get()))
     except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
         return None
     except errors.GatedRepoError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,13 +124,12 @@ def sweep(
     from clipjax.sweep.plan import make_plan
     from clipjax.sweep.run import Settings, on_all
     from clipjax.sweep.shards import cut
+    from converters.hub import only_cached
 
     def read_plan() -> SweepPlan:
         read = load_suite(suite, data_root=data_root, model_root=model_root)
         return make_plan(read, None if pixels is None else pixels.budget)
 
-    plan = on_all(read_plan, "the plan of the sweep")
-    items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
     settings = Settings(
         results,
         Store(store_root(store)),
@@ -138,12 +138,15 @@ def sweep(
         params=params,
         workers=workers_asked(workers),
     )
-    if collect:
-        _collect(plan, items, settings, from_ or [])
-    elif dry_run:
-        _preview(plan, items, settings, shares or (part.of if part else 1))
-    else:
-        _run(plan, items, settings)
+    with only_cached() if dry_run or collect else contextlib.nullcontext():
+        plan = on_all(read_plan, "the plan of the sweep")
+        items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
+        if collect:
+            _collect(plan, items, settings, from_ or [])
+        elif dry_run:
+            _preview(plan, items, settings, shares or (part.of if part else 1))
+        else:
+            _run(plan, items, settings)
 
 
 def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
@@ -77,6 +78,28 @@ def test_what_it_would_take(
     after = sweep(suite, done[0], "--dry-run", "--shares", "2")
     assert re.search(r"^one +5 +5 +62 +62 ", after.output, re.MULTILINE)
     assert re.search(r"^1/2 +\d +\d+ +\d+\.\d%$", after.output, re.MULTILINE)
+
+
+def test_nothing_is_downloaded_to_say_what_it_would_take(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def download(repo: str, name: str, **options: Any) -> str:
+        asked.append(options.get("local_files_only"))
+        raise huggingface_hub.errors.LocalEntryNotFoundError(f"{repo} {name}")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    hub = suite.with_name("hub.toml")
+    hub.write_text(suite.read_text().replace('"models/two", "models/large"', '"vit_b_32-laion2b_s34b_b79k"'))
+    out = sweep(hub, tmp_path, "--dry-run")
+    assert re.search(
+        r"^vit_b_32-laion2b_s34b_b79k +5 +\? +62 +\? .* not in the local cache", out.output, re.MULTILINE
+    )
+    assert asked
+    assert set(asked) == {True}
 
 
 def test_operations_count_each_layer_of_a_scan(plan: SweepPlan) -> None:
