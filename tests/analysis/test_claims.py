@@ -316,6 +316,15 @@ def test_rows_of_a_convention(tmp_path: Path) -> None:
     assert "with the prompts one, single_no_period" in why
 
 
+def test_two_numbers_of_one_model(tmp_path: Path) -> None:
+    """As before and after a temperature: y less what `than` says."""
+    text = 'statistic = "paired_mean", y = "y", than = "y1", group = "ours", pairs = "model", side = "below"'
+    after = X - 0.03 + 0.002 * NOISE[0]
+    found = one(book(tmp_path, claim(text)), group_rows("ours", {"y": after, "y1": X}))
+    assert (found.word, found.n) == (HOLDS, (N,))
+    assert found.value == pytest.approx(-0.03)
+
+
 def test_pairs_of_image_sizes_and_pairs_by_name(tmp_path: Path) -> None:
     rows = []
     for k in range(8):
