@@ -307,7 +307,7 @@ class GroupDifference:
 def compare_groups(
     a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
 ) -> GroupDifference:
-    """The trends of two groups without common models, each fitted and drawn by itself.
+    """The trends of two groups, each fitted and drawn by itself: models in both make intervals too wide.
 
     What cannot be told is None and has a reason: anything of a group of fewer than `resampling.FEWEST` models
     or with one x, and the offset where the groups have no x in common.
