@@ -166,12 +166,14 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     with Stop():
         report = run_sweep(plan, items, settings, tell=tell)
     if jax.process_index() == 0:
-        _show(report)
+        _show(report, jax.process_count())
     complete(report, plan)
 
 
-def _show(report: Report) -> None:
+def _show(report: Report, processes: int) -> None:
     typer.echo(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
+    if processes > 1:
+        typer.echo(f"of the first of {processes} processes:", err=True)
     say_waiting(report.stats)
     if report.compiles:
         rows = [[*program, count] for program, count in report.compiles.items()]

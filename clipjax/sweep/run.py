@@ -179,6 +179,8 @@ def _not_done(
     try:
         model = opened(chosen)
         _ = model.card.fingerprint  # reads and hashes the weights
+    except Interrupted:
+        raise
     except (ClipjaxError, OSError) as error:
         failure = error
     if (failed := failed_process(failure)) is not None:
@@ -190,6 +192,8 @@ def _not_done(
         try:
             asked = asked_of(model, item, plan.loaded, progress=settings.progress)
             known[i] = is_done(asked, done, item.options)
+        except Interrupted:
+            raise
         except ClipjaxError:
             continue  # its run will say it
     if jax.process_count() > 1:
