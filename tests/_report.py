@@ -60,10 +60,12 @@ def special_rows() -> list[Row]:
 
 
 def prompted_rows() -> list[Row]:
-    """One model under two prompt sets, another under none that is known."""
+    """One model under two prompt sets, others under none, one of these, and one that it has learned."""
     sets = [("a", "openai_7", 0.5), ("a", "openai_80", 0.6)]
     known = [_of(model, VAL, value, convention={"prompts": prompts}) for model, prompts, value in sets]
-    return [*known, _of("b", VAL, 0.7, convention={"prompts": "not applicable: a classifier"})]
+    without = _of("b", VAL, 0.7, convention={"prompts": "not applicable: a classifier"})
+    one_way = _of("c", VAL, 0.75, convention={"prompts": "openai_7"})
+    return [*known, without, one_way, _of("tuned", VAL, 0.8, convention={"prompts": "CoOp, 4 vectors"})]
 
 
 def _of(model: str, term: Term, value: float | None, **changed: Any) -> Row:

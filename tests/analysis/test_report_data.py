@@ -202,8 +202,9 @@ def test_several_ways_of_one_number_are_columns() -> None:
     data = Data(report_data(prompted_rows(), "x"))
     for prompts, value in (("openai_7", 0.5), ("openai_80", 0.6)):
         way = ("prompts", prompts)
-        at = [data.cell(model, VAL, way) for model in ("a", "b")]
-        assert [data.cells["value"][k] for k in at if k is not None] == [value, 0.7]
+        at = [data.cell(model, VAL, way) for model in ("a", "b", "c", "tuned")]
+        found = [None if k is None else data.cells["value"][k] for k in at]
+        assert found == [value, 0.7, 0.75 if prompts == "openai_7" else None, 0.8]
     assert len(data.data["columns"]) == 2
 
 
@@ -373,7 +374,7 @@ def test_the_command_writes_one_file(tmp_path: Path) -> None:
     ]
     done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert re.fullmatch(rf"{re.escape(str(out))}: 0\.\d MB, 2 models, 4 numbers\n", done.stdout)
+    assert re.fullmatch(rf"{re.escape(str(out))}: 0\.\d MB, 4 models, 7 numbers\n", done.stdout)
     assert Elements(out.read_text()).named("h1")[0][1] == "Results: results"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from clipjax.results import Row
 # Parts that are left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")
 ASPECTS = ("prompts", "precision", *WAYS)
+LEARNED = "prompts"  # the aspect that may be a part of the model
 NOT_APPLICABLE = "not applicable"  # what a classifier's convention says of prompts
 SOURCE = "train_source"
 HASH = 16  # hexadecimal digits of a recipe hash that are shown
@@ -139,20 +141,30 @@ def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, lis
 
 
 def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
-    """Rows of one number by the ways of which some model has several; one that says nothing is in each."""
+    """Rows of one number by the ways of which some model has several; one that says nothing is in each.
+
+    So are prompts that only models with no others have: CoOp's, say, which were learned with the model.
+    """
     stated = [{name: way for name in ASPECTS if (way := _way(row, name)) is not None} for row in rows]
     several: dict[str, list[str]] = {}
     for name in ASPECTS:
         pairs = {(model_name(row), ways[name]): None for row, ways in zip(rows, stated) if name in ways}
-        if len(pairs) > len({model for model, _ in pairs}):
-            several[name] = list(dict.fromkeys(way for _, way in pairs))
+        counts = Counter(model for model, _ in pairs)
+        if shared := dict.fromkeys(way for model, way in pairs if counts[model] > 1):
+            several[name] = list(shared if name == LEARNED else dict.fromkeys(way for _, way in pairs))
     found: dict[Variant, list[Row]] = {}
     for choice in itertools.product(*several.values()):
         variant = tuple(zip(several, choice))
-        agree = [all(ways.get(name, way) == way for name, way in variant) for ways in stated]
+        agree = [all(_agrees(name, way, ways, several) for name, way in variant) for ways in stated]
         if any(agree):
             found[variant] = list(itertools.compress(rows, agree))
     return found
+
+
+def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a row stands in the column of a way: it says that, or nothing, or prompts of its own model."""
+    own = name == LEARNED and ways.get(name) not in several[name]
+    return own or ways.get(name, way) == way
 
 
 def _way(row: Row, name: str) -> str | None:
