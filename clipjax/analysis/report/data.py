@@ -78,13 +78,13 @@ class Interner:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self._index: dict[str, int] = {}
+        self._index: dict[str | tuple[str], int] = {}
 
     def of(self, value: Any) -> int:
         """The index of a value; -1 for null."""
         if value is None:
             return -1
-        key = json.dumps(value)
+        key = (value,) if isinstance(value, str) else json.dumps(value)  # most are texts
         if key not in self._index:
             self._index[key] = len(self.values)
             self.values.append(value)
