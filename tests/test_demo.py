@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ from clipjax.finetune.recipe import load_recipe
 from clipjax.finetune.shots import read_shots
 from clipjax.labels import load_labels
 from clipjax.results import ResultStore
+from clipjax.sweep.run import Report, run_sweep
 from clipjax.tasks import all_tasks
 
 SCENE = Scene("star", "striped", "red", "night", 0.7, 0.5, 0.5, 10.0)
@@ -224,11 +226,20 @@ def invoke(out: Path, *options: str) -> Any:
     return CliRunner().invoke(app, [*options, "--out", str(out)])
 
 
+swept: list[Report] = []  # of the sweeps since the tests began
+
+
+def counted(*arguments: Any, **options: Any) -> Report:
+    swept.append(run_sweep(*arguments, **options))
+    return swept[-1]
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quick]:
     out = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch, unoptimised(tmp_path_factory.mktemp("compiled")):
         patch.setenv("CLIPJAX_CACHE", str(out / "cache"))
+        patch.setattr(demo, "run_sweep", counted)
         first = invoke(out, "--quick")
         assert first.exit_code == 0, first.output
         yield Quick(out, first.stdout)

@@ -6,7 +6,8 @@ one folder, and what is there already is not made again:
 
     world/      the data sets                 models/    one checkpoint a model
     training/   resume points                 store/     embeddings
-    results/    result rows                   *.png, *.pdf   figures
+    results/    result rows                   pixels/    decoded images
+    *.png, *.pdf   figures                    report.html
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +23,28 @@ import jax
 import numpy as np
 
 from clipjax.card import Card, Preprocess, Source
-from clipjax.collection import Job, evaluate_all
-from clipjax.collection import plan as plan_jobs
 from clipjax.config import config_dir, read_text
 from clipjax.data.cards import load_dataset
+from clipjax.data.pixel_store import BUDGET, PixelStore
 from clipjax.data.tokenizers import tokenizer_spec
 from clipjax.demo.factors import annotated
 from clipjax.demo.files import ImageSet, Split, write_set
 from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
+from clipjax.embed import IMAGE_BATCH
 from clipjax.evaluation import Result
 from clipjax.finetune.contrastive import Recipe, train
-from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
-from clipjax.progress import progress_through
+from clipjax.progress import progress_bar
 from clipjax.registry import channel_statistics
 from clipjax.results import Row
+from clipjax.store import Store
+from clipjax.sweep.plan import make_plan
+from clipjax.sweep.run import Settings, complete, run_sweep
+from clipjax.sweep.state import results_of
+from clipjax.sweep.suite import Run, Suite
 
 _RECIPE = Recipe(steps=600, warmup=60, batch_size=96, learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0)
 SEED = 0
@@ -149,10 +154,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
         if not (folder / "card.json").is_file():
             _train(demo_model, world, out / "training" / demo_model.id, progress).save(folder)
             shutil.rmtree(out / "training" / demo_model.id)
-    models = [load_model(out / "models" / model.id) for model in plan.models]
-    evaluate = _Evaluator(out, progress)
-    results = [result for model in models for result in evaluate(model, _all_jobs(world))]
-    return Demo(out, results + _four_way(models, results, world, evaluate))
+    return Demo(out, _swept(out, plan, world, progress))
 
 
 def _write_cards(world: Path) -> None:
@@ -161,48 +163,39 @@ def _write_cards(world: Path) -> None:
         (world / path.name).write_text(re.sub(r"(?m)^(images|per_class) = .*\n", "", read_text(path)))
 
 
-def _all_jobs(world: Path) -> list[Job]:
-    """Every task on every set of the world, and some with further prompt sets."""
-    prompted = plan_jobs("prompts", world, PROMPTS).jobs
-    return [
-        *plan_jobs("all", world).jobs,
-        *(job for job in prompted if (job.task, job.data.card.name) in PROMPTED),
+def _swept(out: Path, plan: Plan, world: Path, progress: bool) -> list[Result]:
+    """Every task on every set of the world by all models, some with further prompt sets; what has results is
+    not run again."""
+    names = {model.id: str(out / "models" / model.id) for model in plan.models}
+    models = tuple(names.values())
+    prompted = [Run(task, models, (dataset,), PROMPTS) for task, dataset in sorted(PROMPTED)]
+    results = _sweep(out, [Run("all", models), *prompted], world, progress)
+    # ImageNet-D's choice among four, with the three wrong classes that the last model finds likeliest.
+    *others, selection = names
+    four_way = [
+        Run("imagenet_d", tuple(names[name] for name in others), (row["dataset"],), (), {"annotations": path})
+        for row, path in ((result.rows[0], result.path) for result in results)
+        if (row["task"], row["model"]) == ("imagenet_d", selection)
     ]
+    results += _sweep(out, four_way, world, progress)
+    order = list(names)
+    return sorted(results, key=lambda result: order.index(result.rows[0]["model"]))
 
 
-@dataclass(frozen=True)
-class _Evaluator:
-    """Runs jobs with the demo's store and results; the first error ends the demo."""
-
-    out: Path
-    progress: bool
-
-    def __call__(self, model: Model, jobs: list[Job], annotations: Path | None = None) -> Iterator[Result]:
-        settings = {"store": self.out / "store", "results": self.out / "results", "progress": False}
-        done = evaluate_all(model, jobs, annotations=annotations, **settings)
-        what = f"evaluate {model.card.id}"
-        for one in progress_through(done, len(jobs), what, "run", shown=self.progress):
-            if one.error is not None:
-                raise one.error
-            assert one.result is not None
-            yield one.result
-
-
-def _four_way(
-    models: list[Model], results: list[Result], world: Path, evaluate: Callable[..., Iterator[Result]]
-) -> list[Result]:
-    """ImageNet-D's choice among four, with the three wrong classes that the last model finds likeliest."""
-    *others, selection = models
-    found = []
-    for job in plan_jobs("imagenet_d", world).jobs:
-        [lists] = [
-            result.path
-            for result in results
-            if (result.rows[0]["task"], result.rows[0]["dataset"], result.rows[0]["model"])
-            == (job.task, job.data.card.name, selection.card.id)
-        ]
-        found += [result for model in others for result in evaluate(model, [job], lists)]
-    return found
+def _sweep(out: Path, runs: Sequence[Run], world: Path, progress: bool) -> list[Result]:
+    """The results of runs, in the order in which a sweep does them; the first that fails ends the demo."""
+    sweep = make_plan(Suite("demo", "The demo world", tuple(runs), data_root=world), BUDGET)
+    settings = Settings(
+        out / "results",
+        Store(out / "store"),
+        PixelStore(out / "pixels"),
+        batch_size=IMAGE_BATCH,
+        progress=False,
+    )
+    with progress_bar(len(sweep.items), "evaluate", "run", shown=progress) as bar:
+        report = run_sweep(sweep, sweep.items, settings, advance=bar.update)
+    complete(report, sweep)
+    return results_of(sweep, settings.results)
 
 
 def _train(model: DemoModel, world: Path, checkpoints: Path, progress: bool) -> Model:
