@@ -46,6 +46,7 @@ RECORD, PAGE = tpu_table.DOCS / "weak_scaling.json", tpu_table.PAGE
 BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"
 MODEL = "vit_b_32-openai"
 DEVICES, PROCESSES, DEVICES_A_PROCESS = (1, 2, 4, 8), (1, 2, 4), 2
+SIZES = "4,16,64,256"
 BATCH = {"vision": IMAGE_BATCH, "text": TEXT_BATCH}  # that a device takes in a step of embedding
 KEY = ("model", "tower", "precision", "topology")
 SAME = ("model", "tower", "precision")  # rows of which one device does the same
@@ -68,7 +69,7 @@ def main(
     model: Annotated[str, typer.Option(help="A registered model.")] = MODEL,
     tower: Annotated[str, typer.Option(help="Separated by a comma.")] = "vision,text",
     precision: Annotated[str, typer.Option(help="Separated by a comma.")] = "fast",
-    slices: Annotated[int, typer.Option(help="So many of each chip's slices, the largest first.")] = 4,
+    sizes: Annotated[str, typer.Option(help="Slices of so many chips, separated by commas.")] = SIZES,
     json: common.Json = None,
     process: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -82,7 +83,7 @@ def main(
             results["devices"] = show("devices", of_devices(cases))
             results["processes"] = show("processes", of_processes(cases, sys.argv[1:]))
         else:
-            results["slices"] = show("slices", of_slices(cases, chips.split(","), slices))
+            results["slices"] = show("slices", of_slices(cases, chips.split(","), sizes))
             PAGE.write_text(page(kept()))
 
 
@@ -180,17 +181,22 @@ def in_a_process(cases: Iterable[tuple[str, str, str]], which: str) -> None:
 
 
 def of_slices(
-    cases: Iterable[tuple[str, str, str]], names: list[str], largest: int
+    cases: Iterable[tuple[str, str, str]], names: list[str], sizes: str
 ) -> Iterator[dict[str, Any]]:
     """On slices of TPU chips; the rows are kept."""
-    known = load_chips()
+    known, wanted = load_chips(), set(map(int, sizes.split(",")))
     if unknown := [name for name in names if name not in known]:
         raise unknown_name("chip", unknown[0], list(known))
     use_tpu_compiler()
+    meshes = {
+        (chip.name, topology): slice_mesh(chip, topology)
+        for chip in map(known.__getitem__, names)
+        for topology in chip.slices
+    }
     for case in cases:
-        for chip in map(known.__getitem__, names):
-            for topology in chip.slices[-largest:]:
-                row = {"chip": chip.name, "topology": topology, **facts(case, slice_mesh(chip, topology))}
+        for (chip, topology), mesh in meshes.items():
+            if mesh.size in wanted:
+                row = {"chip": chip, "topology": topology, **facts(case, mesh)}
                 keep({**row, "jax": version("jax"), "libtpu": version("libtpu")})
                 yield row
 

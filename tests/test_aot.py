@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -157,19 +158,42 @@ def test_the_programs_of_models() -> None:
 # --- the kept table ---
 
 
-def test_the_kept_table_is_that_of_its_record() -> None:
-    spec: Any = importlib.util.spec_from_file_location("tpu_table", ROOT / "benchmarks" / "tpu_table.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
+def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    tpu_table = script("tpu_table", monkeypatch)
     records = json.loads((ROOT / "docs" / "tpu.json").read_text())
-    assert (ROOT / "docs" / "tpu.md").read_text() == script.page(records)
+    assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
     seen = set()
-    for row in map(script.row_of, records):
+    for row in map(tpu_table.row_of, records):
         assert row.executable is not None, row
         assert row.executable.collectives == {}, row
         assert row.executable.highest == (row.executable.products if row.precision == "parity" else 0), row
         seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
     assert seen == set(families()), "benchmarks/tpu_table.py compiles a member of the missing family"
+
+
+def test_the_kept_slices_are_those_of_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
+    weak_scaling = script("weak_scaling", monkeypatch)
+    records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
+    assert (ROOT / "docs" / "tpu.md").read_text() == weak_scaling.page(records)
+    weak_scaling.check(records)
+    kept = {tuple(row[key] for key in (*weak_scaling.SAME, "batch", "flops")) for row in records}
+    for model, tower, precision, batch, count in kept:
+        forward = forward_of(model_card(model), tower, precision)
+        assert count == flops(forward.function, forward.params, forward.batch(batch))
+    for tower, sizes in (("vision", {4, 16, 64, 256}), ("text", {4, 256})):
+        for chip in load_chips().values():
+            found = {row["devices"] for row in records if (row["chip"], row["tower"]) == (chip.name, tower)}
+            assert found == sizes, (chip.name, tower)
+    for record, wrong in ((records[0], {"collectives": {"all-reduce": 1}}), (records[-1], {"flops": 1})):
+        with pytest.raises(SystemExit, match=r"wait for each other|not constant"):
+            weak_scaling.check([*records, {**record, **wrong}])
 
 
 # --- the real compiler ---
