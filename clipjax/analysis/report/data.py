@@ -78,21 +78,27 @@ class Interner:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self._index: dict[str | tuple[str], int] = {}
+        self._index: dict[Any, int] = {}
 
     def of(self, value: Any) -> int:
         """The index of a value; -1 for null."""
         if value is None:
             return -1
-        key = (value,) if isinstance(value, str) else json.dumps(value)  # most are texts
+        return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
+
+    def object(self, value: Mapping[str, Any] | None) -> int:
+        """The index of an object whose keys and values are interned, too."""
+        if value is None:
+            return -1
+        parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
+        return self._at(parts, list(parts))
+
+    def _at(self, key: Any, value: Any) -> int:
+        """Keys of texts, names, parts and other values never meet; JSON is made of these last alone."""
         if key not in self._index:
             self._index[key] = len(self.values)
             self.values.append(value)
         return self._index[key]
-
-    def object(self, value: Mapping[str, Any] | None) -> int:
-        """The index of an object whose keys and values are interned, too."""
-        return -1 if value is None else self.of([self.of(list(value)), *map(self.of, value.values())])
 
 
 class Records:
