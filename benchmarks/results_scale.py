@@ -1,0 +1,130 @@
+"""A results store of 100,000 rows: seconds to list, merge and analyse it.
+
+    python benchmarks/results_scale.py --published PUBLISHED
+
+PUBLISHED holds the published tables as `clipjax results import` reads them, in folders `openclip`, `timm` and
+`testbed`: 72,848 rows in three runs. The other rows, without it all of them, are of the tests' made-up study
+(tests/_study.py), a run for each model and task. Then, one after the other in one process: the rows are read
+and checked, and a page of them listed; the store is merged into an empty one; and analysed: trend and
+effective robustness of all models on ImageNet-V2 with a bootstrap of 2,000 draws, a figure, the data of the
+report page. There is nothing to race against, so these are plain seconds, of the clock and of the processor,
+which neighbours do not stretch as much. The claim is ten seconds for all of these. The ledger of claims comes
+after them, by itself: it is a bootstrap of 2,000 draws for each of some 200 trends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import common
+import typer
+
+from clipjax.analysis.cells import Column, RowIndex, Term
+from clipjax.analysis.claims import check
+from clipjax.analysis.figure_set import analyze
+from clipjax.analysis.figure_spec import load_spec, spec_names
+from clipjax.analysis.ledger import ledger
+from clipjax.analysis.points import points
+from clipjax.analysis.report.data import report_data
+from clipjax.analysis.trends import effective_robustness, fit_points
+from clipjax.published import published_rows, read_numbers
+from clipjax.result_tables import summary_table
+from clipjax.results import ResultStore, Row, merge_results, new_run_id
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from _study import models, study_rows, tuned
+
+SOURCES = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
+
+
+def fill(store: ResultStore, n: int, published: Path | None) -> int:
+    """Add n rows, or more if so many are published; returns the number of runs."""
+    runs: list[list[Row]] = []
+    if published is not None:
+        runs = [published_rows(read_numbers(name, published / folder)) for name, folder in SOURCES.items()]
+    for copy in itertools.count():
+        if (missing := n - sum(map(len, runs))) <= 0:
+            break
+        runs += study(copy, missing)
+    for rows in runs:
+        store.add(rows)
+    return len(runs)
+
+
+def study(copy: int, n: int) -> list[list[Row]]:
+    """At most n rows of the made-up study, a list for each run; the copies have models of their own."""
+    terms = dict.fromkeys(term for name in spec_names() for term in load_spec(name).terms)
+    known = {**models(), **tuned()}
+    named = {f"copy_{copy}_{name}": facts for name, facts in known.items()} if copy else known
+    runs: dict[tuple[str, str], list[Row]] = {}
+    for row in itertools.islice(study_rows(terms, named), n):
+        runs.setdefault((row["model"], row["task"]), []).append(row)
+    return [
+        [{**row, "run_id": run_id} for row in rows] for rows in runs.values() for run_id in [new_run_id()]
+    ]
+
+
+def trend(index: RowIndex) -> int:
+    """Models above or below the trend of those of standard training, on ImageNet-V2."""
+    across, up = (
+        Column(name, name, "higher", None, (Term("zeroshot", name, "top1"),))
+        for name in ("imagenet_val", "imagenet_v2:matched-frequency")
+    )
+    found = points(index, across, up)
+    baseline = fit_points([point for point in found if point.facts.get("group") == "standard"])
+    return len(effective_robustness(found, baseline))
+
+
+class Steps:
+    """Seconds of each step: of the clock, and of the processor."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, name: str, call: Callable[[], Any]) -> Any:
+        clock, processor = time.perf_counter(), time.process_time()
+        found = call()
+        self.seconds[name] = (time.perf_counter() - clock, time.process_time() - processor)
+        return found
+
+    def total(self) -> tuple[float, float]:
+        clock, processor = zip(*self.seconds.values())
+        return sum(clock), sum(processor)
+
+
+def main(
+    rows: int = 100_000,
+    published: Annotated[Path | None, typer.Option(help="Folder of the published tables.")] = None,
+    figure: Annotated[str, typer.Option(help="As of `clipjax analyze`.")] = "fig6",
+    json: common.Json = None,
+) -> None:
+    with common.reported("results_scale", json) as results, tempfile.TemporaryDirectory() as folder:
+        store = ResultStore(Path(folder) / "results")
+        runs = fill(store, rows, published)
+        step = Steps()
+        found = step("read and checked", store.rows)
+        step("a page listed", lambda: summary_table(found[:100]))
+        step("merged", lambda: merge_results([store.root], Path(folder) / "merged"))
+        index = step("indexed", lambda: RowIndex(found))
+        n = step("trend", lambda: trend(index))
+        step("figure", lambda: analyze(load_spec(figure), index, Path(folder), formats=("png",)))
+        step("report data", lambda: report_data(found, "results"))
+        everything = step.total()
+        step("claims", lambda: check(ledger(), index))
+        results |= {"rows": len(found), "runs": runs, "trend_models": n, "seconds": step.seconds}
+        lines = [("rows, runs", f"{len(found):,}, {runs:,}"), ("models in the trend", f"{n:,}")]
+        shown = {"listed, merged, analysed": everything, **step.seconds}
+        for name, (clock, processor) in shown.items():
+            lines.append((name, f"{clock:.2f} s, {processor:.2f} s of the processor"))
+        common.table(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
