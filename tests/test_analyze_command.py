@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_missing_rows_are_listed(results, tmp_path):
     assert line.split() == ["fig4", "NINCO", "rn50-openai", "ood", "ninco", "class_mean_auroc"]
     assert "clipjax sweep suite:fig4" in said
     assert [path.name for path in tmp_path.iterdir()] == ["fig4.png"]
+
+
+def test_slopes_are_listed(results, tmp_path):
+    said = invoke(results, "--figure", "fig4", "--numbers", "--out", tmp_path, "--format", "csv")
+    assert "fig4 (_points.csv _trends.csv)" in said
+    with (tmp_path / "fig4_trends.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    listed = [line for line in said.splitlines() if "robust fit" in line]
+    for line, trend in zip(listed, written, strict=True):
+        assert f"NINCO  {trend['y_axis']}  {trend['trend_title']}" in line
+        few = trend["reason"] or "no interval"
+        limits = [f"{float(trend[name]):.3f}" for name in ("slope_lo", "slope_hi") if trend[name]]
+        assert line.endswith(f"[{', '.join(limits)}]" if limits else few)
+        assert not trend["slope"] or f"  {trend['n_models']}  {float(trend['slope']):.3f}  " in line
+    assert any(trend["slope_lo"] for trend in written)
 
 
 def test_a_figure_of_ones_own(results, tmp_path):

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from clipjax.analysis.cells import Column
 from clipjax.analysis.figure_spec import Axis, Spec
-from clipjax.analysis.frame import FEWEST, Content, Missing
-from clipjax.analysis.groups import matches
+from clipjax.analysis.frame import FEWEST, Content, Missing, members_of
 from clipjax.analysis.points import Point
 from clipjax.analysis.trends import Robustness, effective_robustness, fit_points
 
@@ -20,14 +19,14 @@ def above_trend(spec: Spec, content: Content) -> Content:
     """
     panel = content.panel
     assert panel.y is not None
-    line = next(line for line in spec.fits if line.key == panel.above)
-    members = [point for point in content.points if matches(point.facts, line.where)]
+    stream, line = next((k, line) for k, line in enumerate(spec.fits) if line.key == panel.above)
+    members = members_of(line, content)
     axis = Axis(replace(panel.y.column, scale="linear"), panel.y.unit)
     panel = replace(panel, y=axis)
     if len(members) < FEWEST:
         few = Missing(panel.title, None, f"{FEWEST} models of the {line.title}")
         return Content(panel, [], [*content.missing, few])
-    trend = fit_points(members, method=line.method)
+    trend = fit_points(members, method=line.method, stream=stream)
     pairs = list(zip(content.points, effective_robustness(content.points, trend)))
     kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]
     within = "{} from {:.3g} to {:.3g}".format(panel.x.column.title, *trend.ends)

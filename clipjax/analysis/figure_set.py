@@ -13,6 +13,7 @@ from typing import Any
 
 from clipjax.analysis.above import above_trend
 from clipjax.analysis.cells import RowIndex, Term
+from clipjax.analysis.figure_numbers import FigureNumbers
 from clipjax.analysis.figure_spec import Panel, Spec
 from clipjax.analysis.frame import Content, Missing, drawn
 from clipjax.analysis.groups import group_of, matches
@@ -36,6 +37,7 @@ class Done:
         files: what was written; none where there was nothing to show.
         drawn, panels: panels with a model (of a table: lines), and how many there are.
         models: those shown.
+        numbers: what a figure draws; None of a table.
     """
 
     spec: Spec
@@ -44,6 +46,7 @@ class Done:
     panels: int
     models: frozenset[str]
     missing: tuple[Missing, ...]
+    numbers: FigureNumbers | None = None
 
 
 def analyze(
@@ -58,7 +61,8 @@ def analyze(
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
 
     Args:
-        formats: those of figures are for figures, those of tables for tables.
+        formats: those of figures are for figures, those of tables for tables; "csv" of a figure are the
+            numbers that it draws, `out/NAME_points.csv` and, of one with trends, `out/NAME_trends.csv`.
         prompts, precision: which rows to take where there are several, see `cells_of`.
 
     Raises:
@@ -74,8 +78,13 @@ def analyze(
     if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
         drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, panels, commands(spec))
         files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
+    numbers = FigureNumbers(spec, panels)
+    for ending, text in numbers.files() if "csv" in formats and any(shown) else ():
+        files.append(out / f"{spec.name}{ending}")
+        write_whole(files[-1], text.encode())
     missing = tuple(each for content in panels for each in content.missing)
-    return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), frozenset().union(*shown), missing)
+    models = frozenset[str]().union(*shown)
+    return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), models, missing, numbers)
 
 
 def commands(spec: Spec) -> list[str]:

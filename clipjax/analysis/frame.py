@@ -156,11 +156,14 @@ def _counts(points: Iterable[Point], scheme: Sequence[Group]) -> dict[str, int]:
     return {key: len(models) for key, models in members.items()}
 
 
+def members_of(line: FitLine, content: Content) -> list[Point]:
+    """The points of the models that a trend is to run through, drawn or not."""
+    return [point for point in content.points if matches(point.facts, line.where)]
+
+
 def fitted(line: FitLine, content: Content) -> list[Point]:
     """The points that a trend runs through; none where they are too few, or the panel is above one."""
-    if content.panel.above:
-        return []
-    found = [point for point in content.points if matches(point.facts, line.where)]
+    found = [] if content.panel.above else members_of(line, content)
     return found if len(found) >= FEWEST else []
 
 

@@ -12,13 +12,12 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from clipjax.analysis.axes import ends, set_axis
-from clipjax.analysis.figure_spec import FitLine, Panel, Spec
+from clipjax.analysis.figure_spec import Panel, Spec
 from clipjax.analysis.frame import (
     Content,
     Drawing,
     drawn,
     ends_of,
-    fitted,
     handles,
     legend_shape,
     line_colour,
@@ -28,10 +27,11 @@ from clipjax.analysis.frame import (
     title_axes,
 )
 from clipjax.analysis.groups import Group, group_of
+from clipjax.analysis.panel_trends import Trend, trends_of
 from clipjax.analysis.points import Point, coordinates
+from clipjax.analysis.resampling import RESAMPLES
 from clipjax.analysis.scales import transform
 from clipjax.analysis.style import INK, RC, new_figure
-from clipjax.analysis.trends import compare_groups, fit_points
 
 WIDTH, HEIGHT = 2.45, 2.25  # inches a panel
 ALONE = 3.4  # its height where it stands alone in its line
@@ -100,15 +100,17 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
     reach_x = at.x_ends if panel.x.scale == "linear" else at.x
     reach_y = at.y_ends if panel.y.scale == "linear" else at.y
     limits = [ends(reach_x[..., shown]), ends(reach_y[..., shown])]
-    for line in spec.fits:
+    trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # of lines no interval is drawn
+    for trend in trends:
+        line = trend.line
         if line.key == panel.above:
             area.axhline(0, color=line_colour(spec, line), linestyle=line.style, linewidth=1.3, zorder=4)
-        _draw_fit(area, spec, line, content, f"{gid}-fit-{line.key}")
+        _draw_fit(area, spec, trend, panel, f"{gid}-fit-{line.key}")
     if spec.ideal:
         both = [min(low for low, _ in limits), max(high for _, high in limits)]
         area.plot(both, both, color=INK, linestyle="--", linewidth=0.9, zorder=1, gid=f"{gid}-ideal")
     if spec.difference:
-        area.text(0.04, 0.96, _angle(spec, content), transform=area.transAxes, va="top", size=7, color=INK)
+        area.text(0.04, 0.96, _angle(spec, trends), transform=area.transAxes, va="top", size=7, color=INK)
     set_axis(area, "x", limits[0], panel.x.scale, panel.x.unit)
     set_axis(area, "y", limits[1], panel.y.scale, panel.y.unit)
     return names
@@ -163,13 +165,12 @@ def _broken(ends: ArrayLike) -> np.ndarray:
     return np.concatenate([both, np.full_like(both[:1], np.nan)]).T.ravel()
 
 
-def _draw_fit(area: Axes, spec: Spec, line: FitLine, content: Content, gid: str) -> None:
+def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
     """The trend of some models, from the first of them to the last, light at its edges to lie on points."""
-    if not (members := fitted(line, content)):
+    line, found = trend.line, trend.fit
+    if found is None:
         return
-    panel = content.panel
     assert panel.y is not None
-    found = fit_points(members, method=line.method, resamples=0)
     across = np.array(found.ends)
     at = transform(across, panel.x.scale), transform(found.predict(across), panel.y.scale)
     edge = [withStroke(linewidth=2.6, foreground="white")]
@@ -177,12 +178,10 @@ def _draw_fit(area: Axes, spec: Spec, line: FitLine, content: Content, gid: str)
     area.plot(*at, zorder=4, gid=gid, path_effects=edge, **look)
 
 
-def _angle(spec: Spec, content: Content) -> str:
+def _angle(spec: Spec, trends: Sequence[Trend]) -> str:
     """The tangent of the angle between two trends, with its interval; "" where one of them is missing."""
-    lines = {line.key: line for line in spec.fits}
-    first, second = (lines[key] for key in spec.difference)
-    a, b = fitted(first, content), fitted(second, content)
-    found = compare_groups(a, b, method=first.method).tan if a and b else None
+    difference = next(trend.difference for trend in trends if trend.line.key == spec.difference[0])
+    found = None if difference is None else difference.tan
     if found is None:
         return ""
     limits = found.interval

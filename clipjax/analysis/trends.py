@@ -325,8 +325,17 @@ def compare_groups(
         reasons += [f"group {name} has {short}"] if short else []
         fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
     one, two = fits
+    if one is not None and two is not None:
+        return compare_fits(one, two, at=at)
     convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    if one is None or two is None:
+    return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+
+
+def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
+    """`compare_groups` of trends that are there already, each drawn by a `stream` of its own."""
+    convention = {**one.convention, "angle": ANGLE}
+    reasons = [f"group {name} has {_few(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
+    if reasons:
         return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
     common = _common_x(one, two) if at is None else _within(at, one, two)
     offset = None if common is None else _offset(one, two, common)
@@ -353,8 +362,12 @@ def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 def _too_little(points: Sequence[Point]) -> str | None:
     if len(points) < FEWEST:
-        return f"{counted(len(points), 'model')}, {FEWEST} are needed"
+        return _few(len(points))
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None
+
+
+def _few(n: int) -> str:
+    return f"{counted(n, 'model')}, {FEWEST} are needed"
 
 
 def _common_x(one: Fit, two: Fit) -> float | None:

@@ -13,8 +13,10 @@ from clipjax.commands.results import opened
 from clipjax.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
+    from clipjax.analysis.figure_numbers import FigureNumbers
     from clipjax.analysis.figure_set import Done
-    from clipjax.analysis.figure_spec import Spec
+    from clipjax.analysis.figure_spec import Panel, Spec
+    from clipjax.analysis.panel_trends import Trend
 
 
 def register(app: typer.Typer) -> None:
@@ -36,8 +38,8 @@ def analyze(
         list[str] | None,
         typer.Option(
             "--format",
-            help="png, pdf, svg (points know their names) for figures, markdown, latex, csv for tables; "
-            "may be repeated. Default: all.",
+            help="png, pdf, svg (points know their names) for figures, markdown, latex for tables, csv for "
+            "the numbers of both; may be repeated. Default: all.",
         ),
     ] = None,
     prompts: Annotated[
@@ -46,6 +48,9 @@ def analyze(
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
     missing: Annotated[
         bool, typer.Option("--missing", help="List every missing row, of which panel and model.")
+    ] = False,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="List the slope of every trend that a figure draws.")
     ] = False,
     listed: Annotated[
         bool, typer.Option("--list", help="List the figures and tables, and draw none.")
@@ -80,6 +85,8 @@ def analyze(
     print_table(
         ["figure", "paper", "panels", "models", "missing rows", "files"], [_line(done) for done in found]
     )
+    if numbers:
+        _list_trends([done.numbers for done in found if done.numbers is not None and done.drawn])
     if missing:
         _list_missing(found)
     _say_commands(found)
@@ -99,8 +106,8 @@ def _line(done: Done) -> list[str]:
     panels = f"{done.drawn} of {done.panels}"
     if not done.drawn:
         return [spec.name, spec.paper, panels, "0", "all", ""]
-    endings = " ".join(path.suffix for path in done.files)
-    files = f"{done.files[0].with_suffix('')} ({endings})" if done.files else "none of these formats"
+    endings = " ".join(path.name.removeprefix(spec.name) for path in done.files)
+    files = f"{done.files[0].parent / spec.name} ({endings})" if done.files else "none of these formats"
     return [spec.name, spec.paper, panels, str(len(done.models)), _lacking(done), files]
 
 
@@ -110,6 +117,37 @@ def _lacking(done: Done) -> str:
     single = len({(each.model, each.row) for each in done.missing if each.model is not None})
     parts = [f"{nowhere} of all models"] * bool(nowhere) + [f"{single} of some models"] * bool(single)
     return ", ".join(parts)
+
+
+def _list_trends(found: Sequence[FigureNumbers]) -> None:
+    """A line a trend; those of a panel that has no model, or is above one, are left out."""
+    from clipjax.analysis.resampling import LEVEL
+
+    lines = [
+        [numbers.spec.name, content.panel.title, *_of(content.panel, trend), *_slope(trend)]
+        for numbers in found
+        for content, trends in zip(numbers.contents, numbers.trends)
+        for trend in (trends if content.points and not content.panel.above else ())
+    ]
+    if not lines:
+        typer.echo("\nThese figures have no trends.")
+        return
+    typer.echo(f"\nSlopes of the trends, in the coordinates of the axes, with {100 * LEVEL:.0f} % intervals:")
+    print_table(["figure", "panel", "y", "trend", "models", "slope", "interval"], lines)
+
+
+def _of(panel: Panel, trend: Trend) -> list[object]:
+    return [panel.y and panel.y.column.title, trend.line.title, len(trend.members)]
+
+
+def _slope(trend: Trend) -> list[str]:
+    if trend.fit is None:
+        return ["", "; ".join(trend.reasons)]
+    limits = trend.fit.slope_interval
+    return [
+        f"{trend.fit.slope:.3f}",
+        f"[{limits['lo']:.3f}, {limits['hi']:.3f}]" if limits else "no interval",
+    ]
 
 
 def _list_missing(found: Sequence[Done]) -> None:

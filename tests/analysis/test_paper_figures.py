@@ -301,7 +301,13 @@ def small() -> RowIndex:
 def test_files_are_the_same_every_time(small, tmp_path):
     spec = load_spec("fig4")
     first, second = (analyze(spec, small, tmp_path / name).files for name in "ab")
-    assert [path.name for path in first] == ["fig4.png", "fig4.pdf", "fig4.svg"]
+    assert [path.name for path in first] == [
+        "fig4.png",
+        "fig4.pdf",
+        "fig4.svg",
+        "fig4_points.csv",
+        "fig4_trends.csv",
+    ]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert first[0].read_bytes().startswith(b"\x89PNG")
     assert first[1].read_bytes().startswith(b"%PDF")
