@@ -221,7 +221,9 @@ def _figure(record: _Record, kind: str) -> dict[str, Any]:
     found["fits"] = tuple(map(_fit, record.tables("fits")))
     found["difference"] = difference = record.strings("difference")
     keys = {fit.key for fit in found["fits"]}
-    if difference and (len(difference) != 2 or {*difference} - keys):
+    if len(keys) < len(found["fits"]):
+        raise DataError(f"{record.where}: two fits have the same key (a fit without `key` has its title)")
+    if difference and (len({*difference}) != 2 or len(difference) != 2 or {*difference} - keys):
         raise DataError(f"{record.where}: difference = {list(difference)} must be the keys of two fits")
     if unknown := {panel.above for panel in panels} - {*keys, ""}:
         raise DataError(f"{record.where}: above = {min(unknown)!r} must be the key of a fit")
@@ -254,16 +256,19 @@ def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:
     """The panels, line by line, and how many stand in a line."""
     across, down = ([each.rest for each in record.tables(key)] for key in ("across", "down"))
     wrap = record.take("wrap", int)
+    if wrap is not None and wrap < 1:
+        raise DataError(f"{record.where}: wrap = {wrap} must be at least 1, the panels of a line")
     if "panels" in record.rest:
-        found = tuple(_panel(each, {}, with_y) for each in record.tables("panels"))
-        return found, wrap or len(found)
+        if not (found := tuple(_panel(each, {}, with_y) for each in record.tables("panels"))):
+            raise DataError(f"{record.where}: panels = [] must hold at least one panel")
+        return found, min(wrap or len(found), len(found))
     template = record.table("panel")
     found = tuple(
         _panel(_Record(template.rest, template.where), {**column, **line}, with_y)
         for line in down or [{}]
         for column in across or [{}]
     )
-    return found, len(across) or 1 if down or wrap is None else wrap
+    return found, len(across) or 1 if down or wrap is None else min(wrap, len(found))
 
 
 def _panel(record: _Record, words: Mapping[str, Any], with_y: bool) -> Panel:
@@ -293,7 +298,7 @@ def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
         return value
     try:
         return value.format_map(words).format_map(words)
-    except (KeyError, ValueError, IndexError) as error:
+    except (LookupError, ValueError, AttributeError, TypeError) as error:
         unknown = f"{value!r} has a word that is not in across, down or words ({error})"
         raise DataError(f"{where}: {unknown}") from None
 
@@ -302,8 +307,8 @@ def _table(record: _Record) -> dict[str, Any]:
     head = record.strings("head")
     columns = record.rest.get("columns")
     if isinstance(columns, str):
-        file = Path(record.where).parent.parent / record.take("columns", str)
-        columns = read_toml(file).get("columns")
+        beside = Path(record.where).with_name(record.take("columns", str))
+        columns = read_toml(beside if beside.is_file() else config_dir() / columns).get("columns")
     else:
         record.take("columns", list, needed=True)
     lines = [_line(each, columns or [], len(head), record.where) for each in record.tables("lines")]
@@ -316,6 +321,8 @@ def _line(record: _Record, columns: list[Any], width: int, file: str) -> TableLi
         raise DataError(f"{record.where}: cells = {list(cells)} must be {width}, as many as the head has")
     words, published = record.take("words", dict, {}), record.take("published", str)
     convention, to_come = record.take("convention", dict, {}), record.take("to_come", bool, False)
+    if empty := [key for key, value in convention.items() if value == []]:
+        raise DataError(f"{record.where}: convention: {empty[0]} = [] must hold at least one value")
     record.done()
     found = [
         column_from(_filled(each, words, record.where), f"{file}: column {number}")

@@ -109,7 +109,7 @@ def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
         for each in lines
     ]
     about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
-    about = f"{about} {spec.caption}".rstrip()
+    about = " ".join(f"{about} {spec.caption}".split())  # of one line: in LaTeX it is a comment
     if form == "markdown":
         return f"{about}\n\n{as_markdown(titles, cells)}"
     return f"% {about}\n{as_latex(titles, cells)}"

@@ -6,6 +6,7 @@ tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ RC: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "lines.markersize": 7,
+    "text.parse_math": False,  # names are shown as they are: a $ in one is no formula
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "clipjax",
@@ -128,6 +130,8 @@ def write_whole(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
 
 

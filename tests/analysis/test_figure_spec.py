@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,17 @@ def test_a_file_of_ones_own(tmp_path):
         ),
         (('title = "{name}"', 'title = "{name}"\nabove = "no"'), "above = 'no' must be the key of a fit"),
         (('groups = "training"', "groups = 3"), "groups = 3 must be of type str"),
+        (('title = "{name}"', 'title = "{name.first}"'), "'{name.first}' has a word that is not in across"),
+        (('title = "{name}"', 'title = "{name[x]}"'), "'{name[x]}' has a word that is not in across"),
+        (('groups = "training"', 'groups = "training"\nwrap = 0'), "wrap = 0 must be at least 1"),
+        (
+            ("[[fits]]", '[[fits]]\ntitle = "trend"\nwhere = { group = "clip" }\n[[fits]]'),
+            "two fits have the same key",
+        ),
+        (
+            ('groups = "training"', 'groups = "training"\ndifference = ["trend", "trend"]'),
+            "must be the keys of two fits",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_by_file_and_key(tmp_path, change, said):
@@ -98,6 +110,56 @@ def test_what_is_wrong_is_said_by_file_and_key(tmp_path, change, said):
         load_spec(mine(tmp_path, change))
     assert str(tmp_path / "mine.toml") in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_line_is_no_wider_than_the_panels_are_many(tmp_path):
+    """A width of 10,000 panels would be a figure of gigabytes."""
+    assert load_spec(mine(tmp_path, ('groups = "training"', 'groups = "training"\nwrap = 10000'))).across == 2
+
+
+TABLE = """
+title = "t"
+paper = "none"
+kind = "table"
+head = ["model"]
+columns = "cols.toml"
+[[lines]]
+cells = ["m"]
+where = { model = "m" }
+"""
+
+
+def test_columns_of_a_file_beside_ones_own_or_of_configs(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TABLE.replace("cols.toml", "curation.toml"))
+    shipped = load_spec(path).lines[0].columns
+    assert shipped == load_spec("table4").lines[0].columns
+    path.write_text(TABLE)
+    with pytest.raises(DataError, match=r"cols\.toml does not exist"):
+        load_spec(path)
+    (tmp_path / "cols.toml").write_text(
+        '[[columns]]\nkey = "k"\ntitle = "K"\nbetter = "higher"\n'
+        'rows = [{ task = "zeroshot", dataset = "imagenet_val", metric = "top1" }]\n'
+    )
+    assert [column.key for column in load_spec(path).lines[0].columns] == ["k"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('kind = "scatter"\ngroups = "paper"\npanels = []\n', "panels = [] must hold at least one panel"),
+        (
+            'kind = "table"\nhead = ["h"]\ncolumns = []\n[[lines]]\ncells = ["c"]\n'
+            'where = { model = "m" }\nconvention = { prompts = [] }\n',
+            "lines 1: convention: prompts = [] must hold at least one value",
+        ),
+    ],
+)
+def test_lists_that_must_not_be_empty(tmp_path, text, said):
+    path = tmp_path / "mine.toml"
+    path.write_text(f'title = "t"\npaper = "none"\n{text}')
+    with pytest.raises(DataError, match=re.escape(said)):
+        load_spec(path)
 
 
 def test_an_unknown_name_has_its_nearest():
