@@ -181,7 +181,7 @@ def _on_bucket(path: Path) -> bool:
 
 
 def _rename(home: Path, write: Callable[[Path], None]) -> None:
-    beside = home.with_name(f".{home.name}.tmp")
+    beside = home.with_name(f".{home.name}.{secrets.token_hex(4)}.tmp")  # two merges may copy one run at once
     try:
         beside.mkdir(parents=True)
         write(beside)
@@ -222,12 +222,30 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
             raise DataError(f"{source.root} holds no results")
         for run_id in runs:
             here, there = source.root / run_id, target.root / run_id
-            if not target.has(run_id):
-                target._create(run_id, functools.partial(_copy, here))
+            if not target.has(run_id) and _copied(here, target):
                 added += 1
-            elif any((here / f).read_bytes() != (there / f).read_bytes() for f in ("run.json", "rows.jsonl")):
+            elif not _is_same(here, there):
                 raise DataError(f"{here} and {there} are one run with different rows; remove the wrong one")
     return added
+
+
+def _copied(run: Path, target: ResultStore) -> bool:
+    """Copy a run; False where another merge was first."""
+    try:
+        target._create(run.name, functools.partial(_copy, run))
+    except DataError:
+        if not target.has(run.name):
+            raise
+        return False
+    return True
+
+
+def _is_same(here: Path, there: Path) -> bool:
+    """Whether two folders hold the same rows. Raises DataError where one is no whole run."""
+    files = [(folder / name) for name in ("run.json", "rows.jsonl") for folder in (here, there)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{missing[0]} is missing: restore or remove its folder")
+    return all(one.read_bytes() == other.read_bytes() for one, other in zip(files[::2], files[1::2]))
 
 
 def _copy(source: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from _rows import row
 from typer.testing import CliRunner
 
+from clipjax import results
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.result_tables import export_rows, summary_table
@@ -117,7 +118,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, step):
 
 def test_a_killed_run_is_invisible(tmp_path):
     run_id = new_run_id()
-    beside = tmp_path / f".{run_id}.tmp"
+    beside = tmp_path / f".{run_id}.0123.tmp"
     beside.mkdir()
     (beside / "run.json").write_text("{")
     assert ResultStore(tmp_path).rows() == []
@@ -311,6 +312,27 @@ def test_merging_needs_no_second_copy_where_the_disk_has_links(tmp_path, monkeyp
     assert [one.samefile(other) for one, other in copies] == [links] * 3
     shutil.rmtree(tmp_path / "a")
     assert len(ResultStore(tmp_path / "all").rows()) == 1
+
+
+def test_two_merges_of_one_run_at_once_leave_it_whole(tmp_path, monkeypatch):
+    path, copy = ResultStore(tmp_path / "a").add([row(new_run_id())], {"id": ["x"]}), results._copy
+
+    def copied_meanwhile(source, folder):
+        monkeypatch.setattr(results, "_copy", copy)
+        assert merge_results([tmp_path / "a"], tmp_path / "all") == 1
+        copy(source, folder)
+
+    monkeypatch.setattr(results, "_copy", copied_meanwhile)
+    assert merge_results([tmp_path / "a"], tmp_path / "all") == 0
+    assert [each.name for each in (tmp_path / "all").iterdir()] == [path.name]
+    assert len(list((tmp_path / "all" / path.name).iterdir())) == 3
+
+
+def test_merge_names_what_a_folder_that_is_no_run_lacks(tmp_path):
+    path = ResultStore(tmp_path / "a").add([row(new_run_id())])
+    (tmp_path / "all" / path.name).mkdir(parents=True)
+    with pytest.raises(DataError, match=rf"all/{path.name}/run\.json is missing"):
+        merge_results([tmp_path / "a"], tmp_path / "all")
 
 
 def test_merge_refuses_one_run_with_two_contents(tmp_path):
