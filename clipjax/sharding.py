@@ -187,7 +187,7 @@ def first_writes(write: Callable[[], object], what: str) -> None:
 
 
 def first_decides(decide: Callable[[], str], what: str) -> str:
-    """What the first process decides, on all of them; at most 256 bytes of UTF-8.
+    """What the first process decides, on all of them.
 
     Raises: on the first process what `decide` raises; then on the others a DataError that says so.
     """
@@ -195,11 +195,10 @@ def first_decides(decide: Callable[[], str], what: str) -> str:
     first_writes(lambda: decided.append(decide()), what)
     if jax.process_count() == 1:
         return decided[0]
-    mine = np.zeros(256, np.uint8)
-    if decided:
-        encoded = decided[0].encode()
-        mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().rstrip(b"\0").decode()
+    mine = np.frombuffer("".join(decided).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(mine))))
+    found = multihost_utils.broadcast_one_to_all(mine if decided else np.zeros(size, np.uint8))
+    return np.asarray(found).tobytes().decode()
 
 
 def largest_everywhere(value: int) -> int:

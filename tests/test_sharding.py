@@ -185,6 +185,7 @@ def test_two_processes_count_every_image_once_with_one_compilation():
         assert report["kernel shard"] == [2, 4]
         assert report["kernel whole"]
         assert report["failed"] == [None, 1], "both know which one has failed"
+        assert report["decided"] == ["0", "0ééé", "0" + "é" * 1000], "of any length"
     assert [report["written"] for report in reports] == [
         [None, "a full disk"],
         [None, "process 0 could not write a file: see its message"],

@@ -22,6 +22,7 @@ from clipjax.sharding import (
     assert_same_everywhere,
     barrier,
     failed_process,
+    first_decides,
     first_writes,
     local_mesh,
     make_mesh,
@@ -85,6 +86,7 @@ def main() -> None:
             report["written"].append(None)
         except DataError as raised:
             report["written"].append(str(raised))
+    report["decided"] = [first_decides(lambda n=n: f"{index}" + "é" * n, "a text") for n in (0, 3, 1000)]
     barrier("end")
     print(f"\nanswer {json.dumps(report)}", flush=True)
 
