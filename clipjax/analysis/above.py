@@ -8,7 +8,7 @@ from clipjax.analysis.cells import Column
 from clipjax.analysis.figure_spec import Axis, Spec
 from clipjax.analysis.frame import FEWEST, Content, Missing, members_of
 from clipjax.analysis.points import Point
-from clipjax.analysis.trends import Robustness, effective_robustness, fit_points
+from clipjax.analysis.trends import Robustness, effective_robustness, fit_points, too_little
 
 
 def above_trend(spec: Spec, content: Content) -> Content:
@@ -23,9 +23,10 @@ def above_trend(spec: Spec, content: Content) -> Content:
     members = members_of(line, content)
     axis = Axis(replace(panel.y.column, scale="linear"), panel.y.unit)
     panel = replace(panel, y=axis)
-    if len(members) < FEWEST:
-        few = Missing(panel.title, None, f"{FEWEST} models of the {line.title}")
-        return Content(panel, [], [*content.missing, few])
+    if too_little(members, FEWEST):
+        needed = f"{FEWEST} models" if len(members) < FEWEST else "a second x"
+        lacking = Missing(panel.title, None, f"{needed} of the {line.title}")
+        return Content(panel, [], [*content.missing, lacking])
     trend = fit_points(members, method=line.method, stream=stream)
     pairs = list(zip(content.points, effective_robustness(content.points, trend)))
     kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]

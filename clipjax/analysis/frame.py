@@ -17,6 +17,7 @@ from clipjax.analysis.figure_spec import Axis, FitLine, Panel, Spec
 from clipjax.analysis.groups import Group, group_of, matches
 from clipjax.analysis.points import Point
 from clipjax.analysis.style import INK, LINE_COLOURS, NO_ROWS, QUIET
+from clipjax.analysis.trends import too_little
 
 NAMED = 4  # missing rows that a panel names
 WIDE = 34  # characters of a line in a panel
@@ -123,7 +124,7 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
     marks = [_mark(group, found[group.key], bool(spec.shapes)) for group in spec.groups]
     found = _counts(shown, spec.shapes)
     shapes = [_shape(shape, found[shape.key]) for shape in spec.shapes]
-    lines = [_line(spec, line, any(fitted(line, each) for each in contents)) for line in spec.fits]
+    lines = [_line(spec, line, contents) for line in spec.fits]
     if spec.ideal:
         lines.append(Line2D([], [], color=INK, linestyle="--", linewidth=0.9, label="y = x"))
     lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label="bars: intervals of the numbers"))
@@ -162,9 +163,9 @@ def members_of(line: FitLine, content: Content) -> list[Point]:
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend runs through; none where they are too few, or the panel is above one."""
+    """The points that a trend runs through; none where they are too little, or the panel is above one."""
     found = [] if content.panel.above else members_of(line, content)
-    return found if len(found) >= FEWEST else []
+    return [] if too_little(found, FEWEST) else found
 
 
 def _mark(group: Group, n: int, only_colour: bool) -> Line2D:
@@ -180,9 +181,12 @@ def _shape(shape: Group, n: int) -> Line2D:
     return Line2D([], [], linestyle="none", label=_counted(shape.title, n), **look)
 
 
-def _line(spec: Spec, line: FitLine, there: bool) -> Line2D:
+def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
+    there = any(fitted(line, each) or (each.points and each.panel.above == line.key) for each in contents)
+    enough = any(len(members_of(line, each)) >= FEWEST for each in contents)
+    lacking = "one x for all models" if enough else f"fewer than {FEWEST} models"
     look: dict[str, Any] = {"color": line_colour(spec, line) if there else NO_ROWS, "linestyle": line.style}
-    label = line.title if there else f"{line.title}: fewer than {FEWEST} models"
+    label = line.title if there else f"{line.title}: {lacking}"
     return Line2D([], [], linewidth=1.3, label=label, **look)
 
 

@@ -9,8 +9,7 @@ from clipjax.analysis.figure_spec import FitLine, Spec
 from clipjax.analysis.frame import FEWEST, Content, fitted, members_of
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import RESAMPLES
-from clipjax.analysis.trends import Fit, GroupDifference, compare_fits, fit_points
-from clipjax.errors import counted
+from clipjax.analysis.trends import Fit, GroupDifference, compare_fits, fit_points, too_little
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _reasons(
     if content.panel.above:
         return (f"y is how far models lie above the trend {content.panel.above!r}",)
     if fit is None:
-        return (f"{counted(len(members_of(line, content)), 'model')}, {FEWEST} are needed",)
+        return (str(too_little(members_of(line, content), FEWEST)),)
     if lacks_reference:
         return ("the reference has no trend here",)
     return () if other is None else other.reasons

@@ -321,7 +321,7 @@ def compare_groups(
     """
     fits, reasons = [], []
     for name, points in (("a", a), ("b", b)):
-        short = _too_little(points)
+        short = too_little(points)
         reasons += [f"group {name} has {short}"] if short else []
         fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
     one, two = fits
@@ -360,14 +360,15 @@ def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
         return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)
 
 
-def _too_little(points: Sequence[Point]) -> str | None:
-    if len(points) < FEWEST:
-        return _few(len(points))
+def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
+    """Why no trend of so many models or more goes through the points; None where one does."""
+    if len(points) < fewest:
+        return _few(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None
 
 
-def _few(n: int) -> str:
-    return f"{counted(n, 'model')}, {FEWEST} are needed"
+def _few(n: int, fewest: int = FEWEST) -> str:
+    return f"{counted(n, 'model')}, {fewest} are needed"
 
 
 def _common_x(one: Fit, two: Fit) -> float | None:

@@ -261,6 +261,27 @@ def test_too_few_models_are_told(tmp_path: Path) -> None:
     assert read(tmp_path / "none" / "fig4_points.csv")[0]["effective_robustness"] == ""
 
 
+@pytest.mark.parametrize("name", ["fig4", "effective_robustness"])
+def test_models_of_one_x_have_points_and_no_trend(name: str, tmp_path: Path) -> None:
+    """As with a sample of few images, on which all are alike; it must not cost the figure."""
+    spec = load_spec(name)
+    [x] = spec.panels[0].x.column.terms
+    rows = [
+        {**row, "value": 0.5} if (row["dataset"], row["metric"]) == (x.dataset, x.metric) else row
+        for row in study_rows(spec.terms, some(**LAION) | models(every=6))
+    ]
+    done = analyze(spec, RowIndex(rows), tmp_path, formats=["svg", "csv"])
+    points, trends = (read(tmp_path / f"{name}_{each}.csv") for each in ("points", "trends"))
+    assert {each["x"] for each in points} == {"0.5"}
+    assert {each["effective_robustness"] for each in points} == {""}
+    assert {each["slope"] for each in trends} == {""}
+    reasons = {each["reason"] for each in trends if int(each["n_models"]) >= 3}
+    assert reasons == {"one x for all models"}
+    assert "one x for all models" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+    lacking = {each.row for each in done.missing}
+    assert lacking == ({"a second x of the robust fit: standard models"} if done.panels > 1 else set())
+
+
 def test_an_empty_panel_has_no_points_and_says_why_it_has_no_trend(tmp_path: Path) -> None:
     spec = load_spec("fig6")
     rows = [row for row in study_rows(spec.terms, some(**LAION)) if row["dataset"] != "flickr30k"]
