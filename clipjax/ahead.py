@@ -18,7 +18,7 @@ import jax
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.embed import IMAGE_BATCH, EmbedStats, embed_many
-from clipjax.errors import ClipjaxError, Interrupted
+from clipjax.errors import ClipjaxError
 from clipjax.evaluation import hash_images
 from clipjax.store import Store
 from clipjax.subject import Part, Request, not_applicable, resolve
@@ -57,8 +57,6 @@ def embed_ahead(
         if len(parts) > 1:
             try:
                 _embed(model, recipe, parts, precisions, how, done)
-            except Interrupted:
-                raise
             except Exception as error:  # no memory on the devices, say
                 _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
     return done

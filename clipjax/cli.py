@@ -30,7 +30,7 @@ from clipjax.commands import (
     tasks,
     wise_ft,
 )
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, Interrupted
 
 app = typer.Typer(
     name="clipjax",
@@ -68,7 +68,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)  # typer would take a KeyboardInterrupt and say nothing
     try:
         app()
-    except ClipjaxError as error:
+    except (ClipjaxError, Interrupted) as error:
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 

@@ -23,7 +23,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.embed import EmbedStats
-from clipjax.errors import ClipjaxError, DataError, Interrupted
+from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
@@ -215,7 +215,7 @@ def evaluate_all(
         announce: called before each with its number (from 1), how many there are, and the job.
         annotations: for the tasks that read some, where the data set's card does not name its own.
         loaded: data sets that other calls have read.
-        catch: what else than a ClipjaxError costs no other job; `Interrupted` ends them all.
+        catch: what else than a ClipjaxError costs no other job.
         settings: those of `clipjax.evaluate`.
     """
     chosen = distinct(jobs, own_head=has_own_head(model))
@@ -234,8 +234,6 @@ def evaluate_all(
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name
             yield Done(job, refused(model, task, name, reason, settings.get("results")))
-        except Interrupted:
-            raise
         except (ClipjaxError, catch) as error:
             yield Done(job, None, error)
         else:

@@ -21,10 +21,12 @@ class UsageError(ClipjaxError):
     exit_code = 2
 
 
-class Interrupted(ClipjaxError):
+class Interrupted(BaseException):
     """A run that was asked to stop and has kept what it needs to go on.
 
-    `exit_code` is 75 after SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
+    No `Exception`, as KeyboardInterrupt is none: it may be raised anywhere, and what goes on past the failure
+    of a part must not go on past this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away:
+    requeue) and 130 after Ctrl-C.
     """
 
     def __init__(self, message: str, exit_code: int = 75) -> None:

@@ -15,7 +15,7 @@ from clipjax.commands.evaluate import workers_asked
 from clipjax.commands.options import WorkersOption
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
-from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError, counted
+from clipjax.errors import ClipjaxError, DataError, UsageError, counted
 
 
 def register(app: typer.Typer) -> None:
@@ -273,8 +273,6 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
     for job in jobs:
         try:
             runs, changes = _run(job, asked, data, settings)
-        except Interrupted:
-            raise
         except ClipjaxError as error:
             if len(jobs) == 1:
                 raise

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, Interrupted
 
 app = typer.Typer(add_completion=False)
 
@@ -39,7 +39,7 @@ def main(
         tuned = finetuned.finetuned(out, quick=quick)
         found = analysed(out)
         drawn = [*figures(demo), *finetuned.figures(tuned, out), *found.figures]
-    except ClipjaxError as error:
+    except (ClipjaxError, Interrupted) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

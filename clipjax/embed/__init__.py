@@ -35,7 +35,7 @@ from clipjax.embed.sets import (
     share_waiting,
 )
 from clipjax.embed.stream import Passenger, Span, Stream, UnreadableError
-from clipjax.errors import DataError, Interrupted, UsageError, unknown_name
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.network import known_precision
 from clipjax.sharding import failed_process, largest_everywhere
 from clipjax.store import Store
@@ -164,8 +164,6 @@ def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
         failure, too_many = None, 0
         try:
             _make(stream, sets)
-        except Interrupted:  # all processes are, together: none waits for another
-            raise
         except OutOfMemoryError as error:
             too_many = error.per_device_batch
         except Exception as error:

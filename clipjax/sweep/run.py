@@ -28,7 +28,7 @@ from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import BatchSize, EmbedStats, check_settings
 from clipjax.embed.forward import Program, compiled
 from clipjax.embed.params import check_params, mesh_to_load
-from clipjax.errors import ClipjaxError, DataError, Interrupted
+from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result
 from clipjax.load import load_model
 from clipjax.sharding import assert_same_everywhere, failed_process
@@ -179,8 +179,6 @@ def _not_done(
     try:
         model = opened(chosen)
         _ = model.card.fingerprint  # reads and hashes the weights
-    except Interrupted:
-        raise
     except (ClipjaxError, OSError) as error:
         failure = error
     if (failed := failed_process(failure)) is not None:
@@ -192,8 +190,6 @@ def _not_done(
         try:
             asked = asked_of(model, item, plan.loaded, progress=settings.progress)
             known[i] = is_done(asked, done, item.options)
-        except Interrupted:
-            raise
         except ClipjaxError:
             continue  # its run will say it
     if jax.process_count() > 1:
@@ -209,8 +205,6 @@ def _visit(
     chosen, model, failure = todo[0].chosen, None, None
     try:
         model = load_model(chosen.source, mesh_of=mesh_to_load(settings.of(todo[0])["params"]))
-    except Interrupted:
-        raise
     except Exception as error:  # no memory, say
         failure = error
     if (failed := failed_process(failure)) is not None:
