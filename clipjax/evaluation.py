@@ -27,7 +27,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixel_store import PixelStore
 from clipjax.digests import sha256_json
 from clipjax.embed import BatchSize, Embeddings, EmbedStats, check_settings, embed_images
-from clipjax.embed.params import REPLICATED, check_params
+from clipjax.embed.params import check_params
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import Head, classifier_head, zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet
@@ -246,10 +246,9 @@ def _profile(
             inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
         outcome = subject.task.run(inputs)
     images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
-    whole = stats.params == REPLICATED
     common = _common(
         subject,
-        subject.recipe(precision, skipped) | ({} if whole else {"params": stats.params}),
+        subject.recipe(precision, skipped, stats.params),
         skipped=len(skipped),
         per_device_batch=stats.per_device_batch,
         wall_time=time.perf_counter() - start,

@@ -22,6 +22,7 @@ from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import is_packed
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.shards import sharded_reader
+from clipjax.embed.params import REPLICATED
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads import classifier_head, logit_scale
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
@@ -109,8 +110,12 @@ class Subject:
     resamples: int
     seed: int
 
-    def recipe(self, precision: str, skipped: tuple[str, ...]) -> dict[str, Any]:
-        """Everything that decides the numbers; its hash is the identity of the rows."""
+    def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
+        """Everything that decides the numbers; its hash is the identity of the rows.
+
+        Args:
+            params: how they lay on the devices, as `clipjax.embed.image_key` has it.
+        """
         card, adapter = self.model.card, adapter_of(self.model)
         tokenizer = getattr(card, "tokenizer", None)
         reads_text = self.prompts is not None or (adapter is not None and self.head_space is not None)
@@ -131,6 +136,7 @@ class Subject:
             "annotations": self.annotations and self.annotations.digest,
             "bootstrap": {"resamples": self.resamples, "seed": self.seed},
             "precision": precision,
+            **({} if params == REPLICATED else {"params": params}),
             **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
             **({"normalize_features": True} if getattr(card, "normalize_features", False) else {}),
         }

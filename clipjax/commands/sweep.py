@@ -203,7 +203,7 @@ def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders
     if folders:
         added = merge_results(folders, settings.results)
         typer.echo(f"{counted(added, 'run')} copied to {settings.results}", err=True)
-    left = lacking(plan, items, settings.results)
+    left = lacking(plan, items, settings.results, settings.params)
     for item, reason in left:
         typer.echo(f"{item}{': ' + reason if reason else ''}")
     named = [missing.line for missing in plan.missing if missing.named]

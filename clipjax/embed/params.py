@@ -8,7 +8,7 @@ together as the scan comes to it (`clipjax.models.cut`). What it computes of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
@@ -18,11 +18,15 @@ from clipjax.models.cut import Cut, whole
 from clipjax.models.network import Network
 from clipjax.sharding import DATA, DP, FSDP, local_mesh, params_sharding
 
-Placement = Literal["replicated", "sharded"]
 REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
 PARAMS = (AUTO, REPLICATED, SHARDED)
 
 _STACKED = "blocks"  # the stacks that `layers.scan` goes through
+
+
+def placements(asked: str) -> tuple[str, ...]:
+    """How params may come to lie: as asked, and with "auto" whole or cut."""
+    return (REPLICATED, SHARDED) if asked == AUTO else (asked,)
 
 
 def check_params(asked: str) -> None:

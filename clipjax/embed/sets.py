@@ -21,7 +21,7 @@ from clipjax.data.preprocess import PixelRecipe
 from clipjax.embed import batch_size
 from clipjax.embed.batch_size import AUTO, IMAGE_BATCH, BatchSize
 from clipjax.embed.forward import choose_params
-from clipjax.embed.params import PARAMS, REPLICATED
+from clipjax.embed.params import REPLICATED, placements
 from clipjax.embed.stream import Passenger, Span, Stream
 from clipjax.errors import DataError, UsageError
 from clipjax.models import FORWARD_VERSION
@@ -249,7 +249,7 @@ def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Ask
         return image_key(stream.model.card, manifest, stream.recipe, stream.precision, stream.output, params)
 
     def decide() -> str:
-        for params in PARAMS[1:] if asked.params == AUTO else [asked.params]:
+        for params in placements(asked.params):
             if (kept := store.find(key(params))) is not None:
                 return json.dumps(Layout(params, kept.per_device_batch, kept.rows_per_shard))
         return json.dumps(_choose(stream, manifest, asked))

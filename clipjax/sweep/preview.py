@@ -85,7 +85,7 @@ def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Don
         return found
     for item in items:
         try:
-            asked = asked_of(model, item, plan.loaded, progress=settings.progress)
+            asked = asked_of(model, item, plan.loaded, params=settings.params, progress=settings.progress)
         except ClipjaxError as error:
             found.problem = f"{item.job}: {error}"
             continue

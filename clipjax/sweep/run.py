@@ -188,7 +188,7 @@ def _not_done(
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
-            asked = asked_of(model, item, plan.loaded, progress=settings.progress)
+            asked = asked_of(model, item, plan.loaded, params=settings.params, progress=settings.progress)
             known[i] = is_done(asked, done, item.options)
         except ClipjaxError:
             continue  # its run will say it

@@ -17,7 +17,7 @@ from typing import Any
 from clipjax.collection import Loaded
 from clipjax.digests import sha256_json
 from clipjax.embed import image_key
-from clipjax.embed.params import REPLICATED, SHARDED
+from clipjax.embed.params import AUTO, placements
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import COMPARISON, NO_STATS, Result, hash_images, refused_recipe
 from clipjax.models.network import known_precision
@@ -71,16 +71,21 @@ def _identity(recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is of, resolved: a subject, or the recipe of a row that says why there is none."""
+    """What a run is of, resolved: a subject, or the recipe of a row that says why there is none.
+
+    Attributes:
+        recipes: of each of its results those that will do, one for each way in which the params may lie.
+    """
 
     subject: Subject | None
-    recipes: Sequence[Mapping[str, Any]]
+    recipes: Sequence[Sequence[Mapping[str, Any]]]
 
 
-def asked_of(model: Any, item: Item, loaded: Loaded, *, progress: bool) -> Asked:
+def asked_of(model: Any, item: Item, loaded: Loaded, *, params: str = AUTO, progress: bool) -> Asked:
     """
     Args:
         model: as `models.opened` gives it.
+        params: how they are to lie, where the suite does not say.
 
     Raises:
         UsageError, DataError: what the run itself would say before anything is embedded.
@@ -88,23 +93,24 @@ def asked_of(model: Any, item: Item, loaded: Loaded, *, progress: bool) -> Asked
     task, options = find_task(item.job.task), item.options
     refused = refused_recipe(model, task, item.job.data.card.name)
     if not_applicable(model, task) is not None:
-        return Asked(None, [refused])
+        return Asked(None, [[refused]])
     what = loaded.request(item.job, options.get("annotations"))
     try:
         subject = resolve(model, task, Request(**what, **{k: options[k] for k in ASKED if k in options}))
     except NotApplicableError:
-        return Asked(None, [refused])
+        return Asked(None, [[refused]])
     for part in filter(None, (subject.part, subject.id)):
         hash_images(part.manifest, progress)
-    precisions = cost.precisions(options)
-    recipes = [subject.recipe(precision, ()) for precision in precisions]
+    ways = placements(options.get("params", params))
+    recipes = [[subject.recipe(each, (), way) for way in ways] for each in cost.precisions(options)]
     if options.get("compare_precision"):
-        recipes.append({**recipes[0], "precision": COMPARISON})
+        recipes.append([{**recipe, "precision": COMPARISON} for recipe in recipes[0]])
     return Asked(subject, recipes)
 
 
 def is_done(asked: Asked, done: Done, options: Mapping[str, Any]) -> bool:
-    return all(done.has(recipe, skip=options.get("on_error") == "skip") for recipe in asked.recipes)
+    skip = options.get("on_error") == "skip"
+    return all(any(done.has(recipe, skip=skip) for recipe in those) for those in asked.recipes)
 
 
 class Stored:
@@ -137,7 +143,7 @@ def embedding_entries(
         for precision in map(known_precision, cost.precisions(options)):
             names = [
                 key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))
-                for params in (REPLICATED, SHARDED)
+                for params in placements(AUTO)
             ]
             name = next((name for name in names if name in stored.entries), names[0])
             found.append((name, len(part.manifest)))
@@ -145,22 +151,26 @@ def embedding_entries(
 
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
-    """The newest results of the items, in their order; those that have none are left out."""
-    store, newest, found = ResultStore(results), {}, []
+    """The newest results of the items, in their order, also those that lack unreadable images; items that
+    have none are left out."""
+    store, by_recipe, found = ResultStore(results), {}, []
     for row in store.rows():
-        newest.setdefault(row["recipe_hash"], []).append(row)
+        by_recipe.setdefault(row["recipe_hash"], []).append(row)
+    newest = {_identity(rows[0]["recipe"]): rows for rows in by_recipe.values()}
     for _, group in itertools.groupby(plan.items, key=lambda item: item.chosen.name):
         visit = list(group)
         model = opened(visit[0].chosen)
         for item in visit:
-            for recipe in asked_of(model, item, plan.loaded, progress=False).recipes:
-                if rows := newest.get(sha256_json(recipe)):
+            for those in asked_of(model, item, plan.loaded, progress=False).recipes:
+                if rows := next(filter(None, (newest.get(_identity(recipe)) for recipe in those)), None):
                     run_id = rows[0]["run_id"]
                     found.append(Result(rows, store.images(run_id), store.root / run_id, NO_STATS))
     return found
 
 
-def lacking(plan: SweepPlan, items: Sequence[Item], results: str | Path) -> list[tuple[Item, str]]:
+def lacking(
+    plan: SweepPlan, items: Sequence[Item], results: str | Path, params: str = AUTO
+) -> list[tuple[Item, str]]:
     """The items without results, each with why it cannot even be told ("" where it can)."""
     done, found = Done(results), []
     for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
@@ -173,7 +183,7 @@ def lacking(plan: SweepPlan, items: Sequence[Item], results: str | Path) -> list
             continue
         for item in visit:
             try:
-                asked = asked_of(model, item, plan.loaded, progress=True)
+                asked = asked_of(model, item, plan.loaded, params=params, progress=True)
             except ClipjaxError as error:
                 found.append((item, str(error)))
             else:

@@ -63,6 +63,18 @@ def test_what_exists_is_skipped(suite: Path, done: tuple[Path, Result, int]) -> 
     assert (collected.exit_code, collected.output) == (0, f"{RUNS} of {RUNS} runs have results\n")
 
 
+@pytest.mark.parametrize("asked", ["sharded", "auto"])
+def test_what_exists_with_params_that_were_cut_is_skipped(suite: Path, tmp_path: Path, asked: str) -> None:
+    one = suite.with_name("cut.toml")
+    text = suite.read_text().replace(', "models/two", "models/large"', "").replace('"many"', '"few"')
+    one.write_text(text.replace('task = "all"', 'task = "zeroshot"\ndatasets = ["few"]'))
+    assert "2 runs done now, 0 before" in sweep(one, tmp_path, "--params", "sharded").output
+    assert "0 runs done now, 2 before" in sweep(one, tmp_path, "--params", asked).output
+    assert sweep(one, tmp_path, "--params", asked, "--collect").exit_code == 0
+    if asked == "sharded":  # others are another program's
+        assert failure(sweep(one, tmp_path, "--params", "replicated", "--collect")).startswith("2 runs")
+
+
 def test_what_it_would_take(
     suite: Path, plan: SweepPlan, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:
