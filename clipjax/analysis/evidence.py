@@ -42,10 +42,6 @@ class Sample:
         """Their numbers, float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
-    def images(self, column: Column) -> np.ndarray:
-        """How many images each number rests on; NaN where it is not known. float64 [N]."""
-        return np.array([cells[column].n for cells in self.cells], np.float64)
-
     def rows(self) -> list[Row]:
         return [row for cells in self.cells for cell in cells.values() for row in cell.rows]
 
