@@ -92,12 +92,76 @@ def test_the_list_draws_nothing(results, tmp_path):
         (["--format", "jpg"], "unknown format 'jpg'"),
         (["--figure", "fig1"], "has no row of these figures"),
         (["--figure", "nowhere.toml"], "nowhere.toml"),
+        (
+            ["--figure", "fig4", "--prompts", "openai80"],
+            "unknown prompt set 'openai80'; did you mean openai_80",
+        ),
+        (["--figure", "fig4", "--precision", "fats"], "unknown precision 'fats'"),
     ],
 )
 def test_bad_input(results, tmp_path, arguments, message):
     with pytest.raises(ClipjaxError, match=message):
         invoke(results, "--out", tmp_path, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_figures_of_one_name_do_not_overwrite_each_other(results, tmp_path):
+    shipped = Path(cli.__file__).parents[1] / "configs" / "figures" / "fig4.toml"
+    (tmp_path / "fig4.toml").write_bytes(shipped.read_bytes())
+    with pytest.raises(ClipjaxError, match="two figures are called 'fig4'"):
+        invoke(results, "-f", "fig4", "-f", tmp_path / "fig4.toml", "--out", tmp_path / "out")
+    invoke(results, "-f", "fig4", "-f", "fig4", "--out", tmp_path / "out", "--format", "svg")
+
+
+def test_a_file_in_place_of_the_folder_is_kept(results, tmp_path):
+    (tmp_path / "out").write_text("precious")
+    for out in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(ClipjaxError, match=r"out is a file: --out .* must be a folder"):
+            invoke(results, "--figure", "fig4", "--out", out)
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fig4", r"fig4, NINCO: rn50-openai: ood ninco class_mean_auroc \(run \S+\): 70 has no place on"),
+        (
+            "linear",
+            r"linear, NINCO: rn50-openai: ood .*: 70 is no fraction from 0 to 1, which an axis in %",
+        ),
+    ],
+)
+def test_per_cent_are_named_and_cost_no_other_figure(tmp_path, name, said):
+    terms = {each: load_spec(each).terms for each in ("fig4", "table2")}
+    rows = list(study_rows(dict.fromkeys((*terms["fig4"], *terms["table2"])), models(every=4)))
+    wrong = next(r for r in rows if (r["model"], r["task"]) == ("rn50-openai", "ood"))
+    wrong |= {"value": 70.0, "interval": None}
+    ResultStore(tmp_path / "results").add(rows)
+    text = (Path(cli.__file__).parents[1] / "configs" / "figures" / "fig4.toml").read_text(encoding="utf-8")
+    (tmp_path / "linear.toml").write_text(text.replace('"probit"', '"linear"'), encoding="utf-8")
+    figure = name if name == "fig4" else tmp_path / "linear.toml"
+    with pytest.raises(ClipjaxError, match=said):
+        invoke(tmp_path / "results", "-f", figure, "-f", "table2", "--out", tmp_path / "o", "--format", "csv")
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["table2.csv"]
+
+
+def test_rows_without_a_value_fill_no_table(tmp_path):
+    rows = list(study_rows(load_spec("table2").terms, models(every=4)))
+    empty = {"value": None, "interval": None, "note": "not defined", "reference": None}
+    ResultStore(tmp_path / "results").add([row | empty for row in rows])
+    with pytest.raises(ClipjaxError, match="has no row of these figures"):
+        invoke(tmp_path / "results", "--figure", "table2", "--out", tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_interval_beyond_the_ends_of_an_axis_is_drawn_to_its_end(tmp_path):
+    rows = list(study_rows(load_spec("fig4").terms, models(every=4)))
+    for row in rows:
+        if row["task"] == "ood":
+            row["interval"] = {"lo": -0.01, "hi": 1.01, "level": 0.95, "method": "normal"}
+    ResultStore(tmp_path / "results").add(rows)
+    said = invoke(tmp_path / "results", "-f", "fig4", "--out", tmp_path / "o", "--format", "svg")
+    assert "1 of 1" in said
 
 
 def test_a_folder_that_is_not_there(tmp_path):

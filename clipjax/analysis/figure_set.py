@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipjax.analysis.above import above_trend
-from clipjax.analysis.cells import RowIndex, Term
+from clipjax.analysis.cells import RowIndex, Term, term_of
 from clipjax.analysis.figure_numbers import FigureNumbers
-from clipjax.analysis.figure_spec import Panel, Spec
+from clipjax.analysis.figure_spec import Axis, Panel, Spec
 from clipjax.analysis.frame import Content, Missing, drawn
 from clipjax.analysis.groups import group_of, matches
 from clipjax.analysis.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
-from clipjax.analysis.points import points, points_of_prompts
+from clipjax.analysis.points import Point, points, points_of_prompts
+from clipjax.analysis.scales import checked
 from clipjax.analysis.scatter import draw_scatter
 from clipjax.analysis.strip import draw_strip
 from clipjax.analysis.style import save_figure, write_whole
 from clipjax.config import config_dir
+from clipjax.errors import ClipjaxError, DataError
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
@@ -66,7 +70,7 @@ def analyze(
         prompts, precision: which rows to take where there are several, see `cells_of`.
 
     Raises:
-        DataError: as `cells_of`; a file cannot be written.
+        DataError: as `cells_of`; a number has no place on its axis; a file cannot be written.
     """
     if spec.kind == "to_come":
         return Done(spec, (), 0, 0, frozenset(), ())
@@ -110,9 +114,29 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
         models = set(index.models).intersection(*(index.of(term) for term in terms))
         how = {"models": models, "prompts": prompts, "precision": precision}
         found = points(index, columns[0], columns[-1], **how)
+    _check_places(spec, panel, found)
     lacking = _lacking(spec, terms, index, {point.model for point in found})
     content = Content(panel, found, [Missing(panel.title, *each) for each in lacking])
     return above_trend(spec, content) if panel.above else content
+
+
+def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
+    """Raises DataError if a number has no place on its axis, e.g. per cent: whose, of which run."""
+    for point in found:
+        for axis, cell in zip(panel.axes, (point.x, point.y)):
+            if problem := _out_of_place(axis, cell.value):
+                rows = ", ".join(f"{term_of(row)} (run {row['run_id']})" for row in cell.rows)
+                raise DataError(f"{spec.name}, {panel.title}: {point.model}: {rows}: {problem}")
+
+
+def _out_of_place(axis: Axis, value: float | None) -> str | None:
+    try:
+        checked(np.array([value], float), axis.scale)
+    except ClipjaxError as error:
+        return str(error)
+    if axis.unit == "%" and value is not None and not 0 <= value <= 1:
+        return f"{value:g} is no fraction from 0 to 1, which an axis in % shows"
+    return None
 
 
 def _lacking(
@@ -143,7 +167,7 @@ def _table(
     spec: Spec, index: RowIndex, out: Path, formats: Sequence[str], prompts: str | None, precision: str
 ) -> Done:
     lines = fill_table(spec, index, prompts, precision)
-    filled = [each for each in lines if each.model is not None]
+    filled = [each for each in lines if any(cell and cell.value is not None for cell in each.cells)]
     files = []
     for form in (form for form in TABLE_FORMATS if form in formats and filled):
         files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")

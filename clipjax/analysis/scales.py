@@ -74,8 +74,10 @@ def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
 
 
 def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
-    """Limits of intervals; those beyond 0 or 1 are moved to where probit and logit have a place."""
+    """Limits of intervals; those beyond the ends of a scale (0 and 1; of log 0) are moved to its ends."""
     found = np.asarray(limits, np.float64)
+    if scale == "log":
+        return np.maximum(found, np.finfo(np.float64).tiny)
     return np.clip(found, 0, 1) if scale in FRACTIONS else found
 
 

@@ -30,7 +30,7 @@ from clipjax.analysis.groups import Group, group_of
 from clipjax.analysis.panel_trends import Trend, trends_of
 from clipjax.analysis.points import Point, coordinates
 from clipjax.analysis.resampling import RESAMPLES
-from clipjax.analysis.scales import transform
+from clipjax.analysis.scales import on_scale, transform
 from clipjax.analysis.style import INK, RC, new_figure
 
 WIDTH, HEIGHT = 2.45, 2.25  # inches a panel
@@ -123,7 +123,7 @@ def places(panel: Panel, points: Sequence[Point]) -> Places:
     found = []
     for values, n, which, scale in ((x, n_x, "x", panel.x.scale), (y, n_y, "y", panel.y.scale)):
         limits = np.array([ends_of(point, which) for point in points]).T
-        at = transform(limits, scale, np.stack([n, n]))
+        at = transform(on_scale(limits, scale), scale, np.stack([n, n]))
         found.append((transform(values, scale, n), at))
     (across, across_ends), (up, up_ends) = found
     return Places(across, up, across_ends, up_ends)

@@ -14,7 +14,7 @@ from clipjax.analysis.figure_spec import Panel, Spec
 from clipjax.analysis.frame import Content, Drawing, axis_title, drawn, ends_of, said, say_missing
 from clipjax.analysis.groups import group_of
 from clipjax.analysis.points import Point, coordinates
-from clipjax.analysis.scales import transform
+from clipjax.analysis.scales import on_scale, transform
 from clipjax.analysis.style import INK, NO_ROWS, QUIET, RC, new_figure
 
 SMALLEST, LARGEST = 14, 120  # of markers, in square points
@@ -76,7 +76,7 @@ def _places(panel: Panel, members: Sequence[Point]) -> tuple[np.ndarray, np.ndar
     """x [N] and the ends of the intervals [2, N] on the panel's scale."""
     value, _, n, _ = coordinates(members)
     limits = np.array([ends_of(member, "x") for member in members]).T
-    at = transform(limits, panel.x.scale, np.stack([n, n]))
+    at = transform(on_scale(limits, panel.x.scale), panel.x.scale, np.stack([n, n]))
     return transform(value, panel.x.scale, n), at
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.commands.results import opened
-from clipjax.errors import DataError, unknown_name
+from clipjax.commands.result_folder import check_choice, opened
+from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.analysis.figure_numbers import FigureNumbers
@@ -67,31 +68,56 @@ def analyze(
         clipjax analyze results --figure fig1 --figure mine.toml --format svg
     """
     from clipjax.analysis.cells import RowIndex
-    from clipjax.analysis.figure_set import FORMATS
+    from clipjax.analysis.figure_set import FORMATS, PROMPTS
     from clipjax.analysis.figure_set import analyze as draw
     from clipjax.analysis.figure_spec import load_spec, spec_names
 
-    specs = [load_spec(name) for name in figure or spec_names()]
+    specs = _distinct([load_spec(name) for name in dict.fromkeys(figure or spec_names())])
     if unknown := [each for each in form or () if each not in FORMATS]:
         raise unknown_name("format", unknown[0], list(FORMATS))
     if listed:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
         return
+    _check_out(out)
     index = RowIndex(opened(folder).rows())
-    found = [
-        draw(spec, index, out, formats=form or FORMATS, prompts=prompts, precision=precision)
-        for spec in specs
-    ]
-    print_table(
-        ["figure", "paper", "panels", "models", "missing rows", "files"], [_line(done) for done in found]
-    )
+    check_choice(index, prompts=prompts if prompts != PROMPTS else None, precision=precision)
+    found, refused = [], []
+    for spec in specs:  # one that cannot be drawn does not cost the others
+        try:
+            found.append(
+                draw(spec, index, out, formats=form or FORMATS, prompts=prompts, precision=precision)
+            )
+        except ClipjaxError as error:
+            refused.append(str(error))
+    if found:
+        titles = ["figure", "paper", "panels", "models", "missing rows", "files"]
+        print_table(titles, [_line(done) for done in found])
     if numbers:
         _list_trends([done.numbers for done in found if done.numbers is not None and done.drawn])
     if missing:
         _list_missing(found)
     _say_commands(found)
+    if refused:
+        raise DataError("\n".join(refused))
     if not any(done.drawn for done in found):
         raise DataError(f"{folder} has no row of these figures: `clipjax analyze --list` says what there is")
+
+
+def _distinct(specs: list[Spec]) -> list[Spec]:
+    """The figures, unless two have one name: the files of one would replace the other's."""
+    names = [spec.name for spec in specs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two figures are called {twice[0]!r}: give one file another name")
+    return specs
+
+
+def _check_out(out: Path) -> None:
+    """Said before rows are read and figures drawn."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file: --out {out} must be a folder to write to")
+    if not os.access(nearest, os.W_OK):
+        raise DataError(f"{nearest} may not be written to: choose another --out")
 
 
 def _about(spec: Spec) -> list[str]:

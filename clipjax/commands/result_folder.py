@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 if TYPE_CHECKING:
     from clipjax.results import ResultStore, Row
 
+DEFAULT = "parity"  # of --precision
 Folder = Annotated[
     Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
 ]
@@ -71,6 +72,24 @@ def _fitting(field: str, name: str, known: set[str]) -> list[str]:
 
 
 _WORDS = {"dataset": "data set"}
+
+
+def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = DEFAULT) -> None:
+    """Refuse --prompts and --precision that no row has: a mistyped one would choose nothing, and say nothing.
+
+    Args:
+        prompts: None where nothing was asked for.
+
+    Raises:
+        UsageError: rows have some, but not this one.
+    """
+    sets, precisions = set[str](), {DEFAULT}
+    for row in rows:
+        sets.add(row["convention"].get("prompts"))
+        precisions.add(row["precision"])
+    for kind, asked, known in (("prompt set", prompts, sets), ("precision", precision, precisions)):
+        if asked is not None and asked not in known:
+            raise unknown_name(kind, asked, sorted(known - {None}) or ["none"])
 
 
 def emit(text: str, out: Path | None) -> None:
