@@ -315,7 +315,7 @@ def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list
 TASK = Task(
     name="calibration",
     version=1,
-    section="III-B V",
+    section="VI",
     needs=("head", "labels", "id"),
     convention={
         "bins": "equal width, right-closed: 15 (Guo et al.) and 25 (splines); mass_15: equal mass",

@@ -378,7 +378,7 @@ def paired(images: Columns, about: About) -> Paired:
 TASK = Task(
     name="imagenet_x",
     version=1,
-    section="III-B II",
+    section="IV-A",
     needs=("head", "labels", "annotations"),
     convention={
         "default": f"{DEFAULT}: the one top factor, prototypes left out",

@@ -342,7 +342,7 @@ def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measur
 TASK = Task(
     name="ood",
     version=1,
-    section="III-B IV",
+    section="V",
     needs=("head", "id"),
     convention={
         "headline": {"zero_shot": "mcm", "classifier": "msp"},

@@ -178,7 +178,7 @@ def paired(images: Columns, about: About) -> Paired:
 TASK = Task(
     name="shape_bias",
     version=1,
-    section="III-B III",
+    section="IV-B",
     needs=("head", "labels"),
     convention={
         "decision": "with a projection the largest mean of probabilities at the model's own logit scale, "
