@@ -189,6 +189,8 @@ def _runs_of(name: str, results: Path) -> dict[tuple[str, str], Place]:
     runs = [(run_id, store.run(run_id)) for run_id in ids]
     found = {_key(rows[0]): (store.root, run_id) for run_id, rows in runs if _counts(store, name, rows)}
     if not found:
+        if any(rows[0]["model"] == name for _, rows in runs):
+            raise DataError(f"{name} has no measured run with a per-image table in {results}")
         raise unknown_name("run or model", name, sorted({rows[0]["model"] for _, rows in runs}))
     return found
 

@@ -20,6 +20,7 @@ import datetime
 import functools
 import gc
 import json
+import math
 import os
 import secrets
 import shutil
@@ -331,7 +332,7 @@ def _parsed(text: str, path: Path, line: str = "") -> Row:
     """The JSON object that a text is; NaN and infinity, which `ResultStore.add` never writes, are no JSON."""
     try:
         found = _DECODER.decode(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, line, str(getattr(error, "msg", error))) from None
     if not isinstance(found, dict):
         raise _damaged(path, line, "not a JSON object")
@@ -342,7 +343,20 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: one a line takes as long as its line
+def _finite(text: str) -> float:
+    """Of our numbers is neither 1e400, which Python reads as infinity, nor an integer beyond all floats."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)
+
+
+# Made once: one a line takes as long as its line.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
 
 
 def _damaged(path: Path, line: str, problem: str) -> DataError:

@@ -429,6 +429,9 @@ def test_what_cannot_be_compared_is_said(tmp_path):
         compare_runs(a, a, tmp_path)
     with pytest.raises(UsageError, match=r"unknown run or model 'vit_b_32'; known: a, b$"):
         compare_runs("vit_b_32", "b", tmp_path)
+    write(tmp_path, same, model="published", origin="published", value=None, note="not ours")
+    with pytest.raises(DataError, match="published has no measured run with a per-image table in"):
+        compare_runs("published", "b", tmp_path)
     with pytest.raises(UsageError, match="unknown metric 'top2'; did you mean top1"):
         compare_runs(a, write(tmp_path, same, model="b"), tmp_path, metrics=["top2"])
     with pytest.raises(UsageError, match="a bootstrap needs 1 resample or more"):
