@@ -115,8 +115,8 @@ def _cell(value: Any) -> Any:
 
 
 def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [titles, *cells]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [text[0], ["---"] * len(titles), *text[1:]])
 
 
 def as_latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
@@ -130,6 +130,9 @@ _TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\^{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
 }
 
 

@@ -419,7 +419,7 @@ def test_markdown_and_latex_escape_names():
     rows = [row(new_run_id(), model="a|b_c", note="50% & more")]
     assert r"| a\|b_c |" in export_rows(rows, "markdown")
     latex = export_rows(rows, "latex")
-    assert r"a|b\_c & demo\_world & top1" in latex
+    assert r"a\textbar{}b\_c & demo\_world & top1" in latex
     assert r"50\% \& more \\" in latex
     assert latex.startswith("\\begin{tabular}{llllllll}\n\\toprule\n")
     with pytest.raises(UsageError, match="unknown format 'html'"):

@@ -127,6 +127,8 @@ def column_from(record: Mapping[str, Any], where: str) -> Column:
         if wrong := [part for term in terms for part in term if not isinstance(part, str | None)]:
             raise ValueError(f"{wrong[0]!r} is not a text")
         names = (record["key"], record["title"], record["better"], record.get("shared"))
+        if wrong := [name for name in names if not isinstance(name, str | None)]:
+            raise ValueError(f"{wrong[0]!r} is not a text")
         check_scale(scale := record.get("scale", "probit"))
         return Column(*names, terms, scale)
     except (KeyError, TypeError, ValueError, UsageError) as error:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from clipjax.analysis.correlation import correlation
 from clipjax.analysis.estimates import (
     Bounded,
@@ -31,6 +33,7 @@ from clipjax.analysis.ledger import Claim, Ledger, Part
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.resampling import RESAMPLES
+from clipjax.analysis.scales import checked
 from clipjax.analysis.trends import GroupDifference, compare_groups, fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.results import Row
@@ -276,6 +279,11 @@ def _points(part: Part, sample: Sample) -> list[Point]:
             assert up.value is not None
             assert less is not None
             up = replace(up, value=up.value - less, interval=None)
+        for cell in (cells[part.x], up):
+            try:
+                checked(np.array([cell.value], float), part.scale)
+            except ClipjaxError as error:
+                raise TooLittle(f"{model}: {error}") from None
         found.append(Point(model, {}, cells[part.x], up))
     return found
 

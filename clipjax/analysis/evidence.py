@@ -128,7 +128,7 @@ class Evidence:
                 twins.setdefault(self._facts[model].get(part.pairs or "") or "none", []).append(model)
             for name, models in sorted(twins.items()):
                 if name != "none" and len(models) == 2:
-                    small, large = sorted(models, key=lambda model: self._facts[model]["image_size"])
+                    small, large = sorted(models, key=lambda model: self._facts[model].get("image_size") or 0)
                     yield small, large
 
     def _tables(self, columns: Sequence[Column], which: Selection) -> Tables:

@@ -20,6 +20,7 @@ from typing import Any
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, unknown_name
 
+MARKERS = tuple("osD^v<>PX*pdhH8")  # those of matplotlib's that have a face to fill
 FIELDS = ("key", "title", "colour", "marker", "filled", "where")
 
 
@@ -95,6 +96,10 @@ def _group(path: Path, place: str, record: Any) -> Group:
         raise DataError(f"{path}: group {place} needs {', '.join(FIELDS)} ({error})") from None
     if not re.fullmatch(r"#[0-9A-Fa-f]{6}", str(group.colour)):
         raise DataError(f"{path}: group {place}: the colour {group.colour!r} is not #RRGGBB")
+    if wrong := [name for name in ("key", "title") if not (isinstance(v := getattr(group, name), str) and v)]:
+        raise DataError(f"{path}: group {place}: {wrong[0]} = {getattr(group, wrong[0])!r} is not a text")
+    if group.marker not in MARKERS or not isinstance(group.filled, bool):
+        raise DataError(f"{path}: group {place} needs a marker of {' '.join(MARKERS)}; filled is a bool")
     if not isinstance(group.where, Mapping) or not group.where:
         raise DataError(f"{path}: group {place}: `where` names facts and their values")
     return group

@@ -169,6 +169,8 @@ class _Reader:
         level = self._number(record, "level", 0.95)
         if not 0 < level < 1:
             raise self._wrong("level", f"is {level:g}, not between 0 and 1")
+        self._margin(record)
+        prompts = self._text(record, "prompts") if "prompts" in record else None
         own = {key: self._column(key, words) for key, words in self._table(record, "columns").items()}
         self.columns = {column.key: column for column in curation_columns()} | own
         self.groups = {key: self._where(key, facts) for key, facts in self._table(record, "groups").items()}
@@ -180,7 +182,7 @@ class _Reader:
             if claim.key in claims:
                 raise self._wrong("key", "is that of another claim, too")
             claims[claim.key] = claim
-        return Ledger(level, record.get("prompts"), tuple(claims.values()))
+        return Ledger(level, prompts, tuple(claims.values()))
 
     def _claim(self, record: Mapping[str, Any]) -> Claim:
         self._only(record, {"key", "section", "statement", "needs", "parts", "beware", "no_task"})
@@ -213,9 +215,15 @@ class _Reader:
                 pairs=self._pairing(record, than is not None or bool(against_rows)),
                 side=self._one_of(record, "side", SIDES),
                 at=self._number(record, "at", 0),
-                margin=self._number(record, "margin", self._number(self.record, "margin", 0.01)),
+                margin=self._margin(record),
                 scale=self._one_of({"scale": "probit"} | dict(record), "scale", SCALES),
             )
+
+    def _margin(self, record: Mapping[str, Any]) -> float:
+        margin = self._number(record, "margin", self._number(self.record, "margin", 0.01))
+        if margin < 0:
+            raise self._wrong("margin", f"is {margin:g}, less than 0")
+        return margin
 
     def _check_keys(self, record: Mapping[str, Any], statistic: str) -> None:
         needed = STATISTICS[statistic] | {"statistic", "y", "side"}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.output import print_table, refuse_beside
-from clipjax.commands.result_folder import emit, opened
-from clipjax.errors import unknown_name
+from clipjax.commands.result_folder import check_choice, emit, opened
+from clipjax.errors import counted, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.analysis.claims import Verdict
@@ -85,9 +85,11 @@ def claims(
         return
     for key in claim or ():
         book.claim(key)  # a mistyped key is said before results are read
+    result_rows = opened(Path("results") if folder is None else folder).rows()
+    check_choice(result_rows, prompts=prompts, precision=precision)
     found = check(
         book,
-        opened(Path("results") if folder is None else folder).rows(),
+        result_rows,
         claims=claim,
         level=level,
         prompts=prompts,
@@ -142,7 +144,6 @@ def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
         if verdict.claim.beware:
             typer.echo(f"\n{verdict.claim.key}: {verdict.claim.beware}")
     counts = Counter(verdict.word for verdict in found)
-    listed = ", ".join(f"{count} {word}" for word, count in counts.items())
-    typer.echo(
-        f"\n{len(found)} claims: {listed}; --claim KEY says what is missing, --list what is asked", err=True
-    )
+    listed = ", ".join(f"{word}: {count}" for word, count in counts.items())
+    hint = "--claim KEY says what is missing, --list what is asked"
+    typer.echo(f"\n{counted(len(found), 'claim')}, {listed}; {hint}", err=True)

@@ -9,7 +9,7 @@ import typer
 
 from clipjax.commands import results_diff
 from clipjax.commands.output import print_table, refuse_beside
-from clipjax.commands.result_folder import Folder, emit, opened, selected, warn_left_out
+from clipjax.commands.result_folder import Folder, check_choice, emit, opened, selected, warn_left_out
 from clipjax.errors import DataError, UsageError, unknown_name
 
 app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
@@ -155,9 +155,9 @@ def curation(
 
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
-    table = curation.curation_table(
-        opened(folder).rows(), models, prompts, precision, curation.columns(columns)
-    )
+    result_rows = opened(folder).rows()
+    check_choice(result_rows, prompts=prompts, precision=precision)
+    table = curation.curation_table(result_rows, models, prompts, precision, curation.columns(columns))
     if form != "table":
         emit(curation.export_curation(table, form), out)
         return

@@ -11,7 +11,7 @@ import typer
 
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.result_folder import emit, opened
-from clipjax.errors import DataError, counted, unknown_name
+from clipjax.errors import DataError, UsageError, counted, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.analysis.difference_tables import Table
@@ -111,8 +111,8 @@ def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...
             try:
                 compared = compare_runs(run_of(first, pair.a), run_of(second, pair.b))
                 known[runs] = {each.metric: each.interval._asdict() for each in compared if each.interval}
-            except DataError:
-                pass  # no table, other images: what is known is the interval from the rows
+            except (DataError, UsageError):
+                pass  # no table, other images, one run: what is known is the interval from the rows
         name = metric_name(pair.a["metric"], pair.a["slice"])
         found.append(replace(pair, interval=known[runs].get(name, pair.interval)))
     return tuple(found)

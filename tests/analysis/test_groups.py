@@ -102,3 +102,22 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (bad := tmp_path / f"{number}.toml").write_text(text)
         with pytest.raises(DataError, match=rf"{bad.name}: .*{says}"):
             groups("mine", bad)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('marker = "o"', 'marker = "zz"'), "needs a marker of o s D"),
+        (('marker = "o"', "marker = 3"), "needs a marker of o s D"),
+        (('title = "T"', "title = 3"), "title = 3 is not a text"),
+        (('key = "k"', 'key = ""'), "key = '' is not a text"),
+        (('marker = "o"', 'marker = "o"\nfilled = "yes"'), "filled is a bool"),
+    ],
+)
+def test_what_no_figure_could_draw_is_named(tmp_path, change, said):
+    text = '[[mine]]\nkey = "k"\ntitle = "T"\ncolour = "#000000"\nmarker = "o"\nwhere = { arch = "*" }\n'
+    path = tmp_path / "g.toml"
+    path.write_text(text.replace(*change))
+    with pytest.raises(DataError, match=said) as refused:
+        groups("mine", path)
+    assert f"{path}: group mine 1" in str(refused.value)

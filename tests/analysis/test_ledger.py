@@ -248,6 +248,8 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
     ("head", "said"),
     [
         ("level = 95\n", "level is 95, not between 0 and 1"),
+        ("margin = -0.01\n", "margin is -0.01, less than 0"),
+        ("prompts = 80\n", "prompts is 80, not a text"),
         (
             '[columns]\nx = "zeroshot imagenet_val"\n',
             "columns.x is 'zeroshot imagenet_val', not TASK DATASET",
