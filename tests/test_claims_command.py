@@ -136,6 +136,8 @@ def test_any_results_can_be_held_against_the_shipped_ledger(tmp_path: Path) -> N
         (["--claim", "bettr"], UsageError, "unknown claim 'bettr'"),
         (["--format", "yaml"], UsageError, "unknown format 'yaml'"),
         (["--out", "x"], UsageError, "--format table and --out do not go together"),
+        (["--prompts", "opnai_80"], UsageError, "unknown prompt set 'opnai_80'"),
+        (["--precision", "fats"], UsageError, "unknown precision 'fats'"),
         (["--level", "95"], UsageError, "the level is 95, not between 0 and 1"),
         (["--correct", "bonferroni"], UsageError, "unknown correction 'bonferroni'; known: none, holm"),
         (["--list", "--rows"], UsageError, "--list and --rows do not go together"),

@@ -382,3 +382,19 @@ def test_wrong_settings(tmp_path: Path) -> None:
         check(ledger, [], level=95)
     with pytest.raises(UsageError, match=r"unknown claim 'on'.*one"):
         check(ledger, [], claims=["on"])
+
+
+def test_a_number_in_a_wrong_unit_is_named_with_its_model(tmp_path):
+    """One model in per cent leaves the part without a statistic, and says whose number it is."""
+    rows = [
+        each
+        for k in range(12)
+        for each in rows_of(
+            f"m{k}", {"x": 0.5 + k / 50, "y": 0.3 + k / 50}, {"group": "ours" if k < 6 else "others"}
+        )
+    ]
+    rows[3]["value"] = 100 * rows[3]["value"]
+    part = 'statistic = "trend_offset", x = "x", y = "y", group = "ours", against = "others", side = "above"'
+    [verdict] = check(book(tmp_path, claim(part)), rows)
+    assert verdict.findings[0].value is None
+    assert (verdict.findings[0].why or "").startswith("m1: 32 has no place on a probit scale")
