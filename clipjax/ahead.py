@@ -8,6 +8,7 @@ those data sets are embedded first that are small and share a pixel recipe, in o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
@@ -17,9 +18,11 @@ import jax
 
 from clipjax.data.pixel_store import PixelStore
 from clipjax.data.preprocess import PixelRecipe
+from clipjax.digests import sha256_json
 from clipjax.embed import IMAGE_BATCH, EmbedStats, embed_many
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation import hash_images
+from clipjax.sharding import assert_same_everywhere, on_all
 from clipjax.store import Store
 from clipjax.subject import Part, Request, not_applicable, resolve
 from clipjax.tasks import find_task
@@ -46,20 +49,42 @@ def embed_ahead(
     how = _for_embedding(settings)
     if how["store"] is None or model.card.fingerprint is None:
         return {}
+    done: dict[str, EmbedStats] = {}
+    for recipe, parts in _agreed(model, runs, how).items():
+        try:
+            _embed(model, recipe, parts, precisions, how, done)
+        except Exception as error:  # no memory on the devices, say
+            _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
+    return done
+
+
+def _agreed(
+    model: Any, runs: Sequence[tuple[str, Request]], how: Mapping[str, Any]
+) -> dict[PixelRecipe, dict[str, Part]]:
+    """The small data sets, by recipe and name; none where one process finds others, or cannot read one."""
+    try:
+        small = on_all(lambda: _small(model, runs, how), "read the small data sets")
+        names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
+        assert_same_everywhere("what is embedded in one stream", sha256_json(names))
+    except Exception as error:
+        _log.info("no data sets embedded in one stream: %s", error)
+        return {}
+    return small
+
+
+def _small(
+    model: Any, runs: Sequence[tuple[str, Request]], how: Mapping[str, Any]
+) -> dict[PixelRecipe, dict[str, Part]]:
     asked = how["per_device_batch"]
     batch = asked if isinstance(asked, int) else IMAGE_BATCH
-    small: dict[PixelRecipe, dict[str, Part]] = {}
+    found: dict[PixelRecipe, dict[str, Part]] = {}
     for part in _parts(model, runs):
         if len(part.manifest) < SMALL * jax.device_count() * batch:
-            small.setdefault(part.pixels, {}).setdefault(part.name, part)
-    done: dict[str, EmbedStats] = {}
-    for recipe, parts in small.items():
-        if len(parts) > 1:
-            try:
-                _embed(model, recipe, parts, precisions, how, done)
-            except Exception as error:  # no memory on the devices, say
-                _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
-    return done
+            found.setdefault(part.pixels, {}).setdefault(part.name, part)
+    small = {recipe: parts for recipe, parts in found.items() if len(parts) > 1}
+    for part in itertools.chain.from_iterable(parts.values() for parts in small.values()):
+        hash_images(part.manifest, how["progress"])
+    return small
 
 
 def _parts(model: Any, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
@@ -81,8 +106,6 @@ def _embed(
     done: dict[str, EmbedStats],
 ) -> None:
     manifests = [part.manifest for part in parts.values()]
-    for manifest in manifests:
-        hash_images(manifest, how["progress"])
     for precision in precisions:
         found = embed_many(model, manifests, precision=precision, recipe=recipe, on_error="skip", **how)
         for name, each in zip(parts, found):

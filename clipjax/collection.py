@@ -12,6 +12,7 @@ detection and calibration with one prompt set after another, from the same store
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from clipjax.embed import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import Result, evaluate, refused
 from clipjax.labels import PromptSet, load_prompts
+from clipjax.sharding import on_all
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
 from clipjax.task_names import collection
 from clipjax.tasks import find_task
@@ -224,12 +226,14 @@ def evaluate_all(
     def what(job: Job) -> dict[str, Any]:
         return read.request(job, annotations)
 
+    apart = settings.get("store") is None
     ahead = _embed_ahead(model, chosen, what, settings)
     for number, job in enumerate(chosen, 1):
         if announce is not None:
             announce(number, len(chosen), job)
         try:
-            result = evaluate(model, job.task, **what(job), **settings)
+            given = on_all(functools.partial(what, job), f"read the data of {job}", apart=apart)
+            result = evaluate(model, job.task, **given, **settings)
         except NotApplicableError as error:
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name

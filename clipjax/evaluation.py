@@ -11,6 +11,7 @@ second task on the same images, or the second prompt set, run no forward pass.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from os import PathLike
@@ -46,6 +47,7 @@ from clipjax.results import (
     new_run_id,
     validate_rows,
 )
+from clipjax.sharding import on_all
 from clipjax.store import Store
 from clipjax.subject import Part, Request, Subject, adapter_of, load_asked, not_applicable, resolve
 from clipjax.tasks import Captions, Inputs, Measure, Outcome, Task, find_task
@@ -164,7 +166,7 @@ def evaluate(
     check_params(params)
     check_bootstrap(resamples, seed)
     if results is not None:
-        ResultStore(results).check_root()
+        ResultStore(results).check_root(written=True)
     if compare_precision and (precision != "parity" or found.name != "zeroshot"):
         raise UsageError(
             "compare_precision runs the task zeroshot in both profiles: leave precision (--precision) out"
@@ -185,18 +187,20 @@ def evaluate(
         "on_error": on_error,
         "progress": progress,
     }
-    given = load_asked(asked)
-    asked = dataclasses.replace(asked, dataset=given)
+    apart = settings["store"] is None
+    given = on_all(lambda: load_asked(asked), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(model, found)) is not None:
         return refused(model, found, given.card.name, reason, results)
-    subject = resolve(model, found, asked)
-    for part in filter(None, (subject.part, subject.id)):
-        hash_images(part.manifest, progress)
-    _check_apart(subject)
-    first = _profile(subject, precision, settings, results)
-    if not compare_precision:
-        return first
-    return _compare(subject, first, _profile(subject, "fast", settings, results), results)
+    asked = dataclasses.replace(asked, dataset=given)
+    what = f"{task} on {given.card.name}"
+    subject = on_all(lambda: _resolved(model, found, asked, progress), f"prepare {what}", apart=apart)
+
+    def profile(precision: str) -> Result:
+        done = functools.partial(_profile, subject, precision, settings, results)
+        return on_all(done, f"finish {what}", apart=apart)
+
+    first = profile(precision)
+    return _compare(subject, first, profile("fast"), results) if compare_precision else first
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
@@ -216,6 +220,14 @@ def hash_images(manifest: Manifest, progress: bool) -> None:
             bar.update()
 
         manifest.compute_digest(advance)
+
+
+def _resolved(model: Any, task: Task, asked: Request, progress: bool) -> Subject:
+    subject = resolve(model, task, asked)
+    for part in filter(None, (subject.part, subject.id)):
+        hash_images(part.manifest, progress)
+    _check_apart(subject)
+    return subject
 
 
 def _check_apart(subject: Subject) -> None:
@@ -266,7 +278,9 @@ def prepare(
         settings: `store`, `progress`, and whatever else `embed_images` takes.
     """
     settings = {"store": None, "progress": False, **(settings or {})}
-    head = _head(subject, precision, settings)  # first: it costs less, and may fail
+    # First: it costs less, and may fail.
+    make = functools.partial(_head, subject, precision, settings)
+    head = on_all(make, f"make the head for {subject.part.name}", apart=settings["store"] is None)
     embeddings = _embed(subject.model, subject.part, precision, settings)
     return embeddings, _inputs(subject, subject.part, head, embeddings)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from clipjax.errors import DataError, UsageError
 
 DATA = "data"
+T = TypeVar("T")
 
 # The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
 # largest dimension that the axis divides.
@@ -165,6 +166,30 @@ def failed_process(failure: Exception | None) -> int | None:
         return None if failure is None else 0
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
     return int(failed[0]) if len(failed) else None
+
+
+def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
+    """What every process makes for itself; where one of them fails, none goes on.
+
+    One that failed alone would go on to its next task, and wait there for others that wait for it here.
+
+    Args:
+        what: that is done, for the message: "make the plan".
+        apart: the processes work each for itself, and nothing is agreed on.
+
+    Raises: what `make` raises, and on the other processes a DataError that names the first that failed.
+    """
+    made, failure = None, None
+    try:
+        made = make()
+    except Exception as error:
+        failure = error
+    failed = None if apart else failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"process {failed} could not {what}: see its message")
+    return cast(T, made)
 
 
 def first_writes(write: Callable[[], object], what: str) -> None:

@@ -120,9 +120,10 @@ def sweep(
         join_processes()
     _use_compile_cache(not no_compile_cache)
 
+    from clipjax.sharding import on_all
     from clipjax.store import Store
     from clipjax.sweep.plan import make_plan
-    from clipjax.sweep.run import Settings, on_all
+    from clipjax.sweep.run import Settings
     from clipjax.sweep.shards import cut
     from converters.hub import only_cached
 
@@ -139,7 +140,7 @@ def sweep(
         workers=workers_asked(workers),
     )
     with only_cached() if dry_run or collect else contextlib.nullcontext():
-        plan = on_all(read_plan, "the plan of the sweep")
+        plan = on_all(read_plan, "make the plan of the sweep")
         items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
         if collect:
             _collect(plan, items, settings, from_ or [])
@@ -160,7 +161,8 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
         if jax.process_index() == 0:
             typer.echo(line, err=True)
 
-    ResultStore(settings.results).check_root()
+    ResultStore(settings.results).check_root(written=True)
+    settings.store.check_root()
     for missing in plan.missing:
         tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
     with Stop():
@@ -197,12 +199,13 @@ def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards:
 
 def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
     """Copy results together, then say what is missing: exit code 1 where anything is."""
-    from clipjax.results import merge_results
+    from clipjax.results import ResultStore, merge_results
     from clipjax.sweep.state import lacking
 
     if folders:
         added = merge_results(folders, settings.results)
         typer.echo(f"{counted(added, 'run')} copied to {settings.results}", err=True)
+    ResultStore(settings.results).rows()  # names a run that is damaged, and has no results then
     left = lacking(plan, items, settings.results, settings.params)
     for item, reason in left:
         typer.echo(f"{item}{': ' + reason if reason else ''}")

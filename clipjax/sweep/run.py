@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,7 +41,6 @@ from clipjax.sweep.state import Done, asked_of, is_done
 _log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -135,24 +134,6 @@ def run_sweep(
             _visit(todo, plan, settings, report, progress)
     report.compiles = Counter(compiled) - before
     return report
-
-
-def on_all(make: Callable[[], T], what: str) -> T:
-    """What every process makes for itself.
-
-    Raises: what `make` raises, and on the other processes a DataError that names the first that failed.
-    """
-    made, failure = None, None
-    try:
-        made = make()
-    except ClipjaxError as error:
-        failure = error
-    failed = failed_process(failure)
-    if failure is not None:
-        raise failure
-    if failed is not None:
-        raise DataError(f"process {failed} could not make {what}: see its message")
-    return cast(T, made)
 
 
 def check_same(plan: SweepPlan) -> None:

@@ -74,3 +74,24 @@ def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, w
     assert log_of(tmp_path) == []
     for number in range(2):
         assert "clipjax: " in (tmp_path / f"output{number}").read_text()
+
+
+def test_what_fails_on_one_host_costs_nothing_else(
+    suite: Path, done: tuple[Path, Result, int], tmp_path: Path
+) -> None:
+    """An image that one host cannot read, as all others wait for its shard."""
+    theirs, data = suite.with_name("broken.toml"), tmp_path / "data"
+    shutil.copytree(suite.parent / "data", data)
+    (data / "few" / "red" / "few0.png").unlink()
+    (data / "few" / "red" / "few0.png").symlink_to("nowhere.png")
+    theirs.write_text(suite.read_text().replace('"data"', f'"{data}"'))
+    job = free_job()
+    processes = [
+        start(file, tmp_path, devices=2, process=(number, 2, job))
+        for number, file in enumerate((suite, theirs))
+    ]
+    assert codes(processes) == [1, 1], said(tmp_path)
+    whole, found = rows_of(done[0]), rows_of(tmp_path)
+    few = {key for key, (row, _) in whole.items() if row["dataset"] == "few"}
+    assert found == {key: value for key, value in whole.items() if key not in few}
+    assert "process 1 could not prepare zeroshot on few: see its message" in said(tmp_path)
