@@ -326,3 +326,12 @@ def _is(error: BaseException, names: set[str]) -> bool:
 def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:200].rstrip(".")
+
+
+def check_folder(root: Path, what: str, *, written: bool) -> None:
+    """Raises DataError where a folder is a file, lies in one, or is to be written and closed to us."""
+    nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file, not {what}; choose another one")
+    if written and not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{nearest} cannot be written to; choose another place for {what}")

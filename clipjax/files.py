@@ -120,4 +120,6 @@ def _write_error(path: epath.Path, error: OSError) -> DataError:
             f"{path}: no space left while writing; free some (`clipjax store gc`) or choose another store, "
             "then run again: finished shards are kept"
         )
-    return DataError(f"{path}: cannot be written: {error.strerror or error}")
+    return DataError(
+        f"{path}: cannot be written: {error.strerror or error}; choose another store, then run again"
+    )

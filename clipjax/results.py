@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.bucket_files import BucketFiles
-from clipjax.buckets import BucketPath, place, readable
+from clipjax.buckets import BucketPath, check_folder, place, readable
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.row_check import Check, compiled
@@ -61,18 +61,16 @@ class ResultStore:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = place(root).expanduser()
 
-    def check_root(self, *, exists: bool = False) -> None:
-        """Raises DataError if the folder is a file, lies in one, or is not there where it should exist."""
+    def check_root(self, *, exists: bool = False, written: bool = False) -> None:
+        """Raises DataError if the folder is a file, lies in one, or is not what it should be: there, or open
+        to be written to."""
         found = self.root.exists()  # of a bucket, also whether we may ask
         if exists and not found:
             raise DataError(
                 f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
             )
-        if isinstance(self.root, BucketPath):
-            return
-        nearest = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-        if not nearest.is_dir():
-            raise DataError(f"{nearest} is a file, not a folder of results; choose another one")
+        if not isinstance(self.root, BucketPath):
+            check_folder(self.root, "a folder of results", written=written)
 
     def add(self, rows: Sequence[Row], images: Mapping[str, Any] | None = None) -> Path:
         """Write one run; returns its folder.

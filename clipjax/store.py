@@ -24,13 +24,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from etils import epath
 
 from clipjax.bucket_files import BucketFiles
-from clipjax.buckets import BucketPath, place
+from clipjax.buckets import BucketPath, check_folder, place
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
@@ -88,6 +89,11 @@ class Store:
     @property
     def on_bucket(self) -> bool:
         return isinstance(self.files, BucketFiles)
+
+    def check_root(self) -> None:
+        """Raises DataError if the folder is a file, lies in one, or cannot be written to."""
+        if not self.on_bucket:
+            check_folder(Path(self.root), "the folder of a store", written=True)
 
     def entry(
         self,

@@ -86,7 +86,7 @@ def evaluate_predictions(
     start, found, path = time.perf_counter(), find_task(task), place(file)
     check_bootstrap(resamples, seed)
     if results is not None:
-        ResultStore(results).check_root()
+        ResultStore(results).check_root(written=True)
     _check_file(path)
     read = _reader(path, found)
     given = _given(path, found, dataset, labels, annotations, resamples, seed)

@@ -95,11 +95,16 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
 
     Raises:
         UsageError: nobody says where the data sets lie.
-        DataError: none of them is there.
+        DataError: none of them is there, or no folder of models is.
     """
     if suite.data_root is None:
         raise UsageError(
             f"say where the data sets of {suite.name} lie: --data-root FOLDER, or data_root in its file"
+        )
+    if suite.model_root is not None and not suite.model_root.is_dir():
+        raise DataError(
+            f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
+            "holds checkpoints by model id"
         )
     models = {name: choose(name, suite.model_root) for name in suite.models}
     loaded, missing, asked = Loaded(), [], []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
-from clipjax.errors import ClipjaxError
+from clipjax.errors import ClipjaxError, counted
 from clipjax.store import key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
@@ -155,7 +155,7 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
 def _lines(plan: SweepPlan, items: Sequence[Item], settings: Settings, stored: Stored) -> list[str]:
     images = sum(item.images for item in items)
     lines = [
-        f"{len(items)} runs, {images} images to embed where none is stored",
+        f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored",
         f"{cost_of(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
         f"embeddings: {settings.store.root} holds {stored.bytes / 1e9:.3g} GB",
         _pixel_line(settings.pixel_store),

@@ -37,6 +37,7 @@ class Done:
 
     def __init__(self, root: str | Path) -> None:
         self._store = ResultStore(root)
+        self._store.check_root()
         self._read: set[str] = set()
         self._skipped: dict[str, bool] = {}  # recipe, unreadable images aside -> whether there were some
         self.update()

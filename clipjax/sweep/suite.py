@@ -154,7 +154,7 @@ def _path(name: str) -> Path:
     if not name.startswith(NAMED):
         return Path(name)
     path = config_dir() / "suites" / f"{name.removeprefix(NAMED)}.toml"
-    if not path.is_file():
+    if name.removeprefix(NAMED) not in suite_names():
         raise unknown_name("suite", name.removeprefix(NAMED), suite_names())
     return path
 

@@ -139,7 +139,7 @@ def test_selections_compare_numbers_as_numbers() -> None:
 def test_named_suites() -> None:
     with pytest.raises(UsageError, match="unknown suite 'no_such_suite'"):
         load_suite("suite:no_such_suite")
-    with pytest.raises(DataError, match="unknown key 'run'"):
+    with pytest.raises(UsageError, match="unknown suite 'robustness'"):
         load_suite("suite:robustness")  # what a fine-tuned model is compared on: no suite of models
     for name in suite_names():
         assert load_suite(f"suite:{name}").runs, name

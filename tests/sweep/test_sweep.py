@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -233,3 +234,42 @@ def test_options_that_do_not_go_together(
 ) -> None:
     assert message in failure(sweep(suite, tmp_path, *arguments))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--results", "--store"])
+def test_places_that_cannot_be_written_to_are_named_before_anything_is_embedded(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    (file := tmp_path / "file").touch()
+    what = {"--results": "a folder of results", "--store": "the folder of a store"}[option]
+    assert f"{file} is a file, not {what}; choose another one" in failure(
+        sweep(suite, tmp_path, option, str(file))
+    )
+    (shut := tmp_path / "shut").mkdir()
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and allowed(path, mode))
+    assert f"{shut} cannot be written to; choose another place for {what}" in failure(
+        sweep(suite, tmp_path, option, str(shut / "place"))
+    )
+    assert sorted(tmp_path.iterdir()) == [file, shut]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--collect"])
+def test_a_file_is_no_folder_of_results_to_look_at_either(suite: Path, tmp_path: Path, option: str) -> None:
+    (file := tmp_path / "file").touch()
+    message = failure(sweep(suite, tmp_path, option, "--results", str(file)))
+    assert f"{file} is a file, not a folder of results" in message
+
+
+def test_a_damaged_run_is_no_result(suite: Path, done: tuple[Path, Result, int], tmp_path: Path) -> None:
+    shutil.copytree(done[0] / "results", tmp_path / "results")
+    damaged = min((tmp_path / "results").glob("*/rows.jsonl"))
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert f"{damaged}:" in failure(sweep(suite, tmp_path, "--collect"))
+    damaged.unlink()
+    assert f"{damaged}: cannot be read" in failure(sweep(suite, tmp_path, "--collect"))
+
+
+def test_a_folder_of_models_that_is_not_there(suite: Path, tmp_path: Path) -> None:
+    message = failure(sweep(suite, tmp_path, "--model-root", str(tmp_path / "models"), "--dry-run"))
+    assert f"{tmp_path / 'models'} is not a folder; --model-root" in message
