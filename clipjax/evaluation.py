@@ -166,7 +166,7 @@ def evaluate(
     check_params(params)
     check_bootstrap(resamples, seed)
     if results is not None:
-        ResultStore(results).check_root()
+        ResultStore(results).check_root(written=True)
     if compare_precision and (precision != "parity" or found.name != "zeroshot"):
         raise UsageError(
             "compare_precision runs the task zeroshot in both profiles: leave precision (--precision) out"

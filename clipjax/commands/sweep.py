@@ -161,7 +161,7 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
         if jax.process_index() == 0:
             typer.echo(line, err=True)
 
-    ResultStore(settings.results).check_root()
+    ResultStore(settings.results).check_root(written=True)
     settings.store.check_root()
     for missing in plan.missing:
         tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
