@@ -291,6 +291,8 @@ def features(model: Any, precision: Any, placement: str, batch: int = 2) -> np.n
 def test_cut_params_give_the_same_bits(name: str):
     arch: Any = load_arch(name)
     vision = family_of(arch.vision).narrow(arch.vision)
+    if name == "tf_efficientnet_lite0":  # both kinds of blocks and strides; all sixteen compile for a minute
+        vision = dataclasses.replace(vision, stages=vision.stages[:2])
     model = AnyModel(dataclasses.replace(arch, vision=vision))
     whole, cut = (features(model, "parity", placement) for placement in (REPLICATED, SHARDED))
     assert np.isfinite(whole).all()
