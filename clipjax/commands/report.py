@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.result_folder import opened
+from clipjax.commands.result_folder import check_choice, opened
 from clipjax.errors import counted
 
 
@@ -56,6 +56,7 @@ def report(
     from clipjax.analysis.report import Choices, write_report
 
     rows = opened(folder).rows()
+    check_choice(rows, prompts=prompts, precision=precision)
     choices = Choices(figures=figure, claims=claims, prompts=prompts, precision=precision, parts=parts)
     written = write_report(rows, out, name or folder.resolve().name, choices)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")

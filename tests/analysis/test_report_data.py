@@ -377,6 +377,9 @@ def test_the_command_writes_one_file(tmp_path: Path) -> None:
     assert re.fullmatch(rf"{re.escape(str(out))}: 0\.\d MB, 4 models, 7 numbers\n", done.stdout)
     assert Elements(out.read_text()).named("h1")[0][1] == "Results: results"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
+    refused = CliRunner().invoke(cli.app, [*arguments[:-1], "openai_8"])
+    assert isinstance(refused.exception, UsageError)
+    assert "unknown prompt set 'openai_8'" in str(refused.exception)
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
