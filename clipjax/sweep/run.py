@@ -28,7 +28,7 @@ from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import BatchSize, EmbedStats, check_settings
 from clipjax.embed.forward import Program, compiled
 from clipjax.embed.params import check_params, mesh_to_load
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation import Result
 from clipjax.load import load_model
 from clipjax.sharding import assert_same_everywhere, failed_process
@@ -164,7 +164,7 @@ def _not_done(
         failure = error
     if (failed := failed_process(failure)) is not None:
         reason = str(failure) if failure is not None else f"see the message of process {failed}"
-        report.failures.append(Failure(f"{chosen.title} ({len(visit)} runs)", reason))
+        report.failures.append(Failure(f"{chosen.title} ({counted(len(visit), 'run')})", reason))
         return []
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
@@ -190,7 +190,7 @@ def _visit(
         failure = error
     if (failed := failed_process(failure)) is not None:
         reason = _reason(failure) if failure is not None else f"see the message of process {failed}"
-        report.failures.append(Failure(f"{chosen.title} ({len(todo)} runs)", reason))
+        report.failures.append(Failure(f"{chosen.title} ({counted(len(todo), 'run')})", reason))
         progress.skip(todo)
         return
     for part in _of_same_options(todo):
