@@ -44,8 +44,12 @@ def analyze(
         ),
     ] = None,
     prompts: Annotated[
-        str, typer.Option(help="The prompt set to take, where a number was measured with several.")
-    ] = "openai_80",
+        str | None,
+        typer.Option(
+            help="The prompt set to take, where a number was measured with several. Default: the study's, "
+            "openai_80.",
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
     missing: Annotated[
         bool, typer.Option("--missing", help="List every missing row, of which panel and model.")
@@ -80,12 +84,14 @@ def analyze(
         return
     _check_out(out)
     index = RowIndex(opened(folder).rows())
-    check_choice(index, prompts=prompts if prompts != PROMPTS else None, precision=precision)
+    check_choice(index, prompts=prompts, precision=precision)
     found, refused = [], []
     for spec in specs:  # one that cannot be drawn does not cost the others
         try:
             found.append(
-                draw(spec, index, out, formats=form or FORMATS, prompts=prompts, precision=precision)
+                draw(
+                    spec, index, out, formats=form or FORMATS, prompts=prompts or PROMPTS, precision=precision
+                )
             )
         except ClipjaxError as error:
             refused.append(str(error))

@@ -34,7 +34,10 @@ def report(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(help="The prompt set that figures, tables and claims take, where there are several."),
+        typer.Option(
+            help="The prompt set that figures, tables and claims take, where there are several. "
+            "Default: the study's, openai_80."
+        ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
     parts: Annotated[

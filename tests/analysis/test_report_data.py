@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -330,9 +331,13 @@ def test_prompts_that_are_not_chosen_are_said_in_the_figures_place(tmp_path: Pat
     (tmp_path / "own.toml").write_text(OWN_FIGURE)
     rows = [*prompted_rows(), *({**one, **SKETCH._asdict()} for one in prompted_rows())]
     out = tmp_path / "report.html"
-    write_report(rows, out, "x", Choices(figures=[str(tmp_path / "own.toml")]))
-    assert "was measured with the prompts openai_7, openai_80: say which" in out.read_text()
-    write_report(rows, out, "x", Choices(figures=[str(tmp_path / "own.toml")], prompts="openai_7"))
+    choices = Choices(figures=[str(tmp_path / "own.toml")])
+    write_report(rows, out, "x", choices)  # the study's are among them
+    assert "say which" not in out.read_text()
+    others = json.loads(json.dumps(rows).replace("openai_80", "openai_30"))
+    write_report(others, out, "x", choices)
+    assert "was measured with the prompts openai_30, openai_7: say which" in out.read_text()
+    write_report(others, out, "x", dataclasses.replace(choices, prompts="openai_7"))
     assert "say which" not in out.read_text()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clipjax.analysis.cells import RowIndex
 from clipjax.analysis.claims import check
+from clipjax.analysis.figure_set import PROMPTS
 from clipjax.analysis.figure_spec import load_spec, spec_names
 from clipjax.analysis.ledger import ledger
 from clipjax.analysis.report.data import report_data
@@ -31,7 +32,8 @@ class Choices:
     Attributes:
         figures: names or files of figures and tables; None for all that ship with clipjax.
         claims: a file of the form of configs/claims.toml; None for that file.
-        prompts, precision: which rows figures, tables and claims take of several, see `cells_of`.
+        prompts, precision: which rows figures, tables and claims take of several, see `cells_of`. Without
+            prompts the study's, or what the file of claims says.
         parts: also numbers of parts of data sets, see `report_data`.
     """
 
@@ -60,7 +62,7 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
     """
     specs = [load_spec(each) for each in (spec_names() if choices.figures is None else choices.figures)]
     book, index = ledger(choices.claims), RowIndex(rows)
-    taken = Taken(choices.prompts, choices.precision)
+    taken = Taken(choices.prompts or PROMPTS, choices.precision)
     data = report_data(rows, name, parts=choices.parts)
     verdicts = check(book, rows, prompts=choices.prompts, precision=choices.precision)
     sections = [
