@@ -35,7 +35,8 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.trends import effective_robustness, fit_points
 from clipjax.published import published_rows, read_numbers
 from clipjax.result_tables import summary_table
-from clipjax.results import ResultStore, Row, merge_results, new_run_id
+from clipjax.results import ResultStore, Row, new_run_id
+from clipjax.results_merge import merge_results
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

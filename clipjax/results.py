@@ -95,9 +95,9 @@ class ResultStore:
             _write(folder / "rows.jsonl", "".join(lines))
             if table is not None:
                 pq.write_table(table, folder / "images.parquet", compression="zstd")
-                _flush(folder / "images.parquet")
+                flush(folder / "images.parquet")
 
-        return self._create(ids.pop(), write)
+        return self.create(ids.pop(), write)
 
     def run_ids(self) -> list[str]:
         """The runs, oldest first."""
@@ -155,8 +155,11 @@ class ResultStore:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(path, "", f"not a whole Parquet file: {error}") from None
 
-    def _create(self, run_id: str, write: Callable[[Path], None]) -> Path:
-        """Fill a folder with `write` where nobody sees it, then let it be the run."""
+    def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
+        """Fill a folder with `write` where nobody sees it, then let it be the run.
+
+        Raises DataError if the run exists, or cannot be written: then nothing of it is there.
+        """
         home = self.root / run_id
         if self.has(run_id):
             raise DataError(f"{home} exists already: results are never overwritten")
@@ -204,65 +207,6 @@ def _upload(home: Path, write: Callable[[Path], None]) -> None:
 def _take_back(target: Any) -> None:
     with contextlib.suppress(DataError):  # a bucket that fails; without run.json it is no run anyway
         target.unlink(missing_ok=True)
-
-
-def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
-    """Copy the runs of several result folders into one; returns how many were added.
-
-    On one file system the copies are hard links: a run is never changed, so that it need not be there twice.
-
-    Raises:
-        DataError: a folder holds no runs, or a run exists in both places with different rows.
-    """
-    target, added = ResultStore(out), 0
-    for folder in folders:
-        source = ResultStore(folder)
-        if not (runs := source.run_ids()):
-            raise DataError(f"{source.root} holds no results")
-        for run_id in runs:
-            here, there = source.root / run_id, target.root / run_id
-            if not target.has(run_id) and _copied(here, target):
-                added += 1
-            elif not _is_same(here, there):
-                raise DataError(f"{here} and {there} are one run with different rows; remove the wrong one")
-    return added
-
-
-def _copied(run: Path, target: ResultStore) -> bool:
-    """Copy a run; False where another merge was first."""
-    try:
-        target._create(run.name, functools.partial(_copy, run))
-    except DataError:
-        if not target.has(run.name):
-            raise
-        return False
-    return True
-
-
-def _is_same(here: Path, there: Path) -> bool:
-    """Whether two folders hold the same rows. Raises DataError where one is no whole run."""
-    files = [(folder / name) for name in ("run.json", "rows.jsonl") for folder in (here, there)]
-    if missing := [file for file in files if not file.is_file()]:
-        raise DataError(f"{missing[0]} is missing: restore or remove its folder")
-    return all(one.read_bytes() == other.read_bytes() for one, other in zip(files[::2], files[1::2]))
-
-
-def _copy(source: Path, folder: Path) -> None:
-    for path in source.iterdir():
-        if not _linked(path, folder / path.name):
-            (folder / path.name).write_bytes(path.read_bytes())
-            _flush(folder / path.name)
-
-
-def _linked(path: Path, link: Path) -> bool:
-    """Whether the file could be given another name: not from a bucket, nor on every file system."""
-    if isinstance(path, BucketPath):
-        return False
-    try:
-        os.link(path, link)
-    except OSError:
-        return False
-    return True
 
 
 def validate_rows(rows: Sequence[Row]) -> None:
@@ -404,9 +348,10 @@ def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _flush(path)
+    flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())

@@ -24,7 +24,8 @@ from clipjax.data.pixel_store import PixelStore
 from clipjax.embed import embed_images
 from clipjax.errors import DataError, UsageError
 from clipjax.predictions import evaluate_predictions
-from clipjax.results import ResultStore, merge_results
+from clipjax.results import ResultStore
+from clipjax.results_merge import merge_results
 from clipjax.store import Entry, Store
 
 

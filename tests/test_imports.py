@@ -31,6 +31,7 @@ ALLOWED = {
     "clipjax.analysis": {*LEAVES, "clipjax.result_tables", "clipjax.results", "clipjax.references"},
     "clipjax.row_check": set(),
     "clipjax.results": {*LEAVES, "clipjax.row_check"},
+    "clipjax.results_merge": {*LEAVES, "clipjax.results"},
     "clipjax.result_tables": {*LEAVES, "clipjax.results"},
     "clipjax.references": LEAVES,
     "clipjax.data": {

@@ -17,11 +17,12 @@ import pytest
 from _rows import row
 from typer.testing import CliRunner
 
-from clipjax import results
+from clipjax import results_merge
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.result_tables import export_rows, summary_table
-from clipjax.results import ResultStore, merge_results, new_run_id, validate_rows
+from clipjax.results import ResultStore, new_run_id, validate_rows
+from clipjax.results_merge import merge_results
 
 
 def test_a_run_comes_back_as_it_went_in(tmp_path):
@@ -318,14 +319,14 @@ def test_merging_needs_no_second_copy_where_the_disk_has_links(tmp_path, monkeyp
 
 
 def test_two_merges_of_one_run_at_once_leave_it_whole(tmp_path, monkeypatch):
-    path, copy = ResultStore(tmp_path / "a").add([row(new_run_id())], {"id": ["x"]}), results._copy
+    path, copy = ResultStore(tmp_path / "a").add([row(new_run_id())], {"id": ["x"]}), results_merge._copy
 
     def copied_meanwhile(source, folder):
-        monkeypatch.setattr(results, "_copy", copy)
+        monkeypatch.setattr(results_merge, "_copy", copy)
         assert merge_results([tmp_path / "a"], tmp_path / "all") == 1
         copy(source, folder)
 
-    monkeypatch.setattr(results, "_copy", copied_meanwhile)
+    monkeypatch.setattr(results_merge, "_copy", copied_meanwhile)
     assert merge_results([tmp_path / "a"], tmp_path / "all") == 0
     assert [each.name for each in (tmp_path / "all").iterdir()] == [path.name]
     assert len(list((tmp_path / "all" / path.name).iterdir())) == 3

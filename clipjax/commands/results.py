@@ -68,7 +68,8 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
     """Copy the runs of several result folders into one; a run that is already there is left alone."""
-    from clipjax.results import ResultStore, merge_results
+    from clipjax.results import ResultStore
+    from clipjax.results_merge import merge_results
 
     for folder in folders:
         warn_left_out(ResultStore(folder))

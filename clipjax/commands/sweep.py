@@ -154,6 +154,7 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     import jax
 
     from clipjax.results import ResultStore
+    from clipjax.sharding import on_all
     from clipjax.sweep.run import complete, run_sweep
     from clipjax.sweep.stopping import Stop
 
@@ -161,8 +162,11 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
         if jax.process_index() == 0:
             typer.echo(line, err=True)
 
-    ResultStore(settings.results).check_root(written=True)
-    settings.store.check_root()
+    def check_folders() -> None:
+        ResultStore(settings.results).check_root(written=True)
+        settings.store.check_root()
+
+    on_all(check_folders, "use the folders of the sweep")
     for missing in plan.missing:
         tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
     with Stop():
@@ -199,7 +203,8 @@ def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards:
 
 def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
     """Copy results together, then say what is missing: exit code 1 where anything is."""
-    from clipjax.results import ResultStore, merge_results
+    from clipjax.results import ResultStore
+    from clipjax.results_merge import merge_results
     from clipjax.sweep.state import lacking
 
     if folders:
