@@ -148,6 +148,26 @@ def test_only_data_sets_that_do_not_fit_are_halved(model: TinyModel, folder: Pat
     assert [each.stats.per_device_batch for each in found] == [16, 4, 8]
 
 
+def test_the_first_process_says_what_is_halved(
+    model: TinyModel, folder: Path, store: Store, holds: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Another run may fill the store just then: what a process sees by itself does not count."""
+    seen: list[str] = []
+    first = iter(["[0]", "[1]"])
+
+    def first_decides(decide: Any, _: str) -> str:
+        seen.append(decide())
+        return next(first)
+
+    monkeypatch.setattr(embed, "first_decides", first_decides)
+    holds(4)
+    whole = manifest_of(folder, COUNT)
+    other = dataclasses.replace(whole.select(range(20, 40)), name="others")
+    found = embed_many(model, [whole, other], store=store, per_device_batch=8, progress=False)
+    assert seen == ["[0, 1]", "[1]"]
+    assert [each.stats.per_device_batch for each in found] == [4, 4]
+
+
 def test_nothing_fits(model: TinyModel, folder: Path, store: Store, holds: Any):
     holds(0)
     for kept in (None, store):

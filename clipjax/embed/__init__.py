@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ from clipjax.embed.sets import (
 from clipjax.embed.stream import Passenger, Span, Stream, UnreadableError
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models.network import known_precision
-from clipjax.sharding import failed_process, largest_everywhere
+from clipjax.sharding import failed_process, first_decides, largest_everywhere
 from clipjax.store import Store
 
 __all__ = [
@@ -214,16 +215,25 @@ def _run(
 
 
 def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
-    """Half the batch for the data sets that are not done and whose batch does not fit."""
-    for each in sets:
-        if each.layout.batch >= too_many and each.missing(allow_skipped=stream.on_error == "skip"):
-            each.halve()
-            _log.warning(
-                "%s: %d images do not fit a device's memory: going on with %d",
-                each.manifest.name or "the data set",
-                too_many,
-                each.layout.batch,
-            )
+    """Half the batch for the data sets that are not done and whose batch does not fit.
+
+    The first process says which: they may see different ones while another run fills the store.
+    """
+
+    def decide() -> str:
+        skipped = stream.on_error == "skip"
+        large = [i for i, each in enumerate(sets) if each.layout.batch >= too_many]
+        return json.dumps([i for i in large if sets[i].missing(allow_skipped=skipped)])
+
+    stored = any(each.entry for each in sets)
+    for i in json.loads(first_decides(decide, "with what batch to go on") if stored else decide()):
+        sets[i].halve()
+        _log.warning(
+            "%s: %d images do not fit a device's memory: going on with %d",
+            sets[i].manifest.name or "the data set",
+            too_many,
+            sets[i].layout.batch,
+        )
 
 
 def _finish_together(failure: Exception | None) -> None:

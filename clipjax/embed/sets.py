@@ -193,13 +193,6 @@ class DataSet(Passenger):
         half = batch // 2
         shard = half * max(1, self.layout.rows_per_shard // half)
         if self.entry is not None:
-            there = self.entry.shards - len(self.entry.missing_shards(allow_skipped=True))
-            if there:
-                raise DataError(
-                    f"{name}: {batch} images do not fit a device's memory, but {there} of its "
-                    f"{self.entry.shards} shards are stored in such batches, which an entry keeps: end what "
-                    f"else uses the device, or begin anew with --batch-size {half} in another --store"
-                )
             self._lay_out_again(shard, half)
         self.layout = Layout(self.layout.params, half, shard, "a device's memory holds no more")
 
@@ -207,8 +200,18 @@ class DataSet(Passenger):
         store, entry = self.store, self.entry
         assert store is not None
         assert entry is not None
-        sizes = {"rows_per_shard": rows_per_shard, "per_device_batch": batch}
-        first_writes(lambda: store.lay_out_again(entry, **sizes), f"{entry.path}/key.json")
+
+        def write() -> None:  # one process looks: another run may fill the entry just now
+            if there := entry.shards - len(entry.missing_shards(allow_skipped=True)):
+                name = self.manifest.name or "the data set"
+                raise DataError(
+                    f"{name}: {self.layout.batch} images do not fit a device's memory, but {there} of its "
+                    f"{entry.shards} shards are stored in such batches, which an entry keeps: end what "
+                    f"else uses the device, or begin anew with --batch-size {batch} in another --store"
+                )
+            store.lay_out_again(entry, rows_per_shard=rows_per_shard, per_device_batch=batch)
+
+        first_writes(write, f"{entry.path}/key.json")
         self.entry = store.reopen(entry)
 
     def result(self, counted: bool) -> Embeddings:
