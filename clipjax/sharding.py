@@ -8,6 +8,7 @@ after big_vision's `sharding.py`. Axes are Auto: the compiler places intermediat
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from clipjax.errors import DataError, UsageError
 
 DATA = "data"
 T = TypeVar("T")
+_SHOWN = 256  # bytes of a value that differs between processes, in the message
 
 # The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
 # largest dimension that the axis divides.
@@ -138,21 +140,21 @@ def assert_same_everywhere(what: str, value: str) -> None:
 
     Args:
         what: what is compared, for the message.
-        value: at most 256 bytes of UTF-8.
+        value: of any length; the message shows its beginning.
 
     Raises:
         DataError: on every process, naming the processes that differ from process 0 and both values.
     """
     if jax.process_count() == 1:
         return
-    mine = np.zeros(256, np.uint8)
-    encoded = value.encode()
-    mine[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    values = [row.tobytes().rstrip(b"\0").decode() for row in multihost_utils.process_allgather(mine)]
-    if different := [i for i, other in enumerate(values) if other != values[0]]:
+    whole = value.encode(errors="backslashreplace")
+    mine = hashlib.sha256(whole).digest() + whole[:_SHOWN].ljust(_SHOWN, b"\0")
+    rows = [row.tobytes() for row in multihost_utils.process_allgather(np.frombuffer(mine, np.uint8))]
+    if different := [i for i, row in enumerate(rows) if row != rows[0]]:
+        found = [row[hashlib.sha256().digest_size :].rstrip(b"\0").decode(errors="ignore") for row in rows]
         raise DataError(
-            f"{what} differs between processes: process {different[0]} has {values[different[0]]}, "
-            f"process 0 has {values[0]} ({len(different)} of {len(values)} differ from it); "
+            f"{what} differs between processes: process {different[0]} has {found[different[0]]}, "
+            f"process 0 has {found[0]} ({len(different)} of {len(found)} differ from it); "
             "give every host the same data"
         )
 

@@ -194,8 +194,9 @@ def test_two_processes_count_every_image_once_with_one_compilation():
 
 def test_a_short_host_is_named_in_seconds():
     start = time.monotonic()
-    messages = _two_processes("short")
+    answers = _two_processes("short")
     assert time.monotonic() - start < 60
-    for message in messages:
+    for message, of_long in answers:
         assert message.startswith("the data set differs between processes: process 1 has 8 images, order ")
         assert "process 0 has 9 images" in message
+        assert of_long.startswith(f"a long text differs between processes: process 1 has {'é' * 128}, ")

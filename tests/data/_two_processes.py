@@ -51,10 +51,15 @@ def main() -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=index)
     if mode == "short":
         manifest = memory_manifest(9 - index)
-        try:
-            assert_same_everywhere("the data set", f"{len(manifest)} images, order {manifest.order_digest}")
-        except DataError as error:
-            print(f"\nanswer {json.dumps(str(error))}", flush=True)
+        found = f"{len(manifest)} images, order {manifest.order_digest}"
+        assert_same_everywhere("a long text", "é" * 1000)
+        said = []
+        for what, value in (("the data set", found), ("a long text", f"{'é' * 1000}{index}")):
+            try:
+                assert_same_everywhere(what, value)
+            except DataError as error:
+                said.append(str(error))
+        print(f"\nanswer {json.dumps(said)}", flush=True)
         return
 
     report = {}
