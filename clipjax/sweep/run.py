@@ -3,12 +3,14 @@
     with Stop():
         report = run_sweep(plan, plan.items, settings, tell=print)
 
-A model that fails costs no other: what went wrong is kept for the end. Of several processes all make the same
-steps: what is skipped is what the first one says, and a model that one of them cannot load is loaded by none.
+A model that fails costs no other: what went wrong is kept for the end. A full disk ends all of it, once.
+Of several processes all make the same steps: what is skipped is what the first one says, and a model that one
+of them cannot load is loaded by none.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import time
@@ -31,7 +33,7 @@ from clipjax.embed.params import check_params, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation import Result
 from clipjax.load import load_model
-from clipjax.sharding import assert_same_everywhere, failed_process
+from clipjax.sharding import assert_same_everywhere, failed_process, on_all
 from clipjax.store import Store
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
@@ -119,15 +121,16 @@ def run_sweep(
 
     Raises:
         DataError: processes that differ in their runs or images, before anything is embedded; a folder of
-            results that cannot be read.
+            results that cannot be read; a full disk.
         Interrupted: by `Stop`, which the caller has entered.
     """
     check_same(plan)
-    done, report, before = Done(settings.results), Report(), Counter(compiled)
+    done = on_all(lambda: Done(settings.results), "read the results")
+    report, before = Report(), Counter(compiled)
     progress = _Progress(items, tell, advance)
     for _, group in itertools.groupby(items, key=lambda item: (item.chosen.name, item.keep_pixels)):
         visit = list(group)
-        done.update()
+        on_all(done.update, "read the results")
         todo = _not_done(visit, done, plan, settings, report)
         progress.skip([item for item in visit if item not in todo])
         if todo:
@@ -147,7 +150,7 @@ def check_same(plan: SweepPlan) -> None:
             manifest = plan.loaded.dataset(located[name]).manifest
             found = f"{len(manifest)} images ({manifest.order_digest[:16]})"
         except ClipjaxError as error:
-            found = str(error)[:200].encode(errors="replace")[:250].decode(errors="ignore")
+            found = str(error)
         assert_same_everywhere(f"the data set {name}", found)
 
 
@@ -166,6 +169,15 @@ def _not_done(
         reason = str(failure) if failure is not None else f"see the message of process {failed}"
         report.failures.append(Failure(f"{chosen.title} ({counted(len(visit), 'run')})", reason))
         return []
+    known = on_all(lambda: _known(model, visit, done, plan, settings), f"tell what of {chosen.title} is done")
+    if jax.process_count() > 1:
+        known = np.asarray(multihost_utils.broadcast_one_to_all(known))
+    report.skipped += int(known.sum())
+    return [item for item, is_known in zip(visit, known) if not is_known]
+
+
+def _known(model: Any, visit: Sequence[Item], done: Done, plan: SweepPlan, settings: Settings) -> np.ndarray:
+    """Which of the items have results, bool [items]."""
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
@@ -173,10 +185,7 @@ def _not_done(
             known[i] = is_done(asked, done, item.options)
         except ClipjaxError:
             continue  # its run will say it
-    if jax.process_count() > 1:
-        known = np.asarray(multihost_utils.broadcast_one_to_all(known))
-    report.skipped += int(known.sum())
-    return [item for item, is_known in zip(visit, known) if not is_known]
+    return known
 
 
 def _visit(
@@ -200,6 +209,7 @@ def _visit(
         for item in part:
             progress.start(item)
             found = next(runs)
+            _stop_at_full_disk(found.error)
             if found.result is not None:
                 report.note(found.result)
                 progress.end(item, headline(found.result.rows))
@@ -208,6 +218,25 @@ def _visit(
                 reason = _reason(found.error)
                 report.failures.append(Failure(str(item), reason))
                 progress.end(item, f"failed: {reason}")
+
+
+def _stop_at_full_disk(error: Exception | None) -> None:
+    """Raises DataError, on every process, where a run of one has met a full disk: all others would, too."""
+    failure = error if _is_full_disk(error) else None
+    failed = failed_process(failure)
+    if failure is not None:
+        raise DataError(f"the sweep has stopped at a full disk: {_reason(failure)}") from failure
+    if failed is not None:
+        raise DataError(f"the disk of process {failed} is full: see its message")
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether the system says so, of this error or of one that it was raised for."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _of_same_options(items: Sequence[Item]) -> Iterator[list[Item]]:

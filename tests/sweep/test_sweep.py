@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
 from typer.testing import Result
@@ -268,6 +270,36 @@ def test_a_damaged_run_is_no_result(suite: Path, done: tuple[Path, Result, int],
     assert f"{damaged}:" in failure(sweep(suite, tmp_path, "--collect"))
     damaged.unlink()
     assert f"{damaged}: cannot be read" in failure(sweep(suite, tmp_path, "--collect"))
+
+
+@pytest.mark.parametrize("full", ["results", "store"])
+def test_a_full_disk_is_said_once(
+    suite: Path,
+    done: tuple[Path, Result, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full: str,
+) -> None:
+    """With the third run that is written, or with the first file of the store."""
+    written, write = [], pq.write_table
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        written.append(1)
+        if full == "store" or len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments, **options)
+
+    if full == "results":
+        shutil.copytree(done[0] / "store", tmp_path / "store")
+        monkeypatch.setattr("clipjax.results.pq.write_table", refuse)
+    else:
+        monkeypatch.setattr(os, "fsync", refuse)
+    result = sweep(suite, tmp_path)
+    assert "the sweep has stopped at a full disk: " in failure(result)
+    assert "o space left" in failure(result)
+    kept = len(list((tmp_path / "results").glob("*/run.json")))
+    assert kept == (2 if full == "results" else 0)
+    assert re.findall(r"^\[(\d+)/", result.output, re.MULTILINE) == [str(i + 1) for i in range(kept + 1)]
 
 
 def test_a_folder_of_models_that_is_not_there(suite: Path, tmp_path: Path) -> None:

@@ -76,6 +76,31 @@ def test_a_host_that_differs_stops_all(suite: Path, tmp_path: Path, what: str, w
         assert "clipjax: " in (tmp_path / f"output{number}").read_text()
 
 
+@pytest.mark.parametrize(
+    ("what", "word"),
+    [
+        ("a file", "process 1 could not use the folders of the sweep: see its message"),
+        ("a damaged run", "process 1 could not read the results: see its message"),
+    ],
+)
+def test_results_that_one_host_cannot_use_stop_all(suite: Path, tmp_path: Path, what: str, word: str) -> None:
+    theirs = tmp_path / "theirs"
+    if what == "a file":
+        theirs.touch()
+    else:
+        (theirs / "damaged").mkdir(parents=True)
+        (theirs / "damaged" / "run.json").write_text("{")
+    job = free_job()
+    processes = [
+        start(suite, tmp_path, *arguments, devices=2, process=(number, 2, job))
+        for number, arguments in enumerate(([], ["--results", str(theirs)]))
+    ]
+    assert codes(processes) == [1, 1], said(tmp_path)
+    assert word in (tmp_path / "output0").read_text()
+    assert str(theirs) in (tmp_path / "output1").read_text()
+    assert log_of(tmp_path) == []
+
+
 def test_what_fails_on_one_host_costs_nothing_else(
     suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:
