@@ -62,7 +62,7 @@ class Uploads:
         self._place, self._folder, self._keep = place, folder, keep
 
     def fetch(self) -> None:
-        """Bring the newest whole checkpoint to this disk, where it lacks it.
+        """Bring the newest whole checkpoint to this disk, where it lacks it or its own is damaged.
 
         One that is not whole any more is taken from the bucket, and the one before it is fetched.
 
@@ -92,9 +92,10 @@ class Uploads:
     def _fetch(self) -> None:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        here = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        here = [path for path in self._folder.iterdir() if path.name.isdecimal()]
+        newest = max((int(path.name) for path in here if wrong_size(path) is None), default=-1)
         for step in self._steps():
-            if step <= max(here, default=-1):
+            if step <= newest:
                 return
             there: Any = self._place / str(step)
             if (wrong := wrong_size(there)) is None:
@@ -104,14 +105,21 @@ class Uploads:
             remove(there, SIZES)
 
     def _copy(self, there: Any, step: int) -> None:
-        """Into a folder beside its place, which gets its name when all is there."""
+        """Into a folder beside its place, which gets its name when all is there.
+
+        A damaged one that has this name is put aside.
+        """
+        place = self._folder / str(step)
         beside = self._folder / f".{step}.{uuid.uuid4().hex}.tmp"
         try:
-            with writing(self._folder / str(step)):
+            with writing(place):
                 for name, size in _sizes(there).items():
                     copy_object(there / name, size, beside / name)
                 (beside / SIZES).write_bytes((there / SIZES).read_bytes())
-                os.rename(beside, self._folder / str(step))
+                if place.exists():
+                    shutil.rmtree(damaged := self._folder / f"{step}.damaged", ignore_errors=True)
+                    os.rename(place, damaged)
+                os.rename(beside, place)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 

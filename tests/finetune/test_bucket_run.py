@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import shutil
 import signal
 import socket
@@ -117,6 +118,23 @@ def test_half_a_resume_point_is_none(
     assert steps() == [8, 12]
     said = [] if damage == "not finished" else ["fake://bucket/run/train/checkpoints/12 is not whole"]
     assert [each.getMessage().partition(" (")[0] for each in caplog.records] == said
+
+
+@pytest.mark.parametrize("uploaded", [[8, 12], [8]])
+def test_a_damaged_copy_is_fetched_again(
+    bucket: type[FakeBucket], cache: Path, whole: Params, uploaded: list[int]
+) -> None:
+    """All that lies on this disk is cut short."""
+    run(RUN)
+    for step in (8, 12):
+        os.truncate(cache / HERE / f"{step}/identity/metadata", 3)
+    if 12 not in uploaded:
+        del bucket.store["/bucket/run/train/checkpoints/12/sizes.json"]
+    taken, weights = run(RUN)
+    assert taken == list(range(uploaded[-1] + 1, 13))
+    assert same_bits(weights, whole)
+    assert steps() == [8, 12]
+    assert (cache / HERE / f"{uploaded[-1]}.damaged").is_dir()
 
 
 @pytest.mark.parametrize(
