@@ -25,8 +25,9 @@ from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.embed import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.evaluation import Result, evaluate, refused
+from clipjax.evaluation import evaluate
 from clipjax.labels import PromptSet, load_prompts
+from clipjax.run_result import Result, refused
 from clipjax.sharding import on_all
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
 from clipjax.task_names import collection

@@ -17,9 +17,9 @@ from clipjax import ahead
 from clipjax.cli import app
 from clipjax.collection import Done, Job, cards_below, evaluate_all, plan
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation import Result
 from clipjax.labels import load_labels
 from clipjax.results import ResultStore
+from clipjax.run_result import Result
 from clipjax.task_names import COLLECTIONS, task_names
 from clipjax.tasks import all_tasks
 

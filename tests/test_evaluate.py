@@ -15,10 +15,10 @@ from _colours import COLOURS, PREPROCESS, ColourModel
 import clipjax
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation import Result
 from clipjax.labels import LabelSpace, PromptSet, load_labels
 from clipjax.metrics import intervals
 from clipjax.results import ResultStore
+from clipjax.run_result import Result
 from clipjax.tasks import About, zeroshot
 
 PLANTED = {  # folder -> colours of the images in it
@@ -133,7 +133,7 @@ def test_the_recipe_hash_ignores_place_time_and_speed(world, tmp_path, monkeypat
     first = recipe(run(world))
     shutil.copytree(world, tmp_path / "elsewhere" / "world")
     elsewhere = {"versions": {"jax": "9"}, "xla_flags": None, "device": None, "git_revision": None}
-    monkeypatch.setattr("clipjax.evaluation.provenance", lambda: elsewhere)
+    monkeypatch.setattr("clipjax.run_result.provenance", lambda: elsewhere)
     assert (
         recipe(run(tmp_path / "elsewhere" / "world", per_device_batch=2, store=tmp_path / "store")) == first
     )

@@ -20,11 +20,11 @@ import clipjax
 from clipjax.cli import app
 from clipjax.compare import compare_runs
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation import Result
 from clipjax.labels import load_labels, load_projection
 from clipjax.metrics import calibration, detection, intervals, ood_scores
 from clipjax.predictions import evaluate_predictions
 from clipjax.results import ResultStore
+from clipjax.run_result import Result
 from clipjax.tasks import imagenet_d
 
 RNG = np.random.default_rng(0)

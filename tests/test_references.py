@@ -11,7 +11,7 @@ import pytest
 from _planted import emitted
 from _rows import row
 
-from clipjax import evaluation, references
+from clipjax import references, run_result
 from clipjax.analysis.curation import columns
 from clipjax.config import config_dir, read_csv
 from clipjax.data.cards import read_card
@@ -203,14 +203,14 @@ def test_a_wrong_line_is_named(tmp_path, monkeypatch, line: str, message: str) -
 def test_a_run_writes_what_is_published_of_its_numbers() -> None:
     task = all_tasks()["zeroshot"]
     common = {
-        **evaluation.identity(B32, {"kind": "zero_shot"}, task, "imagenet_val"),
-        **evaluation.NOT_EMBEDDED,
+        **run_result.identity(B32, {"kind": "zero_shot"}, task, "imagenet_val"),
+        **run_result.NOT_EMBEDDED,
         "recipe_hash": "a" * 64,
         "recipe": {},
         "convention": {"prompts": "openai_80"},
     }
     outcome = Outcome([Measure("top1", 0.6, 10), Measure("top5", 0.9, 10)], {"id": []})
-    top1, top5 = evaluation.finish(common, outcome, evaluation.NO_STATS, None).rows
+    top1, top5 = run_result.finish(common, outcome, run_result.NO_STATS, None).rows
     assert [(one["value"], one["source"]) for one in top1["reference"]] == [(0.6332, "open_clip")]
     assert top5["reference"] is None
 

@@ -33,13 +33,13 @@ from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
 from clipjax.embed import IMAGE_BATCH
-from clipjax.evaluation import Result
 from clipjax.finetune.contrastive import Recipe, train
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.progress import progress_bar
 from clipjax.registry import channel_statistics
 from clipjax.results import Row
+from clipjax.run_result import Result
 from clipjax.store import Store
 from clipjax.sweep.plan import make_plan
 from clipjax.sweep.run import Settings, complete, run_sweep

@@ -21,9 +21,9 @@ from clipjax.collection import Job, Plan, evaluate_all, plan
 from clipjax.compare import Comparison, compare_runs
 from clipjax.data.cards import load_dataset
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation import Result
 from clipjax.finetune.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
+from clipjax.run_result import Result
 from clipjax.tasks import metric_name
 
 

@@ -41,7 +41,7 @@ from clipjax.buckets import place
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation import NO_STATS, NOT_EMBEDDED, Result, check_bootstrap, finish, identity
+from clipjax.evaluation import check_bootstrap
 from clipjax.labels import Projection, load_labels
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.predictions.arrays import ARRAYS, read_arrays
@@ -49,6 +49,7 @@ from clipjax.predictions.given import Given, Read, check_ids, with_file
 from clipjax.predictions.tables import CSV, read_table
 from clipjax.provenance import count_compiles
 from clipjax.results import ResultStore
+from clipjax.run_result import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.subject import annotations_path
 from clipjax.tasks import About, Outcome, Task, find_task
 

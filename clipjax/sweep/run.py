@@ -31,8 +31,8 @@ from clipjax.embed import BatchSize, EmbedStats, check_settings
 from clipjax.embed.forward import Program, compiled
 from clipjax.embed.params import check_params, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted
-from clipjax.evaluation import Result
 from clipjax.load import load_model
+from clipjax.run_result import Result
 from clipjax.sharding import assert_same_everywhere, failed_process, on_all
 from clipjax.store import Store
 from clipjax.sweep import cost

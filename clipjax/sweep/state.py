@@ -19,9 +19,10 @@ from clipjax.digests import sha256_json
 from clipjax.embed import image_key
 from clipjax.embed.params import AUTO, placements
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.evaluation import COMPARISON, NO_STATS, Result, hash_images, refused_recipe
+from clipjax.evaluation import COMPARISON, hash_images
 from clipjax.models.network import known_precision
 from clipjax.results import ResultStore
+from clipjax.run_result import NO_STATS, Result, refused_recipe
 from clipjax.store import EntryInfo, Store, key_hash
 from clipjax.subject import NotApplicableError, Request, Subject, not_applicable, resolve
 from clipjax.sweep import cost

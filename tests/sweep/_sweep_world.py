@@ -208,7 +208,7 @@ def rows_of(out: Path) -> dict[tuple[str, ...], tuple[Any, Any]]:
 
 def main() -> None:
     """`clipjax`, with a log of what it computes."""
-    from clipjax import evaluation
+    from clipjax import evaluation, run_result
     from clipjax.embed import stream
     from clipjax.embed.forward import Forward
 
@@ -231,7 +231,8 @@ def main() -> None:
         os.write(file, b"run\n")
         return result
 
-    stream.image_forward, evaluation.finish = image_forward, finished  # type: ignore[assignment]
+    stream.image_forward = image_forward  # type: ignore[assignment]
+    evaluation.finish = run_result.finish = finished  # of runs, and of models that a task is not defined for
     sys.argv[:2] = ["clipjax"]
     from clipjax.cli import main as clipjax
 
