@@ -22,7 +22,6 @@ from _images import RECIPE, MemoryOpener, memory_manifest, write_images
 from etils import epath
 from PIL import Image
 
-from clipjax import embed
 from clipjax.data import loader, pixel_store
 from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
@@ -30,6 +29,7 @@ from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.readers import read_flat
 from clipjax.embed import embed_images, forward
+from clipjax.embed.sets import default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
 from clipjax.sharding import make_mesh
@@ -172,7 +172,7 @@ def test_shards_are_of_a_size_that_embeddings_are_made_of():
         recipe = PixelRecipe(side, side)
         rows = pixel_store._rows_per_shard(n, recipe)
         assert rows * 3 * side**2 <= max(pixel_store.SHARD_BYTES, 3 * side**2)
-        assert embed.sets.default_shard(50_000, 64) % rows == 0
+        assert default_shard(50_000, 64) % rows == 0
     assert pixel_store._rows_per_shard(50_000, PixelRecipe(224, 224)) == 128
 
 
