@@ -22,11 +22,11 @@ from scipy.special import ndtr, ndtri
 from clipjax.analysis.cells import Cell, Column
 from clipjax.analysis.correlation import KINDS, correlation
 from clipjax.analysis.estimates import Limits
+from clipjax.analysis.group_differences import compare_groups
 from clipjax.analysis.points import Point, coordinates
 from clipjax.analysis.resampling import Estimate, draw
 from clipjax.analysis.trends import (
     Fit,
-    compare_groups,
     effective_robustness,
     fit,
     fit_points,

@@ -94,7 +94,7 @@ def _parts(model: Any, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
             task = find_task(name)
             if not_applicable(model, task) is None:
                 subject = resolve(model, task, asked)
-                yield from filter(None, (subject.part, subject.id))
+                yield from subject.parts
 
 
 def _embed(

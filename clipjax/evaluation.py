@@ -174,7 +174,7 @@ def hash_images(manifest: Manifest, progress: bool) -> None:
 
 def _resolved(model: Any, task: Task, asked: Request, progress: bool) -> Subject:
     subject = resolve(model, task, asked)
-    for part in filter(None, (subject.part, subject.id)):
+    for part in subject.parts:
         hash_images(part.manifest, progress)
     _check_apart(subject)
     return subject
@@ -184,7 +184,7 @@ def _check_apart(subject: Subject) -> None:
     """Raises DataError where a task that tells images from in-distribution ones is given the same twice."""
     if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
         return
-    contents = [sorted(part.manifest.opener.content_digests()) for part in (subject.part, subject.id)]
+    contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
     if contents[0] == contents[1]:
         raise DataError(
             f"{subject.part.name} and the in-distribution set {subject.id.name} are the same images: give "

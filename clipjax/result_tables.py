@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipjax.errors import UsageError
@@ -100,18 +100,22 @@ def _csv(rows: Sequence[Row]) -> str:
     """Every field, in the schema's order; objects as JSON, interval and reference as columns of their own."""
     names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
     parts = ("lo", "hi", "level", "method")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *parts, "published", "source", "difference"])
+    lines = []
     for row in rows:
         interval = row["interval"] or {}
         limits = (interval.get(part) for part in parts)
-        writer.writerow([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
-    return text.getvalue()
+        lines.append([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
+    return as_csv([*names, *parts, "published", "source", "difference"], lines)
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([titles, *lines])
+    return text.getvalue()
 
 
 def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:

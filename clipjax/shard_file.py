@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import safetensors.numpy
 
+from clipjax.writing import DTYPES
+
 SCHEMA = 1
 """Version of the files; part of every key, so an entry of another version is never read as ours."""
 
@@ -46,11 +48,7 @@ def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
     return json.loads(names.tobytes()), array, None if batch is None else int(batch)
 
 
-_DTYPES = {"BOOL": "?"} | {
-    f"{letter}{8 * size}": f"<{kind}{size}"
-    for letter, kind, sizes in (("U", "u", (1, 2, 4, 8)), ("I", "i", (1, 2, 4, 8)), ("F", "f", (2, 4, 8)))
-    for size in sizes
-}
+_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:

@@ -110,6 +110,11 @@ class Subject:
     resamples: int
     seed: int
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The data sets that it embeds."""
+        return (self.part,) if self.id is None else (self.part, self.id)
+
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
         """Everything that decides the numbers; its hash is the identity of the rows.
 

@@ -116,7 +116,7 @@ def test_two_figures_of_one_name_do_not_overwrite_each_other(results, tmp_path):
 def test_a_file_in_place_of_the_folder_is_kept(results, tmp_path):
     (tmp_path / "out").write_text("precious")
     for out in (tmp_path / "out", tmp_path / "out" / "below"):
-        with pytest.raises(ClipjaxError, match=r"out is a file: --out .* must be a folder"):
+        with pytest.raises(ClipjaxError, match=r"out is a file, not a folder for figures \(--out\)"):
             invoke(results, "--figure", "fig4", "--out", out)
     assert (tmp_path / "out").read_text() == "precious"
 

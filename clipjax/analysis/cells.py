@@ -121,7 +121,7 @@ def column_from(record: Mapping[str, Any], where: str) -> Column:
         DataError: something is missing or unknown.
     """
     try:
-        terms = tuple(Term(**row) for row in record["rows"])
+        terms = tuple(_term(**row) for row in record["rows"])
         if not terms:
             raise ValueError("it averages no row")
         if wrong := [part for term in terms for part in term if not isinstance(part, str | None)]:
@@ -169,6 +169,11 @@ def cells_of(
         if found:
             table[model] = [_cell(model, column, chosen) for column in columns]
     return table
+
+
+def _term(slice: str | None = None, **names: Any) -> Term:
+    """A slice of "" is none: so a template of several columns may name one for some of them."""
+    return Term(slice=None if slice == "" else slice, **names)
 
 
 def term_of(row: Mapping[str, Any]) -> Term:

@@ -29,12 +29,13 @@ from clipjax.analysis.estimates import (
     shift_of,
 )
 from clipjax.analysis.evidence import Evidence, Sample, TooLittle
+from clipjax.analysis.group_differences import GroupDifference, compare_groups
 from clipjax.analysis.ledger import Claim, Ledger, Part
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.resampling import RESAMPLES
 from clipjax.analysis.scales import checked
-from clipjax.analysis.trends import GroupDifference, compare_groups, fit_points, mean_robustness
+from clipjax.analysis.trends import fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, UsageError
 from clipjax.results import Row
 

@@ -10,9 +10,7 @@ a value only if nothing is. Where something is published of a cell, that stands 
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,7 @@ from clipjax.analysis.cells import (
 )
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, UsageError
-from clipjax.result_tables import as_latex, as_markdown
+from clipjax.result_tables import as_csv, as_latex, as_markdown
 from clipjax.results import Row
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
@@ -177,12 +175,10 @@ def export_curation(table: Table, form: str) -> str:
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     """One line a cell; lists are written with "; " between, rows by what names them and their value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CELL_FIELDS)
+    lines = []
     for record in records:
         rows = [f"{term_of(row)} = {row['value']}" for row in record["rows"]]
         lists = {"rows": rows} | {n: record[n] for n in ("missing", "published", "source", "difference")}
         cells = {**record, **{name: "; ".join(map(str, some)) for name, some in lists.items()}}
-        writer.writerow([cells[name] for name in CELL_FIELDS])
-    return text.getvalue()
+        lines.append([cells[name] for name in CELL_FIELDS])
+    return as_csv(CELL_FIELDS, lines)

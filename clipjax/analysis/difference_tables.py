@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from clipjax.analysis.differences import Differences, Pair
 from clipjax.errors import UsageError, counted
-from clipjax.result_tables import as_markdown, model_name
+from clipjax.result_tables import as_csv, as_markdown, model_name
 from clipjax.results import Row
 
 FORMATS = ("table", "markdown", "csv", "json")
@@ -68,12 +66,8 @@ def export_differences(found: Differences, tolerance: float, form: str) -> str:
     if form == "json":
         return _json(found, tolerance)
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(FIELDS)
-        for one in records(found, tolerance):
-            writer.writerow(({**one, "departures": "; ".join(one["departures"])})[name] for name in FIELDS)
-        return text.getvalue()
+        lines = [{**one, "departures": "; ".join(one["departures"])} for one in records(found, tolerance)]
+        return as_csv(FIELDS, [[line[name] for name in FIELDS] for line in lines])
     raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
 
 

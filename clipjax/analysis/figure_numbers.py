@@ -6,8 +6,6 @@ of the coordinates of the axes' scales. docs/analysis.md has every column.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from clipjax.analysis.panel_trends import Trend, reference_of, trends_of
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import Estimate
 from clipjax.analysis.trends import effective_robustness
+from clipjax.result_tables import as_csv
 
 LIMITS = ("lo", "hi", "level", "method")  # of an interval
 AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "rows")
@@ -170,8 +169,4 @@ def _estimate(name: str, found: Estimate | None) -> dict[str, Any]:
 
 
 def _csv(header: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return as_csv(header, ([record.get(name) for name in header] for record in records))

@@ -24,9 +24,10 @@ from clipjax.analysis.points import Point, points, points_of_prompts
 from clipjax.analysis.scales import checked
 from clipjax.analysis.scatter import draw_scatter
 from clipjax.analysis.strip import draw_strip
-from clipjax.analysis.style import save_figure, write_whole
+from clipjax.analysis.style import save_figure
 from clipjax.config import config_dir
 from clipjax.errors import ClipjaxError, DataError
+from clipjax.writing import write_bytes
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
@@ -85,7 +86,7 @@ def analyze(
     numbers = FigureNumbers(spec, panels)
     for ending, text in numbers.files() if "csv" in formats and any(shown) else ():
         files.append(out / f"{spec.name}{ending}")
-        write_whole(files[-1], text.encode())
+        write_bytes(files[-1], text.encode())
     missing = tuple(each for content in panels for each in content.missing)
     models = frozenset[str]().union(*shown)
     return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), models, missing, numbers)
@@ -171,7 +172,7 @@ def _table(
     files = []
     for form in (form for form in TABLE_FORMATS if form in formats and filled):
         files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")
-        write_whole(files[-1], export_table(spec, lines, form).encode())
+        write_bytes(files[-1], export_table(spec, lines, form).encode())
     missing = tuple(each for line in lines if not line.line.to_come for each in _missing_of(line))
     models = frozenset(each.model for each in filled if each.model is not None)
     drawn_lines = len({each.line.cells for each in filled})

@@ -19,11 +19,11 @@ from typing import Any
 from clipjax.analysis.cells import Column, Term
 from clipjax.analysis.curation import columns as curation_columns
 from clipjax.analysis.groups import groups, schemes
+from clipjax.analysis.scales import SCALES
 from clipjax.config import config_dir, read_toml
 from clipjax.errors import DataError, counted, unknown_name
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
-SCALES = ("probit", "logit", "linear")
 PAIRINGS = ("parent", "resolution_pair", "model")
 
 _TREND = {"x", "group", "against"}

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from clipjax.analysis.figure_spec import FitLine, Spec
 from clipjax.analysis.frame import FEWEST, Content, fitted, members_of
+from clipjax.analysis.group_differences import GroupDifference, compare_fits
 from clipjax.analysis.points import Point
 from clipjax.analysis.resampling import RESAMPLES
-from clipjax.analysis.trends import Fit, GroupDifference, compare_fits, fit_points, too_little
+from clipjax.analysis.trends import Fit, fit_points, too_little
 
 
 @dataclass(frozen=True)

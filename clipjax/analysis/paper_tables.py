@@ -6,8 +6,6 @@ there only if all rows that it averages are.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +14,7 @@ from clipjax.analysis.cells import Cell, Column, RowIndex, cells_of
 from clipjax.analysis.figure_spec import Spec, TableLine
 from clipjax.analysis.groups import matches
 from clipjax.references import lookup
-from clipjax.result_tables import as_latex, as_markdown
+from clipjax.result_tables import as_csv, as_latex, as_markdown
 from clipjax.results import Row
 
 TABLE_FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}  # and the endings of their files
@@ -144,13 +142,12 @@ def _text(cell: Cell | None, published: float | None) -> str:
 
 
 def _csv(spec: Spec, lines: Sequence[FilledLine]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*spec.head, *FIELDS])
-    for each in lines:
-        for column, cell, published in zip(each.line.columns, each.cells, each.published):
-            writer.writerow([*each.line.cells, *_record(each.model, column, cell, published)])
-    return text.getvalue()
+    found = [
+        [*each.line.cells, *_record(each.model, column, cell, published)]
+        for each in lines
+        for column, cell, published in zip(each.line.columns, each.cells, each.published)
+    ]
+    return as_csv([*spec.head, *FIELDS], found)
 
 
 def _record(model: str | None, column: Column, cell: Cell | None, published: float | None) -> list[Any]:

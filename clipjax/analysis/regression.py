@@ -18,9 +18,8 @@ METHODS = ("huber", "ols")
 K = 1.345
 _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
 _ROUNDING = 1e-13  # of the size of y: residuals that are nothing else
-_BLOCK = (
-    2**16
-)  # points that are worked on together: what a processor keeps near. Sets do not meet, so no bit moves
+# Points that are worked on together: what a processor keeps near. Sets do not meet, so no bit moves.
+_BLOCK = 2**16
 
 
 class Stop(NamedTuple):

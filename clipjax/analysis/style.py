@@ -6,9 +6,7 @@ tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipjax.analysis.named_points import name_points
-from clipjax.errors import DataError
+from clipjax.writing import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
@@ -114,25 +112,8 @@ def save_figure(
     """
     paths = [Path(out).with_suffix(f".{form}") for form in formats]
     for path, form in zip(paths, formats):
-        write_whole(path, _rendered(figure, form, names or {}))
+        write_bytes(path, _rendered(figure, form, names or {}))
     return paths
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, and the folders that it lies in.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise DataError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _rendered(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:

@@ -2,7 +2,6 @@
 
     baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
     effective_robustness(clips, baseline)                 # of each model: y less what the trend expects of it
-    compare_groups(cnns, vits)                            # slopes, offset at a common x, angle
 
 x and y are turned into coordinates of their scales (`clipjax.analysis.scales`) and a straight line is fitted
 to these; whatever is said of accuracies is turned back. docs/trends.md has the formulas.
@@ -11,8 +10,8 @@ to these; whatever is said of accuracies is turned back. docs/trends.md has the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from clipjax.analysis.resampling import (
     Estimate,
     check_settings,
     draw,
-    estimate,
 )
 from clipjax.analysis.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
 from clipjax.errors import DataError, counted, unknown_name
@@ -106,12 +104,18 @@ class Fit:
         slope, intercept = (part.reshape(-1, *[1] * at.ndim) for part in self.draws.T)
         return inverse(intercept + slope * at, self.scale_y)
 
-    def band(self, x: ArrayLike, level: float | None = None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Limits of the trend at each x (pointwise), in the metric's own units; None without an interval."""
+    def band(
+        self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Limits of the trend at each x (pointwise), in the metric's own units; None without an interval.
+
+        Args:
+            n: as `predict` has it.
+        """
         if self.slope_interval is None:
             return None
         tail = (1 - (self.level if level is None else level)) / 2
-        lo, hi = np.quantile(self.predictions(x), [tail, 1 - tail], axis=0)
+        lo, hi = np.quantile(self.predictions(x, n), [tail, 1 - tail], axis=0)
         return lo, hi
 
 
@@ -222,8 +226,8 @@ def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, flo
     levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
     for level in {*levels} - {None}:
         those = [i for i, own in enumerate(levels) if own == level]
-        x = np.array([points[i].x.value for i in those], np.float64)
-        if (band := baseline.band(x, level)) is not None:
+        x, _, n, _ = coordinates([points[i] for i in those])
+        if (band := baseline.band(x, level, n)) is not None:
             found.update(zip(those, zip(*(limits.tolist() for limits in band))))
     return found
 
@@ -275,133 +279,16 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
     return difference_of(of_trend, mean_of(y - expected))
 
 
-ANGLE = (
-    "tan(arctan(slope of a) - arctan(slope of b)) = (a - b) / (1 + a b), one unit of either axis of the same "
-    "length, in the coordinates of the axes"
-)
-
-
-@dataclass(frozen=True)
-class GroupDifference:
-    """How the trends of two groups differ: a less b.
-
-    Attributes:
-        a, b: the trends; None where a group has too few models or one x.
-        slope: difference of the slopes.
-        offset: difference of y at `at`, in the metric's own units.
-        at: a common x: the middle of what both groups have, in coordinates.
-        tan: of the angle between the lines, by the convention `ANGLE` (Fig. 8 of the paper: tan(Delta_S)).
-        reasons: why what is None cannot be told.
-    """
-
-    a: Fit | None
-    b: Fit | None
-    slope: Estimate | None
-    offset: Estimate | None
-    at: float | None
-    tan: Estimate | None
-    reasons: tuple[str, ...]
-    convention: Mapping[str, Any]
-
-
-def compare_groups(
-    a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
-) -> GroupDifference:
-    """The trends of two groups, each fitted and drawn by itself: models in both make intervals too wide.
-
-    What cannot be told is None and has a reason: anything of a group of fewer than `resampling.FEWEST` models
-    or with one x, and the offset where the groups have no x in common.
-
-    Args:
-        at: the x of the offset, in the metric's own units.
-        settings: as `fit` has them; the scales are those of the points' columns.
-
-    Raises:
-        UsageError, DataError: as `fit`.
-    """
-    fits, reasons = [], []
-    for name, points in (("a", a), ("b", b)):
-        short = too_little(points)
-        reasons += [f"group {name} has {short}"] if short else []
-        fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
-    one, two = fits
-    if one is not None and two is not None:
-        return compare_fits(one, two, at=at)
-    convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
-    return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
-
-
-def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
-    """`compare_groups` of trends that are there already, each drawn by a `stream` of its own."""
-    convention = {**one.convention, "angle": ANGLE}
-    reasons = [f"group {name} has {_few(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
-    if reasons:
-        return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
-    common = _common_x(one, two) if at is None else _within(at, one, two)
-    offset = None if common is None else _offset(one, two, common)
-    if common is None:
-        reasons.append(_apart(one, two, at))
-    draws = _paired(one.draws[:, 0], two.draws[:, 0])
-    slope = _of_both(one, two, one.slope - two.slope, draws[0] - draws[1])
-    tan = _of_both(one, two, float(tan_of_angle(one.slope, two.slope)), tan_of_angle(*draws))
-    if math.isnan(tan.value):
-        reasons.append("the lines are 90 degrees or more apart: their angle has no tangent to speak of")
-        tan = None
-    return GroupDifference(one, two, slope, offset, common, tan, tuple(reasons), convention)
-
-
-def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Of the angle from the line with the `second` slope to that with the `first`; see `ANGLE`.
-
-    NaN from 90 degrees on, where the tangent changes its sign.
-    """
-    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)
-
-
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
     """Why no trend of so many models or more goes through the points; None where one does."""
     if len(points) < fewest:
-        return _few(len(points), fewest)
+        return needed(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None
 
 
-def _few(n: int, fewest: int = FEWEST) -> str:
+def needed(n: int, fewest: int = FEWEST) -> str:
+    """What to say of so few models."""
     return f"{counted(n, 'model')}, {fewest} are needed"
-
-
-def _common_x(one: Fit, two: Fit) -> float | None:
-    """The middle of the x that both have, in coordinates; None where they have none."""
-    low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
-    if low > high:
-        return None
-    return float(inverse(transform([low, high], one.scale_x).mean(), one.scale_x))
-
-
-def _within(at: float, *fits: Fit) -> float | None:
-    return at if all(fit.ends[0] <= at <= fit.ends[1] for fit in fits) else None
-
-
-def _apart(one: Fit, two: Fit, at: float | None) -> str:
-    have = " and ".join(f"{fit.ends[0]:.4g} to {fit.ends[1]:.4g}" for fit in (one, two))
-    return f"x is {have}: " + ("no x in common" if at is None else f"{at:g} lies outside")
-
-
-def _offset(one: Fit, two: Fit, at: float) -> Estimate:
-    first, second = _paired(one.predictions(at), two.predictions(at))
-    return _of_both(one, two, float(one.predict(at) - two.predict(at)), first - second)
-
-
-def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of two groups side by side: they are independent, so any order will do."""
-    both = min(len(first), len(second))
-    return first[:both], second[:both]
-
-
-def _of_both(one: Fit, two: Fit, value: float, draws: np.ndarray) -> Estimate:
-    found = estimate(value, one.n + two.n, draws, one.level)
-    return replace(found, undefined=found.undefined + max(one.undefined, two.undefined))
 
 
 def _convention(method: str, scale_x: str, scale_y: str, resamples: int, seed: int) -> dict[str, Any]:

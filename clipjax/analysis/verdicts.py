@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from clipjax.analysis.cells import term_of
 from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
 from clipjax.analysis.ledger import Claim, Part
-from clipjax.result_tables import as_markdown
+from clipjax.result_tables import as_markdown, model_name
 from clipjax.results import Row
 
 Table = tuple[list[str], list[list[str]]]
@@ -90,10 +91,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    term = " ".join(filter(None, (row["task"], row["dataset"], row["slice"], row["metric"])))
     return {
-        "model": row["model"],
-        "row": term,
+        "model": model_name(row),
+        "row": str(term_of(row)),
         "value": row["value"],
         "origin": row["origin"],
         "run": row["run_id"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +74,7 @@ def analyze(
     from clipjax.analysis.figure_set import FORMATS, PROMPTS
     from clipjax.analysis.figure_set import analyze as draw
     from clipjax.analysis.figure_spec import load_spec, spec_names
+    from clipjax.buckets import check_folder
 
     specs = _distinct([load_spec(name) for name in dict.fromkeys(figure or spec_names())])
     if unknown := [each for each in form or () if each not in FORMATS]:
@@ -82,7 +82,7 @@ def analyze(
     if listed:
         print_table(["figure", "paper", "kind", "panels", "title"], [_about(spec) for spec in specs])
         return
-    _check_out(out)
+    check_folder(out, "a folder for figures (--out)", written=True)  # before rows are read
     index = RowIndex(opened(folder).rows())
     check_choice(index, prompts=prompts, precision=precision)
     found, refused = [], []
@@ -115,15 +115,6 @@ def _distinct(specs: list[Spec]) -> list[Spec]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two figures are called {twice[0]!r}: give one file another name")
     return specs
-
-
-def _check_out(out: Path) -> None:
-    """Said before rows are read and figures drawn."""
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise DataError(f"{nearest} is a file: --out {out} must be a folder to write to")
-    if not os.access(nearest, os.W_OK):
-        raise DataError(f"{nearest} may not be written to: choose another --out")
 
 
 def _about(spec: Spec) -> list[str]:

@@ -6,11 +6,18 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from clipjax.commands.options import DatasetOption, LabelsOption, WorkersOption
+from clipjax.commands.options import (
+    DatasetOption,
+    LabelsOption,
+    ParamsOption,
+    WorkersOption,
+    number_or_auto,
+    workers_asked,
+)
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
@@ -84,13 +91,7 @@ def evaluate(
             help="Images a device a step; part of the store's layout. auto tries once what is fastest here."
         ),
     ] = "64",
-    params: Annotated[
-        str,
-        typer.Option(
-            help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
-            "memory allows (auto)."
-        ),
-    ] = "auto",
+    params: ParamsOption = "auto",
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
     ] = "parity",
@@ -342,21 +343,6 @@ def say_waiting(stats: Sequence[Any]) -> None:
 def _decoders(stats: Sequence[Any]) -> str:
     found = dict.fromkeys(each.decoders for each in stats if each.images and each.decoders)
     return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""
-
-
-def workers_asked(text: str) -> int | Literal["auto"]:
-    """What --workers says. Raises UsageError for anything but a number and "auto"."""
-    return number_or_auto(text, "--workers", "of processes")
-
-
-def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
-    """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
 
 
 def join_processes() -> None:

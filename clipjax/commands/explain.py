@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.commands.results import Folder, opened
+from clipjax.commands.result_folder import Folder, opened
 from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from clipjax.buckets import place
-from clipjax.commands.evaluate import workers_asked
-from clipjax.commands.options import WorkersOption
+from clipjax.commands.options import WorkersOption, workers_asked
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted

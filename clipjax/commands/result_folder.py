@@ -97,9 +97,7 @@ def emit(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{out} cannot be written ({error.strerror or error})") from None
+    from clipjax.writing import write_bytes
+
+    write_bytes(out, text.encode())
     typer.echo(str(out), err=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.evaluate import join_processes, number_or_auto, say_waiting, workers_asked
+from clipjax.commands.evaluate import join_processes, say_waiting
+from clipjax.commands.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
@@ -56,16 +57,8 @@ def sweep(
             help="Images a device a step, where the suite does not say; auto: the fastest, tried once."
         ),
     ] = "auto",
-    params: Annotated[
-        str,
-        typer.Option(
-            help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
-            "memory allows (auto)."
-        ),
-    ] = "auto",
-    workers: Annotated[
-        str, typer.Option(help="Decoding processes; 0: threads; auto tries once what is fastest here.")
-    ] = "auto",
+    params: ParamsOption = "auto",
+    workers: WorkersOption = "auto",
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Run part I of N, for the jobs of an array.")
     ] = None,

@@ -237,8 +237,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 target = self.folder / f"{step}.damaged"
-                if not target.exists():
-                    (self.folder / str(step)).rename(target)
+                shutil.rmtree(target, ignore_errors=True)  # of an earlier time
+                (self.folder / str(step)).rename(target)
         barrier("damaged checkpoints put aside")
         self._manager.close()
         self._manager = self._open()

@@ -8,7 +8,7 @@ model's whole context, which many are shorter than.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,14 +121,12 @@ def flops(card: Card, tower: str) -> int:
     return _FLOPS[card.arch, tower]
 
 
-def weight_bytes(chosen: Iterable[Chosen]) -> int:
+def weight_bytes(chosen: Chosen) -> int:
     """Of params in float32, as they are in memory."""
-    total = 0
-    for each in chosen:
-        if each.model is not None:
-            leaves = jax.tree.leaves(each.model.network.abstract_params())
-            total += sum(4 * math.prod(leaf.shape) for leaf in leaves)
-    return total
+    if chosen.model is None:
+        return 0
+    leaves = jax.tree.leaves(chosen.model.network.abstract_params())
+    return sum(4 * math.prod(leaf.shape) for leaf in leaves)
 
 
 def pixel_bytes(recipe: PixelRecipe, images: int) -> int:

@@ -98,7 +98,7 @@ def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Don
 def _model_row(items: Sequence[Item], known: _Known, stored: Stored) -> list[Any]:
     chosen = items[0].chosen
     there = sum(round(count * stored.share(name)) for name, count in known.entries.items())
-    weights = cost.weight_bytes([chosen])
+    weights = cost.weight_bytes(chosen)
     width = 0 if chosen.model is None else chosen.model.card.arch.vision.embed_dim
     images = sum(item.images for item in items)
     can_tell = bool(known.asked)
@@ -131,12 +131,10 @@ def _recipe_rows(
             for data in cost.parts(item.job)
         }
         entries = {}
-        for asked in (asked for name in group for asked in known[name].asked):
-            for part in filter(
-                None, (asked.subject and asked.subject.part, asked.subject and asked.subject.id)
-            ):
-                size = cost.pixel_bytes(part.pixels, len(part.manifest))
-                entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
+        subjects = [asked.subject for name in group for asked in known[name].asked]
+        for part in (part for subject in subjects if subject is not None for part in subject.parts):
+            size = cost.pixel_bytes(part.pixels, len(part.manifest))
+            entries[key_hash(pixel_key(part.manifest, part.pixels))] = size
         there = 0 if kept is None else sum(size * kept.share(name) for name, size in entries.items())
         images = sum(counts.values())
         megabytes = [f"{size / 1e6:.1f}" for size in (cost.pixel_bytes(recipe, images), there)]

@@ -101,7 +101,7 @@ def asked_of(model: Any, item: Item, loaded: Loaded, *, params: str = AUTO, prog
         subject = resolve(model, task, Request(**what, **{k: options[k] for k in ASKED if k in options}))
     except NotApplicableError:
         return Asked(None, [[refused]])
-    for part in filter(None, (subject.part, subject.id)):
+    for part in subject.parts:
         hash_images(part.manifest, progress)
     ways = placements(options.get("params", params))
     recipes = [[subject.recipe(each, (), way) for way in ways] for each in cost.precisions(options)]
@@ -141,7 +141,7 @@ def embedding_entries(
     if asked.subject is None or model.card.fingerprint is None:
         return []
     found = []
-    for part in filter(None, (asked.subject.part, asked.subject.id)):
+    for part in asked.subject.parts:
         for precision in map(known_precision, cost.precisions(options)):
             names = [
                 key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))

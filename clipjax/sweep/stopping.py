@@ -53,8 +53,7 @@ class Stop:
         if jax.process_count() == 1:
             self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._interrupt)
             self._ends = socket.socketpair()
-            for end in self._ends:
-                end.setblocking(False)
+            self._ends[1].setblocking(False)  # as `set_wakeup_fd` asks
             self._wakeup = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
             target: Any = self._listen
         else:
@@ -82,7 +81,6 @@ class Stop:
     def _listen(self) -> None:
         """The signal itself wakes this thread, whatever the main one is in."""
         assert self._ends is not None
-        self._ends[0].setblocking(True)
         while not self._over.is_set():
             numbers = self._ends[0].recv(64)
             if signal.SIGTERM in numbers:

@@ -20,10 +20,11 @@ from clipjax.analysis.figure_numbers import POINT, TREND
 from clipjax.analysis.figure_set import Done, analyze, commands, contents
 from clipjax.analysis.figure_spec import Spec, load_spec
 from clipjax.analysis.frame import drawn
+from clipjax.analysis.group_differences import compare_groups
 from clipjax.analysis.groups import matches
 from clipjax.analysis.regression import K
 from clipjax.analysis.scatter import draw_scatter
-from clipjax.analysis.trends import compare_groups, fit_points
+from clipjax.analysis.trends import fit_points
 
 sm: Any = typed_sm  # their stubs do not know all that they have
 stats: Any = typed_stats

@@ -12,6 +12,7 @@ import pytest
 from clipjax.analysis.cells import Term
 from clipjax.analysis.figure_spec import Spec, load_spec, spec_names
 from clipjax.analysis.groups import group_of, matches
+from clipjax.analysis.ledger import ledger
 from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.errors import DataError, UsageError
@@ -63,6 +64,23 @@ def test_a_file_of_ones_own(tmp_path):
     own = '[[groups]]\nkey = "k"\ntitle = "K"\ncolour = "#000000"\nmarker = "o"\nwhere = { arch = "*" }\n'
     own = load_spec(mine(tmp_path, ('groups = "training"', ""), ("[[fits]]", f"{own}[[fits]]")))
     assert [group.key for group in own.groups] == ["k"]
+
+
+def test_a_template_may_name_a_slice_of_some_panels_only(tmp_path):
+    sliced = ('dataset = "{data}"', 'dataset = "{data}", slice = "{part}"')
+    parts = ('"imagenet_a" }', '"imagenet_a", part = "" }'), ('"imagenet_r" }', '"imagenet_r", part = "p" }')
+    spec = load_spec(mine(tmp_path, sliced, *parts))
+    assert [panel.axes[1].column.terms[0].slice for panel in spec.panels] == [None, "p"]
+
+
+def test_the_demo_compares_ood_detection_by_one_score():
+    """The default score of a zero-shot model is not that of a classifier."""
+    folder = config_dir()
+    figure = load_spec(folder / "figures_demo" / "fine_tuning.toml")
+    claims = ledger(folder / "claims_demo.toml").claims
+    columns = [column for claim in claims for part in claim.parts for column in part.columns()]
+    terms = {*figure.terms, *(term for column in columns for term in column.terms)}
+    assert {term.slice for term in terms if term.task == "ood"} == {"score:msp"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import matplotlib
 import pytest
 
-from clipjax.analysis.style import RC, new_figure, save_figure, write_whole
+from clipjax.analysis.style import RC, new_figure, save_figure
 from clipjax.errors import DataError
 
 
@@ -20,5 +20,5 @@ def test_names_are_no_formulas(tmp_path):
 def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
     (tmp_path / "f.svg").mkdir()
     with pytest.raises(DataError, match=r"f\.svg cannot be written \(Is a directory\)"):
-        write_whole(tmp_path / "f.svg", b"x")
+        save_figure(new_figure(3, 2), tmp_path / "f", ["svg"])
     assert [path.name for path in tmp_path.iterdir()] == ["f.svg"]

@@ -19,8 +19,8 @@ from clipjax.analysis.ledger import ledger
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
-from clipjax.analysis.style import write_whole
 from clipjax.results import Row
+from clipjax.writing import write_bytes
 
 __all__ = ["Choices", "Written", "page", "report_data", "write_report"]
 
@@ -71,5 +71,5 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
         claims_section(verdicts),
     ]
     text = page(data, [section for section in sections if section.body]).encode()
-    write_whole(out, text)
+    write_bytes(out, text)
     return Written(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))
