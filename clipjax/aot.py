@@ -29,11 +29,12 @@ from jax.sharding import Mesh
 
 from clipjax.card import Card
 from clipjax.compiled import CompiledProgram
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.data.preprocess import normalize
 from clipjax.errors import UsageError, unknown_name
 from clipjax.model import unit_norm
 from clipjax.models.network import Network, Precision
+from clipjax.reading import read_toml
 from clipjax.registry import model_card
 from clipjax.sharding import batch_sharding, make_mesh, replicated
 

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir, read_text, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import unknown_name
 from clipjax.models import FORWARD_VERSION
 from clipjax.parity_record import read_record
+from clipjax.reading import read_text, read_toml
 from clipjax.registry import Subject, groups, registry, subjects
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from clipjax.config import config_dir, read_csv, read_lines, read_text, read_toml
+from clipjax.config import config_dir
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.reading import read_csv, read_lines, read_text, read_toml
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from clipjax.config import config_dir, read_text
+from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.reading import read_text
 
 # A form is a type (or a tuple of them), or a dict: of keys that must be there, or of ANY key.
 ANY = "*"

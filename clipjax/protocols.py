@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.labels import load_labels
+from clipjax.reading import read_toml
 from clipjax.registry_rows import registry
 from clipjax.results import Row
 

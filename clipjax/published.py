@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, unknown_name
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.published_models import facts
+from clipjax.reading import read_csv
 from clipjax.references import FIELDS, Score, scores, sources
 from clipjax.results import SCHEMA_VERSION, Row, model_facts, new_run_id
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.reading import read_toml
 
 _KEYS = {"pattern", "names", "facts", "unknown", "why"}
 

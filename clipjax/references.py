@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipjax.config import config_dir, read_csv, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError
+from clipjax.reading import read_csv, read_toml
 
 Row = dict[str, Any]
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipjax.card import Card, Preprocess, Source
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.data.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
+from clipjax.reading import read_toml
 from clipjax.registry_rows import model_ids, registry, unknown_model, why_unknown
 
 __all__ = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import read_csv
 
 
 @functools.cache

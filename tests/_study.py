@@ -16,7 +16,8 @@ from _rows import row
 from scipy.special import ndtr
 
 from clipjax.analysis.cells import Term
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
+from clipjax.reading import read_csv
 from clipjax.results import Row
 
 RUN = "20260101T000000.000000Z-00000000"

@@ -12,13 +12,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LEAVES = {
     f"clipjax.{name}"
-    for name in ("errors", "config", "digests", "progress", "buckets", "bucket_files", "uploaded")
+    for name in ("errors", "config", "digests", "progress", "buckets", "bucket_files", "uploaded", "reading")
 }
 
 # package or module -> what else of ours it may import (itself and the leaves are understood)
 ALLOWED = {
     "clipjax.errors": set(),
     "clipjax.config": {"clipjax.errors"},
+    "clipjax.reading": {"clipjax.errors", "clipjax.buckets"},
     "clipjax.buckets": {"clipjax.errors"},
     "clipjax.bucket_files": {"clipjax.errors", "clipjax.buckets"},
     "clipjax.digests": {"clipjax.errors", "clipjax.buckets"},

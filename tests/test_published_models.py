@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from clipjax.cli import app
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.published import METHOD, Number, published_rows, read_numbers
 from clipjax.published_models import facts, rules
+from clipjax.reading import read_csv
 from clipjax.references import sources
 from clipjax.registry_rows import registry
 from clipjax.results import ResultStore, validate_rows

@@ -13,10 +13,11 @@ from _rows import row
 
 from clipjax import references, run_result
 from clipjax.analysis.curation import columns
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError
 from clipjax.labels import load_labels, load_projection, load_prompts
+from clipjax.reading import read_csv
 from clipjax.references import FIELDS, Score, lookup, scores, sources, with_references
 from clipjax.tasks import Measure, Outcome, all_tasks
 

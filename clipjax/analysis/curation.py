@@ -26,8 +26,9 @@ from clipjax.analysis.cells import (
     prompts_of,
     term_of,
 )
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import read_toml
 from clipjax.result_tables import as_csv, as_latex, as_markdown
 from clipjax.results import Row
 

@@ -18,8 +18,9 @@ from clipjax.analysis.groups import Group, groups
 from clipjax.analysis.regression import METHODS
 from clipjax.analysis.scales import SCALES
 from clipjax.analysis.style import LINE_COLOURS
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
+from clipjax.reading import read_toml
 
 KINDS = ("scatter", "strip", "table", "to_come")
 STYLES = ("solid", "dashed", "dotted", "dashdot")

@@ -17,8 +17,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
+from clipjax.reading import read_toml
 
 MARKERS = tuple("osD^v<>PX*pdhH8")  # those of matplotlib's that have a face to fill
 FIELDS = ("key", "title", "colour", "marker", "filled", "where")

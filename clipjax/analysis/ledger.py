@@ -20,8 +20,9 @@ from clipjax.analysis.cells import Column, Term
 from clipjax.analysis.curation import columns as curation_columns
 from clipjax.analysis.groups import groups, schemes
 from clipjax.analysis.scales import SCALES
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, counted, unknown_name
+from clipjax.reading import read_toml
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 PAIRINGS = ("parent", "resolution_pair", "model")

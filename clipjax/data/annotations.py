@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.config import config_dir, read_csv, read_text, read_toml
+from clipjax.config import config_dir
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import read_csv, read_text, read_toml
 
 PACKAGE = "imagenet_x"
 TOP, MULTI = "_top_factor.jsonl", "_multi_factor.jsonl"

@@ -27,12 +27,13 @@ from typing import Any
 from etils import epath
 
 from clipjax.buckets import place
-from clipjax.config import config_dir, read_lines, read_toml
+from clipjax.config import config_dir
 from clipjax.data.manifest import Manifest
 from clipjax.data.packed import is_packed, read_packed
 from clipjax.data.readers import READERS
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.labels import LabelSpace, load_labels
+from clipjax.reading import read_lines, read_toml
 
 Variant = dict[str, str | int]
 

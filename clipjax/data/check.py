@@ -18,12 +18,12 @@ import numpy as np
 import PIL.Image
 
 from clipjax.buckets import place
-from clipjax.config import read_text
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
+from clipjax.reading import read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from clipjax.config import read_text
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
+from clipjax.reading import read_text
 
 
 class _Image(NamedTuple):

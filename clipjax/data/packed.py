@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from clipjax.buckets import BucketPath, place
-from clipjax.config import read_text
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
 from clipjax.digests import version_of
 from clipjax.errors import DataError, counted
+from clipjax.reading import read_text
 
 MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"

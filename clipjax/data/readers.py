@@ -21,7 +21,6 @@ import numpy as np
 from etils import epath
 
 from clipjax.buckets import BucketPath
-from clipjax.config import read_text
 from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.data.karpathy import read_karpathy
 from clipjax.data.label_values import Names, number_labels
@@ -30,6 +29,7 @@ from clipjax.data.packed import read_packed
 from clipjax.data.vid_robust import read_vid_robust
 from clipjax.data.webdataset import read_webdataset
 from clipjax.errors import DataError
+from clipjax.reading import read_text
 
 
 def read_folder(

@@ -20,12 +20,12 @@ import numpy as np
 from etils import epath
 
 from clipjax.buckets import BucketPath, place
-from clipjax.config import read_text
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.digests import cache_dir, sha256_json, sha256_parts, version_of
 from clipjax.errors import DataError, counted
 from clipjax.files import LocalFiles
+from clipjax.reading import read_text
 
 TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

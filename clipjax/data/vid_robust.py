@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from clipjax.config import read_text
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
+from clipjax.reading import read_text
 
 LABELS = "metadata/labels.json"
 SETS = "metadata/pmsets.json"

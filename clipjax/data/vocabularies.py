@@ -22,9 +22,10 @@ import tokenizers
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
-from clipjax.config import config_dir, read_text, read_toml
+from clipjax.config import config_dir
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError
+from clipjax.reading import read_text, read_toml
 
 _MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # the names of `Rules.model` in a tokenizer.json
 _OWN_SPECIALS = 3  # a sentencepiece model begins with special tokens of its own: unknown, start, end or pad

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from clipjax.config import read_lines
 from clipjax.data.label_values import is_int, number_labels
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.shards import COMPRESSED, TARS, ShardOpener, remembered, shard_files
 from clipjax.errors import DataError
+from clipjax.reading import read_lines
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
 CLASSES = "classnames.txt"  # beside or above the shards of CLIP_benchmark: the classes in label order

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from clipjax.card import Card, Preprocess, Source
-from clipjax.config import config_dir, read_text
+from clipjax.config import config_dir
 from clipjax.data.cards import load_dataset
 from clipjax.data.pixel_store import BUDGET, PixelStore
 from clipjax.data.tokenizers import tokenizer_spec
@@ -37,6 +37,7 @@ from clipjax.finetune.contrastive import Recipe, train
 from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.progress import progress_bar
+from clipjax.reading import read_text
 from clipjax.registry import channel_statistics
 from clipjax.results import Row
 from clipjax.run_result import Result

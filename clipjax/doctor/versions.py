@@ -8,9 +8,10 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line
 from clipjax.doctor.machine import Machine
+from clipjax.reading import read_toml
 
 _HEADER = """\
 # The versions that the tests ran with: `clipjax doctor` says which of the installed ones differ.

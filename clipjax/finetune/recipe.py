@@ -17,11 +17,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.data.augment import Augmentation
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.optimizer import Optimizer, Schedule
+from clipjax.reading import read_toml
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
 

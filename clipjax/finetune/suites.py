@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
+from clipjax.reading import read_toml
 from clipjax.tasks import all_tasks
 
 Better = Literal["higher", "lower", "neither"]

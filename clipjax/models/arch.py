@@ -23,8 +23,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
+from clipjax.reading import read_toml
 
 
 class Frame(NamedTuple):

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.buckets import readable
-from clipjax.config import read_csv
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace
 from clipjax.predictions.checks import check_table
 from clipjax.predictions.given import Described, Given, Read, check_ids, with_file
+from clipjax.reading import read_csv
 from clipjax.tasks import imagenet_x, shape_bias
 
 DECISIONS = ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")

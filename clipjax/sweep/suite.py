@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clipjax.buckets import place
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.labels import load_prompts
+from clipjax.reading import read_toml
 from clipjax.registry_rows import registry, unknown_model
 from clipjax.task_names import collection
 

@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.buckets import readable
-from clipjax.config import read_csv
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import LabelSpace
+from clipjax.reading import read_csv
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
 
 WRONG = 3  # wrong categories in a list

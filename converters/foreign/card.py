@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipjax.config import config_dir, read_text, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
+from clipjax.reading import read_text, read_toml
 
 _OPENAI_IDS = 49408  # of OpenAI's merges, configs/tokenizers/openai_bpe.txt
 _AT_CONVERSION = "filled at conversion: only the weights can tell"

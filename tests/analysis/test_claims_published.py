@@ -19,8 +19,9 @@ import statsmodels.api as sm
 
 from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
 from clipjax.analysis.ledger import ledger
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.published import published_rows, read_numbers
+from clipjax.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 RESAMPLES = 200

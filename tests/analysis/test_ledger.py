@@ -15,11 +15,12 @@ from clipjax.analysis.cells import Term
 from clipjax.analysis.claims import check
 from clipjax.analysis.groups import groups, matches
 from clipjax.analysis.ledger import STATISTICS, ledger
-from clipjax.config import config_dir, read_csv
+from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace
+from clipjax.reading import read_csv
 from clipjax.task_names import task_names
 from clipjax.tasks import About, find_task
 

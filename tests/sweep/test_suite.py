@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clipjax.config import config_dir, read_toml
+from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import read_toml
 from clipjax.registry_rows import registry
 from clipjax.sweep.suite import load_suite, select, suite_names
 
