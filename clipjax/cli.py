@@ -1,7 +1,8 @@
 """The command line: `clipjax COMMAND`. One file a group of commands in `clipjax/commands/`.
 
 Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it
-again and it goes on, 130 stopped by Ctrl-C. Results go to stdout, progress and errors to stderr.
+again and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress
+and errors to stderr.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from clipjax.commands import (
     tasks,
     wise_ft,
 )
+from clipjax.commands.failures import in_one_sentence
 from clipjax.errors import ClipjaxError, Interrupted
 
 app = typer.Typer(
@@ -67,7 +69,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _requeue)
     signal.signal(signal.SIGINT, _stop)  # typer would take a KeyboardInterrupt and say nothing
     try:
-        app()
+        with in_one_sentence():
+            app()
     except (ClipjaxError, Interrupted) as error:
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,0 +1,69 @@
+"""What the system refuses, in one sentence: a disk that fails, memory that runs out, input nested too deeply.
+
+Readers refuse bad input by themselves and name the line. This is the net below them. Mistakes of clipjax
+(TypeError, KeyError, ...) pass through it: they end in a traceback, which belongs in a bug report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from clipjax.errors import DataError
+
+TRACEBACK = "CLIPJAX_TRACEBACK"
+PIPE_CLOSED = 141  # what a shell reports of a command that SIGPIPE ended
+
+
+@contextlib.contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Turn OSError, MemoryError, RecursionError and names that are not UTF-8 into a DataError.
+
+    With CLIPJAX_TRACEBACK=1 in the environment they stay as they are. Where whoever reads our output has
+    gone (`clipjax models | head`), the process ends quietly, with exit code 141.
+    """
+    try:
+        try:
+            yield
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # typer makes it an exit code of its own
+                raise end.__context__ from None
+            _flush()
+            raise
+        _flush()
+    except BrokenPipeError:
+        raise SystemExit(PIPE_CLOSED) from None
+    except (OSError, MemoryError, RecursionError, UnicodeEncodeError) as error:
+        if os.environ.get(TRACEBACK) == "1" or (sentence := _sentence(error)) is None:
+            raise
+        raise DataError(f"{sentence} ({TRACEBACK}=1 shows where)") from None
+
+
+def _flush() -> None:
+    """Write what is left of our output. The interpreter would do it too late for an error to be caught."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:  # for what the interpreter still flushes
+            os.dup2(nowhere.fileno(), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        raise
+
+
+def _sentence(error: BaseException) -> str | None:
+    """The sentence for an error; None for one that is a mistake of ours."""
+    if isinstance(error, MemoryError):
+        what = f": {error}" if str(error) else ""
+        return f"memory ran out{what}; give the machine more, or clipjax less at once"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply to be read"
+    if isinstance(error, UnicodeEncodeError):
+        if "surrogates" not in error.reason:
+            return None
+        text = ascii(error.object)[:200]
+        return f"the name or text {text} is not UTF-8; rename the file, or write the text again"
+    assert isinstance(error, OSError)
+    if error.filename is None:
+        return f"the system refused ({error.strerror or error})"
+    return f"{os.fsdecode(error.filename)}: {error.strerror or error}"
