@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from clipjax.config import config_dir
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.tokenizers import TokenizerSpec, vocab_size
-from clipjax.digests import sha256_files, sha256_json
+from clipjax.digests import Version, sha256_files, sha256_json, version_of
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace, load_labels
 from clipjax.models import FORWARD_VERSION
@@ -102,21 +102,32 @@ class Resized:
 
 
 class Weights:
-    """The files that the params were read from; hashed on first use and only once.
+    """The files that the params are read from; hashed on first use and only once.
+
+    Made before the params are read: their digest is that of the files at that time, or there is none.
 
     Args:
-        files: what was read.
+        files: what is read.
         expected: for a checkpoint of ours, their digest when it was written; None for foreign files.
+
+    Raises:
+        DataError: a file is not there.
     """
 
     def __init__(self, files: Sequence[Path], expected: str | None = None) -> None:
         self.files = tuple(files)
         self.expected = expected
+        self._versions = self._now()
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the contents read; of the digests, in order, when there are several files."""
+        """Digest of the contents read; of the digests, in order, when there are several files.
+
+        Raises:
+            DataError: a file has changed since it was opened.
+        """
         digests = sha256_files(self.files)
+        self.refuse_changed()
         return digests[0] if len(digests) == 1 else sha256_json(digests)
 
     @functools.cached_property
@@ -127,6 +138,23 @@ class Weights:
                 f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
             )
         return self.sha256
+
+    def verify(self) -> None:
+        """Raise DataError where the files are not those that a checkpoint of ours was written with."""
+        if self.expected is not None:
+            _ = self.identity
+
+    def refuse_changed(self) -> None:
+        """Raise DataError where a file is not the one any more that the params were read from."""
+        for file, then, now in zip(self.files, self._versions, self._now()):
+            if then != now:
+                raise DataError(f"{file} has changed since it was opened: load the model again")
+
+    def _now(self) -> list[Version]:
+        try:
+            return [version_of(file) for file in self.files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
 
 
 @dataclass(frozen=True)

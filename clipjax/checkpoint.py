@@ -215,6 +215,7 @@ def save_checkpoint(
     origin_metadata: Mapping[str, str] | None = None,
     beside: Sequence[Path] = (),
     labels: LabelSpace | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
 
@@ -226,6 +227,7 @@ def save_checkpoint(
         origin_metadata: the strings in the header of the reference's file, where it was safetensors.
         beside: files to copy into the folder.
         labels: classes to write beside the weights.
+        check: called when all leaves are read; where it raises, nothing is written.
 
     Returns: the folder.
 
@@ -241,7 +243,9 @@ def save_checkpoint(
         for file in beside:
             shutil.copyfile(file, place / file.name)
         files = {} if labels is None else {LABELS: _write_labels(place / LABELS, labels)}
-        return {**card, "files": {WEIGHTS: write_tensors(place / WEIGHTS, tensors, metadata), **files}}
+        files = {WEIGHTS: write_tensors(place / WEIGHTS, tensors, metadata), **files}
+        check()
+        return {**card, "files": files}
 
     return write_folder(folder, fill)
 

@@ -5,10 +5,12 @@ The only module of clipjax that imports the converters, inside its functions. No
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +99,9 @@ def load_model(
             return _adapted(asked, Path(source), (card, file, image_size), mesh, rules)
         opened = _open(source, card, file)
         mesh = mesh if mesh_of is None else mesh_of(opened.card)
-        params = load_params(opened.plan, None if mesh is None else _shardings(opened.card, mesh, rules))
+        shardings = None if mesh is None else _shardings(opened.card, mesh, rules)
+        with _verified(opened.card.weights):
+            params = load_params(opened.plan, shardings)
         model = Model(
             opened.card,
             params,
@@ -112,6 +116,23 @@ def load_model(
     given = card.to_dict() if isinstance(card, Card) else card
     model.place = Place(where, given, file, image_size, position_rule)
     return model
+
+
+@contextlib.contextmanager
+def _verified(weights: Weights | None) -> Iterator[None]:
+    """Around the reading of params: hash a checkpoint of ours beside it, and refuse files that have changed.
+
+    Raises:
+        DataError: the weights are not those that the card was written with, or were replaced meanwhile.
+    """
+    if weights is None:
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        verified = pool.submit(weights.verify)
+        yield
+        verified.result()
+    weights.refuse_changed()
 
 
 def _adapted(
@@ -142,6 +163,8 @@ def open_model(source: str | Path) -> Model:
         if is_adapted(copy):
             return load_adapted(Path(copy))
         opened = _open(copy, None, None)
+        assert opened.card.weights is not None
+        opened.card.weights.verify()
     params = Network(opened.card.arch).abstract_params()
     return Model(opened.card, params, weights=opened.card.weights, tokenizer_files=opened.tokenizer_files)
 
@@ -178,6 +201,7 @@ def convert_model(
         origin.metadata,
         opened.tokenizer_files,
         card.label_space,
+        check=card.weights.refuse_changed,
     )
     return folder, card
 

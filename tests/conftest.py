@@ -26,3 +26,9 @@ def test_data() -> Path:
     path = Path(root)
     assert path.is_dir(), f"CLIPJAX_TEST_DATA={root} is not a folder"
     return path
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of files that were written just now are remembered, as of older ones."""
+    monkeypatch.setattr("clipjax.digests.SETTLED_NS", -(10**12))

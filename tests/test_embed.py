@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
 
@@ -184,6 +185,29 @@ def test_any_change_misses(model: TinyModel, work: Path, store: Store, tmp_path:
         assert result.stats.forward_passes == 1, options
         hashes.add(result.key_hash)
     assert len(hashes) == len(changes) + 1
+
+
+@pytest.mark.usefixtures("settled")
+def test_other_images_of_the_same_size_and_time_are_embedded(model: TinyModel, store: Store, tmp_path: Path):
+    def pixels(folder: Path, shade: int) -> Path:
+        folder.mkdir()
+        for i in range(2):
+            image = np.full((SIZE, SIZE, 3), (shade, i * shade, 0), np.uint8)
+            PIL.Image.fromarray(image).save(folder / f"{i:04d}.png", "BMP")
+            os.utime(folder / f"{i:04d}.png", ns=(10**18, 10**18))
+        return folder
+
+    def embedded() -> tuple[str, np.ndarray]:
+        manifest = manifest_of(folder, 2)
+        return manifest.images_digest, np.asarray(run(model, manifest, store).array)
+
+    folder, others = pixels(tmp_path / "images", 50), pixels(tmp_path / "others", 200)
+    (before, old), expected = embedded(), manifest_of(others, 2).images_digest
+    for file in others.iterdir():
+        os.replace(file, folder / file.name)
+    after, new = embedded()
+    assert after == expected != before
+    assert np.abs(new - old).max() > 0.01
 
 
 def test_what_is_said_of_the_images_changes_no_embedding(model: TinyModel, work: Path, store: Store):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,19 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from _embed_tools import manifest_of, write_images
 from _narrow import narrow_pair
 from safetensors.numpy import load_file, save_file
 
-from clipjax.checkpoint import export_model
+from clipjax.checkpoint import export_model, load_params
+from clipjax.embed import embed_images
 from clipjax.errors import DataError, UsageError
-from clipjax.load import load_model
+from clipjax.load import convert_model, load_model, open_model
 from clipjax.model import Model
 from clipjax.registry import model_card
+from clipjax.store import Store
 from clipjax.verify import verify
+from clipjax.writing import write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,106 @@ def test_a_flipped_bit_is_not_passed_on(own: Path, tmp_path: Path) -> None:
     for step in steps:
         with pytest.raises(DataError, match=r"model\.safetensors was changed after it was written"):
             step(load_model(own))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_not_loaded(own: Path) -> None:
+    path = own / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    for load in (load_model, open_model):
+        with pytest.raises(DataError, match=r"model\.safetensors was changed after it was written"):
+            load(own)
+
+
+@pytest.mark.usefixtures("settled")
+def test_the_weights_of_a_checkpoint_are_hashed_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_model(own).card.fingerprint
+    monkeypatch.setattr("clipjax.digests.sha256_file", lambda *_: pytest.fail("read again"))
+    assert load_model(own).card.fingerprint == open_model(own).card.fingerprint == first
+
+
+def copy_over(new: Path, file: Path) -> None:
+    """As `cp -p`."""
+    file.write_bytes(new.read_bytes())
+    shutil.copystat(new, file)
+
+
+def rename_over(new: Path, file: Path) -> None:
+    """As rsync and tar."""
+    os.replace(new, file)
+
+
+def two_files(foreign: Model, folder: Path) -> tuple[Path, Path]:
+    """The model's weights, and others of the same size and modification time."""
+    files = folder / "a.safetensors", folder / "b.safetensors"
+    tensors = load_file(export_model(foreign, files[0]))
+    for file, sign in zip(files, (1, -1)):
+        save_file({key: np.asarray(sign * x) for key, x in tensors.items()}, file)
+        os.utime(file, ns=(10**18, 10**18))
+    assert files[0].stat().st_size == files[1].stat().st_size
+    return files
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("replace", [copy_over, rename_over])
+def test_other_weights_of_the_same_size_and_time_have_their_own_embeddings(
+    replace: Callable[[Path, Path], None], foreign: Model, tmp_path: Path
+) -> None:
+    file, new = two_files(foreign, tmp_path)
+    write_images(tmp_path / "images", 2)
+    store, data = Store(tmp_path / "store"), manifest_of(tmp_path / "images", 2)
+
+    def embedded(path: Path, store: Store | None) -> tuple[str | None, np.ndarray]:
+        model = load_model(path, card=foreign.card)
+        result = embed_images(model, data, store=store, per_device_batch=1, progress=False)
+        return model.card.fingerprint, np.asarray(result.array)
+
+    before, expected = embedded(file, store), embedded(new, None)
+    replace(new, file)
+    after = embedded(file, store)
+    assert after[0] == expected[0] != before[0]
+    np.testing.assert_array_equal(after[1], expected[1])
+    assert np.abs(after[1] - before[1]).max() > 0.01
+
+
+def test_weights_replaced_after_loading_have_no_fingerprint(foreign: Model, tmp_path: Path) -> None:
+    file, new = two_files(foreign, tmp_path)
+    model = load_model(file, card=foreign.card)
+    rename_over(new, file)
+    with pytest.raises(DataError, match=f"{file} has changed since it was opened"):
+        _ = model.card.fingerprint
+
+
+def test_weights_replaced_while_they_are_read_are_refused(
+    foreign: Model, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = foreign.save(tmp_path / "others") / "model.safetensors"
+
+    def read_and_replace(*arguments: Any) -> Any:
+        params = load_params(*arguments)
+        rename_over(others, own / "model.safetensors")
+        return params
+
+    monkeypatch.setattr("clipjax.load.load_params", read_and_replace)
+    with pytest.raises(DataError, match=r"model\.safetensors has changed since it was opened"):
+        load_model(own)
+
+
+def test_weights_replaced_while_they_are_converted_leave_no_checkpoint(
+    foreign: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, new = two_files(foreign, tmp_path)
+
+    def write_and_replace(*arguments: Any) -> str:
+        sha256 = write_tensors(*arguments)
+        rename_over(new, file)
+        return sha256
+
+    monkeypatch.setattr("clipjax.checkpoint.write_tensors", write_and_replace)
+    with pytest.raises(DataError, match="has changed since it was opened"):
+        convert_model(file, tmp_path / "out", card=foreign.card)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from clipjax.data.label_values import number_labels
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.shards import DATA, PARQUETS, digests_of_parts, shard_files
-from clipjax.digests import version_of
+from clipjax.digests import Version, version_of
 from clipjax.errors import DataError
 
 LABEL = "label"
@@ -86,7 +85,7 @@ def read_hf_parquet(
         )
     raw = [] if label is None else list(zip(rows.values[label], map(rows.where, range(len(rows)))))
     labels, names = number_labels(raw, names if label_names is None else label_names)
-    versions = tuple(version_of(file)[1] for file in files if isinstance(file, BucketPath))
+    versions = tuple(version_of(file) for file in files if isinstance(file, BucketPath))
     opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.places, versions)
     columns = {} if captions is None else {"captions": [_texts(each) for each in rows.values[captions]]}
     return Manifest(tuple(rows.ids(key)), opener, labels=labels, columns=columns, label_names=names)
@@ -106,15 +105,15 @@ class ParquetOpener:
     files: tuple[str, ...]
     column: str
     places: np.ndarray
-    versions: tuple[int, ...] = ()
+    versions: tuple[Version, ...] = ()
 
     def open(self, i: int) -> bytes:
         number, group, row, _ = (int(value) for value in self.places[i])
         path = self.files[number]
         try:
-            changed = self.versions[number] if self.versions else os.stat(path).st_mtime_ns
+            version = self.versions[number] if self.versions else version_of(Path(path))
             with _READING:  # the threads of a loader want the same group at the same time: it is read once
-                values = _row_group(path, changed, self.column, group)
+                values = _row_group(path, version, self.column, group)
             value = values[row].as_buffer()
         except (OSError, pa.ArrowException, IndexError) as error:
             raise DataError(
@@ -142,8 +141,8 @@ _READING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=_GROUPS)
-def _row_group(path: str, changed: int, column: str, group: int) -> pa.ChunkedArray:
-    """The binary values of one row group; `changed` keeps those of a file that was replaced apart."""
+def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
+    """The binary values of one row group; `version` keeps those of a file that was replaced apart."""
     table = pq.ParquetFile(readable(place(path))).read_row_group(group, columns=[column])
     values = table.column(0)
     return pa.chunked_array([_leaf(chunk) for chunk in values.chunks])

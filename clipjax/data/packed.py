@@ -24,7 +24,7 @@ from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
-from clipjax.digests import version_of
+from clipjax.digests import Version, version_of
 from clipjax.errors import DataError, counted
 from clipjax.reading import read_text
 
@@ -152,7 +152,7 @@ def _records(files: list[Path], counts: list[int]) -> RecordOpener:
         if isinstance(file, BucketPath):
             raise DataError(f"{file}: ArrayRecord files are read on a disk: copy them, or pack as webdataset")
         with _READING:
-            _check_count(file, _reader(str(file), file.stat().st_mtime_ns).num_records(), count)
+            _check_count(file, _reader(str(file), version_of(file)).num_records(), count)
     places = [np.stack([np.full(count, k), np.arange(count)], 1) for k, count in enumerate(counts)]
     return RecordOpener(tuple(map(str, files)), np.concatenate(places))
 
@@ -181,7 +181,7 @@ class RecordOpener:
         path = self.files[number]
         try:
             with _READING:
-                data = _reader(path, os.stat(path).st_mtime_ns).read([record])[0]
+                data = _reader(path, version_of(Path(path))).read([record])[0]
         except (OSError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); copy the shard again") from None
@@ -203,8 +203,8 @@ _READING = threading.Lock()
 
 
 @functools.lru_cache(maxsize=64)
-def _reader(path: str, changed: int) -> Any:
-    """An open file; `changed` keeps one that was replaced apart. Not picklable, so no part of the opener."""
+def _reader(path: str, version: Version) -> Any:
+    """An open file; `version` keeps one that was replaced apart. Not picklable, so no part of the opener."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

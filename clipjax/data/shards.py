@@ -1,8 +1,8 @@
 """Data sets that are a few large files instead of many small ones: which files, and reading parts of them.
 
 Shards are read where they lie on a local disk, at random, without unpacking. What takes a pass over a whole
-shard (where its members are, the SHA-256 of its images) is kept in the user's cache under (path, size,
-modification time), as digests of files are.
+shard (where its members are, the SHA-256 of its images) is kept in the user's cache under the shard's path
+and version, as digests of files are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from etils import epath
 from clipjax.buckets import BucketPath, place
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
-from clipjax.digests import cache_dir, sha256_json, sha256_parts, version_of
+from clipjax.digests import Version, cache_dir, clock_ns, read_still, sha256_json, sha256_parts
 from clipjax.errors import DataError, counted
 from clipjax.files import LocalFiles
 from clipjax.reading import read_text
@@ -153,18 +153,27 @@ def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
     """`compute()`, a JSON value that depends on the file alone, or what an earlier run kept of it.
 
     Args:
-        path: an existing file; its size and time of change are part of the key.
+        path: an existing file; its version is part of the key.
         what: names the computation and its version, e.g. "tar members 1".
 
-    Raises what `compute` raises; a cache that fails only costs time.
+    A cache that fails only costs time. Raises what `compute` raises, and DataError where the file changes
+    meanwhile.
     """
-    key = sha256_json([what, str(path.absolute()), *version_of(path)])
-    file = cache_dir() / "shards" / f"{key}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(file.read_bytes())
-    value = compute()
-    with contextlib.suppress(DataError):
-        LocalFiles().create(epath.Path(file), json.dumps(value).encode(), replace=True)
+    folder = cache_dir() / "shards"
+    now = clock_ns(folder)
+
+    def file_of(version: Version) -> epath.Path:
+        return epath.Path(folder / f"{sha256_json([what, str(path.absolute()), *version])}.json")
+
+    def read(version: Version) -> tuple[Any, bool]:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(file_of(version).read_bytes()), True
+        return compute(), False
+
+    (value, known), version = read_still(path, read)
+    if not known and version.is_settled(now):
+        with contextlib.suppress(DataError):
+            LocalFiles().create(file_of(version), json.dumps(value).encode(), replace=True)
     return value
 
 

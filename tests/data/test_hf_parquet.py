@@ -294,6 +294,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         read(tmp_path / "hf")
 
 
+@pytest.mark.usefixtures("settled")
 def test_images_are_hashed_once_and_labels_read_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_labels_columns_and_order_are_part_of_the_digest_and_the_name_is_not():
     assert dataclasses.replace(manifest, name="renamed").digest == manifest.digest
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_second_run_reads_no_file(root, monkeypatch):
     seen: list[int] = []
     digest = read(root).compute_digest(seen.append)

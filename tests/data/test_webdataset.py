@@ -283,6 +283,22 @@ def test_archives_beside_other_things_are_no_shards(tmp_path: Path) -> None:
     assert load_asked(Request(root=tmp_path)).manifest.ids == ("cat/0.png",)
 
 
+@pytest.mark.usefixtures("settled")
+def test_another_shard_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "a.tar", [("0.bmp", b"BM" + b"a" * 100), ("1.bmp", b"BM" + b"b" * 200)])
+    other = write_tar(tmp_path / "b.tar", [("0.bmp", b"BM" + b"c" * 200), ("1.bmp", b"BM" + b"d" * 100)])
+    for file in (shard, other):
+        os.utime(file, ns=(10**18, 10**18))
+    assert shard.stat().st_size == other.stat().st_size
+    before, expected = (read_webdataset(epath.Path(file)) for file in (shard, other))
+    assert before.images_digest != expected.images_digest
+    os.replace(other, shard)
+    after = read_webdataset(epath.Path(shard))
+    assert after.images_digest == expected.images_digest
+    assert after.open(1) == b"BM" + b"d" * 100
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_shard_is_walked_and_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_shards(tmp_path / "shards")
     seen: list[int] = []
