@@ -4,11 +4,31 @@ A message is one clear sentence that names the file, key or line and says what t
 prints errors or exits; everything below it raises.
 """
 
+import unicodedata
+
 
 class ClipjaxError(Exception):
-    """Base of every error a user can cause. `exit_code` is what the command line exits with."""
+    """Base of every error a user can cause. `exit_code` is what the command line exits with.
+
+    The message is one line without control characters, whatever a damaged file or a library put into it.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """Text with line breaks as spaces and control characters (a terminal obeys those) as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(_shown(char) for char in " ".join(text.split("\n")).replace("\r", " "))
+
+
+def _shown(char: str) -> str:
+    control = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return char.encode("unicode_escape").decode() if control else char
 
 
 class DataError(ClipjaxError):

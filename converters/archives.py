@@ -1,6 +1,7 @@
 """Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
 
-Nothing in a file is ever run: pickles go through `converters.pickles`.
+Nothing in a file is ever run: pickles go through `converters.pickles`. No size that a file states is believed
+before it was held against the file's own.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ import math
 import os
 import struct
 import tokenize
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from clipjax.errors import DataError
-from converters.pickles import Inert, StorageRef, TensorRef, read_pickle, tensor_names
-from converters.tensors import Source, Tensor
+from converters.pickle_values import Inert, StorageRef, TensorRef, cut
+from converters.pickles import DAMAGE, read_pickle, tensor_names
+from converters.tensors import Source, Tensor, is_shape
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
+_MOST_DIRECTORY = 16 * 2**20  # bytes of a zip archive's directory: some 150,000 entries
+_MOST_PICKLE = 64 * 2**20  # bytes of data.pkl, see `converters.pickles`
+_MOST_NPY_HEADER = 12 + 10_000  # numpy.lib.format reads no more than 10,000 characters
 
 
 # --- zip archives: torch.save, TorchScript, npz ---
@@ -31,8 +37,10 @@ _LEGACY_PROTOCOL = 1001
 def open_zip(path: Path) -> Source:
     try:
         archive = _Archive(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise DataError(f"{path}: damaged or truncated zip archive ({error}); get the file again") from None
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, *DAMAGE) as error:
+        raise DataError(
+            f"{path}: damaged or truncated zip archive ({cut(error)}); get the file again"
+        ) from None
     if all(name.endswith(".npy") for name in archive.entries):
         return Source({n.removesuffix(".npy"): archive.npy(n) for n in archive.entries}, "npz", (path,))
     pickles = [name for name in archive.entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -52,26 +60,33 @@ class _Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
+        with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
         self.entries = {info.filename: info for info in infos}
         if len(self.entries) != len(infos):
             raise ValueError("an entry appears twice")
+        if sum(info.compress_size for info in infos) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        for name in self.entries:
+            if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+                raise ValueError(f"the entry {name!r} points out of the archive")
 
     def place(self, name: str) -> tuple[int, int]:
         """(offset, size) of an entry's data. Data of several entries may not be compressed: no bombs."""
         if name not in self.entries:
-            raise DataError(f"{self.path}: entry {name} is missing; get the file again")
+            raise DataError(f"{self.path}: entry {cut(name)} is missing; get the file again")
         info = self.entries[name]
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        if info.flag_bits & 1:
+            raise DataError(f"{self.path}: entry {cut(name)} is encrypted; write the file again in the clear")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise DataError(
-                f"{self.path}: entry {name} is compressed; write the file again without compression"
+                f"{self.path}: entry {cut(name)} is compressed; write the file again without compression"
             )
         with self.path.open("rb") as file:
             file.seek(info.header_offset)
             header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise DataError(f"{self.path}: damaged zip archive (entry {name}); get the file again")
+            raise DataError(f"{self.path}: damaged zip archive (entry {cut(name)}); get the file again")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
         return info.header_offset + 30 + name_length + extra_length, info.file_size
 
@@ -79,8 +94,12 @@ class _Archive:
         if default is not None and name not in self.entries:
             return default
         offset, size = self.place(name)
+        if size > _MOST_PICKLE:
+            raise DataError(f"{self.path}: entry {cut(name)} has {size} bytes; no state dict takes so many")
         if offset + size > self.path.stat().st_size:
-            raise DataError(f"{self.path} is truncated: entry {name} lies beyond its end; get the file again")
+            raise DataError(
+                f"{self.path} is truncated: entry {cut(name)} lies beyond its end; get the file again"
+            )
         with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(size)
@@ -88,7 +107,9 @@ class _Archive:
     def locate(self, name: str, storage: StorageRef) -> int:
         offset, size = self.place(name)
         if size != storage.count * storage.dtype.itemsize:
-            raise DataError(f"{self.path}: entry {name} has {size} bytes, its tensors need another number")
+            raise DataError(
+                f"{self.path}: entry {cut(name)} has {size} bytes, its tensors need another number"
+            )
         return offset
 
     def npy(self, name: str) -> Tensor:
@@ -96,24 +117,39 @@ class _Archive:
         offset, size = self.place(name)
         with self.path.open("rb") as file:
             file.seek(offset)
-            try:
-                version = np.lib.format.read_magic(file)
-                read_header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, fortran, dtype = read_header(file)
-            except (ValueError, SyntaxError, tokenize.TokenError) as error:
-                raise DataError(f"{self.path}: entry {name} is not an array ({error})") from None
-            start = file.tell()
+            start = file.read(min(size, _MOST_NPY_HEADER))
+        try:
+            shape, fortran, dtype, header = _npy_header(start)
+        except (SyntaxError, tokenize.TokenError, *DAMAGE) as error:
+            raise DataError(f"{self.path}: entry {cut(name)} is not an array ({cut(error)})") from None
+        if dtype.kind not in "fiub" or not is_shape(shape):
+            raise DataError(f"{self.path}: entry {cut(name)} is not a plain array of numbers")
         strides = tuple(math.prod(shape[:i]) for i in range(len(shape))) if fortran else None
-        tensor = Tensor(self.path, start, shape, dtype, strides)
-        if dtype.kind not in "fiub" or start + tensor.nbytes != offset + size:
-            raise DataError(
-                f"{self.path}: entry {name} is not a plain array of numbers of the size it states"
-            )
+        tensor = Tensor(self.path, offset + header, shape, dtype, strides)
+        if header + tensor.nbytes != size:
+            raise DataError(f"{self.path}: entry {cut(name)} is not an array of the size that it states")
         return tensor
+
+
+class _DirectoryFile(io.FileIO):
+    """A zip archive's file: zipfile reads the whole directory at once, as long as the archive states."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MOST_DIRECTORY:
+            raise ValueError(f"its directory takes {size} bytes")
+        return super().read(size) or b""
+
+
+def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """(shape, Fortran order, dtype, bytes of the header) of an array file that begins with `start`."""
+    file = io.BytesIO(start)
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote, and of strange literals
+        shape, fortran, dtype = read_header(file)
+    return shape, fortran, dtype, file.tell()
 
 
 # --- torch's pickles: what they hold, and the format before the zip archive ---
@@ -132,18 +168,25 @@ def open_legacy(path: Path) -> Source:
             raise DataError(f"{path}: unknown version of torch's format; save it again with a current torch")
         value, storages = read_pickle(file, where)
         keys, _ = read_pickle(file, where)
-        places = {}
-        for key in cast(list, keys):
-            if key not in storages:
-                raise DataError(f"{path}: damaged file (storage {key!r} belongs to no tensor)")
-            count = file.read(8)
-            if len(count) < 8:
-                raise DataError(f"{path} is truncated: storage {key} lies beyond its end; get the file again")
-            if struct.unpack("<q", count)[0] != storages[key].count:
-                raise DataError(f"{path}: storage {key} has another size than its tensors need")
-            places[key] = file.tell()
-            file.seek(storages[key].count * storages[key].dtype.itemsize, os.SEEK_CUR)
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise DataError(f"{path}: damaged file (the keys of its storages are not a list of names)")
+        places = {key: _legacy_place(file, key, storages.get(key), path) for key in keys}
     return _torch_source(value, places, path, "torch legacy")
+
+
+def _legacy_place(file: BinaryIO, key: str, storage: StorageRef | None, path: Path) -> int:
+    """Where the data of the next storage starts; leaves `file` behind it."""
+    if storage is None:
+        raise DataError(f"{path}: damaged file (storage {cut(repr(key))} belongs to no tensor)")
+    count = file.read(8)
+    place = file.tell()
+    size = storage.count * storage.dtype.itemsize
+    if len(count) < 8 or place + size > path.stat().st_size:
+        raise DataError(f"{path} is truncated: storage {cut(key)} lies beyond its end; get the file again")
+    if struct.unpack("<q", count)[0] != storage.count:
+        raise DataError(f"{path}: storage {cut(key)} has another size than its tensors need")
+    file.seek(size, os.SEEK_CUR)
+    return place
 
 
 def _torch_source(value: Any, places: Mapping[str, int], path: Path, format: str) -> Source:
@@ -152,7 +195,7 @@ def _torch_source(value: Any, places: Mapping[str, int], path: Path, format: str
     tensors = {}
     for name, ref in tensor_names(value, str(path)).items():
         if ref.storage.key not in places:
-            raise DataError(f"{path}: damaged file (the data of tensor {name!r} is missing)")
+            raise DataError(f"{path}: damaged file (the data of tensor {cut(repr(name))} is missing)")
         tensors[name] = _locate(ref, places[ref.storage.key], path)
     return Source(tensors, format, (path,))
 

@@ -8,7 +8,6 @@ Downloads and their cache are huggingface_hub's; with HF_HUB_OFFLINE=1 only its 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.errors import DataError
-from converters.sources import WEIGHT_NAMES
+from clipjax.reading import exists, is_dir
+from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration that stands beside weights; `converters.foreign` reads them.
 CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.json")
@@ -65,11 +65,11 @@ def resolve_source(src: str | Path, filename: str | None = None) -> Resolved:
         DataError: there is neither, or the hub (offline: its cache) does not have it; says what to do.
     """
     path = Path(src)
-    if path.exists():
+    if exists(path):
         path = path / filename if filename else path
-        if not path.exists():
+        if not exists(path):
             raise DataError(f"{path} does not exist")
-        return Resolved(path, path if path.is_dir() else path.parent)
+        return Resolved(path, path if is_dir(path) else path.parent)
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if not _REPO.fullmatch(str(src)):
@@ -113,7 +113,7 @@ def _from_hub(repo: str, filename: str | None) -> Resolved:
         )
     name, path = found
     if name.endswith(".index.json"):
-        for part in _parts(path):
+        for part in sorted(set(index_parts(path).values())):
             if _file(repo, part) is None:
                 raise DataError(f"hub repository {repo} lacks {part}, a part of {name}; download it again")
     for config in CONFIG_NAMES:
@@ -138,13 +138,6 @@ def _file(repo: str, name: str) -> Path | None:
         raise DataError(f"hub repository {repo} does not exist, or needs a login") from None
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise DataError(f"hub repository {repo}: {name} cannot be had ({error})") from None
-
-
-def _parts(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{index} is not an index of weight files") from None
 
 
 def _revision(path: Path) -> str | None:

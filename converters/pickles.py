@@ -1,81 +1,48 @@
 """Torch's pickles, read without torch and without running anything.
 
 A pickle is a program for a stack machine. Here it is interpreted one opcode at a time: the opcodes that a
-state dict needs are spelled out below, the only names it may mention are those in `_BUILDERS`, `_CLASSES`,
-`_DTYPES` and (in a TorchScript archive) its own module classes, and none of them is imported. Anything else
+state dict needs are spelled out below, the only names it may mention are those in `BUILDERS`, `CLASSES`,
+`DTYPES` and (in a TorchScript archive) its own module classes, and none of them is imported. Anything else
 is refused by name.
+
+A short pickle can describe a value that takes for ever to hash, print or copy: each tuple holds the one
+before it twice. So nothing nested is hashed or printed here (keys, names and devices are text or numbers),
+and bytes, opcodes and copies are counted.
 
 Reference for what the names mean: torch/_utils.py and torch/serialization.py (torch 2.13).
 """
 
 from __future__ import annotations
 
-import math
 import pickletools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError
+from converters.pickle_values import (
+    BUILDERS,
+    CLASSES,
+    DTYPES,
+    LONGEST_NAME,
+    MOST_ARGUMENTS,
+    Inert,
+    StorageRef,
+    TensorRef,
+    copied,
+    cut,
+    is_index,
+    key_of,
+    pairs,
+    storage_key,
+)
 
-_STORAGES = {
-    "Double": np.float64,
-    "Float": np.float32,
-    "Half": np.float16,
-    "BFloat16": ml_dtypes.bfloat16,
-    "Long": np.int64,
-    "Int": np.int32,
-    "Short": np.int16,
-    "Char": np.int8,
-    "Byte": np.uint8,
-    "Bool": np.bool_,
-}
-_TORCH_DTYPES = {
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-}
-
-
-@dataclass(frozen=True)
-class StorageRef:
-    """A storage that the pickle names: `count` elements of `dtype`, kept outside the pickle under `key`.
-
-    `start` is the first element, for a legacy file's view of another storage.
-    """
-
-    key: str
-    dtype: np.dtype
-    count: int
-    start: int = 0
-
-
-@dataclass(frozen=True)
-class TensorRef:
-    """A tensor that the pickle describes: a strided window (in elements) of a storage."""
-
-    storage: StorageRef
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass
-class Inert:
-    """An object whose class is only a name here: a TorchScript module, or a training script's `Namespace`."""
-
-    name: str
-    state: dict[Any, Any] = field(default_factory=dict)
+# Far above every state dict's: one of 5,000 tensors takes 600 kB and 150,000 opcodes.
+_MOST_BYTES = 64 * 2**20  # of one pickle
+_MOST_OPCODES = 4_000_000
+_MOST_COPIED = 2**26  # bytes in all, about, that calls copy out of their arguments
 
 
 @dataclass(frozen=True)
@@ -101,9 +68,39 @@ def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[
     """
     machine = _Machine(where, torchscript)
     try:
-        return machine.run(file), machine.storages
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise DataError(f"{where}: damaged pickle ({type(error).__name__}: {error})") from None
+        return machine.run(_Bounded(file)), machine.storages
+    except DAMAGE as error:
+        raise DataError(f"{where}: damaged pickle ({type(error).__name__}: {cut(error)})") from None
+
+
+# What reading damaged bytes raises, here and in NumPy's and zipfile's readers.
+DAMAGE = (
+    *(ValueError, IndexError, KeyError, TypeError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError),
+)
+
+
+class _Bounded:
+    """The part of a file that one pickle may take: opcodes announce their lengths, which may be false."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.left = _MOST_BYTES
+        self.tell = file.tell
+
+    def read(self, count: int) -> bytes:
+        self._spend(count)
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        line = self.file.readline(self.left + 1)
+        self._spend(len(line))
+        return line
+
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(f"longer than {_MOST_BYTES} bytes")
 
 
 def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
@@ -121,8 +118,8 @@ def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
     for name, value in root.items():
         if not isinstance(name, str) or not isinstance(value, TensorRef):
             raise DataError(
-                f"{where}: entry {name!r} of the state dict is a {type(value).__name__}, not a tensor; "
-                "save the state dict alone"
+                f"{where}: entry {cut(repr(name))} of the state dict is a {type(value).__name__}, not a "
+                "tensor; save the state dict alone"
             )
     return dict(root)
 
@@ -130,16 +127,18 @@ def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
 def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
     found: dict[str, TensorRef] = {}
     pending = [("", root)]
-    for _ in range(100_000):
-        if not pending:
-            return found
+    steps = 0
+    while pending:
         prefix, module = pending.pop()
-        for name, value in module.state.items():
+        for key, value in module.state.items():
+            name, steps = f"{prefix}{key}", steps + 1
+            if len(name) > LONGEST_NAME or steps > 100_000:
+                raise DataError(f"{where}: a module contains itself, or too many others")
             if isinstance(value, TensorRef):
-                found[f"{prefix}{name}"] = value
+                found[name] = value
             elif isinstance(value, Inert):
-                pending.append((f"{prefix}{name}.", value))
-    raise DataError(f"{where}: a module contains itself")
+                pending.append((f"{name}.", value))
+    return found
 
 
 class _Machine:
@@ -152,9 +151,12 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, StorageRef] = {}
+        self.copied = 0
 
-    def run(self, file: BinaryIO) -> Any:
-        for opcode, argument, position in pickletools.genops(file):
+    def run(self, file: Any) -> Any:
+        for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):
+            if count == _MOST_OPCODES:
+                raise ValueError(f"more than {_MOST_OPCODES} opcodes")
             name = opcode.name
             if name in _LITERALS:
                 self.stack.append(argument)
@@ -177,27 +179,35 @@ class _Machine:
 
     def find(self, name: str) -> Any:
         """The value of a global name: a dtype, an allowed builder or class, or a refusal."""
-        if name in _DTYPES:
-            return _DTYPES[name]
-        if name in _BUILDERS:
-            return _Global(name, _BUILDERS[name])
-        if name in _CLASSES or (self.torchscript and name.startswith("__torch__.")):
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"a name of {len(name)} characters")
+        if name in DTYPES:
+            return DTYPES[name]
+        if name in BUILDERS:
+            return _Global(name, BUILDERS[name])
+        if name in CLASSES or (self.torchscript and name.startswith("__torch__.")):
             return _Global(name, lambda *_: Inert(name))
         raise DataError(
-            f"{self.where}: the pickle names {name}, which is no part of a state dict; refused, "
+            f"{self.where}: the pickle names {cut(name)}, which is no part of a state dict; refused, "
             "nothing was run (if you trust the file, load it with its library and save the state dict alone)"
         )
 
     def construct(self, callee: Any, arguments: Any) -> Any:
         if not isinstance(callee, _Global) or callee.build is None or not isinstance(arguments, tuple):
-            called = callee.name if isinstance(callee, _Global) else f"a {type(callee).__name__}"
+            called = cut(callee.name) if isinstance(callee, _Global) else f"a {type(callee).__name__}"
             raise DataError(f"{self.where}: the pickle calls {called}; refused, nothing was run")
+        if len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"a call with {len(arguments)} arguments")
+        # A call takes one opcode whatever the size of what it copies.
+        self.copied += sum(map(copied, arguments))
+        if self.copied > _MOST_COPIED:
+            raise ValueError("calls that copy the same values again and again")
         return callee.build(*arguments)
 
     def set_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict):
             raise TypeError("items set on something that is not a dict")
-        target.update(_pairs(items))
+        target.update(pairs(items))
 
     def extend(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, list):
@@ -213,93 +223,22 @@ class _Machine:
 
     def storage(self, identity: Any) -> StorageRef:
         """BINPERSID: ("storage", type, key, device, count) and, in legacy files, a view of it."""
-        kind, dtype, key, _device, count, *view = identity
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not _is_index(count):
+        if not isinstance(identity, tuple) or len(identity) not in (5, 6):
+            raise TypeError(f"a persistent id that is a {type(identity).__name__}")
+        kind, dtype, key, device, count, *view = identity
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not is_index(count):
             raise DataError(f"{self.where}: only torch's typed storages are read, this is another kind")
-        whole = StorageRef(str(key), dtype, count)
+        key_of(device)
+        whole = StorageRef(storage_key(key), dtype, count)
         if self.storages.setdefault(whole.key, whole) != whole:
             raise ValueError(f"storage {whole.key} is described in two ways")
         if not view or view[0] is None:
             return whole
         _view_key, start, view_count = view[0]
-        if not _is_index(start) or not _is_index(view_count) or start + view_count > count:
+        if not is_index(start) or not is_index(view_count) or start + view_count > count:
             raise ValueError("a storage view lies outside its storage")
         return StorageRef(whole.key, dtype, view_count, start)
 
-
-def _is_index(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-def _key(value: Any) -> Any:
-    """Keys are scalars: hashing a tuple of tuples of shared tuples would never end."""
-    if not isinstance(value, str | int | float | bytes | None):
-        raise TypeError(f"a key that is a {type(value).__name__}")
-    return value
-
-
-def _pairs(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(map(_key, items[0::2]), items[1::2], strict=True))
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorRef:
-    """A window of a storage, checked to lie inside it. `rest` may end in the metadata of negated views."""
-    if not isinstance(storage, StorageRef) or not _is_index(offset) or len(shape) != len(strides):
-        raise ValueError("a tensor without a storage")
-    if not all(_is_index(n) for n in (*shape, *strides)) or len(shape) > 32:
-        raise ValueError("a tensor whose shape or strides are no natural numbers")
-    if len(rest) > 2 and rest[2]:
-        raise ValueError("a tensor with a negative or conjugate bit")
-    count = math.prod(shape)
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides)) if count else offset
-    if count > storage.count or (count and last >= storage.count):
-        raise ValueError(f"shape {shape} does not fit a storage of {storage.count} elements")
-    return TensorRef(storage, offset, tuple(shape), tuple(strides))
-
-
-def _tensor_only(tensor: Any, *_rest: Any) -> TensorRef:
-    if not isinstance(tensor, TensorRef):
-        raise ValueError("a parameter that is not a tensor")
-    return tensor
-
-
-def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
-    return _pairs([part for key, value in items for part in (key, value)])
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """`_codecs.encode`, how protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes encoded as {encoding}")
-    return text.encode(encoding)
-
-
-_BUILDERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _tensor_only,
-    "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *names: ":".join(map(str, names)),
-    "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
-    "torch.jit._pickle.build_intlist": lambda values: values,
-    "torch.jit._pickle.build_doublelist": lambda values: values,
-    "torch.jit._pickle.build_boollist": lambda values: values,
-    "torch.jit._pickle.build_tensorlist": lambda values: values,
-    "_codecs.encode": _encode,
-}
-# Beside the state dict in a training checkpoint: options and NumPy scalars, whose values nobody needs.
-_CLASSES = {
-    "argparse.Namespace",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-}
-_DTYPES: dict[str, Any] = {
-    f"{module}.{name}Storage": np.dtype(dtype)
-    for name, dtype in _STORAGES.items()
-    for module in ("torch", "torch.cuda")
-} | {f"torch.{name}": name for name in _TORCH_DTYPES}
 
 # Opcodes that push their argument.
 # fmt: off
@@ -335,6 +274,8 @@ def _call(m: _Machine, _: Any) -> None:
 
 def _stack_global(m: _Machine, _: Any) -> None:
     name, module = m.stack.pop(), m.stack.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+        raise TypeError("a global name that is not text")
     m.stack.append(m.find(f"{module}.{name}"))
 
 
@@ -378,7 +319,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "EMPTY_DICT": _push(lambda m: {}),
     "LIST": _push(lambda m: m.pop_mark()),
     "TUPLE": _push(lambda m: tuple(m.pop_mark())),
-    "DICT": _push(lambda m: _pairs(m.pop_mark())),
+    "DICT": _push(lambda m: pairs(m.pop_mark())),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),

@@ -10,7 +10,6 @@ keep a tensor as a plain run of bytes, so a tensor is a place in a file (tensors
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Callable
@@ -21,8 +20,10 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError
+from clipjax.reading import check_regular, exists, is_dir, parse_json, read_json
 from converters.archives import open_legacy, open_zip
-from converters.tensors import Source, Tensor
+from converters.pickle_values import cut
+from converters.tensors import Source, Tensor, is_shape
 
 # Weights in a folder, in open_clip's order of preference (open_clip 3.3 factory.py, _find_checkpoint_in_dir).
 WEIGHT_NAMES = (
@@ -52,13 +53,9 @@ SAFETENSORS_DTYPES = {
 }
 # A part of a checkpoint that an index puts together, as transformers and huggingface_hub name them.
 _PART = re.compile(r"-(?P<part>\d{5})-of-(?P<of>\d{5})(?P<kind>\.\w+)$")
-_MALFORMED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)  # of JSON that is something else
+_MOST_HEADER = (
+    25_000_000  # bytes of a safetensors header, as huggingface_hub; of one of 5,000 tensors: 600 kB
+)
 
 
 def open_source(path: str | Path) -> Source:
@@ -72,7 +69,7 @@ def open_source(path: str | Path) -> Source:
             names anything that is not part of a state dict.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_dir(path):
         path = _weights_in(path)
     if (part := _PART.search(path.name)) and int(part["of"]) > 1:
         raise DataError(
@@ -82,11 +79,16 @@ def open_source(path: str | Path) -> Source:
     return _open_file(path)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, part: bool = False) -> Source:
+    """Open a file; a `part` of an index may not be an index itself."""
+    check_regular(path)
     try:
         with path.open("rb") as file:
             start = file.read(64)
-        source = _reader(start, path)(path)
+        reader = _reader(start, path)
+        if part and reader is _open_index:
+            raise DataError(f"{path} is an index, and another index names it as a file of weights")
+        source = reader(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except OSError as error:
@@ -96,7 +98,7 @@ def _open_file(path: Path) -> Source:
     for key, tensor in source.items():
         if tensor.offset + tensor.span > tensor.path.stat().st_size:
             raise DataError(
-                f"{tensor.path} is truncated: tensor {key!r} lies beyond its end; get the file again"
+                f"{tensor.path} is truncated: tensor {cut(repr(key))} lies beyond its end; get the file again"
             )
     return _without_module_prefix(source)
 
@@ -121,9 +123,13 @@ def _reader(start: bytes, path: Path) -> Callable[[Path], Source]:
 
 def _weights_in(folder: Path) -> Path:
     for name in WEIGHT_NAMES:
-        if (folder / name).exists():
+        if exists(folder / name):
             return folder / name
-    for part in sorted(folder.iterdir()):
+    try:
+        parts = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror})") from None
+    for part in parts:
         if found := _PART.search(part.name):
             index = _PART.sub(found["kind"], part.name) + ".index.json"
             raise DataError(
@@ -150,18 +156,20 @@ def _open_safetensors(path: Path) -> Source:
             raise DataError(
                 f"{path} is truncated: its header alone should take {length} bytes; get the file again"
             )
+        if length > _MOST_HEADER:
+            raise DataError(f"{path}: its header takes {length} bytes, clipjax reads {_MOST_HEADER} at most")
         raw = file.read(length)
-    try:
-        header = json.loads(raw, object_pairs_hook=_no_doubles)
-        metadata = header.pop("__metadata__", {})
-        tensors = {key: _safetensor(path, 8 + length, entry) for key, entry in header.items()}
-    except _MALFORMED as error:
-        raise DataError(f"{path}: damaged safetensors header ({error})") from None
+    header = parse_json(raw, f"{path}: damaged safetensors header, which")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise DataError(f"{path}: damaged safetensors header (__metadata__ is not a table of strings)")
+    tensors = {key: _safetensor(path, 8 + length, key, entry) for key, entry in header.items()}
     end = 8 + length
     for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset != end:
             raise DataError(
-                f"{path}: damaged safetensors header (tensor {key!r} does not follow the one before it)"
+                f"{path}: damaged safetensors header (tensor {cut(repr(key))} does not follow the one "
+                "before it)"
             )
         end += tensor.nbytes
     if end < size:
@@ -169,40 +177,52 @@ def _open_safetensors(path: Path) -> Source:
     return Source(tensors, "safetensors", (path,), metadata)
 
 
-def _safetensor(path: Path, base: int, entry: dict[str, Any]) -> Tensor:
-    shape = tuple(entry["shape"])
-    start, stop = entry["data_offsets"]
-    if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
-        raise ValueError("a shape or offset that is no natural number")
-    tensor = Tensor(path, base + start, shape, SAFETENSORS_DTYPES[entry["dtype"]])
+def _safetensor(path: Path, base: int, key: str, entry: Any) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]}:
+            pass
+        case _:
+            raise _damaged(path, key, "lacks a dtype, shape or data_offsets")
+    if not is_shape(shape) or not is_shape((start, stop)):
+        raise _damaged(path, key, "has a shape or offset that is not a natural number")
+    if dtype not in SAFETENSORS_DTYPES:
+        raise _damaged(path, key, f"has the dtype {cut(dtype)}, which clipjax does not read")
+    tensor = Tensor(path, base + start, tuple(shape), SAFETENSORS_DTYPES[dtype])
     if tensor.nbytes != stop - start:
-        raise ValueError(f"{stop - start} bytes for shape {shape} of {entry['dtype']}")
+        raise _damaged(path, key, f"takes {stop - start} bytes for shape {shape} of {dtype}")
     return tensor
 
 
-def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise ValueError("a name appears twice")
-    return record
+def _damaged(path: Path, key: str, what: str) -> DataError:
+    return DataError(f"{path}: damaged safetensors header (tensor {cut(repr(key))} {what})")
 
 
 # --- an index: {"weight_map": {tensor name: file in the same folder}} ---
 
 
+def index_parts(path: Path) -> dict[str, str]:
+    """The file of each tensor of an index, every one a name in the index's own folder.
+
+    Raises:
+        DataError: it cannot be read, is not an index, or names a file elsewhere.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise DataError(f"{path} is not an index of weight files: it has no object 'weight_map'")
+    for name in weight_map.values():
+        plain = isinstance(name, str) and Path(name).name == name and "\0" not in name
+        if not plain or name in ("", ".", ".."):
+            raise DataError(f"{path}: {cut(repr(name))} is not the name of a file in the same folder")
+    return weight_map
+
+
 def _open_index(path: Path) -> Source:
-    try:
-        weight_map = json.loads(path.read_bytes(), object_pairs_hook=_no_doubles)["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except _MALFORMED as error:
-        raise DataError(f"{path} is not an index of weight files ({error!r})") from None
-    for name in names:
-        if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
-            raise DataError(f"{path}: {name!r} is not the name of a file in the same folder")
-    shards = {name: _open_file(path.parent / name) for name in names}
+    weight_map = index_parts(path)
+    names = sorted(set(weight_map.values()))
+    shards = {name: _open_file(path.parent / name, part=True) for name in names}
     found = {key: name for name, shard in shards.items() for key in shard}
     if wrong := sorted(set(found.items()) ^ set(weight_map.items())):
-        listed = ", ".join(f"{key} in {name}" for key, name in wrong[:10])
+        listed = ", ".join(f"{cut(key)} in {cut(name)}" for key, name in wrong[:10])
         raise DataError(f"{path} and its files do not hold the same tensors: {listed}")
     tensors = {key: shards[name][key] for key, name in weight_map.items()}
     formats = " and ".join(sorted({shard.format for shard in shards.values()}))

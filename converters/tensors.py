@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from clipjax.errors import DataError
+
+
+def is_shape(shape: Iterable[object]) -> bool:
+    """Whether these can be the sizes of a tensor: at most 32 natural numbers, none larger than any file."""
+    sizes = tuple(shape)
+    return len(sizes) <= 32 and all(type(n) is int and 0 <= n < 2**62 for n in sizes)
 
 
 @dataclass(frozen=True)

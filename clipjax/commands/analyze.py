@@ -104,7 +104,7 @@ def analyze(
         _list_missing(found)
     _say_commands(found)
     if refused:
-        raise DataError("\n".join(refused))
+        raise DataError("; ".join(refused))
     if not any(done.drawn for done in found):
         raise DataError(f"{folder} has no row of these figures: `clipjax analyze --list` says what there is")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
+from clipjax.reading import exists, read_json
 from converters.foreign import open_clip, timm, transformers
-from converters.foreign.card import read_json
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
@@ -33,9 +33,9 @@ def read_foreign_card(folder: Path) -> dict[str, Any] | None:
             leaves open a number that changes the result.
     """
     own, config = folder / "open_clip_config.json", folder / "config.json"
-    if own.is_file():
+    if exists(own):
         return open_clip.read(read_json(own), str(own), folder.name)
-    if not config.is_file():
+    if not exists(config):
         return None
     record = read_json(config)
     if "model_cfg" in record:

@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
-from clipjax.reading import read_text, read_toml
+from clipjax.reading import read_toml
 
 _OPENAI_IDS = 49408  # of OpenAI's merges, configs/tokenizers/openai_bpe.txt
 _AT_CONVERSION = "filled at conversion: only the weights can tell"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: it is not JSON ({error})") from None
-    except RecursionError:
-        raise DataError(f"{path} cannot be read: it is nested too deeply") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{path} should hold one JSON object")
-    return record
 
 
 def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:

@@ -9,14 +9,13 @@ is refused by the field in which it differs from the nearest one.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_names, arch_to_dict, load_arch
-from clipjax.reading import read_text
+from clipjax.reading import read_json
 from converters.foreign.card import at, card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, RESNET, tower_like
 
@@ -143,7 +142,7 @@ def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
 @functools.cache
 def known_configs() -> dict[str, dict[str, Any]]:
     """The library's config of each architecture of configs/archs that it has."""
-    configs = json.loads(read_text(config_dir() / "open_clip.json"))
+    configs = read_json(config_dir() / "open_clip.json")
     return {name: configs[name] for name in arch_names() if name in configs}
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from converters.foreign.card import card_record, choose, get, read_json, refuse_unknown, square
+from clipjax.reading import exists, read_json
+from converters.foreign.card import card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, SIGLIP, tower_like
 
 MODELS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -84,7 +85,9 @@ def _clip(
     embed_dim = {"embed_dim": get(record, "projection_dim", where, "size")}
     _pools_at_highest_id(text, f"{where}: text_config")
     for tower, config in (("vision", vision), ("text", text)):
-        _refuse_second_values(config, record.get(f"{tower}_config_dict"), f"{where}: {tower}_config_dict")
+        second = record.get(f"{tower}_config_dict") or {}
+        get({"second": second}, "second", f"{where}: {tower}_config_dict", "object")
+        _refuse_second_values(config, second, f"{where}: {tower}_config_dict")
     return {
         "vision": tower_like(CLIP, "vision", **_image(vision, f"{where}: vision_config"), **embed_dim),
         "text": tower_like(CLIP, "text", **_words(text, f"{where}: text_config"), **embed_dim),
@@ -152,7 +155,7 @@ def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
 def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
     """The image processor's fields: resize, centre crop, scale by 1/255, normalise."""
     where = str(path)
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist, so the model's pixels are unknown; name a card instead")
     record = {**_PIXEL_DEFAULTS, **read_json(path)}
     for step in ("do_resize", "do_rescale", "do_normalize"):

@@ -24,17 +24,17 @@ def test_kinds_are_told_apart_by_their_fields(tmp_path: Path) -> None:
     write(tmp_path, {"model_cfg": model_config("ViT-B-16"), "preprocess_cfg": {}})
     assert card(tmp_path)["arch"]["vision"]["patch_size"] == 16  # open_clip's own file goes first
     (tmp_path / "open_clip_config.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not JSON"):
         read_foreign_card(tmp_path)
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text("[" * 100_000)
-    with pytest.raises(DataError, match=r"config\.json cannot be read: it is nested too deeply"):
+    with pytest.raises(DataError, match=r"config\.json is not JSON we read: brackets are nested too deeply"):
         read_foreign_card(tmp_path)
     config.write_text("[1]")
-    with pytest.raises(DataError, match="should hold one JSON object"):
+    with pytest.raises(DataError, match="is not a JSON object"):
         read_foreign_card(tmp_path)
     config.write_text('{"model_type": ["clip"]}')
     with pytest.raises(DataError, match="neither open_clip's"):

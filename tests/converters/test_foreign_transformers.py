@@ -103,7 +103,7 @@ def test_clip_fields(path: str, value: Any, arch: dict, preprocess: dict, tmp_pa
         ("pixels.do_rescale", False, "do_rescale is false"),
         ("pixels.rescale_factor", "1/255", "rescale_factor is '1/255'; it should be a finite number"),
         ("pixels.resample", [3], r"resample is \[3\]; clipjax knows 2, 3"),
-        ("pixels.rescale_factor", 10**400, "rescale_factor is 10+.*; it should be a finite number"),
+        ("pixels.rescale_factor", 10**400, "10+ is too large for a number"),
         ("pixels.size", {"shortest_edge": 10**7}, "do not give 224 pixels"),
         ("pixels.size", {"shortest_edge": 32}, "do not give 224 pixels"),  # the crop would pad
         ("pixels.image_mean", [0.5, 0.5], r"image_mean is \[0\.5, 0\.5\]; it should be a list of three"),
@@ -119,7 +119,7 @@ def test_clip_fields(path: str, value: Any, arch: dict, preprocess: dict, tmp_pa
         ("vision_config.hidden_act", ["gelu"], r"hidden_act is \['gelu'\]; clipjax knows quick_gelu"),
         ("vision_config.hidden_size", "128", r"hidden_size is '128'; it should be a whole number"),
         ("text_config.layer_norm_eps", -1, r"layer_norm_eps is -1; it should be a finite number above 0"),
-        ("text_config.layer_norm_eps", float("nan"), r"layer_norm_eps is nan; it should be a finite number"),
+        ("text_config.layer_norm_eps", float("nan"), r"is not JSON \(NaN is not a JSON number\)"),
         ("projection_dim", 0, "projection_dim is 0; it should be a whole number from 1"),
         ("architectures", "CLIPModel", r"architectures is 'CLIPModel', not \['CLIPModel'\]"),
         ("text_config_dict", {"hidden_act": "gelu"}, r"text_config_dict\.hidden_act is 'gelu', but 'quick_g"),

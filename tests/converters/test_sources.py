@@ -141,7 +141,7 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
         (b'{"weight_map": {"a": "absent.safetensors"}}', "absent.safetensors does not exist"),
         (b"\x80\x02K\x01.", "torch did not write it"),
         (struct.pack("<Q", 100_001) + b'{"a":' + b"[" * 99_996, "damaged safetensors header"),
-        (b'{"a":' + b"[" * 99_999, "not an index"),
+        (b'{"a":' + b"[" * 99_999, "is not JSON we read: brackets are nested too deeply"),
         (struct.pack("<Q", 2**60) + b'{"a"', "truncated"),
     ],
 )

@@ -1,0 +1,184 @@
+"""What a torch pickle may hold: the values that it builds, and the only names that it may call.
+
+None of the names is imported: each stands for a function here. Limits keep a short pickle from describing a
+value that takes for ever to build, hash or print.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+MOST_ARGUMENTS = 16
+_MOST_DIMENSIONS = 32
+LONGEST_NAME = 4096  # characters of a key, a global name or a tensor's dotted name
+_STORAGES = {
+    "Double": np.float64,
+    "Float": np.float32,
+    "Half": np.float16,
+    "BFloat16": ml_dtypes.bfloat16,
+    "Long": np.int64,
+    "Int": np.int32,
+    "Short": np.int16,
+    "Char": np.int8,
+    "Byte": np.uint8,
+    "Bool": np.bool_,
+}
+_TORCH_DTYPES = {
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+}
+
+
+@dataclass(frozen=True)
+class StorageRef:
+    """A storage that the pickle names: `count` elements of `dtype`, kept outside the pickle under `key`.
+
+    `start` is the first element, for a legacy file's view of another storage.
+    """
+
+    key: str
+    dtype: np.dtype
+    count: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor that the pickle describes: a strided window (in elements) of a storage."""
+
+    storage: StorageRef
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass
+class Inert:
+    """An object whose class is only a name here: a TorchScript module, or a training script's `Namespace`."""
+
+    name: str
+    state: dict[Any, Any] = field(default_factory=dict)
+
+
+def cut(value: object, most: int = 200) -> str:
+    """A text out of a file that may be hostile, short and without control characters."""
+    text = str(value)
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def is_index(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def copied(argument: Any) -> int:
+    """Bytes, about, of what a builder makes of an argument: an entry of a dict takes some hundred."""
+    if isinstance(argument, str | bytes):
+        return len(argument)
+    return 128 * len(argument) if isinstance(argument, list | tuple | dict) else 0
+
+
+def key_of(value: Any) -> Any:
+    """Keys are short scalars: hashing a tuple of tuples of shared tuples would never end."""
+    if not isinstance(value, str | int | float | bytes | None):
+        raise TypeError(f"a key that is a {type(value).__name__}")
+    if isinstance(value, str | bytes) and len(value) > LONGEST_NAME:
+        raise ValueError(f"a key of {len(value)} characters")
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise ValueError(f"a key that is a number of {value.bit_length()} bits")
+    return value
+
+
+def storage_key(value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise TypeError(f"a storage key that is a {type(value).__name__}")
+    return str(key_of(value))
+
+
+def pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(map(key_of, items[0::2]), items[1::2], strict=True))
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorRef:
+    """A window of a storage, checked to lie inside it. `rest` may end in the metadata of negated views."""
+    if not isinstance(storage, StorageRef) or not is_index(offset) or len(shape) != len(strides):
+        raise ValueError("a tensor without a storage")
+    if len(shape) > _MOST_DIMENSIONS or not all(is_index(n) for n in (*shape, *strides)):
+        raise ValueError("a tensor whose shape or strides are no natural numbers")
+    if len(rest) > 2 and rest[2]:
+        raise ValueError("a tensor with a negative or conjugate bit")
+    count = math.prod(shape)
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides)) if count else offset
+    if count > storage.count or (count and last >= storage.count):
+        raise ValueError(f"shape {shape} does not fit a storage of {storage.count} elements")
+    return TensorRef(storage, offset, tuple(shape), tuple(strides))
+
+
+def _tensor_only(tensor: Any, *_rest: Any) -> TensorRef:
+    if not isinstance(tensor, TensorRef):
+        raise ValueError("a parameter that is not a tensor")
+    return tensor
+
+
+def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
+    return pairs([part for key, value in items for part in (key, value)])
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """`_codecs.encode`, how protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise ValueError("bytes in another encoding than latin1")
+    return text.encode(encoding)
+
+
+def _size(sizes: Any = ()) -> tuple[Any, ...]:
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise ValueError(f"a torch.Size of {len(sizes)} numbers")
+    return tuple(sizes)
+
+
+def _device(kind: Any = None, index: Any = None) -> str:
+    """A device, as text; nobody needs it."""
+    return f"{key_of(kind)}:{key_of(index)}"
+
+
+BUILDERS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _tensor_only,
+    "torch.Size": _size,
+    "torch.device": _device,
+    "torch.jit._pickle.restore_type_tag": lambda value, _type: value,
+    "torch.jit._pickle.build_intlist": lambda values: values,
+    "torch.jit._pickle.build_doublelist": lambda values: values,
+    "torch.jit._pickle.build_boollist": lambda values: values,
+    "torch.jit._pickle.build_tensorlist": lambda values: values,
+    "_codecs.encode": _encode,
+}
+# Beside the state dict in a training checkpoint: options and NumPy scalars, whose values nobody needs.
+CLASSES = {
+    "argparse.Namespace",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+}
+DTYPES: dict[str, Any] = {
+    f"{module}.{name}Storage": np.dtype(dtype)
+    for name, dtype in _STORAGES.items()
+    for module in ("torch", "torch.cuda")
+} | {f"torch.{name}": name for name in _TORCH_DTYPES}
