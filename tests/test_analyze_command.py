@@ -149,7 +149,7 @@ def test_rows_without_a_value_fill_no_table(tmp_path):
     rows = list(study_rows(load_spec("table2").terms, models(every=4)))
     empty = {"value": None, "interval": None, "note": "not defined", "reference": None}
     ResultStore(tmp_path / "results").add([row | empty for row in rows])
-    with pytest.raises(ClipjaxError, match="has no row of these figures"):
+    with pytest.raises(ClipjaxError, match="no model has all rows of a figure"):
         invoke(tmp_path / "results", "--figure", "table2", "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from clipjax.analysis.cells import Cell, term_of
 from clipjax.analysis.figure_spec import Axis, Spec
-from clipjax.analysis.frame import Content, drawn, fitted
+from clipjax.analysis.frame import Content, fitted, looks
 from clipjax.analysis.groups import group_of
 from clipjax.analysis.panel_trends import Trend, reference_of, trends_of
 from clipjax.analysis.points import Point
@@ -25,7 +25,18 @@ from clipjax.result_tables import as_csv
 LIMITS = ("lo", "hi", "level", "method")  # of an interval
 AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "rows")
 POINT = (
-    *("panel", "title", "model", "prompts", "group", "shape", "drawn", "trends"),
+    *(
+        "panel",
+        "title",
+        "model",
+        "prompts",
+        "group",
+        "shape",
+        "facts_origin",
+        "highlighted",
+        "drawn",
+        "trends",
+    ),
     *(f"{which}_{name}".rstrip("_") for which in "xy" for name in AXIS),
     *("reference", "effective_robustness", *(f"effective_robustness_{name}" for name in LIMITS)),
     "extrapolated",
@@ -76,21 +87,23 @@ class FigureNumbers:
 def _points(
     spec: Spec, content: Content, trends: Sequence[Trend], place: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    shown = {id(point) for point in drawn(spec, content)}
+    shown = {id(point): look for point, look in looks(spec, content) if look is not None}
     through: dict[int, list[str]] = {}
     for trend in trends:
         for point in fitted(trend.line, content):
             through.setdefault(id(point), []).append(trend.line.key)
     some = [point for point in content.points if id(point) in shown or id(point) in through]
     for point, above in zip(some, _above(spec, content, trends, some)):
-        looks = [group_of(point.facts, scheme) for scheme in (spec.groups, spec.shapes)]
-        group, shape = (look and look.key for look in looks)
+        unseen = tuple(group_of(point.facts, scheme) for scheme in (spec.groups, spec.shapes))
+        group, shape = (each and each.key for each in shown.get(id(point), unseen))
         yield {
             **place,
             "model": point.model,
             "prompts": point.facts.get("prompts"),
             "group": group,
             "shape": shape,
+            "facts_origin": point.facts.get("facts_origin"),
+            "highlighted": point.model in spec.highlight,
             "drawn": id(point) in shown,
             "trends": "; ".join(through.get(id(point), [])),
             **_axis("x", content.panel.x, point.x),

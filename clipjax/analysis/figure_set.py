@@ -7,7 +7,7 @@ done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names(
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,21 @@ from clipjax.analysis.above import above_trend
 from clipjax.analysis.cells import RowIndex, Term, term_of
 from clipjax.analysis.figure_numbers import FigureNumbers
 from clipjax.analysis.figure_spec import Axis, Panel, Spec
-from clipjax.analysis.frame import Content, Missing, drawn
-from clipjax.analysis.groups import group_of, matches
+from clipjax.analysis.frame import Content, Missing, Placeless, drawn, name_of
 from clipjax.analysis.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
 from clipjax.analysis.points import Point, points, points_of_prompts
 from clipjax.analysis.scales import checked
 from clipjax.analysis.scatter import draw_scatter
 from clipjax.analysis.strip import draw_strip
 from clipjax.analysis.style import save_figure
+from clipjax.analysis.yours import YOURS, look_of, why_none
 from clipjax.config import config_dir
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.writing import write_bytes
 
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
+NO_LINE = "no line of the table is of it"
 PROMPTS = "openai_80"  # the study's, where a number was measured with several sets
 
 
@@ -42,6 +43,8 @@ class Done:
         files: what was written; none where there was nothing to show.
         drawn, panels: panels with a model (of a table: lines), and how many there are.
         models: those shown.
+        missing: rows that are not there.
+        placeless: models that have the rows and are in no group; those of the user are shown as yours.
         numbers: what a figure draws; None of a table.
     """
 
@@ -52,6 +55,20 @@ class Done:
     models: frozenset[str]
     missing: tuple[Missing, ...]
     numbers: FigureNumbers | None = None
+    placeless: tuple[Placeless, ...] = ()
+
+    @property
+    def why_empty(self) -> str:
+        """What is missing where nothing is drawn: rows of all models, some of each model, or a group."""
+        apart = len({each.model for each in self.placeless})
+        if apart:
+            return f"none: {counted(apart, 'model')} with the rows in none of the groups"
+        if any(each.model is not None for each in self.missing):
+            return "some of every model"
+        nowhere, terms = {each.row for each in self.missing}, {str(term) for term in self.spec.terms}
+        if terms <= nowhere:
+            return "all"
+        return f"{len(nowhere)} of all models" if nowhere else "all of the models it is of"
 
 
 def analyze(
@@ -88,8 +105,10 @@ def analyze(
         files.append(out / f"{spec.name}{ending}")
         write_bytes(files[-1], text.encode())
     missing = tuple(each for content in panels for each in content.missing)
+    placeless = tuple(each for content in panels for each in content.placeless)
     models = frozenset[str]().union(*shown)
-    return Done(spec, tuple(files), sum(map(bool, shown)), len(shown), models, missing, numbers)
+    drawn_panels = sum(map(bool, shown))
+    return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless)
 
 
 def commands(spec: Spec) -> list[str]:
@@ -117,8 +136,17 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
         found = points(index, columns[0], columns[-1], **how)
     _check_places(spec, panel, found)
     lacking = _lacking(spec, terms, index, {point.model for point in found})
-    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking])
+    placeless = list(_placeless(spec, panel, found))
+    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless)
     return above_trend(spec, content) if panel.above else content
+
+
+def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Placeless]:
+    """The points that no group of a figure has a place for, and why."""
+    for point in found:
+        look = look_of(spec, point.model, point.facts)
+        if look is None or look[0] is YOURS:
+            yield Placeless(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
 
 
 def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
@@ -143,17 +171,14 @@ def _out_of_place(axis: Axis, value: float | None) -> str | None:
 def _lacking(
     spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
 ) -> Iterator[tuple[str | None, str]]:
-    """Rows that no model has; then those of models of the figure's groups that have some but not all."""
+    """Rows that no model has; then those of models that the figure shows and that have some but not all."""
     somewhere = [term for term in terms if index.of(term)]
+    by_model = replace(spec, shapes=())  # shapes may tell prompts, which are of a point and not of a model
     yield from ((None, str(term)) for term in terms if term not in somewhere)
     for model in index.models_of(somewhere):
         lacking = [] if model in there else [term for term in somewhere if not _has(index, term, model)]
-        if lacking and _wanted(spec, _facts(index, model, somewhere)):
+        if lacking and look_of(by_model, model, _facts(index, model, somewhere)) is not None:
             yield from ((model, str(term)) for term in lacking)
-
-
-def _wanted(spec: Spec, facts: Mapping[str, Any]) -> bool:
-    return matches(facts, spec.models) and group_of(facts, spec.groups) is not None
 
 
 def _has(index: RowIndex, term: Term, model: str) -> bool:
@@ -176,7 +201,10 @@ def _table(
     missing = tuple(each for line in lines if not line.line.to_come for each in _missing_of(line))
     models = frozenset(each.model for each in filled if each.model is not None)
     drawn_lines = len({each.line.cells for each in filled})
-    return Done(spec, tuple(files), drawn_lines, len(spec.lines), models, missing)
+    own = [each for each in filled if each.line not in spec.lines]
+    total = len(spec.lines) + len({each.line.cells for each in own})
+    placeless = tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own)
+    return Done(spec, tuple(files), drawn_lines, total, models, missing, placeless=placeless)
 
 
 def _missing_of(filled: FilledLine) -> list[Missing]:

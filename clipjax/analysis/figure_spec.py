@@ -67,7 +67,8 @@ class Panel:
 class FitLine:
     """A trend line: through which models, by which method, and how it looks.
 
-    `key` is the key of a group where it has the group's colour.
+    `key` is the key of a group where it has the group's colour. The user's own models in no group are left
+    out unless `yours`.
     """
 
     key: str
@@ -76,6 +77,7 @@ class FitLine:
     method: str
     colour: str | None
     style: str
+    yours: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Spec:
         caption: of a table, or of a figure to come.
         made_by: what makes rows of it that its suite does not.
         across: panels a line.
+        highlight: models to draw as stars with their names, which no file says but the user.
     """
 
     name: str
@@ -120,6 +123,7 @@ class Spec:
     size: str | None = None
     head: tuple[str, ...] = ()
     lines: tuple[TableLine, ...] = ()
+    highlight: tuple[str, ...] = ()
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -246,11 +250,11 @@ def _groups(record: _Record, key: str) -> tuple[Group, ...]:
 def _fit(record: _Record) -> FitLine:
     title, where = record.take("title", str, needed=True), record.take("where", dict, needed=True)
     method, style = record.choice("method", METHODS, "huber"), record.choice("style", STYLES, "solid")
-    key, colour = record.take("key", str, title), None
+    key, colour, yours = record.take("key", str, title), None, record.take("yours", bool, False)
     if "colour" in record.rest:
         colour = record.choice("colour", tuple(LINE_COLOURS))
     record.done()
-    return FitLine(key, title, where, method, colour, style)
+    return FitLine(key, title, where, method, colour, style, yours)
 
 
 def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:

@@ -11,16 +11,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
 
 from clipjax.analysis.cells import Cell
 from clipjax.analysis.figure_spec import Axis, FitLine, Panel, Spec
-from clipjax.analysis.groups import Group, group_of, matches
+from clipjax.analysis.groups import Group, matches
 from clipjax.analysis.points import Point
+from clipjax.analysis.scales import ends_on_scale, transform
 from clipjax.analysis.style import INK, LINE_COLOURS, NO_ROWS, QUIET
 from clipjax.analysis.trends import too_little
+from clipjax.analysis.yours import STATED, YOURS, Look, is_own, is_stated, look_of
 
 NAMED = 4  # missing rows that a panel names
 WIDE = 34  # characters of a line in a panel
+CUTS = {"x": (CARETLEFT, CARETRIGHT), "y": (CARETDOWN, CARETUP)}  # heads of cut bars: lower and upper end
+CUT = "arrow: an interval that the scale cuts, at 0 or 1"
 FEWEST = 3  # models that a trend line is drawn through
 
 
@@ -40,19 +45,30 @@ class Missing(NamedTuple):
     row: str
 
 
+class Placeless(NamedTuple):
+    """A model with all rows of a panel and in no group: why, and whether it is shown as yours."""
+
+    panel: str
+    model: str
+    why: str
+    shown: bool
+
+
 @dataclass(frozen=True)
 class Content:
     """What a panel shows.
 
     Attributes:
         points: all models that have its numbers; a strip's have the one number as x and as y. Those in no
-            group are not drawn, but trends may be fitted to them.
+            group are drawn as `YOURS` if they are the user's own; trends may be fitted to the others.
         missing: what it lacks.
+        placeless: the points in no group.
     """
 
     panel: Panel
     points: Sequence[Point]
     missing: Sequence[Missing] = ()
+    placeless: Sequence[Placeless] = ()
 
 
 def name_of(point: Point) -> str:
@@ -64,17 +80,53 @@ def said(point: Point, panel: Panel) -> str:
     """The point in words: its name and its numbers."""
     numbers = zip(panel.axes, (point.x, point.y))
     parts = [f"{axis.column.title} {cell.value:.4g}" for axis, cell in numbers]
-    return f"{name_of(point)}: {', '.join(parts)}"
+    stated = f" ({STATED})" if is_stated(point.facts) else ""
+    return f"{name_of(point)}: {', '.join(parts)}{stated}"
 
 
 def drawn(spec: Spec, content: Content) -> list[Point]:
-    """The points of the figure's models that a group (and where it has shapes, a shape) has a look for."""
-    schemes = [spec.groups, spec.shapes] if spec.shapes else [spec.groups]
-    return [
-        point
-        for point in content.points
-        if matches(point.facts, spec.models) and all(group_of(point.facts, scheme) for scheme in schemes)
-    ]
+    """The points that the figure has a look for."""
+    return [point for point, look in looks(spec, content) if look is not None]
+
+
+def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
+    """Each point with its look; None for a point that is not drawn."""
+    return [(point, look_of(spec, point.model, point.facts)) for point in content.points]
+
+
+class Places(NamedTuple):
+    """One number of N points on the scale of its axis.
+
+    Attributes:
+        at: where the points stand. [N].
+        ends: where their intervals end (the point itself where it has none). [2, N].
+        cut: whether an end is cut, since the scale does not reach it: see `ends_on_scale`. bool [2, N].
+    """
+
+    at: np.ndarray
+    ends: np.ndarray
+    cut: np.ndarray
+
+    def of(self, members: Sequence[int]) -> Places:
+        """Some of the points."""
+        return Places(*(part[..., list(members)] for part in self))
+
+
+def places_of(points: Sequence[Point], which: str, scale: str) -> Places:
+    """Where one number ("x" or "y") of some points stands on a scale."""
+    cells: list[Cell] = [getattr(point, which) for point in points]
+    n = np.array([cell.n for cell in cells], np.float64)
+    limits = np.array([ends_of(point, which) for point in points]).T
+    at = transform(np.array([cell.value for cell in cells], np.float64), scale, n)
+    ends, cut = ends_on_scale(limits, scale, n)
+    return Places(at, ends, cut & np.array([cell.interval is not None for cell in cells]))
+
+
+def has_cut(spec: Spec, content: Content) -> bool:
+    """Whether a panel draws an interval that its scales cut."""
+    shown = drawn(spec, content)
+    axes = zip("xy", content.panel.axes) if shown else ()
+    return any(bool(places_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
 
 
 def ends_of(point: Point, which: str) -> tuple[float, float]:
@@ -87,12 +139,59 @@ def ends_of(point: Point, which: str) -> tuple[float, float]:
 def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
     """Instead of points: which rows are missing, and what makes them."""
     area.set_axis_off()
-    missing = [each.row for each in content.missing if each.model is None]
+    made = [line for each in commands for line in textwrap.wrap(each, WIDE, break_on_hyphens=False)]
+    words = [*_why_empty(content), "", *(made if content.missing else ())]
+    area.text(0.02, 0.95, "\n".join(words), transform=area.transAxes, va="top", size=7, color=QUIET)
+
+
+def _why_empty(content: Content) -> list[str]:
+    """What a panel without points lacks: a group, some rows of each model, or rows of all models."""
+    if content.placeless:
+        names = ", ".join(dict.fromkeys(each.model for each in content.placeless))
+        said = f"no model in these groups; in none of them: {textwrap.shorten(names, 3 * WIDE)}"
+        return textwrap.wrap(said, WIDE)
+    nowhere = [each.row for each in content.missing if each.model is None]
+    partly = list(dict.fromkeys(each.row for each in content.missing if each.model is not None))
+    title = "no rows:" if nowhere else "no model has all rows; missing of some:"
+    missing = nowhere or partly
+    if not missing:
+        return textwrap.wrap("no rows of models in these groups", WIDE)
     named = [line for row in missing[:NAMED] for line in textwrap.wrap(row, WIDE)]
     more = [f"and {len(missing) - NAMED} more"] if len(missing) > NAMED else []
-    made = [line for each in commands for line in textwrap.wrap(each, WIDE, break_on_hyphens=False)]
-    words = ["no rows:", *named, *more, "", *made]
-    area.text(0.02, 0.95, "\n".join(words), transform=area.transAxes, va="top", size=7, color=QUIET)
+    return [*textwrap.wrap(title, WIDE), *named, *more]
+
+
+def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: str) -> None:
+    """Heads on the ends of bars along "x" or "y" that the scale cuts; `beside`, the other coordinate [N]."""
+    for head, at, some in zip(CUTS[which], bars.ends, bars.cut):
+        if some.any():
+            pair = (at[some], beside[some]) if which == "x" else (beside[some], at[some])
+            area.plot(*pair, linestyle="none", marker=head, markersize=4, color=colour, zorder=2.2)
+
+
+def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
+    """Rings around models whose facts the user states, and the names of highlighted ones.
+
+    Call it after the limits of the axes are set: a name stands on the side that has room.
+    """
+    stated = [k for k, point in enumerate(shown) if is_stated(point.facts)]
+    if stated:
+        area.scatter(x[stated], y[stated], s=95, facecolors="none", edgecolors=INK, linewidths=0.6, zorder=5)
+    middle = sum(area.get_xlim()) / 2
+    for k in (k for k, point in enumerate(shown) if point.model in spec.highlight):
+        left = x[k] > middle
+        said = area.annotate(
+            name_of(shown[k]),
+            (x[k], y[k]),
+            xytext=(-7 if left else 7, 4),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            size=7,
+            color=INK,
+            zorder=5.2,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7},
+        )
+        said.set_in_layout(False)
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
@@ -118,17 +217,38 @@ def axis_title(axis: Axis) -> str:
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
-    """The entries of the legend: every group of the figure, also those without a model; shapes; lines."""
-    shown = [point for content in contents for point in drawn(spec, content)]
-    found = _counts(shown, spec.groups)
-    marks = [_mark(group, found[group.key], bool(spec.shapes)) for group in spec.groups]
-    found = _counts(shown, spec.shapes)
-    shapes = [_shape(shape, found[shape.key]) for shape in spec.shapes]
+    """The entries of the legend: every group of the figure, also those without a model; shapes; lines.
+
+    Last the marks that only some figures have: stars, rings of stated facts, and models in no group.
+    """
+    shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
+    found = _counts((point, group) for point, (group, _) in shown)
+    marks = [_mark(group, found.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
+    of_shape = _counts((point, shape) for point, (_, shape) in shown if shape is not None)
+    shapes = [_shape(shape, of_shape.get(shape.key, 0)) for shape in spec.shapes]
     lines = [_line(spec, line, contents) for line in spec.fits]
     if spec.ideal:
         lines.append(Line2D([], [], color=INK, linestyle="--", linewidth=0.9, label="y = x"))
     lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label="bars: intervals of the numbers"))
-    return [marks, shapes, lines] if shapes else [marks + lines]
+    if any(has_cut(spec, content) for content in contents):
+        lines.append(_sign(CUTS["x"][1], 4.0, QUIET, CUT))
+    own = own_marks(spec, [point for point, _ in shown], found.get(YOURS.key, 0))
+    return [marks, shapes, lines + own] if shapes else [marks + lines + own]
+
+
+def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
+    """Entries of the legend for stars, for rings and for models in no group, as far as a figure has them."""
+    found = []
+    if any(point.model in spec.highlight for point in shown):
+        found.append(_sign("*", 9.0, INK, "star: highlighted"))
+    if any(is_stated(point.facts) for point in shown):
+        found.append(_sign("o", 8.0, "none", f"ring: {STATED}"))
+    return [*found, _mark(YOURS, yours, False)] if yours else found
+
+
+def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
+    look: dict[str, Any] = {"markersize": size, "markerfacecolor": face, "markeredgecolor": INK}
+    return Line2D([], [], linestyle="none", marker=marker, markeredgewidth=0.6, label=label, **look)
 
 
 def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
@@ -148,18 +268,22 @@ def legend_shape(width: float, parts: Sequence[Sequence[Line2D]]) -> tuple[int, 
     return -(-len(parts[0]) // columns), columns
 
 
-def _counts(points: Iterable[Point], scheme: Sequence[Group]) -> dict[str, int]:
-    """Models of each group, each once."""
-    members = {group.key: set[str]() for group in scheme}
-    for point in points:
-        if (group := group_of(point.facts, scheme)) is not None:
-            members[group.key].add(point.model)
+def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
+    """Models of each group by its key, each once."""
+    members: dict[str, set[str]] = {}
+    for point, group in some:
+        members.setdefault(group.key, set()).add(point.model)
     return {key: len(models) for key, models in members.items()}
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points of the models that a trend is to run through, drawn or not."""
-    return [point for point in content.points if matches(point.facts, line.where)]
+    """The points of the models that a trend is to run through, drawn or not.
+
+    The user's own models in no group are left out unless the line asks for them.
+    """
+    apart = set() if line.yours else {each.model for each in content.placeless}
+    some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
+    return [p for p in some if matches(p.facts, line.where)]
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
@@ -198,4 +322,4 @@ def line_colour(spec: Spec, line: FitLine) -> str:
 
 
 def _counted(title: str, n: int) -> str:
-    return f"{title} ({n})" if n else f"{title}: no rows"
+    return f"{title} ({n})" if n else f"{title}: no models"

@@ -1,18 +1,19 @@
 """Tables of the paper from result rows: a line a model, each number with interval, n and the paper's beside.
 
 Where several models fit a line (three seeds of one fine-tuning), each has a line of its own. A number is
-there only if all rows that it averages are.
+there only if all rows that it averages are. The user's own models that fit no line have the last lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clipjax.analysis.cells import Cell, Column, RowIndex, cells_of
 from clipjax.analysis.figure_spec import Spec, TableLine
 from clipjax.analysis.groups import matches
+from clipjax.analysis.yours import STATED, is_own, is_stated
 from clipjax.references import lookup
 from clipjax.result_tables import as_csv, as_latex, as_markdown
 from clipjax.results import Row
@@ -21,6 +22,7 @@ TABLE_FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}  # and the endi
 PAPER = "paper"  # of the sources of published numbers
 FIELDS = (
     "model",
+    "facts_origin",
     "column",
     "value",
     "lo",
@@ -46,16 +48,45 @@ class FilledLine:
     cells: tuple[Cell | None, ...]
     published: tuple[float | None, ...]
 
+    @property
+    def name(self) -> str | None:
+        """The model, and whether its facts are stated by the user."""
+        facts = (row["model_facts"] for cell in self.cells if cell is not None for row in cell.rows)
+        return f"{self.model} ({STATED})" if any(map(is_stated, facts)) else self.model
+
 
 def fill_table(
     spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
 ) -> list[FilledLine]:
-    """The lines of a table, in its order.
+    """The lines of a table, in its order; then those of the user's own models that fit none, as "yours".
 
     Raises:
         DataError: as `cells_of`.
     """
-    return [filled for line in spec.lines for filled in _fill(line, index, prompts, precision)]
+    lines = [filled for line in spec.lines for filled in _fill(line, index, prompts, precision)]
+    placed = {each.model for each in lines}
+    rest = [filled for line in _own_lines(spec) for filled in _fill(line, index, prompts, precision)]
+    return [*lines, *(each for each in rest if each.model not in placed and _is_own(each))]
+
+
+def _own_lines(spec: Spec) -> list[TableLine]:
+    """A line for any model, for each of the different columns that the table's lines have."""
+    found: dict[tuple[Column, ...], TableLine] = {}
+    for line in spec.lines:
+        if not line.to_come:
+            found.setdefault(line.columns, line)
+    several, blank = len(found) > 1, ("",) * (len(spec.head) - 1)
+    titles = {key: f"yours, as {line.cells[0]}" if several else "yours" for key, line in found.items()}
+    return [
+        replace(line, cells=(titles[key], *blank)[: len(spec.head)], where={}, published=None)
+        for key, line in found.items()
+    ]
+
+
+def _is_own(filled: FilledLine) -> bool:
+    """Whether a line has a number of one of the user's own models."""
+    rows = [row for cell in filled.cells if cell is not None for row in cell.rows]
+    return bool(rows) and is_own(rows[0]["model_facts"])
 
 
 def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str) -> list[FilledLine]:
@@ -103,7 +134,7 @@ def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]
     cells = [
-        [*each.line.cells, *map(_text, each.cells, each.published), each.model or _empty(each.line)]
+        [*each.line.cells, *map(_text, each.cells, each.published), each.name or _empty(each.line)]
         for each in lines
     ]
     about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
@@ -143,18 +174,20 @@ def _text(cell: Cell | None, published: float | None) -> str:
 
 def _csv(spec: Spec, lines: Sequence[FilledLine]) -> str:
     found = [
-        [*each.line.cells, *_record(each.model, column, cell, published)]
+        [*each.line.cells, *_record(each, column, cell, published)]
         for each in lines
         for column, cell, published in zip(each.line.columns, each.cells, each.published)
     ]
     return as_csv([*spec.head, *FIELDS], found)
 
 
-def _record(model: str | None, column: Column, cell: Cell | None, published: float | None) -> list[Any]:
+def _record(line: FilledLine, column: Column, cell: Cell | None, published: float | None) -> list[Any]:
     value = None if cell is None else cell.value
     interval = (cell and cell.interval) or {}
     missing = map(str, column.terms) if cell is None else cell.missing
     difference = None if value is None or published is None else value - published
     limits = [interval.get(name) for name in ("lo", "hi", "level", "method")]
     n = None if cell is None else cell.n
-    return [model, column.key, value, *limits, n, published, difference, "; ".join(missing)]
+    origin = cell.rows[0]["model_facts"].get("facts_origin") if cell is not None and cell.rows else None
+    told = [line.model, origin, column.key, value, *limits]
+    return [*told, n, published, difference, "; ".join(missing)]

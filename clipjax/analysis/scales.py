@@ -81,6 +81,29 @@ def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
     return np.clip(found, 0, 1) if scale in FRACTIONS else found
 
 
+def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the ends of intervals, and which of them are cut because the scale does not reach them.
+
+    Ends nearer to 0 or 1 than half an image (probit, logit) stand at that limit; ends at or below 0 (log) at
+    half the smallest positive end.
+
+    Args:
+        limits: float [2, N], lower and upper ends in the metric's own units.
+        n: images that each interval rests on, [N].
+
+    Returns: float64 [2, N], bool [2, N].
+    """
+    found = np.asarray(limits, np.float64)
+    if scale == "log":
+        positive = found[found > 0]
+        floor = positive.min() / 2 if positive.size else 1.0
+        return np.log(np.where(found > 0, found, floor)), found <= 0
+    if scale not in FRACTIONS:
+        return found, np.zeros(found.shape, bool)
+    inside = clip(np.clip(found, 0, 1), None if n is None else np.stack([n, n]))
+    return transform(on_scale(found, scale), scale, None if n is None else np.stack([n, n])), inside != found
+
+
 def check_scale(scale: str) -> None:
     if scale not in SCALES:
         raise unknown_name("scale", scale, list(SCALES))

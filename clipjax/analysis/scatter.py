@@ -16,46 +16,42 @@ from clipjax.analysis.figure_spec import Panel, Spec
 from clipjax.analysis.frame import (
     Content,
     Drawing,
+    Places,
+    draw_cuts,
+    draw_own,
     drawn,
-    ends_of,
     handles,
     legend_shape,
     line_colour,
+    looks,
+    places_of,
     said,
     say_missing,
     set_legend,
     title_axes,
 )
-from clipjax.analysis.groups import Group, group_of
+from clipjax.analysis.groups import Group
 from clipjax.analysis.panel_trends import Trend, trends_of
-from clipjax.analysis.points import Point, coordinates
 from clipjax.analysis.resampling import RESAMPLES
-from clipjax.analysis.scales import on_scale, transform
+from clipjax.analysis.scales import transform
 from clipjax.analysis.style import INK, RC, new_figure
+from clipjax.analysis.yours import YOURS
 
 WIDTH, HEIGHT = 2.45, 2.25  # inches a panel
 ALONE = 3.4  # its height where it stands alone in its line
 LINE = 0.18  # inches a line of the legend
 SIZES = {"*": 46, "P": 26, "X": 26}  # of markers, in square points; else:
 SIZE = 20
-
-
-class Places(NamedTuple):
-    """Where points stand on the scales of their panel: x, y [N], and the ends of their intervals [2, N] (the
-    point itself where it has no interval)."""
-
-    x: np.ndarray
-    y: np.ndarray
-    x_ends: np.ndarray
-    y_ends: np.ndarray
+STAR = 150  # of a highlighted model's
 
 
 class Series(NamedTuple):
-    """The points of one look, by their place in the panel's list."""
+    """The points of one look, by their place in the panel's list; `star`: highlighted ones."""
 
     group: Group
     marker: str
     members: list[int]
+    star: bool = False
 
 
 def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
@@ -89,17 +85,15 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
     """One panel; returns the names of the points of each of its collections, by gid."""
-    panel, at = content.panel, places(content.panel, content.points)
+    panel = content.panel
     assert panel.y is not None
-    names, shown = {}, []
+    points = drawn(spec, content)
+    x, y = places_of(points, "x", panel.x.scale), places_of(points, "y", panel.y.scale)
+    names = {}
     for key, series in _series(spec, content).items():
-        _draw_series(area, series, at, f"{gid}-{key}")
-        names[f"{gid}-{key}"] = [said(content.points[i], panel) for i in series.members]
-        shown += series.members
-    # Near 0 and 1 intervals are endless on the other scales: there an axis ends with its points.
-    reach_x = at.x_ends if panel.x.scale == "linear" else at.x
-    reach_y = at.y_ends if panel.y.scale == "linear" else at.y
-    limits = [ends(reach_x[..., shown]), ends(reach_y[..., shown])]
+        _draw_series(area, series, x, y, f"{gid}-{key}")
+        names[f"{gid}-{key}"] = [said(points[i], panel) for i in series.members]
+    limits = [ends(np.append(x.ends, x.at)), ends(np.append(y.ends, y.at))]  # no interval is cut at the frame
     trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # of lines no interval is drawn
     for trend in trends:
         line = trend.line
@@ -113,46 +107,45 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
         area.text(0.04, 0.96, _angle(spec, trends), transform=area.transAxes, va="top", size=7, color=INK)
     set_axis(area, "x", limits[0], panel.x.scale, panel.x.unit)
     set_axis(area, "y", limits[1], panel.y.scale, panel.y.unit)
+    draw_own(area, spec, points, x.at, y.at)
     return names
-
-
-def places(panel: Panel, points: Sequence[Point]) -> Places:
-    """Where points stand in a panel."""
-    assert panel.y is not None
-    x, y, n_x, n_y = coordinates(points)
-    found = []
-    for values, n, which, scale in ((x, n_x, "x", panel.x.scale), (y, n_y, "y", panel.y.scale)):
-        limits = np.array([ends_of(point, which) for point in points]).T
-        at = transform(on_scale(limits, scale), scale, np.stack([n, n]))
-        found.append((transform(values, scale, n), at))
-    (across, across_ends), (up, up_ends) = found
-    return Places(across, up, across_ends, up_ends)
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
     """One for each group, of a figure with shapes for each group and shape, that has points.
 
-    Those of few points come last, so that they lie on top.
+    Those of few points come last, so that they lie on top; stars lie on top of all.
     """
-    place = {id(point): i for i, point in enumerate(content.points)}
-    looks = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
-    found = {_key(*look): Series(look[0], (look[1] or look[0]).marker, []) for look in looks}
-    for point in drawn(spec, content):
-        look = group_of(point.facts, spec.groups), group_of(point.facts, spec.shapes)
-        found[_key(*look)].members.append(place[id(point)])
-    sizes = {key: len(series.members) for key, series in found.items() if series.members}
-    return {key: found[key] for key in sorted(sizes, key=lambda key: -sizes[key])}
+    pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
+    kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
+    found = {
+        _key(*pair, star): Series(pair[0], "*" if star else (pair[1] or pair[0]).marker, [], star)
+        for pair, star in kinds
+    }
+    shown = ((point, look) for point, look in looks(spec, content) if look is not None)
+    for i, (point, look) in enumerate(shown):
+        found[_key(*look, point.model in spec.highlight)].members.append(i)
+    sizes = {key: (each.star, -len(each.members)) for key, each in found.items() if each.members}
+    return {key: found[key] for key in sorted(sizes, key=lambda key: sizes[key])}
 
 
-def _key(group: Group | None, shape: Group | None) -> str:
-    return "-".join(each.key for each in (group, shape) if each is not None)
+def _key(group: Group, shape: Group | None, star: bool) -> str:
+    parts = [each.key for each in (group, shape) if each is not None]
+    return "-".join([*parts, "star"] if star else parts)
 
 
-def _draw_series(area: Axes, series: Series, at: Places, gid: str) -> None:
-    group, marker, members = series
-    x, y = at.x[members], at.y[members]
-    for ends_x, ends_y in ((at.x_ends[:, members], [y, y]), ([x, x], at.y_ends[:, members])):
-        area.plot(_broken(ends_x), _broken(ends_y), color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)
+def _draw_series(area: Axes, series: Series, all_x: Places, all_y: Places, gid: str) -> None:
+    group, marker, members, star = series
+    bars_x, bars_y = all_x.of(members), all_y.of(members)
+    x, y = bars_x.at, bars_y.at
+    for along_x, along_y in ((bars_x.ends, [y, y]), ([x, x], bars_y.ends)):
+        area.plot(_broken(along_x), _broken(along_y), color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)
+    draw_cuts(area, "x", bars_x, y, group.colour)
+    draw_cuts(area, "y", bars_y, x, group.colour)
+    if star:
+        star_look = {"facecolors": group.colour, "edgecolors": INK, "linewidths": 0.7, "zorder": 5.5}
+        area.scatter(x, y, s=STAR, marker=marker, gid=gid, **star_look)
+        return
     filled = {"facecolors": group.colour, "edgecolors": "white", "linewidths": 0.4}
     hollow = {"facecolors": "none", "edgecolors": group.colour, "linewidths": 0.6}
     look = {"zorder": 3, **filled} if group.filled else {"zorder": 2.5, **hollow}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipjax.commands.output import print_table
-from clipjax.commands.result_folder import check_choice, opened
+from clipjax.commands.result_folder import check_choice, check_models, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from clipjax.analysis.figure_set import Done
     from clipjax.analysis.figure_spec import Panel, Spec
     from clipjax.analysis.panel_trends import Trend
+
+
+NAMED = 5  # models that an error names
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +54,17 @@ def analyze(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    highlight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--highlight", help="A model to draw as a star with its name beside it; may be repeated."
+        ),
+    ] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="List every missing row, of which panel and model.")
+        bool,
+        typer.Option(
+            "--missing", help="List every missing row, of which panel and model, and models in no group."
+        ),
     ] = False,
     numbers: Annotated[
         bool, typer.Option("--numbers", help="List the slope of every trend that a figure draws.")
@@ -62,13 +75,16 @@ def analyze(
 ) -> None:
     """Draw the paper's figures, and fill its tables, from result rows: all that have rows.
 
-    A group or panel without rows says so, with the command that makes them.
+    A panel without rows says so, with the command that makes them. Your own models that are in no group of a
+    figure are shown as "yours".
 
     Examples:
 
         clipjax analyze results --out figures
 
         clipjax analyze results --figure fig1 --figure mine.toml --format svg
+
+        clipjax analyze results --highlight my_model
     """
     from clipjax.analysis.cells import RowIndex
     from clipjax.analysis.figure_set import FORMATS, PROMPTS
@@ -85,6 +101,8 @@ def analyze(
     check_folder(out, "a folder for figures (--out)", written=True)  # before rows are read
     index = RowIndex(opened(folder).rows())
     check_choice(index, prompts=prompts, precision=precision)
+    check_models(index.models, highlight or ())
+    specs = [replace(spec, highlight=tuple(highlight or ())) for spec in specs]
     found, refused = [], []
     for spec in specs:  # one that cannot be drawn does not cost the others
         try:
@@ -102,11 +120,12 @@ def analyze(
         _list_trends([done.numbers for done in found if done.numbers is not None and done.drawn])
     if missing:
         _list_missing(found)
+    _list_placeless(found, all_of_them=missing)
     _say_commands(found)
     if refused:
         raise DataError("; ".join(refused))
     if not any(done.drawn for done in found):
-        raise DataError(f"{folder} has no row of these figures: `clipjax analyze --list` says what there is")
+        raise DataError(f"{folder}: {_why_nothing(found)}")
 
 
 def _distinct(specs: list[Spec]) -> list[Spec]:
@@ -128,10 +147,21 @@ def _line(done: Done) -> list[str]:
         return [spec.name, spec.paper, "", "", spec.caption, ""]
     panels = f"{done.drawn} of {done.panels}"
     if not done.drawn:
-        return [spec.name, spec.paper, panels, "0", "all", ""]
+        return [spec.name, spec.paper, panels, "0", done.why_empty, ""]
     endings = " ".join(path.name.removeprefix(spec.name) for path in done.files)
     files = f"{done.files[0].parent / spec.name} ({endings})" if done.files else "none of these formats"
     return [spec.name, spec.paper, panels, str(len(done.models)), _lacking(done), files]
+
+
+def _why_nothing(found: Sequence[Done]) -> str:
+    """Why no figure is drawn: rows of all models are missing, rows of each model, or groups."""
+    models = dict.fromkeys(each.model for done in found for each in done.placeless)
+    if models:
+        named = ", ".join([*list(models)[:NAMED], *(["..."] if len(models) > NAMED else [])])
+        return f"no group of these figures has a place for the models with their rows ({named}): see above"
+    if any(done.why_empty != "all" for done in found if done.spec.kind != "to_come"):
+        return "no model has all rows of a figure: `clipjax analyze --missing` lists what each lacks"
+    return "it has no row of these figures: `clipjax analyze --list` says what there is"
 
 
 def _lacking(done: Done) -> str:
@@ -181,6 +211,19 @@ def _list_missing(found: Sequence[Done]) -> None:
     }
     typer.echo()
     print_table(["figure", "panel", "model", "missing row"], list(lines))
+
+
+def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
+    """Models with the rows and in no group: those shown as yours; others if asked, or if nothing is shown."""
+    lines = {
+        (done.spec.name, each.model, "yours" if each.shown else "not shown", each.why): None
+        for done in found
+        for each in done.placeless
+        if each.shown or all_of_them or not done.drawn
+    }
+    if lines:
+        typer.echo("\nModels with the rows, but in no group (docs/analysis.md: models of your own):")
+        print_table(["figure", "model", "shown as", "why"], list(lines))
 
 
 def _say_commands(found: Sequence[Done]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.result_folder import check_choice, opened
+from clipjax.commands.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
 
 
@@ -40,6 +40,12 @@ def report(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    highlight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--highlight", help="A model to draw as a star with its name beside it; may be repeated."
+        ),
+    ] = None,
     parts: Annotated[
         bool,
         typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
@@ -57,10 +63,19 @@ def report(
         clipjax report results --figure fig1 --figure table4 --claims mine.toml
     """
     from clipjax.analysis.report import Choices, write_report
+    from clipjax.result_tables import model_name
 
     rows = opened(folder).rows()
     check_choice(rows, prompts=prompts, precision=precision)
-    choices = Choices(figures=figure, claims=claims, prompts=prompts, precision=precision, parts=parts)
+    check_models(map(model_name, rows), highlight or ())
+    choices = Choices(
+        figures=figure,
+        claims=claims,
+        prompts=prompts,
+        precision=precision,
+        parts=parts,
+        highlight=tuple(highlight or ()),
+    )
     written = write_report(rows, out, name or folder.resolve().name, choices)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
     typer.echo(f"{out}: {written.megabytes:.1f} MB, {models}, {numbers}")

@@ -92,6 +92,14 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
             raise unknown_name(kind, asked, sorted(known - {None}) or ["none"])
 
 
+def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
+    """Raises UsageError, with near names, if results have no model of a name that was asked for."""
+    models = list(known)
+    for name in asked:
+        if name not in models:
+            raise unknown_name("model", name, models)
+
+
 def emit(text: str, out: Path | None) -> None:
     """Write a text to a file and say so, or print it."""
     if out is None:

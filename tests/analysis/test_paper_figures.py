@@ -231,9 +231,9 @@ def test_a_group_without_rows_is_a_named_entry():
     spec = load_spec("fig4")
     others = {n: f for n, f in some_models().items() if f.get("train_source") != "WIT"}
     legend = legend_of(draw(spec, index_of(spec, others)).drawing.figure)
-    assert "CLIP-WIT: no rows" in legend
+    assert "CLIP-WIT: no models" in legend
     assert "robust fit: CLIP trained on WIT: fewer than 3 models" in legend
-    assert legend["CLIP-WIT: no rows"].get_markerfacecolor() == "none"
+    assert legend["CLIP-WIT: no models"].get_markerfacecolor() == "none"
 
 
 # -------------------------------------------------------------------------------------- missing rows

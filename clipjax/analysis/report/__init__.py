@@ -8,7 +8,7 @@ Imports no JAX.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipjax.analysis.cells import RowIndex
@@ -35,6 +35,7 @@ class Choices:
         prompts, precision: which rows figures, tables and claims take of several, see `cells_of`. Without
             prompts the study's, or what the file of claims says.
         parts: also numbers of parts of data sets, see `report_data`.
+        highlight: models to draw as stars with their names.
     """
 
     figures: Sequence[str] | None = None
@@ -42,6 +43,7 @@ class Choices:
     prompts: str | None = None
     precision: str = "parity"
     parts: bool = True
+    highlight: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
         UsageError: there is no figure of a name.
         DataError: a file of figures or claims is not of its form; the page cannot be written.
     """
-    specs = [load_spec(each) for each in (spec_names() if choices.figures is None else choices.figures)]
+    names = spec_names() if choices.figures is None else choices.figures
+    specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
     book, index = ledger(choices.claims), RowIndex(rows)
     taken = Taken(choices.prompts or PROMPTS, choices.precision)
-    data = report_data(rows, name, parts=choices.parts)
+    data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
     verdicts = check(book, rows, prompts=choices.prompts, precision=choices.precision)
     sections = [
         figures_section(specs, index, taken),

@@ -88,7 +88,7 @@ const state = {
 
 /** The first scheme that has a group for at least half of the models. */
 function defaultScheme() {
-  const places = data.schemes.map((scheme) => scheme.of.filter((group) => group >= 0).length);
+  const places = data.schemes.map((scheme) => scheme.of.filter((group) => group >= 0 && group !== scheme.yours).length);
   const good = places.findIndex((count) => 2 * count >= MODELS);
   return good < 0 ? data.schemes.length - 1 : good;
 }
@@ -97,6 +97,9 @@ const OTHER = { title: "others", colour: "#8A8A8A", marker: "o", filled: false }
 const scheme = () => data.schemes[state.scheme];
 const groupOf = (model) => scheme().of[model];
 const groupAt = (index) => (index < 0 ? OTHER : scheme().groups[index]);
+const isStated = (model) => facts[model]?.facts_origin === "stated";
+const STATED = "facts stated by the user";
+const isStarred = (model) => data.highlight.includes(model);
 const sourceOf = (model) => facts[model]?.train_source ?? null;
 
 /** The models that pass search and filters. */

@@ -20,6 +20,7 @@ from clipjax.analysis.cells import WAYS, Term, is_sample, term_of, ways_of
 from clipjax.analysis.curation import columns as curation_columns
 from clipjax.analysis.groups import Group, group_of, groups, schemes
 from clipjax.analysis.style import COLOURS, MARKERS
+from clipjax.analysis.yours import YOURS, is_own
 from clipjax.references import sources
 from clipjax.result_tables import model_name
 from clipjax.results import Row
@@ -36,7 +37,9 @@ Variant = tuple[tuple[str, str], ...]
 """In which ways a column's numbers were measured, where there are several: (aspect, way)."""
 
 
-def report_data(rows: Sequence[Row], name: str, *, parts: bool = True) -> dict[str, Any]:
+def report_data(
+    rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that the page shows.
 
     Of several rows of one number the same is taken as by `cells_of`.
@@ -46,6 +49,7 @@ def report_data(rows: Sequence[Row], name: str, *, parts: bool = True) -> dict[s
         name: what the page calls these results.
         parts: also numbers of parts of data sets (factors, scores, ...). Those of single classes and of
             confidence bins are never there.
+        highlight: models to draw as stars with their names; those without a number on the page are left out.
     """
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
     models = {model_name(row): row["model_facts"] for row in kept}
@@ -67,6 +71,7 @@ def report_data(rows: Sequence[Row], name: str, *, parts: bool = True) -> dict[s
         "columns": columns,
         "cells": cells.columns,
         "runs": runs.columns,
+        "highlight": [index[model] for model in highlight if model in index],
         "schemes": list(_schemes(list(models.values()))),
         "sources": {name: source["title"] for name, source in sources().items()},
         "interned": interner.values,
@@ -231,19 +236,25 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         scheme = groups(name)
         found = [group_of(one, scheme) for one in facts]
         if any(found):
-            yield _scheme(name.replace("_", " "), scheme, found)
+            yield _scheme(name.replace("_", " "), scheme, found, facts)
     sources = list(dict.fromkeys(str(one[SOURCE]) for one in facts if one.get(SOURCE)))
     own = {
         source: Group(source, source, COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], True, {})
         for k, source in enumerate(sources)
     }
-    yield _scheme("training data", list(own.values()), [own.get(str(one.get(SOURCE))) for one in facts])
+    found = [own.get(str(one.get(SOURCE))) for one in facts]
+    yield _scheme("training data", list(own.values()), found, facts)
 
 
-def _scheme(title: str, scheme: Sequence[Group], of: Sequence[Group | None]) -> dict[str, Any]:
-    shown = ("title", "colour", "marker", "filled")
+def _scheme(
+    title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A scheme as the page has it; the user's own models in no group are in a last one, `yours`."""
+    of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
+    shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {
         "title": title,
-        "groups": [{name: getattr(group, name) for name in shown} for group in scheme],
-        "of": [-1 if group is None else scheme.index(group) for group in of],
+        "groups": [{name: getattr(group, name) for name in shown} for group in whole],
+        "of": [-1 if group is None else whole.index(group) for group in of],
+        "yours": len(scheme) if YOURS in of else -1,
     }

@@ -18,7 +18,7 @@ function summaryOf(some) {
   });
   const model = cells.model[some[0]];
   const source = sourceOf(model);
-  return [make("p", { class: "who" }, data.models[model]), source && make("p", { class: "what" }, source), ...lines].filter(Boolean);
+  return [make("p", { class: "who" }, data.models[model]), source && make("p", { class: "what" }, source), isStated(model) && make("p", { class: "what" }, STATED), ...lines].filter(Boolean);
 }
 
 function showTip(some, beside) {
@@ -49,7 +49,7 @@ const fold = (title, ...content) => make("details", {}, make("summary", {}, titl
 
 function openModel(model) {
   const place = groupAt(groupOf(model));
-  open(data.models[model], [make("p", { class: "model" }, glyph(place), place.title), pairs(listed(facts[model]))]);
+  open(data.models[model], [make("p", { class: "model" }, glyph(place), place.title), isStated(model) && make("p", {}, STATED), pairs(listed(facts[model]))]);
 }
 
 function openCells(some) {
@@ -58,7 +58,7 @@ function openCells(some) {
 
 function open(title, content) {
   hideTip();
-  find("details-body").replaceChildren(make("h2", { id: "details-title" }, title), ...content);
+  find("details-body").replaceChildren(make("h2", { id: "details-title" }, title), ...content.filter(Boolean));
   find("details").showModal();
   find("details").scrollTop = 0;
 }

@@ -36,6 +36,10 @@ function marker(group, attributes = {}) {
   return make("path", { d: MARKERS[group.marker] ?? MARKERS.o, fill, stroke: edge, "stroke-width": width, ...attributes });
 }
 
+/** The star of a highlighted model, in its group's colour. */
+const star = (group, attributes = {}) =>
+  make("path", { d: polygon(around(10, [11, 4.6])), fill: inkOf(group), stroke: "var(--ink)", "stroke-width": 1, ...attributes });
+
 /** The marker as a small picture beside a text. */
 const glyph = (group) =>
   make("svg", { class: "glyph", viewBox: "-8 -8 16 16", width: 16, height: 16, "aria-hidden": "true" }, marker(group));

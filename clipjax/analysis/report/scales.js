@@ -26,6 +26,19 @@ function probit(p) {
 
 const FORWARD = { probit, logit: (p) => Math.log(p / (1 - p)), log: Math.log, linear: (value) => value };
 
+// The values at coordinates, for the ends of an axis alone: the normal distribution by bisection.
+const BACKWARD = { logit: (at) => 1 / (1 + Math.exp(-at)), log: Math.exp, linear: (at) => at };
+function backward(at, scale) {
+  if (scale !== "probit") return BACKWARD[scale](at);
+  let [low, high] = [1e-300, 1 - 2 ** -53];
+  for (let k = 0; k < 60; k++) {
+    const middle = (low + high) / 2;
+    if (probit(middle) < at) low = middle;
+    else high = middle;
+  }
+  return (low + high) / 2;
+}
+
 /** A value's coordinate; fractions are kept half an image off 0 and 1. */
 function transform(value, scale, n = null) {
   if (scale === "probit" || scale === "logit") {
@@ -33,6 +46,22 @@ function transform(value, scale, n = null) {
     value = Math.min(Math.max(value, edge), 1 - edge);
   }
   return FORWARD[scale](value);
+}
+
+/** Where the ends of intervals stand, each { lo, hi, n }, and whether the scale cuts them: at half an image off 0 and
+ *  1, on a log scale at half the smallest positive end; the same rule as ends_on_scale. */
+function endsOnScale(intervals, scale) {
+  const floor = Math.min(...intervals.flatMap(({ lo, hi }) => [lo, hi]).filter((end) => end > 0)) / 2;
+  const inside = (end, n) => {
+    if (scale === "log") return end > 0 ? end : Number.isFinite(floor) ? floor : 1;
+    if (scale === "linear") return end;
+    const edge = 0.5 / (n > 0 ? n : UNKNOWN_N);
+    return Math.min(Math.max(end, edge), 1 - edge);
+  };
+  return intervals.map(({ lo, hi, n }) => {
+    const kept = [inside(lo, n), inside(hi, n)];
+    return { at: kept.map(FORWARD[scale]), cut: [kept[0] !== lo, kept[1] !== hi] };
+  });
 }
 
 /** The scale that values can have: the one that is wanted, or linear. */

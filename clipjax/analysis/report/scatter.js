@@ -16,21 +16,27 @@ function plotPoints(scales) {
 
 const place = (cell, end, scale) => transform(cells[end][cell], scale, cells.n[cell]);
 
-/** An axis: from coordinates to pixels, and its ticks. All models count, so that a filter moves nothing. */
+/** An axis: from coordinates to pixels, its ticks, and the bar of each cell. All models count, and all intervals, so
+ *  that a filter moves nothing and no bar is cut at the frame. */
 function axis(column, scale, from, to) {
   const members = data.models.map((_, model) => cellOf(model, column)).filter((cell) => cell >= 0 && cells.value[cell] !== null);
   const values = members.map((cell) => cells.value[cell]);
-  const spots = members.map((cell) => place(cell, "value", scale));
-  const [low, high] = spots.length ? [Math.min(...spots), Math.max(...spots)] : [0, 1];
+  const barred = members.filter((cell) => cells.lo[cell] !== null && cells.hi[cell] !== null);
+  const found = endsOnScale(barred.map((cell) => ({ lo: cells.lo[cell], hi: cells.hi[cell], n: cells.n[cell] })), scale);
+  const bars = new Map(barred.map((cell, k) => [cell, found[k]]));
+  const spots = [...members.map((cell) => place(cell, "value", scale)), ...found.flatMap(({ at }) => at)];
+  const [low, high] = spots.length ? extent(spots) : [0, 1];
   const room = 0.06 * (high - low) || 0.1;
   const pixel = (spot) => from + ((spot - low + room) / (high - low + 2 * room)) * (to - from);
   const gap = Math.abs(to - from) > 700 ? 60 : 44;
   let last = -Infinity;
-  const marks = (values.length ? ticks(Math.min(...values), Math.max(...values), scale) : [])
+  const marks = (values.length ? ticks(...[low, high].map((spot) => backward(spot, scale)), scale) : [])
     .map((value) => [value, pixel(transform(value, scale))])
     .filter(([, spot]) => Math.abs(spot - last) >= (from > to ? 24 : gap) && ((last = spot), true));
-  return { pixel, marks, low: low - room, high: high + room };
+  return { pixel, marks, bars, low: low - room, high: high + room };
 }
+
+const extent = (spots) => spots.reduce(([low, high], spot) => [Math.min(low, spot), Math.max(high, spot)], [Infinity, -Infinity]);
 
 function drawPlot() {
   if (!all.length) return void (find("plot-note").textContent = "There are no numbers to plot.");
@@ -51,8 +57,9 @@ function drawPlot() {
     make("clipPath", { id: "inside" }, make("rect", { x: MARGIN.left, y: MARGIN.top, width: right - MARGIN.left, height: bottom - MARGIN.top })),
     frame(x, y, right, bottom, columns, scales),
     make("g", { "clip-path": "url(#inside)" }, ...[state.diagonal && equal(x, y, scales), ...lines.map((trend) => trendLine(trend, x, y))].filter(Boolean)),
-    make("g", { "clip-path": "url(#inside)", class: "bars" }, ...(state.bars ? errorBars(x, y, scales) : [])),
-    make("g", {}, ...drawnPoints.map((point) => marker(groupAt(point.group), { transform: `translate(${point.px.toFixed(1)},${point.py.toFixed(1)})` }))),
+    make("g", { "clip-path": "url(#inside)", class: "bars" }, ...(state.bars ? errorBars(x, y) : [])),
+    make("g", {}, ...drawnPoints.map(markOf)),
+    make("g", { class: "names" }, ...drawnPoints.filter(({ model }) => isStarred(model)).map((point) => nameBeside(point, right))),
     make("circle", { id: "ring", r: 10, hidden: true }),
   );
   current = -1;
@@ -97,19 +104,43 @@ function fitted(text, pixels) {
   return text.length <= room ? text : `${text.slice(0, room - 1)}…`;
 }
 
-function errorBars(x, y, scales) {
-  const bar = (cell, scale, ends) => {
-    if (cells.lo[cell] === null) return null;
-    const limit = (end) => (scale === "log" && cells[end][cell] <= 0 ? null : place(cell, end, scale));
-    const [low, high] = [limit("lo"), limit("hi")];
-    return low === null || high === null ? null : make("line", ends(low, high));
-  };
+/** A model's marker, or its star; with a ring if the user states its facts. */
+function markOf({ model, group, px, py }) {
+  const place = { transform: `translate(${px.toFixed(1)},${py.toFixed(1)})` };
+  const mark = isStarred(model) ? star(groupAt(group), place) : marker(groupAt(group), place);
+  return isStated(model) ? make("g", {}, mark, make("circle", { class: "stated", cx: px, cy: py, r: 9 })) : mark;
+}
+
+/** The name of a highlighted model, on the side that has room. */
+function nameBeside({ model, px, py }, right) {
+  const left = px > (MARGIN.left + right) / 2;
+  return make("text", { class: "title", x: px + (left ? -13 : 13), y: py - 6, "text-anchor": left ? "end" : "start" }, data.models[model]);
+}
+
+/** Bars of all points; a head marks an end that the scale cuts. */
+function errorBars(x, y) {
   return drawnPoints.flatMap((point) => {
     const stroke = inkOf(groupAt(point.group));
-    return [
-      bar(point.x, scales[0], (low, high) => ({ stroke, x1: x.pixel(low), x2: x.pixel(high), y1: point.py, y2: point.py })),
-      bar(point.y, scales[1], (low, high) => ({ stroke, y1: y.pixel(low), y2: y.pixel(high), x1: point.px, x2: point.px })),
-    ].filter(Boolean);
+    const [across, up] = [x.bars.get(point.x), y.bars.get(point.y)];
+    const found = [];
+    if (across) {
+      const [x1, x2] = across.at.map(x.pixel);
+      found.push(make("line", { stroke, x1, x2, y1: point.py, y2: point.py }), ...heads([[x1, -1, 0], [x2, 1, 0]], across.cut, stroke, point));
+    }
+    if (up) {
+      const [y1, y2] = up.at.map(y.pixel);
+      found.push(make("line", { stroke, y1, y2, x1: point.px, x2: point.px }), ...heads([[y1, 0, 1], [y2, 0, -1]], up.cut, stroke, point));
+    }
+    return found;
+  });
+}
+
+/** Arrow heads at the cut ends of a bar; each end: its pixel, and the direction in which it points. */
+function heads(ends, cut, fill, { px, py }) {
+  return ends.filter((_, k) => cut[k]).map(([at, dx, dy]) => {
+    const [tx, ty] = dx ? [at, py] : [px, at];
+    const corner = (side) => `${tx - 5 * dx + 3 * side * dy},${ty - 5 * dy + 3 * side * dx}`;
+    return make("path", { class: "cut", fill, d: `M${tx},${ty}L${corner(1)}L${corner(-1)}Z` });
   });
 }
 
@@ -126,6 +157,7 @@ function trends(points) {
   if (state.fit === "none") return [];
   const groups = [...new Set(points.map((point) => point.group))].sort((a, b) => a - b);
   return groups.flatMap((group) => {
+    if (group === scheme().yours) return []; // models of no group have nothing in common
     const members = points.filter((point) => point.group === group).map((point) => point.at);
     if (members.length < 3 || new Set(members.map(([x]) => x)).size < 2) return [];
     const [slope, intercept] = line(members, state.fit);
@@ -154,7 +186,9 @@ function describe(columns, scales) {
   find("plot").setAttribute("aria-label", `Scatter plot of ${y} against ${x}, ${drawnPoints.length} models`);
   const linear = columns.filter((_, k) => scales[k] !== state.scale).map((column) => titleOf(column).metric);
   const why = linear.length ? ` No ${state.scale} scale for ${linear.join(" and ")}: its values are not ${state.scale === "log" ? "positive" : "fractions"}.` : "";
-  find("plot-note").textContent = `${drawnPoints.length} models have both numbers.${why}`;
+  const stated = drawnPoints.some(({ model }) => isStated(model)) ? ` A ring: ${STATED}.` : "";
+  const cut = state.bars && find("plot").querySelector(".cut") ? " An arrow: an interval that the scale cuts, at 0 or 1." : "";
+  find("plot-note").textContent = `${drawnPoints.length} models have both numbers.${why}${stated}${cut}`;
 }
 
 function drawLegend() {

@@ -65,7 +65,7 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
     return Section("Claims", joined(about, _sortable("claims", "Claims", heads, lines)))
 
 
-def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html | None]) -> Html:
+def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
     """What is drawn of each; then those of which nothing is, and why."""
     shown, absent = [], []
     for spec in specs:
@@ -74,12 +74,17 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html | None]) -> Html:
         except DataError as error:
             absent.append(tag("li", f"{spec.paper}: {error}"))
             continue
-        made_by = " or ".join(commands(spec))
-        shown += [drawn] if drawn else []
-        absent += [] if drawn else [tag("li", f"{spec.paper}: {spec.title}: no rows; {made_by} makes them")]
+        shown.append(drawn)
     if not absent:
         return joined(*shown)
     return joined(*shown, tag("details", tag("summary", f"Not here: {len(absent)}"), tag("ul", *absent)))
+
+
+def _nothing(spec: Spec, why: str) -> DataError:
+    """Why a figure or table is not on the page; `why` is of `Done.why_empty`."""
+    if why == "all":
+        return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
+    return DataError(f"{spec.title}: missing rows: {why}")
 
 
 def _about(spec: Spec) -> str:
@@ -91,23 +96,27 @@ def _anchor(spec: Spec) -> str:
     return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
 
 
-def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html | None:
+def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html:
     choice = {"prompts": taken.prompts, "precision": taken.precision}
     done = analyze(spec, index, folder, formats=["svg"], **choice)
     if not done.files:
-        return None
+        raise _nothing(spec, done.why_empty)
     drawing = inline(done.files[0].read_bytes(), _anchor(spec), f"{spec.paper}: {spec.title}")
     lacking = {each.row for each in done.missing}
+    yours = ", ".join(dict.fromkeys(each.model for each in done.placeless if each.shown))
     caption = tag(
-        "figcaption", _about(spec), f" {counted(len(lacking), 'row')} missing." if lacking else None
+        "figcaption",
+        _about(spec),
+        f" {counted(len(lacking), 'row')} missing." if lacking else None,
+        f" In no group, shown as yours: {yours}." if yours else None,
     )
     return tag("figure", caption, drawing, class_="box scroll", id=_anchor(spec), tabindex="0")
 
 
-def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html | None:
+def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
     lines = fill_table(spec, index, taken.prompts, taken.precision)
     if all(line.model is None for line in lines):
-        return None
+        raise _nothing(spec, "all")
     heads = [*spec.head, "model", *(column.title for column in lines[0].line.columns)]
     return _sortable(_anchor(spec), _about(spec), heads, joined(*(tag("tr", *_line(each)) for each in lines)))
 
@@ -121,7 +130,7 @@ def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Htm
 
 
 def _line(each: FilledLine) -> Iterator[Html]:
-    for text in (*each.line.cells, each.model or "no rows"):
+    for text in (*each.line.cells, each.name or "no rows"):
         yield tag("td", text, class_="fact")
     for column, cell, published in zip(each.line.columns, each.cells, each.published):
         yield _number(column, cell, published)

@@ -36,6 +36,7 @@ const breakable = (name) => name.split(/(?<=[_:/.])/).flatMap((part, k) => (k ? 
 
 function modelCell(model) {
   const name = make("button", { type: "button", class: "name", "data-model": model }, ...breakable(data.models[model]));
+  if (isStated(model)) name.append(make("sup", {}, "u"));
   return make("th", { scope: "row" }, make("span", { class: "model" }, glyph(groupAt(groupOf(model))), name));
 }
 
