@@ -7,12 +7,11 @@ and errors to stderr.
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Any, NoReturn
 
 import typer
 
+from clipjax import signals
 from clipjax.commands import (
     analyze,
     claims,
@@ -32,7 +31,7 @@ from clipjax.commands import (
     wise_ft,
 )
 from clipjax.commands.failures import in_one_sentence
-from clipjax.errors import ClipjaxError, Interrupted
+from clipjax.errors import ClipjaxError
 
 app = typer.Typer(
     name="clipjax",
@@ -60,32 +59,21 @@ app.add_typer(datasets.app, name="datasets")
 app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")
 
-INTERRUPTED = 75
-STOPPED = 130
-
 
 def main() -> None:
-    """Run the command line; every error a user can cause is one sentence on stderr."""
-    signal.signal(signal.SIGTERM, _requeue)
-    signal.signal(signal.SIGINT, _stop)  # typer would take a KeyboardInterrupt and say nothing
+    """Run the command line; SIGTERM and Ctrl-C end it, see `clipjax.signals`."""
+    signals.run(_command)
+
+
+def _command() -> None:
+    """Every error a user can cause is one sentence on stderr."""
     try:
         with in_one_sentence():
             app()
-    except (ClipjaxError, Interrupted) as error:
+    except ClipjaxError as error:
+        signals.check()  # Ctrl-C reaches the processes that we started, too, and their failure is no news
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-def _requeue(*_: Any) -> NoReturn:
-    """SIGTERM: a scheduler takes the machine away. What is stored is complete; ask to be run again."""
-    print("clipjax: interrupted; finished shards are kept, run the same command again", file=sys.stderr)
-    sys.exit(INTERRUPTED)
-
-
-def _stop(*_: Any) -> NoReturn:
-    """SIGINT: Ctrl-C."""
-    print("clipjax: stopped; finished shards are kept, the same command goes on from there", file=sys.stderr)
-    sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

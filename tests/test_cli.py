@@ -50,7 +50,7 @@ def invoke(*arguments: object) -> tuple[int, str]:
     """(exit code, the sentence of the error) of one command, run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["clipjax", *map(str, arguments)])
-        patch.setattr("signal.signal", lambda *_: None)
+        patch.setattr("clipjax.signals.run", lambda program: program())
         lines: list[str] = []
         patch.setattr(cli, "print", lambda text, file=None: lines.append(text), raising=False)
         try:
@@ -331,7 +331,7 @@ def test_a_signal_is_answered_in_words(number: str, code: int, says: str) -> Non
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith(f"clipjax: {says}; finished shards are kept")
+    assert done.stderr.startswith(f"clipjax: {says}: what is finished is kept; ")
     assert done.stderr.count("\n") == 1
 
 

@@ -17,7 +17,7 @@ def _fail(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setattr(cli, "app", app)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.signals, "run", lambda program: program())
     cli.main()
 
 

@@ -12,12 +12,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LEAVES = {
     f"clipjax.{name}"
-    for name in ("errors", "config", "digests", "progress", "buckets", "bucket_files", "uploaded", "reading")
+    for name in (
+        "errors",
+        "config",
+        "digests",
+        "progress",
+        "buckets",
+        "bucket_files",
+        "uploaded",
+        "reading",
+        "signals",
+    )
 }
 
 # package or module -> what else of ours it may import (itself and the leaves are understood)
 ALLOWED = {
     "clipjax.errors": set(),
+    "clipjax.signals": {"clipjax.errors"},
+    "clipjax.processes": {"clipjax.errors", "clipjax.signals"},
     "clipjax.config": {"clipjax.errors"},
     "clipjax.reading": {"clipjax.errors", "clipjax.buckets"},
     "clipjax.buckets": {"clipjax.errors"},

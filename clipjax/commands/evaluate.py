@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from clipjax import signals
 from clipjax.commands.options import (
     DatasetOption,
     LabelsOption,
@@ -21,8 +22,6 @@ from clipjax.commands.options import (
 from clipjax.commands.output import print_table
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
-
-HEARTBEAT = 30  # seconds after which a process that has vanished ends the others
 
 
 def register(app: typer.Typer) -> None:
@@ -161,6 +160,8 @@ def evaluate(
         _show([result], as_json)
         return
     if distributed:
+        from clipjax.processes import join_processes
+
         join_processes()
     settings: dict[str, Any] = {
         "annotations": annotations,
@@ -187,6 +188,7 @@ def evaluate(
 
     loaded = clipjax.load_model(model or "", card=card, mesh_of=mesh_to_load(params))
     result = clipjax.evaluate(loaded, task=task, **chosen, **settings)
+    signals.done()
     _show([result], as_json)
 
 
@@ -215,6 +217,7 @@ def _evaluate_collection(
         else:
             failed.append(f"{done.job}: {done.error}")
             typer.echo(f"  failed: {done.error}", err=True)
+    signals.done()
     if results or as_json:
         _show(results, as_json)
     if failed:
@@ -343,19 +346,6 @@ def say_waiting(stats: Sequence[Any]) -> None:
 def _decoders(stats: Sequence[Any]) -> str:
     found = dict.fromkeys(each.decoders for each in stats if each.images and each.decoders)
     return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""
-
-
-def join_processes() -> None:
-    """Join the other processes of a pod or cluster job. Raises UsageError where nothing says who is who."""
-    import jax
-
-    try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
-    except (RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"--distributed: no pod, Slurm, MPI or GKE job says who is who ({error}); leave it out, or call "
-            "jax.distributed.initialize yourself and use clipjax.evaluate"
-        ) from None
 
 
 def _only_predicts(result: Any) -> bool:

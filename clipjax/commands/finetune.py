@@ -125,7 +125,7 @@ def finetune(
         raise UsageError("give --validation or --hold-out, not both")
     _refuse_draws(seeds or [], shots)
     if distributed:
-        from clipjax.commands.evaluate import join_processes
+        from clipjax.processes import join_processes
 
         join_processes()
     asked = _Asked(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.evaluate import join_processes, say_waiting
+from clipjax import signals
+from clipjax.commands.evaluate import say_waiting
 from clipjax.commands.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
 from clipjax.commands.output import print_table, refuse_beside
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
@@ -110,6 +111,8 @@ def sweep(
     part = None if shard is None else read_shard(shard)
     pixels = None if no_pixel_store else pixels_in(pixel_store or Path("cache"), pixel_budget)
     if distributed:
+        from clipjax.processes import join_processes
+
         join_processes()
     _use_compile_cache(not no_compile_cache)
 
@@ -149,7 +152,6 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     from clipjax.results import ResultStore
     from clipjax.sharding import on_all
     from clipjax.sweep.run import complete, run_sweep
-    from clipjax.sweep.stopping import Stop
 
     def tell(line: str) -> None:
         if jax.process_index() == 0:
@@ -162,8 +164,8 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     on_all(check_folders, "use the folders of the sweep")
     for missing in plan.missing:
         tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
-    with Stop():
-        report = run_sweep(plan, items, settings, tell=tell)
+    report = run_sweep(plan, items, settings, tell=tell)
+    signals.done()
     if jax.process_index() == 0:
         _show(report, jax.process_count())
     complete(report, plan)

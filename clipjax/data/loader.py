@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -398,7 +399,8 @@ def _batched(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker: exit as soon as the parent is gone, even if it was killed."""
+    """In a worker: exit as soon as the parent is gone, even if it was killed; Ctrl-C is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:
         parent = multiprocessing.parent_process()

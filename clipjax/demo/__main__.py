@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from clipjax.errors import ClipjaxError, Interrupted
+from clipjax import signals
+from clipjax.errors import ClipjaxError
 
 app = typer.Typer(add_completion=False)
 
@@ -39,12 +40,10 @@ def main(
         tuned = finetuned.finetuned(out, quick=quick)
         found = analysed(out)
         drawn = [*figures(demo), *finetuned.figures(tuned, out), *found.figures]
-    except (ClipjaxError, Interrupted) as error:
+    except ClipjaxError as error:
+        signals.check()
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; the same command goes on from here", err=True)
-        sys.exit(75)
     names = [model.id for model in plan.models]
     typer.echo(
         f"\n{len(names)} models of the demo world, {len(demo.results)} runs; 95 % intervals in brackets"
@@ -79,4 +78,4 @@ data set; what fine-tuning would take
 
 
 if __name__ == "__main__":
-    app()
+    signals.run(app)

@@ -81,6 +81,8 @@ def fit(
                 save = checkpoints is not None and (number % every == 0 or number == steps or stop)
                 if save or snap or number == steps:
                     watch.check_all(state)
+                if stop:
+                    preemption.saving()
                 if snapshots is not None and snap:
                     snapshots.keep(number, state)
                 if checkpoints is not None and save:

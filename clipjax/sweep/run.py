@@ -1,7 +1,6 @@
 """Doing what a plan says and is not done yet.
 
-    with Stop():
-        report = run_sweep(plan, plan.items, settings, tell=print)
+    report = run_sweep(plan, plan.items, settings, tell=print)
 
 A model that fails costs no other: what went wrong is kept for the end. A full disk ends all of it, once.
 Of several processes all make the same steps: what is skipped is what the first one says, and a model that one
@@ -122,7 +121,7 @@ def run_sweep(
     Raises:
         DataError: processes that differ in their runs or images, before anything is embedded; a folder of
             results that cannot be read; a full disk.
-        Interrupted: by `Stop`, which the caller has entered.
+        Interrupted: a signal came (`clipjax.signals`).
     """
     check_same(plan)
     done = on_all(lambda: Done(settings.results), "read the results")

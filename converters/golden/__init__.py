@@ -17,7 +17,7 @@ records every stage with forward hooks, in clipjax's layout (channels last) and 
     sweep.py       the same for many architectures in one process, and full-size shapes
     pipelines.py   a library's transform, tokenizer, model and head: the whole way from an image to scores
     crosscheck.py  real images and prompts along that way -> the arrays of each stage
-    __main__.py    the command
+    __main__.py    the command; _parent.py: it ends with the process that runs it
 
 A tower file has
 
@@ -29,7 +29,8 @@ A tower file has
 the last two where the library has the family (for a timm trunk inside open_clip it is `timm_sizes`).
 """
 
+from converters.golden._parent import end_with_parent
 from converters.golden.build import build_model, load_strict, model_config
 from converters.golden.run import run
 
-__all__ = ["build_model", "load_strict", "model_config", "run"]
+__all__ = ["build_model", "end_with_parent", "load_strict", "model_config", "run"]

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import typer
 
+from converters.golden._parent import end_with_parent
 from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
 from converters.golden.crosscheck import crosscheck
 from converters.golden.run import run, write_golden
@@ -91,4 +92,5 @@ def configs(names: Annotated[list[str], typer.Argument(help="Names that open_cli
 
 
 if __name__ == "__main__":
+    end_with_parent()
     app()

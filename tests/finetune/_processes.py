@@ -40,11 +40,6 @@ def wait_for_batch(process: subprocess.Popen[str], number: int) -> None:
     _wait_for(process, lambda line: line.isdigit() and int(line) >= number, f"batch {number}")
 
 
-def wait_between(process: subprocess.Popen[str]) -> None:
-    """Until the first of two runs is done."""
-    _wait_for(process, lambda line: line == "between", "the second one")
-
-
 def _wait_for(process: subprocess.Popen[str], told: Callable[[str], bool], what: str) -> None:
     assert process.stdout is not None
     for line in process.stdout:

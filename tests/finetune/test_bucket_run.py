@@ -78,7 +78,7 @@ def steps() -> list[int]:
 def test_sigterm_leaves_an_uploaded_resume_point_for_another_machine(
     bucket: type[FakeBucket], cache: Path, whole: Params, tmp_path: Path
 ) -> None:
-    with pytest.raises(Interrupted, match=r"behind step 6 of 12: it is kept in fake://bucket/run/train/che"):
+    with pytest.raises(Interrupted, match=r"after step 6 of 12: it is kept in fake://bucket/run/train/che"):
         run(RUN, interrupt=6)
     assert steps() == [4, 6]
     shutil.rmtree(cache)

@@ -17,12 +17,11 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax import cli
 from clipjax.errors import Interrupted
 from clipjax.finetune.logs import read_metrics
 from clipjax.finetune.training import train
 from clipjax.finetune.trees import flatten
-from tests.finetune._processes import start, wait_between
+from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 
 
@@ -51,7 +50,7 @@ def test_a_signal_ends_the_step_and_the_run_goes_on(
         if batch == 6:
             signal.raise_signal(number)
 
-    with pytest.raises(Interrupted, match=r"behind step 6 of 12: it is kept in .*; run the same") as caught:
+    with pytest.raises(Interrupted, match=r"after step 6 of 12: it is kept in .*; run the same") as caught:
         train(watched(setup, on_batch), setup)
     assert caught.value.exit_code == code
     assert saved(tmp_path) == [4, 6]
@@ -79,19 +78,6 @@ def test_a_second_ctrl_c_stops_at_once(handlers: list[int]) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(watched(setup, on_batch), setup)
-
-
-def test_the_command_line_exits_with_the_code(
-    handlers: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted() -> None:
-        raise Interrupted("interrupted behind step 6")
-
-    monkeypatch.setattr(cli, "app", interrupted)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == 75
-    assert capsys.readouterr().err == "clipjax: interrupted behind step 6\n"
 
 
 def test_training_in_another_thread_catches_nothing() -> None:
@@ -127,13 +113,13 @@ def ends(processes: list[Any]) -> tuple[list[int], list[str]]:
 def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path) -> None:
     """FSDP; SIGTERM to the second process; then the same command again; then one process of as many devices.
 
-    The signal comes between two runs of the same length: the number of the step at which all could stop has
-    been that of a step of the first run already.
+    The signal comes in the second of two runs of the same length: the number of the step at which all could
+    stop has been that of a step of the first run already.
     """
     steps = 100
     arguments = ("--steps", steps, "--every", 150, "--keep", 1.0, "--twice")
     with pair(tmp_path, *arguments, "--wait", 0.05) as processes:
-        wait_between(processes[1])
+        wait_for_batch(processes[1], 5)
         asked = time.monotonic()
         processes[1].send_signal(signal.SIGTERM)
         codes, errors = ends(processes)
@@ -144,7 +130,7 @@ def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path
     (step,) = saved(tmp_path)
     assert step < steps
     for error in errors:
-        assert f"behind step {step} of {steps}" in error
+        assert f"after step {step} of {steps}" in error
 
     with pair(tmp_path, *arguments) as processes:
         codes, errors = ends(processes)
@@ -164,3 +150,19 @@ def test_two_processes_stop_behind_one_step_and_equal_one_process(tmp_path: Path
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
     assert one[-1] < 0.5 * one[0]
     assert jax.process_count() == 1
+
+
+def test_two_processes_in_a_step_that_does_not_end_are_ended(tmp_path: Path) -> None:
+    """SIGTERM to one of them; no step ends at which both could stop. The last resume point stays."""
+    arguments = ("--steps", 100, "--every", 4, "--stuck", 10, "--grace", 1)
+    with pair(tmp_path, *arguments) as processes:
+        wait_for_batch(processes[1], 10)
+        asked = time.monotonic()
+        processes[1].send_signal(signal.SIGTERM)
+        codes, errors = ends(processes)
+        took = time.monotonic() - asked
+    assert codes == [75, 75], errors
+    assert took < 12
+    assert saved(tmp_path) == [4, 8]
+    for error in errors:
+        assert "run the same command again; what was being computed is dropped" in error
