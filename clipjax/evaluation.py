@@ -298,6 +298,8 @@ def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
         "recipe": recipe,
         "convention": subject.convention(),
         "sample": subject.part.sample,
+        "part": subject.part.share,
+        "id_part": subject.id and subject.id.share,
         "precision": recipe["precision"],
         **measured,
     }

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clipjax.completeness import id_part_of, part_of, share
 from clipjax.config import config_dir
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
@@ -158,6 +159,9 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
             yield Departure(_WORDS.get(key, key), " or ".join(map(str, allowed)), str(value))
     yield from _class_names(row)
     yield from _transform(row, protocol)
+    for images, part in {"images": part_of(row), "ID images": id_part_of(row)}.items():
+        if part is not None:
+            yield Departure(images, "all", share(part, None))
     samples = {"images": row["sample"], "ID images": _field(row, "convention.id_sample")}
     for images, sample in samples.items():
         if sample is not None:

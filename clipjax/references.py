@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clipjax.completeness import in_words, noted
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.reading import read_csv, read_toml
@@ -129,13 +130,18 @@ def references(row: Row) -> list[dict[str, Any]] | None:
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
     known = lookup(*(row[name] for name in ("model", "task", "dataset", "metric", "slice", "convention")))
-    return compare(row["value"], known) or None
+    return compare(row["value"], known, in_words(row)) or None
 
 
-def compare(value: float, known: Sequence[Score]) -> list[dict[str, Any]]:
-    """Each published number with its source, its note, and how far `value` is from it."""
+def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:
+    """Each published number with its source, its note, and how far `value` is from it.
+
+    Args:
+        of: which images `value` is of, where they are not the whole data set: the note says it first.
+    """
     return [
-        {"value": s.value, "source": s.source, "difference": value - s.value, "note": s.note} for s in known
+        {"value": s.value, "source": s.source, "difference": value - s.value, "note": noted(s.note, of)}
+        for s in known
     ]
 
 

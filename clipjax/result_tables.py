@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clipjax.completeness import in_words, is_whole
 from clipjax.errors import UsageError
 from clipjax.results import Row, row_schema
 
@@ -18,10 +19,11 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a short table: what a person reads first.
 
     Task and prompts have a column where the rows differ in them, slices, notes, ... where there are some.
+    "of" is which images the rows are of, where they are not a whole data set: "373 of 1,280 images".
     """
     titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
-    titles += ["published", "source", "difference", "n", "precision", "note"]
-    optional = ("slice", "published", "source", "difference", "note")
+    titles += ["published", "source", "difference", "n", "of", "precision", "note"]
+    optional = ("slice", "published", "source", "difference", "of", "note")
     cells = [
         [
             model_name(row),
@@ -34,6 +36,7 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             _interval(row["interval"]),
             *_beside(row),
             "" if row["n"] is None else str(row["n"]),
+            in_words(row) or "",
             row["precision"] or "",
             _note(row),
         ]
@@ -56,7 +59,7 @@ def _beside(row: Row) -> tuple[str, str, str]:
     """Value, source and difference of what is published of a number; of a published one itself its source."""
     if row["origin"] == "published":
         return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
-    return _published(row, "{:.4g}", "{:+.4f}")
+    return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
 
 
 def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:

@@ -36,6 +36,7 @@ import pyarrow.parquet as pq
 
 from clipjax.bucket_files import BucketFiles
 from clipjax.buckets import BucketPath, check_folder, place, readable
+from clipjax.completeness import recovered
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.row_check import Check, compiled
@@ -132,7 +133,7 @@ class ResultStore:
             rows = list(_joined(shared, _read(path).splitlines(), path))
         if not rows:
             raise _damaged(path, "", "it has no rows")
-        return rows
+        return recovered(rows, folder / "images.parquet")
 
     def left_out(self) -> list[str]:
         """Names of the folders here that are no runs because they have no run.json (hidden ones aside)."""

@@ -33,7 +33,7 @@ from clipjax.tasks import Measure, Outcome, Task
 
 # Of rows that no images were embedded for.
 NOT_EMBEDDED: Row = dict.fromkeys(
-    ("sample", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
+    ("sample", "part", "id_part", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
 )
 NO_STATS = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from clipjax.adapters import Adapter, adapter_digest
 from clipjax.buckets import place
+from clipjax.data.card_images import missing_of
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import is_packed
@@ -61,6 +62,7 @@ class Part:
         labels, label_space: int [N] and what they mean; None where there are none.
         projection: from the head's classes to these; None if they are the same.
         pixels: of the model on this data set.
+        share: which of the card's images the data held, before any sample (`missing_of`); None: all.
         variant: which member of a family of data sets it is; empty where it is none.
     """
 
@@ -72,6 +74,7 @@ class Part:
     pixels: PixelRecipe
     sample: dict[str, int] | None
     variant: Mapping[str, str | int]
+    share: dict[str, int] | None
 
     def recipe(self) -> dict[str, Any]:
         """The name is part of it: it seeds the bootstrap, and two cards may mean the same images."""
@@ -298,7 +301,8 @@ def _part(
     pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
     pixels = dataclasses.replace(pixels, decode=asked.decode)
     card = dataset.card
-    return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant)
+    share = missing_of(card, whole.ids)
+    return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
 
 
 def load_asked(asked: Request) -> Dataset:

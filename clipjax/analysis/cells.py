@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from clipjax.analysis.scales import check_scale
+from clipjax.completeness import in_words, is_whole
 from clipjax.errors import DataError, UsageError
 from clipjax.references import Score, compare, lookup
 from clipjax.result_tables import model_name
@@ -78,6 +79,12 @@ class Cell:
     rows: tuple[Row, ...]
     missing: tuple[str, ...]
     reference: list[dict[str, Any]]
+
+    @property
+    def part(self) -> str | None:
+        """Which images it is of, where a row is not of its whole data set: "373 of 1,280 images"."""
+        found = {words: None for row in self.rows if (words := in_words(row))}
+        return None if not found else next(iter(found)) if len(found) == 1 else f"parts of {len(found)} sets"
 
     @property
     def n(self) -> int | None:
@@ -147,8 +154,9 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the order of the columns.
 
-    Of several rows of one number these are taken: measured rather than published ones, those with the given
-    prompts and precision, those of whole data sets rather than of samples, and of what is left the newest.
+    Of several rows of one number these are taken: those of whole data sets rather than of parts or samples,
+    measured rather than published ones, those with the given prompts and precision, and of what is left the
+    newest. So a part is a model's number only where nothing whole is there, and then `Cell.part` says so.
 
     Args:
         models: names as `model_name` writes them, in the order wanted; default all. A model without a row of
@@ -186,17 +194,12 @@ def prompts_of(row: Row) -> str | None:
     return row["convention"].get("prompts")
 
 
-def is_sample(row: Row) -> bool:
-    """Of the data set, or of the ID set that it was compared with."""
-    return row["sample"] is not None or row["convention"].get("id_sample") is not None
-
-
 def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, precision: str) -> Row:
     for wanted in (
+        is_whole,
         lambda row: row["origin"] == "measured",
         lambda row: row["precision"] == precision,
         lambda row: prompts is not None and prompts_of(row) == prompts,
-        lambda row: not is_sample(row),
     ):
         rows = [row for row in rows if wanted(row)] or rows
     if len(sets := sorted({str(prompts_of(row)) for row in rows})) > 1:
@@ -240,8 +243,10 @@ def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
     if missing:
         return Cell(column, None, None, tuple(used), tuple(missing), [])
     value = sum(row["value"] for row in used) / len(used)
-    reference = compare(value, _published(model, column, used)) if _comparable(used) else []
-    return Cell(column, value, _interval(column, value, used), tuple(used), (), reference)
+    cell = Cell(column, value, _interval(column, value, used), tuple(used), (), [])
+    if not _comparable(used):
+        return cell
+    return replace(cell, reference=compare(value, _published(model, column, used), cell.part))
 
 
 def _comparable(rows: Sequence[Row]) -> bool:

@@ -62,6 +62,7 @@ class Finding:
         n: models of each group, or pairs.
         rows: the result rows that it rests on.
         why: what is missing, where it cannot be told for lack of rows.
+        left_out: numbers that do not count, as they are not of whole data sets: whose, and of which images.
     """
 
     part: Part
@@ -74,6 +75,7 @@ class Finding:
     n: tuple[int, ...]
     rows: tuple[Row, ...]
     why: str | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -103,6 +105,7 @@ class _Measured:
     n: tuple[int, ...] = ()
     rows: tuple[Row, ...] = ()
     why: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def check(
@@ -191,9 +194,8 @@ def _finding(each: _Measured, level: float) -> Finding:
         return Finding(each.part, UNKNOWN, None, None, None, level, None, each.n, each.rows, each.why)
     lo, hi = each.number.at(level)
     word, why = decide(lo, hi, each.part), None if math.isfinite(lo + hi) else NO_INTERVAL
-    return Finding(
-        each.part, word, each.number.value, lo, hi, level, each.number.method, each.n, each.rows, why
-    )
+    of = (each.n, each.rows, why, each.left_out)
+    return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of)
 
 
 def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measured:
@@ -204,14 +206,14 @@ def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measu
             ones, others = evidence.pairs(part, FEWEST)
             change = others.values(part.y) - ones.values(part.than or part.y)
             number = (shift_of if part.statistic == "paired_shift" else mean_of)(change)
-            return _Measured(part, number, (len(change),), _rows(ones, others))
+            return _resting_on(part, number, (len(change),), ones, others)
         few = FEWEST if part.statistic in ("group_difference", "effective_robustness") else FEWEST_DRAWN
         group = evidence.sample(part, part.group, few)
         if part.statistic == "correlation":
-            return _Measured(part, _correlation(part, group, settings), (len(group.models),), _rows(group))
+            return _resting_on(part, _correlation(part, group, settings), (len(group.models),), group)
         against = _against(part, evidence, group)
         number = _COMPARED[part.statistic](part, group, against, settings)
-        return _Measured(part, number, (len(group.models), len(against.models)), _rows(group, against))
+        return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
     except (TooLittle, ClipjaxError) as error:  # the latter: a number that has no place on the scale, ...
         return _Measured(part, why=f"no task yet: {claim.no_task}" if claim.no_task else str(error))
 
@@ -223,8 +225,10 @@ def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
     return evidence.sample(part, part.against, few, without=None if apart else group)
 
 
-def _rows(*samples: Sample) -> tuple[Row, ...]:
-    return tuple(row for sample in samples for row in sample.rows())
+def _resting_on(part: Part, number: Bounded, n: tuple[int, ...], *samples: Sample) -> _Measured:
+    rows = tuple(row for sample in samples for row in sample.rows())
+    left_out = dict.fromkeys(each for sample in samples for each in sample.left_out)
+    return _Measured(part, number, n, rows, left_out=tuple(left_out))
 
 
 def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str, Any]) -> Bounded:

@@ -22,10 +22,10 @@ from clipjax.analysis.cells import (
     RowIndex,
     cells_of,
     column_from,
-    is_sample,
     prompts_of,
     term_of,
 )
+from clipjax.completeness import in_words, is_whole
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 from clipjax.reading import read_toml
@@ -34,10 +34,11 @@ from clipjax.results import Row
 
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
-CELL_FIELDS += ("published", "source", "difference")
+CELL_FIELDS += ("part", "published", "source", "difference")
 NOTE = (
-    "* rests on published numbers, on samples of data sets, or on several prompt sets or precisions; "
-    "(k of n): rows are missing, so no mean is taken"
+    "* rests on published numbers, on parts or samples of data sets, or on several prompt sets or "
+    "precisions; (k of n images): nothing is there of the whole data set; (k of n): rows are missing, so "
+    "no mean is taken"
 )
 
 Table = dict[str, list[Cell]]
@@ -108,13 +109,14 @@ def wide(table: Table) -> tuple[list[str], list[list[str]]]:
 
 def _text(cell: Cell) -> str:
     if cell.value is not None:
-        return f"{cell.value:.4f}{'' if _is_plain(cell.rows) else '*'}"
+        part = f" ({cell.part})" if cell.part else ""
+        return f"{cell.value:.4f}{'' if _is_plain(cell.rows) else '*'}{part}"
     return f"({len(cell.rows)} of {len(cell.column.terms)})" if cell.rows else ""
 
 
 def _is_plain(rows: Sequence[Row]) -> bool:
     ways = {(prompts_of(row), row["precision"]) for row in rows}
-    return len(ways) == 1 and all(row["origin"] == "measured" and not is_sample(row) for row in rows)
+    return len(ways) == 1 and all(row["origin"] == "measured" and is_whole(row) for row in rows)
 
 
 def long(table: Table) -> list[dict[str, Any]]:
@@ -134,8 +136,9 @@ def _record(model: str, cell: Cell) -> dict[str, Any]:
         "column": cell.column.key,
         "value": cell.value,
         **interval,
-        "rows": [{name: row[name] for name in names} for row in cell.rows],
+        "rows": [{name: row[name] for name in names} | {"part": in_words(row)} for row in cell.rows],
         "missing": list(cell.missing),
+        "part": cell.part,
         **{
             ours: [one[theirs] for one in cell.reference]
             for ours, theirs in (("published", "value"), ("source", "source"), ("difference", "difference"))
@@ -150,11 +153,14 @@ def listing(table: Table) -> tuple[list[str], list[list[str]]]:
         for cell in cells:
             of_cell = [model, cell.column.key]
             for row in cell.rows:
-                lines.append(
-                    [*of_cell, str(term_of(row)), f"{row['value']:.4f}", row["origin"], row["run_id"]]
-                )
+                lines.append([*of_cell, _named(row), f"{row['value']:.4f}", row["origin"], row["run_id"]])
             lines += [[*of_cell, term, "", "missing", ""] for term in cell.missing]
     return ["model", "column", "row", "value", "origin", "run"], lines
+
+
+def _named(row: Row) -> str:
+    """What names a row, and which images it is of where they are not all."""
+    return f"{term_of(row)} ({words})" if (words := in_words(row)) else str(term_of(row))
 
 
 def export_curation(table: Table, form: str) -> str:

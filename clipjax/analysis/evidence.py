@@ -4,20 +4,22 @@
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
     evidence.pairs(part, 2)                   # (of the ones, of the others), in one order
 
-What is too little to say anything is a `TooLittle`, which names what is missing.
+What is too little to say anything is a `TooLittle`, which names what is missing. A number of a part of a data
+set, or of a sample of it, does not count: it is missing, with the images that it is of.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from clipjax.analysis.cells import Cell, Column, RowIndex, cells_of
+from clipjax.analysis.cells import Cell, Column, RowIndex, cells_of, term_of
 from clipjax.analysis.groups import matches
 from clipjax.analysis.ledger import Part, Selection
+from clipjax.completeness import in_words
 from clipjax.digests import canonical_json
 from clipjax.errors import DataError, counted
 from clipjax.result_tables import model_name
@@ -33,10 +35,14 @@ class TooLittle(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """Some models, each with a cell of every column wanted."""
+    """Some models, each with a cell of every column wanted.
+
+    left_out: numbers of others that do not count, as they are not of whole data sets: whose, and of what.
+    """
 
     models: tuple[str, ...]
     cells: tuple[Mapping[Column, Cell], ...]
+    left_out: tuple[str, ...] = ()
 
     def values(self, column: Column) -> np.ndarray:
         """Their numbers, float64 [N]."""
@@ -76,14 +82,12 @@ class Evidence:
             raise TooLittle(f"no model of {which.name}")
         tables = self._tables(part.columns(), which)
         found = [(model, _of_model(tables, model)) for model in chosen]
-        whole = [
-            (model, cells) for model, cells in found if all(c and c.value is not None for c in cells.values())
-        ]
+        whole = [each for each in found if _has_all(each[1])]
         if len(whole) < at_least:
             models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
             lacking = [cells for _, cells in found]
             raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking))
-        return _sample(whole)
+        return _sample(whole, found)
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
         """The ones and the others of all pairs with both numbers, in one order.
@@ -97,15 +101,12 @@ class Evidence:
             raise TooLittle(f"no pairs of {part.group.name} by {part.pairs}")
         before, after = self._tables([here], part.against), self._tables([part.y], part.group)
         found = [((one, _of_model(before, one)), (two, _of_model(after, two))) for one, two in names]
-        whole = [
-            pair
-            for pair in found
-            if all(c and c.value is not None for _, cells in pair for c in cells.values())
-        ]
+        whole = [pair for pair in found if all(_has_all(cells) for _, cells in pair)]
         if len(whole) < at_least:
             have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
             raise TooLittle(_lacking(have, [cells for pair in found for _, cells in pair]))
-        return _sample([one for one, _ in whole]), _sample([two for _, two in whole])
+        ones, others = ([pair[side] for pair in found] for side in (0, 1))
+        return _sample([one for one, _ in whole], ones), _sample([two for _, two in whole], others)
 
     def _chosen(self, which: Selection) -> list[str]:
         if (key := canonical_json(which.where)) not in self._models:
@@ -144,7 +145,7 @@ class Evidence:
                 table = cells_of(rows, [column], prompts=prompts, precision=self._precision)
             except DataError as error:
                 raise TooLittle(str(error)) from None
-            self._cells[key] = {model: cell for model, [cell] in table.items()}
+            self._cells[key] = {model: _whole(cell) for model, [cell] in table.items()}
         return self._cells[key]
 
     def _rows_of(self, column: Column, which: Selection) -> list[Row]:
@@ -152,14 +153,38 @@ class Evidence:
         return [row for row in found if matches(row["convention"], which.convention)]
 
 
+def _whole(cell: Cell) -> Cell:
+    """The cell; where a row is not of its whole data set, one that misses it and says so."""
+    if cell.part is None:
+        return cell
+    parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))
+    return replace(cell, value=None, interval=None, missing=(*cell.missing, *parts), reference=[])
+
+
 def _of_model(tables: Tables, model: str) -> dict[Column, Cell | None]:
     return {column: table.get(model) for column, table in tables.items()}
 
 
-def _sample(found: Sequence[tuple[str, Mapping[Column, Cell | None]]]) -> Sample:
+def _has_all(cells: Mapping[Column, Cell | None]) -> bool:
+    return all(cell is not None and cell.value is not None for cell in cells.values())
+
+
+def _sample(
+    whole: Sequence[tuple[str, Mapping[Column, Cell | None]]],
+    found: Sequence[tuple[str, Mapping[Column, Cell | None]]],
+) -> Sample:
+    """The models that have every cell, of those found."""
+    left_out = (
+        f"{model}: {term_of(row)} ({words})"
+        for model, cells in found
+        for cell in cells.values()
+        for row in (cell.rows if cell is not None and cell.part else ())
+        if (words := in_words(row))
+    )
     return Sample(
-        tuple(model for model, _ in found),
-        tuple({column: cell for column, cell in cells.items() if cell is not None} for _, cells in found),
+        tuple(model for model, _ in whole),
+        tuple({column: cell for column, cell in cells.items() if cell is not None} for _, cells in whole),
+        tuple(dict.fromkeys(left_out)),
     )
 
 

@@ -23,7 +23,7 @@ from clipjax.analysis.trends import effective_robustness
 from clipjax.result_tables import as_csv
 
 LIMITS = ("lo", "hi", "level", "method")  # of an interval
-AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "rows")
+AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "part", "rows")
 POINT = (
     *(
         "panel",
@@ -114,7 +114,7 @@ def _points(
 
 def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
     rows = "; ".join(f"{term_of(row)} ({row['run_id']})" for row in cell.rows)
-    told = (*_about(axis), cell.value, *_limits(cell.interval), cell.n, rows)
+    told = (*_about(axis), cell.value, *_limits(cell.interval), cell.n, cell.part, rows)
     return {f"{which}_{name}".rstrip("_"): value for name, value in zip(AXIS, told)}
 
 

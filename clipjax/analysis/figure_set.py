@@ -17,7 +17,7 @@ from clipjax.analysis.above import above_trend
 from clipjax.analysis.cells import RowIndex, Term, term_of
 from clipjax.analysis.figure_numbers import FigureNumbers
 from clipjax.analysis.figure_spec import Axis, Panel, Spec
-from clipjax.analysis.frame import Content, Missing, Placeless, drawn, name_of
+from clipjax.analysis.frame import Content, Missing, Placeless, drawn, name_of, parts_of
 from clipjax.analysis.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
 from clipjax.analysis.points import Point, points, points_of_prompts
 from clipjax.analysis.scales import checked
@@ -46,6 +46,7 @@ class Done:
         missing: rows that are not there.
         placeless: models that have the rows and are in no group; those of the user are shown as yours.
         numbers: what a figure draws; None of a table.
+        parts: the numbers shown that are not of whole data sets: of which model, and of which images.
     """
 
     spec: Spec
@@ -56,6 +57,7 @@ class Done:
     missing: tuple[Missing, ...]
     numbers: FigureNumbers | None = None
     placeless: tuple[Placeless, ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
 
     @property
     def why_empty(self) -> str:
@@ -106,9 +108,15 @@ def analyze(
         write_bytes(files[-1], text.encode())
     missing = tuple(each for content in panels for each in content.missing)
     placeless = tuple(each for content in panels for each in content.placeless)
-    models = frozenset[str]().union(*shown)
+    models, parts = frozenset[str]().union(*shown), tuple(dict.fromkeys(_parts(spec, panels)))
     drawn_panels = sum(map(bool, shown))
-    return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless)
+    return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless, parts)
+
+
+def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
+    for content in panels:
+        for point in drawn(spec, content):
+            yield from ((point.model, words) for words in parts_of(point, content.panel))
 
 
 def commands(spec: Spec) -> list[str]:
@@ -204,7 +212,17 @@ def _table(
     own = [each for each in filled if each.line not in spec.lines]
     total = len(spec.lines) + len({each.line.cells for each in own})
     placeless = tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own)
-    return Done(spec, tuple(files), drawn_lines, total, models, missing, placeless=placeless)
+    parts = tuple(_parts_of(filled))
+    return Done(spec, tuple(files), drawn_lines, total, models, missing, None, placeless, parts)
+
+
+def _parts_of(filled: Iterable[FilledLine]) -> dict[tuple[str, str], None]:
+    return {
+        (line.model, f"{cell.column.title}: {cell.part}"): None
+        for line in filled
+        for cell in line.cells
+        if line.model is not None and cell is not None and cell.value is not None and cell.part
+    }
 
 
 def _missing_of(filled: FilledLine) -> list[Missing]:

@@ -79,9 +79,19 @@ def name_of(point: Point) -> str:
 def said(point: Point, panel: Panel) -> str:
     """The point in words: its name and its numbers."""
     numbers = zip(panel.axes, (point.x, point.y))
-    parts = [f"{axis.column.title} {cell.value:.4g}" for axis, cell in numbers]
+    parts = [f"{axis.column.title} {cell.value:.4g}{_part(cell)}" for axis, cell in numbers]
     stated = f" ({STATED})" if is_stated(point.facts) else ""
     return f"{name_of(point)}: {', '.join(parts)}{stated}"
+
+
+def _part(cell: Cell) -> str:
+    return f" (of {cell.part})" if cell.part else ""
+
+
+def parts_of(point: Point, panel: Panel) -> list[str]:
+    """The point's numbers that are not of whole data sets: of which axis, and of which images."""
+    numbers = zip(panel.axes, (point.x, point.y))
+    return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
 
 
 def drawn(spec: Spec, content: Content) -> list[Point]:

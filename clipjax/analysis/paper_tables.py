@@ -30,6 +30,7 @@ FIELDS = (
     "level",
     "method",
     "n",
+    "part",
     "published",
     "difference",
     "missing",
@@ -165,6 +166,7 @@ def _text(cell: Cell | None, published: float | None) -> str:
         limits = cell.interval
         said.append(f"{cell.value:.3f}")
         said += [f"[{limits['lo']:.3f}, {limits['hi']:.3f}]"] if limits else []
+        said += [f"({cell.part})"] if cell.part else []
     elif cell is not None:
         said.append(
             f"{len(cell.rows)} of {len(cell.column.terms)} rows" if len(cell.column.terms) > 1 else "no row"
@@ -190,4 +192,4 @@ def _record(line: FilledLine, column: Column, cell: Cell | None, published: floa
     n = None if cell is None else cell.n
     origin = cell.rows[0]["model_facts"].get("facts_origin") if cell is not None and cell.rows else None
     told = [line.model, origin, column.key, value, *limits]
-    return [*told, n, published, difference, "; ".join(missing)]
+    return [*told, n, cell and cell.part, published, difference, "; ".join(missing)]

@@ -71,6 +71,17 @@ def used(verdicts: Sequence[Verdict]) -> Table:
     return ["claim", "statistic", "of", "model", "row", "value", "origin", "run"], cells
 
 
+def left_out(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line for each number that does not count, as it is not of a whole data set."""
+    cells = {
+        (verdict.claim.key, *_of(each.part), words): None
+        for verdict in verdicts
+        for each in verdict.findings
+        for words in each.left_out
+    }
+    return ["claim", "statistic", "of", "left out, not of a whole data set"], list(map(list, cells))
+
+
 def _of(part: Part) -> tuple[str, str]:
     return part.statistic, str(part)
 
@@ -109,7 +120,7 @@ def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
         return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"
-    tables = [summary(verdicts), measured(verdicts), *([used(verdicts)] if rows else [])]
+    tables = [summary(verdicts), measured(verdicts), *([used(verdicts)] if rows else []), left_out(verdicts)]
     return "\n".join([f"{RULE}\n", *(as_markdown(*table) for table in tables if table[1])])
 
 
@@ -145,6 +156,7 @@ def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
         "rows": len(each.rows),
         "runs": each.runs(),
         "why": each.why,
+        "left_out": list(each.left_out),
     }
     return found | {"rows_used": [_row(row) for row in each.rows]} if rows else found
 

@@ -121,6 +121,7 @@ def analyze(
     if missing:
         _list_missing(found)
     _list_placeless(found, all_of_them=missing)
+    _say_parts(found)
     _say_commands(found)
     if refused:
         raise DataError("; ".join(refused))
@@ -224,6 +225,12 @@ def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
     if lines:
         typer.echo("\nModels with the rows, but in no group (docs/analysis.md: models of your own):")
         print_table(["figure", "model", "shown as", "why"], list(lines))
+
+
+def _say_parts(found: Sequence[Done]) -> None:
+    if lines := [(done.spec.name, *part) for done in found for part in done.parts]:
+        typer.echo("\nShown, though not of whole data sets:")
+        print_table(["figure", "model", "number"], lines)
 
 
 def _say_commands(found: Sequence[Done]) -> None:

@@ -136,6 +136,7 @@ def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
     others = [verdicts.measured(found)]
     others += [verdicts.unmeasured(found)] if whole else []
     others += [verdicts.used(found)] if rows else []
+    others.append(verdicts.left_out(found))
     for titles, cells in others:
         if cells:
             typer.echo()

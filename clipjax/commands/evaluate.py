@@ -291,11 +291,14 @@ def _refuse_ignored(context: typer.Context) -> None:
 
 def _show(results: Sequence[Any], as_json: bool) -> None:
     """The rows as JSON, or a table of those over whole data sets."""
+    from clipjax.completeness import stated
     from clipjax.result_tables import summary_table
 
     rows = [row for result in results for row in result.rows]
     for result in results:
         _say_skipped(result.stats.skipped)
+    for line in stated(rows):
+        typer.echo(f"not the whole data set: {line}", err=True)
     say_waiting([result.stats for result in results])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))

@@ -70,6 +70,8 @@ def _match(row: Row, against: str | None) -> Match | None:
 
 def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
     """Of several rows of a run the first stands for all: they share what a protocol asks of."""
+    from clipjax.completeness import in_words
+
     found = [(rows, _match(rows[0], against)) for rows in runs]
     if as_json:
         fields = ("run_id", "task", "dataset", "model")
@@ -82,7 +84,8 @@ def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool)
     for rows, match in found:
         names = [rows[0][field] for field in ("run_id", "model", "task", "dataset")]
         name = match.protocol.name if match else "none published" if against is None else "not covered"
-        cells.append([*names, name, "" if match is None else _in_words(match), _furthest(_published(rows))])
+        departs = in_words(rows[0]) or "" if match is None else _in_words(match)
+        cells.append([*names, name, departs, _furthest(_published(rows))])
     titles = ["run", "model", "task", "data set", "nearest protocol", "departs in", "published numbers"]
     print_table(titles, cells)
 
@@ -129,8 +132,10 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
             "convention",
             "precision",
             "sample",
+            "part",
+            "id_part",
         )
-        typer.echo(json.dumps({key: row[key] for key in keys} | _record(rows, match), indent=2))
+        typer.echo(json.dumps({key: row.get(key) for key in keys} | _record(rows, match), indent=2))
         return
     typer.echo(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
     if match is None and against is not None:
@@ -176,7 +181,10 @@ def _show_match(match: Match | None) -> None:
 def _show_convention(row: Row) -> None:
     typer.echo("\nHow the numbers were made\n")
     pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
-    words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": row["n"]}
+    from clipjax.completeness import in_words
+
+    images = in_words(row) or row["n"]
+    words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": images}
     words["logit scale"] = row["recipe"].get("logit_scale")
     cells = [[key, value if isinstance(value, str) else json.dumps(value)] for key, value in words.items()]
     print_table(["what", "how"], [cell for cell in cells if cell[1] != "null"])

@@ -28,6 +28,7 @@ from etils import epath
 
 from clipjax.buckets import place
 from clipjax.config import config_dir
+from clipjax.data.card_images import CardIds, card_ids
 from clipjax.data.manifest import Manifest
 from clipjax.data.packed import is_packed, read_packed
 from clipjax.data.readers import READERS
@@ -62,6 +63,8 @@ class DatasetCard:
         split: what its images are for, "train" or "validation" (to choose by); without it, results are
             reported on them, and nothing is trained or chosen on them.
         images, per_class: how many there are in the complete data set, and in each class.
+        ids: how its images are named where that is published: `pattern` (a regular expression whose one
+            group is a number), `first` and `last`.
         licence, source, paper: for whoever wants to use or cite it.
         tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
         note: what else a user must know: how it is made where there is no download, what disagrees.
@@ -86,6 +89,7 @@ class DatasetCard:
     split: str | None = None
     images: int | None = None
     per_class: int | None = None
+    ids: CardIds | None = None
     licence: str | None = None
     source: str | None = None
     paper: str | None = None
@@ -201,6 +205,8 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
             record[key] = _class_list(path, value)
         elif key == "tasks":
             record[key] = _names(path, key, value)
+        elif key == "ids":
+            record[key] = _image_ids(path, value)
         elif not isinstance(value, _TYPES.get(key, str)):
             raise DataError(f"{path}: {key!r} must be of type {_TYPES.get(key, str).__name__}, not {value!r}")
     for key in ("name", "title", "reader"):
@@ -260,6 +266,13 @@ def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise DataError(f"{path}: {key!r} must be a list of names, not {value!r}")
     return tuple(value)
+
+
+def _image_ids(path: Path, value: Any) -> CardIds:
+    try:
+        return card_ids(value)
+    except ValueError as error:
+        raise DataError(f"{path}: 'ids': {error}") from None
 
 
 def _label_space(card: DatasetCard) -> LabelSpace | None:

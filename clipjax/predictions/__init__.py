@@ -45,6 +45,7 @@ from clipjax.evaluation import check_bootstrap
 from clipjax.labels import Projection, load_labels
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.predictions.arrays import ARRAYS, read_arrays
+from clipjax.predictions.counts import shares
 from clipjax.predictions.given import Given, Read, check_ids, with_file
 from clipjax.predictions.tables import CSV, read_table
 from clipjax.provenance import count_compiles
@@ -53,6 +54,8 @@ from clipjax.run_result import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.subject import annotations_path
 from clipjax.tasks import About, Outcome, Task, find_task
 
+# What a run beside its per-image table knows of the images.
+OF_RUN = ("sample", "part", "id_part", "skipped", "precision")
 # The data set of a task that has one.
 DATASETS = {"imagenet_x": "imagenet_x", "shape_bias": "cue_conflict"}
 
@@ -92,7 +95,8 @@ def evaluate_predictions(
     read = _reader(path, found)
     given = _given(path, found, dataset, labels, annotations, resamples, seed)
     with count_compiles() as compiles:
-        columns, space, projection = read(given)
+        described = read(given)
+        columns, space, projection = described.columns, described.label_space, described.projection
         check_ids(path, columns["id"])
         about = dataclasses.replace(given.about, label_space=space)
         measures = with_file(path, columns, lambda: found.measure(columns, about))
@@ -106,7 +110,8 @@ def evaluate_predictions(
         "recipe": recipe,
         "convention": _convention(given, projection),
         **NOT_EMBEDDED,
-        **{name: given.run[name] for name in ("sample", "skipped", "precision") if name in given.run},
+        **shares(given, described),
+        **{name: given.run[name] for name in OF_RUN if name in given.run},
         "wall_time": time.perf_counter() - start,
         "compile_count": compiles.count,
     }
@@ -157,7 +162,7 @@ def _given(
         raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
     name = name or path.stem
     about = About(name, space, notes, resamples, seed)
-    return Given(path, task, name, space, columns_of or space, about, run)
+    return Given(path, task, name, space, columns_of or space, about, run, card)
 
 
 def _card(

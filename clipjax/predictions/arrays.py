@@ -51,13 +51,15 @@ def read_arrays(given: Given) -> Described:
     main = _inputs(given, arrays, "", given.dataset, given.space)
     if all(main.columns.get("calibration", [False])):
         raise DataError(f"{given.path}: all images are marked for calibration, none is left to measure")
+    known = None
     if "id_logits" in arrays:
         known = _inputs(given, arrays, "id_", f"{given.dataset} (calibration)", given.columns_of)
         main = dataclasses.replace(main, id=known)
     elif "id" in given.task.needs:
         main = dataclasses.replace(main, id=main)
     columns = with_file(given.path, {}, lambda: given.task.describe(main))
-    return Described({"id": list(main.ids), **columns}, main.label_space, main.projection)
+    id_ids = known.ids if known is not None else None
+    return Described({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
 
 
 def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
@@ -74,7 +76,8 @@ def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     if "id_cosines" in arrays or "ood_cosines" in arrays:
         cosines = np.concatenate([_cosines(given.path, arrays, side, of) for side, of in parts.items()])
         columns |= {name: np.asarray(score(cosines)) for name, score in ood.OF_COSINES.items()}
-    return Described(columns, parts["id"].label_space)
+    sides = (parts[side].ids for side in ("ood", "id"))
+    return Described(columns, parts["id"].label_space, None, *sides)
 
 
 def _check_sides(path: Path, known: np.ndarray, others: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.labels import LabelSpace, Projection
 from clipjax.tasks import About, Task
@@ -18,6 +19,7 @@ class Given:
 
     Attributes:
         dataset: the data set's name.
+        card: its card; None where there is none.
         space: what labels mean; None where nobody says.
         columns_of: what the columns of logits are: the user's `labels`, else `space`.
         about: of the numbers; its label space is `space`.
@@ -31,15 +33,25 @@ class Given:
     columns_of: LabelSpace | None
     about: About
     run: Mapping[str, Any]
+    card: DatasetCard | None = None
 
 
 class Described(NamedTuple):
-    """A file's per-image columns, `id` among them; what labels mean; and how its logits became scores of
-    these classes (None: they are the same, or there are no logits)."""
+    """What a file of predictions holds.
+
+    Attributes:
+        columns: per image, `id` among them.
+        label_space: what labels mean.
+        projection: how its logits became scores of these classes; None: they are the same, or there are none.
+        ids, id_ids: of all images that the file holds, of the data set and of the ID set, where `columns` are
+            of others; None: those of the columns.
+    """
 
     columns: dict[str, Any]
     label_space: LabelSpace | None
     projection: Projection | None = None
+    ids: Sequence[str] | None = None
+    id_ids: Sequence[str] | None = None
 
 
 Read = Callable[[Given], Described]

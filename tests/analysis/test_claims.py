@@ -398,3 +398,23 @@ def test_a_number_in_a_wrong_unit_is_named_with_its_model(tmp_path):
     [verdict] = check(book(tmp_path, claim(part)), rows)
     assert verdict.findings[0].value is None
     assert (verdict.findings[0].why or "").startswith("m1: 32 has no place on a probit scale")
+
+
+def test_parts_of_data_sets_do_not_count_and_are_named(tmp_path):
+    text = claim(
+        'statistic = "group_difference", y = "y", group = "ours", against = "others", side = "above"'
+    )
+    rows = larger(0.1, 0.0)
+    whole = one(book(tmp_path, text), rows)
+    assert (whole.n, whole.left_out) == ((N, N), ())
+    model, part = rows[0]["model"], {"images": 9, "of": 7500}
+    of_one = [each | {"part": part} if each["model"] == model else each for each in rows]
+    fewer = one(book(tmp_path, text), of_one)
+    assert sum(fewer.n) == 2 * N - 1
+    assert fewer.left_out == (f"{model}: zeroshot imagenet_a top1 (9 of 7,500 images)",)
+    assert all(each["model"] != model for each in fewer.rows)
+    none = one(book(tmp_path, text), [each | {"part": part} for each in rows])
+    assert (none.word, none.value) == (UNKNOWN, None)
+    assert "missing: zeroshot imagenet_a top1 (9 of 7,500 images do not count)" in str(none.why)
+    both = [*of_one, *(each | {"run_id": "2025" + each["run_id"][4:]} for each in rows)]
+    assert one(book(tmp_path, text), both).value == whole.value

@@ -218,7 +218,8 @@ def test_measured_whole_and_newest_rows_are_taken() -> None:
     assert value(rows, precision="fast") == 0.2
     assert value(rows[:4]) == 0.4
     assert value(rows[:1]) == 0.1
-    assert wide(curation_table(rows[2:3]))[1][0][6] == "0.3000*"
+    assert value([rows[2], rows[0]]) == 0.1  # a newer sample does not replace what is published of the whole
+    assert wide(curation_table(rows[2:3]))[1][0][6] == "0.3000* (10 of 20 images)"
     assert wide(curation_table(rows[3:4]))[1][0][6] == "0.4000"
 
 
@@ -297,7 +298,7 @@ def test_a_sample_of_the_id_set_is_a_sample() -> None:
     newest = row_of(term, 0.3, convention=sample) | {"run_id": RUN.replace("2026", "2027")}
     whole = row_of(term, 0.4, convention={"id": "imagenet_val"})
     assert wide(curation_table([newest, whole]))[1][0][6] == "0.4000"
-    assert wide(curation_table([newest]))[1][0][6] == "0.3000*"
+    assert wide(curation_table([newest]))[1][0][6] == "0.3000* (10 of 50,000 in-distribution images)"
 
 
 def test_what_is_published_of_other_prompts_does_not_stand_beside() -> None:

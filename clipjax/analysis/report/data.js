@@ -50,7 +50,7 @@ function short(value) {
 const signed = (value) => (value < 0 ? "−" : "+") + short(Math.abs(value));
 const limits = (cell) => (cells.lo[cell] === null ? null : `[${short(cells.lo[cell])}, ${short(cells.hi[cell])}]`);
 const originOf = (cell) => interned(data.runs.origin[cells.run[cell]]);
-const isSample = (cell) => data.runs.sample[cells.run[cell]] >= 0;
+const partOf = (cell) => interned(data.runs.part[cells.run[cell]]);
 const referencesOf = (cell) => interned(cells.reference[cell]) ?? [];
 
 // The paper's columns where there are some, else one of each data set; of several ways, and of more than fit, those

@@ -16,11 +16,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clipjax.analysis.cells import WAYS, Term, is_sample, term_of, ways_of
+from clipjax.analysis.cells import WAYS, Term, term_of, ways_of
 from clipjax.analysis.curation import columns as curation_columns
 from clipjax.analysis.groups import Group, group_of, groups, schemes
 from clipjax.analysis.style import COLOURS, MARKERS
 from clipjax.analysis.yours import YOURS, is_own
+from clipjax.completeness import in_words, is_whole
 from clipjax.references import sources
 from clipjax.result_tables import model_name
 from clipjax.results import Row
@@ -187,7 +188,7 @@ def _way(row: Row, name: str) -> str | None:
 
 def _preferred(row: Row) -> tuple[Any, ...]:
     """The order of `cells_of`; prompts and precision are the column's."""
-    return row["origin"] == "measured", not is_sample(row), row["run_id"]
+    return is_whole(row), row["origin"] == "measured", row["run_id"]
 
 
 def _is_headline(term: Term) -> bool:
@@ -204,6 +205,7 @@ def _run(row: Row, interner: Interner) -> dict[str, Any]:
         "recipe_hash": row["recipe_hash"][:HASH],
         **{name: interner.of(row[name]) for name in plain},
         **{name: interner.object(row[name]) for name in ("device", "versions", "recipe")},
+        "part": interner.of(in_words(row)),
         "protocol": interner.of(row.get("protocol")),
         "git_revision": interner.of(row["git_revision"]),
         "wall_time": row["wall_time"] and _rounded(row["wall_time"]),

@@ -84,6 +84,7 @@ function made(cell) {
       ["n", cells.n[cell] === null ? null : cells.n[cell].toLocaleString("en")],
       ["mean over", interned(cells.aggregates[cell])],
       ["note", interned(cells.note[cell])],
+      ["images", partOf(cell)],
       ["sample", interned(run("sample")) && sampleText(interned(run("sample")))],
       ["images skipped", interned(run("skipped")) || null],
       ["origin", interned(run("origin"))],

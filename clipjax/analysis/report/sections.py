@@ -104,11 +104,13 @@ def _figure(spec: Spec, index: RowIndex, taken: Taken, folder: Path) -> Html:
     drawing = inline(done.files[0].read_bytes(), _anchor(spec), f"{spec.paper}: {spec.title}")
     lacking = {each.row for each in done.missing}
     yours = ", ".join(dict.fromkeys(each.model for each in done.placeless if each.shown))
+    parts = "; ".join(f"{model}, {part}" for model, part in done.parts)
     caption = tag(
         "figcaption",
         _about(spec),
         f" {counted(len(lacking), 'row')} missing." if lacking else None,
         f" In no group, shown as yours: {yours}." if yours else None,
+        f" Not of whole data sets: {parts}." if parts else None,
     )
     return tag("figure", caption, drawing, class_="box scroll", id=_anchor(spec), tabindex="0")
 
@@ -146,7 +148,8 @@ def _number(column: Column, cell: Cell | None, published: float | None) -> Html:
         paper = f"{paper} ({cell.value - published:+.3f})"
     limits = f"[{cell.interval['lo']:.3f}, {cell.interval['hi']:.3f}]" if cell.interval else None
     n = None if cell.n is None else f"n = {cell.n:,}"
-    return tag("td", f"{cell.value:.3f}", *map(_small, (limits, n, paper)), data_value=repr(cell.value))
+    said = (limits, n, cell.part, paper)
+    return tag("td", f"{cell.value:.3f}", *map(_small, said), data_value=repr(cell.value))
 
 
 def _small(text: str | None) -> Html | None:
@@ -192,4 +195,6 @@ def _found(each: Finding) -> Html:
     limits = ", ".join("no limit" if end is None or math.isinf(end) else f"{end:+.4f}" for end in ends)
     method = (each.method or "").replace("_", " ")
     how = f"{100 * each.level:.4g} %, {method}, n = {' and '.join(map(str, each.n))}"
-    return joined(tag("b", f"{each.value:+.4f}"), f" [{limits}]", _small(how), each.why)
+    left_out = f"not of whole data sets, left out: {'; '.join(each.left_out)}" if each.left_out else None
+    found = tag("b", f"{each.value:+.4f}")
+    return joined(found, f" [{limits}]", _small(how), _small(left_out), each.why)

@@ -43,7 +43,7 @@ function modelCell(model) {
 function numberCell(model, column) {
   const cell = cellOf(model, column);
   if (cell < 0) return make("td", {});
-  const marks = [originOf(cell) === "published" ? "p" : "", isSample(cell) ? "s" : ""].filter(Boolean).join(" ");
+  const marks = [originOf(cell) === "published" ? "p" : "", partOf(cell) ? "s" : ""].filter(Boolean).join(" ");
   const node = make("td", { "data-cell": cell, tabindex: -1 }, short(cells.value[cell]));
   if (marks) node.append(make("sup", {}, marks));
   const references = referencesOf(cell);

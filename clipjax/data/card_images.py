@@ -1,0 +1,94 @@
+"""Whether images are all of a data set, by its card: their number and, where they are published, their names.
+
+missing_of(read_card("cue_conflict"), manifest.ids)    # {"images": 373, "of": 1280}; None: all of them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from clipjax.errors import ClipjaxError
+
+if TYPE_CHECKING:
+    from clipjax.data.cards import DatasetCard
+
+
+@dataclasses.dataclass(frozen=True)
+class CardIds:
+    """Published names of a data set's images: a pattern whose only group is a number, from `first` to `last`.
+
+    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are the images of ImageNet's validation set. The pattern is
+    searched for in an id, so that folders and endings do not matter.
+    """
+
+    pattern: str
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pattern that does not name a number."""
+        for name, kind in (("pattern", str), ("first", int), ("last", int)):
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"{name} must be of type {kind.__name__}, not {getattr(self, name)!r}")
+        try:
+            groups = re.compile(self.pattern).groups
+        except re.error as error:
+            raise ValueError(f"{self.pattern!r} is not a regular expression ({error})") from None
+        if groups != 1 or not 0 <= self.first <= self.last:
+            raise ValueError("give a pattern with one group, the number, and first <= last")
+
+    def foreign(self, ids: Sequence[str]) -> int:
+        """How many ids are not the data set's, or repeat an image of it.
+
+        0 where no id is of the pattern: the images were renamed (row numbers, keys of shards), and their
+        names tell nothing.
+        """
+        find, seen, named = re.compile(self.pattern).search, set[int](), 0
+        for each in ids:
+            if (match := find(each)) is not None:
+                named += 1
+                number = int(match[1]) if match[1].isdecimal() else -1
+                if self.first <= number <= self.last:
+                    seen.add(number)
+        return len(ids) - len(seen) if named else 0
+
+
+def missing_of(card: DatasetCard | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
+    """The field `part` of a result row: how the images of a run differ from all of the card's.
+
+    Args:
+        ids: of all images that the data holds, before any sample is drawn.
+        more: images that it holds beside these, without an id.
+
+    Returns: `images` (those held), `of` (those of the card) and, where there are some, `foreign` (those held
+        that are not the card's). None where the images are all of the card's, or no card states a number.
+    """
+    if card is None or card.images is None:
+        return None
+    foreign = 0 if card.ids is None else card.ids.foreign(ids)
+    if (held := len(ids) + more) == card.images and not foreign:
+        return None
+    return {"images": held, "of": card.images} | ({"foreign": foreign} if foreign else {})
+
+
+@functools.cache
+def shipped_count(dataset: str) -> int | None:
+    """The number of images on the shipped card of that name; None where there is none."""
+    from clipjax.data.cards import read_card
+
+    try:
+        return read_card(dataset).images
+    except ClipjaxError:
+        return None
+
+
+def card_ids(record: Any) -> CardIds:
+    """`[ids]` of a card. Raises ValueError saying what is wrong with it."""
+    names = {field.name for field in dataclasses.fields(CardIds)}
+    if not isinstance(record, dict) or record.keys() != names:
+        raise ValueError(f"give {', '.join(sorted(names))}, not {record!r}")
+    return CardIds(**record)
