@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.evaluation import COMPARISON, check_bootstrap
+from clipjax.errors import DataError, unknown_name
+from clipjax.evaluation import check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval, paired_difference
 from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact
 from clipjax.results import ResultStore, Row
+from clipjax.run_pairs import Choice, pairs_of
 from clipjax.tasks import About, Columns, Paired, find_task, metric_name
 
 
@@ -103,9 +104,6 @@ class _Pair(NamedTuple):
     left_out: dict[str, str]
 
 
-Place = tuple[Path, str]  # a folder of results, a run id in it
-
-
 def compare_runs(
     first: str | Path,
     second: str | Path,
@@ -114,25 +112,33 @@ def compare_runs(
     metrics: Sequence[str] = (),
     resamples: int = RESAMPLES,
     seed: int = 0,
+    prompts: str | None = None,
+    precision: str | None = None,
+    labels: str | None = None,
 ) -> list[Comparison]:
-    """Compare two runs, or the newest runs of two models on everything that both were evaluated on.
+    """Compare two runs, or two models on everything that both were evaluated on in the same way.
 
     Args:
-        first, second: a run id in `results`, the folder of a run, or a model's id.
+        first, second: a run id in `results`, the folder of a run, or a model's id. Of models those runs are
+            compared that were made in the same way (`clipjax.run_pairs`), the newest where one was repeated;
+            two runs that are named may differ.
         metrics: only these; the correction is for what is compared.
         resamples, seed: of the paired bootstrap; the images drawn depend on the data set and the seed alone.
 
+        prompts, precision, labels: of the models' runs, where both have several: a prompt set, "parity" or
+            "fast", a label space.
+
     Raises:
-        UsageError: no run or model of that name; both are one run; no metric of that name.
+        UsageError: no run or model of that name; both are one run; no metric of that name; the models have
+            several pairs of runs of one task and data set that were made in the same way.
         DataError: the runs are of other tasks, data sets, images or annotations, or were made by another
-            version; one of `metrics` cannot be compared.
+            version; the models have no runs made in the same way; one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
-    runs = [_runs_of(str(name), Path(results)) for name in (first, second)]
-    pairs = [
-        _compare(*_aligned(_load(*a), _load(*b)), resamples, seed)
-        for a, b in _pairs(runs, (str(first), str(second)), results)
-    ]
+    choice = Choice(prompts, precision, labels)
+    places, unlike = pairs_of((str(first), str(second)), Path(results), choice)
+    pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in places]
+    pairs[0].left_out.update(unlike)
     _check_metrics(metrics, pairs)
     found = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
     corrected = holm([each.p_value for each, _ in found])
@@ -171,55 +177,6 @@ def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
     ]
     keys = [key for key in words[0] | words[1] if words[0].get(key) != words[1].get(key)]
     return {key: (words[0].get(key), words[1].get(key)) for key in keys}
-
-
-# Which runs.
-
-
-def _runs_of(name: str, results: Path) -> dict[tuple[str, str], Place]:
-    """The runs that a name stands for, by task and data set; of a model the newest of each."""
-    if ((folder := ResultStore(name).root) / "run.json").is_file():
-        folder = folder.resolve()
-        return {_key(ResultStore(folder.parent).run(folder.name)[0]): (folder.parent, folder.name)}
-    store = ResultStore(results)
-    store.check_root(exists=True)
-    ids = store.run_ids()
-    if name in ids:
-        return {_key(store.run(name)[0]): (store.root, name)}
-    runs = [(run_id, store.run(run_id)) for run_id in ids]
-    found = {_key(rows[0]): (store.root, run_id) for run_id, rows in runs if _counts(store, name, rows)}
-    if not found:
-        if any(rows[0]["model"] == name for _, rows in runs):
-            raise DataError(f"{name} has no measured run with a per-image table in {results}")
-        raise unknown_name("run or model", name, sorted({rows[0]["model"] for _, rows in runs}))
-    return found
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row["task"], row["dataset"]
-
-
-def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    """A run of this model with numbers and a per-image table; the comparison of precisions is none."""
-    own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
-    measured = own and any(row["value"] is not None for row in rows)
-    return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
-
-
-def _pairs(
-    runs: list[dict[tuple[str, str], Place]], names: tuple[str, str], results: str | Path
-) -> list[tuple[Place, Place]]:
-    first, second = runs
-    common = [key for key in first if key in second]
-    if not common:
-        if len(first) == len(second) == 1:
-            what = [f"{name} is of {task} on {data}" for name, [(task, data)] in zip(names, runs)]
-            raise DataError(f"{' and '.join(what)}: compare runs of one task on one data set")
-        raise DataError(f"{results}: {names[0]} and {names[1]} have no task and data set in common")
-    pairs = [(first[key], second[key]) for key in common]
-    if any(a == b for a, b in pairs):
-        raise UsageError(f"{names[0]} and {names[1]} are one run: name two")
-    return pairs
 
 
 def _load(root: Path, run_id: str) -> _Run:

@@ -117,15 +117,24 @@ def _named(row: Row) -> Key:
     return (*term_of(row), model_name(row))
 
 
+def ways_of(row: Row) -> dict[str, str]:
+    """How a number was measured: where two rows differ in one of these, neither stands for the other."""
+    said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
+    return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
+
+
+def how(row: Row) -> dict[str, str]:
+    """Likewise with the precision, and the random sample of images."""
+    sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
+    return ways_of(row) | {"precision": str(row["precision"]), "sample": sample}
+
+
 def _with_convention(row: Row) -> Key:
-    """Where two rows differ in one of these, neither stands for the other."""
-    said = (row["convention"].get(way) for way in ("prompts", "source", *WAYS))
-    return (*_named(row), str(row["recipe"].get("annotations")), *map(str, said))
+    return (*_named(row), *ways_of(row).values())
 
 
 def _with_precision(row: Row) -> Key:
-    sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
-    return (*_with_convention(row), row["precision"], sample)
+    return (*_named(row), *how(row).values())
 
 
 def _with_recipe(row: Row) -> Key:

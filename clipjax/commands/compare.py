@@ -28,9 +28,17 @@ def compare(
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
+    prompts: Annotated[
+        str | None, typer.Option(help="Of models: the prompt set, where both were evaluated with several.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="Likewise: parity or fast.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Likewise: the label space.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON on stdout.")] = False,
 ) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.
+
+    Of two models those runs are compared that were made in the same way (prompts, labels, precision, images);
+    two runs that are named may differ.
 
     Accuracies by McNemar's exact test, other numbers by a bootstrap that draws the same images for both;
     p-values are corrected for all comparisons shown (Holm).
@@ -39,11 +47,14 @@ def compare(
 
         clipjax compare vit_b_32-openai vit_b_16-openai
 
+        clipjax compare vit_b_32-openai vit_b_16-openai --prompts openai_80
+
         clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
     """
     from clipjax.compare import compare_runs
 
-    found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed)
+    how = {"prompts": prompts, "precision": precision, "labels": labels}
+    found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed, **how)
     if as_json:
         typer.echo(json.dumps([_record(each) for each in found], indent=2))
         return
