@@ -5,7 +5,7 @@ The base's weights are not copied. `card.json` holds the card, and beside it
     files    the SHA-256 of adapter.safetensors
     adapter  kind, facts and their SHA-256
     base     id and SHA-256 of the weights, and where they are: a registered id or hub repository (`source`),
-             or a path relative to the folder (`path`; `was_at`: where that was)
+             or a path relative to the folder (`path`); where it is on this machine, the user's cache has
 
 A base that is no file yet, lies in the folder to be written, or on this disk where that folder lies on a
 bucket, is saved in its subfolder `base`. Loading
@@ -15,6 +15,7 @@ stored embeddings of images are shared.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ from clipjax.checkpoint import (
     write_folder,
     write_tensors,
 )
-from clipjax.digests import sha256_files, sha256_json
+from clipjax.digests import cache_dir, sha256_bytes, sha256_files, sha256_json
 from clipjax.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,11 +92,33 @@ def _base_record(model: Model, folder: Path, writing: Path) -> dict[str, Any]:
     record: dict[str, Any] = {"id": base, "sha256": weights.identity}
     if os.path.isabs(place.source):
         path = os.path.relpath(place.source, folder.resolve())
-        record |= {"path": Path(path).as_posix(), "was_at": place.source}
+        record["path"] = Path(path).as_posix()
+        _remember_base(weights.identity, place.source)
     else:
         record["source"] = place.source
     others = {name: value for name, value in dataclasses.asdict(place).items() if name != "source"}
     return record | {name: value for name, value in others.items() if value is not None}
+
+
+def _base_memory(identity: str) -> Path:
+    """Where this user's cache has the place of a base: a folder that is moved without its base finds it here.
+    Not in card.json, which goes where the folder goes: a path of this machine is nobody else's business."""
+    return cache_dir() / "bases" / sha256_bytes(identity.encode())
+
+
+def _remember_base(identity: str, source: str) -> None:
+    with contextlib.suppress(OSError):
+        _base_memory(identity).parent.mkdir(parents=True, exist_ok=True)
+        _base_memory(identity).write_text(source, encoding="utf-8")
+
+
+def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
+    """Where the base was when the adapter was written, as far as this machine knows; older folders say so
+    themselves (`was_at`)."""
+    places = [str(base["was_at"])] if "was_at" in base else []
+    with contextlib.suppress(OSError, ValueError):
+        places.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))
+    return [Path(place) for place in places]
 
 
 def _reached_from(folder: Path, place: Place) -> bool:
@@ -180,7 +203,7 @@ def _load_base(folder: Path, base: Mapping[str, Any], mesh: Mesh | None, rules: 
 
     source, card = base.get("source"), base.get("card")
     if source is None:
-        places = [folder / str(base.get("path")), Path(str(base.get("was_at")))]
+        places = [folder / str(base.get("path")), *_remembered_base(base)]
         source = next((place for place in places if place.exists()), None)
     if source is None:
         raise DataError(

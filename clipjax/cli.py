@@ -32,6 +32,8 @@ from clipjax.commands import (
 )
 from clipjax.commands.failures import in_one_sentence
 from clipjax.errors import ClipjaxError
+from clipjax.escaping import terminal
+from clipjax.remarks import remarks
 
 app = typer.Typer(
     name="clipjax",
@@ -60,6 +62,13 @@ app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")
 
 
+@app.callback()
+def _say_remarks(context: typer.Context) -> None:
+    """What readers remark while a command runs is said when it ends, each kind once."""
+    remarks()
+    context.call_on_close(lambda: [typer.echo(terminal(each), err=True) for each in remarks()])
+
+
 def main() -> None:
     """Run the command line; SIGTERM and Ctrl-C end it, see `clipjax.signals`."""
     signals.run(_command)
@@ -72,7 +81,7 @@ def _command() -> None:
             app()
     except ClipjaxError as error:
         signals.check()  # Ctrl-C reaches the processes that we started, too, and their failure is no news
-        print(f"clipjax: {error}", file=sys.stderr)
+        print(terminal(f"clipjax: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clipjax.flags import public_flags
+
 # Packages whose version may change a number.
 _PACKAGES = ("clipjax", "jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "tokenizers", "ftfy", "regex")
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -24,7 +26,7 @@ def provenance() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": versions(),
-        "xla_flags": os.environ.get("XLA_FLAGS"),
+        "xla_flags": public_flags(os.environ.get("XLA_FLAGS")),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipjax.completeness import in_words, is_whole
 from clipjax.errors import UsageError
+from clipjax.escaping import csv_cell, markdown, tex_row
 from clipjax.results import Row, row_schema
 
 FORMATS = ("csv", "markdown", "latex")
@@ -116,32 +117,19 @@ def _cell(value: Any) -> Any:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """CSV for people and spreadsheets: see `clipjax.escaping.csv_cell`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([titles, *lines])
+    safe = (map(csv_cell, line) for line in (titles, *lines))
+    csv.writer(text, lineterminator="\n").writerows(safe)
     return text.getvalue()
 
 
 def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    text = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in [titles, *cells]]
+    text = [[markdown(cell) for cell in row] for row in [titles, *cells]]
     return "".join(f"| {' | '.join(row)} |\n" for row in [text[0], ["---"] * len(titles), *text[1:]])
 
 
 def as_latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    body = [" & ".join(map(_tex, row)) + r" \\" for row in [titles, *cells]]
+    body = [tex_row(row) for row in [titles, *cells]]
     lines = [rf"\begin{{tabular}}{{{'l' * len(titles)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-_TEX = {
-    **{c: rf"\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\^{}",
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)

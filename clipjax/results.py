@@ -2,14 +2,15 @@
 
 A run is a folder named by its run id, written once and never changed:
 
-    run.json         the fields that all rows of the run share
+    run.json         the fields that all rows of the run share, and digests of all files (`clipjax.run_files`)
     rows.jsonl       the other fields, one row a line
     images.parquet   one row an image, from which every metric can be recomputed
 
 It is written beside its place and renamed when complete, so that it is whole or absent, and runs that write
 at the same time do not meet; on a bucket `run.json` comes last, and makes it a run. A row joined with its
 run's shared fields follows configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run,
-and `ResultStore.rows` returns the newest of each recipe.
+and `ResultStore.rows` returns the newest of each recipe. A run dated in the future counts as the oldest
+(`run_order`).
 """
 
 from __future__ import annotations
@@ -18,38 +19,61 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import gc
+import io
+import itertools
 import json
-import math
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipjax.bucket_files import BucketFiles
-from clipjax.buckets import BucketPath, check_folder, place, readable
+from clipjax.buckets import BucketPath, check_folder, place
 from clipjax.completeness import recovered
-from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.row_check import Check, compiled
+from clipjax.flags import public_flags
+from clipjax.remarks import remark
+from clipjax.rows import Row, damaged, parse_rows, parsed, row_problem, row_schema, validate_rows
+from clipjax.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 
 SCHEMA_VERSION = 1
+AHEAD = 300  # seconds that the clock of the machine that wrote a run may be before ours
+FUTURE = "dated in the future (a wrong clock?), and not counted as the newest until that time has come"
 
-Row = dict[str, Any]
+__all__ = ["ResultStore", "Row", "model_facts", "new_run_id", "row_schema", "validate_rows"]
 
 
 def new_run_id() -> str:
     """UTC time to the microsecond and a random suffix: sorts by time, and no two processes draw the same."""
-    now = datetime.datetime.now(datetime.UTC)
-    return f"{now:%Y%m%dT%H%M%S.%f}Z-{secrets.token_hex(4)}"
+    return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
+
+
+def _dated(moment: datetime.datetime) -> str:
+    return f"{moment:%Y%m%dT%H%M%S.%f}Z"
+
+
+def run_order(run_id: str) -> tuple[bool, str]:
+    """What runs are sorted by, oldest first: their date, with those dated in the future before all others.
+
+    A run whose date is more than AHEAD seconds from now was written by a machine with a wrong clock; as the
+    newest it would hide every later measurement until that date.
+    """
+    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # not a folder of another name
+    return not future, run_id
+
+
+@functools.lru_cache(maxsize=4)
+def _latest(minute: int) -> str:
+    """The last date that is not in the future. Made once a minute: every row is asked about."""
+    return _dated(datetime.datetime.fromtimestamp(60 * minute + 60 + AHEAD, datetime.UTC))
 
 
 class ResultStore:
@@ -91,20 +115,25 @@ class ResultStore:
 
         def write(folder: Path) -> None:
             shared, rest = _split(rows)
-            _write(folder / "run.json", json.dumps(shared, indent=1, allow_nan=False))
-            lines = (json.dumps(row, allow_nan=False) + "\n" for row in rest)
-            _write(folder / "rows.jsonl", "".join(lines))
+            data = {ROWS: "".join(json.dumps(row, allow_nan=False) + "\n" for row in rest).encode()}
+            files = {ROWS: described(data[ROWS], len(rest))}
             if table is not None:
-                pq.write_table(table, folder / "images.parquet", compression="zstd")
-                flush(folder / "images.parquet")
+                data[IMAGES] = _parquet(table)
+                files[IMAGES] = described(data[IMAGES], table.num_rows)
+            for name, content in {**data, RUN: sealed(shared, files)}.items():
+                (folder / name).write_bytes(content)
+                flush(folder / name)
 
         return self.create(ids.pop(), write)
 
     def run_ids(self) -> list[str]:
-        """The runs, oldest first."""
+        """The runs, oldest first (`run_order`). One that is dated in the future is a remark."""
         if not self.root.is_dir():
             return []
-        return sorted(path.parent.name for path in self.root.glob("[!.]*/run.json"))
+        found = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
+        for run_id in itertools.takewhile(lambda run_id: not run_order(run_id)[0], found):
+            remark(FUTURE, str(self.root / run_id))
+        return found
 
     def rows(self, *, every: bool = False) -> list[Row]:
         """The rows of the newest run of each recipe, or of every run; oldest run first.
@@ -112,7 +141,9 @@ class ResultStore:
         Raises:
             DataError: a run is damaged or was written by a newer clipjax; the file is named.
         """
-        runs = [self.run(run_id) for run_id in self.run_ids()]
+        names = self.run_ids()
+        runs = [self.run(run_id) for run_id in names]
+        _refuse_copies(self.root, names, runs)
         if every:
             return [row for rows in runs for row in rows]
         newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
@@ -122,18 +153,62 @@ class ResultStore:
         """The rows of one run.
 
         Raises:
-            DataError: it is damaged or was written by a newer clipjax; the file and line are named.
+            DataError: it is damaged, was copied in part, or was written by a newer clipjax; the file, and
+                where it can be told the line, are named.
         """
+        shared, files = self._opened(run_id)
+        path = self.root / run_id / ROWS
+        data = _read(path)
+        files.check(ROWS, data)
+        try:
+            lines = data.decode().splitlines()
+        except ValueError as error:
+            raise damaged(path, "", str(error)) from None
+        if rows := parse_rows(shared, lines, path):
+            return recovered(rows, self.root / run_id / IMAGES)
+        raise damaged(path, "", "it has no rows")
+
+    def shared(self, run_id: str) -> Row:
+        """The fields that all rows of a run share, from `run.json` alone.
+
+        Raises:
+            DataError: as `run`; of the file of rows, that it is missing or shorter than it was.
+        """
+        shared, _ = self._opened(run_id)
+        if problem := row_problem(shared, whole=False):
+            raise damaged(self.root / run_id / RUN, "", problem)
+        return shared
+
+    def verify(self, run_id: str) -> None:
+        """Read every file of a run.
+
+        Raises:
+            DataError: as `run` and `images`; a file that was written is not there.
+        """
+        _, files = self._opened(run_id)
+        if not files.known:  # what no digest proves must at least be readable
+            self.run(run_id)
+        elif (path := self.root / run_id / ROWS).exists():
+            files.check(ROWS, _read(path))
+        else:
+            files.check(ROWS, None)
+        if files.has_images():
+            self.images(run_id)
+
+    def _opened(self, run_id: str) -> tuple[Row, RunFiles]:
+        """The shared fields as `run.json` has them, and the digests of the run's files."""
         folder = self.root / run_id
-        shared = _parsed(_read(folder / "run.json"), folder / "run.json")
+        data = _read(folder / RUN)
+        shared = parsed(data, folder / RUN)
         if (version := shared.get("schema_version")) != SCHEMA_VERSION:
-            raise DataError(f"{folder}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}")
-        path = folder / "rows.jsonl"
-        with _no_collection():
-            rows = list(_joined(shared, _read(path).splitlines(), path))
-        if not rows:
-            raise _damaged(path, "", "it has no rows")
-        return recovered(rows, folder / "images.parquet")
+            raise DataError(
+                f"{folder / RUN}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}"
+            )
+        files = RunFiles(folder, data, shared)
+        if isinstance(flags := shared.get("xla_flags"), str):
+            shared["xla_flags"] = public_flags(flags)  # older versions wrote them with paths
+        files.check_sizes()
+        return shared, files
 
     def left_out(self) -> list[str]:
         """Names of the folders here that are no runs because they have no run.json (hidden ones aside)."""
@@ -146,15 +221,19 @@ class ResultStore:
         """The per-image table of one run.
 
         Raises:
-            DataError: it has none, or the file is damaged.
+            DataError: it has none, or the file is damaged, missing or shorter than it was.
         """
-        path = self.root / run_id / "images.parquet"
+        path = self.root / run_id / IMAGES
+        _, files = self._opened(run_id)
         if not path.is_file():
+            files.check(IMAGES, None)
             raise DataError(f"{path} does not exist: the run has no per-image table")
+        data = _read(path)
+        files.check(IMAGES, data)
         try:
-            return pq.read_table(readable(path))
+            return pq.read_table(pa.BufferReader(data))
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise _damaged(path, "", f"not a whole Parquet file: {error}") from None
+            raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
     def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
         """Fill a folder with `write` where nobody sees it, then let it be the run.
@@ -210,106 +289,19 @@ def _take_back(target: Any) -> None:
         target.unlink(missing_ok=True)
 
 
-def validate_rows(rows: Sequence[Row]) -> None:
-    """Check rows against the schema.
-
-    Raises:
-        DataError: there is no row, or one breaks the schema; the field is named.
-    """
-    if not rows:
-        raise DataError("a run without rows is not a result")
-    for row in rows:
-        if problem := _problem(row):
-            raise DataError(f"result row {row.get('metric')!r}: {problem}")
+def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
+    """Refuse a run that is there twice, under another folder's name: each of its rows would count twice."""
+    folders: dict[str, str] = {}
+    for name, rows in zip(names, runs):
+        if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
+            raise DataError(f"{root / other} and {root / name} are one run: remove one of them")
 
 
-def _problem(row: Row, *, whole: bool = True) -> str | None:
-    """What is wrong with a row, or with a part of its fields: the field and why. None for a good one."""
-    fits, validator = _checks(whole)
-    if fits(row):
-        return None
-    error = next(validator.iter_errors(row))
-    return f"{'.'.join(map(str, error.absolute_path)) or 'the row'}: {error.message}"
-
-
-@functools.cache
-def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
-    """The fast check, and what says more of a row that does not pass it."""
-    schema = row_schema() | ({} if whole else {"required": []})
-    return compiled(schema), jsonschema.Draft202012Validator(schema)
-
-
-def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
-    """The rows of a run, checked."""
-    keys = None
-    for number, line in enumerate(lines, 1):
-        rest = _parsed(line, path, f":{number}")
-        row = shared | rest
-        # The shared fields are checked with the first row: that takes a quarter of the time.
-        if problem := _problem(rest, whole=False) if rest.keys() == keys else _problem(row):
-            raise _damaged(path, f":{number}", problem)
-        keys = rest.keys()
-        yield row
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Rows are trees, which leave no cycles: looking for them would take a third of the time of reading."""
-    was_on = gc.isenabled()
-    gc.disable()
+def _read(path: Path) -> bytes:
     try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise _damaged(path, "", str(getattr(error, "strerror", None) or error)) from None
-
-
-def _parsed(text: str, path: Path, line: str = "") -> Row:
-    """The JSON object that a text is; NaN and infinity, which `ResultStore.add` never writes, are no JSON."""
-    try:
-        found = _DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, line, str(getattr(error, "msg", error))) from None
-    if not isinstance(found, dict):
-        raise _damaged(path, line, "not a JSON object")
-    return found
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    """Of our numbers is neither 1e400, which Python reads as infinity, nor an integer beyond all floats."""
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is too large for a number")
-    return number
-
-
-def _integer(text: str) -> int:
-    _finite(text)
-    return int(text)
-
-
-# Made once: one a line takes as long as its line.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
-
-
-def _damaged(path: Path, line: str, problem: str) -> DataError:
-    """The error for a run that is not what was written: it stops every table, as one without it would lie."""
-    return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
-
-
-@functools.cache
-def row_schema() -> dict[str, Any]:
-    return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
+        raise damaged(path, "", str(getattr(error, "strerror", None) or error)) from None
 
 
 def model_facts(card: Any) -> dict[str, Any]:
@@ -347,9 +339,10 @@ def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
     return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    flush(path)
+def _parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
 
 
 def flush(path: Path) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 from clipjax.buckets import BucketPath
 from clipjax.errors import DataError
 from clipjax.results import ResultStore, flush
+from clipjax.run_files import IMAGES, ROWS, RUN
 
 
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copy the runs of several result folders into one; returns how many were added.
 
     On one file system the copies are hard links: a run is never changed, so that it need not be there twice.
+    (Who edits a file in one folder edits it in all; its digest tells.) Every run is read whole before.
 
     Raises:
-        DataError: a folder holds no runs, or a run exists in both places with different rows.
+        DataError: a folder holds no runs; a run is damaged, copied in part, or exists in both places with
+            different rows.
     """
     target, added = ResultStore(out), 0
     for folder in folders:
@@ -27,6 +30,7 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
             raise DataError(f"{source.root} holds no results")
         for run_id in runs:
             here, there = source.root / run_id, target.root / run_id
+            source.verify(run_id)
             if not target.has(run_id) and _copied(here, target):
                 added += 1
             elif not _is_same(here, there):
@@ -46,8 +50,9 @@ def _copied(run: Path, target: ResultStore) -> bool:
 
 
 def _is_same(here: Path, there: Path) -> bool:
-    """Whether two folders hold the same rows. Raises DataError where one is no whole run."""
-    files = [(folder / name) for name in ("run.json", "rows.jsonl") for folder in (here, there)]
+    """Whether two folders hold the same rows and images. Raises DataError where one is not a whole run."""
+    names = [RUN, ROWS, *([IMAGES] if (here / IMAGES).is_file() else [])]
+    files = [(folder / name) for name in names for folder in (here, there)]
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(f"{missing[0]} is missing: restore or remove its folder")
     return all(one.read_bytes() == other.read_bytes() for one, other in zip(files[::2], files[1::2]))

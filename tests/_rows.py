@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from clipjax.results import Row
@@ -34,3 +36,11 @@ def row(run_id: str, **changed: Any) -> Row:
         "compile_count": 3,
     }
     return fields | changed
+
+
+def as_older(run: Path) -> Path:
+    """The run as an older clipjax wrote it: without digests of its files."""
+    shared = json.loads((run / "run.json").read_text())
+    shared.pop("files", None)
+    (run / "run.json").write_text(json.dumps(shared, indent=1))
+    return run

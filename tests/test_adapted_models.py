@@ -148,6 +148,7 @@ def test_base_and_adapter_may_move(base, images, tmp_path):
     write(tmp_path / "far" / "tuned", found)
     load_model(tmp_path / "far" / "tuned")
     load_model(tmp_path / "far" / "tuned").save(tmp_path / "mended")
+    assert str(tmp_path) not in json.dumps(record(tmp_path / "mended"))  # a folder may be published
     shutil.move(tmp_path / "mended", tmp_path / "elsewhere" / "mended")  # the adapter alone
     load_model(tmp_path / "elsewhere" / "mended")
 

@@ -22,6 +22,7 @@ LEAVES = {
         "uploaded",
         "reading",
         "signals",
+        *("escaping", "flags"),
     )
 }
 
@@ -51,8 +52,16 @@ ALLOWED = {
     },
     "clipjax.row_check": set(),
     "clipjax.completeness": {*LEAVES, "clipjax.data"},
-    "clipjax.results": {*LEAVES, "clipjax.completeness", "clipjax.row_check"},
-    "clipjax.results_merge": {*LEAVES, "clipjax.results"},
+    "clipjax.escaping": set(),
+    "clipjax.flags": set(),
+    "clipjax.remarks": {"clipjax.errors"},
+    "clipjax.run_files": {*LEAVES, "clipjax.remarks"},
+    "clipjax.rows": {*LEAVES, "clipjax.row_check"},
+    "clipjax.results": {
+        *LEAVES,
+        *(f"clipjax.{name}" for name in ("completeness", "rows", "remarks", "run_files")),
+    },
+    "clipjax.results_merge": {*LEAVES, "clipjax.results", "clipjax.run_files"},
     "clipjax.result_tables": {*LEAVES, "clipjax.completeness", "clipjax.results"},
     "clipjax.references": {*LEAVES, "clipjax.completeness"},
     "clipjax.data": {

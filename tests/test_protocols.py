@@ -155,8 +155,8 @@ def test_rows_carry_it_and_older_rows_need_not() -> None:
     rows = with_protocols([imagenet(), row(new_run_id())])
     assert rows[0]["protocol"]["sha256"] == matches(imagenet())[0].protocol.sha256
     assert rows[1]["protocol"] is None
-    validate_rows(rows)
-    validate_rows([imagenet()])
+    for each in (*rows, imagenet()):
+        validate_rows([each])
 
 
 def test_the_file_names_what_exists() -> None:

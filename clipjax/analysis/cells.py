@@ -19,7 +19,7 @@ from clipjax.completeness import in_words, is_whole
 from clipjax.errors import DataError, UsageError
 from clipjax.references import Score, compare, lookup
 from clipjax.result_tables import model_name
-from clipjax.results import Row
+from clipjax.results import Row, run_order
 
 # Of a row's convention: where two rows of one number differ in it, neither stands for the other.
 WAYS = {
@@ -213,7 +213,7 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
                 f"{model}: {term} was measured with several {title}: {listed}; these are different numbers: "
                 "move the folders of the runs that are not wanted out of the results"
             )
-    return max(rows, key=lambda row: row["run_id"])
+    return max(rows, key=lambda row: run_order(row["run_id"]))
 
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 
+from clipjax.escaping import xml
+
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
@@ -28,7 +30,7 @@ def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
         if len(marks) != len(titles):
             raise ValueError(f"{gid}: {len(marks)} points in the SVG, and {len(titles)} names")
         for mark, title in zip(marks, titles):
-            ET.SubElement(mark, f"{{{SVG}}}title").text = title
+            ET.SubElement(mark, f"{{{SVG}}}title").text = xml(title)
     return ET.tostring(root, encoding="utf-8", xml_declaration=True)
 
 

@@ -14,8 +14,11 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from clipjax.analysis.named_points import name_points
+from clipjax.escaping import visible
 from clipjax.writing import write_bytes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -116,10 +119,23 @@ def save_figure(
     return paths
 
 
+def _show_hidden(figure: Figure) -> None:
+    """Control characters in names have no glyph, and end an SVG: draw them as escapes."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (shown := visible(text.get_text(), "\n")) != text.get_text():
+            text.set_text(shown)
+    for area in figure.axes:
+        for axis in (area.xaxis, area.yaxis):
+            if isinstance(formatter := axis.get_major_formatter(), FixedFormatter):
+                formatter.seq = [visible(str(label), "\n") for label in formatter.seq]
+
+
 def _rendered(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
     # No date: the same rows give the same bytes.
     metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
     buffer = io.BytesIO()
+    _show_hidden(figure)
     with matplotlib.rc_context(RC):
         figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
     return name_points(buffer.getvalue(), names) if form == "svg" else buffer.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.commands.result_folder import check_choice, check_models, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
@@ -184,9 +184,9 @@ def _list_trends(found: Sequence[FigureNumbers]) -> None:
         for trend in (trends if content.points and not content.panel.above else ())
     ]
     if not lines:
-        typer.echo("\nThese figures have no trends.")
+        say("\nThese figures have no trends.")
         return
-    typer.echo(f"\nSlopes of the trends, in the coordinates of the axes, with {100 * LEVEL:.0f} % intervals:")
+    say(f"\nSlopes of the trends, in the coordinates of the axes, with {100 * LEVEL:.0f} % intervals:")
     print_table(["figure", "panel", "y", "trend", "models", "slope", "interval"], lines)
 
 
@@ -210,7 +210,7 @@ def _list_missing(found: Sequence[Done]) -> None:
         for done in found
         for each in done.missing
     }
-    typer.echo()
+    say()
     print_table(["figure", "panel", "model", "missing row"], list(lines))
 
 
@@ -223,13 +223,13 @@ def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
         if each.shown or all_of_them or not done.drawn
     }
     if lines:
-        typer.echo("\nModels with the rows, but in no group (docs/analysis.md: models of your own):")
+        say("\nModels with the rows, but in no group (docs/analysis.md: models of your own):")
         print_table(["figure", "model", "shown as", "why"], list(lines))
 
 
 def _say_parts(found: Sequence[Done]) -> None:
     if lines := [(done.spec.name, *part) for done in found for part in done.parts]:
-        typer.echo("\nShown, though not of whole data sets:")
+        say("\nShown, though not of whole data sets:")
         print_table(["figure", "model", "number"], lines)
 
 
@@ -237,5 +237,5 @@ def _say_commands(found: Sequence[Done]) -> None:
     from clipjax.analysis.figure_set import commands
 
     if lacking := [done.spec for done in found if done.missing]:
-        typer.echo("\nWhat makes the missing rows:")
+        say("\nWhat makes the missing rows:")
         print_table(["figure", "command"], [[spec.name, each] for spec in lacking for each in commands(spec)])

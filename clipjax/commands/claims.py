@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.result_folder import check_choice, emit, opened
 from clipjax.errors import counted, unknown_name
 
@@ -111,18 +111,16 @@ def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:
         emit(json.dumps(records, indent=2, ensure_ascii=False) + "\n", out)
         return
     for one, record in zip(chosen, records):
-        typer.secho(f"{one.key} ({one.section})", bold=True)
-        typer.echo(f"  {one.statement}.")
+        say(f"{one.key} ({one.section})", bold=True)
+        say(f"  {one.statement}.")
         for part in record["parts"]:
-            typer.echo(f"  - {part['statistic']} of {part['of']}, {part['must_be']}")
+            say(f"  - {part['statistic']} of {part['of']}, {part['must_be']}")
         if one.needs < len(one.parts):
-            typer.echo(f"  {one.needs} of these must hold")
+            say(f"  {one.needs} of these must hold")
         for name, words in {"beware": one.beware, "no task yet": one.no_task}.items():
             if words:
-                typer.echo(f"  {name}: {words}")
-        typer.echo(
-            f"  rows: {'; '.join(dict.fromkeys(t for part in record['parts'] for t in part['terms']))}\n"
-        )
+                say(f"  {name}: {words}")
+        say(f"  rows: {'; '.join(dict.fromkeys(t for part in record['parts'] for t in part['terms']))}\n")
 
 
 COLOURS = {"holds": "green", "does not hold": "red"}
@@ -139,12 +137,12 @@ def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
     others.append(verdicts.left_out(found))
     for titles, cells in others:
         if cells:
-            typer.echo()
+            say()
             print_table(titles, cells)
     for verdict in found if whole else []:
         if verdict.claim.beware:
-            typer.echo(f"\n{verdict.claim.key}: {verdict.claim.beware}")
+            say(f"\n{verdict.claim.key}: {verdict.claim.beware}")
     counts = Counter(verdict.word for verdict in found)
     listed = ", ".join(f"{word}: {count}" for word, count in counts.items())
     hint = "--claim KEY says what is missing, --list what is asked"
-    typer.echo(f"\n{counted(len(found), 'claim')}, {listed}; {hint}", err=True)
+    say(f"\n{counted(len(found), 'claim')}, {listed}; {hint}", err=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 
 
 def register(app: typer.Typer) -> None:
@@ -56,13 +56,13 @@ def compare(
     how = {"prompts": prompts, "precision": precision, "labels": labels}
     found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed, **how)
     if as_json:
-        typer.echo(json.dumps([_record(each) for each in found], indent=2))
+        say(json.dumps([_record(each) for each in found], indent=2))
         return
     titles = ["task", "data set", "metric", "A", "B", "B - A", "interval", "p", "p (Holm)", "test", "n"]
     print_table(titles, [_cells(each) for each in found])
-    typer.echo(f"\nA: {found[0].models[0]}\nB: {found[0].models[1]}")
+    say(f"\nA: {found[0].models[0]}\nB: {found[0].models[1]}")
     for line in _differences(found):
-        typer.echo(line)
+        say(line)
 
 
 def _record(found: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipjax.commands.options import DatasetOption, LabelsOption
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.errors import ClipjaxError, counted
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ def crosscheck(
     )
     path, record = found.write(out), found.to_dict()
     if as_json:
-        typer.echo(json.dumps(record, indent=1))
+        say(json.dumps(record, indent=1))
     else:
         _show(found)
-    typer.echo(f"\nrecord {record['digest'][:12]}: {path}, and sheet.png beside it", err=True)
+    say(f"\nrecord {record['digest'][:12]}: {path}, and sheet.png beside it", err=True)
     if not found.passed:
         stage = next(stage for stage in found.stages if not stage.passed)
         what = stage.problem or f"{stage.differing} of {stage.n} {stage.of} are beyond {stage.tolerance:.3g}"
@@ -122,13 +122,13 @@ def _show(found: Crosscheck) -> None:
     print_table(["stage", "compared", "largest", "mean", "allowed", "beyond"], rows, colours)
     ties = sum(flip.tie for flip in found.flips)
     tied = f", {counted(ties, 'tie')} among them" if ties else ""
-    typer.echo(f"\n{counted(len(found.flips), 'flip')}{tied}")
+    say(f"\n{counted(len(found.flips), 'flip')}{tied}")
     for flip in found.flips[:SHOWN]:
-        typer.echo(
+        say(
             f"  {flip.id}: {flip.ours}, the reference {flip.theirs} by {flip.margin:.3g}"
             f"{' (a tie)' if flip.tie else ''}"
         )
     if found.top1 is not None:
-        typer.echo(f"top-1 {found.top1[0]:.4f}, the reference {found.top1[1]:.4f}")
+        say(f"top-1 {found.top1[0]:.4f}, the reference {found.top1[1]:.4f}")
     else:
-        typer.echo("no metric: the images have no labels")
+        say("no metric: the images have no labels")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def list_cards(
         find_task(task)
         cards = [card for card in cards if task in card.tasks]
     if as_json:
-        typer.echo(json.dumps([_record(card) for card in cards], indent=2))
+        say(json.dumps([_record(card) for card in cards], indent=2))
         return
     titles = ["data set", "title", "tasks", "images", "place"]
     print_table(titles, [_row(list(family)) for _, family in groupby(cards, _family)])
@@ -63,12 +63,12 @@ def show(
     family = [card for card in _shipped() if _family(card) == name]
     cards = family if len(family) > 1 else [read_card(name)]
     if as_json:
-        typer.echo(json.dumps([_record(card) for card in cards], indent=2))
+        say(json.dumps([_record(card) for card in cards], indent=2))
         return
     if len(cards) > 1:
-        typer.echo(f"{name} stands for {len(cards)} data sets: {', '.join(card.name for card in cards)}\n")
+        say(f"{name} stands for {len(cards)} data sets: {', '.join(card.name for card in cards)}\n")
     for key, value in _record(cards[0]).items():
-        typer.echo(f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}")
+        say(f"{key}: {value if isinstance(value, str | int) else json.dumps(value)}")
 
 
 @app.command("check")
@@ -137,8 +137,8 @@ def pack(
     with progress_bar(len(manifest), "pack", "image") as bar:
         done = pack(manifest, out, kind, images_per_shard=images_per_shard, progress=bar.update)
     shards = counted(done.shards, "shard")
-    typer.echo(f"{done.folder}: {counted(done.images, 'image')} in {shards}, {done.kept} of them kept")
-    typer.echo(f"digest {done.digest}")
+    say(f"{done.folder}: {counted(done.images, 'image')} in {shards}, {done.kept} of them kept")
+    say(f"digest {done.digest}")
 
 
 def _check_one(name: str, path: Path, decode: bool) -> None:
@@ -149,10 +149,10 @@ def _check_one(name: str, path: Path, decode: bool) -> None:
     card = read_card(name)
     problems = [*check_dataset(path, card, decode=decode), *card_problems(card)]
     for problem in problems:
-        typer.echo(problem)
+        say(problem)
     if problems:
         raise DataError(f"{path}: {counted(len(problems), 'problem')} for data set {name!r}")
-    typer.echo(f"{path}: fine for data set {name!r}")
+    say(f"{path}: fine for data set {name!r}")
 
 
 def _check_all(data_root: Path, decode: bool) -> None:

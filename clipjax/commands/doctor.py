@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.output import say
 from clipjax.errors import DataError, UsageError, counted
 
 _COLOURS = {"fine": None, "note": "yellow", "broken": "red"}
@@ -51,7 +52,7 @@ def doctor(
     broken = list(dict.fromkeys(line.check for line in lines if line.status == BROKEN))
     if as_json:
         record = {"lines": [dataclasses.asdict(line) for line in lines], "broken": broken}
-        typer.echo(json.dumps(record, indent=2))
+        say(json.dumps(record, indent=2))
     if broken:
         count = sum(line.status == BROKEN for line in lines)
         raise DataError(f"{counted(count, 'thing')} must be fixed: {', '.join(broken)}")
@@ -71,6 +72,6 @@ def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
 def _show(line: object) -> None:
     """One line of three columns, and below it what to do."""
     check, status, says, do = dataclasses.astuple(line)  # pyright: ignore[reportArgumentType]
-    typer.secho(f"{status:<6}  {check:<13}  {says}", fg=_COLOURS[status])
+    say(f"{status:<6}  {check:<13}  {says}", fg=_COLOURS[status])
     if do:
-        typer.echo(f"{'':<6}  {'':<13}  -> {do}")
+        say(f"{'':<6}  {'':<13}  -> {do}")

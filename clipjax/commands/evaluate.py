@@ -19,7 +19,7 @@ from clipjax.commands.options import (
     number_or_auto,
     workers_asked,
 )
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
 
@@ -201,22 +201,22 @@ def _evaluate_collection(
     from clipjax.embed.params import mesh_to_load
 
     def announce(number: int, of: int, job: Job) -> None:
-        typer.echo(f"[{number}/{of}] {job}", err=True)
+        say(f"[{number}/{of}] {job}", err=True)
 
     assert asked.data_root is not None
     planned = plan(asked.task, asked.data_root, prompts)
     for line in planned.missing:
-        typer.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     model = clipjax.load_model(asked.model or "", card=card, mesh_of=mesh_to_load(settings["params"]))
     results, failed = [], []
     for done in evaluate_all(model, planned.jobs, announce=announce, **settings):
         if done.result is not None:
             # The per-image tables of many runs would fill the memory; they are in --results.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
-            typer.echo(f"  {_headline(done.result.rows)}", err=True)
+            say(f"  {_headline(done.result.rows)}", err=True)
         else:
             failed.append(f"{done.job}: {done.error}")
-            typer.echo(f"  failed: {done.error}", err=True)
+            say(f"  failed: {done.error}", err=True)
     signals.done()
     if results or as_json:
         _show(results, as_json)
@@ -298,10 +298,10 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
     for result in results:
         _say_skipped(result.stats.skipped)
     for line in stated(rows):
-        typer.echo(f"not the whole data set: {line}", err=True)
+        say(f"not the whole data set: {line}", err=True)
     say_waiting([result.stats for result in results])
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     unlabelled = [result for result in results if _only_predicts(result)]
     shown = [row for result in results if result not in unlabelled for row in result.rows]
@@ -309,11 +309,11 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
         print_table(*summary_table([row for row in shown if row["slice"] is None]))
     for number, result in enumerate(unlabelled):
         if shown or number:
-            typer.echo()
+            say()
         _print_predictions(result)
     paths = [str(result.path) for result in results if result.path is not None]
     if paths:
-        typer.echo(
+        say(
             f"\nrows and per-image table: {paths[0] if len(paths) == 1 else results[0].path.parent}", err=True
         )
 
@@ -321,7 +321,7 @@ def _show(results: Sequence[Any], as_json: bool) -> None:
 def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
     if skipped:
         named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
-        typer.echo(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
+        say(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
 
 
 def say_waiting(stats: Sequence[Any]) -> None:
@@ -332,7 +332,7 @@ def say_waiting(stats: Sequence[Any]) -> None:
         return
     images = sum(each.images for each in stats)
     total = sum(each.decode_seconds + each.compute_seconds for each in stats)
-    typer.echo(
+    say(
         f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
         f"{waiting:.0%} of it{_decoders(stats)}",
         err=True,
@@ -343,7 +343,7 @@ def say_waiting(stats: Sequence[Any]) -> None:
         if each.images and each.batch_choice
     )
     for line in found:
-        typer.echo(line, err=True)
+        say(line, err=True)
 
 
 def _decoders(stats: Sequence[Any]) -> str:
@@ -365,5 +365,5 @@ def _print_predictions(result: Any, most: int = 20) -> None:
     cells = [[row["id"], row["prediction_name"], f"{row['confidence']:.3f}"] for row in rows]
     print_table(["image", "prediction", "confidence"], cells)
     if images.num_rows > most:
-        typer.echo(f"... and {images.num_rows - most} more, in the per-image table")
-    typer.echo(f"\n{result.rows[0]['metric']}: {result.rows[0]['note']}")
+        say(f"... and {images.num_rows - most} more, in the per-image table")
+    say(f"\n{result.rows[0]['metric']}: {result.rows[0]['note']}")

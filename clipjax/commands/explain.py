@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.commands.result_folder import Folder, opened
 from clipjax.errors import UsageError, unknown_name
 
@@ -78,7 +78,7 @@ def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool)
         lines = [
             {**{field: rows[0][field] for field in fields}, **_record(rows, match)} for rows, match in found
         ]
-        typer.echo(json.dumps(lines, indent=2))
+        say(json.dumps(lines, indent=2))
         return
     cells = []
     for rows, match in found:
@@ -135,11 +135,11 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
             "part",
             "id_part",
         )
-        typer.echo(json.dumps({key: row.get(key) for key in keys} | _record(rows, match), indent=2))
+        say(json.dumps({key: row.get(key) for key in keys} | _record(rows, match), indent=2))
         return
-    typer.echo(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
+    say(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
     if match is None and against is not None:
-        typer.echo(f"{against} does not cover {row['task']} on {row['dataset']} with such a model")
+        say(f"{against} does not cover {row['task']} on {row['dataset']} with such a model")
     else:
         _show_match(match)
     _show_convention(row)
@@ -148,9 +148,9 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
 
 def _show_published(published: Sequence[Mapping[str, Any]]) -> None:
     if not published:
-        typer.echo("\nnothing is published of these numbers under the same convention")
+        say("\nnothing is published of these numbers under the same convention")
         return
-    typer.echo("\nPublished numbers that were measured alike\n")
+    say("\nPublished numbers that were measured alike\n")
     numbers = ("ours", "published", "difference")
     cells = [
         [one["metric"], one["slice"], *(f"{one[name]:.4f}" for name in numbers), one["source"], one["note"]]
@@ -161,25 +161,23 @@ def _show_published(published: Sequence[Mapping[str, Any]]) -> None:
 
 def _show_match(match: Match | None) -> None:
     if match is None:
-        typer.echo("no published protocol covers this task on this data set")
+        say("no published protocol covers this task on this data set")
         return
     protocol = match.protocol
-    typer.echo(
-        f"nearest protocol: {protocol.name} ({protocol.sha256[:12]}): {protocol.title}\n  {protocol.source}"
-    )
+    say(f"nearest protocol: {protocol.name} ({protocol.sha256[:12]}): {protocol.title}\n  {protocol.source}")
     if protocol.left_open:
-        typer.echo(f"  left open there: {protocol.left_open}")
+        say(f"  left open there: {protocol.left_open}")
     if not match.departures:
-        typer.echo("  followed in everything that it asks")
+        say("  followed in everything that it asks")
         return
-    typer.echo()
+    say()
     print_table(
         ["departs in", "published", "here"], [[d.aspect, d.published, d.ours] for d in match.departures]
     )
 
 
 def _show_convention(row: Row) -> None:
-    typer.echo("\nHow the numbers were made\n")
+    say("\nHow the numbers were made\n")
     pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
     from clipjax.completeness import in_words
 

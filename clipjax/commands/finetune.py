@@ -12,7 +12,7 @@ import typer
 
 from clipjax.buckets import place
 from clipjax.commands.options import WorkersOption, workers_asked
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
 
@@ -277,13 +277,13 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
                 raise
             failed.append(f"{job.recipe.name} of {job.model}")
             first = first or str(error)
-            typer.echo(f"  failed: {error}", err=True)
+            say(f"  failed: {error}", err=True)
             continue
         records.append(_record(job, runs, changes))
         if not as_json and jax.process_index() == 0:
             _show(job, runs, changes)
     if as_json and jax.process_index() == 0:
-        typer.echo(json.dumps(records, indent=2))
+        say(json.dumps(records, indent=2))
     if failed:
         raise DataError(
             f"{counted(len(failed), 'run')} of {len(jobs)} failed: {', '.join(failed)}; the first: {first}"
@@ -297,7 +297,7 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     from clipjax.finetune.suites import load_suite
 
     def announce(line: str) -> None:
-        typer.echo(line, err=True)
+        say(line, err=True)
 
     suite = None if asked.suite is None else load_suite(asked.suite)
     if suite is not None and asked.data_root is not None:
@@ -316,11 +316,11 @@ def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:
     for run in runs:
         chosen = (run.model.card.lineage or {}).get("chosen", {})
         found = "".join(f", {name} = {_rounded(value)}" for name, value in chosen.items())
-        typer.echo(f"{job.recipe.title}, seed {run.seed}: {run.folder / 'model'}{found}")
+        say(f"{job.recipe.title}, seed {run.seed}: {run.folder / 'model'}{found}")
     if changes:
-        typer.echo("")
+        say("")
         print_changes(changes)
-        typer.echo("")
+        say("")
 
 
 def _rounded(value: Any) -> str:
@@ -340,9 +340,7 @@ def print_changes(changes: Sequence[Any]) -> None:
     print_table(titles, rows, colours=[_COLOURS.get(change.verdict) for change in changes])
     seeds = max(len(change.after) for change in changes)
     if seeds > 1:
-        typer.echo(
-            f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones"
-        )
+        say(f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones")
 
 
 _COLOURS = {"lost": "red", "gained": "green"}
@@ -386,7 +384,7 @@ def _list_methods(as_json: bool) -> None:
             {"name": each.name, "title": each.title, "paper": each.paper, "options": dict(each.options)}
             for each in methods
         ]
-        typer.echo(json.dumps({"methods": record, "recipes": [each.to_dict() for each in recipes]}, indent=2))
+        say(json.dumps({"methods": record, "recipes": [each.to_dict() for each in recipes]}, indent=2))
         return
     rows = [
         [each.name, each.title, ", ".join(r.name for r in recipes if r.method == each.name)]

@@ -7,9 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import typer
-
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 
 
 def print_plan(data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], as_json: bool) -> None:
@@ -24,14 +22,14 @@ def print_plan(data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], as_jso
 
     plans = [plan(abstract_setup(abstract_model(model), recipe, data, settings)) for model, recipe in jobs]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(each) for each in plans], indent=2))
+        say(json.dumps([dataclasses.asdict(each) for each in plans], indent=2))
         return
     for each in plans:
         _print(each)
 
 
 def _print(plan: Any) -> None:
-    typer.echo(f"{plan.recipe} of {plan.model}: {plan.images:,} images of {plan.classes:,} classes")
+    say(f"{plan.recipe} of {plan.model}: {plan.images:,} images of {plan.classes:,} classes")
     rows = [
         ["parameters", f"{plan.params:,}"],
         ["trained", f"{plan.trained:,} ({plan.trained / max(plan.params, 1):.2%})"],
@@ -41,7 +39,7 @@ def _print(plan: Any) -> None:
         *([f"learning rate, step {step}", f"{rate:.3g}"] for step, rate in plan.rates.items()),
     ]
     print_table(["what", f"on each of {plan.devices} device{'' if plan.devices == 1 else 's'}"], rows)
-    typer.echo("")
+    say("")
 
 
 def _size(size: int | None) -> str:

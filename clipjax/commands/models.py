@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 
@@ -59,17 +59,17 @@ def models(
         _compile_ahead(ids, aot.split(","), as_json)
         return
     if name is not None:
-        typer.echo(json.dumps(model_card(name).to_dict(), indent=2))
+        say(json.dumps(model_card(name).to_dict(), indent=2))
         return
     rows = coverage.coverage(group)
     if as_json:
-        typer.echo(json.dumps(coverage.to_dict(rows), indent=2))
+        say(json.dumps(coverage.to_dict(rows), indent=2))
         return
     if as_markdown:
-        typer.echo(coverage.markdown("families" if by_family else "models", rows))
+        say(coverage.markdown("families" if by_family else "models", rows))
         return
     print_table(*(coverage.family_table if by_family else coverage.table)(rows))
-    typer.echo(f"\n{coverage.summary(rows)}")
+    say(f"\n{coverage.summary(rows)}")
 
 
 def convert(
@@ -115,7 +115,7 @@ def convert(
         larger = load_model(source, card=card, image_size=image_size)
         folder, written = larger.save(out or f"{larger.card.id}-{image_size}"), larger.card
     params = _count(Network(written.arch).abstract_params())
-    typer.echo(f"{folder}: {written.id} ({written.arch.name}), {params:.1f} M parameters")
+    say(f"{folder}: {written.id} ({written.arch.name}), {params:.1f} M parameters")
 
 
 def export(
@@ -139,10 +139,10 @@ def export(
     loaded = load_model(model)
     written = export_model(loaded, out)
     if not has_tower_alone(loaded):
-        typer.echo(str(written))
+        say(str(written))
         return
-    typer.echo(f"{written}: the image tower, visual.* of open_clip")
-    typer.echo(f"{head_file(written)}: the linear head, weight and bias, over features of unit norm")
+    say(f"{written}: the image tower, visual.* of open_clip")
+    say(f"{head_file(written)}: the linear head, weight and bias, over features of unit norm")
 
 
 def verify(
@@ -202,7 +202,7 @@ def verify(
 
     report = run(load_model(str(model), card=card) if card else str(model), against=against, golden=golden)
     text = report.to_json()
-    typer.echo(text)
+    say(text)
     if out is not None:
         _write(out, text + "\n")
     if not report.passed:
@@ -216,7 +216,7 @@ def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> Non
 
     swept = sweep(record, limit=limit)
     text = swept.to_json()
-    typer.echo(text)
+    say(text)
     if out is not None:
         _write(out, text + "\n")
     if swept.problems:
@@ -234,7 +234,7 @@ def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     rows = progress_through(aot_table(ids, chips), total, "compiling", "program")
     if as_json:
         for row in rows:
-            typer.echo(json.dumps(row.to_dict()))
+            say(json.dumps(row.to_dict()))
         return
     print_table(table_titles(), [table_cells(row) for row in rows])
 

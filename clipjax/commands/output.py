@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import typer
 
 from clipjax.errors import UsageError
+from clipjax.escaping import terminal, visible
+
+
+def say(text: object = "", *, err: bool = False, **style: Any) -> None:
+    """Print a line, or several, for a person: what a terminal would obey is shown instead.
+
+    Args:
+        err: to stderr.
+        style: as of `typer.secho`.
+    """
+    typer.secho(terminal(str(text)), err=err, **style)
 
 
 def refuse_beside(main: str, others: Mapping[str, object]) -> None:
@@ -33,7 +45,7 @@ def print_table(
 
     colours: of each row, on a terminal.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
     columns = list(zip(*cells)) if cells else [()] * len(titles)
     widths = [max(len(title), *map(len, column), 0) for title, column in zip(titles, columns)]
     right = [bool(column) and all(not cell or _is_number(cell) for cell in column) for column in columns]

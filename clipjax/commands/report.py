@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.output import say
 from clipjax.commands.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
 
@@ -78,4 +79,4 @@ def report(
     )
     written = write_report(rows, out, name or folder.resolve().name, choices)
     models, numbers = counted(written.models, "model"), counted(written.numbers, "number")
-    typer.echo(f"{out}: {written.megabytes:.1f} MB, {models}, {numbers}")
+    say(f"{out}: {written.megabytes:.1f} MB, {models}, {numbers}")

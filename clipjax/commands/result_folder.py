@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.output import say
 from clipjax.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def warn_left_out(found: ResultStore) -> None:
     if names := found.left_out():
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         listed = f"{', '.join(names[:5])}{more}"
-        typer.echo(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
+        say(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
 
 
 def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
@@ -103,9 +104,9 @@ def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
 def emit(text: str, out: Path | None) -> None:
     """Write a text to a file and say so, or print it."""
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
     from clipjax.writing import write_bytes
 
     write_bytes(out, text.encode())
-    typer.echo(str(out), err=True)
+    say(str(out), err=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipjax.commands import results_diff
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.result_folder import Folder, check_choice, emit, opened, selected, warn_left_out
 from clipjax.errors import DataError, UsageError, unknown_name
 
@@ -59,7 +59,7 @@ def list_rows(
     }
     for what, some in hidden.items():
         if some:
-            typer.echo(f"not shown: {what}", err=True)
+            say(f"not shown: {what}", err=True)
 
 
 @app.command("merge")
@@ -73,7 +73,7 @@ def merge(
 
     for folder in folders:
         warn_left_out(ResultStore(folder))
-    typer.echo(f"{out}: {merge_results(folders, out)} runs added")
+    say(f"{out}: {merge_results(folders, out)} runs added")
 
 
 @app.command("export")
@@ -122,9 +122,7 @@ def import_published(
         raise DataError(f"no model of {source}'s in {', '.join(map(str, files))} is registered")
     path = ResultStore(out).add(published_rows(found))
     models = {number.score.model: number.facts is None for number in found}
-    typer.echo(
-        f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered"
-    )
+    say(f"{path}: {len(found)} numbers of {len(models)} models, {sum(models.values())} of them registered")
 
 
 @app.command("curation")
@@ -164,7 +162,7 @@ def curation(
         return
     print_table(*(curation.listing(table) if rows else curation.wide(table)))
     if not rows:
-        typer.echo(f"\n{curation.NOTE}; --rows lists them", err=True)
+        say(f"\n{curation.NOTE}; --rows lists them", err=True)
 
 
 @app.command("plot")
@@ -200,4 +198,4 @@ def plot(
         known = ", ".join(sorted([*figures, "ood"]))
         raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")
     for file in files:
-        typer.echo(str(file))
+        say(str(file))

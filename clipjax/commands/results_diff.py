@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.result_folder import emit, opened
 from clipjax.errors import DataError, UsageError, counted, unknown_name
 
@@ -122,7 +122,7 @@ def _print(found: Differences, tolerance: float, limit: int | None) -> None:
     from clipjax.analysis.difference_tables import alone, changes, otherwise, summary
 
     for line in summary(found, tolerance):
-        typer.echo(line)
+        say(line)
     _section("", changes(found, tolerance, limit), len(found.beyond(tolerance)))
     _section("What was done otherwise", otherwise(found, limit), len(found.departures()))
     for side, rows in (("A", found.only_a), ("B", found.only_b)):
@@ -133,7 +133,7 @@ def _section(title: str, table: Table, of: int) -> None:
     titles, lines = table
     if not lines:
         return
-    typer.echo(f"\n{title}\n" if title else "")
+    say(f"\n{title}\n" if title else "")
     print_table(titles, lines)
     if len(lines) < of:
-        typer.echo(f"and {of - len(lines)} more: --limit 0 shows all")
+        say(f"and {of - len(lines)} more: --limit 0 shows all")

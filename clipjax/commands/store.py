@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipjax.buckets import place
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.errors import DataError, UsageError
 
 app = typer.Typer(
@@ -70,7 +70,7 @@ def gc(
     removed = Store(_existing(store, pixels)).gc(parse_size(budget), dry_run=dry_run)
     freed = sum(info.bytes for info in removed) / 1e6
     verb = "would remove" if dry_run else "removed"
-    typer.echo(f"{verb} {len(removed)} entries, {freed:.1f} MB")
+    say(f"{verb} {len(removed)} entries, {freed:.1f} MB")
 
 
 def _existing(store: Path | None, pixels: bool) -> Path:

@@ -12,7 +12,7 @@ import typer
 from clipjax import signals
 from clipjax.commands.evaluate import say_waiting
 from clipjax.commands.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
-from clipjax.commands.output import print_table, refuse_beside
+from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import DataError, UsageError, counted
 
@@ -155,7 +155,7 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
 
     def tell(line: str) -> None:
         if jax.process_index() == 0:
-            typer.echo(line, err=True)
+            say(line, err=True)
 
     def check_folders() -> None:
         ResultStore(settings.results).check_root(written=True)
@@ -172,17 +172,17 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
 
 
 def _show(report: Report, processes: int) -> None:
-    typer.echo(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
+    say(f"{counted(report.runs, 'run')} done now, {report.skipped} before", err=True)
     if processes > 1:
-        typer.echo(f"of the first of {processes} processes:", err=True)
+        say(f"of the first of {processes} processes:", err=True)
     say_waiting(report.stats)
     if report.compiles:
         rows = [[*program, count] for program, count in report.compiles.items()]
         print_table(["architecture", "tower", "size", "batch", "precision", "compiled"], rows)
     if report.failures:
-        typer.echo(f"\n{len(report.failures)} failed:")
+        say(f"\n{len(report.failures)} failed:")
         for failure in report.failures:
-            typer.echo(f"  {failure.what}: {failure.reason}")
+            say(f"  {failure.what}: {failure.reason}")
 
 
 def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: int) -> None:
@@ -191,9 +191,9 @@ def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards:
     found = preview(plan, items, settings, shards)
     for table in (found.models, found.recipes, *([found.shards] if shards > 1 else [])):
         print_table(table.header, table.rows)
-        typer.echo()
+        say()
     for line in found.lines:
-        typer.echo(line)
+        say(line)
 
 
 def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
@@ -204,15 +204,15 @@ def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders
 
     if folders:
         added = merge_results(folders, settings.results)
-        typer.echo(f"{counted(added, 'run')} copied to {settings.results}", err=True)
+        say(f"{counted(added, 'run')} copied to {settings.results}", err=True)
     ResultStore(settings.results).rows()  # names a run that is damaged, and has no results then
     left = lacking(plan, items, settings.results, settings.params)
     for item, reason in left:
-        typer.echo(f"{item}{': ' + reason if reason else ''}")
+        say(f"{item}{': ' + reason if reason else ''}")
     named = [missing.line for missing in plan.missing if missing.named]
     for line in named:
-        typer.echo(f"missing: {line}")
-    typer.echo(f"{len(items) - len(left)} of {counted(len(items), 'run')} have results", err=True)
+        say(f"missing: {line}")
+    say(f"{len(items) - len(left)} of {counted(len(items), 'run')} have results", err=True)
     if left or named:
         raise DataError(
             f"{counted(len(left), 'run')} and {counted(len(named), 'data set')} are missing from "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 
 if TYPE_CHECKING:
     from clipjax.tasks import Task
@@ -40,14 +40,14 @@ def tasks(
     if as_json:
         of_tasks = [_record(task) for task in found]
         of_collections = {name: dataclasses.asdict(each) for name, each in COLLECTIONS.items()}
-        typer.echo(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
+        say(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
         return
     rows = [[task.name, task.section, ", ".join(task.needs)] for task in found]
     print_table(["task", "section", "needs"], rows)
-    typer.echo()
+    say()
     rows = [[name, each.section, ", ".join(each.tasks)] for name, each in COLLECTIONS.items()]
     print_table(["collection", "section", "tasks"], [*rows, ["all", "", "every task"]])
-    typer.echo("\n`clipjax tasks NAME` shows the convention of a task")
+    say("\n`clipjax tasks NAME` shows the convention of a task")
 
 
 def _record(task: Task) -> dict[str, Any]:
@@ -61,16 +61,16 @@ def _plain(value: Any) -> Any:
 
 def _show(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(record, indent=2))
+        say(json.dumps(record, indent=2))
         return
     for key, value in record.items():
         if isinstance(value, dict):
-            typer.echo(f"{key}:")
+            say(f"{key}:")
             for what, words in value.items():
                 text = f"{what.replace('_', ' ')}: {_words(words)}"
-                typer.echo(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    "))
+                say(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent="    "))
         else:
-            typer.echo(f"{key}: {_words(value)}")
+            say(f"{key}: {_words(value)}")
 
 
 def _words(value: Any) -> str:

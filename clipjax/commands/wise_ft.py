@@ -12,7 +12,7 @@ import typer
 
 from clipjax.buckets import place
 from clipjax.commands.options import WorkersOption, workers_asked
-from clipjax.commands.output import print_table
+from clipjax.commands.output import print_table, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
 
@@ -88,7 +88,7 @@ def wise_ft(
         alpha = choice.best
         seen = {"validation": split.name, "validation_digest": split.manifest.digest}
         seen |= {"alphas": list(chosen), "alpha_accuracies": list(choice.tried)}
-        typer.echo(f"chosen on {split.name}: alpha {alpha:g}, accuracy {choice.accuracy:.4f}", err=True)
+        say(f"chosen on {split.name}: alpha {alpha:g}, accuracy {choice.accuracy:.4f}", err=True)
     else:
         alpha = chosen[0] if len(chosen) == 1 else 0.5
     rows: list[dict[str, Any]] = []
@@ -97,14 +97,14 @@ def wise_ft(
     _write(first, second, alpha, seen, out)
     drawn = _draw(rows, reference, alpha, out) if rows else []
     if as_json:
-        typer.echo(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
+        say(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
         return
     if rows and evaluate is not None:
         _show(rows, chosen, evaluate)
-        typer.echo("")
+        say("")
     if drawn:
-        typer.echo(f"figure: {', '.join(map(str, drawn))}")
-    typer.echo(f"alpha {alpha:g}: {out / 'model'}")
+        say(f"figure: {', '.join(map(str, drawn))}")
+    say(f"alpha {alpha:g}: {out / 'model'}")
 
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
@@ -174,10 +174,10 @@ def _sweep(
     found = load_suite(suite)
     settings = {"results": out / "results", "store": Store(store), "progress": False} | how
     for line in left_out(found, data_root):
-        typer.echo(line, err=True)
+        say(line, err=True)
     rows = []
     for model in sweep(first, second, alphas):
-        results = evaluate_suite(model, found, data_root, lambda line: typer.echo(line, err=True), **settings)
+        results = evaluate_suite(model, found, data_root, lambda line: say(line, err=True), **settings)
         rows += [row for result in results for row in found.shown(result.rows)]
     return rows
 
@@ -217,5 +217,5 @@ def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, o
         axis = reference or next(iter([*held_out, *names]), "")
         return moved(alpha_figure(rows, axis, working_copy(out) / "wise_ft", written=alpha), out)
     except DataError as error:
-        typer.echo(f"no figure: {error}", err=True)
+        say(f"no figure: {error}", err=True)
         return []

@@ -7,7 +7,6 @@ it. The weights are found and hashed for that, the images hashed, and neither is
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from clipjax.collection import Loaded
 from clipjax.digests import sha256_json
 from clipjax.embed import image_key
 from clipjax.embed.params import AUTO, placements
-from clipjax.errors import ClipjaxError, DataError
+from clipjax.errors import ClipjaxError
 from clipjax.evaluation import COMPARISON, hash_images
 from clipjax.models.network import known_precision
 from clipjax.results import ResultStore
@@ -47,13 +46,9 @@ class Done:
         for run_id in self._store.run_ids():
             if run_id not in self._read:
                 self._read.add(run_id)
-                self._note(self._store.root / run_id / "run.json")
+                self._note(self._store.shared(run_id).get("recipe"))
 
-    def _note(self, path: Path) -> None:
-        try:
-            recipe = json.loads(path.read_text(encoding="utf-8")).get("recipe")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}); delete {path.parent} or restore it") from None
+    def _note(self, recipe: Any) -> None:
         if isinstance(recipe, dict):  # imported rows have a recipe each, and none of ours
             key = _identity(recipe)
             self._skipped[key] = bool(recipe.get("skipped")) and self._skipped.get(key, True)

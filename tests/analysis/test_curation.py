@@ -33,7 +33,7 @@ from clipjax.data.cards import read_card
 from clipjax.errors import DataError, UsageError
 from clipjax.results import ResultStore, Row, new_run_id, validate_rows
 
-RUN = "20260101T000000.000000Z-00000000"
+RUN = "20240101T000000.000000Z-00000000"
 MODEL = "vit_b_16-dfn2b"
 HALF = 0.02
 
@@ -201,7 +201,7 @@ def test_models_are_chosen_and_ordered() -> None:
 
 def test_measured_whole_and_newest_rows_are_taken() -> None:
     term = columns()[5].terms[0]
-    newest = RUN.replace("2026", "2027")
+    newest = RUN.replace("2024", "2025")
     fields = [
         {"value": 0.1, "origin": "published"},
         {"value": 0.2, "precision": "fast"},
@@ -264,7 +264,7 @@ def test_different_numbers_are_never_mixed_up(
     title: str, first: dict[str, Any], second: dict[str, Any], named: str
 ) -> None:
     term = columns()[0].terms[3]
-    newest = RUN.replace("2026", "2027")
+    newest = RUN.replace("2024", "2025")
     rows = [row_of(term, 0.1, convention=first), row_of(term, 0.2, convention=second) | {"run_id": newest}]
     with pytest.raises(DataError) as error:
         curation_table(rows)
@@ -280,7 +280,7 @@ def test_different_numbers_are_never_mixed_up(
 
 def test_other_annotations_are_another_number() -> None:
     term = columns()[5].terms[0]
-    newest = RUN.replace("2026", "2027")
+    newest = RUN.replace("2024", "2025")
     rows = [
         row_of(term, 0.1, recipe={"annotations": "1" * 64}),
         row_of(term, 0.2, recipe={"annotations": "2" * 64}, convention={"annotations": "resnet50"})
@@ -295,7 +295,7 @@ def test_other_annotations_are_another_number() -> None:
 def test_a_sample_of_the_id_set_is_a_sample() -> None:
     term = columns()[5].terms[0]
     sample = {"id": "imagenet_val", "id_sample": {"limit": 10, "seed": 0, "of": 50000}}
-    newest = row_of(term, 0.3, convention=sample) | {"run_id": RUN.replace("2026", "2027")}
+    newest = row_of(term, 0.3, convention=sample) | {"run_id": RUN.replace("2024", "2025")}
     whole = row_of(term, 0.4, convention={"id": "imagenet_val"})
     assert wide(curation_table([newest, whole]))[1][0][6] == "0.4000"
     assert wide(curation_table([newest]))[1][0][6] == "0.3000* (10 of 50,000 in-distribution images)"

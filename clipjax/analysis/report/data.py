@@ -24,7 +24,7 @@ from clipjax.analysis.yours import YOURS, is_own
 from clipjax.completeness import in_words, is_whole
 from clipjax.references import sources
 from clipjax.result_tables import model_name
-from clipjax.results import Row
+from clipjax.results import Row, run_order
 
 # Parts that are left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")
@@ -188,7 +188,7 @@ def _way(row: Row, name: str) -> str | None:
 
 def _preferred(row: Row) -> tuple[Any, ...]:
     """The order of `cells_of`; prompts and precision are the column's."""
-    return is_whole(row), row["origin"] == "measured", row["run_id"]
+    return is_whole(row), row["origin"] == "measured", run_order(row["run_id"])
 
 
 def _is_headline(term: Term) -> bool:

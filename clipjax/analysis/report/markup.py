@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+from clipjax.escaping import xml
+
 
 class Html(str):
     """Text that is HTML already."""
@@ -15,7 +17,7 @@ def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
     `None` is left out. An attribute's name is written as Python can: `class_`, `data_value`.
     """
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(xml(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -25,4 +27,4 @@ def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
 def joined(*children: str | None) -> Html:
     """Texts and elements, one after another."""
     parts = (child for child in children if child is not None)
-    return Html("".join(part if isinstance(part, Html) else html.escape(part) for part in parts))
+    return Html("".join(part if isinstance(part, Html) else html.escape(xml(part)) for part in parts))

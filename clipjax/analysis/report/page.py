@@ -17,6 +17,7 @@ from typing import Any
 
 from clipjax.analysis.report.markup import Html, joined, tag
 from clipjax.analysis.report.sections import Section
+from clipjax.escaping import xml
 
 SCRIPTS = ("data", "marks", "scales", "details", "table", "chooser", "scatter", "sortable", "page")
 
@@ -29,13 +30,13 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
         sections: further ones, between the table and the explanations.
     """
     script = script_text()
-    name = html.escape(f"Results: {data['name']}")
+    name = html.escape(xml(f"Results: {data['name']}"))
     return Template(_part("page.html")).substitute(
         policy=html.escape(_policy(script)),
         title=name,
         style=_part("page.css"),
-        facts=html.escape(_facts(data)),
-        origin=html.escape(_origin(data)),
+        facts=html.escape(xml(_facts(data))),
+        origin=html.escape(xml(_origin(data))),
         links=joined(*(tag("a", each.title, href=f"#{_anchor(each.title)}") for each in sections)),
         sections=joined(*map(_section, sections)),
         reading=_part("reading.html"),
@@ -56,8 +57,18 @@ def embedded(data: Mapping[str, Any]) -> str:
     Of a column of cells or runs that says one thing throughout, that thing stands once, as {"every": it}.
     """
     data = {**data, **{name: _packed(data[name]) for name in ("cells", "runs")}}
+    data = {key: value if key in ("cells", "runs") else _visible(value) for key, value in data.items()}
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c")
+
+
+def _visible(value: Any) -> Any:
+    """The value with hidden characters of its texts shown; cells and runs refer to texts by number."""
+    if isinstance(value, str):
+        return xml(value)
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(one) for key, one in value.items()}
+    return [_visible(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _packed(columns: Mapping[str, list[Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from clipjax.analysis.named_points import SVG, XLINK
 from clipjax.analysis.report.markup import Html
+from clipjax.escaping import xml
 
 DIGITS = 2  # of a coordinate, in points: finer than a screen shows
 POINT = 4 / 3  # pixels
@@ -35,7 +36,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
         name: what its ids begin with; no other figure of the page may have it.
         title: what a screen reader says of it.
     """
-    root = ET.fromstring(svg)
+    root = ET.fromstring(xml(svg.decode()))  # matplotlib writes control characters as they are
     _strip(root)
     used = {found for each in root.iter() for value in each.attrib.values() for found in _references(value)}
     for each in root.iter():
@@ -45,7 +46,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
     root.attrib.clear()
     box = " ".join(f"{number:g}" for number in (left, top, width, height))
     root.attrib |= {"viewBox": box, "width": f"{width * POINT:.0f}", "role": "img"}
-    root.attrib |= {"aria-label": title, "style": ROOT_STYLE}
+    root.attrib |= {"aria-label": xml(title), "style": ROOT_STYLE}
     return Html(ET.tostring(root, encoding="unicode"))
 
 
