@@ -231,7 +231,7 @@ class _Watch:
         self.decided = error.exit_code
         self.ask(signal.SIGTERM, None)  # what follows has an end, too
         self._say(str(error))
-        for callback in _before_leaving:
+        for callback in (*_before_leaving, _end_multiprocessing):
             with contextlib.suppress(Exception):
                 callback()
         _exit(error.exit_code)
@@ -307,6 +307,12 @@ def _exit(code: int) -> NoReturn:
         _end_children()
     finally:
         os._exit(code)
+
+
+def _end_multiprocessing() -> None:
+    """Unlink the semaphores of worker processes, which would be reported as leaked."""
+    if (util := sys.modules.get("multiprocessing.util")) is not None:
+        util._run_finalizers(0)
 
 
 def _end_children() -> None:

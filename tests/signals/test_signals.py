@@ -373,3 +373,13 @@ time.sleep(100)
     while _runs(reference):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_semaphores_of_worker_processes_are_not_reported_as_leaked() -> None:
+    body = """
+import multiprocessing
+kept = multiprocessing.get_context("spawn").Semaphore()
+ready()
+time.sleep(60)
+"""
+    assert end(start(body, grace=60), signal.SIGTERM, within=1) == (75, "", TERM + "\n")
