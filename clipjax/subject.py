@@ -23,6 +23,7 @@ from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import is_packed
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.shards import sharded_reader
+from clipjax.data.walk import Walk, list_folder
 from clipjax.embed.params import REPLICATED
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads import classifier_head, logit_scale
@@ -359,21 +360,19 @@ def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
 
 def _folder_reader(path: Path) -> str:
     """Images in the folder itself, or in folders of their classes; both would silently lose the labels."""
-    stray = min((entry for entry in path.iterdir() if _is_image(entry)), default=None)
+    entries = sorted(list_folder(path))
+    stray = next(
+        (name for name, kind in entries if kind != "folder" and name.lower().endswith(IMAGE_EXTENSIONS)), None
+    )
     if stray is None:
         return "folder"
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    for folder in folders:
-        if any(map(_is_image, folder.rglob("*"))):
+    for folder in (name for name, kind in entries if kind == "folder"):
+        if next(Walk(path).files(IMAGE_EXTENSIONS, folder), None):
             raise UsageError(
-                f"{path} holds an image ({stray.name}) beside folders of images ({folder.name}): move one of "
+                f"{path} holds an image ({stray}) beside folders of images ({folder}): move one of "
                 "them away, or name a card, for class folders `--dataset folder`"
             )
     return "flat"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def _zeroshot_prompts(model: Any, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:

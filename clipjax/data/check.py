@@ -21,6 +21,7 @@ from clipjax.buckets import place
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.preprocess import PixelRecipe, open_image, resized_size
+from clipjax.data.walk import Listed, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
 from clipjax.reading import read_text
@@ -120,14 +121,13 @@ def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
         return
     known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
     unread = [ending for ending in UNREAD if ending not in known]
-    found = [
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(root)
-        for name in names
-        if os.path.splitext(name)[1].lower() in unread and not name.startswith(".")
-    ]
+    try:
+        found = list(Walk(root).files(unread))
+    except DataError as error:  # in a folder that the reader left out
+        yield str(error)
+        return
     if found:
-        first = os.path.relpath(min(found), root)
+        first = min(found)
         one = f"1 image is left out because of its ending, {first}: convert it"
         more = f"{len(found)} images are left out because of their ending, the first is {first}: convert them"
         yield more if len(found) > 1 else one
@@ -181,19 +181,19 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
 
 
 def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
-    entries = _entries(root)
-    loose = sum(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries)
-    if loose and not any(entry.is_dir() for entry in entries):
+    entries = _listed(root)
+    loose = sum(os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS for name, _ in entries)
+    if loose and not any(kind == "folder" for _, kind in entries):
         lie = counted(loose, "image lies", "images lie")
         yield f"its {lie} there without class folders: sort into one folder a class"
-    if any(entry.name == "__MACOSX" for entry in entries):
+    if any(name == "__MACOSX" for name, _ in entries):
         yield f"remove {root / '__MACOSX'}, which a Mac's archiver leaves"
-    if card.options.get("folder_is_index") and any(entry.name.startswith("n0") for entry in entries):
+    if card.options.get("folder_is_index") and any(name.startswith("n0") for name, _ in entries):
         yield "its folders are synsets, where the published ones are class numbers: take the original archive"
 
 
 def _archives(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder) if entry.name.lower().endswith(ARCHIVES)]
+    return [folder / name for name, _ in _listed(folder) if name.lower().endswith(ARCHIVES)]
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
@@ -232,14 +232,14 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    return islice((entry for entry in _entries(root) if entry.is_dir()), NEARBY)
+    return islice((root / name for name, kind in _listed(root) if kind == "folder"), NEARBY)
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, hidden names left out; nothing where it cannot be read: the reader says so."""
+def _listed(folder: Path) -> list[Listed]:
+    """What lies in a folder, sorted; nothing where it cannot be read: the reader has named it."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError:
+        return sorted(list_folder(folder))
+    except DataError:
         return []
 
 

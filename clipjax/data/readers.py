@@ -27,6 +27,7 @@ from clipjax.data.label_values import Names, number_labels
 from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest, Progress, missing_files
 from clipjax.data.packed import read_packed
 from clipjax.data.vid_robust import read_vid_robust
+from clipjax.data.walk import Walk, folders_in
 from clipjax.data.webdataset import read_webdataset
 from clipjax.errors import DataError
 from clipjax.reading import read_text
@@ -43,6 +44,8 @@ def read_folder(
 ) -> Manifest:
     """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside the folders are ignored.
 
+    A class folder may be a link; no folder may be reached twice (`clipjax.data.walk`).
+
     Args:
         root: the folder of class folders.
         label_names: folder names in label order; every one must be there and no other. Without them the
@@ -54,9 +57,10 @@ def read_folder(
             the value.
 
     Raises:
-        DataError: class folders that are missing, unexpected, empty or unreadable (named), no image at all.
+        DataError: class folders that are missing, unexpected, empty or unreadable (named), no image at all,
+            links in a circle.
     """
-    found = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+    found = folders_in(root)
     if not found:
         hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
         raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
@@ -70,11 +74,11 @@ def read_folder(
         spelled = {name: name for name in found}
     _same_folders(root, folders, spelled, ignore_unknown=ignore_unknown, allow_missing=allow_missing)
 
-    labelled = []
+    labelled, walk = [], Walk(root)
     for label, name in enumerate(folders):
         if name not in spelled:
             continue
-        images = list(_images(root / spelled[name], f"{spelled[name]}/"))
+        images = list(walk.files(IMAGE_EXTENSIONS, spelled[name]))
         if not images:
             raise DataError(f"the class folder {root / spelled[name]} holds no images")
         labelled += [(image, label) for image in images]
@@ -103,7 +107,7 @@ def read_flat(
         extensions: what images may end in beside the usual, e.g. ".gif" (whose first frame is the image).
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
-    ids = tuple(sorted(_images(root, "", known)))
+    ids = tuple(sorted(Walk(root).files(known)))
     if not ids:
         raise DataError(f"{root} holds no images ({', '.join(known)})")
     names = None if label_names is None else tuple(label_names)
@@ -246,27 +250,6 @@ READERS: dict[str, Callable[..., Manifest]] = {
 }
 
 
-def _entries(folder: epath.Path) -> list[epath.Path]:
-    """What lies in a folder, hidden names (also macOS's "._" copies of images) left out."""
-    if not folder.exists():
-        raise DataError(f"{folder} does not exist; give the folder that holds the data set")
-    if not folder.is_dir():
-        raise DataError(f"{folder} is a file, not a folder of images")
-    try:
-        return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from None
-
-
-def _images(folder: epath.Path, prefix: str, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> Iterator[str]:
-    """Image files below a folder as posix paths that start with `prefix`."""
-    for entry in _entries(folder):
-        if entry.suffix.lower() in extensions:
-            yield prefix + entry.name
-        elif entry.is_dir():
-            yield from _images(entry, f"{prefix}{entry.name}/", extensions)
-
-
 def _same_folders(
     root: epath.Path,
     expected: Sequence[str],
@@ -295,7 +278,7 @@ def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str
     """A hint where (most of) the class folders lie one folder deeper, as archives like to unpack."""
     fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
-        inside = {entry.name for entry in _entries(root / name) if entry.is_dir()}
+        inside = set(folders_in(root / name))
         if known := len(inside & expected):
             fits.setdefault((known, -len(inside - expected)), []).append(name)
     if not fits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import tensorflow_datasets as tfds
@@ -61,14 +62,14 @@ def test_the_folder_that_holds_most_classes_is_named(tmp_path):
 
 
 def test_an_unreadable_class_folder_is_named(root, monkeypatch):
-    listing = type(root).iterdir
+    listing = os.scandir
 
-    def iterdir(folder):
-        if folder.name == "n02":
+    def scandir(folder):
+        if os.path.basename(folder) == "n02":
             raise PermissionError(13, "Permission denied")
         return listing(folder)
 
-    monkeypatch.setattr(type(root), "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"/n02 cannot be read \(Permission denied\)"):
         read_folder(root)
 
