@@ -39,6 +39,7 @@ from clipjax.checkpoint import (
 )
 from clipjax.digests import cache_dir, sha256_bytes, sha256_files, sha256_json
 from clipjax.errors import DataError
+from clipjax.writing import restore_folder
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -204,6 +205,8 @@ def _load_base(folder: Path, base: Mapping[str, Any], mesh: Mesh | None, rules: 
     source, card = base.get("source"), base.get("card")
     if source is None:
         places = [folder / str(base.get("path")), *_remembered_base(base)]
+        for place in places:
+            restore_folder(place)
         source = next((place for place in places if place.exists()), None)
     if source is None:
         raise DataError(

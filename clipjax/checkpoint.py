@@ -16,9 +16,7 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from clipjax.digests import sha256_bytes, sha256_files
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace, load_labels
 from clipjax.uploaded import forget, is_unfinished, publish, working_copy
-from clipjax.writing import flush, flush_folder, write_safetensors, write_tensors, writing
+from clipjax.writing import flush, whole_folder, write_safetensors, write_tensors, writing
 
 if TYPE_CHECKING:
     from clipjax.model import Model
@@ -267,18 +265,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         publish(write_folder(working_copy(folder), fill), folder, CARD)
         forget(folder)
         return folder
-    with writing(folder):
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-        try:
-            temporary.chmod(0o755)
-            text = json.dumps(fill(temporary), indent=2, ensure_ascii=False)
-            with (temporary / CARD).open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                flush(file.fileno(), file.flush)
-            _replace_folder(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with writing(folder), whole_folder(folder) as draft:
+        text = json.dumps(fill(draft), indent=2, ensure_ascii=False)
+        with (draft / CARD).open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            flush(file.fileno(), file.flush)
     return folder
 
 
@@ -367,20 +358,3 @@ def _refuse_damaged(model: Model) -> None:
 def _as(leaf: Any, dtype: str | None) -> np.ndarray:
     """A leaf on the host; the cast back to a narrower source is exact while the values are the source's."""
     return np.asarray(leaf) if dtype is None else np.asarray(leaf).astype(np.dtype(dtype), copy=False)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; what was there before is put aside first and back if that fails."""
-    flush_folder(new)
-    aside = new.with_name(new.name + ".old")
-    replaced = is_checkpoint(folder)
-    if replaced:
-        os.rename(folder, aside)
-    try:
-        os.rename(new, folder)  # an empty folder is replaced
-    except OSError:
-        if replaced:
-            os.rename(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-    flush_folder(folder.absolute().parent)

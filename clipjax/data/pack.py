@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from etils import epath
+
 from clipjax.buckets import BucketError, BucketPath, place
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.packed import FORMAT, KINDS, MANIFEST, OR_ANEW, is_packed, read_packed, read_record
 from clipjax.data.webdataset import CLASSES, split_name, walk_tar
 from clipjax.digests import sha256_bytes, sha256_json, version_of
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.files import LocalFiles
 from clipjax.writing import whole_file
 
 PLAN = "packing.json"  # in a folder that is not finished
@@ -176,8 +179,8 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
             raise DataError(
                 f"{folder} holds the begun packing of something else; remove it, or choose another"
             )
-        for left in folder.glob(".*.tmp"):  # of a run that was killed
-            left.unlink()
+        if not isinstance(folder, BucketPath):
+            LocalFiles().clean(epath.Path(folder))
     elif folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; choose a new folder")
     else:
