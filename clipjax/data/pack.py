@@ -23,7 +23,7 @@ from etils import epath
 
 from clipjax.buckets import BucketError, BucketPath, place
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
-from clipjax.data.packed import FORMAT, KINDS, MANIFEST, OR_ANEW, is_packed, read_packed, read_record
+from clipjax.data.packed import DIGEST, FORMAT, KINDS, MANIFEST, OR_ANEW, is_packed, read_packed, read_record
 from clipjax.data.webdataset import CLASSES, split_name, walk_tar
 from clipjax.digests import sha256_bytes, sha256_json, version_of
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -208,6 +208,7 @@ def _finish(
     names, record = manifest.label_names, _record(manifest, kind, digests) | {"shards": shards}
     if names is not None and all(name.strip() and name.splitlines() == [name] for name in names):
         _replace(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
+    record[DIGEST] = sha256_json(record)
     _replace(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
     (folder / PLAN).unlink(missing_ok=True)
 

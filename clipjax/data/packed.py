@@ -4,17 +4,18 @@
 
 The manifest has the ids in order, the SHA-256 of every image, labels, class names and columns: a packed data
 set has the digest of the one that it was made of, whatever its reader was, and any card of that one reads it.
+`digest` is the SHA-256 of the record itself, and the shards that it names lie in its own folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import logging
 import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,14 @@ from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
-from clipjax.digests import Version, version_of
+from clipjax.digests import Version, sha256_json, version_of
 from clipjax.errors import DataError, counted
-from clipjax.reading import read_text
+from clipjax.reading import parse_json, read_text
 
 MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"
+DIGEST = "digest"
+_LOG = logging.getLogger(__name__)
 _BEGIN = f'{{"format": "{FORMAT}"'.encode()
 _KEYS = {"format", "kind", "name", "label_names", "shards", "ids", "sha256", "labels", "columns"}
 OR_ANEW = ", or remove the folder and pack the data set again"
@@ -80,28 +83,67 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What manifest.json says. Raises DataError where it is missing or damaged."""
+    """What manifest.json says, without its digest. Raises DataError where it is missing or damaged."""
     path = folder / MANIFEST
     text = read_text(path)
     try:
-        record = json.loads(text)
+        record = parse_json(text, path)
+    except DataError as error:
+        raise _damaged(path, str(error).removeprefix(f"{path} ")) from None
+    digest = record.pop(DIGEST, None)
+    if digest is None:
+        _note_no_digest(str(path))
+    elif digest != sha256_json(record):
+        raise _damaged(path, f"its SHA-256 is not that in its {DIGEST!r}")
+    try:
         lengths = {len(record[key]) for key in ("ids", "sha256")}
         lengths |= {sum(shard["images"] for shard in record["shards"])}
         if record["format"] != FORMAT or record.keys() != _KEYS or len(lengths) != 1:
             raise ValueError("its keys or lengths do not fit")
         if record["kind"] not in KINDS:
             raise ValueError(f"unknown kind {record['kind']!r}")
+        for shard in record["shards"]:
+            if [type(shard[key]) for key in ("file", "images", "bytes")] != [str, int, int]:
+                raise TypeError("a shard is not a file with its number of images and bytes")
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); copy it again{OR_ANEW}") from None
+        raise _damaged(path, str(error)) from None
     return record
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is damaged ({why}); copy it again{OR_ANEW}")
+
+
+@functools.lru_cache(maxsize=256)
+def _note_no_digest(path: str) -> None:
+    """Said once of each manifest."""
+    _LOG.warning(
+        "%s has no SHA-256 of its own: whether ids, labels or columns were changed is not known (pack the "
+        "data set into a new folder to have one)",
+        path,
+    )
 
 
 def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
     path = folder / shard["file"]
+    _refuse_outside(folder, path, shard["file"])
     if not path.is_file():
         raise DataError(f"{path} does not exist, and {MANIFEST} names it: copy it{_OR_MEND}")
     if (size := version_of(path)[0]) != shard["bytes"]:
         raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again{_OR_MEND}")
+
+
+def _refuse_outside(folder: Path, path: Path, name: str) -> None:
+    """A manifest from elsewhere may not have files read that are not the data set's."""
+    parts = PurePosixPath(name)
+    outside = parts.is_absolute() or ".." in parts.parts or not parts.parts
+    if not outside and not isinstance(path, BucketPath):
+        outside = not path.resolve().is_relative_to(folder.resolve())
+    if outside:
+        raise DataError(
+            f"{folder / MANIFEST} names the shard {name!r}, which is outside of its folder: copy the shard "
+            "into the folder"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _images import MemoryOpener, memory_manifest, png, write_images
@@ -28,7 +30,7 @@ from clipjax.data.cards import load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import PLAN, pack
-from clipjax.data.packed import KINDS, MANIFEST, is_packed, read_packed
+from clipjax.data.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
 from clipjax.data.readers import read_folder, read_manifest_file
 from clipjax.data.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError
@@ -303,10 +305,63 @@ def test_damage_to_what_was_packed_is_named(tmp_path: Path, folder: Manifest, ki
         manifest.write_text(wrong)
         with pytest.raises(DataError, match=r"manifest\.json is damaged"):
             read(out)
-    record = json.loads(text)
+    record = without_digest(json.loads(text))
     record["shards"][0]["images"], record["shards"][1]["images"] = 3, 5
     manifest.write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"00000\.\w+ holds 4 images, manifest\.json says 3"):
+        read(out)
+
+
+def without_digest(record: dict[str, Any]) -> dict[str, Any]:
+    """As clipjax wrote manifests before they had a digest of their own."""
+    return {name: value for name, value in record.items() if name != DIGEST}
+
+
+@pytest.mark.parametrize("key", ["ids", "labels", "label_names", "columns", "sha256", "name", DIGEST])
+def test_a_changed_manifest_is_refused(key: str, tmp_path: Path, folder: Manifest) -> None:
+    out = tmp_path / "out"
+    columns = {"factor": [str(i) for i in range(len(folder))]}
+    pack(dataclasses.replace(folder, columns=columns), out, "webdataset", images_per_shard=4)
+    record = json.loads((out / MANIFEST).read_text())
+    value = record["columns"]["factor"] if key == "columns" else record[key]
+    if isinstance(value, list):
+        value[0], value[-1] = value[-1], value[0]
+    else:
+        record[key] = f"{value}0"
+    (out / MANIFEST).write_text(json.dumps(record, ensure_ascii=False))
+    with pytest.raises(
+        DataError, match=r"manifest\.json is damaged \(its SHA-256 is not that in its 'digest'"
+    ):
+        read(out)
+
+
+def test_a_manifest_without_a_digest_is_read_with_one_note(
+    tmp_path: Path, folder: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    pack(folder, out, "webdataset", images_per_shard=4)
+    record = json.loads((out / MANIFEST).read_text())
+    (out / MANIFEST).write_text(json.dumps(without_digest(record)))
+    assert read(out).digest == read(out).digest == folder.digest
+    [note] = [each.getMessage() for each in caplog.records]
+    assert note.startswith(f"{out / MANIFEST} has no SHA-256 of its own")
+
+
+@pytest.mark.parametrize("where", ["absolute", "../other/00000.tar", "a link"])
+def test_a_manifest_names_no_shard_outside_of_its_folder(
+    where: str, tmp_path: Path, folder: Manifest
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    pack(folder, out, "webdataset", images_per_shard=4)
+    other.mkdir()
+    (out / "00000.tar").rename(other / "00000.tar")
+    record = without_digest(json.loads((out / MANIFEST).read_text()))
+    name = {"absolute": str(other / "00000.tar"), "a link": "00000.tar"}.get(where, where)
+    if where == "a link":
+        (out / "00000.tar").symlink_to(other / "00000.tar")
+    record["shards"][0]["file"] = name
+    (out / MANIFEST).write_text(json.dumps(record))
+    with pytest.raises(DataError, match=f"names the shard '{name}', which is outside of its folder"):
         read(out)
 
 
@@ -338,7 +393,7 @@ def test_what_packing_again_does_not_mend(tmp_path: Path, folder: Manifest, kind
     """A damaged manifest.json does not say whose folder it is; other images are another data set."""
     out = tmp_path / "out"
     pack(folder, out, kind, images_per_shard=5)
-    manifest, record = out / MANIFEST, json.loads((out / MANIFEST).read_text())
+    manifest, record = out / MANIFEST, without_digest(json.loads((out / MANIFEST).read_text()))
     if damage == "counts":
         record["shards"][0]["images"], record["shards"][1]["images"] = 4, 6
         message = "packed already, 4 images a shard, not 5"
