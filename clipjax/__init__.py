@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from clipjax.evaluation import evaluate as evaluate
     from clipjax.load import load_model as load_model
     from clipjax.model import Model as Model
+    from clipjax.wrapped import wrap as wrap
 
 __version__ = "0.1.0"
 
-_HOMES = {"load_model": "clipjax.load", "Model": "clipjax.model", "evaluate": "clipjax.evaluation"}
+_HOMES = {
+    "load_model": "clipjax.load",
+    "Model": "clipjax.model",
+    "evaluate": "clipjax.evaluation",
+    "wrap": "clipjax.wrapped",
+}
 
-__all__ = ["Model", "__version__", "evaluate", "load_model"]
+__all__ = ["Model", "__version__", "evaluate", "load_model", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,7 @@ BASE = "base"
 _METADATA = {"format": "clipjax adapter"}
 # What a card of an adapted model has of its own; everything else is its base's. What is seen of the base's
 # files as they are loaded may come and go.
-_OWN = ("id", "facts", "lineage")
+_OWN = ("id", "facts", "facts_origin", "facts_of", "lineage")
 _SEEN = ("source", "tokenizer", "unknown")
 
 
@@ -221,6 +221,7 @@ def _load_base(folder: Path, base: Mapping[str, Any], mesh: Mesh | None, rules: 
         file=base.get("file"),
         image_size=base.get("image_size"),
         position_rule=base.get("position_rule"),
+        **{name: base.get(name) for name in ("name", "facts_of", "facts")},
         mesh=mesh,
         rules=rules,
     )

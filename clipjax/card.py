@@ -21,9 +21,11 @@ from clipjax.data.preprocess import PixelRecipe
 from clipjax.data.tokenizers import TokenizerSpec, vocab_size
 from clipjax.digests import Version, sha256_files, sha256_json, version_of
 from clipjax.errors import DataError, UsageError
+from clipjax.facts import ORIGINS, REGISTRY
 from clipjax.labels import LabelSpace, load_labels
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
+from clipjax.pins import row_of_old_card
 
 CARD_VERSION = 1
 LABELS = "labels.csv"
@@ -167,6 +169,8 @@ class Card:
         normalize_features: of a classifier: its head reads features of unit norm (a CLIP fine-tuned by
             cross-entropy).
         lineage: how our own training made it: method, recipe, data, and the model that it started from.
+        facts_origin: "registry", "stated", "unknown" or None, as `clipjax.facts` says.
+        facts_of: the registered model whose facts these are; None where there is none.
         label_space: the classes in `LABELS`; None where they have a name in configs/labels.
 
     Raises:
@@ -186,6 +190,8 @@ class Card:
     resized: Resized | None = None
     normalize_features: bool = False
     lineage: Mapping[str, Any] | None = None
+    facts_origin: str | None = None
+    facts_of: str | None = None
     weights: Weights | None = field(default=None, compare=False, repr=False)
     label_space: LabelSpace | None = field(default=None, compare=False, repr=False)
 
@@ -263,6 +269,8 @@ class Card:
             "classes": self.classes,
             "resized": dataclasses.asdict(self.resized) if self.resized else None,
             "facts": dict(self.facts),
+            "facts_origin": self.facts_origin,
+            "facts_of": self.facts_of,
             "unknown": dict(self.unknown),
             "normalize_features": self.normalize_features,
             "lineage": None if self.lineage is None else dict(self.lineage),
@@ -283,6 +291,9 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     """
     # What cards had no word for at first.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}
+    if "facts_origin" not in record:
+        row = _row_of_old_card(record)
+        record |= {"facts_origin": row and REGISTRY, "facts_of": row}
     version = record.pop("card_version", None)
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
@@ -303,9 +314,21 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
         "tokenizer": None if tokenizer is None else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
         "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
     }
+    if record["facts_origin"] not in (*ORIGINS, None):
+        raise DataError(
+            f"{where}: facts_origin is {record['facts_origin']!r}, should be {', '.join(ORIGINS)} or null"
+        )
     if problem := _tokenizer_problem(parts["tokenizer"], parts["arch"]):
         raise DataError(f"{where}: {problem}")
     return Card(**{**record, **parts})
+
+
+def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
+    """The registered model that a card of before `facts_origin` is known to be; fine-tuned ones are none."""
+    card, source = record.get("id"), record.get("source")
+    if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
+        return None
+    return row_of_old_card(card, source)
 
 
 def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:

@@ -64,7 +64,7 @@ class Place:
     Attributes:
         source: an absolute path, a registered id or a hub repository.
         card: a registered id, or the record of a card; None where none was given.
-        file, image_size, position_rule: as they were given.
+        file, image_size, position_rule, name, facts_of, facts: as they were given.
     """
 
     source: str
@@ -72,6 +72,9 @@ class Place:
     file: str | None = None
     image_size: int | None = None
     position_rule: str | None = None
+    name: str | None = None
+    facts_of: str | None = None
+    facts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

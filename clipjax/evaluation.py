@@ -75,8 +75,7 @@ def evaluate(
     """Run one task.
 
     Args:
-        model: what `load_model` takes or returns, or any object with a card and `encode_image` (and
-            `encode_text`).
+        model: what `load_model` takes or returns, or `clipjax.wrap` makes of your functions.
         task: name of a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
         root: where the data lies. Without a card: a folder of class folders, a folder that holds images
@@ -125,6 +124,11 @@ def evaluate(
         from clipjax.load import load_model
 
         model = load_model(model)
+    if not hasattr(model, "card"):
+        raise UsageError(
+            f"the model is a {type(model).__name__} without a card: make a model of your functions with "
+            "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
+        )
     asked = Request(
         dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples, decode
     )

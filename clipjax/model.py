@@ -6,8 +6,7 @@
     t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
     model.card.logit_scale * z @ t.T                # the logits
 
-`clipjax.evaluate` takes any object with `card` and `encode_image` (and `encode_text`, for zero-shot tasks):
-this class is one of them.
+`clipjax.evaluate` takes such a model, or one that `clipjax.wrap` makes of your own functions.
 """
 
 from __future__ import annotations
@@ -133,7 +132,10 @@ class Model:
         if not self.tokenizer_files:
             from clipjax.load import find_tokenizer_files
 
-            self.tokenizer_files = find_tokenizer_files(spec, repo=self.card.source.repo, download=True)
+            source = self.card.source
+            self.tokenizer_files = find_tokenizer_files(
+                spec, repo=source.repo, revision=source.revision, download=True
+            )
         tokenizer = load_tokenizer(spec, self.tokenizer_files)
         if spec.sha256 is None:
             self.card = self.card.with_tokenizer_files(str(tokenizer.sha256))

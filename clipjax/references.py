@@ -129,8 +129,15 @@ def references(row: Row) -> list[dict[str, Any]] | None:
     """The field `reference` of a result row: what is published of its number; None if nothing is."""
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
-    known = lookup(*(row[name] for name in ("model", "task", "dataset", "metric", "slice", "convention")))
+    rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
+    known = lookup(published_model(row), *rest)
     return compare(row["value"], known, in_words(row)) or None
+
+
+def published_model(row: Row) -> str:
+    """The model whose published numbers stand beside a row: that of its facts, where it is not fine-tuned."""
+    facts = row["model_facts"]
+    return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
 def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:

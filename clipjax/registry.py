@@ -17,6 +17,7 @@ from clipjax.config import config_dir
 from clipjax.data.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
+from clipjax.facts import FACTS, REGISTRY
 from clipjax.models.arch import Arch, load_arch
 from clipjax.reading import read_toml
 from clipjax.registry_rows import model_ids, registry, unknown_model, why_unknown
@@ -28,28 +29,14 @@ __all__ = [
     "id_of_repo",
     "model_card",
     "model_ids",
+    "pinned_revision",
+    "refuse_wrong_activation",
     "registry",
     "subjects",
     "unknown_model",
     "why_unknown",
 ]
 
-_FACTS = {
-    "group": str,
-    "arch_kind": str,
-    "objective": str,
-    "train_source": str,
-    "train_size_m": float,
-    "samples_seen_m": float,
-    "data_filter": str,
-    "train_crop_scale": str,
-    "fine_tune": str,
-    "parent": str,
-    "resolution_pair": str,
-    "params_m": float,
-    "licence": str,
-    "certain": int,
-}
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 
@@ -101,6 +88,11 @@ def id_of_repo(repo: str) -> str | None:
     return ids[0] if len(ids) == 1 else None
 
 
+def pinned_revision(model_id: str) -> str | None:
+    """The commit of a registered model's hub repository that its weights are taken from; None: the newest."""
+    return registry()[model_id]["hub_revision"] or None
+
+
 @functools.cache
 def model_card(model_id: str) -> Card:
     """The card of a registered model, before its weights have been seen.
@@ -118,7 +110,7 @@ def model_card(model_id: str) -> Card:
     if arch.text is not None:
         unknown["logit_scale"] = _FROM_WEIGHTS
         unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
-    facts = {name: _value(row, name, kind, unknown) for name, kind in _FACTS.items()}
+    facts = {name: _value(row, name, kind, unknown) for name, kind in FACTS.items()}
     return Card(
         id=model_id,
         arch=arch,
@@ -135,9 +127,38 @@ def model_card(model_id: str) -> Card:
         logit_scale=None,
         logit_bias=None,
         facts={**facts, "notes": row["notes"] or None},
+        facts_origin=REGISTRY,
+        facts_of=model_id,
         unknown=unknown,
         classes=_classes(row, unknown),
     )
+
+
+def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
+    """A tag of open_clip was trained with one activation: an architecture with the other is a mistake.
+
+    open_clip itself only warns, and computes something else (see `-quickgelu` in configs/models.csv).
+
+    Raises:
+        DataError: it names `where`, or the card.
+    """
+    tag, name = card.source.tag, (card.source.arch or "").removesuffix("-quickgelu")
+    if card.source.library != "open_clip" or tag is None:
+        return
+    for row in registry().values():
+        if (row["tag"], row["library_arch"].removesuffix("-quickgelu")) != (tag, name):
+            continue
+        known = load_arch(row["arch"])
+        for tower in ("vision", "text"):
+            if getattr(card.arch, tower) is None:
+                continue  # a classifier made of the image tower
+            given, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
+            if given != right:
+                raise DataError(
+                    f"{where or card.id}: the tag {tag!r} of {card.source.arch} was trained with activation "
+                    f"{right!r}, but the card's {tower} tower has {given!r}: use the architecture "
+                    f"{row['arch']}, as that of {row['id']}"
+                )
 
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

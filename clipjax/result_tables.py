@@ -11,6 +11,7 @@ from typing import Any
 from clipjax.completeness import in_words, is_whole
 from clipjax.errors import UsageError
 from clipjax.escaping import csv_cell, markdown, tex_row
+from clipjax.facts import origin_in_words
 from clipjax.results import Row, row_schema
 
 FORMATS = ("csv", "markdown", "latex")
@@ -75,7 +76,7 @@ def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
 
 def _note(row: Row) -> str:
     skipped = f"{row['skipped']} unreadable images skipped" if row["skipped"] else ""
-    return "; ".join(filter(None, [row["note"], skipped]))
+    return "; ".join(filter(None, [row["note"], skipped, origin_in_words(row["model_facts"])]))
 
 
 def export_rows(rows: Sequence[Row], form: str) -> str:

@@ -318,7 +318,15 @@ def model_facts(card: Any) -> dict[str, Any]:
         "image_size": card.preprocess.image_size,
         **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
         **({"lineage": lineage} if lineage else {}),
+        **facts_origin(card),
     }
+
+
+def facts_origin(card: Any) -> dict[str, Any]:
+    """`facts_origin` and `facts_of` of a card (`clipjax.facts`); empty where it has no origin."""
+    if (origin := getattr(card, "facts_origin", None)) is None:
+        return {}
+    return {"facts_origin": origin, "facts_of": card.facts_of}
 
 
 def images_table(columns: Mapping[str, Any]) -> pa.Table:

@@ -3,20 +3,21 @@
     found = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     found.path, found.revision
 
-Downloads and their cache are huggingface_hub's; with HF_HUB_OFFLINE=1 only its cache is looked at.
+Downloads and their cache are huggingface_hub's; with HF_HUB_OFFLINE=1 only its cache is looked at. All files
+of a model are of one commit of its repository: the one that its weights were found in.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.errors import DataError
-from clipjax.reading import exists, is_dir
+from clipjax.reading import exists, is_dir, is_file, read_text
 from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration that stands beside weights; `converters.foreign` reads them.
@@ -31,7 +32,7 @@ class Resolved:
     Attributes:
         path: the weights' file, or a folder that holds them.
         folder: where configuration beside the weights lies.
-        repo, file, revision: hub repository, file in it and its commit; None for a local path.
+        repo, file, revision: hub repository, file in it and its commit; None outside the hub's cache.
     """
 
     path: Path
@@ -54,12 +55,16 @@ def only_cached() -> Iterator[None]:
         _cached.reset(token)
 
 
-def resolve_source(src: str | Path, filename: str | None = None) -> Resolved:
+def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
     """The files of a checkpoint: a path that exists, else a hub id `org/name`.
+
+    A path in the hub's cache is a file or folder of its repository.
 
     Args:
         src: a file, a folder, or a hub repository.
         filename: the weights' file in the repository or folder; by default the first of `WEIGHT_NAMES`.
+        revision: commit of the repository; by default that of its main branch, and from the cache alone that
+            of the snapshot with most of the files.
 
     Raises:
         DataError: there is neither, or the hub (offline: its cache) does not have it; says what to do.
@@ -69,22 +74,26 @@ def resolve_source(src: str | Path, filename: str | None = None) -> Resolved:
         path = path / filename if filename else path
         if not exists(path):
             raise DataError(f"{path} does not exist")
-        return Resolved(path, path if is_dir(path) else path.parent)
+        return Resolved(path, path if is_dir(path) else path.parent, *_place_in_cache(path))
     if re.match(r"https?://", str(src)):
         raise DataError(f"{src} is an address: download the file and give its path")
     if not _REPO.fullmatch(str(src)):
         raise DataError(f"{src} is neither a file or folder here nor a hub repository (org/name)")
-    return _from_hub(str(src), filename)
+    return _from_hub(str(src), filename, revision)
 
 
 def found_files(
-    repos: Iterable[str], sets: Sequence[Sequence[str]], *, download: bool
+    repos: Iterable[str],
+    sets: Sequence[Sequence[str]],
+    *,
+    download: bool,
+    revisions: Mapping[str, str | None] | None = None,
 ) -> Iterator[tuple[Path, ...]]:
     """Sets of files that hub repositories have in the cache, then, with `download`, on the hub.
 
-    Whatever cannot be had is passed over; a hub that cannot be reached is asked once.
+    Whatever cannot be had is passed over; a hub that cannot be reached is asked once. The files of a set are
+    of one commit: that in `revisions`, or the one of the first file.
     """
-    import huggingface_hub
     from huggingface_hub import errors
 
     repos = list(repos)
@@ -92,10 +101,7 @@ def found_files(
         for repo in repos:
             for names in sets:
                 try:
-                    yield tuple(
-                        Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=cached))
-                        for name in names
-                    )
+                    yield _of_one_commit(repo, names, (revisions or {}).get(repo), cached)
                 except errors.LocalEntryNotFoundError:
                     if not cached:
                         return
@@ -103,36 +109,57 @@ def found_files(
                     continue
 
 
-def _from_hub(repo: str, filename: str | None) -> Resolved:
+def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached: bool) -> tuple[Path, ...]:
+    """Files of a repository; raises what huggingface_hub does where it lacks one."""
+    import huggingface_hub
+
+    found: list[Path] = []
+    for name in names:
+        path = huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=cached)
+        found.append(Path(path))
+        revision = revision or _place_in_cache(found[0])[2]
+    return tuple(found)
+
+
+def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved:
     names = (filename,) if filename else WEIGHT_NAMES
-    found = next(((name, path) for name in names if (path := _file(repo, name))), None)
+    if revision is None and _only_cache():
+        revision = _fullest_snapshot(repo, names)
+    found = next(((name, path) for name in names if (path := _file(repo, name, revision))), None)
     if found is None:
         raise DataError(
             f"hub repository {repo} has no {' nor '.join(names)} (offline: not in the local cache); "
             "download the weights where there is a network, or name the file"
         )
     name, path = found
+    revision = _place_in_cache(path)[2] or revision
     if name.endswith(".index.json"):
         for part in sorted(set(index_parts(path).values())):
-            if _file(repo, part) is None:
+            if _file(repo, part, revision) is None:
                 raise DataError(f"hub repository {repo} lacks {part}, a part of {name}; download it again")
     for config in CONFIG_NAMES:
-        _file(repo, config)
-    return Resolved(path, path.parent, repo, name, _revision(path))
+        _file(repo, config, revision)
+    return Resolved(path, path.parent, repo, name, revision)
 
 
-def _file(repo: str, name: str) -> Path | None:
+def _file(repo: str, name: str, revision: str | None) -> Path | None:
     """The file in the hub's cache, downloaded if need be; None where the repository does not have it."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return Path(huggingface_hub.hf_hub_download(repo, name, local_files_only=_cached.get()))
+        return Path(
+            huggingface_hub.hf_hub_download(repo, name, revision=revision, local_files_only=_cached.get())
+        )
     except (errors.EntryNotFoundError, errors.LocalEntryNotFoundError):
         return None
     except errors.GatedRepoError:
         raise DataError(
             f"hub repository {repo} asks for consent: accept its terms there and log in"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise DataError(
+            f"hub repository {repo} has no commit {revision}: see hub_revision in models.csv"
         ) from None
     except errors.RepositoryNotFoundError:
         raise DataError(f"hub repository {repo} does not exist, or needs a login") from None
@@ -140,7 +167,46 @@ def _file(repo: str, name: str) -> Path | None:
         raise DataError(f"hub repository {repo}: {name} cannot be had ({error})") from None
 
 
-def _revision(path: Path) -> str | None:
-    """The commit, as the hub's cache has it in `snapshots/COMMIT/...`."""
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+def _only_cache() -> bool:
+    from huggingface_hub import constants
+
+    return _cached.get() or bool(constants.HF_HUB_OFFLINE)
+
+
+def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
+    """The commit in the hub's cache that has the weights with all parts, and most configuration beside them.
+
+    Of several the one that the main branch was at; None where none has weights.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    main = folder / "refs" / "main"
+    at_main = read_text(main).strip() if is_file(main) else ""
+
+    def rank(snapshot: Path) -> tuple[bool, int, bool, str]:
+        weights = next(snapshot / name for name in names if (snapshot / name).exists())
+        parts = index_parts(weights).values() if weights.name.endswith(".index.json") else ()
+        whole = all((snapshot / part).exists() for part in parts)
+        beside = sum((snapshot / name).exists() for name in CONFIG_NAMES)
+        return whole, beside, snapshot.name == at_main, snapshot.name
+
+    holding = [
+        snapshot
+        for snapshot in folder.glob("snapshots/*")
+        if any((snapshot / name).exists() for name in names)
+    ]
+    return max(holding, key=rank).name if holding else None
+
+
+def _place_in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
+    """(repository, file in it, commit) of a path in the hub's cache; all None for any other path.
+
+    The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; the folder of a commit has no file.
+    """
+    parts = path.absolute().parts
+    for i in range(len(parts) - 2):
+        kind, *names = parts[i].split("--")
+        if kind == "models" and len(names) == 2 and parts[i + 1] == "snapshots":
+            return "/".join(names), "/".join(parts[i + 3 :]) or None, parts[i + 2]
+    return None, None, None

@@ -99,10 +99,10 @@ def test_a_tag_trained_with_the_exact_gelu(tmp_path: Path) -> None:
 
 
 def test_no_registered_card_contradicts_itself() -> None:
-    from clipjax.load import _refuse_wrong_activation
+    from clipjax.registry import refuse_wrong_activation
 
     for model_id in registry():
-        _refuse_wrong_activation(model_card(model_id))
+        refuse_wrong_activation(model_card(model_id))
 
 
 def test_a_card_json_that_contradicts_its_tag(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_of_its_own_repository_the_registry_knows_better(
 
     card = model_card("vit_b_32-openai")
     folder = folder_of(model_config("ViT-B-32"), tmp_path)
-    monkeypatch.setattr(hub, "resolve_source", lambda repo, file: hub.Resolved(folder, folder, repo))
+    monkeypatch.setattr(hub, "resolve_source", lambda *of: hub.Resolved(folder, folder, of[0]))
     for source, given in [(card.id, None), (card.source.repo, None), (card.id, card.id)]:
         with pytest.raises(DataError, match="holds no weights"):
             clipjax.load_model(str(source), card=given)

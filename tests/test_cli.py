@@ -31,7 +31,8 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = timm.create_model("tf_efficientnet_lite0").state_dict()
     save_file({key: value.numpy() for key, value in model.items()}, folder / "w.safetensors")
     code, _ = invoke(
-        "convert", folder / "w.safetensors", "-m", "tf_efficientnet_lite0-in1k", "-o", folder / "m"
+        *("convert", folder / "w.safetensors", "-m", "tf_efficientnet_lite0-in1k"),
+        *("-o", folder / "m", "--name", "random-lite0"),
     )
     assert code == 0
     return folder / "m"
@@ -89,13 +90,13 @@ def test_eval_prints_rows_on_stdout_and_progress_on_stderr(
     printed = capsys.readouterr()
     rows = json.loads(printed.out)
     assert rows
-    assert all(row["model"] == "tf_efficientnet_lite0-in1k" for row in rows)
+    assert all(row["model"] == "random-lite0" for row in rows)
     assert invoke(*command)[0] == 0
     assert len(list(results.iterdir())) == 2, "a second run is added, nothing is overwritten"
     assert invoke("results", "list", results)[0] == 0
     exported = tmp_path / "not" / "there" / "rows.csv"
     assert invoke("results", "export", results, "--out", exported)[0] == 0
-    assert "tf_efficientnet_lite0-in1k" in exported.read_text()
+    assert "random-lite0" in exported.read_text()
     code, says = invoke("results", "export", results, "--out", exported / "below.csv")
     assert (code, "below.csv cannot be written" in says) == (1, True)
     assert invoke("store", "ls", "--store", store)[0] == 0
@@ -157,7 +158,7 @@ def test_rows_of_a_resized_model_say_so(
     facts = json.loads(capsys.readouterr().out)[0]["model_facts"]
     assert (facts["image_size"], facts["resized"]) == (64, {"image_size": 224, "rule": None})
     assert invoke("results", "list", results)[0] == 0
-    assert "tf_efficientnet_lite0-in1k@64px" in capsys.readouterr().out
+    assert "random-lite0@64px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ LEAVES = {
         "reading",
         "signals",
         *("escaping", "flags"),
+        "facts",
     )
 }
 
@@ -33,6 +34,8 @@ ALLOWED = {
     "clipjax.processes": {"clipjax.errors", "clipjax.signals"},
     "clipjax.config": {"clipjax.errors"},
     "clipjax.reading": {"clipjax.errors", "clipjax.buckets"},
+    "clipjax.facts": {"clipjax.errors", "clipjax.reading"},
+    "clipjax.pins": {*LEAVES, "clipjax.registry_rows", "clipjax.writing"},
     "clipjax.buckets": {"clipjax.errors"},
     "clipjax.bucket_files": {"clipjax.errors", "clipjax.buckets"},
     "clipjax.digests": {"clipjax.errors", "clipjax.buckets"},

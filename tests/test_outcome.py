@@ -72,6 +72,20 @@ def their_features(visual: Any, x: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------- parentage
 
 
+@pytest.mark.parametrize(
+    ("origin", "of"), [("stated", "vit_b_32-openai"), ("registry", "vit_b_32-openai"), ("unknown", None)]
+)
+def test_a_tuned_model_has_its_bases_facts_and_where_they_come_from(vit, images, origin, of):
+    _, ours = vit
+    base = copy.copy(ours)
+    facts = {} if origin == "unknown" else dict(ours.card.facts)
+    base.card = dataclasses.replace(ours.card, facts=facts, facts_origin=origin, facts_of=of)
+    card = tuned(make_setup(base, images), moved(ours.params)).model.card
+    assert (card.facts_origin, card.facts_of) == (origin, of)
+    assert card.facts.keys() - facts.keys() <= {"fine_tune", "parent"}
+    assert model_facts(card)["facts_origin"] == origin
+
+
 def test_a_tuned_model_says_where_it_comes_from(vit, images, tmp_path):
     base = vit[1]
     setup = make_setup(base, images, tmp_path / "seed2")

@@ -13,10 +13,16 @@ import typer
 from clipjax import signals
 from clipjax.commands.options import (
     DatasetOption,
+    FactOption,
+    FactsOfOption,
+    FactsOption,
     LabelsOption,
+    NameOption,
     ParamsOption,
     WorkersOption,
     number_or_auto,
+    say_unknown_facts,
+    stated_options,
     workers_asked,
 )
 from clipjax.commands.output import print_table, say
@@ -79,6 +85,10 @@ def evaluate(
     card: Annotated[
         str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
     ] = None,
+    name: NameOption = None,
+    facts_of: FactsOfOption = None,
+    fact: FactOption = None,
+    facts: FactsOption = None,
     limit: Annotated[
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None,
@@ -179,26 +189,23 @@ def evaluate(
         "pixel_store": pixels_in(pixel_store, pixel_budget),
         "results": results,
     }
+    loading = {"card": card, **stated_options(name, facts_of, fact, facts)}
     if data_root is not None:
-        _evaluate_collection(asked, card, prompts or [], settings, as_json)
+        _evaluate_collection(asked, loading, prompts or [], settings, as_json)
         return
     chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
     chosen |= {"id_dataset": id_dataset, "id_root": id_data}
-    from clipjax.embed.params import mesh_to_load
-
-    loaded = clipjax.load_model(model or "", card=card, mesh_of=mesh_to_load(params))
+    loaded = _load(asked, loading, params)
     result = clipjax.evaluate(loaded, task=task, **chosen, **settings)
     signals.done()
     _show([result], as_json)
 
 
 def _evaluate_collection(
-    asked: _Asked, card: str | None, prompts: Sequence[str], settings: dict[str, Any], as_json: bool
+    asked: _Asked, loading: dict[str, Any], prompts: Sequence[str], settings: dict[str, Any], as_json: bool
 ) -> None:
     """Every run that the data sets below --data-root allow; those that fail are named at the end."""
-    import clipjax
     from clipjax.collection import Job, evaluate_all, plan
-    from clipjax.embed.params import mesh_to_load
 
     def announce(number: int, of: int, job: Job) -> None:
         say(f"[{number}/{of}] {job}", err=True)
@@ -207,7 +214,7 @@ def _evaluate_collection(
     planned = plan(asked.task, asked.data_root, prompts)
     for line in planned.missing:
         say(f"left out: {line}", err=True)
-    model = clipjax.load_model(asked.model or "", card=card, mesh_of=mesh_to_load(settings["params"]))
+    model = _load(asked, loading, settings["params"])
     results, failed = [], []
     for done in evaluate_all(model, planned.jobs, announce=announce, **settings):
         if done.result is not None:
@@ -224,6 +231,16 @@ def _evaluate_collection(
         others = f"; the other {len(results)} are complete" if results else ""
         of = counted(len(failed) + len(results), "run")
         raise DataError(f"{len(failed)} of {of} failed{others}: {failed[0]}")
+
+
+def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
+    """The model; says where its facts are not known."""
+    import clipjax
+    from clipjax.embed.params import mesh_to_load
+
+    model = clipjax.load_model(asked.model or "", mesh_of=mesh_to_load(params), **loading)
+    say_unknown_facts(asked.model, model.card)
+    return model
 
 
 def _headline(rows: Sequence[dict[str, Any]]) -> str:
@@ -270,7 +287,20 @@ class _Asked(NamedTuple):
 # What has no effect beside --predictions (nothing is run) or --data-root (the cards say it).
 _IGNORED = {
     "predictions": (
-        *("id_data", "id_dataset", "prompts", "card", "limit", "batch_size", "params", "precision"),
+        *(
+            "id_data",
+            "id_dataset",
+            "prompts",
+            "card",
+            "name",
+            "facts_of",
+            "fact",
+            "facts",
+            "limit",
+            "batch_size",
+            "params",
+            "precision",
+        ),
         *("compare_precision", "workers", "on_error", "decode", "store", "pixel_store", "pixel_budget"),
         *("distributed",),
     ),

@@ -118,6 +118,7 @@ def _in_words(match: Match) -> str:
 
 
 def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
+    from clipjax.facts import origin_in_words
     from clipjax.result_tables import model_name
 
     row, match = rows[0], _match(rows[0], against)
@@ -138,6 +139,8 @@ def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
         say(json.dumps({key: row.get(key) for key in keys} | _record(rows, match), indent=2))
         return
     say(f"{model_name(row)}: {row['task']} on {row['dataset']}, recipe {row['recipe_hash'][:12]}")
+    if words := origin_in_words(row["model_facts"]):
+        say(words)
     if match is None and against is not None:
         say(f"{against} does not cover {row['task']} on {row['dataset']} with such a model")
     else:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from clipjax.buckets import place
-from clipjax.commands.options import WorkersOption, workers_asked
+from clipjax.commands.options import (
+    FactOption,
+    FactsOfOption,
+    FactsOption,
+    WorkersOption,
+    say_unknown_facts,
+    stated_options,
+    workers_asked,
+)
 from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
@@ -72,6 +80,15 @@ def finetune(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of data sets to evaluate on (`clipjax datasets list`).")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What to call the models made, -seedN added; default: after the base."
+        ),
+    ] = None,
+    facts_of: FactsOfOption = None,
+    fact: FactOption = None,
+    facts: FactsOption = None,
     fsdp: Annotated[
         bool, typer.Option("--fsdp", help="Shard trained params and moments over the devices.")
     ] = False,
@@ -132,12 +149,17 @@ def finetune(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
         *(evaluate, data_root, fsdp, every, workers_asked(workers)),
         *(store_root(store), pixels_in(pixel_store, pixel_budget)),
+        *(name, stated_options(None, facts_of, fact, facts)),
     )
+    if method.startswith("suite:"):
+        beside = {"--name": name, "--facts-of": facts_of, "--fact": fact, "--facts": facts}
+        refuse_beside(method, {option: value or None for option, value in beside.items()})
     jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, place(out or Path()))
     if dry_run:
         from clipjax.commands.finetune_plan import print_plan
 
-        print_plan(asked.read(), asked.settings(), [(job.model, job.recipe) for job in jobs], as_json)
+        pairs = [(job.model, job.recipe) for job in jobs]
+        print_plan(asked.read(), asked.settings(), pairs, asked.loading, as_json)
         return
     _run_all(jobs, asked, as_json)
 
@@ -181,6 +203,8 @@ class _Asked(NamedTuple):
     workers: int | Literal["auto"]
     store: Path
     pixel_store: Any
+    name: str | None
+    loading: dict[str, Any]
 
     def read(self) -> Any:
         """The data sets."""
@@ -302,8 +326,9 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     suite = None if asked.suite is None else load_suite(asked.suite)
     if suite is not None and asked.data_root is not None:
         refuse_leaks([each for each in splits(data) if each is not None], suite, asked.data_root)
-    base = clipjax.load_model(job.model)
-    runs = finetune(base, job.recipe, data, job.out, settings, announce=announce)
+    base = clipjax.load_model(job.model, **asked.loading)
+    say_unknown_facts(job.model, base.card)
+    runs = finetune(base, job.recipe, data, job.out, settings, name=asked.name, announce=announce)
     if suite is None or asked.data_root is None:
         return runs, []
     tuned = [run.model for run in runs]

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipjax.commands.output import print_table, say
 
 
-def print_plan(data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], as_json: bool) -> None:
+def print_plan(
+    data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], loading: Mapping[str, Any], as_json: bool
+) -> None:
     """One plan for each (model, recipe); no weights are read of registered models, and nothing is written.
 
     Args:
         data: a `clipjax.finetune.run.Data`.
+        loading: what the user states of the models, as `load_model` takes it.
         settings: a `clipjax.finetune.method.Settings`.
     """
     from clipjax.finetune.plan import abstract_model, plan
     from clipjax.finetune.run import abstract_setup
 
-    plans = [plan(abstract_setup(abstract_model(model), recipe, data, settings)) for model, recipe in jobs]
+    plans = [
+        plan(abstract_setup(abstract_model(model, loading), recipe, data, settings)) for model, recipe in jobs
+    ]
     if as_json:
         say(json.dumps([dataclasses.asdict(each) for each in plans], indent=2))
         return

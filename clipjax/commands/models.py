@@ -8,6 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.commands.options import (
+    FactOption,
+    FactsOfOption,
+    FactsOption,
+    NameOption,
+    say_unknown_facts,
+    stated_options,
+)
 from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
@@ -83,7 +91,7 @@ def convert(
     card: Annotated[
         str | None,
         typer.Option(
-            "--card", "--model", "-m", metavar="ID", help="Registered model that SRC holds the weights of."
+            "--card", "--model", "-m", metavar="ID", help="Registered model that says how to load SRC."
         ),
     ] = None,
     out: Annotated[
@@ -98,22 +106,29 @@ def convert(
             metavar="N", help="For images of N x N pixels: resample the position table, and say so."
         ),
     ] = None,
+    name: NameOption = None,
+    facts_of: FactsOfOption = None,
+    fact: FactOption = None,
+    facts: FactsOption = None,
 ) -> None:
     """Port a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
 
     Every tensor of the source is used once and every parameter of the model filled once, or nothing is
-    written.
+    written. The name and the facts of a registered model go to its own weights alone: those of its hub
+    repository, or of a known SHA-256.
 
-    Example: clipjax convert open_clip_model.safetensors --card vit_b_32-laion2b_s34b_b79k --out b32
+    Examples:
+
+        clipjax convert open_clip_model.safetensors --card vit_b_32-laion2b_s34b_b79k --out b32
+
+        clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
     """
-    from clipjax.load import convert_model, load_model
+    from clipjax.load import convert_model
     from clipjax.models.network import Network
 
-    if image_size is None:
-        folder, written = convert_model(source, out, card=card)
-    else:
-        larger = load_model(source, card=card, image_size=image_size)
-        folder, written = larger.save(out or f"{larger.card.id}-{image_size}"), larger.card
+    stated = stated_options(name, facts_of, fact, facts)
+    folder, written = convert_model(source, out, card=card, image_size=image_size, **stated)
+    say_unknown_facts(source, written)
     params = _count(Network(written.arch).abstract_params())
     say(f"{folder}: {written.id} ({written.arch.name}), {params:.1f} M parameters")
 

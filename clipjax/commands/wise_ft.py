@@ -51,6 +51,9 @@ def wise_ft(
         str | None,
         typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What to call the model; default: after TUNED.")
+    ] = None,
     workers: WorkersOption = "0",
     store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
     pixel_store: PixelStoreOption = None,
@@ -69,6 +72,7 @@ def wise_ft(
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
+    from clipjax.naming import taken_names
 
     out = place(out)
     if (evaluate is None) != (data_root is None):
@@ -77,6 +81,8 @@ def wise_ft(
         )
     if pixel_store is not None and evaluate is None and validation is None:
         raise UsageError("--pixel-store is for the images of --validation and --evaluate: leave it out")
+    if name is not None and name in taken_names():
+        raise UsageError(f"--name {name} is a published model: choose another name")
     chosen = tuple(alphas or ALPHAS)
     _refuse_overwriting(out / "model", base, tuned)
     first, second, prompt_set = _pair(base, tuned, prompts)
@@ -94,7 +100,7 @@ def wise_ft(
     rows: list[dict[str, Any]] = []
     if evaluate is not None and data_root is not None:
         rows = _sweep(first, second, chosen, evaluate, data_root, out, store_root(store), **how)
-    _write(first, second, alpha, seen, out)
+    _write(first, second, alpha, seen, out, name)
     drawn = _draw(rows, reference, alpha, out) if rows else []
     if as_json:
         say(json.dumps({"alpha": alpha, "model": str(out / "model"), "rows": rows}, indent=2))
@@ -182,12 +188,12 @@ def _sweep(
     return rows
 
 
-def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Path) -> None:
+def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Path, name: str | None) -> None:
     from clipjax.finetune.wise_ft import interpolate
 
     model = interpolate(first, second, alpha)
     lineage = {**(model.card.lineage or {}), **({"chosen": seen} if seen else {})}
-    model.card = dataclasses.replace(model.card, lineage=lineage)
+    model.card = dataclasses.replace(model.card, id=name or model.card.id, lineage=lineage)
     model.save(out / "model")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +55,12 @@ class Plan:
     augmentation: str
 
 
-def abstract_model(name: str) -> Model:
+def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
     """A model without its weights: its card, and params as `jax.ShapeDtypeStruct`.
 
-    A registered id needs no download; anything else is loaded, and its weights let go.
+    A registered id needs no download; anything else is loaded as `loading` says, and its weights let go.
     """
-    card = model_card(name) if name in model_ids() else load_model(name).card
+    card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
     return Model(card, model.network.abstract_params())
 

@@ -44,6 +44,7 @@ from clipjax.finetune.training import Trained, train
 from clipjax.finetune.trees import flatten
 from clipjax.load import load_model
 from clipjax.model import Model
+from clipjax.naming import taken_names
 from clipjax.sharding import first_writes
 from clipjax.uploaded import forget, working_copy
 from clipjax.writing import write_bytes
@@ -87,12 +88,14 @@ def finetune(
     out: str | Path,
     settings: Settings,
     *,
+    name: str | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> list[Run]:
     """Fine-tune a model by a recipe, once for each of its seeds.
 
     Args:
         out: folder for everything, or its URL on a bucket; its `folder` in `settings` is set for each seed.
+        name: what to call the models, "-seedN" added; by default after the base and the method.
         announce: told what begins.
 
     Returns: a run a seed, in the recipe's order.
@@ -104,6 +107,8 @@ def finetune(
     """
     method = find_method(recipe.method)
     check(recipe, data)
+    if name is not None and name in taken_names():
+        raise UsageError(f"--name {name} is a published model: choose another name")
     whole, held_out = splits(data)
     runs = []
     for seed in recipe.seeds:
@@ -122,12 +127,14 @@ def finetune(
         _refuse_other_shots(shots, folder)
         asked = _asked(setup)
         if (done := _finished(folder, asked)) is not None:
+            if name is not None and done.card.id != f"{name}-seed{seed}":
+                raise UsageError(f"{folder} holds {done.card.id}: leave --name out, or name another --out")
             announce(f"{recipe.name}, seed {seed}: finished before, in {folder}")
             runs.append(Run(seed, folder, done, True))
             continue
         announce(f"{recipe.name}, seed {seed}")
         with _alone(folder):
-            runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked), False))
+            runs.append(Run(seed, folder, _save(solve(setup, method), folder, asked, name), False))
     return runs
 
 
@@ -306,10 +313,10 @@ def _asked(setup: Setup) -> dict[str, Any]:
     return {**identity(setup), **choices}
 
 
-def _save(outcome: Outcome, folder: Path, asked: dict[str, Any]) -> Model:
+def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | None) -> Model:
     """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
     model = outcome.model
-    model.card = dataclasses.replace(model.card, id=f"{model.card.id}-seed{asked['seed']}")
+    model.card = dataclasses.replace(model.card, id=f"{name or model.card.id}-seed{asked['seed']}")
 
     def write() -> None:
         model.save(folder / "model")

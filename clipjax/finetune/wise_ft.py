@@ -157,7 +157,8 @@ def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
     how = f"WiSE-FT, alpha {alpha:g}"
     lineage = {"method": "wise_ft", **_weights_of(base), "alpha": alpha, "tuned": tuned.lineage}
     facts = {**tuned.facts, "fine_tune": f"{tuned.facts.get('fine_tune', tuned.id)}, {how}"}
-    return dataclasses.replace(end, id=f"{tuned.id}-alpha{alpha:g}", facts=facts, lineage=lineage)
+    origin = {"facts_origin": tuned.facts_origin, "facts_of": tuned.facts_of}
+    return dataclasses.replace(end, id=f"{tuned.id}-alpha{alpha:g}", facts=facts, lineage=lineage, **origin)
 
 
 def _weights_of(card: Card) -> dict[str, Any]:
@@ -188,9 +189,10 @@ def _check_pair(base: Model, tuned: Model) -> None:
     if one.weights is not None and other.weights is not None and one.fingerprint == other.fingerprint:
         raise UsageError(f"{pair}: they are the same model")
     known, own = other.lineage or {}, _weights_of(one)
-    if known.get("base") not in (None, own["base"]):
-        raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")
     theirs = known.get("base_sha256")
+    same = theirs is not None and theirs == own["base_sha256"]  # the same weights under another name
+    if known.get("base") not in (None, own["base"]) and not same:
+        raise UsageError(f"{pair}: the second was fine-tuned from {known['base']}")
     if theirs and own["base_sha256"] not in (None, theirs):
         raise UsageError(f"{pair}: the second was fine-tuned from other weights of {own['base']}")
     if "head" in base.params and "head" in tuned.params:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from clipjax.data.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
 from clipjax.load import open_model
 from clipjax.model import Model
+from clipjax.naming import NOTHING, Stated
 from clipjax.registry import model_card, model_ids
 
 
@@ -22,12 +24,14 @@ class Chosen:
         source: what `load_model` takes; the folder below the suite's `model_root` where one is there.
         model: its card, with params that are not read; None where it cannot be opened.
         problem: why it cannot be opened.
+        stated: its name and facts_of, where the suite states them.
     """
 
     name: str
     source: str
     model: Model | None
     problem: str = ""
+    stated: Stated = NOTHING
 
     @property
     def title(self) -> str:
@@ -46,15 +50,16 @@ class Chosen:
         return self.model is not None and has_own_head(self.model)
 
 
-def choose(name: str, model_root: Path | None) -> Chosen:
+def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None = None) -> Chosen:
     """A registered model is its card, and nothing is fetched; anything else is opened."""
-    source = name
+    source, words = name, stated or {}
     if model_root is not None and "/" not in name and (model_root / name).exists():
         source = str(model_root / name)
     try:
-        if source in model_ids():
+        if source in model_ids() and not words:
             return Chosen(name, source, Model(model_card(source), {}))
-        return Chosen(name, source, open_model(source))
+        said = Stated(words.get("name"), words.get("facts_of"))
+        return Chosen(name, source, open_model(source, said), stated=said)
     except ClipjaxError as error:
         return Chosen(name, source, None, str(error))
 
@@ -67,7 +72,7 @@ def opened(chosen: Chosen) -> Any:
     """
     import jax.numpy as jnp
 
-    model = open_model(chosen.source)
+    model = open_model(chosen.source, chosen.stated)
     if model.card.kind == "classifier" and "head" in model.params and model.adapter is None:
         # What identifies a run is that there is a head, and over which classes.
         head = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in model.params["head"].items()}

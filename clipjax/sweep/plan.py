@@ -106,7 +106,7 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
             f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
             "holds checkpoints by model id"
         )
-    models = {name: choose(name, suite.model_root) for name in suite.models}
+    models = {name: choose(name, suite.model_root, suite.stated.get(name)) for name in suite.models}
     loaded, missing, asked = Loaded(), [], []
     for run in suite.runs:
         jobs, lines = _jobs(suite, run, suite.data_root)

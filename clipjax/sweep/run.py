@@ -193,7 +193,10 @@ def _visit(
     """Load a model and run the items, those of the same options together."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
-        model = load_model(chosen.source, mesh_of=mesh_to_load(settings.of(todo[0])["params"]))
+        mesh_of = mesh_to_load(settings.of(todo[0])["params"])
+        model = load_model(
+            chosen.source, mesh_of=mesh_of, name=chosen.stated.name, facts_of=chosen.stated.facts_of
+        )
     except Exception as error:  # no memory, say
         failure = error
     if (failed := failed_process(failure)) is not None:

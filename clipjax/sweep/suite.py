@@ -1,7 +1,11 @@
 """Suites of evaluation: a TOML file -> which models are run on which data sets, with which tasks and prompts.
 
     title = "Accuracy on the natural shifts"
-    models = ["vit_b_32-openai", "mine/b32", { group = "clip", train_source = ["WIT", "LAION-2B"] }]
+    models = [
+        "vit_b_32-openai",
+        { path = "mine/b32", name = "mine", facts_of = "vit_b_32-openai" },
+        { group = "clip", train_source = ["WIT", "LAION-2B"] },
+    ]
 
     [[runs]]
     task = "zeroshot"
@@ -37,6 +41,7 @@ CHOICES = {
 }
 AUTO = "auto"  # a batch size that is measured
 LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1}
+STATED = ("name", "facts_of")  # beside the `path` of a model: as `clipjax eval` takes them
 OPTIONS = (*LEAST, *CHOICES, "compare_precision", "annotations")
 KEYS = ("title", "models", "data_root", "model_root", "options", "data", "runs")
 RUN_KEYS = ("task", "datasets", "prompts", "models", *OPTIONS)
@@ -70,6 +75,7 @@ class Suite:
         data_root: the folder of data sets; None where the file leaves it to the command line.
         model_root: a folder of checkpoints by model id, taken in place of the hub's where one is there.
         data: data sets that lie elsewhere: name -> folder.
+        stated: name and facts_of of models that the file states them of, by their path.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Suite:
     data_root: Path | None = None
     model_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
+    stated: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -166,10 +173,12 @@ class _Reader:
 
     Attributes:
         folder: what relative paths in the file are relative to.
+        stated: filled as models are read; see `Suite`.
     """
 
     path: Path
     folder: Path
+    stated: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def suite(
         self, record: Mapping[str, Any], data_root: str | Path | None, model_root: str | Path | None
@@ -194,6 +203,7 @@ class _Reader:
             runs=tuple(self.run(run, i, models, defaults, known) for i, run in enumerate(runs)),
             **places,
             data={name: self.place(self.typed(each, str, f"data.{name}")) for name, each in data.items()},
+            stated=self.stated,
         )
 
     def root(self, record: Mapping[str, Any], key: str) -> Path | None:
@@ -230,7 +240,9 @@ class _Reader:
     def models(self, given: Any, where: str) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for i, each in enumerate(_listed(given)):
-            if isinstance(each, dict):
+            if isinstance(each, dict) and "path" in each:
+                found[self.own(each, f"{where}[{i}]")] = None
+            elif isinstance(each, dict):
                 ids = self.call(f"{where}[{i}]", select, each)
                 if not ids:
                     self.refuse(f"{where}[{i}]", f"no registered model has {each}")
@@ -240,6 +252,19 @@ class _Reader:
         if not found:
             self.refuse(where, "there is none")
         return tuple(found)
+
+    def own(self, record: Mapping[str, Any], where: str) -> str:
+        """A model of the user's with what the file states of it."""
+        self.check(record, ("path", *STATED), ("path",), where)
+        words = {
+            key: self.typed(record[key], str, f"{where}.{key}") for key in ("path", *STATED) if key in record
+        }
+        path = self.model(words.pop("path"), f"{where}.path")
+        if "facts_of" in words and words["facts_of"] not in registry():
+            self.refuse(f"{where}.facts_of", str(unknown_model(words["facts_of"])))
+        if self.stated.setdefault(path, words) != words:
+            self.refuse(where, f"{path} is named twice, with other words: say them once")
+        return path
 
     def model(self, name: str, where: str) -> str:
         if name in registry() or "://" in name:

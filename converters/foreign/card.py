@@ -140,6 +140,8 @@ def card_record(
         "logit_bias": None,
         "classes": None,
         "facts": {},
+        "facts_origin": "unknown",
+        "facts_of": None,
         "unknown": unknown,
     }
 

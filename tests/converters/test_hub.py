@@ -9,7 +9,7 @@ import pytest
 from _checkpoints import FORMATS, state_dict
 
 from clipjax.errors import DataError
-from converters.hub import resolve_source
+from converters.hub import found_files, resolve_source
 from converters.sources import open_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -93,3 +93,68 @@ def test_local_paths(tmp_path: Path) -> None:
 def test_nothing_there(src: str, message: str, cache: Path) -> None:
     with pytest.raises(DataError, match=message):
         resolve_source(src)
+
+
+# --- one commit for all files of a model ---
+
+
+def later(cache: Path, repo: str, commit: str, *names: str) -> Path:
+    """Another commit's snapshot with these files, each of which says which commit it is of."""
+    files = cache / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
+    files.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (files / name).write_text(commit)
+    return files
+
+
+def test_weights_and_configuration_are_of_one_commit(cache: Path) -> None:
+    """The main branch has moved on, and of its commit the cache has the configuration alone."""
+    snapshot(cache, "org/moved")
+    later(cache, "org/moved", COMMIT, "open_clip_config.json")
+    old = later(cache, "org/moved", "a" * 40, "model.safetensors", "open_clip_config.json")
+    later(cache, "org/moved", "b" * 40, "model.safetensors")
+    found = resolve_source("org/moved")
+    assert (found.folder, found.revision) == (old, "a" * 40)
+    later(cache, "org/moved", COMMIT, "model.safetensors")
+    assert resolve_source("org/moved").revision == COMMIT
+    assert resolve_source("org/moved", revision="b" * 40).revision == "b" * 40
+    with pytest.raises(DataError, match="download the weights"):
+        resolve_source("org/moved", revision="c" * 40)
+
+
+def test_all_downloads_are_of_the_commit_that_the_weights_were_found_in(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main branch moves between two downloads."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    asked = []
+
+    def download(repo: str, name: str, *, revision: str | None = None, local_files_only: bool = False) -> str:
+        asked.append((name, revision))
+        if name not in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+            raise errors.EntryNotFoundError(name)
+        return str(later(cache, repo, revision or f"{len(asked):040d}", name) / name)
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    found = resolve_source("org/moving")
+    assert found.revision == f"{asked.index(('model.safetensors', None)) + 1:040d}"
+    assert (found.folder / "config.json").is_file()
+    assert {revision for name, revision in asked if name.endswith("config.json")} == {found.revision}
+    names = [("tokenizer.json", "tokenizer_config.json")]
+    of = {"org/moving": found.revision}
+    [files] = found_files(["org/moving"], names, download=False, revisions=of)
+    assert {file.parent for file in files} == {found.folder}
+    [files] = found_files(["org/moving"], names, download=False)
+    assert len({file.parent for file in files}) == 1
+
+
+def test_a_path_in_the_cache_is_its_repositorys(cache: Path) -> None:
+    files = snapshot(cache, "org/name")
+    FORMATS["safetensors"](state_dict(), files / "w.safetensors")
+    found = resolve_source(files / "w.safetensors")
+    assert (found.repo, found.file, found.revision) == ("org/name", "w.safetensors", COMMIT)
+    found = resolve_source(files)
+    assert (found.repo, found.file, found.revision) == ("org/name", None, COMMIT)

@@ -391,3 +391,11 @@ def test_a_sample_is_drawn_with_the_seed(start: Start, world: World, tmp_path: P
     assert [each["images"] for each in found] == [10, 10]
     assert found[0]["digest"] != found[1]["digest"]
     assert json.loads((made[0].folder / "run.json").read_text())["train"] == found[0]
+
+
+def test_a_published_name_is_refused_before_anything_is_trained(world: World, tmp_path: Path) -> None:
+    settings = Settings(make_mesh(jax.devices()[:1]), progress=False)
+    data = Data(world.data(), hold_out=1)
+    with pytest.raises(UsageError, match="--name rn50-openai is a published model"):
+        finetune(world.base, recipe(**PROBE), data, tmp_path / "out", settings, name="rn50-openai")
+    assert not (tmp_path / "out").exists()

@@ -113,8 +113,8 @@ def test_a_hundred_signals(
     )
 
 
-# Sweeps, training, packing and the embeddings of a store have such tests of their own, beside their code.
-@pytest.mark.parametrize("name", ["eval", "convert", "merge"])
+# Sweeps, training and the embeddings of a store have such tests of their own, beside their code.
+@pytest.mark.parametrize("name", ["eval", "convert", "merge", "pack"])
 def test_a_killed_command_goes_on(
     name: str, disturbed_world: Path, wholes: dict[str, Whole], tmp_path: Path
 ) -> None:

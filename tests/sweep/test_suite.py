@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +155,27 @@ def test_parsing_imports_no_jax(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(write(folder, GOOD))], check=False)
     assert done.returncode == 0
+
+
+def test_a_model_may_be_a_table_that_states_its_name_and_facts(tmp_path: Path) -> None:
+    (tmp_path / "b32").mkdir()
+    file = tmp_path / "own.toml"
+    text = 'title = "Own"\nmodels = [{MODELS}]\n[[runs]]\ntask = "zeroshot"\n'
+    one = '{ path = "b32", name = "mine", facts_of = "vit_b_32-openai" }'
+
+    def load(models: str) -> Any:
+        file.write_text(text.replace("{MODELS}", models))
+        return load_suite(file)
+
+    suite = load(f"{one}, 'rn50-openai'")
+    path = str(tmp_path / "b32")
+    assert suite.models == (path, "rn50-openai")
+    assert suite.stated == {path: {"name": "mine", "facts_of": "vit_b_32-openai"}}
+    for models, message in (
+        ('{ path = "b32", nam = "x" }', r"models\[0\]: unknown key 'nam'; did you mean name"),
+        ('{ path = "b32", facts_of = "vit_b32-openai" }', r"models\[0\]\.facts_of: unknown model"),
+        ('{ path = "b33/x/y" }', r"models\[0\]\.path: .*b33/x/y does not exist"),
+        (one + ', { path = "b32", name = "other" }', r"models\[1\]: .*b32 is named twice"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(models)
