@@ -16,6 +16,7 @@ from clipjax import results
 from clipjax.analysis.cells import Column, Term, cells_of
 from clipjax.cli import app
 from clipjax.errors import DataError
+from clipjax.predictions import evaluate_predictions
 from clipjax.results import ResultStore, new_run_id, run_order, validate_rows
 from clipjax.results_merge import merge_results
 from clipjax.sweep.state import Done
@@ -266,3 +267,12 @@ def test_run_json_has_what_the_files_are(run):
         os.stat(run / name).st_size for name in ("rows.jsonl", "images.parquet")
     ]
     assert all("files" not in each for each in ResultStore(run.parent).rows())
+
+
+def test_predictions_are_not_taken_from_a_changed_table(run):
+    path = run / "images.parquet"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"images\.parquet was changed or damaged"):
+        evaluate_predictions("zeroshot", path)

@@ -184,7 +184,9 @@ def _run_beside(path: Path) -> dict[str, Any]:
     """What a run of ours wrote beside its table."""
     if path.name != "images.parquet" or not (path.parent / "run.json").is_file():
         return {}
-    return ResultStore(path.parent.parent).run(path.parent.name)[0]
+    runs = ResultStore(path.parent.parent)
+    runs.images(path.parent.name)  # is it the table that was written?
+    return runs.run(path.parent.name)[0]
 
 
 def _recipe(given: Given, projection: Projection | None) -> dict[str, Any]:
