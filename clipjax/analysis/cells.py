@@ -203,8 +203,10 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
     ):
         rows = [row for row in rows if wanted(row)] or rows
     if len(sets := sorted({str(prompts_of(row)) for row in rows})) > 1:
+        asked = f", not with {prompts}" if prompts is not None else ""
         raise DataError(
-            f"{model}: {term} was measured with the prompts {', '.join(sets)}: say which (--prompts NAME)"
+            f"{model}: {term} was measured with the prompts {', '.join(sets)}{asked}: say which "
+            "(--prompts NAME)"
         )
     for name, title in WAYS.items():
         if len(ways := ways_of(rows, name)) > 1:

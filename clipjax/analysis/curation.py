@@ -27,11 +27,12 @@ from clipjax.analysis.cells import (
 )
 from clipjax.completeness import in_words, is_whole
 from clipjax.config import config_dir
-from clipjax.errors import DataError, UsageError
+from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.reading import read_toml
-from clipjax.result_tables import as_csv, as_latex, as_markdown
+from clipjax.result_tables import as_csv, as_latex, as_markdown, model_name
 from clipjax.results import Row
 
+NAMED = 3  # rows that an error names
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
 CELL_FIELDS += ("part", "published", "source", "difference")
@@ -86,11 +87,26 @@ def curation_table(
     index = RowIndex(rows)
     found = index.models_of(term for column in of for term in column.terms)
     if not found:
-        wanted = ", ".join(sorted({term.task for column in of for term in column.terms}))
-        raise DataError(f"no result row belongs in the curation table: run `clipjax eval` for {wanted}")
-    if unknown := [model for model in models or () if model not in found]:
-        raise UsageError(f"{unknown[0]} has no row in the curation table; these have: {', '.join(found)}")
+        raise DataError(_why_none(index, of))
+    for model in models or ():
+        if model not in index.models:
+            raise unknown_name("model", model, list(index.models))
+        if model not in found:
+            have = ", ".join(sorted({str(term_of(row)) for row in index if model_name(row) == model})[:NAMED])
+            raise UsageError(f"{model} has rows ({have}), but none that the columns average: see --rows")
     return cells_of(index, of, models=models, prompts=prompts, precision=precision)
+
+
+def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
+    """Why the table is empty: there are no rows, or none of those that its columns average."""
+    terms = list(dict.fromkeys(term for column in of for term in column.terms))
+    tasks = sorted({term.task for term in terms})
+    if not index.models:
+        return f"there are no result rows: run `clipjax eval` for {', '.join(tasks)}"
+    there = sorted({(row["task"], row["dataset"]) for row in index})
+    have = ", ".join(" ".join(each) for each in there[:NAMED])
+    wanted = ", ".join(map(str, terms[:NAMED]))
+    return f"none of the rows ({have}) is one that the columns average, such as {wanted}"
 
 
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,6 +89,9 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
         sets.add(row["convention"].get("prompts"))
         precisions.add(row["precision"])
     for kind, asked, known in (("prompt set", prompts, sets), ("precision", precision, precisions)):
+        if asked in SHIPPED[kind]() and asked not in known:
+            have = ", ".join(sorted(str(each) for each in known - {None})) or "none"
+            raise UsageError(f"no row was measured with the {kind} {asked!r}; rows have: {have}")
         if asked is not None and asked not in known:
             raise unknown_name(kind, asked, sorted(known - {None}) or ["none"])
 
@@ -99,6 +102,19 @@ def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
     for name in asked:
         if name not in models:
             raise unknown_name("model", name, models)
+
+
+def _shipped_prompts() -> list[str]:
+    from clipjax.config import config_dir
+
+    return [path.stem for path in (config_dir() / "prompts").glob("*.txt")]
+
+
+SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
+    "prompt set": _shipped_prompts,
+    "precision": lambda: ("parity", "fast"),
+}
+"""Names that exist, by what they name: rows may lack one that is no mistyped name."""
 
 
 def emit(text: str, out: Path | None) -> None:

@@ -193,9 +193,9 @@ def test_models_are_chosen_and_ordered() -> None:
     resized = [{**one, "model_facts": {"image_size": 336, "resized": {}}} for one in rows]
     resized = [{**one, "model_facts": {"image_size": 336, "resized": {"rule": "x"}}} for one in resized]
     assert list(curation_table([*rows, *resized])) == [MODEL, f"{MODEL}@336px"]
-    with pytest.raises(UsageError, match=f"nobody has no row in the curation table; these have: {MODEL}"):
+    with pytest.raises(UsageError, match="unknown model 'nobody'"):
         curation_table(rows, ["nobody"])
-    with pytest.raises(DataError, match="no result row belongs in the curation table"):
+    with pytest.raises(DataError, match=r"there are no result rows|none of the rows"):
         curation_table([row(RUN)])
 
 
