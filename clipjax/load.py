@@ -299,7 +299,7 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
     seen = own.tokenizer and own.tokenizer.sha256
     if seen and card.tokenizer is not None and card.tokenizer.sha256 is None:
         card = card.with_tokenizer_files(seen)
-    named = "facts_of" if own.facts_of else "id"
+    named = "facts_of" if own.facts_of and card.facts_origin == REGISTRY else "id"
     if own.facts_origin == UNKNOWN and card.facts_origin == REGISTRY:
         named = "arch"  # the row says how to load the weights, and has another name than they
     for name in (named, "arch", "preprocess", "tokenizer", "classes"):
