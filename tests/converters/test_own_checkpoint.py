@@ -18,7 +18,6 @@ import torch
 from _checkpoints import FORMATS, save_safetensors, state_dict, target
 from safetensors.torch import load_file, save_file
 
-from clipjax import checkpoint
 from clipjax.checkpoint import (
     Origin,
     export_model,
@@ -231,7 +230,7 @@ def test_a_full_disk_leaves_nothing(failing: str, saved: Path, monkeypatch: pyte
         calls[folder / "new.safetensors"] = export_model
     for out, save in calls.items():
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint.os, failing, FailsOnce(getattr(os, failing), out))
+            patched.setattr(os, failing, FailsOnce(getattr(os, failing), out))
             with pytest.raises(
                 DataError, match=r"cannot be written \(No space left on device\); nothing was"
             ):

@@ -259,7 +259,7 @@ def test_the_factors_lie_beside_the_model_where_a_rate_was_chosen(
     recipe = dataclasses.replace(RECIPE, select=("learning_rate",), learning_rates=(1e-3, 1e-2))
     outcome = run.solve(dataclasses.replace(setup, recipe=recipe), METHOD)
     assert outcome.chosen["learning_rate"] == 1e-3
-    run._save(outcome, tmp_path, {"seed": 1})
+    run._save(outcome, tmp_path, {"seed": 1}, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [FILE, "model", "run.json"]
     low_rank.load(tmp_path / FILE, pair[1].params)
 
