@@ -2,8 +2,8 @@
 
 A checkpoint holds everything that a step changes, so a resumed run is bit-equal to one that was never stopped
 (on the same devices), and it is read back into whatever mesh the run goes on with. It also says what run it
-is of, and no other run goes on from it. One that cannot be read, because the disk was full or the job killed,
-is reported and put aside, and the one before it is used.
+is of, and no other run goes on from it. A checkpoint that cannot be read, or that has a file of another
+SHA-256 than it notes, is reported and put aside, and the one before it is used.
 
 On a bucket a checkpoint lies beside its working copy, which is what orbax writes and reads: it is uploaded
 when it is complete, `sizes.json` last, and the newest whole one is fetched where the working copy lacks it.
@@ -36,13 +36,15 @@ from jax.experimental import multihost_utils
 
 from clipjax.buckets import BucketPath
 from clipjax.errors import DataError, counted
+from clipjax.finetune.point_files import damage, has_digests, write_contents
 from clipjax.finetune.step import TrainState
-from clipjax.finetune.uploads import SIZES, Uploads, wrong_size
-from clipjax.sharding import barrier, failed_process
+from clipjax.finetune.uploads import Uploads
+from clipjax.sharding import barrier, failed_process, first_decides
 from clipjax.uploaded import working_copy
 
 # Seconds that a failed save waits for its threads, and for what they still write.
 _PATIENCE = 10.0
+_WHOLE = "whole"
 _LOG = logging.getLogger(__name__)
 
 
@@ -108,7 +110,8 @@ class Checkpoints:
             self._check_room(state)
             with _quiet():
                 self._manager.save(step, args=items)
-            self._write_sizes(step)
+            if jax.process_index() == 0:
+                write_contents(self.folder / str(step))
         except Exception as error:  # a full disk is an OSError, or what TensorStore makes of it
             failure = error
             if jax.process_count() > 1:
@@ -136,8 +139,6 @@ class Checkpoints:
         """What a failed save has left behind, which is room on a full disk."""
         if jax.process_index() > 0:
             return
-        for path in self.folder.glob(f"*/{SIZES}.tmp"):
-            path.unlink(missing_ok=True)
         deadline = time.monotonic() + _PATIENCE
         while left := list(self.folder.glob("*.orbax-checkpoint-tmp*")):
             for path in left:
@@ -169,6 +170,7 @@ class Checkpoints:
         damaged = []
         for step in self.steps:
             try:
+                self._refuse_damaged(step)
                 self._check_identity(step)
                 state = self._read(step, abstract, batches)
             except DataError:
@@ -179,6 +181,11 @@ class Checkpoints:
                 )
                 damaged.append(step)
                 continue
+            if jax.process_index() == 0 and not has_digests(self.folder / str(step)):
+                _LOG.warning(
+                    "checkpoint %s has no SHA-256 of its files: whether they have changed is not known",
+                    step,
+                )
             self._put_aside(damaged)
             if self._uploads is not None:
                 self._uploads.add(step, missing=True)
@@ -211,24 +218,18 @@ class Checkpoints:
         return str(self.folder if self._uploads is None else f"{self.place} (or its copy {self.folder})")
 
     def _read(self, step: int, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState:
-        if (wrong := wrong_size(self.folder / str(step))) is not None:
-            raise ValueError(wrong)
         items: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), batches=grain.checkpoint.CheckpointRestore(batches)
         )
         with _quiet():
             return TrainState(*self._manager.restore(step, args=items)["state"])
 
-    def _write_sizes(self, step: int) -> None:
-        """Note the size of every file of a checkpoint, inside it.
-
-        Orbax would see a file that was cut short only while it reads, and say so once for every array.
-        """
-        if jax.process_index() == 0:
-            folder = self.folder / str(step)
-            sizes = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
-            (folder / f"{SIZES}.tmp").write_text(json.dumps(sizes))
-            os.replace(folder / f"{SIZES}.tmp", folder / SIZES)
+    def _refuse_damaged(self, step: int) -> None:
+        """Raise ValueError on all processes where the first one finds a file that is not what was written."""
+        folder = self.folder / str(step)
+        wrong = first_decides(lambda: damage(folder) or _WHOLE, f"what is in {folder}")
+        if wrong != _WHOLE:
+            raise ValueError(wrong)
 
     def _put_aside(self, steps: list[int]) -> None:
         """Rename, so that training can save these steps again and the evidence is kept."""

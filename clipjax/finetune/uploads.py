@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from clipjax.buckets import BucketPath
-from clipjax.digests import version_of
 from clipjax.errors import DataError, UsageError
 from clipjax.fetched import copy_object
+from clipjax.finetune.point_files import SIZES, damage, read_contents, wrong_size
 from clipjax.sharding import failed_process, first_writes
 from clipjax.uploaded import publish, remove
-from clipjax.writing import writing
+from clipjax.writing import draft_folder, writing
 
-# In a checkpoint, and written last: the size of every other file of it. Without it there is no checkpoint.
-SIZES = "sizes.json"
 _LOG = logging.getLogger(__name__)
-
-
-def wrong_size(folder: Path) -> str | None:
-    """What to say of a file of a checkpoint that is missing or cut short.
-
-    None where all are right, or where no note says what is right.
-    """
-    if not (folder / SIZES).is_file():
-        return None
-    try:
-        sizes = _sizes(folder)
-    except (ValueError, TypeError):
-        return f"its {SIZES} is damaged"
-    for name, size in sizes.items():
-        try:
-            found = version_of(folder / name)[0]
-        except OSError:
-            found = 0
-        if found != size:
-            return f"{name} has {found} bytes, {size} were written"
-    return None
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return dict(json.loads((folder / SIZES).read_text()))
 
 
 class Uploads:
@@ -92,36 +63,34 @@ class Uploads:
     def _fetch(self) -> None:
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        here = [path for path in self._folder.iterdir() if path.name.isdecimal()]
-        newest = max((int(path.name) for path in here if wrong_size(path) is None), default=-1)
+        here = [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
+        newest = next((n for n in sorted(here, reverse=True) if damage(self._folder / str(n)) is None), -1)
         for step in self._steps():
             if step <= newest:
                 return
             there: Any = self._place / str(step)
-            if (wrong := wrong_size(there)) is None:
-                self._copy(there, step)
+            if (wrong := wrong_size(there) or self._copy(there, step)) is None:
                 return
             _LOG.warning("%s is not whole (%s): it is removed, the one before it is tried", there, wrong)
             remove(there, SIZES)
 
-    def _copy(self, there: Any, step: int) -> None:
-        """Into a folder beside its place, which gets its name when all is there.
+    def _copy(self, there: Any, step: int) -> str | None:
+        """Into a folder beside its place, which gets its name when all is there; else says what is wrong.
 
         A damaged one that has this name is put aside.
         """
         place = self._folder / str(step)
-        beside = self._folder / f".{step}.{uuid.uuid4().hex}.tmp"
-        try:
-            with writing(place):
-                for name, size in _sizes(there).items():
-                    copy_object(there / name, size, beside / name)
-                (beside / SIZES).write_bytes((there / SIZES).read_bytes())
-                if place.exists():
-                    shutil.rmtree(damaged := self._folder / f"{step}.damaged", ignore_errors=True)
-                    os.rename(place, damaged)
-                os.rename(beside, place)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with writing(place), draft_folder(place) as draft:
+            for name, (size, _) in read_contents(there).items():
+                copy_object(there / name, size, draft / name)
+            (draft / SIZES).write_bytes((there / SIZES).read_bytes())
+            if (wrong := damage(draft)) is not None:
+                return wrong
+            if place.exists():
+                shutil.rmtree(damaged := self._folder / f"{step}.damaged", ignore_errors=True)
+                os.rename(place, damaged)
+            os.rename(draft, place)
+        return None
 
     def _check_shared(self) -> None:
         """Each process must see what the first one has made: orbax writes to one folder from all of them."""

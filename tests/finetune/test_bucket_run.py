@@ -95,7 +95,7 @@ def test_sigterm_leaves_an_uploaded_resume_point_for_another_machine(
     assert not again, "nothing is left of those that were removed"
 
 
-@pytest.mark.parametrize("damage", ["not finished", "cut short", "a file is gone"])
+@pytest.mark.parametrize("damage", ["not finished", "cut short", "changed", "a file is gone"])
 def test_half_a_resume_point_is_none(
     bucket: type[FakeBucket],
     cache: Path,
@@ -110,6 +110,9 @@ def test_half_a_resume_point_is_none(
         del bucket.store["/bucket/run/train/checkpoints/12/sizes.json"]
     elif damage == "cut short":
         bucket.store[identity].truncate(3)
+    elif damage == "changed":
+        bucket.store[identity].seek(3)
+        bucket.store[identity].write(b"#")
     else:
         del bucket.store[identity]
     taken, weights = run(RUN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
@@ -17,6 +18,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
+from clipjax.finetune.point_files import SIZES
 from clipjax.models.network import Network
 from clipjax.sharding import FSDP, make_mesh
 from tests.finetune.conftest import tokenize
@@ -150,6 +152,50 @@ def test_a_truncated_checkpoint_is_reported_and_the_one_before_used(
     assert re.search(r"checkpoint 4 cannot be read.*: state/\S+ has \d+ bytes, \d+ were written", caplog.text)
     assert same_bits(params, whole)
     assert (tmp_path / "4.damaged").is_dir()
+
+
+@pytest.mark.parametrize("name", ["state", "batches", "identity", SIZES])
+def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
+    name: str,
+    network: Network,
+    manifest: Manifest,
+    whole: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    file = tmp_path / "4" / name
+    if file.is_dir():
+        file = max((f for f in file.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+    with caplog.at_level(logging.WARNING):
+        params = start(network, manifest, checkpoints=tmp_path)
+    assert re.search(rf"checkpoint 4 cannot be read, trying the one before it: .*{file.name}", caplog.text)
+    assert "SHA-256 of its files" not in caplog.text
+    assert same_bits(params, whole)
+    assert (tmp_path / "4.damaged").is_dir()
+
+
+def test_a_checkpoint_of_sizes_alone_goes_on_with_one_note(
+    network: Network,
+    manifest: Manifest,
+    whole: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped(network, manifest, tmp_path, monkeypatch)
+    for step in ("2", "4"):
+        contents = json.loads((tmp_path / step / SIZES).read_text())
+        (tmp_path / step / SIZES).write_text(json.dumps({name: c["bytes"] for name, c in contents.items()}))
+    with caplog.at_level(logging.WARNING, "clipjax"):
+        params = start(network, manifest, checkpoints=tmp_path)
+    assert same_bits(params, whole)
+    notes = [each.getMessage() for each in caplog.records if each.name.startswith("clipjax")]
+    assert notes == ["checkpoint 4 has no SHA-256 of its files: whether they have changed is not known"]
 
 
 def test_no_readable_checkpoint_is_an_error(

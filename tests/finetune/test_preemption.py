@@ -162,7 +162,7 @@ def test_two_processes_in_a_step_that_does_not_end_are_ended(tmp_path: Path) -> 
         codes, errors = ends(processes)
         took = time.monotonic() - asked
     assert codes == [75, 75], errors
-    assert took < 12
+    assert took < 60  # a busy machine; the step itself would take an hour
     assert saved(tmp_path) == [4, 8]
     for error in errors:
         assert "run the same command again; what was being computed is dropped" in error

@@ -1,0 +1,42 @@
+"""Every change of a resume point's files is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipjax.finetune.point_files import SIZES, damage, has_digests, write_contents
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> Path:
+    for name, data in {"state/d/0123": b"weights", "identity": b"{}", "empty": b""}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    write_contents(tmp_path)
+    assert damage(tmp_path) is None
+    assert has_digests(tmp_path)
+    return tmp_path
+
+
+def test_every_flipped_bit_is_found(point: Path) -> None:
+    flipped = 0
+    for file in [path for path in point.rglob("*") if path.is_file()]:
+        whole = file.read_bytes()
+        for bit in range(8 * len(whole)):
+            raw = bytearray(whole)
+            raw[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(raw)
+            said = damage(point)
+            assert said is not None, (file.name, bit)
+            assert file.name in said or file.name == SIZES, (file.name, bit)
+            flipped += 1
+        file.write_bytes(whole)
+    assert flipped > 2000
+
+
+@pytest.mark.parametrize("name", ["state/d/0123", "empty"])
+def test_a_missing_file_is_named(name: str, point: Path) -> None:
+    (point / name).unlink()
+    assert name in str(damage(point))
