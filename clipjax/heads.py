@@ -74,6 +74,7 @@ class Head:
         cache: what is added to the logits; None: nothing.
         directions: of a head that normalises: the kernel's columns are directions, and products with it
             cosines. False for a kernel that was trained freely.
+        hands_through: the features are logits, and float64 ones stay float64 (under `jax.enable_x64`).
 
     Raises:
         DataError: a cache of other features, or with classes outside 0..K-1.
@@ -86,6 +87,7 @@ class Head:
     label_space: LabelSpace
     cache: Cache | None = None
     directions: bool = True
+    hands_through: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is None:
@@ -216,7 +218,7 @@ def score_blocks(
     All blocks have one shape: the last one is padded and cut again.
 
     Args:
-        features: float32 [N, D], N > 0.
+        features: float32 [N, D], N > 0. Of a head that hands them through also float64: scores then are, too.
         projection: from the head's label space to the data set's; None leaves the logits as they are.
         ids: [N], names of the images, to refuse scores that are not finite; None: they are not looked at.
 
@@ -225,9 +227,11 @@ def score_blocks(
     """
     size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
     for start in range(0, len(features), size):
-        block = np.asarray(features[start : start + size], np.float32)
+        given = np.asarray(features[start : start + size])
+        wide = head.hands_through and given.dtype == np.float64
+        block = given if wide else given.astype(np.float32, copy=False)
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
-        values = _project(logits(head, padded), projection)[: len(block)]
+        values = _project(jnp.asarray(padded) if wide else logits(head, padded), projection)[: len(block)]
         if ids is not None:
             _check_finite(values, ids[start : start + len(block)])
         yield slice(start, start + len(block)), Scores(values, _averages(projection))

@@ -1,8 +1,8 @@
 """Classification metrics: jitted kernels on arrays, and nothing else.
 
-Scores are float32, one row an image and one column a class; labels are column indices. Ties go to the lowest
-index everywhere, as with an argmax: two classes of one name then behave as in the reference. Counts are
-integers.
+Scores are float32 (float64 under `jax.enable_x64`), one row an image and one column a class; labels are
+column indices. Ties go to the lowest index everywhere, as with an argmax: two classes of one name then behave
+as in the reference. Counts are integers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 @functools.partial(jax.jit, static_argnames="k")
 def top_k(scores: jax.Array, *, k: int) -> jax.Array:
     """The k best columns of each row, best first. [N, K] -> int32 [N, k]; k <= K."""
+    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0: they are a tie
     return jax.lax.top_k(scores, k)[1]
 
 
@@ -23,6 +24,12 @@ def top_k(scores: jax.Array, *, k: int) -> jax.Array:
 def in_top_k(ranked: jax.Array, labels: jax.Array) -> jax.Array:
     """Whether each label is among its row's ranked columns. int [N, k], int [N] -> bool [N]."""
     return jnp.any(ranked == labels[:, None], axis=1)
+
+
+@jax.jit
+def is_tied(scores: jax.Array) -> jax.Array:
+    """Whether several columns have a row's largest score: the lowest index decides. [N, K] -> bool [N]."""
+    return jnp.sum(scores == jnp.max(scores, axis=1, keepdims=True), axis=1) > 1
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -40,8 +47,9 @@ def class_counts(labels: jax.Array, correct: jax.Array, *, num_classes: int) -> 
 
 @jax.jit
 def softmax(logits: jax.Array) -> jax.Array:
-    """Probabilities of each row, float32 [N, K]."""
-    return jax.nn.softmax(logits.astype(jnp.float32), axis=1)
+    """Probabilities of each row, float32 (of float64 logits float64) [N, K]."""
+    kept = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    return jax.nn.softmax(logits.astype(kept), axis=1)
 
 
 @jax.jit

@@ -1,8 +1,9 @@
 """Scores that say how in-distribution an image looks: cosines or logits [N, K] -> float32 [N].
 
-LARGER IS MORE IN-DISTRIBUTION, for every one of them. All compute in float32: MCM's values lie near 1/K and
-differ little, so that in half precision most images would tie. What goes in is named by the argument: MCM
-and the entropy of MCM's code (utils/detection_util.py) take raw cosines, MSP takes logits with their scale.
+LARGER IS MORE IN-DISTRIBUTION, for every one of them. All compute in float32 (float64 logits, under
+`jax.enable_x64`, in float64): MCM's values lie near 1/K and differ little, so that in half precision most
+images would tie. What goes in is named by the argument: MCM and the entropy of MCM's code
+(utils/detection_util.py) take raw cosines, MSP takes logits with their scale.
 """
 
 from __future__ import annotations
@@ -11,35 +12,40 @@ import jax
 import jax.numpy as jnp
 
 
+def _single(values: jax.Array) -> jax.Array:
+    """float32; float64 stays what it is."""
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+
+
 @jax.jit
 def mcm(cosines: jax.Array, temperature: float = 1.0) -> jax.Array:
     """Maximum concept matching (Ming et al. 2022): the largest softmax of cosines / temperature.
 
     The reference takes RAW cosines at temperature 1, without the model's logit scale. Values lie near 1/K.
     """
-    return jnp.max(jax.nn.softmax(cosines.astype(jnp.float32) / temperature, axis=1), axis=1)
+    return jnp.max(jax.nn.softmax(_single(cosines) / temperature, axis=1), axis=1)
 
 
 @jax.jit
 def msp(logits: jax.Array) -> jax.Array:
     """Maximum softmax probability (Hendrycks & Gimpel 2017), of logits with their scale."""
-    return jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=1), axis=1)
+    return jnp.max(jax.nn.softmax(_single(logits), axis=1), axis=1)
 
 
 @jax.jit
 def max_logit(logits: jax.Array) -> jax.Array:
     """The largest logit; of cosines, the largest cosine: the same order."""
-    return jnp.max(logits.astype(jnp.float32), axis=1)
+    return jnp.max(_single(logits), axis=1)
 
 
 @jax.jit
 def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     """Negative free energy, T logsumexp(logits / T) (Liu et al. 2020). MCM's code gives it raw cosines."""
-    return temperature * jax.nn.logsumexp(logits.astype(jnp.float32) / temperature, axis=1)
+    return temperature * jax.nn.logsumexp(_single(logits) / temperature, axis=1)
 
 
 @jax.jit
 def negative_entropy(cosines: jax.Array, temperature: float = 1.0) -> jax.Array:
     """sum p log p of p = softmax(cosines / temperature): minus the entropy, in nats. At most 0."""
-    log_p = jax.nn.log_softmax(cosines.astype(jnp.float32) / temperature, axis=1)
+    log_p = jax.nn.log_softmax(_single(cosines) / temperature, axis=1)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=1)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from clipjax.errors import DataError
@@ -30,6 +31,8 @@ ARRAYS = {
     | dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
 }
 
+LOGITS = {"logits", "id_logits", "ood_logits", "id_cosines", "ood_cosines"}
+EXACT = 2**53  # float64 holds every whole number up to this one
 # How far rounding may take a cosine beyond -1 and 1.
 ROUNDING = 1e-3
 UNREADABLE = (
@@ -46,6 +49,16 @@ UNREADABLE = (
 def read_arrays(given: Given) -> Described:
     """The columns that the task's own `describe` makes of the logits."""
     arrays = _load_arrays(given.path, ARRAYS[given.task.name], given.task.name)
+    logits = {name: _numbers(given.path, name, values) for name, values in arrays.items() if name in LOGITS}
+    if all(values.dtype == np.float32 for values in logits.values()):
+        return _described(given, arrays | logits)
+    # All in one dtype: scores of both sides are compared. Without x64 JAX would narrow them to float32.
+    logits = {name: values.astype(np.float64) for name, values in logits.items()}
+    with jax.enable_x64(True):
+        return _described(given, arrays | logits)
+
+
+def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     if given.task.name == "ood":
         return _ood(given, arrays)
     main = _inputs(given, arrays, "", given.dataset, given.space)
@@ -130,7 +143,7 @@ def _inputs(
         names,
         logits,
         _labels(path, arrays, f"{prefix}labels", n, space),
-        identity_head(of),
+        dataclasses.replace(identity_head(of), hands_through=True),
         space,
         load_projection(of, space),
         columns,
@@ -160,15 +173,34 @@ def _marks(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list
 def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in arrays:
         raise DataError(f"{path}: there is no {name!r}, but its other half is there")
-    values = arrays[name]
-    if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
-        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give floats [N, K]")
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
+    return arrays[name]
+
+
+def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """The same numbers as float32 (of float16 and float32) or float64 (of all others) [N, K].
+
+    Raises:
+        DataError: not numbers [N, K], not finite, or not exact in float64, where two may become equal.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give numbers [N, K]")
     wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if wrong.size:
         raise DataError(f"{path}: row {wrong[0]} of {name} holds NaN or infinity")
-    return values
+    if values.dtype.kind == "f" and values.dtype.itemsize <= 4:
+        return values.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        exact = values.astype(np.float64)
+    if values.dtype.kind == "f":
+        rounded = exact.astype(values.dtype) != values
+    else:
+        rounded = (values > EXACT) | (values < -EXACT)
+    if (rows := np.flatnonzero(rounded.any(axis=1))).size:
+        number = values[rows[0]][rounded[rows[0]]][0]
+        raise DataError(
+            f"{path}: row {rows[0]} of {name} holds {number!s}, which float64 may round; give float64"
+        )
+    return exact
 
 
 def _labels(

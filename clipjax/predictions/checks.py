@@ -12,7 +12,17 @@ from clipjax.tasks import ood
 
 # Tasks whose `correct` may be true by another label than the first, which alone is in the table.
 SEVERAL = ("vid_robust", "calibration")
-BOOLS = ("correct", "in_distribution", "annotated", "prototype", "conflict", "confused")
+BOOLS = ("tied", "correct", "in_distribution", "annotated", "prototype", "conflict", "confused")
+
+ROUNDING = 1e-6  # how far rounding to float32 may take a number out of its range; confidences stay within
+PROBABILITY = (0.0, 1.0)
+# OOD scores -> the smallest and the largest value; the others have no bounds.
+SCORE_RANGES = dict.fromkeys(("msp", "mcm", "msp_confused"), PROBABILITY)
+SCORE_RANGES |= {"negative_entropy": (-math.inf, 0.0)}
+# The same of the columns of every task.
+_OF_STATE = {"confidence": PROBABILITY, "nll": (0.0, math.inf), "brier": (0.0, 2.0)}
+RANGES = {f"{name}_{state}": ends for name, ends in _OF_STATE.items() for state in ("before", "after")}
+RANGES |= {"confidence": PROBABILITY}
 
 Table = dict[str, list[Any]]
 """Column name -> a list of N."""
@@ -22,17 +32,20 @@ def check_table(given: Given, columns: Table) -> Table:
     """The columns, classes as int (a table of floats may have written 394.0).
 
     Raises:
-        DataError: a class is none, a mark is no bool, a score is no number, `correct` contradicts the classes
-            or `correct_top5`, an OOD image's class has no name; names the row.
+        DataError: a class is none, a mark is no bool, a score is no number or out of its range, `correct`
+            contradicts the classes or `correct_top5`, an OOD image's class has no name; names the row.
     """
-    columns = dict(columns)
+    columns, is_ood = dict(columns), given.task.name == "ood"
+    ranges = RANGES | (SCORE_RANGES if is_ood else {})
     for name in columns:
         if name in BOOLS or name.startswith("correct_"):
             _check_bools(given, name, columns[name])
         elif name in ("label", "prediction"):
             columns[name] = _classes(given, name, columns)
-        elif given.task.name == "ood" and name in (*ood.SCORES, "msp_confused"):
-            _check_finite(given, name, columns[name])
+        elif name in ranges and not (name.endswith("_after") and _has_no_temperature(columns)):
+            _check_range(given, name, columns[name], *ranges[name])
+        elif is_ood and name in ood.SCORES:
+            _check_range(given, name, columns[name])
     if "correct" in columns:
         _check_correct(given, columns)
     if "ood_class" in columns and "in_distribution" in columns:
@@ -54,10 +67,22 @@ def _check_bools(given: Given, name: str, values: list[Any]) -> None:
             raise _wrong(given, row, name, value, "it must be a bool, true or false")
 
 
-def _check_finite(given: Given, name: str, values: list[Any]) -> None:
+def _check_range(
+    given: Given, name: str, values: list[Any], low: float = -math.inf, high: float = math.inf
+) -> None:
+    slack = 0.0 if name.startswith("confidence") else ROUNDING
+    ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
+    expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
     for row, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _wrong(given, row, name, value, "it must be a finite number")
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and low - slack <= value <= high + slack):
+            raise _wrong(given, row, name, value, f"it must be a finite number{expected}")
+
+
+def _has_no_temperature(columns: Table) -> bool:
+    """Whether a calibration table has no fitted T: the columns that follow from T are then NaN."""
+    first = next(iter(columns.get("temperature", [])), None)
+    return not (isinstance(first, int | float) and 0 < first < math.inf)
 
 
 def _classes(given: Given, name: str, columns: Table) -> list[int]:

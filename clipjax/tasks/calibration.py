@@ -12,6 +12,7 @@ In a bootstrap the edges of bins stay those of the data set, so that an image st
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from clipjax.metrics.bootstrap import (
     weighted_mean,
 )
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column
-from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels
+from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
 STATES = ("before", "after")
 BINS = 15  # of the reliability diagram, and of MCE
@@ -169,10 +170,11 @@ def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fi
     """The columns of the images in `rows`."""
     chosen = labels[rows]
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
-    predicted = np.empty(len(rows), np.int32)
+    predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)
     made = {(name, state): np.full(len(rows), np.nan) for state in STATES for name in kernels.Scored._fields}
     for block, logits in _logits(inputs, rows):
         predicted[block] = logits.argmax(axis=1)
+        tied[block] = (logits == logits.max(axis=1, keepdims=True)).sum(axis=1) > 1
         for state, temperature in zip(STATES, temperatures):
             scored = kernels.score(logits, chosen[block], temperature=temperature)
             for name, values in scored._asdict().items():
@@ -183,6 +185,7 @@ def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fi
         "label": chosen,
         "prediction": predicted,
         "correct": np.any(predicted[:, None] == right, axis=1),
+        **({"tied": tied} if tied.any() else {}),
         **{f"{name}_{state}": v for (name, state), v in made.items() if name != "correct"},
     }
 
@@ -198,7 +201,8 @@ def measure(columns: Columns, about: About) -> list[Measure]:
         return [Measure("ece_15_before", None, n, note=AVERAGED)]
     correct = np.asarray(columns["correct"], bool)
     temperature = _temperature(columns, n)
-    found = [accuracy("accuracy", int(correct.sum()), n), temperature]
+    ties = tie_note(columns.get("tied"))
+    found = [dataclasses.replace(accuracy("accuracy", int(correct.sum()), n), note=ties), temperature]
     if temperature.value is None:
         found.append(Measure("ece_15_after", None, n, note=temperature.note))
     statistic = _statistic(columns)

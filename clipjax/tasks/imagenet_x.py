@@ -34,7 +34,7 @@ from clipjax.metrics.factors import (
 )
 from clipjax.metrics.intervals import Interval
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, metric_name
-from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict
+from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
 DEFAULT = "top/filtered"
 VARIANTS = (DEFAULT, "top/kept", "multi/filtered", "multi/kept")
@@ -60,7 +60,9 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     if inputs.labels is not None:
         check_labels(inputs.labels, inputs.ids, space)
     predictions = predict(inputs)
-    return join(inputs.ids, predictions.ranked[:, 0], predictions.confidence, space, notes, inputs.labels)
+    best = predictions.ranked[:, 0]
+    columns = join(inputs.ids, best, predictions.confidence, space, notes, inputs.labels)
+    return columns if predictions.tied is None else columns | {"tied": predictions.tied}
 
 
 def join(
@@ -144,6 +146,7 @@ class _Table:
         correct: by the ending of a metric's name, bool [A]; without what is not known.
         marks: "top" and "multi" -> bool [A, F], over `factors`: those that some image has.
         without: images without annotation.
+        tied: whether a tie decides the prediction, bool [A]; None: not known, or nowhere.
     """
 
     correct: dict[str, np.ndarray]
@@ -153,6 +156,7 @@ class _Table:
     factors: tuple[str, ...]
     marks: dict[str, np.ndarray]
     without: int
+    tied: np.ndarray | None
 
     @staticmethod
     def of(images: Columns) -> _Table:
@@ -177,6 +181,7 @@ class _Table:
             factors=factors,
             marks={which: _one_hot(lists, factors) for which, lists in names.items()},
             without=int(np.sum(~annotated)),
+            tied=np.asarray(images["tied"], bool)[annotated] if "tied" in images else None,
         )
 
     def part(self, variant: str) -> np.ndarray:
@@ -243,7 +248,8 @@ def _remark(table: _Table, variant: str, about: About) -> str:
         parts.append("no prototypes are known, none is left out")
     elif variant.endswith("filtered"):
         parts.append(f"{int(table.prototype.sum())} prototypes left out")
-    return "; ".join(parts) or "all annotated images"
+    ties = None if table.tied is None else tie_note(table.tied[table.part(variant)])
+    return "; ".join([*parts, *filter(None, [ties])]) or "all annotated images"
 
 
 def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measure]:

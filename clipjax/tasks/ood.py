@@ -38,6 +38,7 @@ OF_COSINES = {
 }
 OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
+MANY_TIES = 0.01  # of the pairs of an ID and an OOD image: half of it is what ties may move AUROC by
 CLASS_MEASURES = ("auroc", "fpr95_ninco")
 # The name that ID images are resampled under: the same resamples for every OOD set, score and model.
 ID = "in_distribution"
@@ -142,7 +143,7 @@ def measure(columns: Columns, about: About) -> list[Measure]:
         found |= {(f"class_mean_{key[0]}", key[1]): m for key, m in _means(scores, about, classes).items()}
     first = next(iter(scores))
     headline = [
-        dataclasses.replace(each, slice=None, note=f"score: {first}")
+        dataclasses.replace(each, slice=None, note=_joined(f"score: {first}", each.note))
         for (_, name), each in found.items()
         if name == first
     ]
@@ -235,6 +236,7 @@ def _pooled(
     draws = _draws(statistic, about, (ID, n), (about.dataset, m), clusters)
     found = {}
     for name, ranking in rankings.items():
+        note = _ties(ranking)
         for measure, value in detection.measures(ranking).items():
             if measure == "auroc" and clusters is None:
                 interval = detection.auroc_interval(ranking)
@@ -247,7 +249,8 @@ def _pooled(
                     "pairs",
                     clustered=clusters is not None,
                 )
-            found[measure, name] = Measure(measure, float(value[0]), n + m, interval, label.format(name))
+            part = label.format(name)
+            found[measure, name] = Measure(measure, float(value[0]), n + m, interval, part, note=note)
     return found
 
 
@@ -268,6 +271,7 @@ def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> di
             ),
             f"score:{name}",
             aggregates="ood_classes",
+            note=_ties(rankings[name]),
         )
         for (measure, name), value in statistic().items()
     }
@@ -336,7 +340,21 @@ def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measur
     sides = _sides(rows, "msp_confused", inside[kept])
     note = "MSP of the logits of the classes that OOD images are mistaken for; ID images of these alone"
     found = _pooled({"msp_confused": sides}, about, label=part)
-    return [dataclasses.replace(each, note=note) for each in found.values()]
+    return [dataclasses.replace(each, note=_joined(note, each.note)) for each in found.values()]
+
+
+def _joined(*notes: str | None) -> str:
+    return "; ".join(filter(None, notes))
+
+
+def _ties(ranking: detection.Ranking) -> str | None:
+    """What is said of a score's numbers where many pairs of an ID and an OOD image have equal scores."""
+    share = detection.tied_share(ranking)
+    if share == 1:
+        return "all scores are equal: they tell no image from another"
+    if share <= MANY_TIES:
+        return None
+    return f"{share:.1%} of the pairs of an ID and an OOD image have equal scores"
 
 
 TASK = Task(

@@ -32,12 +32,14 @@ class Predictions(NamedTuple):
 
     full, restricted: the best of all the head's classes, and of those that stand for a class of the data set.
     int32 [N]; None where there is no such difference.
+    tied: whether several classes have the largest score, the lowest of which counts. bool [N]; None: nowhere.
     """
 
     ranked: np.ndarray
     confidence: np.ndarray
     full: np.ndarray | None = None
     restricted: np.ndarray | None = None
+    tied: np.ndarray | None = None
 
 
 def predict(inputs: Inputs) -> Predictions:
@@ -51,14 +53,27 @@ def predict(inputs: Inputs) -> Predictions:
     n, k = len(inputs.features), min(TOP, len(inputs.label_space))
     if n == 0:
         raise DataError("there are no images to evaluate")
-    ranked, confidence = np.empty((n, k), np.int32), np.empty(n, np.float32)
+    ranked, confidence, ties = np.empty((n, k), np.int32), np.empty(n, np.float32), np.empty(n, bool)
     for rows, scores in score_blocks(inputs.head, inputs.features, inputs.projection, ids=inputs.ids):
         probabilities = scores.values if scores.are_probabilities else classification.softmax(scores.values)
         ranked[rows] = classification.top_k(scores.values, k=k)
         confidence[rows] = jnp.max(probabilities, axis=1)
+        ties[rows] = classification.is_tied(scores.values)
+    tied = ties if ties.any() else None
     if inputs.projection is None:
-        return Predictions(ranked, confidence)
-    return Predictions(ranked, confidence, *_among_the_heads(inputs, inputs.projection))
+        return Predictions(ranked, confidence, tied=tied)
+    return Predictions(ranked, confidence, *_among_the_heads(inputs, inputs.projection), tied=tied)
+
+
+def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
+    """How many images' top-1 is decided by a tie. bool [N] -> a note; None where none is."""
+    ties = 0 if tied is None else int(np.sum(tied))
+    if tied is None or not ties:
+        return None
+    return (
+        f"top-1 of {ties:,} of {len(tied):,} images is a tie: of equal largest scores the lowest class "
+        "index is taken"
+    )
 
 
 def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
@@ -93,6 +108,8 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     over_head = {"full": predictions.full, "restricted": predictions.restricted}
     over_head = {name: best for name, best in over_head.items() if best is not None}
     columns |= {f"prediction_{name}": best for name, best in over_head.items()}
+    if predictions.tied is not None:
+        columns["tied"] = predictions.tied
     if inputs.labels is None:
         return columns
     labels = np.asarray(inputs.labels, np.int32)
@@ -155,7 +172,8 @@ def measure(images: Columns, about: About) -> list[Measure]:
     )
     few = "there is 1 class" if len(space) == 1 else f"there are {len(space)} classes"
     alone = f"{few}, so that every prediction is right" if len(space) == 1 else None
-    found = [dataclasses.replace(accuracy("top1", int(correct.sum()), n), note=alone)]
+    note = "; ".join(filter(None, (alone, tie_note(images.get("tied"))))) or None
+    found = [dataclasses.replace(accuracy("top1", int(correct.sum()), n), note=note)]
     for name in ("full", "restricted"):
         if f"correct_{name}" in images:
             found.append(accuracy(f"top1_{name}", int(np.sum(images[f"correct_{name}"])), n))

@@ -153,7 +153,8 @@ def test_the_same_numbers_from_a_stored_table(tmp_path):
 
 def test_a_classifier_has_no_cosines():
     got = measured(ood.TASK.run(world(normalize=False)).measures)
-    assert got["auroc", None].note == "score: msp"
+    note = "score: msp; 34.7% of the pairs of an ID and an OOD image have equal scores"  # mostly 1
+    assert got["auroc", None].note == note
     assert got["auroc", None].value == got["auroc", "score:msp"].value
     for name in COSINE:
         assert got["auroc", f"score:{name}"].value is None
