@@ -27,6 +27,7 @@ from clipjax.embed import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation import evaluate
 from clipjax.labels import PromptSet, load_prompts
+from clipjax.reading import exists, is_dir
 from clipjax.run_result import Result, refused
 from clipjax.sharding import on_all
 from clipjax.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
@@ -114,7 +115,7 @@ def cards_below(data_root: str | Path) -> list[Located]:
     A user's card replaces the shipped one of its name. Places are relative to `data_root`.
     """
     base = buckets.place(data_root).expanduser()
-    if not base.is_dir():
+    if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
     cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
     return [Located(cards[name], place(base, cards[name])) for name in sorted(cards)]
@@ -157,7 +158,7 @@ def plan(
                 continue
             data = data._replace(root=places.get(data.card.name, data.root))
             id_ = _id_of(base, data.card, places) if "id" in task.needs else None
-            absent = [where.root for where in (data, id_) if where is not None and not where.root.exists()]
+            absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
             if absent and _is_demo(data.card) and not only:
                 continue
             if absent:
@@ -172,7 +173,7 @@ def plan(
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
     """Each data set with its problems, None where it is not there; `decode` as in `check_dataset`."""
     for located in cards_below(data_root):
-        if not located.root.exists():
+        if not exists(located.root):
             if located.card.tasks and not _is_demo(located.card):
                 yield located, None
         else:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
@@ -43,8 +44,10 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes, or None where there is none."""
+        """The file's bytes, or None where there is none; b"" for a FIFO or a device, which never end."""
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                return b""
             return path.read_bytes()
         except FileNotFoundError:
             return None

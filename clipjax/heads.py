@@ -133,6 +133,15 @@ class Head:
         return digest.hexdigest()
 
 
+class _Identity(Head):
+    """A head for features that are logits already. Its kernel has no rows: the K x K one is never made."""
+
+    @functools.cached_property
+    def columns(self) -> np.ndarray:
+        """int32 [K]: no two classes are one."""
+        return np.arange(len(self.label_space), dtype=np.int32)
+
+
 class Scores(NamedTuple):
     """float32 [B, K]: logits, or probabilities where a projection averaged them."""
 
@@ -142,11 +151,12 @@ class Scores(NamedTuple):
 
 def logits(head: Head, features: Any) -> jax.Array:
     """float32 [B, D] -> float32 [B, K]."""
-    features = jnp.asarray(features, jnp.float32)
-    if features.ndim != 2 or features.shape[1] != head.kernel.shape[0]:
-        raise DataError(
-            f"a head over {head.kernel.shape[0]} features got features of shape {list(features.shape)}"
-        )
+    features, identity = jnp.asarray(features, jnp.float32), isinstance(head, _Identity)
+    dim = len(head.label_space) if identity else head.kernel.shape[0]
+    if features.ndim != 2 or features.shape[1] != dim:
+        raise DataError(f"a head over {dim} features got features of shape {list(features.shape)}")
+    if identity:
+        return features
     bias = jnp.zeros(head.kernel.shape[1], jnp.float32) if head.bias is None else head.bias
     scale = np.float32(head.scale)
     if head.cache is None:
@@ -271,7 +281,7 @@ def cosine_head(head: Head) -> Head | None:
 
 def identity_head(space: LabelSpace) -> Head:
     """A head for features that are logits over `space` already: it hands them through, to the last bit."""
-    return Head(jnp.eye(len(space)), None, scale=1.0, normalize=False, label_space=space)
+    return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)
 
 
 def classifier_head(model: Any) -> Head:

@@ -9,7 +9,6 @@ path to a file of the same format works too.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Literal, get_args
 from clipjax.config import config_dir
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.reading import read_csv, read_lines, read_text, read_toml
+from clipjax.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
 
 ProjectionKind = Literal["select", "max", "mean_prob"]
 
@@ -132,7 +131,7 @@ def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None
     if source.ids == target.ids:
         return None
     path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
-    if path.is_file():
+    if is_file(path):
         return _read_projection(path, source, target)
     if set(target.ids) <= set(source.ids):
         groups = tuple((source.ids.index(item),) for item in target.ids)
@@ -150,11 +149,15 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
     if (record["from"], record["to"]) != (source.name, target.name):
         raise DataError(f"{path}: from and to are not those of the file's name")
     groups = record["groups"]
+    if not isinstance(groups, dict):
+        raise DataError(f"{path}: 'groups' must be a table of lists of class indices")
     if missing := [item for item in target.ids if not groups.get(item)]:
         raise DataError(f"{path}: no group for the class {missing[0]!r}")
     if extra := set(groups) - set(target.ids):
         raise DataError(f"{path}: {min(extra)!r} is no class of {target.name}")
     for item, group in groups.items():
+        if not isinstance(group, list) or not all(type(index) is int for index in group):
+            raise DataError(f"{path}: the group of {item!r} must be a list of class indices, not {group!r}")
         if len(set(group)) != len(group) or not all(0 <= index < len(source) for index in group):
             raise DataError(f"{path}: the group of {item!r} repeats an index or leaves 0..{len(source) - 1}")
         if record["kind"] == "select" and len(group) != 1:
@@ -172,7 +175,7 @@ def load_prompts(name: str | Path) -> PromptSet:
         UsageError: there is no prompt set of that name.
         DataError: a file that does not exist or is no prompt set; two sets that both hold sentences.
     """
-    if "+" in str(name) and not Path(name).is_file():
+    if "+" in str(name) and not is_file(Path(name)):
         parts = str(name).split("+")
         if not all(part.strip() for part in parts):
             raise UsageError(
@@ -198,16 +201,13 @@ def _read_templates(path: Path) -> PromptSet:
         raise DataError(f"{path}: holds no template")
     for number, template in enumerate(templates, 1):
         if "{}" not in template:
-            raise DataError(f"{path}: template {number} ({template!r}) has no {{}} for the class name")
+            raise DataError(f"{path}: template {number} ({template!r:.60}) has no {{}} for the class name")
     return PromptSet(path.stem, templates=tuple(templates))
 
 
 def _read_sentences(path: Path) -> PromptSet:
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(record, dict) or not record:
+    record = read_json(path)
+    if not record:
         raise DataError(f'{path}: expected one object, {{"class name": ["sentence", ...]}}')
     for key, sentences in record.items():
         if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
@@ -221,14 +221,14 @@ def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -
     """The file a name stands for: a path with one of `suffixes`, or a file in configs/`folder`."""
     path = Path(name)
     if path.suffix in suffixes:
-        if not path.is_file():
+        if not exists(path):
             raise DataError(f"{path} does not exist")
         return path
     root = config_dir() / folder
     for suffix in suffixes:
-        if (root / f"{name}{suffix}").is_file():
+        if is_file(root / f"{name}{suffix}"):
             return root / f"{name}{suffix}"
-    if path.exists():
+    if exists(path):
         raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
     known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
     raise unknown_name(kind, str(name), known)

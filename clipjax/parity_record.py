@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.reading import read_text
+from clipjax.reading import exists, read_json
 
 # A form is a type (or a tuple of them), or a dict: of keys that must be there, or of ANY key.
 ANY = "*"
@@ -44,12 +43,12 @@ def read_record(path: Path | None = None) -> dict[str, Any]:
         DataError: the file is something else; the key is named.
     """
     path = path or record_path()
-    if not path.exists():
+    if not exists(path):
         return empty_record()
     try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise _not_a_record(path, f"not JSON: {error}") from None
+        record = read_json(path, object)
+    except DataError as error:
+        raise _not_a_record(path, str(error)) from None
     if (key := _misfit(record, _FORM)) is not None:
         raise _not_a_record(path, f"{key} is missing or of the wrong type" if key else "not an object")
     if record["format"] != 1:

@@ -29,7 +29,7 @@ from clipjax.digests import sha256_json
 from clipjax.errors import DataError, unknown_name
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.published_models import facts
-from clipjax.reading import read_csv
+from clipjax.reading import is_dir, is_file, read_csv
 from clipjax.references import FIELDS, Score, scores, sources
 from clipjax.results import SCHEMA_VERSION, Row, model_facts, new_run_id
 
@@ -138,8 +138,8 @@ def _tables(source: str, path: Path) -> dict[str, _Table]:
     if source not in readable_sources():
         raise unknown_name("source", source, readable_sources())
     files = _files(source)
-    folder, wanted = (path, files) if path.is_dir() else (path.parent, [path.name])
-    there = [name for name in wanted if name in files and (folder / name).is_file()]
+    folder, wanted = (path, files) if is_dir(path) else (path.parent, [path.name])
+    there = [name for name in wanted if name in files and is_file(folder / name)]
     if not there:
         raise DataError(f"{path} is not a table of {source}, nor a folder with one: {', '.join(files)}")
     return {name: _Table(folder / name, sources()[source]["name"]) for name in there}
@@ -229,7 +229,7 @@ def _unregistered(
 ) -> list[_Model]:
     """All other names. The other spelling of a registered model that is listed under both has no facts but
     whose it is: its numbers are of the same weights, and would stand in a trend twice."""
-    profile = _profile(source, path if path.is_dir() else path.parent)
+    profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
     own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
     found: dict[Name, _Model] = {}
@@ -261,7 +261,7 @@ def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Facts by the first part of the name, from another file of the source; empty where that is not there."""
     record = dict(sources()[source].get("profile", {}))
-    if not record or not (folder / record["file"]).is_file():
+    if not record or not is_file(folder / record["file"]):
         return {}
     table = _Table(folder / record.pop("file"), [record.pop("by")])
     return {
@@ -377,7 +377,7 @@ def updated(folders: Sequence[str | Path]) -> list[Score]:
     new: dict[str, list[Score]] = {}
     order = list(sources())
     for folder in folders:
-        held = [s for s in readable_sources() if any((Path(folder) / name).is_file() for name in _files(s))]
+        held = [s for s in readable_sources() if any(is_file(Path(folder) / name) for name in _files(s))]
         if not held:
             raise DataError(f"{folder} holds the published tables of none of {', '.join(readable_sources())}")
         new |= {source: read_published(source, folder) for source in held}

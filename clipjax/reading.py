@@ -159,9 +159,13 @@ def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
 
 def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, str]]:
     """CSV text as one dict a row; see `read_csv`. An error begins with `where` and the line."""
+    return [row for _, row in numbered_csv(text, where, delimiter)]
+
+
+def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """The line that each row ends in, and the row; see `read_csv`."""
     # strict: an unbalanced quote would otherwise swallow every line after it into one cell.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
     try:
         names = list(reader.fieldnames or [])
         if doubled := {name for name in names if names.count(name) > 1}:
@@ -169,10 +173,9 @@ def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, 
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(f"{where}:{reader.line_num}: expected {len(names)} cells")
-            rows.append(row)
+            yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{where}:{reader.reader.line_num}: not CSV ({error})") from None
-    return rows
 
 
 def read_json(path: AnyPath, kind: type = dict) -> Any:

@@ -40,12 +40,25 @@ def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
     try:
         tensors = _tensors(data)
         names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        batch = tensors.get("per_device_batch")
+        batch = None if batch is None else int(batch)
+        same = np.array_equal(checksum, _checksum(names, array))
+        ids = json.loads(names.tobytes()) if same else []
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"truncated or foreign: {error}") from None
-    if not np.array_equal(checksum, _checksum(names, array)):
+    if not same:
         raise ValueError("checksum differs")
-    batch = tensors.get("per_device_batch")
-    return json.loads(names.tobytes()), array, None if batch is None else int(batch)
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids) or array.ndim < 1:
+        raise ValueError("foreign: its ids are not a list of texts, or its array has no rows")
+    return ids, array, batch
 
 
 _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
@@ -54,7 +67,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
     """Views on the bytes, which are most of what is read: the library would copy every tensor.
 
-    Raises ValueError, KeyError, TypeError or AttributeError if the header is none, or not that of the rest.
+    Raises one of the errors that `unpack` catches if the header is none, or not that of the rest.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), memoryview(data)[start:]

@@ -35,6 +35,7 @@ from clipjax.buckets import BucketPath, check_folder, place
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.files import LocalFiles
+from clipjax.reading import check_regular, exists, is_dir, parse_json
 from clipjax.shard_file import SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Store:
             nonce=uuid.uuid4().hex,
         )
         path = self.root / name / "key.json"
-        if not path.exists():
+        if not exists(path):
             record = {
                 "schema": SCHEMA,
                 "about": about or {},
@@ -184,7 +185,7 @@ class Store:
             batch = entry.manifest.per_device_batch
             raise DataError(f"{entry.path} holds rows already, made in batches of {batch}")
         path = entry.path / "key.json"
-        record = json.loads(path.read_bytes())
+        record = parse_json(path.read_bytes(), path)
         record["manifest"] |= {"rows_per_shard": rows_per_shard, "per_device_batch": per_device_batch}
         self.files.create(path, json.dumps(record, indent=1, sort_keys=True).encode(), replace=True)
 
@@ -195,15 +196,18 @@ class Store:
         """
         path = self.root / name / "key.json"
         try:
-            record = json.loads(path.read_bytes())
+            if exists(path):
+                check_regular(path)
+            record = parse_json(path.read_bytes(), "the key")
             about, key, fields = record["about"], record["key"], dict(record["manifest"])
             if fields["row_shape"] is not None:
                 fields["row_shape"] = tuple(fields["row_shape"])
             manifest = EntryManifest(**fields)
+            _check_types(about, key, manifest)
             matches = (record["schema"], key_hash(key)) == (SCHEMA, name)
         except FileNotFoundError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
         if not matches:
             raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
@@ -214,9 +218,9 @@ class Store:
 
         Raises DataError if an entry is damaged, or if the folder is something else than a store.
         """
-        if not self.root.exists():
+        if not exists(self.root):
             return []
-        if not self.root.is_dir():
+        if not is_dir(self.root):
             raise DataError(f"{self.root} is a file, not the folder of a store")
         infos = []
         for name in self._names():
@@ -233,7 +237,7 @@ class Store:
                     f"{self.root} is not a clipjax store ({path.name} has no key.json of an entry); "
                     "give the folder that `clipjax eval --store` wrote to"
                 )
-        return [path.name for path in paths if (path / "key.json").exists()]
+        return [path.name for path in paths if exists(path / "key.json")]
 
     def _info(self, name: str) -> EntryInfo:
         about, key, manifest = self._read_record(name)
@@ -291,6 +295,19 @@ class Store:
         """Delete what was taken away, now or by a run that was killed; another one may be at it as well."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_types(about: Any, key: Any, manifest: EntryManifest) -> None:
+    """Raises ValueError for what no run of ours wrote into a key.json."""
+    counts = (manifest.rows, manifest.rows_per_shard, manifest.per_device_batch, *(manifest.row_shape or ()))
+    if not isinstance(key, dict) or not isinstance(about, dict):
+        raise ValueError("'key' or 'about' is not an object")
+    if not all(isinstance(value, str) for value in (*about.values(), manifest.ids_sha256, manifest.nonce)):
+        raise ValueError("a name is not a text")
+    if not all(type(count) is int and 0 <= count < 2**53 for count in counts) or 0 in counts[1:3]:
+        raise ValueError("its numbers of rows are not whole numbers")
+    if not isinstance(manifest.dtype, str) or np.dtype(manifest.dtype).kind not in "fiub":
+        raise ValueError(f"its dtype is {manifest.dtype!r}")
 
 
 def _shards(manifest: EntryManifest) -> int:

@@ -29,6 +29,7 @@ from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads import classifier_head, logit_scale
 from clipjax.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
 from clipjax.models import FORWARD_VERSION
+from clipjax.reading import exists, is_dir, is_file
 from clipjax.tasks import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
@@ -316,7 +317,7 @@ def load_asked(asked: Request) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not place(dataset).exists():
+        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
             wanted = (
                 "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
             )
@@ -327,11 +328,11 @@ def load_asked(asked: Request) -> Dataset:
     path = place(root)
     reader = "packed" if is_packed(path) else sharded_reader(path)
     if reader is None:
-        if not path.exists():
+        if not exists(path):
             raise DataError(f"{path} does not exist")
-        reader = "manifest_file" if path.is_file() else _folder_reader(path)
+        reader = "manifest_file" if is_file(path) else _folder_reader(path)
     whole = path.resolve()
-    name = whole.name if whole.is_dir() else whole.stem
+    name = whole.name if is_dir(whole) else whole.stem
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
 
 
@@ -339,7 +340,7 @@ def id_card(card: DatasetCard) -> DatasetCard:
     """The card of the in-distribution images: one of that name beside the card, else the shipped one."""
     name = card.id or DEFAULT_ID
     beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
-    return read_card(beside if beside and beside.is_file() else name)
+    return read_card(beside if beside and is_file(beside) else name)
 
 
 def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:

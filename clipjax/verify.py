@@ -36,6 +36,7 @@ from clipjax.export import has_tower_alone
 from clipjax.model import Model, token_ids, unit_norm
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
+from clipjax.reading import exists, is_file
 
 LIBRARIES = ("open_clip", "timm", "transformers")
 STAGE_TOLERANCE = 5e-5
@@ -284,10 +285,10 @@ def failure_reason(stderr: str) -> str:
 
 def _config_beside(path: Path, library: str) -> Path | None:
     """The reference's own configuration, where the model was read from a folder that has one."""
-    if (path / "card.json").exists():
+    if exists(path / "card.json"):
         return None
     names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())
-    return next((path / name for name in names if (path / name).is_file()), None)
+    return next((path / name for name in names if is_file(path / name)), None)
 
 
 def _export(model: Model, library: str, path: Path) -> Path:

@@ -43,6 +43,7 @@ ALLOWED = {
     "clipjax.progress": set(),
     "clipjax.parity_record": LEAVES,
     "clipjax.metrics": set(),
+    "clipjax.parquet": LEAVES,
     "clipjax.platforms": set(),
     "clipjax.models": {*LEAVES, "clipjax.platforms"},
     "clipjax.analysis": {
@@ -69,7 +70,10 @@ ALLOWED = {
     "clipjax.references": {*LEAVES, "clipjax.completeness"},
     "clipjax.data": {
         *LEAVES,
-        *(f"clipjax.{name}" for name in ("files", "labels", "platforms", "shard_file", "store", "writing")),
+        *(
+            f"clipjax.{name}"
+            for name in ("files", "labels", "parquet", "platforms", "shard_file", "store", "writing")
+        ),
     },
     "clipjax.files": LEAVES,
     "clipjax.store": {*LEAVES, "clipjax.files", "clipjax.shard_file"},

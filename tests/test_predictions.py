@@ -544,7 +544,7 @@ def test_a_folder_is_no_file(tmp_path, run):
 
 def test_files_that_are_not_what_they_should_be(tmp_path):
     (tmp_path / "t.parquet").write_text("x")
-    with pytest.raises(DataError, match=r"t.parquet is not a Parquet file"):
+    with pytest.raises(DataError, match=r"t.parquet: not a whole Parquet file"):
         evaluate_predictions("zeroshot", tmp_path / "t.parquet")
     (tmp_path / "t.npz").write_text("x")
     with pytest.raises(DataError, match=r"t.npz is not an .npz of plain arrays"):

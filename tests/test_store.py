@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import DataError
+from clipjax.shard_file import pack
 from clipjax.store import Entry, Store, key_hash
 
 KEY = {"weights": "abc", "output": "embedding", "pixels": {"size": 224, "rgb": "first"}, "forward": 1}
@@ -427,3 +429,72 @@ def test_sizes_below_one_are_refused(store: Store, change: dict):
     with pytest.raises(ValueError, match="both are >= 1"):
         open_entry(store, **change)
     assert not store.root.exists()
+
+
+def _values_of_other_types(header: dict) -> list[dict]:
+    """Headers of which one value, at any depth, is something else."""
+    found: list[dict] = []
+    for name, value in header.items():
+        for other in (None, 1.5, "x", [], {}, [[]], -1, 2**70):
+            found.append({**header, name: other})
+            if isinstance(value, dict):
+                found += [{**header, name: {**value, key: other}} for key in value]
+    return found
+
+
+def test_headers_of_other_types_are_damage_and_never_more(store: Store):
+    fill(entry := open_entry(store), [2])
+    path = Path(entry.shard_path(2))
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    headers = [json.dumps(each) for each in _values_of_other_types(json.loads(whole[8:start]))]
+    headers += ["[" * 100_000, "null", "7", "[]", '"x"', "{}", "\xff", '{"ids": NaN}']
+    refused = 0
+    for header in headers:
+        data = header.encode("latin-1")
+        path.write_bytes(len(data).to_bytes(8, "little") + data + whole[start:])
+        if (found := open_entry(store).load_shard(2)) is None:
+            refused += 1
+        else:  # its metadata, or another way to write one row of numbers
+            assert found[0] == IDS[8:]
+            np.testing.assert_array_equal(found[1], rows(IDS[8:]))
+    assert refused > 120
+
+
+def test_ids_of_other_types_are_damage(store: Store):
+    fill(entry := open_entry(store), [2])
+    path = Path(entry.shard_path(2))
+    array, batch = rows(IDS[8:]), entry.manifest.per_device_batch
+    for ids in ([8, 9], [None, None], [["a"], ["b"]], [{}, {}]):
+        path.write_bytes(pack(ids, array, batch))  # type: ignore[arg-type]
+        assert 2 in open_entry(store).missing_shards()
+    path.write_bytes(pack(IDS[8:], np.array(1, np.float32), batch))
+    assert 2 in open_entry(store).missing_shards()
+
+
+def test_keys_of_other_types_are_refused(store: Store):
+    path = open_entry(store).path / "key.json"
+    good = json.loads(path.read_text())
+    refused = 0
+    for record in [*_values_of_other_types(good), {**good, "about": {"data": 1}}]:
+        path.write_text(json.dumps(record))
+        for read in (store.ls, lambda: open_entry(store).missing_shards()):
+            try:
+                read()
+            except DataError as error:
+                refused += "key.json" in str(error)
+    assert refused > 150
+    for text in ("[" * 100_000, "null", "[]", "7", '{"schema": NaN}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"key\.json is damaged"):
+            store.ls()
+
+
+def test_a_fifo_in_a_store_never_hangs(store: Store):
+    fill(entry := open_entry(store), [2])
+    for path in (Path(entry.shard_path(2)), Path(entry.path / "key.json")):
+        path.unlink()
+        os.mkfifo(path)
+    assert 2 in entry.missing_shards()
+    with pytest.raises(DataError, match=r"key\.json is not a regular file"):
+        store.ls()

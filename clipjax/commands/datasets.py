@@ -13,6 +13,7 @@ import typer
 
 from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.errors import DataError, UsageError, counted
+from clipjax.reading import exists
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -188,7 +189,7 @@ def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> 
         raise UsageError(f"write the card's name first: clipjax datasets check {dataset} {where or 'PATH'}")
     if name is None or path is None:
         raise UsageError(f"give a card's name and the folder of its data: {USAGE}")
-    if str(path) in {card.name for card in _shipped()} and not path.exists():
+    if str(path) in {card.name for card in _shipped()} and not exists(path):
         raise UsageError(f"write the card's name first: clipjax datasets check {path} {name}")
     return name, path
 

@@ -23,6 +23,7 @@ from clipjax.commands.options import (
 from clipjax.commands.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
+from clipjax.reading import is_file
 
 
 def register(app: typer.Typer) -> None:
@@ -172,7 +173,7 @@ def _refuse_draws(seeds: Sequence[int], shots: str | None) -> None:
         return
     if shots.isdecimal() and int(shots) == 0:
         raise UsageError("--shots 0: give at least 1 image a class, or `all`")
-    if not shots.isdecimal() and not Path(shots).is_file():
+    if not shots.isdecimal() and not is_file(Path(shots)):
         raise UsageError(
             f"--shots {shots}: give a number of images a class, a file of shots (there is none), or `all`"
         )

@@ -11,6 +11,7 @@ import typer
 from clipjax.buckets import place
 from clipjax.commands.output import print_table, say
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import exists
 
 app = typer.Typer(
     help="The stores of embeddings and of decoded pixels: what is in them, and freeing space.",
@@ -77,7 +78,7 @@ def _existing(store: Path | None, pixels: bool) -> Path:
     """Only the default stores may not be there yet: then they are empty."""
     if store is not None and pixels:
         raise UsageError("--pixels is the pixel store of the user's cache: give it or --store, not both")
-    if store is not None and not place(store).expanduser().exists():
+    if store is not None and not exists(place(store).expanduser()):
         raise DataError(f"{store} does not exist; give the folder that `clipjax eval --store` wrote to")
     return _cached_pixels() if pixels else store_root(store)
 

@@ -21,6 +21,7 @@ from clipjax.crosscheck.stages import Flip, Stage
 from clipjax.digests import canonical_json, sha256_json
 from clipjax.errors import DataError
 from clipjax.files import LocalFiles
+from clipjax.reading import read_json
 
 RECORD_VERSION = 1
 RECORD, SHEET = "record.json", "sheet.png"
@@ -92,9 +93,9 @@ def read_record(path: str | Path) -> dict[str, Any]:
         DataError: there is none, or it was changed after it was written.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = read_json(Path(path))
         digest = record["digest"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DataError, KeyError) as error:
         raise DataError(f"{path} is not the record of a crosscheck ({error}): run it again") from None
     if digest != sha256_json({key: value for key, value in record.items() if key != "digest"}):
         raise DataError(f"{path} was changed after it was written, its digest is another: run it again")

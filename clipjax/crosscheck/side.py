@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
+from clipjax.reading import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,14 @@ def read_side(folder: Path) -> Side:
         DataError: the folder does not hold a whole run.
     """
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "tensor")}
         names = ["features", "logits", "scores", "prediction"]
         names += [] if meta["prompts"] is None else ["token_ids", "head"]
         arrays: dict[str, Any] = dict.fromkeys(("token_ids", "head"))
         arrays |= {name: np.load(folder / f"{name}.npy") for name in names}
         return Side(**mapped, **arrays, **meta)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DataError, OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{folder} does not hold what a reference left there ({error}): run it again"
         ) from None

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import numpy as np
 from clipjax.config import config_dir
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import read_csv, read_text, read_toml
+from clipjax.reading import check_regular, exists, is_file, read_csv, read_json, read_jsonl, read_toml
 
 PACKAGE = "imagenet_x"
 TOP, MULTI = "_top_factor.jsonl", "_multi_factor.jsonl"
@@ -109,7 +108,9 @@ def load_factors(path: Path | None = None) -> FactorAnnotations:
     names, classes, factors, top = _read_factors(top_file)
     multi = _aligned(names, classes, factors, _read_factors(multi_file), top_file, multi_file)
     _check_top(names, top, multi, top_file)
-    used = [top_file, multi_file, *filter(None, (real, groups)), *([listed] if listed.is_file() else [])]
+    used = [top_file, multi_file, *filter(None, (real, groups)), *([listed] if exists(listed) else [])]
+    for file in used:
+        check_regular(file)
     digests = dict(zip((file.name for file in used), sha256_files(used)))
     return FactorAnnotations(
         names,
@@ -117,7 +118,7 @@ def load_factors(path: Path | None = None) -> FactorAnnotations:
         factors,
         top,
         multi,
-        prototypes=_read_prototypes(listed) if listed.is_file() else None,
+        prototypes=_read_prototypes(listed) if exists(listed) else None,
         accepted=None if real is None else _read_accepted(real),
         metaclasses=None if groups is None else _read_metaclasses(groups),
         digest=sha256_json(digests),
@@ -135,7 +136,7 @@ def _package_folder() -> Path:
 
 
 def _top_file(path: Path) -> Path:
-    if path.is_file():
+    if is_file(path):
         if not path.name.endswith(TOP):
             raise UsageError(f"{path}: give a folder of annotations, or its file that ends in {TOP}")
         return path
@@ -160,10 +161,8 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
     names: dict[str, int] = {}
     classes, marks = [], []
     keys: list[str] = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        record = _record(line, f"{path}:{number}")
+    for number, record in read_jsonl(path):
+        _check_record(record, f"{path}:{number}")
         keys = keys or [key for key in record if key not in NOT_FACTORS]
         name = record["file_name"]
         if name in names:
@@ -179,17 +178,17 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
     return tuple(names), np.array(classes, np.int32), tuple(factors), np.array(marks, bool)[:, order]
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("file_name"), str):
+def _check_record(record: dict[str, Any], where: str) -> None:
+    """Raises DataError for a record without name or class; the folder is cut from its name."""
+    if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
-    if type(record.get("class")) is not int or record["class"] < 0:
+    if not _is_class(record.get("class")):
         raise DataError(f"{where}: `class` is {record.get('class')!r}; it must be a class index")
     record["file_name"] = posixpath.basename(record["file_name"])
-    return record
+
+
+def _is_class(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
 
 
 def _marks(record: dict[str, Any], keys: list[str], where: str) -> list[int]:
@@ -197,7 +196,7 @@ def _marks(record: dict[str, Any], keys: list[str], where: str) -> list[int]:
         differing = sorted((record.keys() - set(NOT_FACTORS)) ^ set(keys))
         raise DataError(f"{where}: its factors are not those of the first line ({', '.join(differing)})")
     for key in keys:
-        if record[key] not in (0, 1):
+        if type(record[key]) not in (bool, int, float) or record[key] not in (0, 1):
             raise DataError(f"{where}: {key!r} is {record[key]!r}; it must be 0 or 1")
     return [record[key] for key in keys]
 
@@ -235,17 +234,14 @@ def _read_prototypes(path: Path) -> frozenset[str]:
 
 
 def _read_accepted(path: Path) -> dict[str, Sequence[int]]:
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path}: not one JSON value ({error})") from None
+    record = read_json(path, object)
     if isinstance(record, list):
         record = {f"ILSVRC2012_val_{i:08d}.JPEG": labels for i, labels in enumerate(record, 1)}
     if not isinstance(record, dict):
         raise DataError(f"{path}: expected a list, or an object of file names, of lists of class indices")
     for name, labels in record.items():
-        if not isinstance(labels, list) or not all(type(label) is int and label >= 0 for label in labels):
-            raise DataError(f"{path}: the labels of {name} are {labels!r}; they must be class indices")
+        if not isinstance(labels, list) or not all(map(_is_class, labels)):
+            raise DataError(f"{path}: the labels of {name} are {labels!r:.60}; they must be class indices")
     return record
 
 

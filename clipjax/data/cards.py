@@ -34,7 +34,7 @@ from clipjax.data.packed import is_packed, read_packed
 from clipjax.data.readers import READERS
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.labels import LabelSpace, load_labels
-from clipjax.reading import read_lines, read_toml
+from clipjax.reading import is_file, read_lines, read_toml
 
 Variant = dict[str, str | int]
 
@@ -146,7 +146,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
     else:
         stem, _, member = given.partition(":")
         path = config_dir() / "datasets" / f"{stem}.toml"
-        if not path.is_file():
+        if not is_file(path):
             raise unknown_name("data set", given, dataset_names())
     record = read_toml(path)
     members = _members(path, record)

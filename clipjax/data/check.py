@@ -7,7 +7,6 @@ one. Data sets on a bucket are checked, too, but nothing near them is looked at.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,13 @@ import PIL.Image
 
 from clipjax.buckets import place
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
+from clipjax.data.limits import DECODED
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.preprocess import PixelRecipe, open_image, resized_size
 from clipjax.data.walk import Listed, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.labels import load_projection, load_prompts
-from clipjax.reading import read_text
+from clipjax.reading import exists, is_dir, is_file, read_json, read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
@@ -144,7 +144,8 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
         try:
             data = manifest.open(i)
-            open_image(data, manifest.ids[i], shrink=shrink)
+            with DECODED.waiting() as before:
+                open_image(data, manifest.ids[i], shrink=shrink, before=before)
             return None, len(data)
         except DataError as error:
             return str(error), 0
@@ -161,9 +162,9 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     """What may help where the reader found nothing that it could read, beyond what its `message` says."""
     if card.reader in SHARDED:  # archives are the data themselves
         return
-    if not root.exists() and (beside := _archives(root.parent)):
+    if not exists(root) and (beside := _archives(root.parent)):
         yield f"the archive {beside[0]} lies beside it: unpack it"
-    if not root.is_dir():
+    if not is_dir(root):
         return
     other = _right_folder(root, card)
     if other is not None:
@@ -216,7 +217,7 @@ def _names_classes(card: DatasetCard) -> bool:
 
 def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
     """Folders where the data may lie: the card's own place, two levels down, and two levels up."""
-    if not root.is_dir():
+    if not is_dir(root):
         return
     parts = Path(card.place or card.name).parts
     seen = {root}
@@ -226,7 +227,7 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
     if card.reader not in ("flat", "folder") or _names_classes(card):  # others would read all that lies above
         candidates += list(islice(root.absolute().parents, 2))
     for folder in candidates:
-        if folder not in seen and folder.is_dir():
+        if folder not in seen and is_dir(folder):
             seen.add(folder)
             yield folder
 
@@ -246,15 +247,15 @@ def _listed(folder: Path) -> list[Listed]:
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
     """Whether ObjectNet's own mappings, where they lie beside the images, say what our projection says."""
     space, head = dataset.label_space, dataset.head_space
-    if dataset.card.label_space != "objectnet" or space is None or head is None or not folder.is_dir():
+    if dataset.card.label_space != "objectnet" or space is None or head is None or not is_dir(folder):
         return
-    if missing := [name for name in MAPPINGS if not (folder / name).is_file()]:
+    if missing := [name for name in MAPPINGS if not is_file(folder / name)]:
         yield f"{folder} lacks {', '.join(missing)}; unpack the archive again"
         return
     projection = load_projection(head, space)
     try:
         theirs = _objectnet_groups(folder)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, DataError) as error:
         what = f"{type(error).__name__}: {error}"
         yield f"{folder}: its mappings are damaged ({what}); unpack the archive again"
         return
@@ -265,7 +266,7 @@ def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
 
 def _objectnet_groups(folder: Path) -> dict[str, set[int]]:
     """Image folder -> ImageNet classes, joined as mlfoundations/wise-ft does (src/datasets/objectnet.py)."""
-    label_of, names_of, number_of = (json.loads(read_text(folder / name)) for name in MAPPINGS[:3])
+    label_of, names_of, number_of = (read_json(folder / name) for name in MAPPINGS[:3])
     lines = read_text(folder / MAPPINGS[3]).splitlines()
     index_of_number = {number: int(index) for index, number in number_of.items()}
     index = {line.strip(): index_of_number[number] for number, line in enumerate(lines)}

@@ -33,6 +33,7 @@ from clipjax.digests import cache_dir, sha256_json
 from clipjax.errors import DataError, counted
 from clipjax.files import LocalFiles
 from clipjax.progress import progress_bar
+from clipjax.reading import read_json
 
 AUTO = "auto"
 Workers = int | Literal["auto"]
@@ -168,9 +169,9 @@ def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
 
 def _remembered(path: Path) -> Decoders | None:
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         return Decoders(int(record["workers"]), record["threads"] and int(record["threads"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from etils import epath
 
-from clipjax.buckets import BucketPath, place, readable
+from clipjax.buckets import BucketPath, place
 from clipjax.data.label_values import number_labels
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.shards import DATA, PARQUETS, digests_of_parts, shard_files
 from clipjax.digests import Version, version_of
 from clipjax.errors import DataError
+from clipjax.parquet import first_line, open_parquet, read_batches
+from clipjax.reading import is_dir, parse_json
 
 LABEL = "label"
 # Row groups kept in memory: the one that is read, and the next, which threads reach before all have left it.
@@ -65,7 +65,7 @@ def read_hf_parquet(
             files, a label outside the set.
     """
     files = _files(root, split)
-    schemas = {file: _open(file).schema_arrow for file in files}
+    schemas = {file: open_parquet(file).schema_arrow for file in files}
     schema = schemas[files[0]]
     declared = _declared(schema)
     image = image or _image_column(files[0], schema)
@@ -87,7 +87,8 @@ def read_hf_parquet(
     labels, names = number_labels(raw, names if label_names is None else label_names)
     versions = tuple(version_of(file) for file in files if isinstance(file, BucketPath))
     opener = ParquetOpener(tuple(map(str, files)), rows.binary, rows.places, versions)
-    columns = {} if captions is None else {"captions": [_texts(each) for each in rows.values[captions]]}
+    texts = [] if captions is None else [_texts(each, rows.where(i)) for i, each in rows.of(captions)]
+    columns = {} if captions is None else {"captions": texts}
     return Manifest(tuple(rows.ids(key)), opener, labels=labels, columns=columns, label_names=names)
 
 
@@ -114,17 +115,15 @@ class ParquetOpener:
             version = self.versions[number] if self.versions else version_of(Path(path))
             with _READING:  # the threads of a loader want the same group at the same time: it is read once
                 values = _row_group(path, version, self.column, group)
-            value = values[row].as_buffer()
+            data = values[row].as_buffer()
         except (OSError, pa.ArrowException, IndexError) as error:
-            raise DataError(
-                f"{self.where(i)}: cannot be read ({_first_line(error)}); copy the file"
-            ) from None
-        if value is None:
+            raise DataError(f"{self.where(i)}: cannot be read ({first_line(error)}); copy the file") from None
+        if data is None:
             raise DataError(
                 f"{self.where(i)}: has no image bytes; write the file again with its images in it"
             )
-        check_bytes(value.size, self.where(i))
-        return value.to_pybytes()
+        check_bytes(data.size, self.where(i))
+        return data.to_pybytes()
 
     def where(self, i: int) -> str:
         return f"{self.files[int(self.places[i, 0])]} row {int(self.places[i, 3])}"
@@ -143,9 +142,8 @@ _READING = threading.Lock()
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
     """The binary values of one row group; `version` keeps those of a file that was replaced apart."""
-    table = pq.ParquetFile(readable(place(path))).read_row_group(group, columns=[column])
-    values = table.column(0)
-    return pa.chunked_array([_leaf(chunk) for chunk in values.chunks])
+    batches = read_batches(place(path), [column], [group])
+    return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
 
 def _leaf(array: Any) -> Any:
@@ -179,7 +177,7 @@ class _Rows:
 
     def _read(self, number: int, file: Path, image: str) -> np.ndarray:
         """The places of one file's images; what stands beside them goes into `values` and `paths`."""
-        parquet = _open(file)
+        parquet = open_parquet(file)
         leaves = [*self.values, *([] if self._path is None else [self._path])]
         places, start = [np.empty((0, 4), np.int64)], 0
         for group in range(parquet.num_row_groups):
@@ -187,20 +185,19 @@ class _Rows:
             same = np.ones_like(rows)
             places.append(np.stack([number * same, group * same, rows, start + rows], 1))
             start += len(rows)
-            if not leaves:
-                continue
-            try:
-                table = parquet.read_row_group(group, columns=leaves)
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{file}: damaged ({_first_line(error)}); copy it again") from None
+        for batch in read_batches(file, leaves) if leaves else ():
             for column, values in self.values.items():
-                values += table.column(column).to_pylist()
+                values += batch.column(column).to_pylist()
             if self._path is not None:
-                self.paths += [each and each["path"] for each in table.column(image).to_pylist()]
+                self.paths += [each and each["path"] for each in batch.column(image).to_pylist()]
         return np.concatenate(places)
 
     def where(self, i: int) -> str:
         return f"{self.files[self.places[i, 0]]} row {self.places[i, 3]}"
+
+    def of(self, column: str) -> Iterator[tuple[int, Any]]:
+        """The number of each image, and its value in a column."""
+        return enumerate(self.values[column])
 
     def ids(self, key: str | None) -> list[str]:
         if key is not None:
@@ -225,7 +222,7 @@ class _Rows:
 def _files(root: epath.Path, split: str | None) -> list[Path]:
     """The parquet files of one split."""
     path = place(root)
-    if path.is_dir() and not any(path.glob("*.parquet")) and (path / DATA).is_dir():
+    if is_dir(path) and not any(path.glob("*.parquet")) and is_dir(path / DATA):
         root = root / DATA
     files = shard_files(root, PARQUETS)
     splits = {file: file.name.partition("-")[0] if "-of-" in file.name else "" for file in files}
@@ -243,21 +240,15 @@ def _files(root: epath.Path, split: str | None) -> list[Path]:
     return files
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(readable(file))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: not a whole parquet file ({_first_line(error)}); copy it again") from None
-
-
 def _declared(schema: pa.Schema) -> dict[str, list[str]]:
     """Column -> the names of its classes, as `datasets` declares them; {} for files of other writers."""
     try:
-        record = json.loads((schema.metadata or {})[b"huggingface"])
+        record = parse_json((schema.metadata or {})[b"huggingface"], "huggingface")
         features = record["info"]["features"]
-        return {name: list(each["names"]) for name, each in features.items() if "names" in each}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        named = {name: each["names"] for name, each in features.items() if "names" in each}
+    except (DataError, KeyError, TypeError, AttributeError):
         return {}
+    return {name: names for name, names in named.items() if _are_texts(names)}
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:
@@ -315,9 +306,12 @@ def _check_classes(file: Path, label: str | None, schema: pa.Schema, first: dict
         )
 
 
-def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value or ())
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _texts(value: Any, where: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else [] if value is None else value
+    if not _are_texts(texts):
+        raise DataError(f"{where}: the captions are {value!r:.60}; they must be a text or a list of texts")
+    return texts

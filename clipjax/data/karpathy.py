@@ -14,7 +14,6 @@ column `captions`, a list of strings an image; there are no labels.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,9 @@ from etils import epath
 
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
-from clipjax.reading import read_text
+from clipjax.reading import is_file, parse_json, read_text
+
+_KINDS = {str: "not a text", int: "not a whole number", list: "not a list"}
 
 
 class _Image(NamedTuple):
@@ -85,7 +86,7 @@ def read_karpathy(
 
 def _annotation_file(root: epath.Path, names: str | Sequence[str]) -> epath.Path:
     paths = [root / name for name in ([names] if isinstance(names, str) else names)]
-    found = next((path for path in paths if path.is_file()), None)
+    found = next((path for path in paths if is_file(path)), None)
     if found is None:
         wanted = " or ".join(path.name for path in paths)
         raise DataError(f"{root} holds no {wanted}; give the folder with the captions and the images")
@@ -96,37 +97,37 @@ def _read(path: epath.Path, split: str) -> Iterator[_Image]:
     text = read_text(path)
     if path.suffix == ".txt":
         return _from_lines(path, text)
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("images"), list):
-        raise DataError(f"{path}: expected one object with a list of `images`")
+    record = parse_json(text, path)
+    for key in ("images", "annotations"):
+        if not isinstance(record.get(key, []), list) or "images" not in record:
+            raise DataError(f"{path}: expected one object with a list of `images` (COCO: and `annotations`)")
     return _from_coco(path, record) if "annotations" in record else _from_karpathy(path, record, split)
 
 
 def _from_karpathy(path: epath.Path, record: dict[str, Any], split: str) -> Iterator[_Image]:
-    splits = Counter(_value(image, "split", path, i) for i, image in enumerate(record["images"]))
+    splits = Counter(_value(image, "split", str, path, i) for i, image in enumerate(record["images"]))
     if split not in splits:
-        known = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items(), key=str))
+        known = ", ".join(f"{name} ({count})" for name, count in sorted(splits.items()))
         raise DataError(f"{path} has no images of the split {split!r}; it has {known or 'none at all'}")
     for i, image in enumerate(record["images"]):
         if image["split"] == split:
-            captions = [_value(each, "raw", path, i) for each in _value(image, "sentences", path, i) or []]
-            yield _Image(image.get("filepath") or "", _value(image, "filename", path, i), captions)
+            sentences = _value(image, "sentences", list, path, i)
+            captions = [_value(each, "raw", str, path, i) for each in sentences]
+            folder = _value(image, "filepath", str, path, i) if image.get("filepath") else ""
+            yield _Image(folder, _value(image, "filename", str, path, i), captions)
 
 
 def _from_coco(path: epath.Path, record: dict[str, Any]) -> Iterator[_Image]:
     """By ascending image id, as torchvision's CocoCaptions (and with it CLIP_benchmark) orders them."""
     names, captions = {}, {}
     for i, image in enumerate(record["images"]):
-        key = _value(image, "id", path, i)
-        names[key], captions[key] = _value(image, "file_name", path, i), []
+        key = _value(image, "id", int, path, i)
+        names[key], captions[key] = _value(image, "file_name", str, path, i), []
     for i, annotation in enumerate(record["annotations"]):
-        key = _value(annotation, "image_id", path, i, "annotation")
+        key = _value(annotation, "image_id", int, path, i, "annotation")
         if key not in captions:
             raise DataError(f"{path}: annotation {i} is of the image {key!r}, which is not among `images`")
-        captions[key].append(_value(annotation, "caption", path, i, "annotation"))
+        captions[key].append(_value(annotation, "caption", str, path, i, "annotation"))
     return (_Image("", names[key], captions[key]) for key in sorted(names))
 
 
@@ -145,7 +146,9 @@ def _from_lines(path: epath.Path, text: str) -> Iterator[_Image]:
     return (_Image("", name, texts) for name, texts in captions.items())
 
 
-def _value(record: Any, key: str, path: epath.Path, i: int, kind: str = "image") -> Any:
+def _value(record: Any, key: str, kind: type, path: epath.Path, i: int, what: str = "image") -> Any:
     if not isinstance(record, dict) or key not in record:
-        raise DataError(f"{path}: {kind} {i} (counted from 0) has no {key!r}")
-    return record[key]
+        raise DataError(f"{path}: {what} {i} (counted from 0) has no {key!r}")
+    if type(value := record[key]) is not kind:
+        raise DataError(f"{path}: {what} {i} (counted from 0): {key!r} is {value!r:.60}, {_KINDS[kind]}")
+    return value

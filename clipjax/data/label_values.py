@@ -29,6 +29,9 @@ def number_labels(
     """
     if not raw:
         return None, None if names is None else tuple(names)
+    for value, where in raw:
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            raise DataError(f"{where}: the label is {value!r}; it must be a class name or a whole number")
     if (blank := next((where for value, where in raw if value == ""), None)) is not None:
         raise DataError(f"{blank}: the label is empty; fill it in, or leave the whole column out")
     spelled = sorted({value for value, _ in raw if isinstance(value, str) and not is_int(value)})
@@ -53,5 +56,5 @@ def number_labels(
 def is_int(value: Any) -> bool:
     """Whether a label is a number, or the text of one."""
     if isinstance(value, str):
-        return re.fullmatch(r"-?\d+", value) is not None
+        return re.fullmatch(r"-?[0-9]{1,18}", value) is not None  # longer ones are no index
     return isinstance(value, int) and not isinstance(value, bool)

@@ -23,6 +23,7 @@ from absl import flags
 
 from clipjax.buckets import BucketError
 from clipjax.data.augment import Augmentation, augmented_pixels, image_generator
+from clipjax.data.limits import DECODED
 from clipjax.data.manifest import Manifest, Opener
 from clipjax.data.preprocess import PixelRecipe, open_image, open_scaled, to_pixels
 from clipjax.errors import DataError, UsageError
@@ -303,17 +304,18 @@ class _Decode:
     def _pixels(self, epoch: int, row: int) -> np.ndarray:
         where = self.opener.where(row)
         data, scale = self.opener.open(row), None
-        if self.augmentation is None and self.recipe.decode == "jpeg_scaled":
-            image, scale = open_scaled(data, where, self.recipe)
-        else:
-            image = open_image(data, where)
-        try:
-            if self.augmentation is None:
-                return to_pixels(image, self.recipe, scale)
-            rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
-            return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
-        except DataError as error:
-            raise DataError(f"{where}: {error}; replace or remove it") from None
+        with DECODED.waiting() as before:
+            if self.augmentation is None and self.recipe.decode == "jpeg_scaled":
+                image, scale = open_scaled(data, where, self.recipe, before=before)
+            else:
+                image = open_image(data, where, before=before)
+            try:
+                if self.augmentation is None:
+                    return to_pixels(image, self.recipe, scale)
+                rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
+                return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
+            except DataError as error:
+                raise DataError(f"{where}: {error}; replace or remove it") from None
 
 
 @dataclasses.dataclass(frozen=True)

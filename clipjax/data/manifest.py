@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from clipjax.buckets import REQUESTS, BucketPath, place
 from clipjax.data.limits import check_bytes
 from clipjax.digests import canonical_json, sha256_files
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import is_file
 
 Progress = Callable[[int], None]
 
@@ -63,10 +65,13 @@ class FileOpener:
         path = epath.Path(place(self.root)) / self.paths[i]
         try:
             if "://" not in self.root:  # on a bucket it would be one more request
-                check_bytes(os.stat(path).st_size, self.where(i))
+                status = os.stat(path)
+                check_bytes(status.st_size, self.where(i))
+                if not stat.S_ISREG(status.st_mode):  # reading a FIFO would never end
+                    raise OSError("not a regular file")
             return path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            reason = getattr(error, "strerror", None) or error
             raise DataError(f"{self.where(i)}: cannot be read ({reason}); replace or remove it") from None
 
     def where(self, i: int) -> str:
@@ -82,9 +87,9 @@ class FileOpener:
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
     """Those of the files below `root` that do not exist."""
     if not isinstance(root, BucketPath):
-        return [name for name in names if not (root / name).is_file()]
+        return [name for name in names if not is_file(root / name)]
     with ThreadPoolExecutor(REQUESTS) as pool:
-        there = pool.map(lambda name: (root / name).is_file(), names)
+        there = pool.map(lambda name: is_file(root / name), names)
         return [name for name, found in zip(names, there) if not found]
 
 

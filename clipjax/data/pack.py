@@ -28,6 +28,7 @@ from clipjax.data.webdataset import CLASSES, split_name, walk_tar
 from clipjax.digests import sha256_bytes, sha256_json, version_of
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.files import LocalFiles
+from clipjax.reading import exists, is_dir, is_file
 from clipjax.writing import whole_file
 
 PLAN = "packing.json"  # in a folder that is not finished
@@ -124,7 +125,7 @@ def refuse_within(data: str | Path, folder: str | Path) -> None:
     """Raises UsageError where `folder`, to be packed into, lies in the data set's own: it would be read as a
     part of it."""
     around, inside = place(data).expanduser(), place(folder).expanduser()
-    if around.is_dir() and inside.resolve().is_relative_to(around.resolve()):
+    if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
@@ -174,14 +175,14 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """The folder is new, or left by a run of the same plan: nobody's files are written over."""
     path = folder / PLAN
-    if path.is_file():
+    if is_file(path):
         if path.read_text() != json.dumps(plan):
             raise DataError(
                 f"{folder} holds the begun packing of something else; remove it, or choose another"
             )
         if not isinstance(folder, BucketPath):
             LocalFiles().clean(epath.Path(folder))
-    elif folder.exists() and any(folder.iterdir()):
+    elif exists(folder) and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; choose a new folder")
     else:
         _replace(path, json.dumps(plan).encode())
@@ -225,7 +226,7 @@ class _Shards:
 
         size: in bytes, where it is known.
         """
-        if not path.is_file() or size not in (None, version_of(path)[0]):
+        if not is_file(path) or size not in (None, version_of(path)[0]):
             return None
         expected = self.manifest.select(rows).opener.content_digests()
         try:

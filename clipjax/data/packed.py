@@ -27,7 +27,7 @@ from clipjax.data.shards import ShardOpener, digests_of_parts
 from clipjax.data.webdataset import Member, split_name, tar_members
 from clipjax.digests import Version, sha256_json, version_of
 from clipjax.errors import DataError, counted
-from clipjax.reading import parse_json, read_text
+from clipjax.reading import check_regular, is_file, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = "clipjax packed images 1"
@@ -46,6 +46,8 @@ def is_packed(root: str | os.PathLike[str]) -> bool:
     try:
         if isinstance(path, BucketPath):
             return path.read_range(0, len(_BEGIN)) == _BEGIN
+        if not is_file(path):  # opening a FIFO would never end
+            return False
         with path.open("rb") as file:
             return file.read(len(_BEGIN)) == _BEGIN
     except OSError:
@@ -85,9 +87,9 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
 def read_record(folder: Path) -> dict[str, Any]:
     """What manifest.json says, without its digest. Raises DataError where it is missing or damaged."""
     path = folder / MANIFEST
-    text = read_text(path)
+    check_regular(path)
     try:
-        record = parse_json(text, path)
+        record = read_json(path)
     except DataError as error:
         raise _damaged(path, str(error).removeprefix(f"{path} ")) from None
     digest = record.pop(DIGEST, None)
@@ -96,16 +98,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     elif digest != sha256_json(record):
         raise _damaged(path, f"its SHA-256 is not that in its {DIGEST!r}")
     try:
+        _check_types(record)
         lengths = {len(record[key]) for key in ("ids", "sha256")}
         lengths |= {sum(shard["images"] for shard in record["shards"])}
         if record["format"] != FORMAT or record.keys() != _KEYS or len(lengths) != 1:
             raise ValueError("its keys or lengths do not fit")
         if record["kind"] not in KINDS:
             raise ValueError(f"unknown kind {record['kind']!r}")
-        for shard in record["shards"]:
-            if [type(shard[key]) for key in ("file", "images", "bytes")] != [str, int, int]:
-                raise TypeError("a shard is not a file with its number of images and bytes")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error)) from None
     return record
 
@@ -124,10 +124,28 @@ def _note_no_digest(path: str) -> None:
     )
 
 
+def _check_types(record: dict[str, Any]) -> None:
+    """Raises ValueError or KeyError for what `pack` does not write."""
+    n = len(record["ids"])
+    texts = [*record["ids"], *record["sha256"], *(record["label_names"] or ())]
+    texts += [shard["file"] for shard in record["shards"]]
+    numbers = [shard[key] for shard in record["shards"] for key in ("images", "bytes")]
+    numbers += record["labels"] or ()
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("an id, a digest or a name is not a text")
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ValueError("a label or a size is not a whole number")
+    labels, most = record["labels"], len(record["label_names"] or range(2**31))
+    if labels is not None and (len(labels) != n or max(labels, default=0) >= most):
+        raise ValueError("its labels are not one for each image, among its classes")
+    if not all(isinstance(column, list) and len(column) == n for column in record["columns"].values()):
+        raise ValueError("a column is not one value for each image")
+
+
 def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
     path = folder / shard["file"]
     _refuse_outside(folder, path, shard["file"])
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path} does not exist, and {MANIFEST} names it: copy it{_OR_MEND}")
     if (size := version_of(path)[0]) != shard["bytes"]:
         raise DataError(f"{path} has {size} bytes, {MANIFEST} says {shard['bytes']}: copy it again{_OR_MEND}")

@@ -121,7 +121,13 @@ class Scale(NamedTuple):
         return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
 
 
-def open_scaled(source: bytes, name: str, recipe: PixelRecipe) -> tuple[PIL.Image.Image, Scale | None]:
+def open_scaled(
+    source: bytes,
+    name: str,
+    recipe: PixelRecipe,
+    *,
+    before: Callable[[PIL.Image.Image], object] | None = None,
+) -> tuple[PIL.Image.Image, Scale | None]:
     """`open_image` for a recipe of "jpeg_scaled", and what `to_pixels` has to know of it.
 
     A JPEG is decoded at an eighth, a quarter or a half of its size, whichever is the smallest that leaves it
@@ -139,7 +145,7 @@ def open_scaled(source: bytes, name: str, recipe: PixelRecipe) -> tuple[PIL.Imag
             scales.append(Scale(image.size, found))
         return found
 
-    image = open_image(source, name, shrink=shrink)
+    image = open_image(source, name, shrink=shrink, before=before)
     return image, scales[0] if scales else None
 
 
@@ -148,6 +154,7 @@ def open_image(
     name: str | None = None,
     *,
     shrink: int | Callable[[PIL.Image.Image], int] = 1,
+    before: Callable[[PIL.Image.Image], object] | None = None,
 ) -> PIL.Image.Image:
     """Decode one image completely, so that damage shows here and not in the middle of a batch.
 
@@ -156,6 +163,7 @@ def open_image(
         name: what to call the image in an error; the path where none is given.
         shrink: decode a JPEG at this fraction of its size, or at what a function makes of the image whose
             header alone is read.
+        before: is called with that image, too, before it is decoded.
 
     Raises:
         DataError: the file is missing, truncated, not an image, or too large: of more than `MAX_PIXELS`, or
@@ -171,6 +179,8 @@ def open_image(
         image = PIL.Image.open(io.BytesIO(data))  # reads the header alone
         if image.width * image.height > MAX_PIXELS:  # whoever lifted Pillow's own limit did not lift ours
             raise _too_large(name, f"{image.width:,} x {image.height:,}", f"{MAX_PIXELS:,}")
+        if before is not None:
+            before(image)
         times = shrink(image) if callable(shrink) else shrink
         if times > 1:
             image.draft(None, (max(1, image.width // times), max(1, image.height // times)))

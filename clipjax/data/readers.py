@@ -8,11 +8,8 @@ bucket a `BucketPath`, which is one.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,7 +27,7 @@ from clipjax.data.vid_robust import read_vid_robust
 from clipjax.data.walk import Walk, folders_in
 from clipjax.data.webdataset import read_webdataset
 from clipjax.errors import DataError
-from clipjax.reading import read_text
+from clipjax.reading import exists, is_dir, is_file, numbered_csv, read_json, read_jsonl, read_text
 
 
 def read_folder(
@@ -144,9 +141,12 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
         image = row.pop("path")
         if not isinstance(image, str) or not image:
             raise DataError(f"{where}: no value for 'path'")
-        if not isinstance(path, BucketPath) and not (path.parent / image).is_file():
+        if not isinstance(path, BucketPath) and not is_file(path.parent / image):
             raise _no_image(where, image, path)
-        key = str(row.pop("id", image))
+        key = row.pop("id", image)
+        if not isinstance(key, str | int):
+            raise DataError(f"{where}: 'id' is {key!r}; it must be a text or a whole number")
+        key = str(key)
         if key in ids:
             hint = "give each row its own 'id', or one row a list of captions"
             raise DataError(f"{where}: {key!r} is also in {ids[key].rsplit('/', 1)[-1]}; {hint}")
@@ -311,33 +311,17 @@ def _columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) of a CSV, TSV or JSONL file."""
-    if path.is_dir():
+    if is_dir(path):
         raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
-    text = read_text(path)
-    if path.suffix in (".csv", ".tsv"):
-        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
-        for row in rows:
-            if None in row or None in row.values():
-                raise DataError(f"{path}:{rows.line_num}: expected {len(rows.fieldnames or [])} cells")
-            yield f"{path}:{rows.line_num}", row
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+    if path.suffix == ".jsonl":
+        rows = read_jsonl(path)
+    elif path.suffix in (".csv", ".tsv"):
+        rows = numbered_csv(read_text(path), path, "," if path.suffix == ".csv" else "\t")
     else:
         raise DataError(f"{path}: expected a .csv, .tsv or .jsonl file")
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object")
-    return value
+    return ((f"{path}:{number}", dict(row)) for number, row in rows)
 
 
 def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
@@ -346,12 +330,19 @@ def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
 
     if isinstance(root, BucketPath):
         raise DataError(f"{root}: a prepared TFDS folder is read on a disk: copy it, or mount the bucket")
-    if not (root / "dataset_info.json").is_file():
+    if not is_file(root / "dataset_info.json"):
         inside = sorted(str(p.parent.relative_to(root)) for p in root.glob("*/*/dataset_info.json"))
         hint = f"it holds {', '.join(inside)}" if inside else "prepare it with tensorflow_datasets"
         raise DataError(f"{root} is not a prepared TFDS version folder (no dataset_info.json); {hint}")
-    builder: Any = tfds.builder_from_directory(root)
-    splits, file_format = list(builder.info.splits), builder.info.file_format
+    read_json(root / "dataset_info.json")
+    try:
+        builder: Any = tfds.builder_from_directory(root)
+        splits, file_format = list(builder.info.splits), builder.info.file_format
+    except Exception as error:  # its readers raise nearly anything on damaged files
+        what = (str(error).splitlines() or [""])[0][:200]
+        raise DataError(
+            f"{root}: TensorFlow Datasets cannot read it ({type(error).__name__}: {what}); copy it again"
+        ) from None
     if split not in splits:
         raise DataError(f"{root} has no split {split!r}; it has {', '.join(splits)}")
     if file_format is None or file_format.value not in ("array_record", "parquet"):

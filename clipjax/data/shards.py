@@ -25,7 +25,7 @@ from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.digests import Version, cache_dir, clock_ns, read_still, sha256_json, sha256_parts
 from clipjax.errors import DataError, counted
 from clipjax.files import LocalFiles
-from clipjax.reading import read_text
+from clipjax.reading import check_regular, exists, is_dir, is_file, read_text
 
 TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -44,7 +44,7 @@ def sharded_reader(path: Path) -> str | None:
 
     None: it is something else. Archives beside folders or images are what those were unpacked from.
     """
-    if not path.is_dir():
+    if not is_dir(path):
         return _reader_of(path)
     entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
     folders = [entry.name for entry in entries if entry.is_dir()]
@@ -75,21 +75,22 @@ def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
             their names (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
     """
     path = place(root)
-    if path.is_dir():
+    if is_dir(path):
         found = sorted((entry for entry in path.iterdir() if _is_shard(entry, endings)), key=_by_numbers)
         if not found:
             raise DataError(f"{path} holds no {' or '.join(endings)} files; give the folder of the shards")
         _check_count(path, found)
         return found
-    if _BRACES.search(path.name) and not path.exists():
+    if _BRACES.search(path.name) and not exists(path):
         return _expand(path)
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist; give a shard, a folder of shards, or a pattern with braces")
+    check_regular(path)
     return [path]
 
 
 def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:
-    return path.name.lower().endswith(endings) and not path.name.startswith(".") and path.is_file()
+    return path.name.lower().endswith(endings) and not path.name.startswith(".") and is_file(path)
 
 
 def _by_numbers(path: Path) -> tuple[list[int | str], str]:
@@ -100,7 +101,7 @@ def _by_numbers(path: Path) -> tuple[list[int | str], str]:
 
 def _check_count(folder: Path, found: Sequence[Path]) -> None:
     """All shards are there that `nshards.txt` counts, or that the names of the others do."""
-    if (folder / COUNT).is_file() and (said := read_text(folder / COUNT).strip()) != str(len(found)):
+    if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(found)):
         raise DataError(
             f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
         )
@@ -127,7 +128,7 @@ def _expand(pattern: Path) -> list[Path]:
     if count > _MOST:
         raise DataError(f"{pattern} stands for {count} files; write smaller ranges")
     paths = [pattern.parent / "".join(parts) for parts in product(*choices)]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not is_file(path)]
     if missing:
         raise DataError(
             f"{pattern}: {len(missing)} of its {counted(len(paths), 'shard')} do not exist, the first is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +11,7 @@ from etils import epath
 
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
 from clipjax.errors import DataError
-from clipjax.reading import read_text
+from clipjax.reading import exists, read_json
 
 LABELS = "metadata/labels.json"
 SETS = "metadata/pmsets.json"
@@ -56,18 +56,15 @@ def read_vid_robust(
 
 
 def _read(path: epath.Path) -> dict[str, list[Any]]:
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist; give the folder imagenet-vid-robust, with val and metadata")
-    try:
-        record = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(record, dict) or not record:
+    record = read_json(path)
+    if not record:
         raise DataError(f"{path}: expected one object, frame -> list")
     for frame, values in record.items():
         if not isinstance(values, list):
             raise DataError(f"{path}: the value of {frame!r} is not a list")
-        if not frame.rsplit("/", 1)[-1].split(".")[0].isdecimal():
+        if not re.fullmatch(r"[0-9]{1,9}", frame.rsplit("/", 1)[-1].split(".")[0]):
             raise DataError(f"{path}: {frame!r} is no frame; expected val/<video>/<number>.JPEG")
     return record
 
@@ -76,6 +73,8 @@ def _anchors(path: epath.Path, sets: dict[str, list[Any]]) -> dict[str, str]:
     """Every frame's anchor."""
     anchor_of: dict[str, str] = {}
     for anchor, neighbours in sets.items():
+        if wrong := [frame for frame in neighbours if not isinstance(frame, str)]:
+            raise DataError(f"{path}: the set of {anchor} has {wrong[0]!r}, which is no frame")
         for frame in (anchor, *neighbours):
             if frame in anchor_of:
                 raise DataError(f"{path}: the frame {frame} is in two sets, or twice in one")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from tokenizers.models import BPE, Unigram
 from clipjax.config import config_dir
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError
-from clipjax.reading import read_text, read_toml
+from clipjax.reading import is_file, parse_json, read_json, read_text, read_toml
 
 _MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # the names of `Rules.model` in a tokenizer.json
 _OWN_SPECIALS = 3  # a sentencepiece model begins with special tokens of its own: unknown, start, end or pad
@@ -86,7 +85,7 @@ def _rules(name: str, record: dict[str, Any]) -> Rules:
 def files_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...] | None:
     """Those files of a folder; None where one is missing."""
     paths = tuple(folder / name for name in names)
-    return paths if all(path.is_file() for path in paths) else None
+    return paths if all(is_file(path) for path in paths) else None
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -119,7 +118,7 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
     names = tuple(path.name for path in files)
     try:
         if names == ("tokenizer.json",):
-            tokenizer = _from_json(own, json.loads(read_text(files[0])))
+            tokenizer = _from_json(own, read_json(files[0]))
         elif names == ("vocab.json", "merges.txt"):
             tokenizer = _from_vocab_and_merges(own, *map(read_text, files))
         else:
@@ -204,7 +203,7 @@ def _added(token: dict[str, Any]) -> AddedToken:
 
 def _from_vocab_and_merges(own: Rules, vocabulary: str, merges: str) -> tokenizers.Tokenizer:
     lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
-    tokenizer = _byte_bpe(json.loads(vocabulary), [tuple(line.split(" ")) for line in lines])
+    tokenizer = _byte_bpe(parse_json(vocabulary, "vocab.json"), [tuple(line.split(" ")) for line in lines])
     return _with_added(own, tokenizer, {})
 
 

@@ -9,7 +9,7 @@ image lies, and it is read there.
 
 from __future__ import annotations
 
-import json
+import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from clipjax.data.label_values import is_int, number_labels
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.shards import COMPRESSED, TARS, ShardOpener, remembered, shard_files
 from clipjax.errors import DataError
-from clipjax.reading import read_lines
+from clipjax.reading import check_regular, decode_text, is_file, parse_json, read_lines
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
 CLASSES = "classnames.txt"  # beside or above the shards of CLIP_benchmark: the classes in label order
@@ -31,6 +31,7 @@ LABEL, CAPTIONS = "cls", "txt"
 # How the compressed files begin that people call tar, and what unpacks them.
 _MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _BLOCK = 512
+MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
 
 
 class Member(NamedTuple):
@@ -164,10 +165,13 @@ def walk_tar(shard: Path) -> Iterator[Member]:
     """The files in a tar, in order; their bytes are not read.
 
     Raises:
-        DataError: a compressed, damaged or truncated tar; a member that is a link, or whose name is absolute
-            or leaves the folder.
+        DataError: a compressed, damaged or truncated tar; a member that is a link, whose name is absolute,
+            leaves the folder or is not UTF-8, or whose size is negative or more than the file holds.
     """
+    check_regular(shard)
     with shard.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         begin = file.read(_BLOCK)
         for magic, tool in _MAGIC.items():
             if begin.startswith(magic):
@@ -177,19 +181,25 @@ def walk_tar(shard: Path) -> Iterator[Member]:
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
+                end = 0
                 for info in archive:
+                    if info.size < 0 or not end < archive.offset <= size:
+                        raise tarfile.ReadError(f"the size of {info.name!r:.60} is impossible: {info.size}")
+                    end = archive.offset
                     if not info.isdir():
                         yield _member(shard, info)
                 file.seek(archive.offset)
                 if file.read(_BLOCK) != bytes(_BLOCK):
                     raise tarfile.ReadError("it has no end-of-archive mark")
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # of hostile headers
             raise DataError(f"{shard}: not a whole tar file ({error}); copy it again") from None
 
 
 def _member(shard: Path, info: tarfile.TarInfo) -> Member:
     name = info.name.removeprefix("./")
     path = PurePosixPath(name)
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DataError(f"{shard}: the name {name!a} of a member is not UTF-8; pack the shard again")
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{shard}: the member {info.name} leaves its folder; do not trust this file")
     if not info.isreg() or info.sparse is not None:
@@ -219,11 +229,10 @@ class Texts:
         if member is None:
             has = ", ".join(sample.members)
             raise DataError(f"{self.where(sample)} has no .{extension}, as others do; it has {has}")
+        if member.size > MAX_TEXT:
+            raise DataError(f"{self.where(sample)}: .{extension} has {member.size:,} bytes, which is no text")
         self._file.seek(member.offset)
-        try:
-            return self._file.read(member.size).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise DataError(f"{self.where(sample)}: .{extension} is not UTF-8 text") from None
+        return decode_text(self._file.read(member.size), f"{self.where(sample)}: .{extension}")
 
 
 def _label(read: Texts, sample: Sample, label: str) -> Any:
@@ -232,13 +241,9 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
     text = read(sample, extension).strip()
     if not key:
         return int(text) if extension == LABEL and is_int(text) else text
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{read.where(sample)}: .{extension} is not JSON ({error})") from None
-    if not isinstance(record, dict) or key not in record:
-        has = ", ".join(record) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise DataError(f"{read.where(sample)}: .{extension} has no {key!r}; it has {has}")
+    record = parse_json(text, f"{read.where(sample)}: .{extension}")
+    if key not in record:
+        raise DataError(f"{read.where(sample)}: .{extension} has no {key!r}; it has {', '.join(record)}")
     return record[key]
 
 
@@ -248,5 +253,5 @@ def _lines(text: str) -> list[str]:
 
 
 def _class_names(folder: Path) -> list[str] | None:
-    path = next((each / CLASSES for each in (folder, folder.parent) if (each / CLASSES).is_file()), None)
+    path = next((each / CLASSES for each in (folder, folder.parent) if is_file(each / CLASSES)), None)
     return None if path is None else read_lines(path)

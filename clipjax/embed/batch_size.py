@@ -29,6 +29,7 @@ from clipjax.files import LocalFiles
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import Precision
 from clipjax.progress import progress_bar
+from clipjax.reading import read_json
 
 __all__ = ["AUTO", "IMAGE_BATCH", "BatchSize", "Choice", "choose"]
 
@@ -150,9 +151,9 @@ def _file_name(kind: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """The record of a kind of device; empty where there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads(path.read_text())
-        if isinstance(record, dict) and isinstance(record.get("batches"), dict):
+    with contextlib.suppress(DataError):
+        record = read_json(path)
+        if isinstance(record.get("batches"), dict):
             return record
     return {}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from clipjax.data.augment import Augmentation
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.optimizer import Optimizer, Schedule
-from clipjax.reading import read_toml
+from clipjax.reading import is_file, parse_toml, read_toml
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
 
@@ -121,9 +120,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         DataError: an unknown, missing or mistyped key; names file and key.
     """
     path = Path(name) if str(name).endswith(".toml") else config_dir() / "finetune" / f"{name}.toml"
-    if not str(name).endswith(".toml") and not path.is_file():
+    if not str(name).endswith(".toml") and not is_file(path):
         raise unknown_name("recipe", str(name), recipe_names())
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"--recipe {path}: there is no such file; `clipjax finetune list` names the recipes")
     record = {"name": path.stem, **read_toml(path)}
     if not overrides:
@@ -188,8 +187,8 @@ def _override(record: dict[str, Any], given: str) -> str:
     if not equals or not key.strip():
         raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}", "--set")["value"]
+    except DataError:
         value = text  # a bare word is a string
     *tables, last = key.strip().split(".")
     for table in tables:

@@ -20,6 +20,7 @@ import numpy as np
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.splits import Split, TrainSplit, ValidationSplit, class_counts
+from clipjax.reading import check_regular, read_json
 from clipjax.writing import write_bytes
 
 VERSION = 1
@@ -89,16 +90,15 @@ def write_shots(shots: Shots, path: Path) -> None:
 
 def read_shots(path: Path) -> Shots:
     """A list from its file. Raises DataError for one that is missing, damaged or was changed."""
+    check_regular(path)
     try:
-        record = json.loads(path.read_text())
-        given = record.pop("sha256")
-        if record.pop("version") != VERSION:
-            raise DataError(f"{path}: a list of shots of another version; draw it anew")
+        record = read_json(path)
+        given, version = record.pop("sha256"), record.pop("version")
         shots = Shots(**{**record, "ids": tuple(record["ids"])})
-    except OSError as error:
-        raise DataError(f"{path}: the list of shots cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not a list of shots; draw it anew") from None
+    if version != VERSION:
+        raise DataError(f"{path}: a list of shots of another version; draw it anew")
     if shots.sha256 != given:
         raise DataError(f"{path}: the list of shots was changed after it was drawn (its hash is another)")
     return shots

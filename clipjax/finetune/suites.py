@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
-from clipjax.reading import read_toml
+from clipjax.reading import is_file, read_toml
 from clipjax.tasks import all_tasks
 
 Better = Literal["higher", "lower", "neither"]
@@ -71,7 +71,7 @@ def load_suite(name: str | Path) -> Suite:
         DataError: an unknown, missing or mistyped key; names file and key.
     """
     path = Path(name) if str(name).endswith(".toml") else config_dir() / "suites" / f"{name}.toml"
-    if not str(name).endswith(".toml") and not path.is_file():
+    if not str(name).endswith(".toml") and not is_file(path):
         known = [each.stem for each in (config_dir() / "suites").glob("*.toml")]
         raise unknown_name("suite", str(name), known)
     record = read_toml(path)

@@ -49,6 +49,7 @@ from clipjax.predictions.counts import shares
 from clipjax.predictions.given import Given, Read, check_ids, with_file
 from clipjax.predictions.tables import CSV, read_table
 from clipjax.provenance import count_compiles
+from clipjax.reading import check_regular, exists, is_dir, is_file
 from clipjax.results import ResultStore
 from clipjax.run_result import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.subject import annotations_path
@@ -119,12 +120,13 @@ def evaluate_predictions(
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    if is_dir(path):
         table = path / "images.parquet"
-        give = str(table) if table.is_file() else "a .parquet, .csv or .npz file"
+        give = str(table) if is_file(table) else "a .parquet, .csv or .npz file"
         raise DataError(f"{path} is a folder; give {give}")
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
+    check_regular(path)
 
 
 def _reader(path: Path, task: Task) -> Read:
@@ -182,7 +184,7 @@ def _card(
 
 def _run_beside(path: Path) -> dict[str, Any]:
     """What a run of ours wrote beside its table."""
-    if path.name != "images.parquet" or not (path.parent / "run.json").is_file():
+    if path.name != "images.parquet" or not is_file(path.parent / "run.json"):
         return {}
     runs = ResultStore(path.parent.parent)
     runs.images(path.parent.name)  # is it the table that was written?

@@ -4,11 +4,12 @@ hands them through."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from clipjax.heads import identity_head
 from clipjax.labels import LabelSpace, load_projection
 from clipjax.predictions.checks import check_named
 from clipjax.predictions.given import Described, Given, check_ids, with_file
+from clipjax.reading import check_regular
 from clipjax.tasks import Inputs, ood
 
 # Task -> the arrays of its .npz, and whether they are needed.
@@ -35,6 +37,10 @@ LOGITS = {"logits", "id_logits", "ood_logits", "id_cosines", "ood_cosines"}
 EXACT = 2**53  # float64 holds every whole number up to this one
 # How far rounding may take a cosine beyond -1 and 1.
 ROUNDING = 1e-3
+# What arrays may take beyond MAX_UNPACKED bytes: so many times the bytes that they were packed into.
+MAX_UNPACKED = 2**30
+MAX_RATIO = 50
+_HEADER_2 = np.lib.format.read_array_header_2_0
 UNREADABLE = (
     OSError,
     ValueError,
@@ -233,6 +239,7 @@ def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file. NumPy's own messages are left out: they advise to allow pickles."""
     save = "save it again with np.savez(file, name=array, ...)"
+    check_regular(path)
     with path.open("rb") as stream:
         try:
             file = np.load(stream, allow_pickle=False)
@@ -241,7 +248,39 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise DataError(f"{path} is not an .npz of plain arrays but a single array (.npy); {save}")
         with file:
+            _check_headers(path, file)
             return {name: _read_array(path, file, name) for name in file.files}
+
+
+def _check_headers(path: Path, file: np.lib.npyio.NpzFile) -> None:
+    """Raises DataError, before an array is read, for one whose header is not that of its bytes, which holds
+    Python objects, or which unpacks to more than the file is worth."""
+    total, archive = 0, cast(zipfile.ZipFile, file.zip)
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        try:
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _HEADER_2
+                shape, _, dtype = read(member)
+                declared = member.tell() + math.prod(shape) * dtype.itemsize
+        except Exception:  # NumPy parses the header as Python: nearly anything is raised
+            raise _damaged(path, name) from None
+        if dtype.hasobject or declared != info.file_size:
+            raise _damaged(path, name)
+        total += declared
+    packed = sum(info.compress_size for info in archive.infolist())
+    if total > MAX_UNPACKED and total > MAX_RATIO * packed:
+        raise DataError(
+            f"{path}: {packed:,} bytes unpack to {total:,}, which no predictions do; save it with np.savez"
+        )
+
+
+def _damaged(path: Path, name: str) -> DataError:
+    return DataError(
+        f"{path} is not an .npz of plain arrays: {name!r} is damaged or holds Python objects; give "
+        "numbers, bools or texts (array.astype(str))"
+    )
 
 
 def _read_array(path: Path, file: Mapping[str, Any], name: str) -> np.ndarray:
@@ -250,8 +289,5 @@ def _read_array(path: Path, file: Mapping[str, Any], name: str) -> np.ndarray:
     except UNREADABLE:
         array = None
     if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
-        raise DataError(
-            f"{path} is not an .npz of plain arrays: {name!r} is damaged or holds Python objects; give "
-            "numbers, bools or texts (array.astype(str))"
-        )
+        raise _damaged(path, name)
     return array

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipjax.buckets import readable
 from clipjax.errors import DataError, UsageError
 from clipjax.labels import LabelSpace
+from clipjax.parquet import read_columns
 from clipjax.predictions.checks import check_table
 from clipjax.predictions.given import Described, Given, Read, check_ids, with_file
 from clipjax.reading import read_csv
@@ -25,10 +23,7 @@ NO_DECISION = ("", "na", "nan", "none")
 
 def read_table(given: Given) -> Described:
     """A per-image table, checked row by row."""
-    try:
-        columns = pq.read_table(readable(given.path)).to_pydict()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{given.path} is not a Parquet file ({error})") from None
+    columns = read_columns(given.path)
     if "label" in columns and given.space is None:
         raise UsageError(
             f"{given.path}: say what its labels are: dataset=CARD or labels=NAME (or a CSV file)"

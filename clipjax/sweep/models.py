@@ -12,6 +12,7 @@ from clipjax.errors import ClipjaxError
 from clipjax.load import open_model
 from clipjax.model import Model
 from clipjax.naming import NOTHING, Stated
+from clipjax.reading import exists
 from clipjax.registry import model_card, model_ids
 
 
@@ -53,7 +54,7 @@ class Chosen:
 def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None = None) -> Chosen:
     """A registered model is its card, and nothing is fetched; anything else is opened."""
     source, words = name, stated or {}
-    if model_root is not None and "/" not in name and (model_root / name).exists():
+    if model_root is not None and "/" not in name and exists(model_root / name):
         source = str(model_root / name)
     try:
         if source in model_ids() and not words:

@@ -20,6 +20,7 @@ from clipjax.collection import plan as plan_jobs
 from clipjax.data.preprocess import PixelRecipe
 from clipjax.digests import canonical_json, sha256_json
 from clipjax.errors import DataError, UsageError
+from clipjax.reading import is_dir
 from clipjax.sweep import cost
 from clipjax.sweep.models import Chosen, choose
 from clipjax.sweep.suite import Run, Suite
@@ -101,7 +102,7 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
         raise UsageError(
             f"say where the data sets of {suite.name} lie: --data-root FOLDER, or data_root in its file"
         )
-    if suite.model_root is not None and not suite.model_root.is_dir():
+    if suite.model_root is not None and not is_dir(suite.model_root):
         raise DataError(
             f"{suite.model_root} is not a folder; --model-root, or model_root in the file of {suite.name}, "
             "holds checkpoints by model id"

@@ -28,7 +28,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.errors import ClipjaxError, DataError, unknown_name
 from clipjax.labels import load_prompts
-from clipjax.reading import read_toml
+from clipjax.reading import exists, is_dir, read_toml
 from clipjax.registry_rows import registry, unknown_model
 from clipjax.task_names import collection
 
@@ -269,7 +269,7 @@ class _Reader:
     def model(self, name: str, where: str) -> str:
         if name in registry() or "://" in name:
             return name
-        if (path := self.folder / Path(name).expanduser()).exists():
+        if exists(path := self.folder / Path(name).expanduser()):
             return str(path.absolute())
         if name.count("/") == 1 and not name.startswith((".", "~", "/")):
             return name  # a hub repository
@@ -300,7 +300,7 @@ class _Reader:
         """The cards that ship with clipjax, those in the folder of data sets, and the families of both, each
         with the tasks that it is made for."""
         folders = [config_dir() / "datasets"]
-        if data_root is not None and data_root.is_dir():
+        if data_root is not None and is_dir(data_root):
             folders.append(data_root)
         cards = {card.name: card for folder in folders for card in cards_in(folder)}
         found: dict[str, set[str]] = {}

@@ -14,22 +14,19 @@ run's images.parquet of this task, whose column `failures` they are, or a CSV fi
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from clipjax.buckets import readable
 from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from clipjax.heads import score_blocks
 from clipjax.labels import LabelSpace
-from clipjax.reading import read_csv
+from clipjax.parquet import open_parquet, read_columns
+from clipjax.reading import exists, is_dir, read_csv, read_json
 from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
 
 WRONG = 3  # wrong categories in a list
@@ -85,22 +82,24 @@ def load_lists(path: Path | None) -> CategoryLists:
     """
     if path is None:
         return CategoryLists("own", None, sha256_json("own"))
-    if path.is_dir():
+    if is_dir(path):
         path = path / "images.parquet"
-    if not path.is_file():
+    if not exists(path):
         raise DataError(f"{path} does not exist; give the images.parquet of an imagenet_d run, or a CSV file")
     wrong = _from_run(path) if path.suffix == ".parquet" else _from_csv(path)
     return CategoryLists(_selection_model(path), wrong, sha256_json(sorted(wrong.items())), str(path))
 
 
 def _from_run(path: Path) -> dict[str, list[str]]:
-    try:
-        if not {"id", "failures"} <= set(pq.read_schema(readable(path)).names):
-            raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
-        table = pq.read_table(readable(path), columns=["id", "failures"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table ({error})") from None
-    return dict(zip(table["id"].to_pylist(), table["failures"].to_pylist()))
+    if not {"id", "failures"} <= set(open_parquet(path).schema_arrow.names):
+        raise DataError(f"{path} has no columns `id` and `failures`: it is not of an imagenet_d run")
+    table = read_columns(path, ["id", "failures"])
+    for name, lists in zip(table["id"], table["failures"]):
+        if not isinstance(name, str) or not isinstance(lists, list):
+            raise DataError(
+                f"{path}: `failures` of {name!r} is {lists!r:.60}; it must be a list of categories"
+            )
+    return dict(zip(table["id"], table["failures"]))
 
 
 def _from_csv(path: Path) -> dict[str, list[str]]:
@@ -118,8 +117,8 @@ def _selection_model(path: Path) -> str:
     """The model of the run that the table belongs to; the file's name (no ending) where there is no run."""
     run = path.parent / "run.json"
     try:
-        return str(json.loads(run.read_text(encoding="utf-8"))["model"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(run)["model"])
+    except (DataError, KeyError):
         return path.stem
 
 

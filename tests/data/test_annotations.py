@@ -99,7 +99,7 @@ def changed(i: int, /, values: dict[str, Any], which: int = 0) -> list[dict[str,
         (changed(1, {"class": -1}), None, r":2: `class` is -1"),
         (changed(1, {"file_name": ...}), None, r":2: expected an object with a `file_name`"),
         (changed(4, {"file_name": "1.png"}), None, r"top_factor.jsonl:5: 1.png is also in line 2"),
-        (["{\n"], None, r"top_factor.jsonl:1: not JSON"),
+        (["{\n"], None, r"top_factor.jsonl:1 is not JSON"),
         (
             None,
             _factors.records()[1][:-1],
@@ -129,7 +129,7 @@ def test_a_wrong_line_is_named(tmp_path, top, multi, message):
     ("file", "text", "message"),
     [
         ("letters_real_labels.jsonl", '{"0.png": 3}', r"real_labels.jsonl: the labels of 0.png are 3"),
-        ("letters_real_labels.jsonl", "[[1]\n", r"real_labels.jsonl: not one JSON value"),
+        ("letters_real_labels.jsonl", "[[1]\n", r"real_labels.jsonl is not JSON"),
         ("letters_real_labels.jsonl", "3", r"real_labels.jsonl: expected a list, or an object"),
         ("letters_metaclasses.csv", "group\nx\n", r"metaclasses.csv: expected a column `name`"),
         ("prototypical_paths.csv", "name\nx\n", r"prototypical_paths.csv: expected the header `file_name`"),

@@ -198,7 +198,7 @@ BYTES = images(range(4))
             r"a\.parquet row 2: the label 2 is outside",
         ),
         ({"image": BYTES, "label": [0, -1, 1, 0]}, {}, r"a\.parquet row 1: the label -1 is outside"),
-        ({"image": BYTES, "label": [0, 1, 1, None]}, {}, r"a\.parquet row 3: the label None is outside"),
+        ({"image": BYTES, "label": [0, 1, 1, None]}, {}, r"a\.parquet row 3: the label is None; it must be"),
         (
             {"image": BYTES, "label": [0, 1, 1, 0], "key": ["a", "b", "a", "c"]},
             {"key": "key"},
@@ -281,7 +281,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     data = path.read_bytes()
     for damaged in (b"", data[:-10], data[: len(data) // 2], b"x" * len(data)):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"-00001\.parquet: not a whole parquet file .*; copy it"):
+        with pytest.raises(DataError, match=r"-00001\.parquet: not a whole Parquet file .*; copy it"):
             read(tmp_path)
     path.write_bytes(data)
     manifest = read(tmp_path)

@@ -137,7 +137,7 @@ def test_where_images_lie(own, tmp_path):
     ("record", "message"),
     [
         ("{", "a.json is not JSON"),
-        ([], "expected one object with a list of `images`"),
+        ([], "is not a JSON object"),
         ({"images": [{"filename": "a"}]}, r"image 0 \(counted from 0\) has no 'split'"),
         ({"images": [{"split": "test", "filename": "7.jpg"}]}, "image 0 .* has no 'sentences'"),
         (

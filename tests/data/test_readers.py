@@ -163,9 +163,9 @@ def test_jsonl_manifest_with_several_captions_and_own_ids(tmp_path):
         ("m.csv", "path,label\n,0\n", r"m\.csv:2: no value for 'path'"),
         ("m.csv", "path,label\nimg/0.png,0\nimg/0.png,1\n", r"m\.csv:3: 'img/0\.png' is also in m\.csv:2"),
         ("m.csv", "path,label\n", r"m\.csv lists no images"),
-        ("m.jsonl", '{"path": "img/0.png"}\n\n{"path": \n', r"m\.jsonl:3: not JSON"),
-        ("m.jsonl", '{"path": "img/0.png"}\n[1]\n', r"m\.jsonl:2: expected a JSON object"),
-        ("m.jsonl", '{"path": "img/0.png", "label": true}\n', r"m\.jsonl:1: the label True is outside"),
+        ("m.jsonl", '{"path": "img/0.png"}\n\n{"path": \n', r"m\.jsonl:3 is not JSON"),
+        ("m.jsonl", '{"path": "img/0.png"}\n[1]\n', r"m\.jsonl:2 is not a JSON object"),
+        ("m.jsonl", '{"path": "img/0.png", "label": true}\n', r"m\.jsonl:1: the label is True; it must be"),
         (
             "m.jsonl",
             '{"path": "img/0.png"}\n{"path": "img/1.png", "label": 1}\n',

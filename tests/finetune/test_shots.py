@@ -138,7 +138,7 @@ def test_what_is_no_list_is_refused_by_its_name(tmp_path, text):
     (tmp_path / "shots.json").write_text(text)
     with pytest.raises(DataError, match=r"shots\.json is not a list of shots"):
         read_shots(tmp_path / "shots.json")
-    with pytest.raises(DataError, match=r"gone\.json: the list of shots cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.json does not exist"):
         read_shots(tmp_path / "gone.json")
 
 
