@@ -30,6 +30,7 @@ from clipjax.card import LABELS
 from clipjax.digests import sha256_bytes, sha256_files
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace, load_labels
+from clipjax.reading import exists, parse_json, read_json
 from clipjax.uploaded import forget, is_unfinished, publish, working_copy
 from clipjax.writing import flush, whole_folder, write_safetensors, write_tensors, writing
 
@@ -142,7 +143,7 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
         source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
     )
     header = source.metadata.get(_METADATA)
-    metadata = None if header is None else json.loads(header)
+    metadata = None if header is None else parse_json(header, f"{weights}: {_METADATA} in its header")
     origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
     return Checkpoint(folder, weights, card, sha256, _labels(folder, card, files), plan, origin)
 
@@ -173,15 +174,9 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
 def read_card_record(folder: Path) -> dict[str, Any]:
     """The JSON object in the folder's card.json."""
     path = folder / CARD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    if not isinstance(record, dict):
-        raise DataError(f"{path} is not a card: it should hold one JSON object")
-    return record
+    if not exists(path):
+        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
+    return read_json(path)
 
 
 def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def one_line(text: str) -> str:
     """Text with line breaks as spaces and control characters (a terminal obeys those) as escapes."""
     if text.isprintable():
         return text
-    return "".join(_shown(char) for char in " ".join(text.split("\n")).replace("\r", " "))
+    return "".join(_shown(char) for char in " ".join(text.strip().split("\n")).replace("\r", " "))
 
 
 def _shown(char: str) -> str:

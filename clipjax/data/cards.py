@@ -161,6 +161,8 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
     """The cards that a file stands for: name -> its keys, and which member of a family it is."""
+    if not isinstance(record.get("name"), str | None):
+        raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
         return {record.get("name"): (record, {})}
     axes, base = record["variants"], {key: record[key] for key in record.keys() - {"variants"}}

@@ -185,11 +185,14 @@ class _Rows:
             same = np.ones_like(rows)
             places.append(np.stack([number * same, group * same, rows, start + rows], 1))
             start += len(rows)
-        for batch in read_batches(file, leaves) if leaves else ():
-            for column, values in self.values.items():
-                values += batch.column(column).to_pylist()
-            if self._path is not None:
-                self.paths += [each and each["path"] for each in batch.column(image).to_pylist()]
+        try:
+            for batch in read_batches(file, leaves) if leaves else ():
+                for column, values in self.values.items():
+                    values += batch.column(column).to_pylist()
+                if self._path is not None:
+                    self.paths += [each and each["path"] for each in batch.column(image).to_pylist()]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: a text is not UTF-8 ({error.reason}); get the file again") from None
         return np.concatenate(places)
 
     def where(self, i: int) -> str:

@@ -191,7 +191,10 @@ def walk_tar(shard: Path) -> Iterator[Member]:
                 file.seek(archive.offset)
                 if file.read(_BLOCK) != bytes(_BLOCK):
                     raise tarfile.ReadError("it has no end-of-archive mark")
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # of hostile headers
+        except (
+            *(tarfile.TarError, ValueError, OverflowError, RecursionError),
+            MemoryError,  # a name of gigabytes, says its header
+        ) as error:
             raise DataError(f"{shard}: not a whole tar file ({error}); copy it again") from None
 
 

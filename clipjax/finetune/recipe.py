@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,6 +244,6 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     )
     if not right:
         raise DataError(f"{where} = {value!r} must be of type {kind.__name__}")
-    if kind is float and not math.isfinite(value):
+    if kind is float and not abs(value) <= sys.float_info.max:
         raise DataError(f"{where} = {value!r} must be a finite number")
     return float(value) if kind is float else value

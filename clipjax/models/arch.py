@@ -162,7 +162,7 @@ def two_heads(config: Any) -> dict[str, int]:
 
 def refuse_uneven_heads(width: int, heads: int) -> None:
     """Raises ValueError where the heads of an attention cannot be of equal width."""
-    if width % heads:
+    if heads < 1 or width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
 
@@ -273,7 +273,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
         try:
             return kind(**_fields(fields, value, where))  # pyright: ignore[reportCallIssue]
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:  # ArithmeticError: sizes of 0, numbers beyond a float
             raise DataError(f"{where}: {error}") from None
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_decode(get_args(kind)[0], item, f"{where} item {i}") for i, item in enumerate(value))

@@ -184,8 +184,9 @@ def test_leaves_that_do_not_fit(change: dict, message: str, saved: Path) -> None
 
 def test_cards_that_are_none(saved: Path) -> None:
     for text, message in [
-        ("{", "cannot be read"),
-        ("[]", "should hold one JSON object"),
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ("[" * 99_999, "nested too deeply"),
         ("{}", "its `files` is missing"),
     ]:
         (saved / "card.json").write_text(text)
