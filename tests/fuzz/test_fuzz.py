@@ -1,0 +1,38 @@
+"""Injured files: every reader answers or raises a `ClipjaxError` of one line, in time and in little memory.
+
+A few inputs for each reader; `make fuzz` gives them 100,000. A failure names its seed:
+`python tests/fuzz/run.py --subject NAME --seed SEED` reads that one input again.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from _mutate import BYTES, KINDS, TEXT, mutate
+from _subjects import SUBJECTS
+from _try import run_many
+
+INPUTS = 40
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_injured_files(name: str, tmp_path: Path) -> None:
+    counts, failures = run_many(SUBJECTS[name], tmp_path, (f"{name}:{i}" for i in range(INPUTS)))
+    assert not failures, "\n".join(failures)
+    assert counts.total() == INPUTS
+    assert counts["refused"] > 0  # the injuries are felt
+
+
+def test_injuries_come_from_their_seed() -> None:
+    data = bytes(range(256)) * 4
+    for kind in ("bytes", "text", *KINDS):
+        injured = [mutate(f"{kind}:{i}", data, kind) for i in range(50)]
+        assert injured == [mutate(f"{kind}:{i}", data, kind) for i in range(50)]
+        assert len(set(injured)) > 25
+
+
+def test_every_injury_takes_an_empty_file() -> None:
+    for edit in {*BYTES, *TEXT, *(edit for edits in KINDS.values() for edit in edits)}:
+        assert isinstance(edit(random.Random(0), b""), bytes)
