@@ -118,7 +118,7 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
     names = tuple(path.name for path in files)
     try:
         if names == ("tokenizer.json",):
-            tokenizer = _from_json(own, read_json(files[0]))
+            tokenizer = _from_json(own, read_json(files[0], object))
         elif names == ("vocab.json", "merges.txt"):
             tokenizer = _from_vocab_and_merges(own, *map(read_text, files))
         else:
