@@ -7,6 +7,7 @@ are read a few at a time and their bytes counted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipjax.buckets import readable
+from clipjax.buckets import place, readable
+from clipjax.digests import Version, version_of
 from clipjax.errors import DataError
+from clipjax.parquet_footer import RowGroup, read_footer
 from clipjax.reading import check_regular
 
 MAX_VALUES = 20_000_000  # of one column of a file; lists count each element
@@ -36,27 +39,33 @@ def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetF
     check_regular(path)
     try:
         parquet = pq.ParquetFile(readable(path))
-        _check(path, parquet.metadata, range(parquet.num_row_groups) if groups is None else groups)
-    except (OSError, pa.ArrowException, UnicodeError) as error:
+        declared = _declared(str(path), version_of(path))
+        _check(path, declared if groups is None else [declared[group] for group in groups])
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path}: not a whole Parquet file ({first_line(error)}); copy it again") from None
     return parquet
 
 
-def _check(path: Path, metadata: pq.FileMetaData, groups: Sequence[int]) -> None:
+@functools.lru_cache(maxsize=64)
+def _declared(path: str, version: Version) -> list[RowGroup]:
+    """Read once of each file, however many of its row groups are read one by one."""
+    return read_footer(place(path))
+
+
+def _check(path: Path, groups: Sequence[RowGroup]) -> None:
     values: dict[str, int] = {}
-    for group in map(metadata.row_group, groups):
-        for column in map(group.column, range(group.num_columns)):
-            name, size = column.path_in_schema, column.total_uncompressed_size
-            if size > MAX_BYTES:
+    for group in groups:
+        for column in group.columns:
+            if column.size > MAX_BYTES:
                 raise DataError(
-                    f"{path}: a row group of the column {name!r} unpacks to {size:,} bytes, and "
-                    f"{MAX_BYTES:,} is the limit; write the file again with smaller row groups"
+                    f"{path}: a row group of the column {column.name!r} unpacks to {column.size:,} bytes, "
+                    f"and {MAX_BYTES:,} is the limit; write the file again with smaller row groups"
                 )
-            values[name] = values.get(name, 0) + max(column.num_values, group.num_rows)
-            if values[name] > MAX_VALUES:
+            values[column.name] = values.get(column.name, 0) + max(column.values, group.rows)
+            if values[column.name] > MAX_VALUES:
                 raise DataError(
-                    f"{path}: the column {name!r} declares more than {MAX_VALUES:,} values; write several "
-                    "files"
+                    f"{path}: the column {column.name!r} declares more than {MAX_VALUES:,} values; write "
+                    "several files"
                 )
 
 
@@ -84,8 +93,9 @@ def read_batches(
     """
     parquet, total = open_parquet(path, groups), 0
     try:
-        for group in range(parquet.num_row_groups) if groups is None else groups:
-            rows = _rows_of_a_batch(parquet.metadata.row_group(group), columns)
+        declared = _declared(str(path), version_of(path))
+        for group in range(len(declared)) if groups is None else groups:
+            rows = _rows_of_a_batch(declared[group], columns)
             for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(columns)):
                 total += batch.nbytes
                 if total > MAX_BYTES:
@@ -97,17 +107,16 @@ def read_batches(
                 yield batch
     except MemoryError:  # pyarrow's is an ArrowException as well
         raise
-    except (OSError, pa.ArrowException, UnicodeError) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise DataError(f"{path}: damaged ({first_line(error)}); copy it again") from None
 
 
-def _rows_of_a_batch(group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
+def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
     """As many rows as take BATCH_BYTES even where each holds the longest value that its column can have."""
     longest = 1
-    for column in map(group.column, range(group.num_columns)):
-        name = column.path_in_schema
-        if column.physical_type == "BYTE_ARRAY" and any(f"{name}.".startswith(f"{c}.") for c in columns):
-            longest = max(longest, column.total_uncompressed_size)  # a value is in its column at least once
+    for column in group.columns:
+        if column.is_bytes and any(f"{column.name}.".startswith(f"{name}.") for name in columns):
+            longest = max(longest, column.size)  # a value is in its column at least once
     return max(1, min(BATCH_ROWS, BATCH_BYTES // longest))
 
 

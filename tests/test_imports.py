@@ -43,7 +43,8 @@ ALLOWED = {
     "clipjax.progress": set(),
     "clipjax.parity_record": LEAVES,
     "clipjax.metrics": set(),
-    "clipjax.parquet": LEAVES,
+    "clipjax.parquet_footer": set(),
+    "clipjax.parquet": {*LEAVES, "clipjax.parquet_footer"},
     "clipjax.platforms": set(),
     "clipjax.models": {*LEAVES, "clipjax.platforms"},
     "clipjax.analysis": {

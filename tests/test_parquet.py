@@ -15,6 +15,7 @@ from etils import epath
 from clipjax import parquet
 from clipjax.data.hf_parquet import read_hf_parquet
 from clipjax.errors import DataError
+from clipjax.parquet_footer import read_footer
 
 LIMIT = 800 * 2**20  # bytes; the bombs unpack to 2.5 GB
 
@@ -132,3 +133,57 @@ def test_what_is_no_parquet_is_named(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(data)
     with pytest.raises(DataError, match=r"x\.parquet: not a whole Parquet file"):
         parquet.read_columns(tmp_path / "x.parquet")
+
+
+def test_the_footer_says_what_pyarrow_says(tmp_path: Path) -> None:
+    path = tmp_path / "w.parquet"
+    nested = [{"bytes": bytes([i]) * i, "path": f"{i}"} for i in range(20)]
+    table = pa.table({"image": nested, "lists": [[i] * (i % 3) for i in range(20)], "x": np.arange(20.0)})
+    pq.write_table(table, path, row_group_size=7)
+    theirs = pq.ParquetFile(path).metadata
+    ours = read_footer(path)
+    assert [group.rows for group in ours] == [7, 7, 6]
+    for number, group in enumerate(ours):
+        columns = [theirs.row_group(number).column(i) for i in range(theirs.num_columns)]
+        assert [tuple(column) for column in group.columns] == [
+            (c.path_in_schema, c.physical_type == "BYTE_ARRAY", c.num_values, c.total_uncompressed_size)
+            for c in columns
+        ]
+
+
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path: Path) -> None:
+    """Each byte of a footer is made one more and one less. At 16 of these pyarrow's own `column` aborts."""
+    path = tmp_path / "w.parquet"
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a"}] * 3, "label": [0, 1, 0]}), path)
+    code = """
+import sys
+from pathlib import Path
+from clipjax import parquet
+from clipjax.errors import DataError
+path, refused = Path(sys.argv[1]), 0
+whole = path.read_bytes()
+start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for at in range(start, len(whole) - 8):
+    for other in ((whole[at] - 1) % 256, (whole[at] + 1) % 256):
+        path.write_bytes(whole[:at] + bytes([other]) + whole[at + 1 :])
+        try:
+            parquet.read_columns(path)
+        except DataError as error:
+            refused += 1
+print(refused)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("at", range(0, 60, 3))
+def test_a_cut_footer_is_refused(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "w.parquet"
+    pq.write_table(pa.table({"x": [1, 2, 3]}), path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - length : -8][:at]
+    path.write_bytes(data[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ValueError, match="footer"):
+        read_footer(path)
