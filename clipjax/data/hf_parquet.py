@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from etils import epath
 
-from clipjax.buckets import BucketPath, place
+from clipjax.buckets import BucketError, BucketPath, place
 from clipjax.data.label_values import number_labels
 from clipjax.data.limits import check_bytes
 from clipjax.data.manifest import Manifest, Progress
@@ -116,6 +116,11 @@ class ParquetOpener:
             with _READING:  # the threads of a loader want the same group at the same time: it is read once
                 values = _row_group(path, version, self.column, group)
             data = values[row].as_buffer()
+        except BucketError:
+            raise
+        except DataError as error:
+            why = str(error).removeprefix(f"{path}: ")
+            raise DataError(f"{self.where(i)}: cannot be read ({why})") from None
         except (OSError, pa.ArrowException, IndexError) as error:
             raise DataError(f"{self.where(i)}: cannot be read ({first_line(error)}); copy the file") from None
         if data is None:

@@ -201,7 +201,8 @@ def test_what_may_not_be_read_is_named(name: str, folder: Path, monkeypatch: pyt
     def refuse(*_: object, **__: object) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for kind in {Path, type(path), type(epath.Path(folder))}:
+        monkeypatch.setattr(kind, "read_bytes", refuse)
     with pytest.raises(ClipjaxError, match=f"{path.name} cannot be read .Permission denied"):
         reader.read(folder)
 

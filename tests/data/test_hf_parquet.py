@@ -118,16 +118,16 @@ def test_the_loader_gives_one_order(tmp_path: Path) -> None:
 
 
 def test_threads_share_a_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    read_row_group = pq.ParquetFile.read_row_group
+    reads: list[int] = []
+    read_batches = hf_parquet.read_batches
     columns = {"image": images(range(12)), "label": [0] * 12}
     manifest = read(write(tmp_path / "a.parquet", columns, group=6))
 
-    def counted(self, group, columns):
-        reads.append(group)
-        return read_row_group(self, group, columns)
+    def counted(path: Path, columns: list[str], groups: list[int]) -> Any:
+        reads.extend(groups)
+        return read_batches(path, columns, groups)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(hf_parquet, "read_batches", counted)
     with batches(manifest, RECIPE, batch_size=12, threads=4) as iterator:
         assert row_of(next(iterator)["pixels"]).tolist() == list(range(12))
     assert sorted(reads) == [0, 1]

@@ -165,7 +165,7 @@ def test_wrong_files_and_data_sets(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv does not exist; give the images\.parquet"):
         imagenet_d.load_lists(tmp_path / "nowhere.csv")
     (tmp_path / "images.parquet").write_bytes(b"PAR")
-    with pytest.raises(DataError, match=r"images\.parquet cannot be read as a table"):
+    with pytest.raises(DataError, match=r"images\.parquet: not a whole Parquet file"):
         imagenet_d.load_lists(tmp_path)
     pq.write_table(images_table({"id": ["a"], "prediction": [0]}), tmp_path / "images.parquet")
     with pytest.raises(DataError, match=r"no columns `id` and `failures`: it is not of an imagenet_d run"):
