@@ -4,7 +4,7 @@ A message is one clear sentence that names the file, key or line and says what t
 prints errors or exits; everything below it raises.
 """
 
-import unicodedata
+from clipjax.escaping import visible
 
 
 class ClipjaxError(Exception):
@@ -20,15 +20,8 @@ class ClipjaxError(Exception):
 
 
 def one_line(text: str) -> str:
-    """Text with line breaks as spaces and control characters (a terminal obeys those) as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(_shown(char) for char in " ".join(text.strip().split("\n")).replace("\r", " "))
-
-
-def _shown(char: str) -> str:
-    control = unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return char.encode("unicode_escape").decode() if control else char
+    """Text with line breaks as spaces, and what a terminal would obey shown instead."""
+    return visible(" ".join(text.strip().split("\n")).replace("\r", " "))
 
 
 class DataError(ClipjaxError):

@@ -29,7 +29,7 @@ LEAVES = {
 
 # package or module -> what else of ours it may import (itself and the leaves are understood)
 ALLOWED = {
-    "clipjax.errors": set(),
+    "clipjax.errors": {"clipjax.escaping"},
     "clipjax.signals": {"clipjax.errors"},
     "clipjax.processes": {"clipjax.errors", "clipjax.signals"},
     "clipjax.config": {"clipjax.errors"},

@@ -225,6 +225,20 @@ def test_a_card_restricts_logits_to_its_classes(tmp_path):
     assert row["convention"]["projection"] == "select from imagenet"
 
 
+def test_outputs_under_a_registered_name_leave_its_published_numbers_alone(tmp_path):
+    """A file does not show whose outputs it holds: the user states it, and the rows say so."""
+    file = npz(tmp_path / "vit_b_32-openai.npz", logits=LOGITS, labels=LABELS)
+    facts = evaluate_predictions("zeroshot", file, model="vit_b_32-openai").rows[0]["model_facts"]
+    assert (facts["facts_origin"], facts["facts_of"]) == ("stated", "vit_b_32-openai")
+    assert facts["train_source"] == "WIT"
+    for model in (None, "vit_b_32-openai"):
+        assert evaluate_predictions("zeroshot", file, model=model).rows[0]["model"] == (
+            "vit_b_32-openai-unverified"
+        )
+    by_stem = evaluate_predictions("zeroshot", file).rows[0]["model_facts"]
+    assert "facts_of" not in by_stem, "a file's name states nothing"
+
+
 def test_imagenet_d_from_logits_of_a_classifier_makes_lists(tmp_path):
     """A framework's ResNet-50 over ImageNet's classes selects, as in the study's Table III."""
     logits = RNG.normal(size=(12, 1000)).astype(np.float32)

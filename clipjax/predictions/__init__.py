@@ -42,14 +42,17 @@ from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation import check_bootstrap
+from clipjax.facts import STATED
 from clipjax.labels import Projection, load_labels
 from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.naming import own_name
 from clipjax.predictions.arrays import ARRAYS, read_arrays
 from clipjax.predictions.counts import shares
 from clipjax.predictions.given import Given, Read, check_ids, with_file
 from clipjax.predictions.tables import CSV, read_table
 from clipjax.provenance import count_compiles
 from clipjax.reading import check_regular, exists, is_dir, is_file
+from clipjax.registry import model_card, model_ids
 from clipjax.results import ResultStore
 from clipjax.run_result import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.subject import annotations_path
@@ -83,7 +86,9 @@ def evaluate_predictions(
             beside the file says, or the file's name.
         labels: what the columns of logits, and without a card the labels, are.
         annotations, seed, resamples, results: as `clipjax.evaluate`.
-        model: what to call the model in the rows; default as `run.json` says, or the file's name.
+        model: what to call the model in the rows; default as `run.json` says, or the file's name. A file does
+            not show whose outputs it holds: with a registered model's id the facts are that model's, as the
+            user states, and the name ends in "-unverified", so that its published numbers stay its own.
 
     Raises:
         UsageError, DataError: one sentence with the file, and the row or key, and what to do.
@@ -103,8 +108,7 @@ def evaluate_predictions(
         measures = with_file(path, columns, lambda: found.measure(columns, about))
     given = dataclasses.replace(given, space=space, about=about)
     recipe = _recipe(given, projection)
-    name = model or given.run.get("model") or path.stem
-    facts = given.run.get("model_facts", {}) if model is None else {}
+    name, facts = _named(model, given)
     common = {
         **identity(name, {"kind": "predictions", **facts}, found, given.dataset),
         "recipe_hash": sha256_json(recipe),
@@ -117,6 +121,17 @@ def evaluate_predictions(
         "compile_count": compiles.count,
     }
     return finish(common, Outcome(measures, columns), NO_STATS, results)
+
+
+def _named(model: str | None, given: Given) -> tuple[str, dict[str, Any]]:
+    """The model's name in the rows, and its facts."""
+    if model is None and "model" in given.run:
+        return given.run["model"], dict(given.run.get("model_facts", {}))
+    name = model or given.path.stem
+    if model is None or model not in model_ids():
+        return own_name(name), {}
+    facts = {**model_card(model).facts, "facts_origin": STATED, "facts_of": model}
+    return own_name(name), facts
 
 
 def _check_file(path: Path) -> None:
