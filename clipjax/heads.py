@@ -74,7 +74,6 @@ class Head:
         cache: what is added to the logits; None: nothing.
         directions: of a head that normalises: the kernel's columns are directions, and products with it
             cosines. False for a kernel that was trained freely.
-        hands_through: the features are logits, and float64 ones stay float64 (under `jax.enable_x64`).
 
     Raises:
         DataError: a cache of other features, or with classes outside 0..K-1.
@@ -87,7 +86,6 @@ class Head:
     label_space: LabelSpace
     cache: Cache | None = None
     directions: bool = True
-    hands_through: bool = False
 
     def __post_init__(self) -> None:
         if self.cache is None:
@@ -134,7 +132,10 @@ class Head:
 
 
 class _Identity(Head):
-    """A head for features that are logits already. Its kernel has no rows: the K x K one is never made."""
+    """A head for features that are logits already. Its kernel has no rows: the K x K one is never made.
+
+    `score_blocks` leaves float64 features float64 (under `jax.enable_x64`).
+    """
 
     @functools.cached_property
     def columns(self) -> np.ndarray:
@@ -156,7 +157,7 @@ def logits(head: Head, features: Any) -> jax.Array:
     if features.ndim != 2 or features.shape[1] != dim:
         raise DataError(f"a head over {dim} features got features of shape {list(features.shape)}")
     if identity:
-        return features
+        return features if head.bias is None else features + head.bias
     bias = jnp.zeros(head.kernel.shape[1], jnp.float32) if head.bias is None else head.bias
     scale = np.float32(head.scale)
     if head.cache is None:
@@ -228,7 +229,7 @@ def score_blocks(
     All blocks have one shape: the last one is padded and cut again.
 
     Args:
-        features: float32 [N, D], N > 0. Of a head that hands them through also float64: scores then are, too.
+        features: float32 [N, D], N > 0. Of `identity_head` also float64: scores then are, too.
         projection: from the head's label space to the data set's; None leaves the logits as they are.
         ids: [N], names of the images, to refuse scores that are not finite; None: they are not looked at.
 
@@ -238,7 +239,7 @@ def score_blocks(
     size = min(len(features), max(1, SCORE_BLOCK // head.kernel.shape[1]))
     for start in range(0, len(features), size):
         given = np.asarray(features[start : start + size])
-        wide = head.hands_through and given.dtype == np.float64
+        wide = isinstance(head, _Identity) and given.dtype == np.float64
         block = given if wide else given.astype(np.float32, copy=False)
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
         values = _project(jnp.asarray(padded) if wide else logits(head, padded), projection)[: len(block)]

@@ -149,7 +149,7 @@ def _inputs(
         names,
         logits,
         _labels(path, arrays, f"{prefix}labels", n, space),
-        dataclasses.replace(identity_head(of), hands_through=True),
+        identity_head(of),
         space,
         load_projection(of, space),
         columns,
