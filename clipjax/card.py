@@ -170,7 +170,7 @@ class Card:
             cross-entropy).
         lineage: how our own training made it: method, recipe, data, and the model that it started from.
         facts_origin: "registry", "stated", "unknown" or None, as `clipjax.facts` says.
-        facts_of: the registered model whose facts these are; None where there is none.
+        facts_of: the registered model whose facts these are, or None.
         label_space: the classes in `LABELS`; None where they have a name in configs/labels.
 
     Raises:
@@ -324,7 +324,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
 
 
 def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
-    """The registered model that a card of before `facts_origin` is known to be; fine-tuned ones are none."""
+    """The registered model that a card older than `facts_origin` has; None for a fine-tuned one."""
     card, source = record.get("id"), record.get("source")
     if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
         return None

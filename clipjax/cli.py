@@ -80,7 +80,7 @@ def _command() -> None:
         with in_one_sentence():
             app()
     except ClipjaxError as error:
-        signals.check()  # Ctrl-C reaches the processes that we started, too, and their failure is no news
+        signals.check()  # Ctrl-C also ends the processes that we started: do not report that as a failure
         print(terminal(f"clipjax: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
 

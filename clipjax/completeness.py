@@ -28,7 +28,7 @@ def part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
-    """Likewise of the in-distribution images."""
+    """The same for the in-distribution images."""
     return row.get("id_part")
 
 
@@ -112,7 +112,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """The images of the data set and of the ID set in a run's table; None where there is none."""
+    """The images of the data set and of the ID set in a run's table; None without a table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -74,7 +74,7 @@ def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str
 def check_facts(facts: Mapping[str, Any], where: str = "facts") -> dict[str, Any]:
     """The facts, numbers as floats.
 
-    Raises UsageError for a name that is no fact (with the nearest) or a value of another type.
+    Raises UsageError for an unknown fact (with the nearest names) or a value of another type.
     """
     if not isinstance(facts, Mapping):
         raise UsageError(f"{where}: {facts!r} is not a table of facts, as {{'train_source': 'LAION-2B'}}")

@@ -44,7 +44,7 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes, or None where there is none; b"" for a FIFO or a device, which never end."""
+        """The file's bytes, or None without a file; b"" for a FIFO or a device, which never end."""
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 return b""

@@ -28,7 +28,7 @@ SHORTEST = 8  # digits of a SHA-256 that open_clip's release files have in their
 def published(row: str) -> tuple[str, ...]:
     """The digests in configs/models.csv, whole or their first digits.
 
-    Raises DataError for a cell that is none.
+    Raises DataError for a cell that is not a digest.
     """
     digests = tuple(registry()[row]["sha256"].split())
     for digest in digests:

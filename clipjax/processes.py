@@ -61,7 +61,7 @@ def _follow(over: threading.Event) -> None:
     client: Any = distributed.global_state.client
     grace = signals.GRACE + (_LAST if distributed.global_state.process_id == 0 else 0)
     while not over.wait(_TICK):
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # there is no notice
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # without a notice
             client.key_value_try_get(_NOTICE)
             signals.ask(signal.SIGTERM, grace)
             return

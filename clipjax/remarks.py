@@ -18,7 +18,7 @@ def remark(about: str, subject: str, noun: str = "run") -> None:
     """Note something about a subject; the same remark about it is noted once.
 
     Args:
-        about: what is so: "no digests, so that damage cannot be noticed".
+        about: what is noted: "no digests, so that damage cannot be noticed".
         subject: a path or name.
         noun: what the subject is one of.
     """

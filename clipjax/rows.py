@@ -36,7 +36,7 @@ def validate_rows(rows: Sequence[Row]) -> None:
     """Check the rows of a run against the schema.
 
     Raises:
-        DataError: there is no row, one breaks the schema (the field is named), or two are of one number.
+        DataError: without rows; a row breaks the schema (the field is named), or two rows are of one number.
     """
     if not rows:
         raise DataError("a run without rows is not a result")
@@ -119,7 +119,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
-    """The JSON object that a text of a run is. Raises DataError where it is none."""
+    """Parse one JSON object of a run. Raises DataError for anything else."""
     try:
         return parse_json(data, f"{path}{line}")
     except DataError as error:

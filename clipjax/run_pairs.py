@@ -66,7 +66,7 @@ def pairs_of(
     Args:
         names: of each a run id in `results`, the folder of a run, or a model's id.
 
-    Returns: the pairs; and the tasks and data sets of which there is none, with the reason.
+    Returns: the pairs; and the tasks and data sets without a pair, with the reason.
 
     Raises:
         UsageError: no run or model of that name, both are one run, or several pairs are possible.
@@ -129,7 +129,7 @@ def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
 
 
 def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    """A run of this model with numbers and a per-image table; the comparison of precisions is none."""
+    """Whether the run is this model's, with numbers and a per-image table, not a comparison of precisions."""
     own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
     measured = own and any(row["value"] is not None for row in rows)
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
@@ -189,7 +189,7 @@ def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list
 
 
 def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
-    """The pairs, if there is no more than one."""
+    """The pairs, if there is at most one."""
     if len(pairs) < 2:
         return pairs
     ways = _listed([run for pair in pairs for run in pair])

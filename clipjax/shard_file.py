@@ -67,7 +67,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
     """Views on the bytes, which are most of what is read: the library would copy every tensor.
 
-    Raises one of the errors that `unpack` catches if the header is none, or not that of the rest.
+    Raises one of the errors that `unpack` catches if the header is missing or does not fit the rest.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), memoryview(data)[start:]

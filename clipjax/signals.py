@@ -180,7 +180,7 @@ class _Watch:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (*EXIT_CODES, _WAKE):
             signal.signal(number, self._handle)
-        # Before JAX's own, and so after them at the end: Python puts the default actions back behind it.
+        # Registered before JAX's exit handlers, so it runs after them: Python then restores the defaults.
         atexit.register(_set_all, signal.SIG_IGN)
         os.register_at_fork(after_in_child=_forget)
         self._silence(sys.unraisablehook)
@@ -333,7 +333,7 @@ def _set_all(action: signal.Handlers) -> None:
 
 
 def _forget() -> None:
-    """A forked child is no part of the program, and its signals are not its parent's."""
+    """A forked child does not belong to the program: its signals are its own."""
     global _watch
     _watch = None
     signal.set_wakeup_fd(-1)

@@ -175,7 +175,7 @@ def open_legacy(path: Path) -> Source:
 
 
 def _legacy_place(file: BinaryIO, key: str, storage: StorageRef | None, path: Path) -> int:
-    """Where the data of the next storage starts; leaves `file` behind it."""
+    """Where the data of the next storage starts; leaves `file` after it."""
     if storage is None:
         raise DataError(f"{path}: damaged file (storage {cut(repr(key))} belongs to no tensor)")
     count = file.read(8)

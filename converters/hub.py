@@ -176,7 +176,7 @@ def _only_cache() -> bool:
 def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
     """The commit in the hub's cache that has the weights with all parts, and most configuration beside them.
 
-    Of several the one that the main branch was at; None where none has weights.
+    With several, the one that the main branch was at; None where none has weights.
     """
     from huggingface_hub import constants
 

@@ -154,7 +154,7 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the order of the columns.
 
-    Of several rows of one number these are taken: those of whole data sets rather than of parts or samples,
+    Several rows may have one number. Rows of whole data sets are taken before those of parts or samples,
     measured rather than published ones, those with the given prompts and precision, and of what is left the
     newest. So a part is a model's number only where nothing whole is there, and then `Cell.part` says so.
 

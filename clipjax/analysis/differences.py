@@ -124,7 +124,7 @@ def ways_of(row: Row) -> dict[str, str]:
 
 
 def how(row: Row) -> dict[str, str]:
-    """Likewise with the precision, and the random sample of images."""
+    """`ways_of`, with the precision and the random sample of images as well."""
     sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
     return ways_of(row) | {"precision": str(row["precision"]), "sample": sample}
 

@@ -53,7 +53,7 @@ def analyze(
             "openai_80.",
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
     highlight: Annotated[
         list[str] | None,
         typer.Option(

@@ -46,7 +46,7 @@ def claims(
     prompts: Annotated[
         str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
     level: Annotated[
         float | None, typer.Option(help="Level of the intervals. Default: the file's, 0.95.")
     ] = None,

@@ -29,10 +29,13 @@ def compare(
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
     prompts: Annotated[
-        str | None, typer.Option(help="Of models: the prompt set, where both were evaluated with several.")
+        str | None,
+        typer.Option(help="Only runs with this prompt set, where a model was evaluated with several."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="Likewise: parity or fast.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Likewise: the label space.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Only runs of this precision: parity or fast.")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON on stdout.")] = False,
 ) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.

@@ -40,7 +40,7 @@ def report(
             "Default: the study's, openai_80."
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
     highlight: Annotated[
         list[str] | None,
         typer.Option(

@@ -114,7 +114,7 @@ SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
     "prompt set": _shipped_prompts,
     "precision": lambda: ("parity", "fast"),
 }
-"""Names that exist, by what they name: rows may lack one that is no mistyped name."""
+"""Names that exist, by what they name: a name that no row has may still be spelled right."""
 
 
 def emit(text: str, out: Path | None) -> None:

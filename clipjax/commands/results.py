@@ -134,7 +134,7 @@ def curation(
     prompts: Annotated[
         str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Likewise: parity or fast.")] = "parity",
+    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown, latex, csv or json (every row of a cell).")
     ] = "table",

@@ -77,7 +77,7 @@ def missing_of(card: DatasetCard | None, ids: Sequence[str], more: int = 0) -> d
 
 @functools.cache
 def shipped_count(dataset: str) -> int | None:
-    """The number of images on the shipped card of that name; None where there is none."""
+    """The number of images on the shipped card of that name; None without such a card."""
     from clipjax.data.cards import read_card
 
     try:

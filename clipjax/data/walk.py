@@ -28,8 +28,8 @@ def list_folder(folder: AnyPath) -> list[Listed]:
     """What lies in a folder, in no order.
 
     Raises:
-        DataError: it does not exist, is no folder or cannot be read; a link in it leads nowhere; a name in it
-            is not UTF-8.
+        DataError: it does not exist, is not a folder or cannot be read; a link in it leads nowhere; a name in
+            it is not UTF-8.
     """
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds the data set")

@@ -16,7 +16,7 @@ from clipjax.errors import DataError
 from clipjax.reading import read_json
 from clipjax.writing import write_bytes
 
-# In a resume point, and written last. Without it there is no resume point on a bucket.
+# Written last into a resume point: on a bucket, a folder without it does not count as one.
 SIZES = "sizes.json"
 
 

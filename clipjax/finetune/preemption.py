@@ -25,8 +25,8 @@ _QUESTIONS = itertools.count(1)  # of this process, over all its runs
 class Preemption:
     """While it is entered, SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
 
-    Of several processes only SIGTERM is a request: they cannot agree on a Ctrl-C. A signal that came too late
-    to stop this run is raised at its end.
+    Several processes take only SIGTERM as a request: they cannot agree on a Ctrl-C. A signal that came too
+    late to stop this run is raised at its end.
     """
 
     def __init__(self) -> None:

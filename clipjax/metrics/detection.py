@@ -270,7 +270,7 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
 
 
 def tied_share(ranking: Ranking) -> float:
-    """Of all pairs of an ID and an OOD image, the share with equal scores, which AUROC counts one half."""
+    """The share of pairs of an ID and an OOD image with equal scores: AUROC counts each as one half."""
     ends = (np.searchsorted(ranking.ood_sorted, ranking.id_sorted, side=side) for side in ("left", "right"))
     left, right = (end.sum(dtype=np.int64) for end in ends)
     return float(right - left) / (len(ranking.id_scores) * len(ranking.ood_scores))

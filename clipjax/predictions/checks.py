@@ -32,8 +32,9 @@ def check_table(given: Given, columns: Table) -> Table:
     """The columns, classes as int (a table of floats may have written 394.0).
 
     Raises:
-        DataError: a class is none, a mark is no bool, a score is no number or out of its range, `correct`
-            contradicts the classes or `correct_top5`, an OOD image's class has no name; names the row.
+        DataError: a class is missing, a mark is not a bool, a score is not a number or out of its range,
+            `correct` contradicts the classes or `correct_top5`, an OOD image's class has no name; names the
+            row.
     """
     columns, is_ood = dict(columns), given.task.name == "ood"
     ranges = RANGES | (SCORE_RANGES if is_ood else {})

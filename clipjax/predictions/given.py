@@ -19,7 +19,7 @@ class Given:
 
     Attributes:
         dataset: the data set's name.
-        card: its card; None where there is none.
+        card: its card, or None.
         space: what labels mean; None where nobody says.
         columns_of: what the columns of logits are: the user's `labels`, else `space`.
         about: of the numbers; its label space is `space`.
@@ -42,7 +42,7 @@ class Described(NamedTuple):
     Attributes:
         columns: per image, `id` among them.
         label_space: what labels mean.
-        projection: how its logits became scores of these classes; None: they are the same, or there are none.
+        projection: how its logits became scores of these classes; None without logits, or where both are one.
         ids, id_ids: of all images that the file holds, of the data set and of the ID set, where `columns` are
             of others; None: those of the columns.
     """
