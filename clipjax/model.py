@@ -130,7 +130,7 @@ class Model:
             why = self.card.unknown.get("tokenizer", "its card does not name one")
             raise UsageError(f"{self.card.id} has no known tokenizer ({why}): give token ids")
         if not self.tokenizer_files:
-            from clipjax.load import find_tokenizer_files
+            from clipjax.tokenizer_files import find_tokenizer_files
 
             source = self.card.source
             self.tokenizer_files = find_tokenizer_files(

@@ -16,7 +16,7 @@ from _rows import row
 from typer.testing import CliRunner
 
 import clipjax
-from clipjax import load, naming, pins
+from clipjax import naming, opening, pins
 from clipjax.analysis.cells import Column, Term, cells_of
 from clipjax.analysis.report.data import report_data
 from clipjax.card import Card, card_from_dict
@@ -53,7 +53,7 @@ def weights(random: tuple[Path, Card], tmp_path: Path, monkeypatch: pytest.Monke
         parts = {"arch": narrow.arch, "preprocess": narrow.preprocess}
         return dataclasses.replace(found, **parts) if model_id == ROW else found
 
-    for module in (load, naming):
+    for module in (opening, naming):
         monkeypatch.setattr(module, "model_card", card)
     monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copy(path, tmp_path / "w.safetensors"))
@@ -80,7 +80,7 @@ def test_random_weights_are_not_the_model_whose_card_loads_them(weights: Path, t
     assert is_nobodys(load_model(folder).card, "b32")
     assert is_nobodys(load_model(folder, card=ROW).card, "b32")
     assert is_nobodys(load_model(weights, card=ROW).card, "w")
-    assert is_nobodys(load_model(weights, card=load.model_card(ROW)).card, "w")
+    assert is_nobodys(load_model(weights, card=opening.model_card(ROW)).card, "w")
     assert is_nobodys(load_model(weights, card=ROW, name="mine").card, "mine")
     assert card.unknown["facts"] == f"the weights are not known to be those of {ROW}"
 

@@ -21,11 +21,12 @@ from clipjax.data.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
 from clipjax.heads import zeroshot_head
 from clipjax.labels import LabelSpace, PromptSet
-from clipjax.load import find_tokenizer_files, load_model
+from clipjax.load import load_model
 from clipjax.model import Model
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network
 from clipjax.registry import model_card
+from clipjax.tokenizer_files import find_tokenizer_files
 
 REAL = vocabularies.rules()
 SMALL = small_rules(REAL)
