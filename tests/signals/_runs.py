@@ -17,27 +17,46 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.signals._forks import Forked, Forks
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0  # seconds for what takes a few, on a machine that is busy
 SLACK = 3.0  # seconds beside the grace, for a busy machine to notice
 
 
+Running = subprocess.Popen[str] | Forked
+
+
+def environment() -> dict[str, str]:
+    """Of a command: it finds `tests`, and compiles what it runs, for one device."""
+    settings = {"JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **settings, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+
+
 class Command(NamedTuple):
-    """A command line, and the folder in which it is given."""
+    """A command line, and the folder in which it is given; with `forks` it is forked from that process."""
 
     folder: Path
     arguments: tuple[str, ...]
     compiling: float = 0.0
+    forks: Forks | None = None
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> Running:
         self.folder.mkdir(exist_ok=True)
         self.mark.unlink(missing_ok=True)
-        environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONPATH": str(ROOT)}
-        environment |= {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, __file__, str(self.mark), str(self.compiling), *self.arguments]
-        with (self.folder / "said").open("w") as said:
+        said = self.folder / "said"
+        said.write_text("")
+        arguments = [str(self.mark), str(self.compiling), *self.arguments]
+        if self.forks is not None:
+            return self.forks.start(self.folder, said, arguments)
+        with said.open("w") as file:
             return subprocess.Popen(
-                command, env=environment, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=said, text=True
+                [sys.executable, __file__, *arguments],
+                env=environment(),
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                text=True,
             )
 
     @property
@@ -47,15 +66,15 @@ class Command(NamedTuple):
     def said(self) -> str:
         return (self.folder / "said").read_text()
 
-    def wait_for_word(self, process: subprocess.Popen[str]) -> float:
+    def wait_for_word(self, process: Running) -> float:
         """Until the first line of output is there; the time."""
         self._wait(process, lambda: "\n" in self.said())
         return time.monotonic()
 
-    def wait_for_compilation(self, process: subprocess.Popen[str]) -> None:
+    def wait_for_compilation(self, process: Running) -> None:
         self._wait(process, self.mark.exists)
 
-    def _wait(self, process: subprocess.Popen[str], there: Any) -> None:
+    def _wait(self, process: Running, there: Any) -> None:
         until = time.monotonic() + PATIENCE
         while not there() and process.poll() is None:
             assert time.monotonic() < until, self.said()
@@ -64,9 +83,13 @@ class Command(NamedTuple):
     def finish(self) -> tuple[float, float]:
         """Run it to its end; the seconds since its first line, and since its start."""
         start, process = time.monotonic(), self.start()
-        spoke = self.wait_for_word(process)
-        assert process.wait(PATIENCE) == 0, self.said()
-        return time.monotonic() - spoke, time.monotonic() - start
+        try:
+            spoke = self.wait_for_word(process)
+            assert process.wait(PATIENCE) == 0, self.said()
+            return time.monotonic() - spoke, time.monotonic() - start
+        finally:
+            process.kill()
+            process.wait()
 
 
 class Ending(NamedTuple):
@@ -94,9 +117,10 @@ def disturb(
             time.sleep(rng.uniform(0, 0.5 * command.compiling))
             command.wait_for_compilation(process)  # it traces between two
         else:
-            time.sleep(rng.uniform(0, seconds))
+            time.sleep(rng.uniform(0, 0.5 * seconds))  # what is done already takes no time
         inside = command.mark.exists()
         if process.poll() is not None:
+            assert process.poll() == 0, command.said()
             return None
         sent = time.monotonic()
         process.send_signal(number)
@@ -109,9 +133,9 @@ def disturb(
 
 
 def kill(command: Command, rng: random.Random, seconds: float) -> None:
-    """Start a command, which takes so many seconds, and kill it in their second half: it imports first."""
+    """Start a command, which takes so many seconds, and kill it; a real one imports in their first half."""
     process = command.start()
-    time.sleep(seconds * rng.uniform(0.5, 1))
+    time.sleep(seconds * rng.uniform(0.5 if command.forks is None else 0, 1))
     process.kill()
     process.wait()
 

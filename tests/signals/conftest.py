@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.finetune._small import small_model, write_colours
+from tests.signals._forks import Forks
 from tests.signals._kinds import KINDS, RECIPE, Whole
-from tests.signals._runs import Command
+from tests.signals._runs import Command, environment
 from tests.sweep._sweep_world import write_world
 
-COMPILING = 2.0  # seconds that the first compilation takes at least
+COMPILING = 2.0  # seconds that the first compilation of a real command takes at least
+FORKED_COMPILING = 1.0
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +27,36 @@ def disturbed_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def wholes(disturbed_world: Path) -> dict[str, Whole]:
+class Wholes(dict[str, Whole]):
     """Undisturbed runs, each made when it is asked for."""
 
-    class Made(dict[str, Whole]):
-        def __missing__(self, name: str) -> Whole:
-            kind, folder = KINDS[name], disturbed_world / f"whole-{name}"
-            compiling = COMPILING if kind.compiles else 0.0
-            command = Command(folder, kind.arguments(disturbed_world, self), compiling)
-            seconds = command.finish()
-            self[name] = Whole(folder, *seconds, compiling, kind.results(folder))
-            assert self[name].results
-            return self[name]
+    def __init__(self, world: Path, forks: Forks | None = None) -> None:
+        self._world, self._forks = world, forks
 
-    return Made()
+    def __missing__(self, name: str) -> Whole:
+        kind = KINDS[name]
+        folder = self._world / f"whole-{name}{'-forked' if self._forks else ''}"
+        compiling = (FORKED_COMPILING if self._forks else COMPILING) if kind.compiles else 0.0
+        command = Command(folder, kind.arguments(self._world, self), compiling, self._forks)
+        seconds = command.finish()
+        self[name] = Whole(folder, *seconds, compiling, kind.results(folder))
+        assert self[name].results
+        return self[name]
+
+
+@pytest.fixture(scope="session")
+def wholes(disturbed_world: Path) -> dict[str, Whole]:
+    """Of real commands."""
+    return Wholes(disturbed_world)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    with Forks(environment()) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def forked_wholes(disturbed_world: Path, forks: Forks) -> dict[str, Whole]:
+    """Of forked commands."""
+    return Wholes(disturbed_world, forks)
