@@ -104,11 +104,12 @@ def test_results_that_one_host_cannot_use_stop_all(suite: Path, tmp_path: Path, 
 def test_what_fails_on_one_host_costs_nothing_else(
     suite: Path, done: tuple[Path, Result, int], tmp_path: Path
 ) -> None:
-    """An image that one host cannot read, as all others wait for its shard."""
+    """An image that one host cannot read, as all others wait for it."""
     theirs, data = suite.with_name("broken.toml"), tmp_path / "data"
     shutil.copytree(suite.parent / "data", data)
     (data / "few" / "red" / "few0.png").unlink()
-    (data / "few" / "red" / "few0.png").symlink_to("nowhere.png")
+    # A file to who lists the folder, and an error of the disk to who reads it.
+    (data / "few" / "red" / "few0.png").symlink_to("/proc/self/mem")
     theirs.write_text(suite.read_text().replace('"data"', f'"{data}"'))
     job = free_job()
     processes = [
