@@ -3,7 +3,7 @@
 A signal ends the command within the grace with its code, `kill -9` at once; however often a command is
 disturbed, the same command then finishes with the results of a run that nothing has disturbed. The commands
 are forked from a process that has imported clipjax, one at a time: real ones would import for an hour.
-Each test prints its seed and its counts.
+Each test prints its seed, which CLIPJAX_SIGNALS_SEED repeats, and its counts.
 """
 
 from __future__ import annotations
