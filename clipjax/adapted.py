@@ -32,6 +32,7 @@ from clipjax.checkpoint import (
     CARD,
     WEIGHTS,
     Place,
+    is_edited,
     read_card_record,
     save_model,
     write_folder,
@@ -39,6 +40,7 @@ from clipjax.checkpoint import (
 )
 from clipjax.digests import cache_dir, sha256_bytes, sha256_files, sha256_json
 from clipjax.errors import DataError
+from clipjax.naming import edited
 from clipjax.writing import restore_folder
 
 if TYPE_CHECKING:
@@ -157,6 +159,7 @@ def load_adapted(folder: Path, *, mesh: Mesh | None = None, rules: Rules | None 
     from clipjax.model import Model
 
     record, where = read_card_record(folder), str(folder / CARD)
+    was_edited = is_edited(record)
     try:
         sha256 = record.pop("files")[ADAPTER]
         about, base = record.pop("adapter"), record.pop(BASE)
@@ -167,6 +170,7 @@ def load_adapted(folder: Path, *, mesh: Mesh | None = None, rules: Rules | None 
             f"{where} does not say what the adapter and its base are: restore `files`, `adapter` and `base`"
         ) from None
     card = card_from_dict(record, where)
+    card = edited(card, folder / CARD) if was_edited else card
     if sha256_json([kind, facts]) != expected:
         raise DataError(f"{where}: `adapter` was changed after it was written: restore it, or train again")
     adapter = make_adapter(kind, _read(folder / ADAPTER, sha256), facts, str(folder))

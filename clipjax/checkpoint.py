@@ -27,7 +27,7 @@ import numpy as np
 from clipjax.buckets import BucketPath
 from clipjax.buckets import place as placed
 from clipjax.card import LABELS
-from clipjax.digests import sha256_bytes, sha256_files
+from clipjax.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.errors import DataError
 from clipjax.labels import LabelSpace, load_labels
 from clipjax.reading import exists, parse_json, read_json
@@ -264,11 +264,27 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         forget(folder)
         return folder
     with writing(folder), whole_folder(folder) as draft:
-        text = json.dumps(fill(draft), indent=2, ensure_ascii=False)
+        text = json.dumps(_sealed(fill(draft)), indent=2, ensure_ascii=False)
         with (draft / CARD).open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             flush(file.fileno(), file.flush)
     return folder
+
+
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a card with, under `files`, the SHA-256 of all its other fields."""
+    return {**record, "files": {CARD: _digest(record), **record["files"]}}
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return sha256_json({name: value for name, value in record.items() if name != "files"})
+
+
+def is_edited(record: Mapping[str, Any]) -> bool:
+    """Whether a card.json was changed after it was written. One of an older clipjax does not tell."""
+    files = record.get("files")
+    sealed = files.get(CARD) if isinstance(files, Mapping) else None
+    return sealed is not None and sealed != _digest(record)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from converters.hub import Resolved
 
 _NOT_ITS_OWN = "-unverified"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,21 @@ def restated(card: Card, stated: Stated) -> Card:
             f"another name, and add --facts-of {stated.name} if they are"
         )
     return dataclasses.replace(card, id=stated.name)
+
+
+def edited(card: Card, where: Path) -> Card:
+    """The card of a checkpoint whose card.json was changed by hand: nothing in it is known, all is stated.
+
+    Args:
+        where: the card.json, for the warning.
+    """
+    card = dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
+    _LOG.warning(
+        "%s was changed after it was written: the model is called %s, and its facts count as stated",
+        where,
+        card.id,
+    )
+    return card
 
 
 def default_name(place: str | Path, *, is_file: bool = False) -> str:

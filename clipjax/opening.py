@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipjax.card import Card, Weights, card_from_dict
-from clipjax.checkpoint import Origin, load_checkpoint, read_card_record
+from clipjax.checkpoint import CARD, Origin, is_edited, load_checkpoint, read_card_record
 from clipjax.errors import DataError, UsageError
 from clipjax.facts import REGISTRY, UNKNOWN
 from clipjax.models.network import Network
-from clipjax.naming import Stated, default_name, identified, own_name, restated
+from clipjax.naming import Stated, default_name, edited, identified, own_name, restated
+from clipjax.reading import exists
 from clipjax.registry import (
     id_of_repo,
     model_card,
@@ -62,7 +63,7 @@ def open_weights(
     path = Path(source)
     if file is not None and path.exists():
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
-    if (path / "card.json").is_file():
+    if exists(path / CARD):
         return _open_own(path, card, stated)
     if path.exists():
         from converters.hub import resolve_source
@@ -75,16 +76,17 @@ def _open_own(folder: Path, card: Card | None, stated: Stated) -> Opened:
     """A checkpoint that clipjax wrote."""
     from converters.hub import Resolved
 
-    record = read_card_record(folder)
+    record, where = read_card_record(folder), folder / CARD
+    was_edited = is_edited(record)
     record.pop("files", None)
-    own = card_from_dict(record, str(folder / "card.json"))
-    refuse_wrong_activation(own, str(folder / "card.json"))
+    own = card_from_dict(record, str(where))
+    refuse_wrong_activation(own, str(where))
     _refuse_other_card(folder, own, card)
     opened = load_checkpoint(folder, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
     own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
     own, files = with_tokenizer_files(own, Resolved(folder, folder))
-    own = restated(own, stated)
+    own = restated(edited(own, where) if was_edited else own, stated)
     return Opened(own, opened.plan, opened.origin, opened.carried(), files)
 
 

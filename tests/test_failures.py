@@ -93,3 +93,12 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+def test_a_stdout_that_was_never_open_is_no_failure() -> None:
+    """`clipjax ... >&-`: Python has no sys.stdout then."""
+    command = f'exec "{sys.executable}" -c "$1" >&-'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", COMMAND.format(size=0, end="pass")], stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

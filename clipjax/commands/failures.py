@@ -43,6 +43,8 @@ def in_one_sentence() -> Iterator[None]:
 
 def _flush() -> None:
     """Write what is left of our output. The interpreter would do it too late for an error to be caught."""
+    if sys.stdout is None:  # closed before we began (`>&-`)
+        return
     try:
         sys.stdout.flush()
     except OSError:

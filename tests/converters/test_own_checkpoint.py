@@ -27,6 +27,7 @@ from clipjax.checkpoint import (
     save_model,
     write_safetensors,
 )
+from clipjax.digests import sha256_json
 from clipjax.errors import DataError
 from converters.engine import ConversionError, detect_table, flatten, plan_conversion
 from converters.sources import open_source
@@ -277,4 +278,5 @@ def test_the_files_metadata(saved: Path) -> None:
     source = open_source(saved / "model.safetensors")
     assert source.metadata == {"format": "clipjax", "layout": "open_clip_vit"}
     card = json.loads((saved / "card.json").read_text())
-    assert card == {**CARD, "files": {"model.safetensors": digest(saved / "model.safetensors")}}
+    files = {"card.json": sha256_json(CARD), "model.safetensors": digest(saved / "model.safetensors")}
+    assert card == {**CARD, "files": files}
