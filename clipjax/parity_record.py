@@ -48,7 +48,7 @@ def read_record(path: Path | None = None) -> dict[str, Any]:
     try:
         record = read_json(path, object)
     except DataError as error:
-        raise _not_a_record(path, str(error)) from None
+        raise _not_a_record(path, str(error).removeprefix(f"{path} ")) from None
     if (key := _misfit(record, _FORM)) is not None:
         raise _not_a_record(path, f"{key} is missing or of the wrong type" if key else "not an object")
     if record["format"] != 1:

@@ -36,7 +36,7 @@ class ColourModel:
             "facts": {"train_source": "none"},
         }
         fields |= {"logit_scale": 20.0, "logit_bias": None, "preprocess": PREPROCESS, "classes": None}
-        self.card = SimpleNamespace(**fields | card)
+        self.card = SimpleNamespace(**{"facts_origin": None} | fields | card)
         self.calls = 0  # of encode_image
 
     @staticmethod

@@ -217,7 +217,7 @@ BEFORE_NARROW = {"arch_hash": "", "forward_version": 2, "params": 1, "full_size"
             {"archs": {"RN50": {**BEFORE_NARROW, "narrow": {}}}},
             "archs.RN50.narrow.passed",
         ),
-        ("{", "not JSON: Expecting"),
+        ("{", "is not JSON (Expecting"),
         ("[]", "not an object"),
     ],
 )

@@ -28,11 +28,13 @@ def is_stated(facts: Mapping[str, Any]) -> bool:
 def is_own(facts: Mapping[str, Any]) -> bool:
     """Whether a model is the user's own: facts not from the registry, no known group, or fine-tuned here.
 
-    Rows written before `facts_origin` was recorded are told by the last two.
+    Rows written before `facts_origin` was recorded are told by the last two. A published model that is not
+    registered may have no known group either, but only what was measured has an `arch` or is predictions.
     """
+    measured = "arch" in facts or facts.get("kind") == "predictions"
     return (
         facts.get("facts_origin") in ("stated", "unknown")
-        or facts.get("group") is None
+        or (facts.get("group") is None and measured)
         or bool(facts.get("lineage"))
     )
 

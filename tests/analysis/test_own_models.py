@@ -114,7 +114,8 @@ def test_why_a_model_is_in_no_group():
 
 
 def test_whose_a_model_is():
-    assert [is_own(facts) for facts in (UNKNOWN, OLD, TUNED, STATED, {})] == [True] * 5
+    assert [is_own(facts) for facts in (UNKNOWN, OLD, TUNED, STATED)] == [True] * 4
+    assert not is_own({"kind": "zero_shot"}), "a published model of no known group"
     registered = {**few()["rn50-openai"]} if "rn50-openai" in few() else {**models()["rn50-openai"]}
     assert not is_own(registered)
     assert not is_own({**registered, "facts_origin": "registry"})

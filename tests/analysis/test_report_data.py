@@ -336,7 +336,9 @@ def test_prompts_that_are_not_chosen_are_said_in_the_figures_place(tmp_path: Pat
     assert "say which" not in out.read_text()
     others = json.loads(json.dumps(rows).replace("openai_80", "openai_30"))
     write_report(others, out, "x", choices)
-    assert "was measured with the prompts openai_30, openai_7: say which" in out.read_text()
+    assert (
+        "was measured with the prompts openai_30, openai_7, not with openai_80: say which" in out.read_text()
+    )
     write_report(others, out, "x", dataclasses.replace(choices, prompts="openai_7"))
     assert "say which" not in out.read_text()
 

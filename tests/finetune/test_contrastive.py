@@ -173,7 +173,9 @@ def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
     file.write_bytes(raw)
     with caplog.at_level(logging.WARNING):
         params = start(network, manifest, checkpoints=tmp_path)
-    assert re.search(rf"checkpoint 4 cannot be read, trying the one before it: .*{file.name}", caplog.text)
+    # A flipped digit of a size names the file that has another one, not sizes.json.
+    named = r"\S+" if name == SIZES else file.name
+    assert re.search(rf"checkpoint 4 cannot be read, trying the one before it: .*{named}", caplog.text)
     assert "SHA-256 of its files" not in caplog.text
     assert same_bits(params, whole)
     assert (tmp_path / "4.damaged").is_dir()
