@@ -75,11 +75,14 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
     Raises:
         DataError: as `read_batches`.
     """
-    names = open_parquet(path).schema_arrow.names if columns is None else columns
-    read: dict[str, list[Any]] = {name: [] for name in names}
-    for batch in read_batches(path, names):
-        for name, values in read.items():
-            values += batch.column(name).to_pylist()
+    try:
+        names = open_parquet(path).schema_arrow.names if columns is None else columns
+        read: dict[str, list[Any]] = {name: [] for name in names}
+        for batch in read_batches(path, names):
+            for name, values in read.items():
+                values += batch.column(name).to_pylist()
+    except UnicodeDecodeError as error:  # a text, or the name of a column
+        raise DataError(f"{path}: a text is not UTF-8 ({error.reason}); copy it again") from None
     return read
 
 
