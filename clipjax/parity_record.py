@@ -11,7 +11,7 @@ from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.reading import exists, read_json
+from clipjax.reading import exists, parse_json, read_bytes
 
 # A form is a type (or a tuple of them), or a dict: of keys that must be there, or of ANY key.
 ANY = "*"
@@ -40,13 +40,14 @@ def read_record(path: Path | None = None) -> dict[str, Any]:
     """The record at `path`, by default this installation's; an empty one where there is no file.
 
     Raises:
-        DataError: the file is something else; the key is named.
+        DataError: the file cannot be read, or is something else; the key is named.
     """
     path = path or record_path()
     if not exists(path):
         return empty_record()
+    data = read_bytes(path)  # outside: what may not be read is not to be removed
     try:
-        record = read_json(path, object)
+        record = parse_json(data, path, object)
     except DataError as error:
         raise _not_a_record(path, str(error).removeprefix(f"{path} ")) from None
     if (key := _misfit(record, _FORM)) is not None:
