@@ -29,17 +29,17 @@ from torch.nn import functional as F
 from towers import card_of
 
 import clipjax
-from clipjax.adapters.coop import by_length, class_prompts
+from clipjax.checkpoints.registry import model_card
+from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
+from clipjax.finetune.data.splits import TrainSplit
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.methods import coop
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.trees import split
-from clipjax.labels import LabelSpace, load_labels
-from clipjax.registry import model_card
-from clipjax.sharding import DP, make_mesh, shard_batch
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.step import init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import split
+from clipjax.heads.adapters.coop import by_length, class_prompts
 
 CARD = "vit_b_32-laion2b_s34b_b79k"  # lends the tokenizer
 VECTORS, RATE, DECAY, MOMENTUM = 16, 2e-3, 5e-4, 0.9

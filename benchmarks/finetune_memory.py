@@ -24,19 +24,19 @@ import jax
 import numpy as np
 import typer
 
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
 from clipjax.data.cards import load_dataset
 from clipjax.demo.files import Split, write_split
+from clipjax.devices.sharding import make_mesh
+from clipjax.finetune.data.splits import train_split
 from clipjax.finetune.method import Problem, Settings, Setup, find_method
 from clipjax.finetune.methods.cross_entropy import end_to_end
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import train_split
-from clipjax.finetune.training import train
-from clipjax.model import Model
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.solve import train
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from clipjax.sharding import make_mesh
 
 PARTS = 4
 COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -26,13 +26,13 @@ import typer
 from towers import card_of
 
 import clipjax
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.finetune.contrastive import contrastive_loss
-from clipjax.finetune.optimizer import Optimizer
-from clipjax.finetune.step import Aux, Loss, init_state, make_step, state_shardings
-from clipjax.finetune.trees import split
+from clipjax.finetune.training.optimizer import Optimizer
+from clipjax.finetune.training.step import Aux, Loss, init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import split
 from clipjax.models.network import Network
 from clipjax.models.training import Training
-from clipjax.sharding import DP, make_mesh, shard_batch
 
 CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8}  # and their batches
 CLASSES = 1000

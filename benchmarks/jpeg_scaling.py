@@ -63,10 +63,10 @@ def load(model: str | None) -> Any:
 
 def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: int) -> dict[str, Any]:
     import clipjax
-    from clipjax.data.loader import batches
-    from clipjax.data.preprocess import open_scaled
+    from clipjax.data.pixels.loader import batches
+    from clipjax.data.pixels.preprocess import open_scaled
+    from clipjax.evaluation.subject import Request, load_asked
     from clipjax.metrics.intervals import wilson
-    from clipjax.subject import Request, load_asked
 
     found = {
         way: clipjax.evaluate(

@@ -64,7 +64,7 @@ def clipjax_load(path: str) -> Any:
     jax.block_until_ready(jax.device_put(1.0))
     load = clipjax.load_model
     # What load_model imports on its first call is not part of loading.
-    import clipjax.checkpoint
+    import clipjax.checkpoints.native
     import converters.engine
     import converters.sources  # noqa: F401
 

@@ -71,22 +71,23 @@ def in_a_process(step: str, arch: str, folder: Path) -> dict[str, float]:
 def measured(step: str, arch: str, folder: Path) -> dict[str, float]:
     import jax
 
+    import clipjax.checkpoints.load
+
     # What the first call imports is not part of loading.
-    import clipjax.checkpoint
-    import clipjax.load
+    import clipjax.checkpoints.native
     import converters.engine
     import converters.sources  # noqa: F401
-    from clipjax.registry import model_card, registry
-    from clipjax.sharding import make_mesh
+    from clipjax.checkpoints.registry import model_card, registry
+    from clipjax.devices.sharding import make_mesh
 
     card = model_card(next(row["id"] for row in registry().values() if row["library_arch"] == arch))
     jax.block_until_ready([jax.device_put(1.0, device) for device in jax.devices()])
 
     def load(**placed: Any) -> Any:
-        return jax.block_until_ready(clipjax.load.load_model(folder, card=card, **placed).params)
+        return jax.block_until_ready(clipjax.checkpoints.load.load_model(folder, card=card, **placed).params)
 
     calls: dict[str, Callable[[], Any]] = {
-        "convert": lambda: clipjax.load.convert_model(folder, folder / "converted", card=card),
+        "convert": lambda: clipjax.checkpoints.load.convert_model(folder, folder / "converted", card=card),
         "load": load,
         "mesh": lambda: load(mesh=make_mesh()),
     }

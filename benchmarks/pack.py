@@ -26,12 +26,12 @@ import typer
 from end_to_end import write_images
 from etils import epath
 
-from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
-from clipjax.data.packed import KINDS, read_packed
-from clipjax.data.preprocess import PixelRecipe
-from clipjax.data.readers import read_folder
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.packed import KINDS, read_packed
 
 CORES = len(os.sched_getaffinity(0))
 RECIPE = PixelRecipe(224, 224, rgb="first")

@@ -131,10 +131,10 @@ def small_reference() -> Any:
 
 def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     import clipjax
-    from clipjax.data.loader import batches
-    from clipjax.data.pixel_store import PixelStore
-    from clipjax.data.readers import read_folder
-    from clipjax.embed import embed_images
+    from clipjax.data.pixels.loader import batches
+    from clipjax.data.pixels.pixel_store import PixelStore
+    from clipjax.data.readers.folders import read_folder
+    from clipjax.embeddings.images import embed_images
 
     card = small_card()
     models = [clipjax.load_model(str(folder / weights), card=card) for weights in MODELS]
@@ -173,8 +173,8 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
 
 
 def small_card() -> Any:
+    from clipjax.checkpoints.registry import model_card
     from clipjax.models.arch import load_arch
-    from clipjax.registry import model_card
 
     arch: Any = load_arch(ARCH)
     vision = {"width": WIDTH, "layers": LAYERS, "heads": HEADS, "mlp_width": 4 * WIDTH, "embed_dim": WIDTH}

@@ -21,9 +21,9 @@ from typing import Annotated, NamedTuple
 import common
 import typer
 
-from clipjax.analysis.figure_spec import load_spec, spec_names
-from clipjax.analysis.report import Choices, write_report
-from clipjax.results import Row
+from clipjax.analysis.figures.spec import load_spec, spec_names
+from clipjax.analysis.report.write import Choices, write_report
+from clipjax.results.store import Row
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

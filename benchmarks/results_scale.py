@@ -25,18 +25,18 @@ from typing import Annotated, Any
 import common
 import typer
 
-from clipjax.analysis.cells import Column, RowIndex, Term
-from clipjax.analysis.claims import check
-from clipjax.analysis.figure_set import analyze
-from clipjax.analysis.figure_spec import load_spec, spec_names
-from clipjax.analysis.ledger import ledger
-from clipjax.analysis.points import points
+from clipjax.analysis.claims.claims import check
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.figure_set import analyze
+from clipjax.analysis.figures.spec import load_spec, spec_names
 from clipjax.analysis.report.data import report_data
-from clipjax.analysis.trends import effective_robustness, fit_points
-from clipjax.published import published_rows, read_numbers
-from clipjax.result_tables import summary_table
-from clipjax.results import ResultStore, Row, new_run_id
-from clipjax.results_merge import merge_results
+from clipjax.analysis.rows.cells import Column, RowIndex, Term
+from clipjax.analysis.rows.points import points
+from clipjax.analysis.trends.trends import effective_robustness, fit_points
+from clipjax.results.merge import merge_results
+from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.store import ResultStore, Row, new_run_id
+from clipjax.results.tables import summary_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 

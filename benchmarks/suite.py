@@ -24,10 +24,10 @@ import numpy as np
 import typer
 
 from clipjax.data.annotations import load_factors
-from clipjax.heads import Head
-from clipjax.labels import LabelSpace, load_labels, load_projection
+from clipjax.data.labels import LabelSpace, load_labels, load_projection
+from clipjax.heads.head import Head
 from clipjax.metrics.bootstrap import RESAMPLES
-from clipjax.tasks import Captions, Inputs, all_tasks
+from clipjax.tasks.task import Captions, Inputs, all_tasks
 
 DIM = 512
 NOISE = 6.0  # of images around their class's mean, so that about two thirds are right

@@ -25,11 +25,11 @@ import torch
 import typer
 
 import clipjax
-from clipjax.card import Card, Source
+from clipjax.checkpoints.card import Card, Source
+from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from clipjax.verify import random_inputs
+from clipjax.verification.verify import random_inputs
 
 IMAGE_CASES = ["ViT-B-32", "ViT-B-16", "RN50-quickgelu", "convnext_base_w", "EVA02-B-16", "ViT-B-16-SigLIP"]
 TEXT_CASES = ["ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"]

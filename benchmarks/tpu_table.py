@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.aot import Executable, Row, aot_table, table_cells, table_titles
+from clipjax.verification.aot import Executable, Row, aot_table, table_cells, table_titles
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 RECORD, PAGE = DOCS / "tpu.json", DOCS / "tpu.md"

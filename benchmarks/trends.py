@@ -19,13 +19,13 @@ import numpy as np
 import typer
 from scipy.special import ndtr, ndtri
 
-from clipjax.analysis.cells import Cell, Column
-from clipjax.analysis.correlation import KINDS, correlation
-from clipjax.analysis.estimates import Limits
-from clipjax.analysis.group_differences import compare_groups
-from clipjax.analysis.points import Point, coordinates
-from clipjax.analysis.resampling import Estimate, draw
-from clipjax.analysis.trends import (
+from clipjax.analysis.rows.cells import Cell, Column
+from clipjax.analysis.rows.points import Point, coordinates
+from clipjax.analysis.trends.correlation import KINDS, correlation
+from clipjax.analysis.trends.estimates import Limits
+from clipjax.analysis.trends.group_differences import compare_groups
+from clipjax.analysis.trends.resampling import Estimate, draw
+from clipjax.analysis.trends.trends import (
     Fit,
     effective_robustness,
     fit,

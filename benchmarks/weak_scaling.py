@@ -9,7 +9,8 @@ show whether there is anything that would slow them down. For each number of dev
 embedding runs it, with params replicated and the same batch a device, and read from its optimised HLO: the
 operations of one device's dots and convolutions, with the layers of a loop counted as often as they run, and
 the collectives. Weak scaling is perfect if the one is constant and there are none of the other; the script
-fails if that is not so. Beyond that, hosts share out files and never wait for each other (`clipjax.embed`).
+fails if that is not so. Beyond that, hosts share out files and never wait for each other
+(`clipjax.embeddings.images`).
 
 With chips, each row is kept in docs/weak_scaling.json as soon as it is known, and the table of docs/tpu.md is
 written anew.
@@ -33,14 +34,14 @@ import numpy as np
 import tpu_table
 import typer
 
-from clipjax.aot import load_chips, slice_mesh, use_tpu_compiler
-from clipjax.compiled import CompiledProgram
-from clipjax.embed import IMAGE_BATCH
-from clipjax.embed.forward import TEXT_BATCH, image_step, text_step
+from clipjax.checkpoints.registry import model_card
+from clipjax.devices.sharding import local_mesh, make_mesh
+from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
+from clipjax.embeddings.images import IMAGE_BATCH
 from clipjax.errors import unknown_name
 from clipjax.models.network import Network, Precision
-from clipjax.registry import model_card
-from clipjax.sharding import local_mesh, make_mesh
+from clipjax.verification.aot import load_chips, slice_mesh, use_tpu_compiler
+from clipjax.verification.hlo import CompiledProgram
 
 RECORD, PAGE = tpu_table.DOCS / "weak_scaling.json", tpu_table.PAGE
 BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"

@@ -10,18 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from clipjax.evaluation import evaluate as evaluate
-    from clipjax.load import load_model as load_model
-    from clipjax.model import Model as Model
-    from clipjax.wrapped import wrap as wrap
+    from clipjax.checkpoints.load import load_model as load_model
+    from clipjax.checkpoints.model import Model as Model
+    from clipjax.evaluation.run import evaluate as evaluate
+    from clipjax.evaluation.wrapped import wrap as wrap
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load_model": "clipjax.load",
-    "Model": "clipjax.model",
-    "evaluate": "clipjax.evaluation",
-    "wrap": "clipjax.wrapped",
+    "load_model": "clipjax.checkpoints.load",
+    "Model": "clipjax.checkpoints.model",
+    "evaluate": "clipjax.evaluation.run",
+    "wrap": "clipjax.evaluation.wrapped",
 }
 
 __all__ = ["Model", "__version__", "evaluate", "load_model", "wrap"]

@@ -11,7 +11,6 @@ import sys
 
 import typer
 
-from clipjax import signals
 from clipjax.commands import (
     analyze,
     claims,
@@ -30,10 +29,11 @@ from clipjax.commands import (
     tasks,
     wise_ft,
 )
-from clipjax.commands.failures import in_one_sentence
+from clipjax.commands.shared.failures import in_one_sentence
+from clipjax.devices import signals
 from clipjax.errors import ClipjaxError
-from clipjax.escaping import terminal
-from clipjax.remarks import remarks
+from clipjax.results.escaping import terminal
+from clipjax.results.remarks import remarks
 
 app = typer.Typer(
     name="clipjax",
@@ -70,7 +70,7 @@ def _say_remarks(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; SIGTERM and Ctrl-C end it, see `clipjax.signals`."""
+    """Run the command line; SIGTERM and Ctrl-C end it, see `clipjax.devices.signals`."""
     signals.run(_command)
 
 

@@ -4,7 +4,12 @@ A message is one clear sentence that names the file, key or line and says what t
 prints errors or exits; everything below it raises.
 """
 
-from clipjax.escaping import visible
+import re
+
+# Control characters, line and paragraph separators, marks and overrides of direction, half surrogate pairs.
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 
 
 class ClipjaxError(Exception):
@@ -17,6 +22,15 @@ class ClipjaxError(Exception):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(one_line(str(message)))
+
+
+def visible(text: str, keep: str = "") -> str:
+    """The text with hidden characters written as Python does (`\\x1b`, `\\u202e`); those of `keep` stay."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if found[0] in keep else found[0].encode("unicode_escape", "surrogatepass").decode()
+
+    return _HIDDEN.sub(shown, text)
 
 
 def one_line(text: str) -> str:

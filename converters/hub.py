@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.errors import DataError
-from clipjax.reading import exists, is_dir, is_file, read_text
+from clipjax.storage.reading import exists, is_dir, is_file, read_text
 from converters.sources import WEIGHT_NAMES, index_parts
 
 # Configuration that stands beside weights; `converters.foreign` reads them.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
-from clipjax.parity_record import read_record
+from clipjax.models.parity_record import read_record
 from converters.engine import ConversionError, LazyTensor, Plan, detect_table, plan_conversion
 from converters.table import Table
 

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.reading import check_regular, exists, is_dir, parse_json, read_json
+from clipjax.storage.reading import check_regular, exists, is_dir, parse_json, read_json
 from converters.archives import open_legacy, open_zip
 from converters.pickle_values import cut
 from converters.tensors import Source, Tensor, is_shape

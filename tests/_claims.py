@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from _rows import row
 
-from clipjax.analysis.ledger import Ledger, ledger
-from clipjax.results import Row
+from clipjax.analysis.claims.ledger import Ledger, ledger
+from clipjax.results.store import Row
 
 RUN = "20260101T000000.000000Z-00000000"
 HEAD = """

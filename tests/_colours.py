@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from clipjax.card import Preprocess
+from clipjax.checkpoints.card import Preprocess
 
 COLOURS = {
     "black": (0, 0, 0),

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from clipjax.crosscheck import Crosscheck
-from clipjax.crosscheck.ours import our_side
-from clipjax.crosscheck.reference import make_job
-from clipjax.crosscheck.run import judge
-from clipjax.crosscheck.side import read_side
-from clipjax.subject import Request, Subject, resolve
-from clipjax.tasks import find_task
+from clipjax.evaluation.subject import Request, Subject, resolve
+from clipjax.tasks.task import find_task
+from clipjax.verification.crosscheck import Crosscheck
+from clipjax.verification.crosscheck.ours import our_side
+from clipjax.verification.crosscheck.reference import make_job
+from clipjax.verification.crosscheck.run import judge
+from clipjax.verification.crosscheck.side import read_side
 
 LONG = "a photo of a {}, " + "and of another thing, " * 20  # beyond a context of 77
 

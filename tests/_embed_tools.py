@@ -82,7 +82,7 @@ class TinyModel:
     def __init__(self, seed: int = 0, **card: Any):
         import jax
 
-        from clipjax.card import Preprocess
+        from clipjax.checkpoints.card import Preprocess
         from clipjax.models.arch import arch_from_dict
         from clipjax.models.network import Network
 
@@ -109,7 +109,7 @@ def manifest_of(folder: Path, count: int) -> Any:
 
 def kill_at(shard: int) -> None:
     """Kill this process when half of the temporary file of that shard is on the disk."""
-    from clipjax import files
+    from clipjax.storage import local_files as files
 
     written = 0
     create = files.LocalFiles.create
@@ -133,7 +133,7 @@ def hold(most: int) -> None:
     """From now on a step of more images a device fails for want of memory."""
     import jax
 
-    from clipjax.embed import stream
+    from clipjax.embeddings import stream
 
     real = stream.image_forward
 
@@ -169,9 +169,9 @@ def main(arguments: list[str]) -> None:
     if options.process:
         index, count, port = options.process
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
-    from clipjax.data.pixel_store import PixelStore
-    from clipjax.embed import embed_images, embed_many
-    from clipjax.store import Store
+    from clipjax.data.pixels.pixel_store import PixelStore
+    from clipjax.embeddings.images import embed_images, embed_many
+    from clipjax.storage.store import Store
 
     if options.kill_at is not None:
         kill_at(options.kill_at)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipjax.labels import LabelSpace
+from clipjax.data.labels import LabelSpace
 
 SPACE = LabelSpace("letters", ("a", "b", "c"), ("a", "b", "c"))
 FACTORS = ("texture", "pose", "larger", "glow")  # neither the package's order nor all of its names

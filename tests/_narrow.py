@@ -8,10 +8,10 @@ from typing import Any
 
 from reference import conditioned, narrow, save
 
-from clipjax.load import load_model
-from clipjax.model import Model
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import load_arch
-from clipjax.registry import model_card
 
 
 def narrow_pair(folder: Path) -> tuple[Any, Model]:

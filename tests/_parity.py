@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from clipjax import verify
-from clipjax.model import Model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
+from clipjax.verification import verify
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model, run
 from converters.golden.condition import condition

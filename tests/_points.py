@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr
 
-from clipjax.analysis.cells import Cell, Column
-from clipjax.analysis.points import Point
+from clipjax.analysis.rows.cells import Cell, Column
+from clipjax.analysis.rows.points import Point
 
 
 def cell(value: float, n: int | None = None, width: float | None = None, scale: str = "probit") -> Cell:

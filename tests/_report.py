@@ -7,8 +7,8 @@ from typing import Any
 from _rows import row
 from _study import models, study_rows
 
-from clipjax.analysis.cells import Term
-from clipjax.results import Row
+from clipjax.analysis.rows.cells import Term
+from clipjax.results.store import Row
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&quot;$title'
 FACTOR = "top/filtered/factor:pose"

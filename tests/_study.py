@@ -15,10 +15,10 @@ from typing import Any
 from _rows import row
 from scipy.special import ndtr
 
-from clipjax.analysis.cells import Term
+from clipjax.analysis.rows.cells import Term
 from clipjax.config import config_dir
-from clipjax.reading import read_csv
-from clipjax.results import Row
+from clipjax.results.store import Row
+from clipjax.storage.reading import read_csv
 
 RUN = "20260101T000000.000000Z-00000000"
 FACTS = ("group", "arch", "arch_kind", "train_source", "train_crop_scale", "fine_tune", "parent")

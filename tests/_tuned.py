@@ -10,14 +10,14 @@ import jax
 import numpy as np
 import PIL.Image
 
+from clipjax.checkpoints.model import Model
 from clipjax.data.cards import DatasetCard, load_dataset
+from clipjax.data.labels import PromptSet
+from clipjax.devices.sharding import make_mesh
+from clipjax.finetune.data.splits import train_split
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.recipe import recipe_from_dict
-from clipjax.finetune.splits import train_split
-from clipjax.finetune.trees import Params, flatten, nest
-from clipjax.labels import PromptSet
-from clipjax.model import Model
-from clipjax.sharding import make_mesh
+from clipjax.finetune.training.trees import Params, flatten, nest
 
 CLASSES = ("blue, or navy", "green", "red")
 PROMPTS = PromptSet("photo", ("a photo of a {}.",))

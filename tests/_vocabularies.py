@@ -15,7 +15,7 @@ from open_clip import IMAGENET_CLASSNAMES
 from open_clip.tokenizer import HFTokenizer
 from tokenizers import pre_tokenizers, trainers
 
-from clipjax.data import vocabularies
+from clipjax.data.text import vocabularies
 
 PIECES = 1200  # of the sentencepiece models
 CORPUS = [

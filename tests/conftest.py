@@ -31,4 +31,4 @@ def test_data() -> Path:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of files that were written just now are remembered, as of older ones."""
-    monkeypatch.setattr("clipjax.digests.SETTLED_NS", -(10**12))
+    monkeypatch.setattr("clipjax.storage.digests.SETTLED_NS", -(10**12))

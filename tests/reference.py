@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from converters.golden import build_model, model_config
-from converters.golden.condition import condition, images
+from converters.golden.condition import condition
+from converters.golden.weights import images
 
 # Small models, and tests that share a machine: more threads would only wait for each other.
 torch.set_num_threads(1)

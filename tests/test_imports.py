@@ -1,175 +1,232 @@
-"""Imports point only upstream: the rules of docs/architecture.md."""
+"""Imports go down: the rooms of docs/architecture.md, lowest first, and what each may not load."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LEAVES = {
-    f"clipjax.{name}"
-    for name in (
-        "errors",
-        "config",
-        "digests",
-        "progress",
-        "buckets",
-        "bucket_files",
-        "uploaded",
-        "reading",
-        "signals",
-        *("escaping", "flags"),
-        "facts",
-    )
+
+# Rooms of one line do not import each other; a line imports lower lines alone.
+LAYERS = (
+    ("errors", "progress", "metrics"),
+    ("config",),
+    ("storage",),
+    ("devices",),
+    ("models",),
+    ("data", "converters"),
+    ("checkpoints",),
+    ("embeddings", "results"),
+    ("heads", "analysis"),
+    ("tasks",),
+    ("evaluation",),
+    ("finetune", "sweep", "verification", "doctor"),
+    ("commands",),
+    ("cli", "demo"),
+    ("",),  # clipjax itself: the public names
+)
+HEIGHT = {room: k for k, line in enumerate(LAYERS) for room in line}
+
+# (importing module, imported module): upward imports that are still to be cut.
+UPWARD: set[tuple[str, str]] = {
+    ("clipjax.checkpoints.adapter_file", "clipjax.heads.adapters.base"),
+    ("clipjax.checkpoints.export", "clipjax.heads.head"),
+    ("clipjax.checkpoints.model", "clipjax.heads.adapters.base"),
+    ("clipjax.checkpoints.naming", "clipjax.results.references"),
+    ("clipjax.commands.crosscheck", "clipjax"),
+    ("clipjax.commands.evaluate", "clipjax"),
+    ("clipjax.commands.finetune", "clipjax"),
+    ("clipjax.commands.wise_ft", "clipjax"),
+    ("clipjax.sweep.cost", "clipjax.verification.aot"),
+}
+# Circles of files that are still to be cut, each by one of its files.
+CIRCLES: set[str] = {
+    "clipjax.checkpoints.adapter_file",
+    "clipjax.checkpoints.export",
+    "clipjax.checkpoints.fetch",
+    "clipjax.checkpoints.load",
+    "clipjax.checkpoints.model",
+    "clipjax.checkpoints.native",
+    "clipjax.checkpoints.opening",
+    "clipjax.checkpoints.resize",
+    "clipjax.data.card_images",
+    "clipjax.data.cards",
+    "clipjax.embeddings.batch_size",
+    "clipjax.embeddings.forward",
+    "clipjax.embeddings.images",
+    "clipjax.embeddings.sets",
+    "clipjax.embeddings.stream",
+    "clipjax.embeddings.texts",
+    "clipjax.heads.adapters.base",
+    "clipjax.heads.head",
+}
+# May import inside functions, so that a command starts fast; all others import when they are loaded.
+LAZY_ROOMS = ("commands", "cli", "demo", "")
+LAZY: set[tuple[str, str]] = {
+    ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.load"),
+    ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.model"),
+    ("clipjax.checkpoints.adapter_file", "clipjax.heads.adapters.base"),
+    ("clipjax.checkpoints.adapter_file", "converters.sources"),
+    ("clipjax.checkpoints.export", "clipjax.heads.head"),
+    ("clipjax.checkpoints.export", "converters.engine"),
+    ("clipjax.checkpoints.export", "converters.table"),
+    ("clipjax.checkpoints.load", "clipjax.devices.sharding"),
+    ("clipjax.checkpoints.model", "clipjax.checkpoints.adapter_file"),
+    ("clipjax.checkpoints.model", "clipjax.checkpoints.tokenizer_files"),
+    ("clipjax.checkpoints.native", "clipjax.checkpoints.export"),
+    ("clipjax.checkpoints.native", "converters.engine"),
+    ("clipjax.checkpoints.native", "converters.sources"),
+    ("clipjax.checkpoints.native", "converters.table"),
+    ("clipjax.checkpoints.opening", "converters.foreign"),
+    ("clipjax.checkpoints.opening", "converters.hub"),
+    ("clipjax.checkpoints.opening", "converters.nearest"),
+    ("clipjax.checkpoints.opening", "converters.sources"),
+    ("clipjax.checkpoints.tokenizer_files", "converters.hub"),
+    ("clipjax.data.card_images", "clipjax.data.cards"),
+    ("clipjax.doctor.data", "clipjax.checkpoints.registry"),
+    ("clipjax.doctor.data", "clipjax.data.cards"),
+    ("clipjax.doctor.data", "clipjax.evaluation.collection"),
+    ("clipjax.evaluation.run", "clipjax.checkpoints.load"),
+    ("clipjax.finetune.method", "clipjax.finetune.methods"),
+    ("clipjax.models.arch", "clipjax.models"),
+    ("clipjax.results.published", "clipjax.checkpoints.registry"),
+    ("clipjax.results.published", "clipjax.data.cards"),
+    ("clipjax.sweep.models", "clipjax.evaluation.subject"),
+    ("clipjax.verification.crosscheck.reference", "converters.hub"),
+    ("clipjax.verification.crosscheck.run", "clipjax.checkpoints.load"),
+    ("clipjax.verification.parity", "converters.engine"),
+    ("clipjax.verification.parity", "converters.sources"),
+    ("clipjax.verification.verify", "clipjax.checkpoints.load"),
+    ("clipjax.verification.verify", "clipjax.checkpoints.native"),
+    ("clipjax.verification.verify", "converters.foreign.templates"),
 }
 
-# package or module -> what else of ours it may import (itself and the leaves are understood)
-ALLOWED = {
-    "clipjax.errors": {"clipjax.escaping"},
-    "clipjax.signals": {"clipjax.errors"},
-    "clipjax.processes": {"clipjax.errors", "clipjax.signals"},
-    "clipjax.config": {"clipjax.errors"},
-    "clipjax.reading": {"clipjax.errors", "clipjax.buckets"},
-    "clipjax.facts": {"clipjax.errors", "clipjax.reading"},
-    "clipjax.pins": {*LEAVES, "clipjax.registry_rows", "clipjax.writing"},
-    "clipjax.buckets": {"clipjax.errors"},
-    "clipjax.bucket_files": {"clipjax.errors", "clipjax.buckets"},
-    "clipjax.digests": {"clipjax.errors", "clipjax.buckets"},
-    "clipjax.uploaded": {f"clipjax.{name}" for name in ("errors", "buckets", "bucket_files", "digests")},
-    "clipjax.progress": set(),
-    "clipjax.parity_record": LEAVES,
-    "clipjax.metrics": set(),
-    "clipjax.parquet_footer": set(),
-    "clipjax.parquet": {*LEAVES, "clipjax.parquet_footer"},
-    "clipjax.platforms": set(),
-    "clipjax.models": {*LEAVES, "clipjax.platforms"},
-    "clipjax.analysis": {
-        *LEAVES,
-        "clipjax.completeness",
-        "clipjax.result_tables",
-        "clipjax.results",
-        "clipjax.references",
-        "clipjax.writing",
-    },
-    "clipjax.row_check": set(),
-    "clipjax.completeness": {*LEAVES, "clipjax.data"},
-    "clipjax.escaping": set(),
-    "clipjax.flags": set(),
-    "clipjax.remarks": {"clipjax.errors"},
-    "clipjax.run_files": {*LEAVES, "clipjax.remarks"},
-    "clipjax.rows": {*LEAVES, "clipjax.row_check"},
-    "clipjax.results": {
-        *LEAVES,
-        *(f"clipjax.{name}" for name in ("completeness", "rows", "remarks", "run_files")),
-    },
-    "clipjax.results_merge": {*LEAVES, "clipjax.results", "clipjax.run_files"},
-    "clipjax.result_tables": {*LEAVES, "clipjax.completeness", "clipjax.results"},
-    "clipjax.references": {*LEAVES, "clipjax.completeness"},
-    "clipjax.data": {
-        *LEAVES,
-        *(
-            f"clipjax.{name}"
-            for name in ("files", "labels", "parquet", "platforms", "shard_file", "store", "writing")
-        ),
-    },
-    "clipjax.files": LEAVES,
-    "clipjax.store": {*LEAVES, "clipjax.files", "clipjax.shard_file"},
-    "clipjax.sharding": LEAVES,
-    "clipjax.writing": LEAVES,
-    "clipjax.adapters": {
-        *LEAVES,
-        *(f"clipjax.{name}" for name in ("heads", "labels", "model", "models", "texts")),
-    },
-    "converters": {*LEAVES, "clipjax.models", "clipjax.parity_record"},
-}
+
+class Import(NamedTuple):
+    name: str  # of a module, or of a name in one
+    at_load: bool
+    typing_only: bool
 
 
+@cache
 def modules() -> dict[str, Path]:
     files = [*ROOT.glob("clipjax/**/*.py"), *ROOT.glob("converters/**/*.py")]
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """(absolute module name, whether it is imported when the module is loaded) of every import statement."""
+@cache
+def imports(path: Path) -> tuple[Import, ...]:
+    """Every import statement; of `from a import b` the module a.b, or a where b is no module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     lazy: set[ast.AST] = set()
+    typing_only: set[ast.AST] = set()
     for node in ast.walk(tree):
-        typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        if typing_only or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            typing_only.update(ast.walk(node))
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lazy.update(child for child in ast.walk(node) if child is not node)
     found = []
     for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            found += [(alias.name, node not in lazy) for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import; write the full name"
-            found.append((node.module or "", node not in lazy))
-            found += [(f"{node.module}.{alias.name}", node not in lazy) for alias in node.names]
-    return found
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in modules() else str(node.module) for name in whole]
+        found += [Import(name, node not in lazy | typing_only, node in typing_only) for name in names]
+    return tuple(dict.fromkeys(found))
+
+
+def ours() -> Iterator[tuple[str, Import]]:
+    """(module, what it imports of ours)."""
+    for module, path in modules().items():
+        for imported in imports(path):
+            if imported.name in modules() and imported.name != module:
+                yield module, imported
+
+
+def room(module: str) -> str:
+    parts = [*module.split("."), ""]
+    return parts[0] if parts[0] == "converters" else parts[1]
 
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_imports_only_upstream(package: str) -> None:
-    known = modules()
-    own = {name: path for name, path in known.items() if within(name, package)}
-    assert own, f"{package} does not exist: correct this test"
-    for name, path in own.items():
-        for imported, _ in imports(path):
-            ours = within(imported, "clipjax") or within(imported, "converters")
-            if not ours or imported == "clipjax" or within(imported, package):
-                continue
-            assert any(within(imported, allowed) for allowed in ALLOWED[package]), (
-                f"{name} imports {imported}"
-            )
+def test_every_room_has_a_place() -> None:
+    assert {room(module) for module in modules()} == set(HEIGHT)
 
 
-def test_converters_are_imported_inside_functions_only() -> None:
-    for name, path in modules().items():
-        if within(name, "clipjax"):
-            for imported, at_load in imports(path):
-                assert not (at_load and within(imported, "converters")), (
-                    f"{name} imports {imported} at the top"
-                )
+def test_imports_go_down() -> None:
+    upward = {
+        (module, imported.name)
+        for module, imported in ours()
+        if room(module) != room(imported.name) and HEIGHT[room(imported.name)] >= HEIGHT[room(module)]
+    }
+    assert upward == UPWARD
 
 
-def test_nothing_but_the_command_line_and_the_demo_imports_fine_tuning() -> None:
-    above = ("clipjax.finetune", "clipjax.commands", "clipjax.cli", "clipjax.demo")
-    for name, path in modules().items():
-        if not any(within(name, package) for package in above):
-            for imported, _ in imports(path):
-                assert not within(imported, "clipjax.finetune"), f"{name} imports {imported}"
+def test_no_two_files_reach_each_other() -> None:
+    below: dict[str, set[str]] = {module: set() for module in modules()}
+    for module, imported in ours():
+        below[module].add(imported.name)
+
+    def reached(start: str) -> set[str]:
+        found, todo = set[str](), [start]
+        while todo:
+            fresh = below[todo.pop()] - found
+            found |= fresh
+            todo += fresh
+        return found
+
+    assert {module for module in below if module in reached(module)} == CIRCLES
+
+
+def test_only_commands_import_inside_functions() -> None:
+    lazy = {
+        (module, imported.name)
+        for module, imported in ours()
+        if not (imported.at_load or imported.typing_only) and room(module) not in LAZY_ROOMS
+    }
+    assert lazy == LAZY
 
 
 def test_only_golden_imports_torch() -> None:
     torch_like = ("torch", "torchvision", "open_clip", "timm")
-    for name, path in modules().items():
-        if not within(name, "converters.golden"):
-            for imported, _ in imports(path):
-                assert not any(within(imported, lib) for lib in torch_like), f"{name} imports {imported}"
+    for module, path in modules().items():
+        if not within(module, "converters.golden"):
+            for imported in imports(path):
+                assert not any(within(imported.name, lib) for lib in torch_like), f"{module}: {imported.name}"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "clipjax",
-        "clipjax.analysis",
-        "clipjax.results",
-        "clipjax.doctor",
-        "clipjax.cli",
-        "clipjax.sweep.suite",
-    ],
+def loads(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+WITHOUT_JAX = (
+    "clipjax",
+    "clipjax.analysis.figures.figure_set",
+    "clipjax.analysis.claims.claims",
+    "clipjax.results.store",
+    "clipjax.doctor.examine",
+    "clipjax.cli",
+    "clipjax.sweep.suite",
 )
+
+
+@pytest.mark.parametrize("module", WITHOUT_JAX)
 def test_loads_without_jax(module: str) -> None:
     code = f"import {module}, sys; sys.exit(bool({{'jax', 'torch', 'tensorflow'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert loads(code).returncode == 0
 
 
 WITHOUT_TORCH = """
@@ -179,13 +236,13 @@ class Block(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in ("torch", "torchvision", "open_clip", "timm"):
             raise ImportError(f"{name} is blocked")
 sys.meta_path.insert(0, Block())
-import clipjax.load, clipjax.evaluation, clipjax.embed, clipjax.verify
-import clipjax.demo, clipjax.finetune.contrastive
+import clipjax.checkpoints.load, clipjax.evaluation.run, clipjax.embeddings.images
+import clipjax.verification.verify, clipjax.demo.run, clipjax.finetune.contrastive
 import converters.sources, converters.engine, converters.foreign, converters.hub
 sys.exit("tensorflow" in sys.modules)
 """
 
 
 def test_the_whole_path_from_checkpoint_to_result_loads_without_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=False)
+    done = loads(WITHOUT_TORCH)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from _rows import row
 from safetensors.numpy import save_file
 
 from clipjax.analysis.report.page import script_text
-from clipjax.results import ResultStore, new_run_id
+from clipjax.results.store import ResultStore, new_run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 

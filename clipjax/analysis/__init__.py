@@ -1,0 +1,1 @@
+"""Result rows -> trends, figures, claims, a report. Imports no JAX."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table, say
-from clipjax.commands.result_folder import check_choice, check_models, opened
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.analysis.figure_numbers import FigureNumbers
-    from clipjax.analysis.figure_set import Done
-    from clipjax.analysis.figure_spec import Panel, Spec
-    from clipjax.analysis.panel_trends import Trend
+    from clipjax.analysis.figures.figure_set import Done
+    from clipjax.analysis.figures.numbers import FigureNumbers
+    from clipjax.analysis.figures.panel_trends import Trend
+    from clipjax.analysis.figures.spec import Panel, Spec
 
 
 NAMED = 5  # models that an error names
@@ -86,11 +86,11 @@ def analyze(
 
         clipjax analyze results --highlight my_model
     """
-    from clipjax.analysis.cells import RowIndex
-    from clipjax.analysis.figure_set import FORMATS, PROMPTS
-    from clipjax.analysis.figure_set import analyze as draw
-    from clipjax.analysis.figure_spec import load_spec, spec_names
-    from clipjax.buckets import check_folder
+    from clipjax.analysis.figures.figure_set import FORMATS, PROMPTS
+    from clipjax.analysis.figures.figure_set import analyze as draw
+    from clipjax.analysis.figures.spec import load_spec, spec_names
+    from clipjax.analysis.rows.cells import RowIndex
+    from clipjax.storage.buckets import check_folder
 
     specs = _distinct([load_spec(name) for name in dict.fromkeys(figure or spec_names())])
     if unknown := [each for each in form or () if each not in FORMATS]:
@@ -175,7 +175,7 @@ def _lacking(done: Done) -> str:
 
 def _list_trends(found: Sequence[FigureNumbers]) -> None:
     """A line a trend; those of a panel that has no model, or is above one, are left out."""
-    from clipjax.analysis.resampling import LEVEL
+    from clipjax.analysis.trends.resampling import LEVEL
 
     lines = [
         [numbers.spec.name, content.panel.title, *_of(content.panel, trend), *_slope(trend)]
@@ -234,7 +234,7 @@ def _say_parts(found: Sequence[Done]) -> None:
 
 
 def _say_commands(found: Sequence[Done]) -> None:
-    from clipjax.analysis.figure_set import commands
+    from clipjax.analysis.figures.figure_set import commands
 
     if lacking := [done.spec for done in found if done.missing]:
         say("\nWhat makes the missing rows:")

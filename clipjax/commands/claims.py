@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside, say
-from clipjax.commands.result_folder import check_choice, emit, opened
+from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.result_folder import check_choice, emit, opened
 from clipjax.errors import counted, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.analysis.claims import Verdict
-    from clipjax.analysis.ledger import Claim
+    from clipjax.analysis.claims.claims import Verdict
+    from clipjax.analysis.claims.ledger import Claim
 
 
 def register(app: typer.Typer) -> None:
@@ -70,9 +70,9 @@ def claims(
 
         clipjax claims results --format json --out claims.json
     """
-    from clipjax.analysis.claims import check
-    from clipjax.analysis.ledger import ledger
-    from clipjax.analysis.verdicts import FORMATS, export
+    from clipjax.analysis.claims.claims import check
+    from clipjax.analysis.claims.ledger import ledger
+    from clipjax.analysis.claims.verdicts import FORMATS, export
 
     if form not in FORMATS:
         raise unknown_name("format", form, list(FORMATS))
@@ -104,7 +104,7 @@ def claims(
 
 def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:
     """Every statement, and what is measured of what."""
-    from clipjax.analysis.verdicts import about, of_part
+    from clipjax.analysis.claims.verdicts import about, of_part
 
     records = [{**about(one), "parts": [of_part(part) for part in one.parts]} for one in chosen]
     if form == "json":
@@ -128,7 +128,7 @@ COLOURS = {"holds": "green", "does not hold": "red"}
 
 def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
     """A line a claim, a line a measured part; of claims asked for by name also what is missing."""
-    from clipjax.analysis import verdicts
+    from clipjax.analysis.claims import verdicts
 
     print_table(*verdicts.summary(found), [COLOURS.get(verdict.word) for verdict in found])
     others = [verdicts.measured(found)]

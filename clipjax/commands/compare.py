@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.output import print_table, say
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +54,7 @@ def compare(
 
         clipjax compare 20260101T120000.000000Z-0a1b2c3d results/20260102T130000.000000Z-4e5f6a7b
     """
-    from clipjax.compare import compare_runs
+    from clipjax.evaluation.compare import compare_runs
 
     how = {"prompts": prompts, "precision": precision, "labels": labels}
     found = compare_runs(first, second, results, metrics=metric or [], resamples=resamples, seed=seed, **how)

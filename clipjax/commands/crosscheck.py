@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.options import DatasetOption, LabelsOption
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.options import DatasetOption, LabelsOption
+from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import ClipjaxError, counted
 
 if TYPE_CHECKING:
-    from clipjax.crosscheck import Crosscheck
+    from clipjax.verification.crosscheck import Crosscheck
 
 SHOWN = 10  # flips printed; the record has them all
 
@@ -79,8 +79,8 @@ def crosscheck(
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
     from clipjax import load_model
-    from clipjax.buckets import refuse_url
-    from clipjax.crosscheck import crosscheck as run
+    from clipjax.storage.buckets import refuse_url
+    from clipjax.verification.crosscheck import crosscheck as run
 
     refuse_url(out, "a record")
     found = run(

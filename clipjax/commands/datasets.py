@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside, say
+from clipjax.commands.shared.output import print_table, refuse_beside, say
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.reading import exists
+from clipjax.storage.reading import exists
 
 if TYPE_CHECKING:
     from clipjax.data.cards import DatasetCard
@@ -39,7 +39,7 @@ def list_cards(
     """
     cards = _shipped()
     if task is not None:
-        from clipjax.tasks import find_task
+        from clipjax.tasks.task import find_task
 
         find_task(task)
         cards = [card for card in cards if task in card.tasks]
@@ -130,8 +130,8 @@ def pack(
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
     from clipjax.data.pack import pack, refuse_within
+    from clipjax.evaluation.subject import Request, load_asked
     from clipjax.progress import progress_bar
-    from clipjax.subject import Request, load_asked
 
     refuse_within(data, out)
     manifest = load_asked(Request(dataset=dataset, root=data)).manifest
@@ -143,9 +143,9 @@ def pack(
 
 
 def _check_one(name: str, path: Path, decode: bool) -> None:
-    from clipjax.collection import card_problems
     from clipjax.data.cards import read_card
     from clipjax.data.check import check_dataset
+    from clipjax.evaluation.collection import card_problems
 
     card = read_card(name)
     problems = [*check_dataset(path, card, decode=decode), *card_problems(card)]
@@ -157,7 +157,7 @@ def _check_one(name: str, path: Path, decode: bool) -> None:
 
 
 def _check_all(data_root: Path, decode: bool) -> None:
-    from clipjax.collection import survey
+    from clipjax.evaluation.collection import survey
 
     found = [
         (

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.output import say
+from clipjax.commands.shared.output import say
 from clipjax.errors import DataError, UsageError, counted
 
 _COLOURS = {"fine": None, "note": "yellow", "broken": "red"}
@@ -41,7 +41,7 @@ def doctor(
 
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """
-    from clipjax.doctor import BROKEN, Line, examine, this_machine
+    from clipjax.doctor.examine import BROKEN, Line, examine, this_machine
 
     chosen = _ids(models, data_root)
     lines: list[Line] = []
@@ -64,7 +64,7 @@ def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
         return ()
     if data_root is None:
         raise UsageError("--models needs --data-root: the data sets whose embeddings are to find room")
-    from clipjax.registry import model_card
+    from clipjax.checkpoints.registry import model_card
 
     return tuple(model_card(name.strip()).id for name in models.split(","))
 

@@ -10,8 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from clipjax import signals
-from clipjax.commands.options import (
+from clipjax.commands.shared.options import (
     DatasetOption,
     FactOption,
     FactsOfOption,
@@ -25,8 +24,9 @@ from clipjax.commands.options import (
     stated_options,
     workers_asked,
 )
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.devices import signals
 from clipjax.errors import DataError, UsageError, counted
 
 
@@ -154,7 +154,7 @@ def evaluate(
     asked.check(prompts or [])
     _refuse_ignored(context)
     if asked.predictions is not None:
-        from clipjax.predictions import evaluate_predictions
+        from clipjax.evaluation.predictions.run import evaluate_predictions
 
         result = evaluate_predictions(
             task,
@@ -170,7 +170,7 @@ def evaluate(
         _show([result], as_json)
         return
     if distributed:
-        from clipjax.processes import join_processes
+        from clipjax.devices.processes import join_processes
 
         join_processes()
     settings: dict[str, Any] = {
@@ -205,7 +205,7 @@ def _evaluate_collection(
     asked: _Asked, loading: dict[str, Any], prompts: Sequence[str], settings: dict[str, Any], as_json: bool
 ) -> None:
     """Every run that the data sets below --data-root allow; those that fail are named at the end."""
-    from clipjax.collection import Job, evaluate_all, plan
+    from clipjax.evaluation.collection import Job, evaluate_all, plan
 
     def announce(number: int, of: int, job: Job) -> None:
         say(f"[{number}/{of}] {job}", err=True)
@@ -236,7 +236,7 @@ def _evaluate_collection(
 def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
     """The model; says where its facts are not known."""
     import clipjax
-    from clipjax.embed.params import mesh_to_load
+    from clipjax.embeddings.params import mesh_to_load
 
     model = clipjax.load_model(asked.model or "", mesh_of=mesh_to_load(params), **loading)
     say_unknown_facts(asked.model, model.card)
@@ -274,8 +274,8 @@ class _Asked(NamedTuple):
             raise UsageError("several --prompts need --data-root; with --data give one")
 
     def _check_task(self) -> None:
-        from clipjax.task_names import ALL, COLLECTIONS
-        from clipjax.tasks import find_task
+        from clipjax.evaluation.task_names import ALL, COLLECTIONS
+        from clipjax.tasks.task import find_task
 
         if self.task in (*COLLECTIONS, ALL):
             raise UsageError(
@@ -321,8 +321,8 @@ def _refuse_ignored(context: typer.Context) -> None:
 
 def _show(results: Sequence[Any], as_json: bool) -> None:
     """The rows as JSON, or a table of those over whole data sets."""
-    from clipjax.completeness import stated
-    from clipjax.result_tables import summary_table
+    from clipjax.results.completeness import stated
+    from clipjax.results.tables import summary_table
 
     rows = [row for result in results for row in result.rows]
     for result in results:
@@ -356,7 +356,7 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
 
 def say_waiting(stats: Sequence[Any]) -> None:
     """How long the devices waited for pixels, where any images were embedded."""
-    from clipjax.embed import share_waiting
+    from clipjax.embeddings.images import share_waiting
 
     if (waiting := share_waiting(stats)) is None:
         return

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, say
-from clipjax.commands.result_folder import Folder, opened
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import Folder, opened
 from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.protocols import Match
-    from clipjax.results import Row
+    from clipjax.results.protocols import Match
+    from clipjax.results.store import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def explain(
     clipjax explain results --run 20261125T101020...     # all of one, and what is published of it
     clipjax explain results --against clip_7
     """
-    from clipjax.protocols import protocols
+    from clipjax.results.protocols import protocols
 
     known = [protocol.name for protocol in protocols()]
     if against is not None and against not in known:
@@ -63,14 +63,14 @@ def explain(
 
 
 def _match(row: Row, against: str | None) -> Match | None:
-    from clipjax.protocols import matches
+    from clipjax.results.protocols import matches
 
     return next((match for match in matches(row) if against in (None, match.protocol.name)), None)
 
 
 def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
     """Of several rows of a run the first stands for all: they share what a protocol asks of."""
-    from clipjax.completeness import in_words
+    from clipjax.results.completeness import in_words
 
     found = [(rows, _match(rows[0], against)) for rows in runs]
     if as_json:
@@ -118,8 +118,8 @@ def _in_words(match: Match) -> str:
 
 
 def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
-    from clipjax.facts import origin_in_words
-    from clipjax.result_tables import model_name
+    from clipjax.checkpoints.facts import origin_in_words
+    from clipjax.results.tables import model_name
 
     row, match = rows[0], _match(rows[0], against)
     if as_json:
@@ -182,7 +182,7 @@ def _show_match(match: Match | None) -> None:
 def _show_convention(row: Row) -> None:
     say("\nHow the numbers were made\n")
     pixels: dict[str, Any] = row["recipe"].get("pixels") or {}
-    from clipjax.completeness import in_words
+    from clipjax.results.completeness import in_words
 
     images = in_words(row) or row["n"]
     words = {**row["convention"], "precision": row["precision"], "pixels": pixels, "images": images}

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from clipjax.buckets import place
-from clipjax.commands.options import (
+from clipjax.commands.shared.options import (
     FactOption,
     FactsOfOption,
     FactsOption,
@@ -20,10 +19,11 @@ from clipjax.commands.options import (
     stated_options,
     workers_asked,
 )
-from clipjax.commands.output import print_table, refuse_beside, say
+from clipjax.commands.shared.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
-from clipjax.reading import is_file
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import is_file
 
 
 def register(app: typer.Typer) -> None:
@@ -143,7 +143,7 @@ def finetune(
         raise UsageError("give --validation or --hold-out, not both")
     _refuse_draws(seeds or [], shots)
     if distributed:
-        from clipjax.processes import join_processes
+        from clipjax.devices.processes import join_processes
 
         join_processes()
     asked = _Asked(
@@ -219,9 +219,9 @@ class _Asked(NamedTuple):
         return Data(load_dataset(self.dataset, self.data), validation, self.hold_out, file, self.limit)
 
     def settings(self) -> Any:
+        from clipjax.devices.sharding import DP, FSDP, make_mesh
         from clipjax.finetune.method import Settings
-        from clipjax.sharding import DP, FSDP, make_mesh
-        from clipjax.store import Store
+        from clipjax.storage.store import Store
 
         rules = FSDP if self.fsdp else DP
         return Settings(make_mesh(), rules, None, self.every, Store(self.store), self.workers)

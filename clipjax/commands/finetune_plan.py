@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.output import print_table, say
 
 
 def print_plan(

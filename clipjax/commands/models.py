@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.options import (
+from clipjax.commands.shared.options import (
     FactOption,
     FactsOfOption,
     FactsOption,
@@ -16,7 +16,7 @@ from clipjax.commands.options import (
     say_unknown_facts,
     stated_options,
 )
-from clipjax.commands.output import print_table, refuse_beside, say
+from clipjax.commands.shared.output import print_table, refuse_beside, say
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 
@@ -52,8 +52,8 @@ def models(
     "verified": its full-size tensors and those of the reference library account for each other one to one,
     and a narrow model with the same flags gives the same numbers (see `clipjax verify --all`).
     """
-    from clipjax import coverage
-    from clipjax.registry import model_card
+    from clipjax.checkpoints.registry import model_card
+    from clipjax.verification import coverage
 
     forms = {"--by-family": by_family, "--markdown": as_markdown}
     if name is not None:
@@ -123,7 +123,7 @@ def convert(
 
         clipjax convert w.pt --card vit_b_32-openai --name mine --fact train_source=CC12M
     """
-    from clipjax.load import convert_model
+    from clipjax.checkpoints.load import convert_model
     from clipjax.models.network import Network
 
     stated = stated_options(name, facts_of, fact, facts)
@@ -147,9 +147,9 @@ def export(
     library would write them today. Of a classifier that was fine-tuned from a CLIP two files are written: the
     image tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
     """
-    from clipjax.checkpoint import export_model
-    from clipjax.export import has_tower_alone, head_file
-    from clipjax.load import load_model
+    from clipjax.checkpoints.export import has_tower_alone, head_file
+    from clipjax.checkpoints.load import load_model
+    from clipjax.checkpoints.native import export_model
 
     loaded = load_model(model)
     written = export_model(loaded, out)
@@ -212,8 +212,8 @@ def verify(
     refuse_beside(f"the model {model}", {"--record": record, "--limit": limit})
     if golden is not None and against != "golden":
         raise UsageError("--golden is the file that --against golden reads: give both")
-    from clipjax.load import load_model
-    from clipjax.verify import verify as run
+    from clipjax.checkpoints.load import load_model
+    from clipjax.verification.verify import verify as run
 
     report = run(load_model(str(model), card=card) if card else str(model), against=against, golden=golden)
     text = report.to_json()
@@ -227,7 +227,7 @@ def verify(
 
 def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> None:
     """The sweep over the registry; an architecture that is not the reference's is a failure."""
-    from clipjax.parity import sweep
+    from clipjax.verification.parity import sweep
 
     swept = sweep(record, limit=limit)
     text = swept.to_json()
@@ -242,8 +242,8 @@ def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> Non
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
     """Print what each executable says; as JSON, a line as soon as it is known."""
-    from clipjax.aot import aot_table, programs, table_cells, table_titles
     from clipjax.progress import progress_through
+    from clipjax.verification.aot import aot_table, programs, table_cells, table_titles
 
     total = len(programs(ids)) * len(chips)
     rows = progress_through(aot_table(ids, chips), total, "compiling", "program")

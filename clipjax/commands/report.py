@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands.output import say
-from clipjax.commands.result_folder import check_choice, check_models, opened
+from clipjax.commands.shared.output import say
+from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
 
 
@@ -63,8 +63,8 @@ def report(
 
         clipjax report results --figure fig1 --figure table4 --claims mine.toml
     """
-    from clipjax.analysis.report import Choices, write_report
-    from clipjax.result_tables import model_name
+    from clipjax.analysis.report.write import Choices, write_report
+    from clipjax.results.tables import model_name
 
     rows = opened(folder).rows()
     check_choice(rows, prompts=prompts, precision=precision)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from clipjax.commands import results_diff
-from clipjax.commands.output import print_table, refuse_beside, say
-from clipjax.commands.result_folder import Folder, check_choice, emit, opened, selected, warn_left_out
+from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.result_folder import Folder, check_choice, emit, opened, selected, warn_left_out
 from clipjax.errors import DataError, UsageError, unknown_name
 
 app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def list_rows(
     clipjax results list --model "vit_b_*" --dataset imagenet_r --metric top1
     clipjax results list --slices --limit 0
     """
-    from clipjax.result_tables import summary_table
+    from clipjax.results.tables import summary_table
 
     wanted = {"model": model, "task": task, "dataset": dataset, "metric": metric}
     rows = selected(opened(folder).rows(every=every), wanted)
@@ -68,8 +68,8 @@ def merge(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
     """Copy the runs of several result folders into one; a run that is already there is left alone."""
-    from clipjax.results import ResultStore
-    from clipjax.results_merge import merge_results
+    from clipjax.results.merge import merge_results
+    from clipjax.results.store import ResultStore
 
     for folder in folders:
         warn_left_out(ResultStore(folder))
@@ -88,7 +88,7 @@ def export(
     metric: Metrics = None,
 ) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
-    from clipjax.result_tables import export_rows
+    from clipjax.results.tables import export_rows
 
     wanted = {"model": model, "task": task, "dataset": dataset, "metric": metric}
     emit(export_rows(selected(opened(folder).rows(every=every), wanted), form), out)
@@ -114,8 +114,8 @@ def import_published(
     clipjax results import open_clip/docs --source open_clip
     clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
     """
-    from clipjax.published import published_rows, read_numbers
-    from clipjax.results import ResultStore
+    from clipjax.results.published import published_rows, read_numbers
+    from clipjax.results.store import ResultStore
 
     found = [number for file in files for number in read_numbers(source, file, registered=registered)]
     if not found:
@@ -150,7 +150,7 @@ def curation(
 
     A cell has a value only if all the rows that it averages are there.
     """
-    from clipjax.analysis import curation
+    from clipjax.analysis.rows import curation
 
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     refuse_beside("--rows", {f"--format {form}": rows and form != "table"})
@@ -175,9 +175,9 @@ def plot(
     ] = None,
 ) -> None:
     """Draw a run as PNG and PDF: calibration, ood, imagenet_x or shape_bias."""
-    from clipjax.analysis.cues import shape_bias_figure
-    from clipjax.analysis.factors import factor_figure
-    from clipjax.analysis.scores import ood_figure, reliability_figure
+    from clipjax.analysis.figures.tasks.cues import shape_bias_figure
+    from clipjax.analysis.figures.tasks.factors import factor_figure
+    from clipjax.analysis.figures.tasks.scores import ood_figure, reliability_figure
 
     found = opened(folder)
     if run not in (*found.run_ids(), *found.left_out()):

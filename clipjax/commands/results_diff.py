@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.output import print_table, refuse_beside, say
-from clipjax.commands.result_folder import emit, opened
+from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.result_folder import emit, opened
 from clipjax.errors import DataError, UsageError, counted, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.analysis.difference_tables import Table
-    from clipjax.analysis.differences import Differences, Pair
-    from clipjax.results import Row
+    from clipjax.analysis.diff.differences import Differences, Pair
+    from clipjax.analysis.diff.tables import Table
+    from clipjax.results.store import Row
 
 _HELP = "Folder that `clipjax eval --results` wrote to, or of one run."
 
@@ -53,8 +53,8 @@ def diff(
     clipjax results diff results/20261125T101020... results/20261126T090000... --paired
     clipjax results diff before after --tolerance 0.001 --check
     """
-    from clipjax.analysis.difference_tables import FORMATS, export_differences
-    from clipjax.analysis.differences import compare_rows
+    from clipjax.analysis.diff.differences import compare_rows
+    from clipjax.analysis.diff.tables import FORMATS, export_differences
 
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     if form not in FORMATS:
@@ -79,7 +79,7 @@ def diff(
 
 def _run(folder: Path) -> Path | None:
     """The folder, if it is one of a run."""
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
 
     root = ResultStore(folder).root
     return root.resolve() if (root / "run.json").is_file() else None
@@ -87,7 +87,7 @@ def _run(folder: Path) -> Path | None:
 
 def _rows(folder: Path) -> Sequence[Row]:
     """Of a folder of results, or of one run."""
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
 
     if (run := _run(folder)) is not None:
         return ResultStore(run.parent).run(run.name)
@@ -96,8 +96,8 @@ def _rows(folder: Path) -> Sequence[Row]:
 
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
     """With the intervals of `clipjax compare` where both runs have a table of the same images."""
-    from clipjax.compare import compare_runs
-    from clipjax.tasks import metric_name
+    from clipjax.evaluation.compare import compare_runs
+    from clipjax.tasks.task import metric_name
 
     def run_of(folder: Path, row: Row) -> Path:
         return _run(folder) or folder / row["run_id"]
@@ -119,7 +119,7 @@ def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...
 
 
 def _print(found: Differences, tolerance: float, limit: int | None) -> None:
-    from clipjax.analysis.difference_tables import alone, changes, otherwise, summary
+    from clipjax.analysis.diff.tables import alone, changes, otherwise, summary
 
     for line in summary(found, tolerance):
         say(line)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.buckets import place
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import exists
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists
 
 app = typer.Typer(
     help="The stores of embeddings and of decoded pixels: what is in them, and freeing space.",
@@ -42,7 +42,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 @app.command("ls")
 def ls(store: StoreOption = None, pixels: PixelsOption = False) -> None:
     """List the stored arrays, the most recently used first."""
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     rows = []
     for info in Store(_existing(store, pixels)).ls():
@@ -66,7 +66,7 @@ def gc(
 
     Pixels that a run reads at the moment stay.
     """
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     removed = Store(_existing(store, pixels)).gc(parse_size(budget), dry_run=dry_run)
     freed = sum(info.bytes for info in removed) / 1e6
@@ -85,14 +85,14 @@ def _existing(store: Path | None, pixels: bool) -> Path:
 
 def store_root(store: Path | None) -> Path:
     """The store a command uses: --store, else the user's cache."""
-    from clipjax.digests import cache_dir
+    from clipjax.storage.digests import cache_dir
 
     return store if store is not None else cache_dir() / "store"
 
 
 def _cached_pixels() -> Path:
     """Apart from the embeddings: those are small and cost more to make, so each has a budget of its own."""
-    from clipjax.digests import cache_dir
+    from clipjax.storage.digests import cache_dir
 
     return cache_dir() / "pixels"
 
@@ -103,7 +103,7 @@ def pixels_in(root: Path | None, budget: str | None) -> Any:
         raise UsageError("--pixel-budget has no effect without --pixel-store: give both or neither")
     if root is None:
         return None
-    from clipjax.data.pixel_store import BUDGET, PixelStore
+    from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
 
     size = BUDGET if budget is None else parse_size(budget)
     return PixelStore(_cached_pixels() if root == _CACHE else root, size)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax import signals
 from clipjax.commands.evaluate import say_waiting
-from clipjax.commands.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
-from clipjax.commands.output import print_table, refuse_beside, say
+from clipjax.commands.shared.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
+from clipjax.commands.shared.output import print_table, refuse_beside, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.devices import signals
 from clipjax.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def sweep(
     part = None if shard is None else read_shard(shard)
     pixels = None if no_pixel_store else pixels_in(pixel_store or Path("cache"), pixel_budget)
     if distributed:
-        from clipjax.processes import join_processes
+        from clipjax.devices.processes import join_processes
 
         join_processes()
     _use_compile_cache(not no_compile_cache)
 
-    from clipjax.sharding import on_all
-    from clipjax.store import Store
+    from clipjax.devices.sharding import on_all
+    from clipjax.storage.store import Store
     from clipjax.sweep.plan import make_plan
     from clipjax.sweep.run import Settings
     from clipjax.sweep.shards import cut
@@ -149,8 +149,8 @@ def sweep(
 def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     import jax
 
-    from clipjax.results import ResultStore
-    from clipjax.sharding import on_all
+    from clipjax.devices.sharding import on_all
+    from clipjax.results.store import ResultStore
     from clipjax.sweep.run import complete, run_sweep
 
     def tell(line: str) -> None:
@@ -198,8 +198,8 @@ def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards:
 
 def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
     """Copy results together, then say what is missing: exit code 1 where anything is."""
-    from clipjax.results import ResultStore
-    from clipjax.results_merge import merge_results
+    from clipjax.results.merge import merge_results
+    from clipjax.results.store import ResultStore
     from clipjax.sweep.state import lacking
 
     if folders:
@@ -224,7 +224,7 @@ def _use_compile_cache(kept: bool) -> None:
     """Compiled programs are kept in the user's cache, unless JAX was told where to."""
     import jax
 
-    from clipjax.embed import enable_compile_cache
+    from clipjax.embeddings.images import enable_compile_cache
 
     if kept:
         enable_compile_cache()

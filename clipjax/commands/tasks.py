@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.output import print_table, say
 
 if TYPE_CHECKING:
-    from clipjax.tasks import Task
+    from clipjax.tasks.task import Task
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +30,8 @@ def tasks(
 
     With a task's NAME: all that a reader must know to compare its numbers with others.
     """
-    from clipjax.task_names import COLLECTIONS
-    from clipjax.tasks import all_tasks, find_task
+    from clipjax.evaluation.task_names import COLLECTIONS
+    from clipjax.tasks.task import all_tasks, find_task
 
     if name is not None:
         _show(_record(find_task(name)), as_json)

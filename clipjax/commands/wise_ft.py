@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.buckets import place
-from clipjax.commands.options import WorkersOption, workers_asked
-from clipjax.commands.output import print_table, say
+from clipjax.commands.shared.options import WorkersOption, workers_asked
+from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
 from clipjax.errors import UsageError
+from clipjax.storage.buckets import place
 
 
 def register(app: typer.Typer) -> None:
@@ -71,8 +71,8 @@ def wise_ft(
 
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
+    from clipjax.checkpoints.naming import taken_names
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
-    from clipjax.naming import taken_names
 
     out = place(out)
     if (evaluate is None) != (data_root is None):
@@ -115,7 +115,7 @@ def wise_ft(
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """A mixture is written where there is nothing, or over another mixture."""
-    from clipjax.checkpoint import is_checkpoint, read_card_record
+    from clipjax.checkpoints.native import is_checkpoint, read_card_record
 
     if not is_checkpoint(target):
         return
@@ -128,9 +128,9 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     """The two models, of one kind: of a CLIP tuned into a classifier, its zero-shot classifier."""
     import clipjax
+    from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
-    from clipjax.heads import classifier_head
-    from clipjax.labels import load_prompts
+    from clipjax.heads.head import classifier_head
 
     first, second = clipjax.load_model(base), clipjax.load_model(tuned)
     recipe = (second.card.lineage or {}).get("recipe", {})
@@ -146,7 +146,7 @@ def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root:
     lost), and none that the suite reports on."""
     from clipjax.data.cards import load_dataset
     from clipjax.finetune.before_after import refuse_leaks
-    from clipjax.finetune.splits import validation_split_of
+    from clipjax.finetune.data.splits import validation_split_of
     from clipjax.finetune.suites import load_suite
 
     dataset = load_dataset(card, root)
@@ -175,7 +175,7 @@ def _sweep(
     from clipjax.finetune.before_after import evaluate_suite, left_out
     from clipjax.finetune.suites import load_suite
     from clipjax.finetune.wise_ft import sweep
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     found = load_suite(suite)
     settings = {"results": out / "results", "store": Store(store), "progress": False} | how
@@ -213,9 +213,9 @@ def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -
 
 def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, out: Path) -> list[Path]:
     """The curve; says so where it cannot be drawn."""
-    from clipjax.analysis.finetuning import alpha_figure
+    from clipjax.analysis.figures.tasks.finetuning import alpha_figure
     from clipjax.errors import DataError
-    from clipjax.uploaded import moved, working_copy
+    from clipjax.storage.publishing import moved, working_copy
 
     names = list(dict.fromkeys(row["dataset"] for row in rows if row["task"] == "zeroshot"))
     held_out = [name for name in names if name.endswith("_val")]

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from clipjax.config import config_dir
-from clipjax.digests import sha256_files, sha256_json
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import check_regular, exists, is_file, read_csv, read_json, read_jsonl, read_toml
+from clipjax.storage.digests import sha256_files, sha256_json
+from clipjax.storage.reading import check_regular, exists, is_file, read_csv, read_json, read_jsonl, read_toml
 
 PACKAGE = "imagenet_x"
 TOP, MULTI = "_top_factor.jsonl", "_multi_factor.jsonl"

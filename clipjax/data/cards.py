@@ -26,15 +26,15 @@ from typing import Any
 
 from etils import epath
 
-from clipjax.buckets import place
 from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds, card_ids
+from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
-from clipjax.data.packed import is_packed, read_packed
-from clipjax.data.readers import READERS
+from clipjax.data.readers.folders import READERS
+from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.labels import LabelSpace, load_labels
-from clipjax.reading import is_file, read_lines, read_toml
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import is_file, read_lines, read_toml
 
 Variant = dict[str, str | int]
 
@@ -45,7 +45,7 @@ class DatasetCard:
 
     Attributes:
         name, title: the short name that users type, and what it is called in tables.
-        reader, options: a name in `clipjax.data.readers.READERS` and the reader's keyword options.
+        reader, options: a name in `clipjax.data.readers.folders.READERS` and the reader's keyword options.
         label_space: what the labels mean: a name in configs/labels, or a CSV file (`id,name`) beside the
             card. Its ids are the labels as the data spells them (folder names, WordNet ids).
         classes: instead of a label space, class names in label order as the data spells them: a list, or the

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from clipjax.buckets import place
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
-from clipjax.data.limits import DECODED
+from clipjax.data.labels import load_projection, load_prompts
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
-from clipjax.data.preprocess import PixelRecipe, open_image, resized_size
-from clipjax.data.walk import Listed, Walk, list_folder
+from clipjax.data.pixels.limits import DECODED
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
+from clipjax.data.readers.walk import Listed, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
-from clipjax.labels import load_projection, load_prompts
-from clipjax.reading import exists, is_dir, is_file, read_json, read_text
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over

@@ -22,11 +22,11 @@ from typing import Protocol
 import numpy as np
 from etils import epath
 
-from clipjax.buckets import REQUESTS, BucketPath, place
-from clipjax.data.limits import check_bytes
-from clipjax.digests import canonical_json, sha256_files
+from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import is_file
+from clipjax.storage.buckets import REQUESTS, BucketPath, place
+from clipjax.storage.digests import canonical_json, sha256_files
+from clipjax.storage.reading import is_file
 
 Progress = Callable[[int], None]
 

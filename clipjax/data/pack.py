@@ -21,15 +21,24 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from clipjax.buckets import BucketError, BucketPath, place
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
-from clipjax.data.packed import DIGEST, FORMAT, KINDS, MANIFEST, OR_ANEW, is_packed, read_packed, read_record
-from clipjax.data.webdataset import CLASSES, split_name, walk_tar
-from clipjax.digests import sha256_bytes, sha256_json, version_of
+from clipjax.data.readers.packed import (
+    DIGEST,
+    FORMAT,
+    KINDS,
+    MANIFEST,
+    OR_ANEW,
+    is_packed,
+    read_packed,
+    read_record,
+)
+from clipjax.data.readers.webdataset import CLASSES, split_name, walk_tar
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.files import LocalFiles
-from clipjax.reading import exists, is_dir, is_file
-from clipjax.writing import whole_file
+from clipjax.storage.buckets import BucketError, BucketPath, place
+from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.reading import exists, is_dir, is_file
+from clipjax.storage.writing import whole_file
 
 PLAN = "packing.json"  # in a folder that is not finished
 IMAGES_PER_SHARD = 1000

@@ -1,0 +1,1 @@
+"""The rendered world, and what `make demo` does with it."""

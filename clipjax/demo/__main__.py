@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from clipjax import signals
+from clipjax.devices import signals
 from clipjax.errors import ClipjaxError
 
 app = typer.Typer(add_completion=False)
@@ -28,7 +28,7 @@ def main(
 
     About five minutes on two cores. What is in --out already is not made again.
     """
-    from clipjax.commands.output import print_table
+    from clipjax.commands.shared.output import print_table
     from clipjax.demo import finetuned
     from clipjax.demo.analysed import CLAIMS, FIGURE, PROMPTS, analysed
     from clipjax.demo.report import figures, tables

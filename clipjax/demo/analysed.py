@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.claims import Verdict, check
-from clipjax.analysis.figure_set import analyze
-from clipjax.analysis.figure_spec import load_spec
-from clipjax.analysis.ledger import ledger
-from clipjax.analysis.report import Choices, Written, write_report
-from clipjax.analysis.verdicts import measured, summary
+from clipjax.analysis.claims.claims import Verdict, check
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.claims.verdicts import measured, summary
+from clipjax.analysis.figures.figure_set import analyze
+from clipjax.analysis.figures.spec import load_spec
+from clipjax.analysis.report.write import Choices, Written, write_report
+from clipjax.analysis.rows.cells import RowIndex
 from clipjax.config import config_dir
-from clipjax.results import ResultStore
+from clipjax.results.store import ResultStore
 
 FIGURE = config_dir() / "figures_demo" / "fine_tuning.toml"
 CLAIMS = config_dir() / "claims_demo.toml"

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clipjax.analysis.finetuning import Panel, alpha_figure, methods_figure
+from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, methods_figure
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
+from clipjax.devices.sharding import make_mesh
 from clipjax.finetune.before_after import evaluate_suite
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import load_recipe
 from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
-from clipjax.load import load_model
-from clipjax.model import Model
 from clipjax.progress import progress_bar
-from clipjax.results import Row
-from clipjax.sharding import make_mesh
-from clipjax.store import Store
+from clipjax.results.store import Row
+from clipjax.storage.store import Store
 
 BASE = "demo-small-diverse"
 RECIPES = (

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from clipjax.analysis import curation
-from clipjax.analysis.cues import shape_bias_figure
-from clipjax.analysis.factors import factor_figure
-from clipjax.analysis.figures import accuracy_figure
-from clipjax.analysis.scores import ood_figure, reliability_figure
+from clipjax.analysis.figures.tasks.accuracy import accuracy_figure
+from clipjax.analysis.figures.tasks.cues import shape_bias_figure
+from clipjax.analysis.figures.tasks.factors import factor_figure
+from clipjax.analysis.figures.tasks.scores import ood_figure, reliability_figure
+from clipjax.analysis.rows import curation
 from clipjax.config import config_dir
 from clipjax.demo.run import PROMPTS, Demo
-from clipjax.results import Row
+from clipjax.results.store import Row
 
 FACTOR = "top/filtered/factor:"
 

@@ -22,26 +22,26 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from clipjax.card import Card, Preprocess, Source
+from clipjax.checkpoints.card import Card, Preprocess, Source
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import channel_statistics
 from clipjax.config import config_dir
 from clipjax.data.cards import load_dataset
-from clipjax.data.pixel_store import BUDGET, PixelStore
-from clipjax.data.tokenizers import tokenizer_spec
+from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
+from clipjax.data.text.tokenizers import tokenizer_spec
 from clipjax.demo.factors import annotated
 from clipjax.demo.files import ImageSet, Split, write_set
 from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
-from clipjax.embed import IMAGE_BATCH
+from clipjax.embeddings.images import IMAGE_BATCH
+from clipjax.evaluation.rows import Result
 from clipjax.finetune.contrastive import Recipe, train
-from clipjax.model import Model
 from clipjax.models.arch import load_arch
 from clipjax.progress import progress_bar
-from clipjax.reading import read_text
-from clipjax.registry import channel_statistics
-from clipjax.results import Row
-from clipjax.run_result import Result
-from clipjax.store import Store
+from clipjax.results.store import Row
+from clipjax.storage.reading import read_text
+from clipjax.storage.store import Store
 from clipjax.sweep.plan import make_plan
 from clipjax.sweep.run import Settings, complete, run_sweep
 from clipjax.sweep.state import results_of

@@ -23,7 +23,7 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
 
     No image is read. What is missing is no problem: nobody has every data set.
     """
-    from clipjax.collection import survey
+    from clipjax.evaluation.collection import survey
 
     found, missing = [], []
     for (card, root), problems in survey(data_root):
@@ -54,7 +54,7 @@ def check_planned(
 
     Text embeddings are small beside those of images and are left out; so is what the store already holds.
     """
-    from clipjax.registry import model_ids
+    from clipjax.checkpoints.registry import model_ids
 
     chosen = models or tuple(model_ids())
     try:
@@ -82,7 +82,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
     Raises UsageError for an id that is not registered.
     """
-    from clipjax.registry import model_card
+    from clipjax.checkpoints.registry import model_card
 
     for name in models:
         yield _FLOAT32 * model_card(name).arch.vision.embed_dim
@@ -90,7 +90,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 def _images(data_root: Path) -> Iterator[int]:
     """Numbers of images, as the cards say, of each place once: two cards of one place share embeddings."""
-    from clipjax.collection import cards_below
+    from clipjax.evaluation.collection import cards_below
 
     counts: dict[Path, int] = {}
     for card, root in cards_below(data_root):

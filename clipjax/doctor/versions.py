@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from clipjax.config import config_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line
 from clipjax.doctor.machine import Machine
-from clipjax.reading import read_toml
+from clipjax.storage.reading import read_toml
 
 _HEADER = """\
 # The versions that the tests ran with: `clipjax doctor` says which of the installed ones differ.

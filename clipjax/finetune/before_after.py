@@ -1,9 +1,9 @@
 """What fine-tuning changed: a base model and its tuned ones on one suite, image by image.
 
-Every tuned model is compared with the base on the same images (`clipjax.compare`: McNemar's test for
-accuracies, a bootstrap that draws the same images for both for the rest). With several seeds a number stands
-for their mean, and its interval reaches from the lowest to the highest limit of the seeds' paired intervals:
-a loss is called one only if every seed lost.
+Every tuned model is compared with the base on the same images (`clipjax.evaluation.compare`: McNemar's test
+for accuracies, a bootstrap that draws the same images for both for the rest). With several seeds a number
+stands for their mean, and its interval reaches from the lowest to the highest limit of the seeds' paired
+intervals: a loss is called one only if every seed lost.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 import jax
 
-from clipjax.buckets import place
-from clipjax.collection import Job, Plan, evaluate_all, plan
-from clipjax.compare import Comparison, compare_runs
 from clipjax.data.cards import load_dataset
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.finetune.splits import Split, refuse_overlap
+from clipjax.evaluation.collection import Job, Plan, evaluate_all, plan
+from clipjax.evaluation.compare import Comparison, compare_runs
+from clipjax.evaluation.rows import Result
+from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
-from clipjax.run_result import Result
-from clipjax.tasks import metric_name
+from clipjax.storage.buckets import place
+from clipjax.tasks.task import metric_name
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,29 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from clipjax.data.loader import training_batches
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import PixelRecipe, normalize
-from clipjax.digests import sha256_json
-from clipjax.finetune.checkpoints import Checkpoints
-from clipjax.finetune.logs import Logs
-from clipjax.finetune.loop import fit
-from clipjax.finetune.losses import unit_norm
-from clipjax.finetune.optimizer import make_optimizer
-from clipjax.finetune.step import Aux, Loss, Metrics, check_batch, init_state, make_step, state_shardings
-from clipjax.finetune.trees import Params, split
+from clipjax.data.pixels.loader import training_batches
+from clipjax.data.pixels.preprocess import PixelRecipe, normalize
+from clipjax.devices.sharding import DP, Rules, make_mesh
+from clipjax.finetune.training.logs import Logs
+from clipjax.finetune.training.loop import fit
+from clipjax.finetune.training.losses import unit_norm
+from clipjax.finetune.training.optimizer import make_optimizer
+from clipjax.finetune.training.resume import Checkpoints
+from clipjax.finetune.training.step import (
+    Aux,
+    Loss,
+    Metrics,
+    check_batch,
+    init_state,
+    make_step,
+    state_shardings,
+)
+from clipjax.finetune.training.trees import Params, split
 from clipjax.models.arch import arch_to_dict
 from clipjax.models.network import Network, Precision
 from clipjax.models.training import Training
-from clipjax.sharding import DP, Rules, make_mesh
+from clipjax.storage.digests import sha256_json
 
 MAX_LOGIT_SCALE = math.log(100)
 
@@ -47,7 +55,8 @@ class Recipe:
         steps, warmup: optimiser steps in all, and those in which the learning rate rises from 0; it then
             follows a cosine to 0.
         batch_size: images in the global batch.
-        learning_rate, weight_decay, clip_norm: AdamW; see `clipjax.finetune.optimizer.make_optimizer`.
+        learning_rate, weight_decay, clip_norm: AdamW; see
+            `clipjax.finetune.training.optimizer.make_optimizer`.
         seed: of the initial weights, the order of the data and the step's keys.
         precision: of the towers, "parity" or "fast".
     """

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from clipjax.data.labels import load_prompts
+from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
-from clipjax.finetune.splits import Split
-from clipjax.labels import load_prompts
 from clipjax.progress import progress_bar
 
 

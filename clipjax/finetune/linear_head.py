@@ -12,13 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import unknown_name
+from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
-from clipjax.finetune.splits import Split
-from clipjax.finetune.trees import Params
-from clipjax.heads import Head, classifier_head, logits, zeroshot_head
-from clipjax.labels import LabelSpace, load_prompts
-from clipjax.model import Model
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.head import Head, classifier_head, logits, zeroshot_head
 
 # Values of the option "init".
 INITS = ("auto", "zeroshot", "zeros")

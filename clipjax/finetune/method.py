@@ -1,9 +1,9 @@
 """What a fine-tuning method is: from a pretrained model and data to a problem, from its solution to a model.
 
 A module of `clipjax.finetune.methods` with a `METHOD` record is a method. `prepare` states the problem:
-params, which of them are trained, the loss, the batches. `clipjax.finetune.training.train` solves it, the
-same way for all (sharded, resumable, logged). `Problem.finish` turns the trained params into a `Model` that
-loads, evaluates and exports like any other.
+params, which of them are trained, the loss, the batches. `clipjax.finetune.training.solve.train` solves it,
+the same way for all (sharded, resumable, logged). `Problem.finish` turns the trained params into a `Model`
+that loads, evaluates and exports like any other.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from clipjax.data.decoders import Workers
+from clipjax.checkpoints.model import Model
+from clipjax.data.pixels.decoders import Workers
+from clipjax.devices.sharding import DP, Rules
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.finetune.data.shots import Shots
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.shots import Shots
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import Loss
-from clipjax.finetune.trees import Params
-from clipjax.model import Model
-from clipjax.sharding import DP, Rules
-from clipjax.store import Store
+from clipjax.finetune.training.step import Loss
+from clipjax.finetune.training.trees import Params
+from clipjax.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Problem:
     Attributes:
         params: all leaves that the loss reads, float32.
         trained: whether a leaf of this path is.
-        loss: see `clipjax.finetune.step.Loss`.
+        loss: see `clipjax.finetune.training.step.Loss`.
         batches: a fresh iterator of this process's batches, from the first one on: dicts of numpy arrays,
             with "row" int32 [b] (rows of the training split) among them.
         steps: of the optimiser; 0: nothing is trained.

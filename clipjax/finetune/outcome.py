@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.adapters import Adapter
-from clipjax.card import Card
-from clipjax.checkpoint import Origin
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.native import Origin
+from clipjax.data.labels import LabelSpace
 from clipjax.finetune.identity import identity, plain
 from clipjax.finetune.method import Outcome, Setup, all_methods
-from clipjax.finetune.trees import Params
-from clipjax.labels import LabelSpace
-from clipjax.model import Model
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.adapters.base import Adapter
 
 
 def tuned(

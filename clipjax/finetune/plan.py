@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card, model_ids
+from clipjax.devices.platforms import tracing_for
+from clipjax.devices.sharding import batch_sharding, params_sharding, replicated
 from clipjax.finetune.method import Outline, Setup, find_method
-from clipjax.finetune.step import check_batch, state_shardings
-from clipjax.finetune.trees import flatten, is_statistic, merge, split
-from clipjax.load import load_model
-from clipjax.model import Model
-from clipjax.platforms import tracing_for
-from clipjax.registry import model_card, model_ids
-from clipjax.sharding import batch_sharding, params_sharding, replicated
+from clipjax.finetune.training.step import check_batch, state_shardings
+from clipjax.finetune.training.trees import flatten, is_statistic, merge, split
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from clipjax.config import config_dir
-from clipjax.data.augment import Augmentation
-from clipjax.digests import sha256_json
+from clipjax.data.pixels.augment import Augmentation
 from clipjax.errors import DataError, UsageError, unknown_name
-from clipjax.finetune.optimizer import Optimizer, Schedule
-from clipjax.reading import is_file, parse_toml, read_toml
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import is_file, parse_toml, read_toml
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
 

@@ -24,30 +24,30 @@ from typing import Any
 
 import jax
 
-from clipjax.buckets import place
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.naming import taken_names
 from clipjax.data.cards import Dataset
+from clipjax.devices.sharding import first_writes
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.identity import identity
-from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
-from clipjax.finetune.outcome import also_chosen
-from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.search import choose, validation_split
-from clipjax.finetune.shots import Shots, draw_shots, hold_out, read_shots, write_shots
-from clipjax.finetune.splits import (
+from clipjax.finetune.data.shots import Shots, draw_shots, hold_out, read_shots, write_shots
+from clipjax.finetune.data.splits import (
     TrainSplit,
     ValidationSplit,
     refuse_overlap,
     train_split,
     validation_split_of,
 )
-from clipjax.finetune.training import Trained, train
-from clipjax.finetune.trees import flatten
-from clipjax.load import load_model
-from clipjax.model import Model
-from clipjax.naming import taken_names
-from clipjax.sharding import first_writes
-from clipjax.uploaded import forget, working_copy
-from clipjax.writing import write_bytes
+from clipjax.finetune.identity import identity
+from clipjax.finetune.method import Method, Outcome, Problem, Settings, Setup, find_method
+from clipjax.finetune.outcome import also_chosen
+from clipjax.finetune.recipe import Recipe
+from clipjax.finetune.search import choose, validation_split
+from clipjax.finetune.training.solve import Trained, train
+from clipjax.finetune.training.trees import flatten
+from clipjax.storage.buckets import place
+from clipjax.storage.publishing import forget, working_copy
+from clipjax.storage.writing import write_bytes
 
 SHOTS, RECORD = "shots.json", "run.json"
 

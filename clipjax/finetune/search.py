@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipjax.errors import UsageError
-from clipjax.finetune.splits import Split, TestSplit, ValidationSplit
+from clipjax.finetune.data.splits import Split, TestSplit, ValidationSplit
 
 T = TypeVar("T")
 

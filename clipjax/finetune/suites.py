@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
-from clipjax.reading import is_file, read_toml
-from clipjax.tasks import all_tasks
+from clipjax.storage.reading import is_file, read_toml
+from clipjax.tasks.task import all_tasks
 
 Better = Literal["higher", "lower", "neither"]
 

@@ -16,21 +16,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from clipjax.card import Card
-from clipjax.checkpoint import Origin
-from clipjax.data.decoders import Workers
-from clipjax.data.pixel_store import PixelStore
-from clipjax.embed import embed_images
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.native import Origin
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.pixels.decoders import Workers
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
+from clipjax.finetune.data.splits import Split
 from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
 from clipjax.finetune.outcome import classifier_card
 from clipjax.finetune.search import Choice, choose
-from clipjax.finetune.splits import Split
-from clipjax.finetune.trees import flatten
-from clipjax.heads import Head, classifier_head, zeroshot_head
-from clipjax.labels import LabelSpace, PromptSet
-from clipjax.model import Model
-from clipjax.store import Store
+from clipjax.finetune.training.trees import flatten
+from clipjax.heads.head import Head, classifier_head, zeroshot_head
+from clipjax.storage.store import Store
 
 ALPHAS = tuple(i / 10 for i in range(11))
 
@@ -47,7 +47,7 @@ def zero_shot_classifier(
     """A zero-shot model as a classifier: where cross-entropy starts, and its endpoint of alpha 0.
 
     Args:
-        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.zeroshot_head`.
+        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.head.zeroshot_head`.
 
     Returns: the base's image tower, and its zero-shot head with the scale inside the kernel. Its logits are
         those of the zero-shot head to the last bit.

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
-from clipjax.reading import read_toml
+from clipjax.storage.reading import read_toml
 
 
 class Frame(NamedTuple):

@@ -17,10 +17,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones
 
+from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
 from clipjax.models.layers import torch_uniform
 from clipjax.models.training import PRODUCT, Statistic, current
-from clipjax.platforms import by_platform
 
 Padding = Literal["symmetric", "tf_same", "none"]
 

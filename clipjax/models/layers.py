@@ -21,9 +21,9 @@ from flax import nnx
 from jax import Array
 from jax.nn.initializers import Initializer, variance_scaling, zeros
 
+from clipjax.devices.platforms import by_platform
 from clipjax.models.cut import whole
 from clipjax.models.training import INFERENCE, PRODUCT, current, statistics
-from clipjax.platforms import by_platform
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")

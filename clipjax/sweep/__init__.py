@@ -2,5 +2,5 @@
 
 `suite` parses the file and `plan` says which runs there are, in which order and at what cost; `shards` cuts
 the plan into parts for several jobs; `run` does what is not done yet. The runs themselves are those of
-`clipjax.collection`.
+`clipjax.evaluation.collection`.
 """

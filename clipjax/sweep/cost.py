@@ -1,8 +1,8 @@
 """What the runs of a sweep take: images, floating-point operations, bytes.
 
-Operations are those of the dots and convolutions of the forward pass as it is traced (`clipjax.aot`), two a
-multiply-add; the body of a scan over layers counts as often as it runs. Texts count at the length of the
-model's whole context, which many are shorter than.
+Operations are those of the dots and convolutions of the forward pass as it is traced
+(`clipjax.verification.aot`), two a multiply-add; the body of a scan over layers counts as often as it runs.
+Texts count at the length of the model's whole context, which many are shorter than.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from clipjax.aot import forward_of, product_flops
-from clipjax.card import Card
-from clipjax.collection import Job, Loaded, Located
+from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces
-from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.labels import load_prompts
+from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
-from clipjax.labels import load_prompts
+from clipjax.evaluation.collection import Job, Loaded, Located
+from clipjax.evaluation.subject import DEFAULT_PROMPTS
 from clipjax.models.arch import Arch
-from clipjax.subject import DEFAULT_PROMPTS
 from clipjax.sweep.models import Chosen
-from clipjax.tasks import find_task
+from clipjax.tasks.task import find_task
+from clipjax.verification.aot import forward_of, product_flops
 
 RUN = 10**9  # operations that a run counts for beside its images, so that those that embed none count too
 

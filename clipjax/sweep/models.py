@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.data.preprocess import PixelRecipe
+from clipjax.checkpoints.load import open_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.naming import NOTHING, Stated
+from clipjax.checkpoints.registry import model_card, model_ids
+from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
-from clipjax.load import open_model
-from clipjax.model import Model
-from clipjax.naming import NOTHING, Stated
-from clipjax.reading import exists
-from clipjax.registry import model_card, model_ids
+from clipjax.storage.reading import exists
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Chosen:
 
     @property
     def own_head(self) -> bool:
-        from clipjax.subject import has_own_head
+        from clipjax.evaluation.subject import has_own_head
 
         return self.model is not None and has_own_head(self.model)
 

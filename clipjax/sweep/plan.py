@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipjax.collection import Job, Loaded, distinct
-from clipjax.collection import plan as plan_jobs
-from clipjax.data.preprocess import PixelRecipe
-from clipjax.digests import canonical_json, sha256_json
+from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import is_dir
+from clipjax.evaluation.collection import Job, Loaded, distinct
+from clipjax.evaluation.collection import plan as plan_jobs
+from clipjax.storage.digests import canonical_json, sha256_json
+from clipjax.storage.reading import is_dir
 from clipjax.sweep import cost
 from clipjax.sweep.models import Chosen, choose
 from clipjax.sweep.suite import Run, Suite

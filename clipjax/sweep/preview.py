@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
+from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.errors import ClipjaxError, counted
-from clipjax.store import key_hash
+from clipjax.storage.store import key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan

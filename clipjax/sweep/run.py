@@ -23,17 +23,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clipjax.collection import evaluate_all
-from clipjax.data.decoders import Workers
-from clipjax.data.pixel_store import PixelStore
-from clipjax.embed import BatchSize, EmbedStats, check_settings
-from clipjax.embed.forward import Program, compiled
-from clipjax.embed.params import check_params, mesh_to_load
+from clipjax.checkpoints.load import load_model
+from clipjax.data.pixels.decoders import Workers
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.devices.sharding import assert_same_everywhere, failed_process, on_all
+from clipjax.embeddings.forward import Program, compiled
+from clipjax.embeddings.images import BatchSize, EmbedStats, check_settings
+from clipjax.embeddings.params import check_params, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted
-from clipjax.load import load_model
-from clipjax.run_result import Result
-from clipjax.sharding import assert_same_everywhere, failed_process, on_all
-from clipjax.store import Store
+from clipjax.evaluation.collection import evaluate_all
+from clipjax.evaluation.rows import Result
+from clipjax.storage.store import Store
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
@@ -121,7 +121,7 @@ def run_sweep(
     Raises:
         DataError: processes that differ in their runs or images, before anything is embedded; a folder of
             results that cannot be read; a full disk.
-        Interrupted: a signal came (`clipjax.signals`).
+        Interrupted: a signal came (`clipjax.devices.signals`).
     """
     check_same(plan)
     done = on_all(lambda: Done(settings.results), "read the results")

@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.collection import Loaded
-from clipjax.digests import sha256_json
-from clipjax.embed import image_key
-from clipjax.embed.params import AUTO, placements
+from clipjax.embeddings.images import image_key
+from clipjax.embeddings.params import AUTO, placements
 from clipjax.errors import ClipjaxError
-from clipjax.evaluation import COMPARISON, hash_images
+from clipjax.evaluation.collection import Loaded
+from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
+from clipjax.evaluation.run import COMPARISON, hash_images
+from clipjax.evaluation.subject import NotApplicableError, Request, Subject, not_applicable, resolve
 from clipjax.models.network import known_precision
-from clipjax.results import ResultStore
-from clipjax.run_result import NO_STATS, Result, refused_recipe
-from clipjax.store import EntryInfo, Store, key_hash
-from clipjax.subject import NotApplicableError, Request, Subject, not_applicable, resolve
+from clipjax.results.store import ResultStore
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.store import EntryInfo, Store, key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
-from clipjax.tasks import find_task
+from clipjax.tasks.task import find_task
 
 ASKED = ("limit", "seed", "resamples", "decode")  # options that a `Request` takes
 

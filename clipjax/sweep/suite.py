@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clipjax.buckets import place
+from clipjax.checkpoints.registry_rows import registry, unknown_model
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
+from clipjax.data.labels import load_prompts
 from clipjax.errors import ClipjaxError, DataError, unknown_name
-from clipjax.labels import load_prompts
-from clipjax.reading import exists, is_dir, read_toml
-from clipjax.registry_rows import registry, unknown_model
-from clipjax.task_names import collection
+from clipjax.evaluation.task_names import collection
+from clipjax.storage.buckets import place
+from clipjax.storage.reading import exists, is_dir, read_toml
 
 NAMED = "suite:"  # before the name of a suite that ships with clipjax
 CHOICES = {

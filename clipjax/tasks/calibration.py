@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.heads import score_blocks
+from clipjax.heads.head import score_blocks
 from clipjax.metrics import calibration as kernels
 from clipjax.metrics.bootstrap import (
     Resampling,
@@ -30,7 +30,7 @@ from clipjax.metrics.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
 STATES = ("before", "after")

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.digests import sha256_json
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.heads import score_blocks
-from clipjax.labels import LabelSpace
-from clipjax.parquet import open_parquet, read_columns
-from clipjax.reading import exists, is_dir, read_csv, read_json
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
+from clipjax.heads.head import score_blocks
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.parquet import open_parquet, read_columns
+from clipjax.storage.reading import exists, is_dir, read_csv, read_json
+from clipjax.tasks import zeroshot
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 WRONG = 3  # wrong categories in a list
 HEADER = ("id", "category1", "category2", "category3")

@@ -21,8 +21,8 @@ import numpy as np
 import scipy.sparse
 
 from clipjax.data.annotations import FactorAnnotations, imagenet_x_facts, load_factors
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.labels import LabelSpace
 from clipjax.metrics import calibration, classification, intervals
 from clipjax.metrics.bootstrap import Resampling, bootstrap, centred_interval, differ, percentile_interval
 from clipjax.metrics.factors import (
@@ -33,7 +33,7 @@ from clipjax.metrics.factors import (
     worst_classes,
 )
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, metric_name
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, metric_name
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
 DEFAULT = "top/filtered"

@@ -23,13 +23,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from clipjax.data.labels import Projection
 from clipjax.errors import DataError
-from clipjax.heads import Head, cosine_head, score_blocks
-from clipjax.labels import Projection
+from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import wilson
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,

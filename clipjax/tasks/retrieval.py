@@ -22,7 +22,7 @@ from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import Interval
 from clipjax.metrics.retrieval import ABSENT, average_precision, found_in_top_k, rank_partners
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 KS = (1, 5, 10)
 MEAN_AT = 5

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.labels import Projection
 from clipjax.errors import DataError
-from clipjax.heads import score_blocks
-from clipjax.labels import Projection
+from clipjax.heads.head import score_blocks
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 from clipjax.tasks.zeroshot import check_labels
 
 FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")

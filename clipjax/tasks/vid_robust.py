@@ -16,7 +16,8 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task, zeroshot
+from clipjax.tasks import zeroshot
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 FARTHEST = 10  # frames from the anchor
 COLUMNS = ("anchor", "offset", "set_size")

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
-from clipjax.heads import score_blocks
-from clipjax.labels import LabelSpace, Projection
+from clipjax.heads.head import score_blocks
 from clipjax.metrics import classification, intervals
-from clipjax.tasks import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
 
 TOP = 5
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.reading import exists, read_json
+from clipjax.storage.reading import exists, read_json
 from converters.foreign import open_clip, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
-    """The card record (`clipjax.card.card_from_dict`) that the configuration in `folder` describes.
+    """The card record (`clipjax.checkpoints.card.card_from_dict`) that the configuration in `folder`
+    describes.
 
     Returns: None when there is no configuration.
 

@@ -10,7 +10,7 @@ from typing import Any
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
-from clipjax.reading import read_toml
+from clipjax.storage.reading import read_toml
 
 _OPENAI_IDS = 49408  # of OpenAI's merges, configs/tokenizers/openai_bpe.txt
 _AT_CONVERSION = "filled at conversion: only the weights can tell"

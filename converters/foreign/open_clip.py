@@ -15,7 +15,7 @@ from typing import Any, Literal
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.models.arch import arch_names, arch_to_dict, load_arch
-from clipjax.reading import read_json
+from clipjax.storage.reading import read_json
 from converters.foreign.card import at, card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, RESNET, tower_like
 

@@ -17,7 +17,7 @@ from typing import Any
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.arch import arch_to_dict, load_arch
-from clipjax.reading import read_csv
+from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
 
 _POOLS = {"class": "token", "map": "map"}  # our vision poolings; a tower without the key takes the mean

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.errors import DataError
-from clipjax.reading import exists, read_json
+from clipjax.storage.reading import exists, read_json
 from converters.foreign.card import card_record, choose, get, refuse_unknown, square
 from converters.foreign.templates import CLIP, SIGLIP, tower_like
 

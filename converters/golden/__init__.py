@@ -3,8 +3,8 @@
     python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \\
         --inputs in.npz --out out.npz
 
-Nothing imports this package on the way from a checkpoint to a number: `clipjax.verify` runs it in a
-subprocess and exchanges arrays by file. It builds the reference's own model, loads weights strictly, and
+Nothing imports this package on the way from a checkpoint to a number: `clipjax.verification.verify` runs it
+in a subprocess and exchanges arrays by file. It builds the reference's own model, loads weights strictly, and
 records every stage with forward hooks, in clipjax's layout (channels last) and under clipjax's names.
 
     build.py       a library's model by NAME, at full size or with the sizes of a narrow record: whatever

@@ -22,7 +22,7 @@ from torch import nn
 
 from converters.foreign.templates import CLIP as PLAIN
 from converters.foreign.templates import RESNET, is_like
-from converters.golden.towers import families
+from converters.golden.tower import families
 from converters.golden.towers.roberta import hub_configs
 from converters.golden.transformers_models import build_transformers
 

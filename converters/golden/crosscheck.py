@@ -1,6 +1,6 @@
 """`clipjax crosscheck`'s other side: images and prompts in, what the reference makes of them stage by stage.
 
-The job is a JSON object (`clipjax.crosscheck.reference` writes it):
+The job is a JSON object (`clipjax.verification.crosscheck.reference` writes it):
 
     library, arch, checkpoint, sizes   what to build and load, as `run` takes it
     tag, config                        the weights' name in the library; the folder of their configuration
@@ -124,7 +124,7 @@ def encoded_images(path: Path, lengths: list[int]) -> Iterator[bytes]:
 
 
 def digest_of(image: Image.Image) -> str:
-    """Size and SHA-256 of an RGB image's bytes, as `clipjax.crosscheck.ours` has it."""
+    """Size and SHA-256 of an RGB image's bytes, as `clipjax.verification.crosscheck.ours` has it."""
     return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from converters.golden.towers import hf, tower_of
+from converters.golden.tower import tower_of
+from converters.golden.towers import hf
 
 
 def towers_of(model: Any) -> list[Any]:

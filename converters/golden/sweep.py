@@ -1,7 +1,7 @@
 """Many architectures in one process: full-size keys and shapes, and the numbers of narrow models.
 
-Importing the libraries takes longer than most of what is asked of them, so `clipjax.parity` asks everything
-of one process. A question is a dict:
+Importing the libraries takes longer than most of what is asked of them, so `clipjax.verification.parity`
+asks everything of one process. A question is a dict:
 
     {"shapes": NAME, "library": L}                    the state dict of a model at full size
     {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}

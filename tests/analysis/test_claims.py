@@ -14,10 +14,10 @@ import pytest
 import scipy.stats as typed_stats
 from _claims import HEAD, book, claim, group_rows, rows_of
 
-from clipjax.analysis.claims import FAILS, HOLDS, UNKNOWN, Finding, check, conjoin, decide
-from clipjax.analysis.ledger import STATISTICS, Ledger
+from clipjax.analysis.claims.claims import FAILS, HOLDS, UNKNOWN, Finding, check, conjoin, decide
+from clipjax.analysis.claims.ledger import STATISTICS, Ledger
 from clipjax.errors import UsageError
-from clipjax.results import Row
+from clipjax.results.store import Row
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 N = 14

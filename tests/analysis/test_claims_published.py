@@ -17,11 +17,11 @@ import pytest
 import scipy.stats as typed_stats
 import statsmodels.api as sm
 
-from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
-from clipjax.analysis.ledger import ledger
+from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
+from clipjax.analysis.claims.ledger import ledger
 from clipjax.config import config_dir
-from clipjax.published import published_rows, read_numbers
-from clipjax.reading import read_csv
+from clipjax.results.published import published_rows, read_numbers
+from clipjax.storage.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 RESAMPLES = 200

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats as typed_stats
 
-from clipjax.analysis.correlation import KINDS, correlation
-from clipjax.analysis.resampling import METHOD, draw
+from clipjax.analysis.trends.correlation import KINDS, correlation
+from clipjax.analysis.trends.resampling import METHOD, draw
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 stats: Any = typed_stats  # its stubs do not know all that it has

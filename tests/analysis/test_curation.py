@@ -16,8 +16,8 @@ from _planted import planted
 from _rows import row
 from typer.testing import CliRunner
 
-from clipjax.analysis.cells import INDEPENDENT, SHARED, Cell, Term
-from clipjax.analysis.curation import (
+from clipjax.analysis.rows.cells import INDEPENDENT, SHARED, Cell, Term
+from clipjax.analysis.rows.curation import (
     FORMATS,
     NOTE,
     Table,
@@ -31,7 +31,7 @@ from clipjax.analysis.curation import (
 from clipjax.cli import app
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError, UsageError
-from clipjax.results import ResultStore, Row, new_run_id, validate_rows
+from clipjax.results.store import ResultStore, Row, new_run_id, validate_rows
 
 RUN = "20240101T000000.000000Z-00000000"
 MODEL = "vit_b_16-dfn2b"
@@ -359,7 +359,7 @@ def test_curation_is_no_task(where: list[str]) -> None:
 
 
 def test_it_needs_no_jax() -> None:
-    code = "import clipjax.analysis.curation as c, sys; c.columns(); sys.exit('jax' in sys.modules)"
+    code = "import clipjax.analysis.rows.curation as c, sys; c.columns(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.stats as typed_stats
 import statsmodels.stats.proportion as typed_proportion
 
-from clipjax.analysis.estimates import (
+from clipjax.analysis.trends.estimates import (
     EVERYTHING,
     EXACT,
     Bounded,
@@ -20,7 +20,7 @@ from clipjax.analysis.estimates import (
     mean_of,
     shift_of,
 )
-from clipjax.analysis.resampling import estimate
+from clipjax.analysis.trends.resampling import estimate
 
 stats: Any = typed_stats  # the stubs do not know all that there is
 proportion: Any = typed_proportion

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.analysis import factors
-from clipjax.analysis.cues import shape_bias_figure
-from clipjax.analysis.factors import factor_figure
+from clipjax.analysis.figures.tasks import factors
+from clipjax.analysis.figures.tasks.cues import shape_bias_figure
+from clipjax.analysis.figures.tasks.factors import factor_figure
 from clipjax.cli import app
 from clipjax.errors import DataError
 
@@ -100,7 +100,7 @@ def test_the_command_draws_such_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def run(self, name: str) -> list[dict[str, Any]]:
             return [{"task": name, "dataset": "d", **one} for one in runs[name]]
 
-    monkeypatch.setattr("clipjax.results.ResultStore", Store)
+    monkeypatch.setattr("clipjax.results.store.ResultStore", Store)
     monkeypatch.chdir(tmp_path)
     for name in runs:
         done = CliRunner().invoke(app, ["results", "plot", name])

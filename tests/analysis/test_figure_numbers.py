@@ -15,16 +15,16 @@ import scipy.stats as typed_stats
 import statsmodels.api as typed_sm
 from _study import RUN, models, study_rows, tuned
 
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_numbers import POINT, TREND
-from clipjax.analysis.figure_set import Done, analyze, commands, contents
-from clipjax.analysis.figure_spec import Spec, load_spec
-from clipjax.analysis.frame import drawn
-from clipjax.analysis.group_differences import compare_groups
-from clipjax.analysis.groups import matches
-from clipjax.analysis.regression import K
-from clipjax.analysis.scatter import draw_scatter
-from clipjax.analysis.trends import fit_points
+from clipjax.analysis.figures.figure_set import Done, analyze, commands, contents
+from clipjax.analysis.figures.frame import drawn
+from clipjax.analysis.figures.numbers import POINT, TREND
+from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.spec import Spec, load_spec
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.groups import matches
+from clipjax.analysis.trends.group_differences import compare_groups
+from clipjax.analysis.trends.regression import K
+from clipjax.analysis.trends.trends import fit_points
 
 sm: Any = typed_sm  # their stubs do not know all that they have
 stats: Any = typed_stats

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipjax.analysis.cells import Term
-from clipjax.analysis.figure_spec import Spec, load_spec, spec_names
-from clipjax.analysis.groups import group_of, matches
-from clipjax.analysis.ledger import ledger
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
+from clipjax.analysis.rows.cells import Term
+from clipjax.analysis.rows.groups import group_of, matches
+from clipjax.checkpoints.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError, UsageError
-from clipjax.labels import LabelSpace
-from clipjax.registry_rows import registry
 from clipjax.sweep.suite import load_suite, suite_names
-from clipjax.tasks import About, find_task, shape_bias
+from clipjax.tasks import shape_bias
+from clipjax.tasks.task import About, find_task
 
 PAPER = [*(f"fig{k}" for k in range(1, 11)), *(f"table{k}" for k in range(1, 5))]
 MINE = """

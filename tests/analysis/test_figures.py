@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipjax.analysis import figures
-from clipjax.analysis.figures import accuracy_figure
+from clipjax.analysis.figures.tasks import accuracy as figures
+from clipjax.analysis.figures.tasks.accuracy import accuracy_figure
 from clipjax.errors import DataError
 
 
@@ -140,5 +140,5 @@ def test_the_style_stays_in_our_figures(rows: list[dict[str, Any]], tmp_path: Pa
 
 
 def test_analysis_imports_no_jax() -> None:
-    code = "import clipjax.analysis, clipjax.analysis.figures, sys; sys.exit('jax' in sys.modules)"
+    code = "import clipjax.analysis.figures.tasks.accuracy, sys; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipjax.analysis import finetuning
-from clipjax.analysis.finetuning import Panel, alpha_figure, methods_figure
+from clipjax.analysis.figures.tasks import finetuning
+from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, methods_figure
 from clipjax.errors import DataError
 
 ACCURACY = Panel("accuracy", "zeroshot", "val", "top1")

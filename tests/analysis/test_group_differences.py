@@ -9,10 +9,10 @@ import pytest
 from _points import points_of, study
 from scipy.special import ndtr, ndtri
 
-from clipjax.analysis.group_differences import ANGLE, GroupDifference, compare_groups, tan_of_angle
-from clipjax.analysis.points import Point
-from clipjax.analysis.resampling import METHOD
-from clipjax.analysis.trends import fit_points
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.trends.group_differences import ANGLE, GroupDifference, compare_groups, tan_of_angle
+from clipjax.analysis.trends.resampling import METHOD
+from clipjax.analysis.trends.trends import fit_points
 from clipjax.errors import UsageError
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clipjax.analysis.groups import Group, group_of, groups, matches, schemes
-from clipjax.analysis.style import COLOURS, QUIET
+from clipjax.analysis.figures.style import COLOURS, QUIET
+from clipjax.analysis.rows.groups import Group, group_of, groups, matches, schemes
+from clipjax.checkpoints.registry import model_card, registry
 from clipjax.errors import DataError, UsageError
-from clipjax.registry import model_card, registry
-from clipjax.results import model_facts
+from clipjax.results.store import model_facts
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from _study import models, study_rows
 
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_set import contents
-from clipjax.analysis.figure_spec import Spec, load_spec
-from clipjax.analysis.frame import CUT, drawn, handles, has_cut, places_of
+from clipjax.analysis.figures.figure_set import contents
+from clipjax.analysis.figures.frame import CUT, drawn, handles, has_cut, places_of
+from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.spec import Spec, load_spec
+from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.report.page import _part
-from clipjax.analysis.scales import ends_on_scale, transform
-from clipjax.analysis.scatter import draw_scatter
-from clipjax.analysis.strip import draw_strip
-from clipjax.results import Row
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.scales import ends_on_scale, transform
+from clipjax.results.store import Row
 
 WIDE = {"level": 0.95, "method": "wilson"}
 

@@ -11,18 +11,18 @@ import pytest
 from _claims import HEAD, book, claim
 from _study import models, study_rows, tuned
 
-from clipjax.analysis.cells import Term
-from clipjax.analysis.claims import check
-from clipjax.analysis.groups import groups, matches
-from clipjax.analysis.ledger import STATISTICS, ledger
+from clipjax.analysis.claims.claims import check
+from clipjax.analysis.claims.ledger import STATISTICS, ledger
+from clipjax.analysis.rows.cells import Term
+from clipjax.analysis.rows.groups import groups, matches
 from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.cards import read_card
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.labels import LabelSpace
-from clipjax.reading import read_csv
-from clipjax.task_names import task_names
-from clipjax.tasks import About, find_task
+from clipjax.evaluation.task_names import task_names
+from clipjax.storage.reading import read_csv
+from clipjax.tasks.task import About, find_task
 
 CLAIMS = ledger().claims
 PARTS = [part for one in CLAIMS for part in one.parts]

@@ -13,16 +13,16 @@ from _study import models, study_rows
 from typer.testing import CliRunner
 
 from clipjax import cli
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_set import Done, analyze, contents
-from clipjax.analysis.figure_spec import FitLine, Spec, load_spec
-from clipjax.analysis.frame import drawn, handles, members_of
-from clipjax.analysis.report import Choices, report_data, write_report
-from clipjax.analysis.scatter import draw_scatter
-from clipjax.analysis.strip import draw_strip
-from clipjax.analysis.yours import YOURS, is_own, look_of, why_none
+from clipjax.analysis.figures.figure_set import Done, analyze, contents
+from clipjax.analysis.figures.frame import drawn, handles, members_of
+from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.spec import FitLine, Spec, load_spec
+from clipjax.analysis.figures.strip import draw_strip
+from clipjax.analysis.figures.yours import YOURS, is_own, look_of, why_none
+from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.rows.cells import RowIndex
 from clipjax.errors import ClipjaxError
-from clipjax.results import ResultStore, Row
+from clipjax.results.store import ResultStore, Row
 
 SIZE = {"params_m": 90.0, "image_size": 224}
 UNKNOWN = {"kind": "zero_shot", "facts_origin": "unknown", "facts_of": None}

@@ -15,17 +15,17 @@ from matplotlib.legend import Legend
 from matplotlib.markers import MarkerStyle
 from scipy.special import logit, ndtr, ndtri
 
-from clipjax.analysis.axes import set_axis, ticks
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_set import analyze, contents
-from clipjax.analysis.figure_spec import Spec, load_spec, spec_names
-from clipjax.analysis.frame import Content, Drawing
-from clipjax.analysis.group_differences import compare_groups
-from clipjax.analysis.groups import matches
-from clipjax.analysis.named_points import SVG, name_points
-from clipjax.analysis.scatter import draw_scatter
-from clipjax.analysis.strip import draw_strip
-from clipjax.analysis.trends import fit
+from clipjax.analysis.figures.axes import set_axis, ticks
+from clipjax.analysis.figures.figure_set import analyze, contents
+from clipjax.analysis.figures.frame import Content, Drawing
+from clipjax.analysis.figures.named_points import SVG, name_points
+from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
+from clipjax.analysis.figures.strip import draw_strip
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.groups import matches
+from clipjax.analysis.trends.group_differences import compare_groups
+from clipjax.analysis.trends.trends import fit
 
 PROMPTS = ("openai_80", "openai_30_of_80", "mcm_5", "single", "cupl")
 FIGURES = [name for name in spec_names() if load_spec(name).kind in ("scatter", "strip")]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from _study import models, study_rows, tuned
 
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_set import Done, analyze
-from clipjax.analysis.figure_spec import load_spec
-from clipjax.analysis.paper_tables import fill_table
-from clipjax.results import Row
+from clipjax.analysis.figures.figure_set import Done, analyze
+from clipjax.analysis.figures.paper_tables import fill_table
+from clipjax.analysis.figures.spec import load_spec
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.results.store import Row
 
 TABLES = ["table1", "table2", "table3", "table4"]
 

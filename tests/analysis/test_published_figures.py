@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipjax.analysis.cells import RowIndex
-from clipjax.analysis.figure_set import contents
-from clipjax.analysis.figure_spec import FitLine, load_spec
-from clipjax.analysis.frame import Content, drawn
-from clipjax.analysis.groups import group_of, groups, matches
-from clipjax.analysis.trends import Fit, effective_robustness, fit_points
-from clipjax.published import published_rows, read_numbers
-from clipjax.results import Row
+from clipjax.analysis.figures.figure_set import contents
+from clipjax.analysis.figures.frame import Content, drawn
+from clipjax.analysis.figures.spec import FitLine, load_spec
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.analysis.rows.groups import group_of, groups, matches
+from clipjax.analysis.trends.trends import Fit, effective_robustness, fit_points
+from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.store import Row
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 NEEDED = re.compile(r"imagenet_(val|v2:matched-frequency|sketch|r|a)|objectnet|mscoco|flickr30k")

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import statsmodels.api as sm
 
-from clipjax.analysis.regression import COARSE, K, Stop, least_squares, lines
+from clipjax.analysis.trends.regression import COARSE, K, Stop, least_squares, lines
 
 
 def models(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

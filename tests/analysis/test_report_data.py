@@ -30,16 +30,17 @@ from _rows import row
 from typer.testing import CliRunner
 
 from clipjax import cli
-from clipjax.analysis.cells import Column, Term, cells_of
-from clipjax.analysis.claims import check
-from clipjax.analysis.figure_spec import load_spec
-from clipjax.analysis.ledger import ledger
-from clipjax.analysis.report import Choices, page, report_data, write_report
+from clipjax.analysis.claims.claims import check
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.spec import load_spec
+from clipjax.analysis.figures.style import new_figure, save_figure
+from clipjax.analysis.report.page import page
 from clipjax.analysis.report.svg import inline
-from clipjax.analysis.style import new_figure, save_figure
+from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.errors import DataError, UsageError
-from clipjax.result_tables import model_name
-from clipjax.results import ResultStore
+from clipjax.results.store import ResultStore
+from clipjax.results.tables import model_name
 
 ROWS = report_rows()
 TERMS = (VAL, SKETCH, POSE, NLL, SHAPE)

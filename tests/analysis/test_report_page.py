@@ -13,16 +13,17 @@ from _browser import LOW_CONTRAST, NAMELESS, TOO_WIDE, chromium, opened
 from _report import HOSTILE, NLL, POSE, REFERENCE, SHAPE, SKETCH, VAL, report_rows
 from PIL import Image
 
-from clipjax.analysis.cells import Cell, Column, Term, cells_of
-from clipjax.analysis.groups import group_of, groups
-from clipjax.analysis.points import points
-from clipjax.analysis.report import Choices, page, report_data, write_report
+from clipjax.analysis.figures.style import new_figure, save_figure
+from clipjax.analysis.report.page import page
 from clipjax.analysis.report.svg import inline
-from clipjax.analysis.scales import transform
-from clipjax.analysis.style import new_figure, save_figure
-from clipjax.analysis.trends import fit_points
-from clipjax.result_tables import model_name
-from clipjax.results import Row
+from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.rows.cells import Cell, Column, Term, cells_of
+from clipjax.analysis.rows.groups import group_of, groups
+from clipjax.analysis.rows.points import points
+from clipjax.analysis.rows.scales import transform
+from clipjax.analysis.trends.trends import fit_points
+from clipjax.results.store import Row
+from clipjax.results.tables import model_name
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipjax.analysis.resampling import (
+from clipjax.analysis.trends.resampling import (
     FEWEST,
     METHOD,
     Estimate,

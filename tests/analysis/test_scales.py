@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from clipjax.analysis.scales import SCALES, UNKNOWN_N, inverse, transform
+from clipjax.analysis.rows.scales import SCALES, UNKNOWN_N, inverse, transform
 from clipjax.errors import DataError, UsageError
 
 

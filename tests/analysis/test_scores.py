@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from clipjax.analysis import scores
+from clipjax.analysis.figures.tasks import scores
 from clipjax.cli import app
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.heads import identity_head
-from clipjax.labels import LabelSpace
-from clipjax.results import images_table
-from clipjax.tasks import Inputs, calibration, ood
+from clipjax.heads.head import identity_head
+from clipjax.results.store import images_table
+from clipjax.tasks import calibration, ood
+from clipjax.tasks.task import Inputs
 
 K = 6
 SPACE = LabelSpace("planted", tuple("abcdef"), tuple("abcdef"))
@@ -141,7 +142,7 @@ def test_the_command_draws_a_run(runs, monkeypatch, tmp_path):
         def images(self, name):
             return images_table(runs[name].images)
 
-    monkeypatch.setattr("clipjax.results.ResultStore", Store)
+    monkeypatch.setattr("clipjax.results.store.ResultStore", Store)
     monkeypatch.chdir(tmp_path)
     for name, files in (("ood", "ood-far"), ("calibration", "calibration-near")):
         done = CliRunner().invoke(app, ["results", "plot", name])
@@ -154,5 +155,5 @@ def test_the_command_draws_a_run(runs, monkeypatch, tmp_path):
 
 
 def test_drawing_needs_no_jax():
-    code = "import sys, clipjax.analysis.scores; sys.exit('jax' in sys.modules)"
+    code = "import sys, clipjax.analysis.figures.tasks.scores; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

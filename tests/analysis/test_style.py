@@ -3,7 +3,7 @@
 import matplotlib
 import pytest
 
-from clipjax.analysis.style import RC, new_figure, save_figure
+from clipjax.analysis.figures.style import RC, new_figure, save_figure
 from clipjax.errors import DataError
 
 

@@ -11,11 +11,11 @@ import scipy.stats as typed_stats
 import statsmodels.api as typed_sm
 from _points import points_of, study
 
-from clipjax.analysis.points import coordinates
-from clipjax.analysis.regression import K
-from clipjax.analysis.resampling import FEWEST, METHOD, draw
-from clipjax.analysis.scales import UNKNOWN_N
-from clipjax.analysis.trends import effective_robustness, fit, fit_points, mean_robustness
+from clipjax.analysis.rows.points import coordinates
+from clipjax.analysis.rows.scales import UNKNOWN_N
+from clipjax.analysis.trends.regression import K
+from clipjax.analysis.trends.resampling import FEWEST, METHOD, draw
+from clipjax.analysis.trends.trends import effective_robustness, fit, fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, DataError, UsageError
 
 sm: Any = typed_sm  # their stubs do not know all that they have

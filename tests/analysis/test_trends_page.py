@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from clipjax.published import published_rows, read_numbers
-from clipjax.results import ResultStore
+from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.store import ResultStore
 
 PAGE = Path(__file__).parents[2] / "docs" / "trends.md"
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipjax.card import card_from_dict
+from clipjax.checkpoints.card import card_from_dict
 from clipjax.models.arch import arch_to_dict, load_arch
 from converters.foreign import read_foreign_card
 

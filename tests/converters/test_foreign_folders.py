@@ -11,7 +11,7 @@ import timm
 from timm.models._hub import save_for_hf
 
 import clipjax
-from clipjax import verify
+from clipjax.verification import verify
 from converters.golden import build_model, model_config
 from converters.golden.condition import condition
 

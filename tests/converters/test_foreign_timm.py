@@ -14,10 +14,10 @@ from _foreign import card, change, known, write
 from timm.models import get_pretrained_cfg
 from timm.models._hub import save_config_for_hf
 
-from clipjax.card import card_from_dict
+from clipjax.checkpoints.card import card_from_dict
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.reading import read_csv
+from clipjax.storage.reading import read_csv
 from converters.foreign import read_foreign_card
 from converters.nearest import plan_for
 

@@ -18,7 +18,7 @@ import torch
 from _checkpoints import FORMATS, save_safetensors, state_dict, target
 from safetensors.torch import load_file, save_file
 
-from clipjax.checkpoint import (
+from clipjax.checkpoints.native import (
     Origin,
     export_model,
     load_checkpoint,
@@ -27,8 +27,8 @@ from clipjax.checkpoint import (
     save_model,
     write_safetensors,
 )
-from clipjax.digests import sha256_json
 from clipjax.errors import DataError
+from clipjax.storage.digests import sha256_json
 from converters.engine import ConversionError, detect_table, flatten, plan_conversion
 from converters.sources import open_source
 
@@ -36,7 +36,7 @@ CARD = {"id": "tiny", "any": [1, None, "é"]}
 
 
 class Model:
-    """What checkpoint.py needs of `clipjax.model.Model`."""
+    """What checkpoint.py needs of `clipjax.checkpoints.model.Model`."""
 
     class card:
         weights = None
@@ -259,7 +259,7 @@ def test_a_write_past_the_limit_of_the_disk(saved: Path) -> None:
     code = """
 import resource, signal, sys
 import numpy as np
-from clipjax.checkpoint import save_checkpoint
+from clipjax.checkpoints.native import save_checkpoint
 from clipjax.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))

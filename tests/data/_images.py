@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from clipjax.data.manifest import Manifest, Progress
-from clipjax.data.preprocess import PixelRecipe
-from clipjax.digests import sha256_bytes
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.storage.digests import sha256_bytes
 
 SIDE = 4
 RECIPE = PixelRecipe(SIDE, SIDE, rgb="first")

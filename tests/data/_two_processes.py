@@ -15,9 +15,8 @@ import numpy as np
 from _images import RECIPE, memory_manifest, row_of
 from jax.experimental import multihost_utils
 
-from clipjax.data.loader import batches, process_rows
-from clipjax.errors import DataError
-from clipjax.sharding import (
+from clipjax.data.pixels.loader import batches, process_rows
+from clipjax.devices.sharding import (
     FSDP,
     assert_same_everywhere,
     barrier,
@@ -29,6 +28,7 @@ from clipjax.sharding import (
     shard_batch,
     shard_params,
 )
+from clipjax.errors import DataError
 
 PER_DEVICE = 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _images import RECIPE, memory_manifest
 
-from clipjax.data.loader import batches
+from clipjax.data.pixels.loader import batches
 
 
 def main() -> None:

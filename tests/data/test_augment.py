@@ -21,7 +21,8 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
-from clipjax.data.augment import (
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.augment import (
     Augmentation,
     Box,
     augmented_pixels,
@@ -29,9 +30,8 @@ from clipjax.data.augment import (
     image_generator,
     sample_box,
 )
-from clipjax.data.loader import batches, training_batches
-from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
+from clipjax.data.pixels.loader import batches, training_batches
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 
 MODES = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}

@@ -17,18 +17,18 @@ from _factors import write as write_factors
 from _images import RECIPE, png, write_images
 from etils import epath
 
-from clipjax.bucket_files import BucketFiles
-from clipjax.buckets import ATTEMPTS, BucketError, place
-from clipjax.collection import cards_below
 from clipjax.data.annotations import load_factors
 from clipjax.data.check import check_dataset
-from clipjax.data.karpathy import read_karpathy
-from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
-from clipjax.data.readers import read_tfds
+from clipjax.data.pixels.loader import batches
+from clipjax.data.readers.folders import read_tfds
+from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.errors import DataError
-from clipjax.subject import Request, load_asked
+from clipjax.evaluation.collection import cards_below
+from clipjax.evaluation.subject import Request, load_asked
+from clipjax.storage.bucket_files import BucketFiles
+from clipjax.storage.buckets import ATTEMPTS, BucketError, place
 from clipjax.tasks.imagenet_d import load_lists
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipjax.data.cards import read_card
 from clipjax.data.check import check_dataset
-from clipjax.labels import load_labels, load_projection
+from clipjax.data.labels import load_labels, load_projection
 
 CARD = 'name = "pets"\ntitle = "Pets"\nreader = "folder"\n'
 

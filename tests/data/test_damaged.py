@@ -21,14 +21,14 @@ from etils import epath
 
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import read_card
-from clipjax.data.karpathy import read_karpathy
-from clipjax.data.packed import FORMAT
-from clipjax.data.packed import read_record as read_record_of_packed
-from clipjax.data.readers import read_manifest_file
-from clipjax.data.vid_robust import read_vid_robust
+from clipjax.data.labels import load_labels, load_prompts
+from clipjax.data.readers.folders import read_manifest_file
+from clipjax.data.readers.karpathy import read_karpathy
+from clipjax.data.readers.packed import FORMAT
+from clipjax.data.readers.packed import read_record as read_record_of_packed
+from clipjax.data.readers.vid_robust import read_vid_robust
 from clipjax.errors import ClipjaxError
-from clipjax.labels import load_labels, load_prompts
-from clipjax.parity_record import empty_record, read_record
+from clipjax.models.parity_record import empty_record, read_record
 
 FRAMES = ["val/v/000001.JPEG", "val/v/000002.JPEG"]
 FACTOR = {"file_name": "a.JPEG", "class": 1, "pose": 1, "larger": 0}

@@ -13,10 +13,10 @@ from _embed_tools import TinyModel
 from _images import RECIPE, MemoryOpener, memory_manifest
 from PIL import Image
 
-from clipjax.data import decoders
-from clipjax.data.decoders import Decoders, choose, images_per_second
 from clipjax.data.manifest import Manifest
-from clipjax.embed import embed_images
+from clipjax.data.pixels import decoders
+from clipjax.data.pixels.decoders import Decoders, choose, images_per_second
+from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 
 N = 1200

@@ -15,14 +15,15 @@ import pytest
 from _images import RECIPE, png, row_of, write_images
 from etils import epath
 
-from clipjax.data import hf_parquet, limits
 from clipjax.data.check import check_dataset
-from clipjax.data.hf_parquet import read_hf_parquet
-from clipjax.data.loader import batches
-from clipjax.data.readers import read_folder
-from clipjax.data.shards import sharded_reader
+from clipjax.data.pixels import limits
+from clipjax.data.pixels.loader import batches
+from clipjax.data.readers import hf_parquet
+from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.hf_parquet import read_hf_parquet
+from clipjax.data.readers.shards import sharded_reader
 from clipjax.errors import DataError
-from clipjax.subject import Request, load_asked
+from clipjax.evaluation.subject import Request, load_asked
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 CLASSES = ["cat", "dog"]

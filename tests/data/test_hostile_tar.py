@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipjax.data.webdataset import walk_tar
+from clipjax.data.readers.webdataset import walk_tar
 from clipjax.errors import DataError
 
 

@@ -16,12 +16,12 @@ import PIL.Image
 import pytest
 from etils import epath
 
-from clipjax.data import limits
 from clipjax.data.check import check_dataset
-from clipjax.data.loader import batches
 from clipjax.data.manifest import FileOpener
-from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
-from clipjax.data.readers import read_flat
+from clipjax.data.pixels import limits
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
+from clipjax.data.readers.folders import read_flat
 from clipjax.errors import DataError
 
 HUGE = 50_000

@@ -11,11 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from clipjax.data import limits, loader
-from clipjax.data.limits import InFlight
-from clipjax.data.loader import batches
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.pixels import limits, loader
+from clipjax.data.pixels.limits import InFlight
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.preprocess import PixelRecipe
 
 
 def _image(side: int) -> PIL.Image.Image:

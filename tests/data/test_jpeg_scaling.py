@@ -13,10 +13,10 @@ from _images import MemoryOpener
 from PIL import Image
 
 import clipjax
-from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixel_store import PixelStore, in_words
-from clipjax.data.preprocess import PixelRecipe, Scale, open_image, open_scaled, to_pixels
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.pixel_store import PixelStore, in_words
+from clipjax.data.pixels.preprocess import PixelRecipe, Scale, open_image, open_scaled, to_pixels
 from clipjax.errors import DataError, UsageError
 
 FULL = PixelRecipe(56, 64, rgb="first")

@@ -21,10 +21,10 @@ import pytest
 from _images import RECIPE, memory_manifest, row_of, write_images
 from etils import epath
 
-from clipjax.data.loader import batches, pad_rows, process_rows, training_batches
-from clipjax.data.readers import read_flat, read_folder
+from clipjax.data.pixels.loader import batches, pad_rows, process_rows, training_batches
+from clipjax.data.readers.folders import read_flat, read_folder
+from clipjax.devices.sharding import batch_sharding, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
-from clipjax.sharding import batch_sharding, make_mesh, shard_batch
 
 COUNTS = (1, 7, 8, 9, 1000)
 

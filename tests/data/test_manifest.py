@@ -13,7 +13,7 @@ from _images import memory_manifest, png, write_images
 from etils import epath
 
 from clipjax.data.manifest import Manifest
-from clipjax.data.readers import read_folder
+from clipjax.data.readers.folders import read_folder
 from clipjax.errors import DataError, UsageError
 
 NAMES = ["cat/a.png", "cat/b.png", "dog/a.png"]
@@ -70,7 +70,7 @@ def test_a_second_run_reads_no_file(root, monkeypatch):
     def fail(*_):
         raise AssertionError("a file was read again")
 
-    monkeypatch.setattr("clipjax.digests.hashlib.file_digest", fail)
+    monkeypatch.setattr("clipjax.storage.digests.hashlib.file_digest", fail)
     assert read(root).digest == digest
     os.utime(root / "dog/a.png", ns=(1, 1))
     with pytest.raises(AssertionError, match="read again"):

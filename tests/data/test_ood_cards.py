@@ -8,9 +8,9 @@ from PIL import Image
 
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.check import check_dataset
-from clipjax.data.preprocess import PixelRecipe, open_image, to_pixels
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError
-from clipjax.tasks import find_task
+from clipjax.tasks.task import find_task
 
 CARDS = ("inaturalist", "sun", "places", "textures", "imagenet_o", "ninco")
 

@@ -25,16 +25,16 @@ from etils import epath
 from typer.testing import CliRunner
 
 from clipjax.cli import app
-from clipjax.data import limits
 from clipjax.data.cards import load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import PLAN, pack
-from clipjax.data.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
-from clipjax.data.readers import read_folder, read_manifest_file
-from clipjax.data.webdataset import read_webdataset
+from clipjax.data.pixels import limits
+from clipjax.data.readers.folders import read_folder, read_manifest_file
+from clipjax.data.readers.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
+from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError
-from clipjax.subject import Request, load_asked
+from clipjax.evaluation.subject import Request, load_asked
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 BOTH = pytest.mark.parametrize("kind", KINDS)

@@ -22,18 +22,19 @@ from _images import RECIPE, MemoryOpener, memory_manifest, write_images
 from etils import epath
 from PIL import Image
 
-from clipjax.data import loader, pixel_store
-from clipjax.data.loader import batches
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixel_store import PixelStore, in_words, pixel_key
-from clipjax.data.preprocess import PixelRecipe
-from clipjax.data.readers import read_flat
-from clipjax.embed import embed_images, forward
-from clipjax.embed.sets import default_shard
+from clipjax.data.pixels import loader, pixel_store
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.readers.folders import read_flat
+from clipjax.devices.sharding import make_mesh
+from clipjax.embeddings import forward
+from clipjax.embeddings.images import embed_images
+from clipjax.embeddings.sets import default_shard
 from clipjax.errors import DataError, UsageError
-from clipjax.files import LocalFiles
-from clipjax.sharding import make_mesh
-from clipjax.store import Entry, Store
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.store import Entry, Store
 
 N, ROWS, BATCH = 37, 4, 6  # images, rows a shard, images in a batch
 SHARDS = -(-N // ROWS)

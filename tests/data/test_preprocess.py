@@ -25,8 +25,8 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms import _functional_pil as F_pil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clipjax.data import preprocess
-from clipjax.data.preprocess import PixelRecipe, normalize, normalize_host, open_image, to_pixels
+from clipjax.data.pixels import preprocess
+from clipjax.data.pixels.preprocess import PixelRecipe, normalize, normalize_host, open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 
 Image = PIL.Image.Image
@@ -466,5 +466,5 @@ def test_an_image_too_thin_to_resize_is_named() -> None:
 
 
 def test_imports_without_torch():
-    code = "import sys, clipjax.data.preprocess; assert not {'torch', 'open_clip'} & set(sys.modules)"
+    code = "import sys, clipjax.data.pixels.preprocess; assert not {'torch', 'open_clip'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

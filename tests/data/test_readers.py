@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from _images import png, write_images
 from etils import epath
 
-from clipjax.data.readers import read_flat, read_folder, read_manifest_file, read_tfds
+from clipjax.data.readers.folders import read_flat, read_folder, read_manifest_file, read_tfds
 from clipjax.errors import DataError
 
 

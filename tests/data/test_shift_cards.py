@@ -9,11 +9,11 @@ import pytest
 from _images import png, write_images
 from PIL import Image
 
-from clipjax.card import Preprocess
+from clipjax.checkpoints.card import Preprocess
 from clipjax.data.cards import Dataset, dataset_names, load_dataset, read_card
-from clipjax.data.preprocess import PixelRecipe, to_pixels
+from clipjax.data.labels import load_labels, load_projection
+from clipjax.data.pixels.preprocess import PixelRecipe, to_pixels
 from clipjax.errors import DataError
-from clipjax.labels import load_labels, load_projection
 
 SYNSETS = load_labels("imagenet").ids
 CORRUPTIONS = ("fog_3d", "near_focus", "far_focus", "flash", "xy_motion_blur", "z_motion_blur")

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from _vocabularies import PIECES, small_rules, write_folders
 
-from clipjax.card import card_from_dict
+from clipjax.checkpoints.card import card_from_dict
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
 from clipjax.config import config_dir
-from clipjax.data import vocabularies
-from clipjax.data.tokenizers import load_tokenizer, tokenizer_spec
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.text import vocabularies
+from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import zeroshot_head
-from clipjax.labels import LabelSpace, PromptSet
-from clipjax.load import load_model
-from clipjax.model import Model
+from clipjax.heads.head import zeroshot_head
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from clipjax.tokenizer_files import find_tokenizer_files
 
 REAL = vocabularies.rules()
 SMALL = small_rules(REAL)

@@ -19,8 +19,8 @@ from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from open_clip.tokenizer import SimpleTokenizer
 from tokenizers.models import BPE
 
-from clipjax.data import tokenizers
-from clipjax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_spec
+from clipjax.data.text import tokenizers
+from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
 
 SPECIAL = "<start_of_text>|<end_of_text>|"
@@ -204,5 +204,6 @@ def test_damaged_merges_file_is_named(monkeypatch):
 
 
 def test_imports_without_torch():
-    code = "import sys, clipjax.data.tokenizers; assert not {'torch', 'open_clip', 'jax'} & set(sys.modules)"
+    unwanted = "{'torch', 'open_clip', 'jax'}"
+    code = f"import sys, clipjax.data.text.tokenizers; assert not {unwanted} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,8 +23,8 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer
 from tokenizers import normalizers
 from transformers import AutoTokenizer, SiglipTokenizer, T5Tokenizer
 
-from clipjax.data import tokenizers, vocabularies
-from clipjax.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_spec
+from clipjax.data.text import tokenizers, vocabularies
+from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
 
 REAL = vocabularies.rules()
@@ -424,7 +424,7 @@ for name in ("torch", "transformers", "sentencepiece", "open_clip", "jax"):
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from clipjax.data import vocabularies
-from clipjax.data.tokenizers import load_tokenizer, tokenizer_spec
+from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 import dataclasses
 own = vocabularies.rules()["siglip"]
 vocabularies.rules = lambda: {{"siglip": dataclasses.replace(own, vocab_size=1200)}}

@@ -11,10 +11,10 @@ import pytest
 from etils import epath
 
 from clipjax.data.check import check_dataset
-from clipjax.data.readers import read_flat, read_folder
-from clipjax.data.walk import list_folder
+from clipjax.data.readers.folders import read_flat, read_folder
+from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.subject import Request, load_asked
+from clipjax.evaluation.subject import Request, load_asked
 
 COUNT = 6  # images of each class
 

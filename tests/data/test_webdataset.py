@@ -20,14 +20,14 @@ import pytest
 from _images import RECIPE, png, row_of, write_images
 from etils import epath
 
-from clipjax.data import webdataset
 from clipjax.data.check import check_dataset
-from clipjax.data.loader import batches
-from clipjax.data.readers import read_folder
-from clipjax.data.shards import sharded_reader
-from clipjax.data.webdataset import read_webdataset
+from clipjax.data.pixels.loader import batches
+from clipjax.data.readers import webdataset
+from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.shards import sharded_reader
+from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
-from clipjax.subject import Request, load_asked
+from clipjax.evaluation.subject import Request, load_asked
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 

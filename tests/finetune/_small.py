@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import PIL.Image
 
-from clipjax.card import Source
-from clipjax.model import Model
+from clipjax.checkpoints.card import Source
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import Arch, load_arch, narrow_arch
 from clipjax.models.modified_resnet import ModifiedResNetConfig
 from clipjax.models.network import Network
-from clipjax.registry import model_card
 
 RGB = {"blue": (40, 40, 220), "green": (30, 200, 40), "red": (220, 30, 30), "white": (235, 235, 235)}
 SIDE = 20

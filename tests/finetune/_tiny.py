@@ -18,18 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from clipjax.data.labels import LabelSpace
 from clipjax.data.manifest import Manifest, Progress
-from clipjax.digests import sha256_bytes
-from clipjax.finetune.data import feature_batches
-from clipjax.finetune.losses import accuracy, cross_entropy, head_logits
+from clipjax.devices.sharding import DP, Rules, make_mesh
+from clipjax.finetune.data.batches import feature_batches
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Outcome, Problem, Settings, Setup
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import Aux
-from clipjax.finetune.trees import Params
-from clipjax.labels import LabelSpace
-from clipjax.sharding import DP, Rules, make_mesh
+from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.step import Aux
+from clipjax.finetune.training.trees import Params
+from clipjax.storage.digests import sha256_bytes
 
 IMAGES, WIDTH, CLASSES = 40, 16, 4
 RECIPE = Recipe(

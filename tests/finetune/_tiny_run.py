@@ -19,8 +19,8 @@ import jax
 # The repository root stands in for the tests' own path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from clipjax import signals
-from clipjax.processes import follow_notice
+from clipjax.devices import signals
+from clipjax.devices.processes import follow_notice
 
 
 def main() -> None:
@@ -45,10 +45,10 @@ def main() -> None:
 
     import numpy as np
 
-    from clipjax.buckets import place
-    from clipjax.finetune.training import train
-    from clipjax.finetune.trees import flatten
-    from clipjax.sharding import DP, FSDP
+    from clipjax.devices.sharding import DP, FSDP
+    from clipjax.finetune.training.solve import train
+    from clipjax.finetune.training.trees import flatten
+    from clipjax.storage.buckets import place
     from tests._bucket import SharedBucket
     from tests.finetune._tiny import RECIPE, tiny_loss, tiny_problem, tiny_setup, watched
 

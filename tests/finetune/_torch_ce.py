@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from clipjax.data.preprocess import normalize_host
-from clipjax.finetune.optimizer import Optimizer
+from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.finetune.training.optimizer import Optimizer
 
 
 class ImageClassifier(nn.Module):

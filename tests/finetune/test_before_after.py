@@ -13,13 +13,13 @@ import pytest
 from _colours import ColourModel
 from _small import RGB, write_colours
 
-from clipjax.compare import compare_runs
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.compare import compare_runs
 from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, left_out, refuse_leaks
 from clipjax.finetune.run import Data, splits
 from clipjax.finetune.suites import Metric, Suite, load_suite
-from clipjax.results import ResultStore
+from clipjax.results.store import ResultStore
 
 SUITE = """
 title = "Colours"

@@ -20,18 +20,18 @@ from _bucket import URL, FakeBucket
 from _small import small_model, write_colours
 
 import clipjax
-from clipjax.buckets import ATTEMPTS, place
 from clipjax.data.cards import load_dataset
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, Interrupted
-from clipjax.finetune.logs import read_metrics
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.run import Data, finetune
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import Params, flatten
-from clipjax.sharding import make_mesh
-from clipjax.store import Store
-from clipjax.uploaded import working_copy
+from clipjax.finetune.training.logs import read_metrics
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.trees import Params, flatten
+from clipjax.storage.buckets import ATTEMPTS, place
+from clipjax.storage.publishing import working_copy
+from clipjax.storage.store import Store
 from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import PixelRecipe
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.devices.sharding import FSDP, make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.contrastive import Recipe, bound_logit_scale, contrastive_loss, train
-from clipjax.finetune.point_files import SIZES
+from clipjax.finetune.training.point_files import SIZES
 from clipjax.models.network import Network
-from clipjax.sharding import FSDP, make_mesh
 from tests.finetune.conftest import tokenize
 
 RECIPE = Recipe(steps=6, warmup=2, batch_size=16, learning_rate=1e-2, weight_decay=0.1, clip_norm=1.0)
@@ -99,7 +99,7 @@ def whole(network: Network, manifest: Manifest) -> Any:
 
 def stopped(network: Network, manifest: Manifest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that dies in step 5, after the checkpoints of steps 2 and 4."""
-    from clipjax.finetune import loop
+    from clipjax.finetune.training import loop
 
     real, calls = loop.shard_batch, []
 

@@ -10,23 +10,23 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.adapters.coop import CoOp
-from clipjax.data.augment import Augmentation
-from clipjax.data.preprocess import normalize
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace
+from clipjax.data.pixels.augment import Augmentation
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Problem, Settings, Setup
 from clipjax.finetune.methods import coop
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import split
-from clipjax.labels import LabelSpace
-from clipjax.model import Model
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.step import init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import split
+from clipjax.heads.adapters.coop import CoOp
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
-from clipjax.sharding import DP, make_mesh, shard_batch
 from tests.data._images import memory_manifest
 
 pytest.importorskip("open_clip")

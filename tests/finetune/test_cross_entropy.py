@@ -23,25 +23,25 @@ import reference
 from _narrow import narrow_pair
 
 import clipjax
-from clipjax import heads
-from clipjax.data.augment import Augmentation
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import normalize_host
-from clipjax.finetune import data
-from clipjax.finetune.losses import cross_entropy as cross_entropy_of
+from clipjax.data.pixels.augment import Augmentation
+from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
+from clipjax.finetune.data import batches as data
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Problem, Settings, Setup
 from clipjax.finetune.methods import cross_entropy
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.outcome import classifier_card
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import Params, flatten, is_statistic, merge, split
+from clipjax.finetune.training.losses import cross_entropy as cross_entropy_of
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.step import init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import Params, flatten, is_statistic, merge, split
 from clipjax.finetune.wise_ft import interpolate, zero_shot_classifier
-from clipjax.labels import LabelSpace, load_labels, load_prompts
-from clipjax.model import Model
-from clipjax.sharding import DP, make_mesh, shard_batch
+from clipjax.heads import head as heads
 from tests.finetune import _torch_ce
 
 STEPS, WARMUP, BATCH, IMAGES, CLASSES = 20, 3, 16, 48, 8

@@ -14,16 +14,24 @@ import optax
 import pytest
 from jax import Array
 
-from clipjax.data.preprocess import normalize
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.sharding import DP, FSDP, Rules, make_mesh, put, shard_batch
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
-from clipjax.finetune.losses import accuracy, cross_entropy, head_logits
-from clipjax.finetune.optimizer import make_optimizer
-from clipjax.finetune.step import Aux, Loss, TrainState, fetch, init_state, make_step, state_shardings
-from clipjax.finetune.trees import Params, flatten, nest, split
+from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits
+from clipjax.finetune.training.optimizer import make_optimizer
+from clipjax.finetune.training.step import (
+    Aux,
+    Loss,
+    TrainState,
+    fetch,
+    init_state,
+    make_step,
+    state_shardings,
+)
+from clipjax.finetune.training.trees import Params, flatten, nest, split
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.training import Training
-from clipjax.sharding import DP, FSDP, Rules, make_mesh, put, shard_batch
 from tests.finetune.conftest import batch
 
 B1 = 0.9

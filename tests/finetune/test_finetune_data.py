@@ -16,23 +16,23 @@ import pytest
 from tensorflow_datasets import core as tfds_core
 from tensorflow_datasets import features as tfds_features
 
-from clipjax.card import Preprocess
-from clipjax.data.augment import Augmentation, augmented_pixels, image_generator
+from clipjax.checkpoints.card import Preprocess
+from clipjax.checkpoints.model import unit_norm
 from clipjax.data.cards import load_dataset, read_card
-from clipjax.data.decoders import Decoders
+from clipjax.data.labels import load_labels
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import open_image, to_pixels
+from clipjax.data.pixels.augment import Augmentation, augmented_pixels, image_generator
+from clipjax.data.pixels.decoders import Decoders
+from clipjax.data.pixels.preprocess import open_image, to_pixels
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import data
-from clipjax.finetune.data import feature_batches, image_batches, split_features, view_batches
+from clipjax.finetune.data import batches as data
+from clipjax.finetune.data.batches import feature_batches, image_batches, split_features, view_batches
+from clipjax.finetune.data.splits import TrainSplit, train_split
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.recipe import recipe_from_dict
-from clipjax.finetune.splits import TrainSplit, train_split
-from clipjax.labels import load_labels
-from clipjax.model import unit_norm
 from clipjax.models.network import Network
-from clipjax.sharding import make_mesh
-from clipjax.store import Store
+from clipjax.storage.store import Store
 
 VIEW = {"scale": [0.5, 1.0], "flip": 0.5}
 BATCH = 8

@@ -17,24 +17,24 @@ import optax
 import PIL.Image
 import pytest
 
-from clipjax.checkpoint import export_model
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.native import export_model
+from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.preprocess import normalize_host
+from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, contrastive_loss
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.methods.flyp import METHOD, caption_ids, collisions, flyp_loss
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import flatten, merge, split
-from clipjax.labels import LabelSpace, PromptSet, load_prompts
-from clipjax.load import load_model
-from clipjax.model import Model
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.step import init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import flatten, merge, split
 from clipjax.models.arch import load_arch
-from clipjax.sharding import DP, make_mesh, shard_batch
 from converters.engine import export
 from converters.table import load_table
 

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipjax.data.labels import load_labels
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.errors import DataError
 from clipjax.finetune import run
-from clipjax.finetune.data import feature_batches
+from clipjax.finetune.data.batches import feature_batches
+from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.identity import identity
 from clipjax.finetune.method import Setup
-from clipjax.finetune.shots import draw_shots, read_shots, write_shots
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import flatten
-from clipjax.labels import load_labels
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.trees import flatten
 from tests.finetune._tiny import RECIPE, features, tiny_problem, tiny_setup
 
 CLASSES, EACH = 4, 4

@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 from _narrow import narrow_pair
 
-from clipjax import heads
-from clipjax.data.augment import Augmentation
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.augment import Augmentation
+from clipjax.devices.sharding import make_mesh, shard_batch
 from clipjax.errors import UsageError
-from clipjax.finetune import data, wise_ft
+from clipjax.finetune import wise_ft
+from clipjax.finetune.data import batches as data
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.linear_head import has_classes, initial_head
 from clipjax.finetune.method import Settings, Setup, find_method
 from clipjax.finetune.methods import linear_probe, lp_ft
-from clipjax.finetune.optimizer import Optimizer, Schedule
 from clipjax.finetune.outcome import classifier_card
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.training import train
-from clipjax.labels import LabelSpace, load_labels, load_prompts
-from clipjax.model import Model
-from clipjax.sharding import make_mesh, shard_batch
+from clipjax.finetune.training.optimizer import Optimizer, Schedule
+from clipjax.finetune.training.solve import train
+from clipjax.heads import head as heads
 from tests.finetune._torch_ce import cosine_lr
 
 RECIPE = Recipe(

@@ -21,13 +21,13 @@ import pytest
 from jax import Array
 
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import checkpoints
-from clipjax.finetune.logs import Logs, read_metrics
+from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.method import Problem, Setup
-from clipjax.finetune.optimizer import Optimizer
-from clipjax.finetune.splits import ValidationSplit
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import Params
+from clipjax.finetune.training import resume as checkpoints
+from clipjax.finetune.training.logs import Logs, read_metrics
+from clipjax.finetune.training.optimizer import Optimizer
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.trees import Params
 from tests.finetune._tiny import (
     IMAGES,
     RECIPE,
@@ -130,7 +130,7 @@ def scalars(file: Path) -> dict[tuple[str, int], float]:
 
 
 def with_features(setup: Setup, values: np.ndarray) -> Problem:
-    from clipjax.finetune.data import feature_batches
+    from clipjax.finetune.data.batches import feature_batches
 
     return tiny_problem(setup, batches=lambda: feature_batches(setup, values))
 

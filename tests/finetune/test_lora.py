@@ -14,26 +14,26 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
+from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.preprocess import normalize_host
+from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import low_rank, run
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.methods import lora
 from clipjax.finetune.methods.flyp import caption_ids
 from clipjax.finetune.methods.lora import FILE, METHOD
-from clipjax.finetune.optimizer import Optimizer
 from clipjax.finetune.outcome import also_chosen
 from clipjax.finetune.recipe import Recipe
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.training import Trained, train
-from clipjax.finetune.trees import Params, flatten, nest, split
-from clipjax.labels import LabelSpace, load_labels, load_prompts
-from clipjax.model import Model
+from clipjax.finetune.training.optimizer import Optimizer
+from clipjax.finetune.training.solve import Trained, train
+from clipjax.finetune.training.trees import Params, flatten, nest, split
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
-from clipjax.sharding import make_mesh
 
 pytest.importorskip("open_clip")
 

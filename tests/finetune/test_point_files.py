@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clipjax.finetune.point_files import SIZES, damage, has_digests, write_contents
+from clipjax.finetune.training.point_files import SIZES, damage, has_digests, write_contents
 
 
 @pytest.fixture

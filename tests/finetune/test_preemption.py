@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from clipjax.errors import Interrupted
-from clipjax.finetune.logs import read_metrics
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import flatten
+from clipjax.finetune.training.logs import read_metrics
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.trees import flatten
 from tests.finetune._processes import start, wait_for_batch
 from tests.finetune._tiny import RECIPE, same_bits, tiny_loss, tiny_problem, tiny_setup, watched
 

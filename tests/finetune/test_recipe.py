@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from clipjax.checkpoints.registry import model_ids
 from clipjax.config import config_dir
+from clipjax.data.labels import load_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import all_methods, find_method
 from clipjax.finetune.recipe import Recipe, default_recipe, load_recipe, recipe_names
 from clipjax.finetune.suites import load_suite
-from clipjax.labels import load_prompts
-from clipjax.registry import model_ids
 
 IMAGENET = 1_281_167
 MINIMAL = {"title": '"T"', "method": '"flyp"', "batch_size": "4", "epochs": "1"}

@@ -17,14 +17,14 @@ from _compile import unoptimised
 from _small import small_model, write_colours
 
 import clipjax
+from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
+from clipjax.devices.sharding import make_mesh
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
 from clipjax.finetune.run import Data, finetune
-from clipjax.finetune.trees import flatten, is_statistic
-from clipjax.model import Model
-from clipjax.sharding import make_mesh
-from clipjax.store import Store
+from clipjax.finetune.training.trees import flatten, is_statistic
+from clipjax.storage.store import Store
 
 REFERENCE = [name for name in recipe_names() if not name.startswith("demo_")]
 VIT, RESNET = "vit_b_32-openai", "rn50-openai"

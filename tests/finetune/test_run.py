@@ -17,18 +17,18 @@ from _small import RGB, small_model, write_colours
 from _tiny import same_bits
 
 import clipjax
-from clipjax.collection import cards_below
+from clipjax.checkpoints.model import Model
 from clipjax.data.cards import Dataset, load_dataset
+from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.collection import cards_below
 from clipjax.finetune import run as runs
+from clipjax.finetune.data.shots import draw_shots, read_shots, write_shots
+from clipjax.finetune.data.splits import TrainSplit, refuse_overlap
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, recipe_from_dict
 from clipjax.finetune.run import Data, Run, finetune, splits
-from clipjax.finetune.shots import draw_shots, read_shots, write_shots
-from clipjax.finetune.splits import TrainSplit, refuse_overlap
-from clipjax.model import Model
-from clipjax.sharding import make_mesh
-from clipjax.store import Store
+from clipjax.storage.store import Store
 
 PROBE: dict[str, Any] = {
     "title": "Probe",

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.finetune.optimizer import Schedule
+from clipjax.finetune.training.optimizer import Schedule
 
 
 @pytest.mark.parametrize("per_epoch", [3, 41, 47, 55, 61, 82, 83, 97])

@@ -11,12 +11,12 @@ import PIL.Image
 import pytest
 
 from clipjax.data.cards import Dataset, dataset_names, load_dataset, read_card
+from clipjax.data.labels import LabelSpace
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune import splits
-from clipjax.finetune.search import validation_split
-from clipjax.finetune.shots import draw_shots, hold_out, read_shots, write_shots
-from clipjax.finetune.splits import (
+from clipjax.finetune.data import splits
+from clipjax.finetune.data.shots import draw_shots, hold_out, read_shots, write_shots
+from clipjax.finetune.data.splits import (
     TestSplit,
     TrainSplit,
     ValidationSplit,
@@ -25,7 +25,7 @@ from clipjax.finetune.splits import (
     train_split,
     validation_split_of,
 )
-from clipjax.labels import LabelSpace
+from clipjax.finetune.search import validation_split
 
 CLASSES = ("cat", "dog", "newt")
 COUNTS = {"cat": 9, "dog": 20, "newt": 13}

@@ -12,24 +12,24 @@ import numpy as np
 import optax
 import pytest
 
-from clipjax.adapters.tip_adapter import TipAdapter
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
-from clipjax.data.preprocess import normalize_host
+from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
-from clipjax.finetune.data import image_batches, view_batches
+from clipjax.finetune.data.batches import image_batches, view_batches
+from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.methods import tip_adapter, tip_adapter_f
 from clipjax.finetune.recipe import recipe_from_dict
-from clipjax.finetune.splits import TrainSplit, ValidationSplit
-from clipjax.finetune.step import init_state, make_step, state_shardings
-from clipjax.finetune.training import train
-from clipjax.finetune.trees import split
-from clipjax.heads import logits
-from clipjax.labels import LabelSpace, load_labels, load_prompts
-from clipjax.load import load_model
-from clipjax.model import Model
-from clipjax.sharding import DP, make_mesh, shard_batch
-from clipjax.store import Store
+from clipjax.finetune.training.solve import train
+from clipjax.finetune.training.step import init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import split
+from clipjax.heads.adapters.tip_adapter import TipAdapter
+from clipjax.heads.head import logits
+from clipjax.storage.store import Store
 
 pytest.importorskip("open_clip")
 

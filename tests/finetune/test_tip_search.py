@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.errors import DataError, UsageError
+from clipjax.finetune.data.splits import Split, TestSplit, TrainSplit, ValidationSplit
 from clipjax.finetune.methods import tip_adapter, tip_adapter_f
 from clipjax.finetune.methods.tip_adapter import Grid, grid_of, search
 from clipjax.finetune.recipe import load_recipe, recipe_from_dict, recipe_names
-from clipjax.finetune.splits import Split, TestSplit, TrainSplit, ValidationSplit
-from clipjax.heads import Head, logits
-from clipjax.labels import LabelSpace, load_prompts
+from clipjax.heads.head import Head, logits
 from tests.finetune._tiny import tiny_setup
 
 CLASSES, SHOTS, IMAGES, DIM = 6, 3, 120, 16

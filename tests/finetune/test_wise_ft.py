@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from _narrow import narrow_pair
 
-from clipjax import heads
-from clipjax.adapters import Adapter
-from clipjax.card import Weights
+from clipjax.checkpoints.card import Weights
+from clipjax.checkpoints.load import load_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
+from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
-from clipjax.embed import embed_images
+from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune import wise_ft
-from clipjax.finetune.splits import TestSplit, TrainSplit, ValidationSplit
-from clipjax.finetune.trees import flatten, is_statistic, nest
-from clipjax.labels import LabelSpace, PromptSet
-from clipjax.load import load_model
-from clipjax.model import Model
+from clipjax.finetune.data.splits import TestSplit, TrainSplit, ValidationSplit
+from clipjax.finetune.training.trees import flatten, is_statistic, nest
+from clipjax.heads import head as heads
+from clipjax.heads.adapters.base import Adapter
 from clipjax.models.arch import narrow_arch
 from clipjax.models.network import Network
-from clipjax.registry import model_card
 
 # Two classes of one name: their logits are equal to the bit, too.
 SPACE = LabelSpace("things", ("dog", "van", "crane", "hat", "crane"), ("n1", "n2", "n3", "n4", "n5"))

@@ -139,7 +139,7 @@ def _index(folder: Path) -> None:
 
 
 def foreign(folder: Path) -> Any:
-    from clipjax.card import card_from_dict
+    from clipjax.checkpoints.card import card_from_dict
     from converters.foreign import read_foreign_card
 
     if (record := read_foreign_card(folder)) is None:
@@ -189,15 +189,15 @@ def _timm(folder: Path) -> None:
 
 
 def own_checkpoint(folder: Path) -> Any:
-    from clipjax.checkpoint import load_checkpoint
+    from clipjax.checkpoints.native import load_checkpoint
 
     found = load_checkpoint(folder, {"a": {"weight": np.empty((4, 3)), "bias": np.empty(4)}}, verify=True)
     return plain([dict(found.plan.leaves(np.float32)), found.carried])
 
 
 def own_card(folder: Path) -> Any:
-    from clipjax.card import card_from_dict
-    from clipjax.checkpoint import read_card_record
+    from clipjax.checkpoints.card import card_from_dict
+    from clipjax.checkpoints.native import read_card_record
 
     record = read_card_record(folder)
     own_checkpoint(folder)
@@ -206,8 +206,8 @@ def own_card(folder: Path) -> Any:
 
 
 def _own(folder: Path) -> None:
-    from clipjax.checkpoint import save_checkpoint
-    from clipjax.registry import model_card
+    from clipjax.checkpoints.native import save_checkpoint
+    from clipjax.checkpoints.registry import model_card
 
     leaves = {name.replace(".", "/"): array for name, array in arrays().items()}
     card = model_card("vit_b_32-openai").to_dict()
@@ -222,7 +222,7 @@ IDS = ["a.png", "b.png", "c.png"]
 
 
 def stored(folder: Path) -> Any:
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     entry = Store(folder).entry(KEY, ids=IDS, rows_per_shard=2, per_device_batch=2)
     loaded = [entry.load_shard(k) for k in range(entry.shards)]
@@ -232,13 +232,13 @@ def stored(folder: Path) -> Any:
 
 
 def store_record(folder: Path) -> Any:
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     return plain([[vars(info) for info in Store(folder).ls()], vars(Store(folder).find(KEY) or 0)])
 
 
 def _stored(folder: Path) -> None:
-    from clipjax.store import Store
+    from clipjax.storage.store import Store
 
     entry = Store(folder).entry(KEY, ids=IDS, rows_per_shard=2, per_device_batch=2, about={"model": "m"})
     for k in range(entry.shards):
@@ -247,7 +247,7 @@ def _stored(folder: Path) -> None:
 
 
 def _key_hash() -> str:
-    from clipjax.store import key_hash
+    from clipjax.storage.store import key_hash
 
     return key_hash(KEY)
 
@@ -258,7 +258,7 @@ subject(f"{_key_hash()}/key.json", "text", store_record, name="store: key.json")
 
 
 def rows(folder: Path) -> Any:
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
 
     store = ResultStore(folder)
     if not (ids := store.run_ids()):
@@ -272,7 +272,7 @@ RUN = "20260101T000000.000000Z-00000000"
 def _rows(folder: Path) -> None:
     from _rows import row
 
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
 
     several = [row(RUN, metric=name, value=value) for name, value in (("top1", 0.5), ("top5", 0.75))]
     ResultStore(folder).add(several, {"id": IDS, "label": [0, 1, 0], "prediction": [0, 1, 1]})
@@ -314,7 +314,7 @@ def suite(folder: Path) -> Any:
 
 
 def figure(folder: Path) -> Any:
-    from clipjax.analysis.figure_spec import load_spec
+    from clipjax.analysis.figures.spec import load_spec
 
     return str(load_spec(folder / "w.toml"))
 
@@ -326,7 +326,7 @@ def recipe(folder: Path) -> Any:
 
 
 def scheme(folder: Path) -> Any:
-    from clipjax.analysis.groups import groups, schemes
+    from clipjax.analysis.rows.groups import groups, schemes
 
     groups.cache_clear()
     return [[str(group) for group in groups(name, folder / "w.toml")] for name in schemes(folder / "w.toml")]
@@ -392,7 +392,7 @@ def opened(value: Any) -> Any:
 
 
 def captions(folder: Path) -> Any:
-    from clipjax.data.karpathy import read_karpathy
+    from clipjax.data.readers.karpathy import read_karpathy
 
     return manifest(read_karpathy(epath.Path(folder), file="w.json"))
 
@@ -414,7 +414,7 @@ def _coco(folder: Path) -> None:
 
 
 def vid(folder: Path) -> Any:
-    from clipjax.data.vid_robust import read_vid_robust
+    from clipjax.data.readers.vid_robust import read_vid_robust
 
     return manifest(read_vid_robust(epath.Path(folder), ["a", "b", "c"]))
 
@@ -435,7 +435,7 @@ subject("metadata/pmsets.json", "text", vid, name="Vid-Robust: pmsets.json")(_vi
 
 def listed(file: str) -> Read:
     def read(folder: Path) -> Any:
-        from clipjax.data.readers import read_manifest_file
+        from clipjax.data.readers.folders import read_manifest_file
 
         return manifest(read_manifest_file(epath.Path(folder), file=file))
 
@@ -457,7 +457,7 @@ def _jsonl(folder: Path) -> None:
 
 
 def labels(folder: Path) -> Any:
-    from clipjax.labels import load_labels
+    from clipjax.data.labels import load_labels
 
     return str(load_labels(folder / "w.csv"))
 
@@ -468,7 +468,7 @@ def _labels(folder: Path) -> None:
 
 
 def prompts(folder: Path) -> Any:
-    from clipjax.labels import load_prompts
+    from clipjax.data.labels import load_prompts
 
     return str(load_prompts(folder / "w.json"))
 
@@ -483,7 +483,7 @@ def _prompts(folder: Path) -> None:
 
 def predictions(task: str, file: str, **options: str) -> Read:
     def read(folder: Path) -> Any:
-        from clipjax.predictions import evaluate_predictions
+        from clipjax.evaluation.predictions.run import evaluate_predictions
 
         beside = {name: folder / value for name, value in options.items()}
         result = evaluate_predictions(task, folder / file, resamples=100, **beside)  # type: ignore[arg-type]
@@ -542,7 +542,7 @@ def picture(format: str, **options: Any) -> bytes:
 
 
 def decoded(folder: Path) -> Any:
-    from clipjax.data.preprocess import open_image
+    from clipjax.data.pixels.preprocess import open_image
 
     return open_image(folder / "w").convert("RGB").tobytes()
 
@@ -558,7 +558,7 @@ register_images()
 
 
 def webdataset(folder: Path) -> Any:
-    from clipjax.data.webdataset import read_webdataset
+    from clipjax.data.readers.webdataset import read_webdataset
 
     return opened(read_webdataset(epath.Path(folder / "w.tar")))
 
@@ -574,7 +574,7 @@ def _webdataset(folder: Path) -> None:
 
 
 def packed(folder: Path) -> Any:
-    from clipjax.data.packed import read_packed
+    from clipjax.data.readers.packed import read_packed
 
     found = read_packed(folder)
     found.opener.content_digests()  # as an evaluation begins
@@ -583,7 +583,7 @@ def packed(folder: Path) -> Any:
 
 def _packed(folder: Path) -> None:
     from clipjax.data.pack import pack
-    from clipjax.data.readers import read_manifest_file
+    from clipjax.data.readers.folders import read_manifest_file
 
     with tempfile.TemporaryDirectory() as source, contextlib.chdir(source):
         _csv(Path(source))
@@ -595,7 +595,7 @@ subject("manifest.json", "text", packed, name="packed: manifest.json", digest=Tr
 
 
 def parquet(folder: Path) -> Any:
-    from clipjax.data.hf_parquet import read_hf_parquet
+    from clipjax.data.readers.hf_parquet import read_hf_parquet
 
     return opened(read_hf_parquet(epath.Path(folder / "w.parquet")))
 
@@ -616,7 +616,7 @@ def vocabulary(tokenizer: str, *files: str) -> Read:
     def read(folder: Path) -> Any:
         from _vocabularies import small_rules
 
-        from clipjax.data import vocabularies
+        from clipjax.data.text import vocabularies
 
         own = small_rules(vocabularies.rules())[tokenizer]
         encode = vocabularies.read_vocabulary(own, [folder / file for file in files])

@@ -14,7 +14,7 @@ from torch import nn
 
 from clipjax.models.arch import Arch, family_of, load_arch
 from clipjax.models.network import Network, Precision
-from clipjax.verify import random_ids
+from clipjax.verification.verify import random_ids
 
 TOLERANCE = 2e-6  # relative to the largest feature
 

@@ -1,4 +1,6 @@
-"""ConvNeXt's record, layers and stages on their own; tests/test_parity_convnext.py has the numbers."""
+"""ConvNeXt's record, layers and stages on their own; tests/verification/test_parity_convnext.py has the
+numbers.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model
-from converters.golden.condition import condition, images
+from converters.golden.condition import condition
+from converters.golden.weights import images
 
 torch.set_num_threads(1)  # on a shared machine more of them wait for each other
 

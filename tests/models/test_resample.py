@@ -21,14 +21,14 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 import clipjax
-from clipjax.card import Preprocess, Resized, card_from_dict
+from clipjax.checkpoints.card import Preprocess, Resized, card_from_dict
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.resize import resize_model, resized_preprocess
 from clipjax.errors import UsageError
-from clipjax.model import Model
 from clipjax.models.arch import Arch, arch_to_dict, family_of, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.resample import RULES, antialiased, bicubic, resample_table, resized_arch
-from clipjax.registry import model_card
-from clipjax.resize import resize_model, resized_preprocess
 from converters.golden import build_model
 from converters.golden.condition import condition
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from _parity import Case, Tensor, case_of, source_of
 
-from clipjax.finetune.trees import flatten, is_statistic, merge
+from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
+from clipjax.finetune.training.trees import flatten, is_statistic, merge
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.training import Training
-from clipjax.sharding import batch_sharding, make_mesh, replicated
 from converters.engine import convert, detect_table
 from converters.golden import build_model
-from converters.golden.condition import images
+from converters.golden.weights import images
 
 RATE = 1e-5  # of plain gradient descent; gradients are some hundreds
 SIZE, BATCH = 64, 8

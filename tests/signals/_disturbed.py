@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipjax import signals
+from clipjax.devices import signals
 from tests.signals._forks import Forks
 from tests.signals._kinds import KINDS, Whole
 from tests.signals._runs import SLACK, Command, Ending, disturb, kill

@@ -142,7 +142,7 @@ def kill(command: Command, rng: random.Random, seconds: float) -> None:
 
 def rows_of(results: Path) -> dict[tuple[str, ...], Any]:
     """Each row of the results, but for who made it; a run that is there twice has the same rows twice."""
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
     from tests.sweep._sweep_world import _MAKER
 
     found: dict[tuple[str, ...], Any] = {}

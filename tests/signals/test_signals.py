@@ -1,4 +1,6 @@
-"""`clipjax.signals.run` with small programs: the end comes for certain, with its code and one sentence."""
+"""`clipjax.devices.signals.run` with small programs: the end comes for certain, with its code and one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clipjax import signals
+from clipjax.devices import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 1.0  # of the programs below

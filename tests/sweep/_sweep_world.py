@@ -87,9 +87,9 @@ def _noise(path: Path, seed: int) -> None:
 def _write_model(folder: Path, side: int, seed: int) -> None:
     import jax
 
-    from clipjax.card import Card, Preprocess, Source
-    from clipjax.data.tokenizers import tokenizer_spec
-    from clipjax.model import Model
+    from clipjax.checkpoints.card import Card, Preprocess, Source
+    from clipjax.checkpoints.model import Model
+    from clipjax.data.text.tokenizers import tokenizer_spec
     from clipjax.models.arch import load_arch
 
     small: Any = load_arch("demo_small")
@@ -194,7 +194,7 @@ _MAKER = ("run_id", "wall_time", "device", "xla_flags", "git_revision", "compile
 
 def rows_of(out: Path) -> dict[tuple[str, ...], tuple[Any, Any]]:
     """Each row of the results, but for who made it, with the per-image table of its run."""
-    from clipjax.results import ResultStore
+    from clipjax.results.store import ResultStore
 
     store, found = ResultStore(out / "results"), {}
     for run in store.run_ids():
@@ -208,9 +208,10 @@ def rows_of(out: Path) -> dict[tuple[str, ...], tuple[Any, Any]]:
 
 def main() -> None:
     """`clipjax`, with a log of what it computes."""
-    from clipjax import evaluation, run_result
-    from clipjax.embed import stream
-    from clipjax.embed.forward import Forward
+    from clipjax.embeddings import stream
+    from clipjax.embeddings.forward import Forward
+    from clipjax.evaluation import rows as run_result
+    from clipjax.evaluation import run as evaluation
 
     file = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     made, finish = stream.image_forward, evaluation.finish

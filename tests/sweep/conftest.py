@@ -18,7 +18,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def done(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, int]:
     """A whole sweep: its folder, what it said, and how many images it decoded."""
-    from clipjax.data import loader
+    from clipjax.data.pixels import loader
 
     out, decoded, to_pixels = tmp_path_factory.mktemp("done"), [], loader.to_pixels
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from clipjax.checkpoints.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
-from clipjax.reading import read_toml
-from clipjax.registry_rows import registry
+from clipjax.storage.reading import read_toml
 from clipjax.sweep.suite import load_suite, select, suite_names
 
 GOOD = """

@@ -15,7 +15,7 @@ from _sweep_world import EMBEDDED, IMAGES, RUNS, rows_of, sweep
 from typer.testing import Result
 
 from clipjax.errors import DataError, UsageError
-from clipjax.results import ResultStore
+from clipjax.results.store import ResultStore
 from clipjax.sweep import cost
 from clipjax.sweep.plan import SweepPlan, connected, make_plan
 from clipjax.sweep.shards import cost_of, cut, read_shard
@@ -291,7 +291,7 @@ def test_a_full_disk_is_said_once(
 
     if full == "results":
         shutil.copytree(done[0] / "store", tmp_path / "store")
-        monkeypatch.setattr("clipjax.results.pq.write_table", refuse)
+        monkeypatch.setattr("clipjax.results.store.pq.write_table", refuse)
     else:
         monkeypatch.setattr(os, "fsync", refuse)
     result = sweep(suite, tmp_path)

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import log_softmax
 
+from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
-from clipjax.heads import identity_head
-from clipjax.labels import LabelSpace, Projection
+from clipjax.heads.head import identity_head
 from clipjax.metrics import calibration as kernels
 from clipjax.metrics.intervals import wilson
-from clipjax.results import images_table
-from clipjax.tasks import About, Inputs, calibration
+from clipjax.results.store import images_table
+from clipjax.tasks import calibration
+from clipjax.tasks.task import About, Inputs
 
 K = 8
 SPACE = LabelSpace("planted", tuple(f"class {k}" for k in range(K)), tuple(f"n{k:04d}" for k in range(K)))
@@ -183,7 +184,7 @@ def test_the_same_numbers_from_a_stored_table(near, outcome, tmp_path):
 
 
 def test_blocks_do_not_change_anything(shifted, outcome, monkeypatch):
-    monkeypatch.setattr("clipjax.heads.SCORE_BLOCK", K * 7)
+    monkeypatch.setattr("clipjax.heads.head.SCORE_BLOCK", K * 7)
     blocks = calibration.TASK.run(shifted)
     assert blocks.measures == outcome.measures
 

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import clipjax
-from clipjax.card import Preprocess
+from clipjax.checkpoints.card import Preprocess
+from clipjax.data.labels import LabelSpace, load_labels, load_projection
 from clipjax.errors import DataError
-from clipjax.heads import identity_head
-from clipjax.labels import LabelSpace, load_labels, load_projection
-from clipjax.results import images_table
-from clipjax.tasks import Inputs, imagenet_d
+from clipjax.heads.head import identity_head
+from clipjax.results.store import images_table
+from clipjax.tasks import imagenet_d
+from clipjax.tasks.task import Inputs
 
 SPACE = load_labels("imagenet_d")
 K, N = len(SPACE), 200

@@ -15,13 +15,14 @@ from _factors import IMAGES, SPACE
 
 import clipjax
 from clipjax.data.annotations import FactorAnnotations, load_factors
+from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.heads import Head, identity_head
-from clipjax.labels import LabelSpace
+from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.heads.head import Head, identity_head
 from clipjax.metrics import calibration, intervals
 from clipjax.metrics.bootstrap import Resampling, centred_interval, percentile_interval
-from clipjax.predictions import evaluate_predictions
-from clipjax.tasks import About, Inputs, Measure, imagenet_x
+from clipjax.tasks import imagenet_x
+from clipjax.tasks.task import About, Inputs, Measure
 
 PREDICTED = [0, 1, 0, 0, 1, 2, 1, 1, 0, 2, 2, 1]  # wrong: 1, 5, 8; the last image has no annotation
 CONFIDENCE = np.linspace(0.4, 0.95, 12).astype(np.float32)

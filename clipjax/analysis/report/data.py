@@ -16,15 +16,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from clipjax.analysis.cells import WAYS, Term, term_of, ways_of
-from clipjax.analysis.curation import columns as curation_columns
-from clipjax.analysis.groups import Group, group_of, groups, schemes
-from clipjax.analysis.style import COLOURS, MARKERS
-from clipjax.analysis.yours import YOURS, is_own
-from clipjax.completeness import in_words, is_whole
-from clipjax.references import sources
-from clipjax.result_tables import model_name
-from clipjax.results import Row, run_order
+from clipjax.analysis.figures.style import COLOURS, MARKERS
+from clipjax.analysis.figures.yours import YOURS, is_own
+from clipjax.analysis.rows.cells import WAYS, Term, term_of, ways_of
+from clipjax.analysis.rows.curation import columns as curation_columns
+from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
+from clipjax.results.completeness import in_words, is_whole
+from clipjax.results.references import sources
+from clipjax.results.store import Row, run_order
+from clipjax.results.tables import model_name
 
 # Parts that are left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from clipjax.escaping import xml
+from clipjax.results.escaping import xml
 
 
 class Html(str):

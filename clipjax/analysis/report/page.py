@@ -17,7 +17,7 @@ from typing import Any
 
 from clipjax.analysis.report.markup import Html, joined, tag
 from clipjax.analysis.report.sections import Section
-from clipjax.escaping import xml
+from clipjax.results.escaping import xml
 
 SCRIPTS = ("data", "marks", "scales", "details", "table", "chooser", "scatter", "sortable", "page")
 

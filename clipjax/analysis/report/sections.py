@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from clipjax.analysis.cells import Cell, Column, RowIndex
-from clipjax.analysis.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
-from clipjax.analysis.figure_set import analyze, commands
-from clipjax.analysis.figure_spec import Spec
-from clipjax.analysis.paper_tables import FilledLine, fill_table
+from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
+from clipjax.analysis.figures.figure_set import analyze, commands
+from clipjax.analysis.figures.paper_tables import FilledLine, fill_table
+from clipjax.analysis.figures.spec import Spec
 from clipjax.analysis.report.markup import Html, joined, tag
 from clipjax.analysis.report.svg import inline
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex
 from clipjax.errors import DataError, counted
 
 SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who see none

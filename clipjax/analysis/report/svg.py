@@ -14,9 +14,9 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 
-from clipjax.analysis.named_points import SVG, XLINK
+from clipjax.analysis.figures.named_points import SVG, XLINK
 from clipjax.analysis.report.markup import Html
-from clipjax.escaping import xml
+from clipjax.results.escaping import xml
 
 DIGITS = 2  # of a coordinate, in points: finer than a screen shows
 POINT = 4 / 3  # pixels

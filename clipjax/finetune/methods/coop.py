@@ -8,7 +8,7 @@ the images are computed once, and a step is of texts alone.
 
 Options:
     n_ctx: vectors, where `init` is empty: drawn from N(0, 0.02^2) with the seed of the run.
-    position: of the class name: "end", "middle" or "front"; see `clipjax.adapters.coop`.
+    position: of the class name: "end", "middle" or "front"; see `clipjax.heads.adapters.coop`.
     csc: each class has vectors of its own.
     init: a text ("a photo of a") whose token embeddings the vectors start from, one a token.
 
@@ -28,18 +28,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax.adapters.coop import CoOp, by_length, class_features, class_prompts
-from clipjax.data.preprocess import normalize
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.sharding import DATA, batch_sharding
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
-from clipjax.finetune.data import feature_batches, image_batches, split_features
+from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
+from clipjax.finetune.data.splits import Split
 from clipjax.finetune.linear_head import accuracy_on
-from clipjax.finetune.losses import accuracy, cross_entropy, unit_norm
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, feature_batch, image_batch
-from clipjax.finetune.splits import Split
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
-from clipjax.sharding import DATA, batch_sharding
+from clipjax.finetune.training.losses import accuracy, cross_entropy, unit_norm
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.adapters.coop import CoOp, by_length, class_features, class_prompts
 
 OPTIONS = {"n_ctx": 16, "position": "end", "csc": False, "init": ""}
 _STD = 0.02

@@ -12,16 +12,17 @@ import dataclasses
 
 from jax import Array
 
-from clipjax.card import embeds_at_unit_norm
-from clipjax.data.preprocess import normalize
-from clipjax.finetune import losses, outcome
-from clipjax.finetune.data import image_batches, split_features
+from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.model import Model
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.finetune import outcome
+from clipjax.finetune.data.batches import image_batches, split_features
+from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.linear_head import head_accuracy, initial_head
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract_head, image_batch
-from clipjax.finetune.splits import ValidationSplit
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
-from clipjax.model import Model
+from clipjax.finetune.training import losses
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
 from clipjax.models.training import Training
 
 

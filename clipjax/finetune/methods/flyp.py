@@ -20,21 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax.data.preprocess import normalize
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.embeddings.texts import TOKENIZED
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import outcome
 from clipjax.finetune.contrastive import bound_logit_scale, contrastive_loss
-from clipjax.finetune.data import image_batches, split_features
+from clipjax.finetune.data.batches import image_batches, split_features
+from clipjax.finetune.data.splits import Split
 from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, image_batch
-from clipjax.finetune.splits import Split
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
-from clipjax.heads import classifier_head, zeroshot_head
-from clipjax.labels import LabelSpace, PromptSet, load_prompts
-from clipjax.model import Model
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.head import classifier_head, zeroshot_head
 from clipjax.models.training import Training
-from clipjax.texts import TOKENIZED
 
 # freeze_logit_scale: the temperature stays that of the checkpoint.
 # mask_collisions: see `collisions`.

@@ -12,15 +12,16 @@ import functools
 import numpy as np
 from jax import Array
 
-from clipjax.card import embeds_at_unit_norm
+from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.errors import UsageError
-from clipjax.finetune import losses, outcome
-from clipjax.finetune.data import feature_batches, split_features
+from clipjax.finetune import outcome
+from clipjax.finetune.data.batches import feature_batches, split_features
+from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.linear_head import head_accuracy, initial_head
 from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract_head, feature_batch
-from clipjax.finetune.splits import Split, ValidationSplit
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
+from clipjax.finetune.training import losses
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
 
 
 def prepare(setup: Setup) -> Problem:

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from clipjax.data.labels import load_prompts
 from clipjax.errors import UsageError
 from clipjax.finetune import low_rank, outcome
-from clipjax.finetune.data import image_batches
+from clipjax.finetune.data.batches import image_batches
 from clipjax.finetune.linear_head import has_classes, zeroshot_params
 from clipjax.finetune.method import (
     Method,
@@ -35,10 +36,9 @@ from clipjax.finetune.method import (
 )
 from clipjax.finetune.methods.cross_entropy import image_loss
 from clipjax.finetune.methods.flyp import accuracy, class_captions, flyp_loss
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
-from clipjax.heads import zeroshot_head
-from clipjax.labels import load_prompts
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.head import zeroshot_head
 
 # objective: "contrastive" (FLYP's loss); "cross_entropy", of a zero-shot model against the zero-shot head it
 #     starts with, of a classifier against its own head; or "auto": the former for a zero-shot model, the

@@ -12,7 +12,7 @@ import dataclasses
 from clipjax.errors import UsageError
 from clipjax.finetune.method import Method, Outline, Problem, Setup
 from clipjax.finetune.methods import cross_entropy, linear_probe
-from clipjax.finetune.training import train
+from clipjax.finetune.training.solve import train
 
 
 def prepare(setup: Setup) -> Problem:

@@ -3,7 +3,7 @@
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
 `utils.py`. A key is the average of the features (before they are divided by their norm) of a few augmented
 views of an image, brought to unit norm. What a key adds to its class, and which symbol is which, is in
-`clipjax.adapters.tip_adapter`.
+`clipjax.heads.adapters.tip_adapter`.
 
 Options:
     views: augmented passes over the training images; 0, or a recipe without augmentation: one pass with the
@@ -29,22 +29,22 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from clipjax.adapters.tip_adapter import TipAdapter
-from clipjax.data.preprocess import normalize
-from clipjax.digests import sha256_json
+from clipjax.data.labels import load_prompts
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
+from clipjax.embeddings.texts import stored
 from clipjax.errors import DataError
 from clipjax.finetune import outcome
-from clipjax.finetune.data import split_features, view_batches
+from clipjax.finetune.data.batches import split_features, view_batches
+from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract, abstract_head
 from clipjax.finetune.search import validation_split
-from clipjax.finetune.splits import Split, ValidationSplit
-from clipjax.heads import Head, score_blocks, zeroshot_head
-from clipjax.labels import load_prompts
+from clipjax.heads.adapters.tip_adapter import TipAdapter
+from clipjax.heads.head import Head, score_blocks, zeroshot_head
 from clipjax.metrics.cache import count_correct
 from clipjax.models import FORWARD_VERSION
 from clipjax.progress import progress_bar
-from clipjax.sharding import batch_sharding, make_mesh, replicated
-from clipjax.texts import stored
+from clipjax.storage.digests import sha256_json
 
 OPTIONS = {
     "views": 10,

@@ -21,11 +21,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from clipjax.adapters.tip_adapter import with_cache
-from clipjax.data.preprocess import normalize
-from clipjax.finetune.data import feature_batches, image_batches, split_features
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
+from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.linear_head import accuracy_on
-from clipjax.finetune.losses import accuracy, cross_entropy, head_logits, unit_norm
 from clipjax.finetune.method import (
     Method,
     Outcome,
@@ -45,10 +44,11 @@ from clipjax.finetune.methods.tip_adapter import (
     text_head,
     values_of,
 )
-from clipjax.finetune.splits import ValidationSplit
-from clipjax.finetune.step import Aux, Loss
-from clipjax.finetune.trees import Params
-from clipjax.heads import Head
+from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits, unit_norm
+from clipjax.finetune.training.step import Aux, Loss
+from clipjax.finetune.training.trees import Params
+from clipjax.heads.adapters.tip_adapter import with_cache
+from clipjax.heads.head import Head
 from clipjax.metrics.cache import affinities
 
 KEYS = "cache/keys"

@@ -7,10 +7,10 @@ from typing import Any
 from open_clip.transformer import TextTransformer
 from torch import Tensor
 
-from converters.golden.condition import STREAM
 from converters.golden.recording import Tower, numbered, recording
 from converters.golden.towers import text
 from converters.golden.towers.text import open_clip_sizes
+from converters.golden.weights import STREAM
 
 __all__ = ["TOWERS", "open_clip_sizes"]
 

@@ -8,8 +8,8 @@ from open_clip.timm_model import TimmModel
 from timm.models.convnext import ConvNeXt
 from torch import Tensor, nn
 
-from converters.golden.condition import STREAM, scaled_normal
 from converters.golden.recording import Tower, recording
+from converters.golden.weights import STREAM, scaled_normal
 
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:

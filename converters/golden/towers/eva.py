@@ -9,8 +9,8 @@ from timm.layers.mlp import SwiGLU
 from timm.models.eva import Eva, EvaBlockPostNorm
 from torch import Tensor
 
-from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 
-from converters.golden.condition import measure_batch_norms
 from converters.golden.recording import Tower, recording
+from converters.golden.weights import measure_batch_norms
 
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:

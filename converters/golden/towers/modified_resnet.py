@@ -7,8 +7,8 @@ from typing import Any
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
-from converters.golden.condition import ATTENTION_GAIN, BRANCH_GAIN, measure_batch_norms, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import ATTENTION_GAIN, BRANCH_GAIN, measure_batch_norms, scaled_normal
 
 
 def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
 
-from converters.golden.condition import ATTENTION_GAIN, STREAM, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
 
 # What differs from the config classes' defaults in config.json of these repositories on the hub, which
 # open_clip would download.

@@ -8,8 +8,8 @@ from open_clip.model import CLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
-from converters.golden.condition import STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import STREAM, condition_residual, scaled_normal
 
 
 def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:

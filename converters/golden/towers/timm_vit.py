@@ -9,8 +9,8 @@ from timm.layers.layer_scale import LayerScale
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
+from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:

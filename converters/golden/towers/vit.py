@@ -7,9 +7,9 @@ from typing import Any
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from converters.golden.condition import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 from converters.golden.recording import Tower, numbered, recording
 from converters.golden.towers.timm_vit import timm_sizes
+from converters.golden.weights import ATTENTION_GAIN, STREAM, condition_residual, scaled_normal
 
 __all__ = ["TOWERS", "open_clip_sizes", "timm_sizes"]
 

@@ -1,0 +1,307 @@
+"""What result rows make of the claims ledger: holds, does not hold, or cannot be told.
+
+    for verdict in check(ledger(), ResultStore("results").rows()):
+        print(verdict.claim.key, verdict.word, verdict.findings)
+
+The rule is `RULE`; `decide` and `conjoin` are it.
+
+Each part is a question of its own, at the ledger's level: of twenty that are not so in truth, one is decided
+by chance. `correct="holm"` holds that risk for all parts together (Holm 1979): all are asked at the level of
+m parts; where some are decided, the others are asked again at that of so many fewer, until none follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clipjax.analysis.claims.evidence import Evidence, Sample, TooLittle
+from clipjax.analysis.claims.ledger import Claim, Ledger, Part
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.rows.scales import checked
+from clipjax.analysis.trends.correlation import correlation
+from clipjax.analysis.trends.estimates import (
+    Bounded,
+    bootstrapped,
+    difference_of,
+    mean_difference,
+    mean_of,
+    shift_of,
+)
+from clipjax.analysis.trends.group_differences import GroupDifference, compare_groups
+from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
+from clipjax.analysis.trends.resampling import RESAMPLES
+from clipjax.analysis.trends.trends import fit_points, mean_robustness
+from clipjax.errors import ClipjaxError, UsageError
+from clipjax.results.store import Row
+
+RULE = (
+    "A part holds if the whole interval of its statistic lies on the claimed side, does not hold if all of "
+    "it lies on the other side, and else cannot be told. A claim holds if as many of its parts hold as it "
+    "needs (all, unless it says), does not hold if no longer enough can, and else cannot be told."
+)
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+CORRECTIONS = ("none", "holm")
+DRAWS_BEYOND = 2  # of a bootstrap, at each end of an interval of Holm's correction
+FEWEST = 2  # models of a group, or pairs, that a mean is taken of
+NO_INTERVAL = "no interval of this level: too few models, pairs or draws, or all draws agree"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What rows make of one part.
+
+    Attributes:
+        word: HOLDS, FAILS or UNKNOWN.
+        value, lo, hi, method: the statistic; None where it could not be taken.
+        level: of the interval.
+        n: models of each group, or pairs.
+        rows: the result rows that it rests on.
+        why: what is missing, where it cannot be told for lack of rows.
+        left_out: numbers that do not count, as they are not of whole data sets: whose, and of which images.
+    """
+
+    part: Part
+    word: str
+    value: float | None
+    lo: float | None
+    hi: float | None
+    level: float
+    method: str | None
+    n: tuple[int, ...]
+    rows: tuple[Row, ...]
+    why: str | None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether there were rows enough for the statistic."""
+        return self.value is not None
+
+    def runs(self) -> list[str]:
+        """The runs that its rows are of."""
+        return sorted({row["run_id"] for row in self.rows})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What rows make of a claim, and of each of its parts."""
+
+    claim: Claim
+    word: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A part's statistic before it is decided; or why there is none."""
+
+    part: Part
+    number: Bounded | None = None
+    n: tuple[int, ...] = ()
+    rows: tuple[Row, ...] = ()
+    why: str | None = None
+    left_out: tuple[str, ...] = ()
+
+
+def check(
+    book: Ledger,
+    rows: Iterable[Row],
+    *,
+    claims: Sequence[str] | None = None,
+    level: float | None = None,
+    prompts: str | None = None,
+    precision: str = "parity",
+    correct: str = "none",
+    resamples: int = RESAMPLES,
+) -> list[Verdict]:
+    """Hold claims against result rows.
+
+    Args:
+        claims: their keys; default all.
+        level: of the intervals; default the ledger's.
+        prompts: the prompt set, where a number was measured with several and the claim does not say; default
+            the ledger's.
+        precision: likewise.
+        correct: "none" or "holm".
+        resamples: draws of bootstraps, at least; Holm's correction takes as many as its level asks for.
+
+    Raises:
+        UsageError: there is no such claim or correction, or the level is not between 0 and 1.
+    """
+    chosen = book.claims if claims is None else [book.claim(key) for key in dict.fromkeys(claims)]
+    level = book.level if level is None else level
+    if correct not in CORRECTIONS:
+        raise UsageError(f"unknown correction {correct!r}; known: {', '.join(CORRECTIONS)}")
+    if not 0 < level < 1:
+        raise UsageError(f"the level is {level:g}, not between 0 and 1")
+    evidence = Evidence(rows, prompts or book.prompts, precision)
+    asked = [(claim, part) for claim in chosen for part in claim.parts]
+    measured = [_measure(claim, part, evidence, resamples) for claim, part in asked]
+    tests = sum(each.number is not None for each in measured)
+    # Holm's first step asks at the level of all that can be asked: there must be draws beyond each end.
+    draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
+    if correct == "holm" and draws > resamples:
+        measured = [_measure(claim, part, evidence, draws) for claim, part in asked]
+    findings = iter(_decide(measured, level, correct, tests))
+    verdicts = []
+    for claim in chosen:
+        of_claim = tuple(next(findings) for _ in claim.parts)
+        verdicts.append(Verdict(claim, conjoin(claim.needs, [each.word for each in of_claim]), of_claim))
+    return verdicts
+
+
+def conjoin(needs: int, words: Sequence[str]) -> str:
+    """The word for a claim of which `needs` parts must hold."""
+    if words.count(HOLDS) >= needs:
+        return HOLDS
+    return FAILS if len(words) - words.count(FAILS) < needs else UNKNOWN
+
+
+def decide(lo: float, hi: float, part: Part) -> str:
+    """The word for an interval. Sides: see configs/claims.toml."""
+    low, high = part.at - part.margin, part.at + part.margin
+    claimed, other = {
+        "above": (lo > part.at, hi < part.at),
+        "below": (hi < part.at, lo > part.at),
+        "not_above": (hi < high, lo > high),
+        "not_below": (lo > low, hi < low),
+        "within": (low < lo and hi < high, hi < low or lo > high),
+        "apart": (hi < low or lo > high, low < lo and hi < high),
+    }[part.side]
+    return HOLDS if claimed else FAILS if other else UNKNOWN
+
+
+def _decide(measured: Sequence[_Measured], level: float, correct: str, tests: int) -> list[Finding]:
+    """Findings in the order of the parts; with Holm's correction for so many tests, step by step."""
+    if correct == "none" or not tests:
+        return [_finding(each, level) for each in measured]
+    decided = 0
+    while True:
+        found = [_finding(each, 1 - (1 - level) / (tests - decided)) for each in measured]
+        now = sum(each.word != UNKNOWN for each in found)
+        if now in (decided, tests):
+            return found
+        decided = now
+
+
+def _finding(each: _Measured, level: float) -> Finding:
+    if each.number is None:
+        return Finding(each.part, UNKNOWN, None, None, None, level, None, each.n, each.rows, each.why)
+    lo, hi = each.number.at(level)
+    word, why = decide(lo, hi, each.part), None if math.isfinite(lo + hi) else NO_INTERVAL
+    of = (each.n, each.rows, why, each.left_out)
+    return Finding(each.part, word, each.number.value, lo, hi, level, each.number.method, *of)
+
+
+def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measured:
+    """A part's statistic with so many draws of a bootstrap, if there are rows enough."""
+    settings = {"resamples": draws}
+    try:
+        if part.pairs is not None:
+            ones, others = evidence.pairs(part, FEWEST)
+            change = others.values(part.y) - ones.values(part.than or part.y)
+            number = (shift_of if part.statistic == "paired_shift" else mean_of)(change)
+            return _resting_on(part, number, (len(change),), ones, others)
+        few = FEWEST if part.statistic in ("group_difference", "effective_robustness") else FEWEST_DRAWN
+        group = evidence.sample(part, part.group, few)
+        if part.statistic == "correlation":
+            return _resting_on(part, _correlation(part, group, settings), (len(group.models),), group)
+        against = _against(part, evidence, group)
+        number = _COMPARED[part.statistic](part, group, against, settings)
+        return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
+    except (TooLittle, ClipjaxError) as error:  # the latter: a number that has no place on the scale, ...
+        return _Measured(part, why=f"no task yet: {claim.no_task}" if claim.no_task else str(error))
+
+
+def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
+    """The models that the group is held against, without those of the group where the rows are the same."""
+    few = FEWEST if part.statistic == "group_difference" else FEWEST_DRAWN
+    apart = part.group.convention != part.against.convention
+    return evidence.sample(part, part.against, few, without=None if apart else group)
+
+
+def _resting_on(part: Part, number: Bounded, n: tuple[int, ...], *samples: Sample) -> _Measured:
+    rows = tuple(row for sample in samples for row in sample.rows())
+    left_out = dict.fromkeys(each for sample in samples for each in sample.left_out)
+    return _Measured(part, number, n, rows, left_out=tuple(left_out))
+
+
+def _group_difference(part: Part, group: Sample, against: Sample, _: Mapping[str, Any]) -> Bounded:
+    return mean_difference(against.values(part.y), group.values(part.y))
+
+
+def _effective_robustness(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
+    trend = fit_points(_points(part, against), **_scales(part), **settings)
+    return mean_robustness(_points(part, group), trend)
+
+
+def _trend_offset(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
+    return _told(_compared(part, group, against, settings), "offset")
+
+
+def _slope_difference(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> Bounded:
+    return _told(_compared(part, group, against, settings), "slope")
+
+
+def _compared(part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]) -> GroupDifference:
+    return compare_groups(_points(part, group), _points(part, against), **_scales(part), **settings)
+
+
+def _told(difference: GroupDifference, name: str) -> Bounded:
+    found = getattr(difference, name)
+    if found is None:
+        raise TooLittle("; ".join(difference.reasons))
+    return bootstrapped(found)
+
+
+def _correlation(part: Part, group: Sample, settings: Mapping[str, Any]) -> Bounded:
+    assert part.x is not None
+    found = correlation(group.values(part.x), group.values(part.y), kind="spearman", **settings)
+    if math.isnan(found.value):
+        raise TooLittle(f"all models of {part.group} have one value")
+    return bootstrapped(found)
+
+
+def _correlation_difference(
+    part: Part, group: Sample, against: Sample, settings: Mapping[str, Any]
+) -> Bounded:
+    return difference_of(*(_correlation(part, sample, settings) for sample in (against, group)))
+
+
+def _points(part: Part, sample: Sample) -> list[Point]:
+    """Of x and y; with `than`, of y less it."""
+    assert part.x is not None
+    found = []
+    for model, cells in zip(sample.models, sample.cells):
+        up = cells[part.y]
+        if part.than is not None:
+            less = cells[part.than].value
+            assert up.value is not None
+            assert less is not None
+            up = replace(up, value=up.value - less, interval=None)
+        for cell in (cells[part.x], up):
+            try:
+                checked(np.array([cell.value], float), part.scale)
+            except ClipjaxError as error:
+                raise TooLittle(f"{model}: {error}") from None
+        found.append(Point(model, {}, cells[part.x], up))
+    return found
+
+
+def _scales(part: Part) -> dict[str, str]:
+    return {"scale": part.scale, "scale_y": part.scale}
+
+
+_COMPARED = {
+    "effective_robustness": _effective_robustness,
+    "trend_offset": _trend_offset,
+    "slope_difference": _slope_difference,
+    "slope_growth": _slope_difference,
+    "correlation_difference": _correlation_difference,
+    "group_difference": _group_difference,
+}

@@ -1,0 +1,199 @@
+"""Which result rows a part of a claim rests on: the models of its groups, or its pairs, with their numbers.
+
+    evidence = Evidence(ResultStore("results").rows(), prompts="openai_80")
+    evidence.sample(part, part.group, 4)      # the models of a group that have every number
+    evidence.pairs(part, 2)                   # (of the ones, of the others), in one order
+
+What is too little to say anything is a `TooLittle`, which names what is missing. A number of a part of a data
+set, or of a sample of it, does not count: it is missing, with the images that it is of.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from clipjax.analysis.claims.ledger import Part, Selection
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_of
+from clipjax.analysis.rows.groups import matches
+from clipjax.errors import DataError, counted
+from clipjax.results.completeness import in_words
+from clipjax.results.store import Row
+from clipjax.results.tables import model_name
+from clipjax.storage.digests import canonical_json
+
+Tables = dict[Column, dict[str, Cell]]
+"""The cells of each model, by column."""
+
+
+class TooLittle(Exception):
+    """Why rows cannot tell."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some models, each with a cell of every column wanted.
+
+    left_out: numbers of others that do not count, as they are not of whole data sets: whose, and of what.
+    """
+
+    models: tuple[str, ...]
+    cells: tuple[Mapping[Column, Cell], ...]
+    left_out: tuple[str, ...] = ()
+
+    def values(self, column: Column) -> np.ndarray:
+        """Their numbers, float64 [N]."""
+        return np.array([cells[column].value for cells in self.cells], np.float64)
+
+    def rows(self) -> list[Row]:
+        return [row for cells in self.cells for cell in cells.values() for row in cell.rows]
+
+
+class Evidence:
+    """Result rows, read column by column and kept.
+
+    Args:
+        prompts, precision: as `cells_of` has them, where a selection does not say.
+    """
+
+    def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
+        rows = list(rows)
+        self._index = RowIndex(rows)
+        self._prompts, self._precision = prompts, precision
+        self._facts = {model_name(row): row["model_facts"] for row in rows}
+        self._models: dict[str, list[str]] = {}
+        self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
+
+    def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
+        """The models of a selection that have a number of every column of the part, by name.
+
+        Args:
+            without: models to leave out.
+
+        Raises:
+            TooLittle: there are fewer than `at_least`.
+        """
+        left_out = () if without is None else without.models
+        chosen = [model for model in self._chosen(which) if model not in left_out]
+        if not chosen:
+            raise TooLittle(f"no model of {which.name}")
+        tables = self._tables(part.columns(), which)
+        found = [(model, _of_model(tables, model)) for model in chosen]
+        whole = [each for each in found if _has_all(each[1])]
+        if len(whole) < at_least:
+            models = f"{len(whole)} of {counted(len(chosen), 'model')} of {which}"
+            lacking = [cells for _, cells in found]
+            raise TooLittle(_lacking(f"{models} have the rows, {at_least} are needed", lacking))
+        return _sample(whole, found)
+
+    def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
+        """The ones and the others of all pairs with both numbers, in one order.
+
+        Raises:
+            TooLittle: there are fewer than `at_least`.
+        """
+        here = part.than or part.y
+        names = list(self._pair_names(part))
+        if not names:
+            raise TooLittle(f"no pairs of {part.group.name} by {part.pairs}")
+        before, after = self._tables([here], part.against), self._tables([part.y], part.group)
+        found = [((one, _of_model(before, one)), (two, _of_model(after, two))) for one, two in names]
+        whole = [pair for pair in found if all(_has_all(cells) for _, cells in pair)]
+        if len(whole) < at_least:
+            have = f"{len(whole)} of {counted(len(names), 'pair')} have the rows, {at_least} are needed"
+            raise TooLittle(_lacking(have, [cells for pair in found for _, cells in pair]))
+        ones, others = ([pair[side] for pair in found] for side in (0, 1))
+        return _sample([one for one, _ in whole], ones), _sample([two for _, two in whole], others)
+
+    def _chosen(self, which: Selection) -> list[str]:
+        if (key := canonical_json(which.where)) not in self._models:
+            chosen = (model for model, facts in self._facts.items() if matches(facts, which.where))
+            self._models[key] = sorted(chosen)
+        return self._models[key]
+
+    def _pair_names(self, part: Part) -> Iterator[tuple[str, str]]:
+        """(against, group) of every pair, whether there are rows or not."""
+        if isinstance(part.pairs, tuple):
+            yield from part.pairs
+        elif part.pairs == "model":
+            yield from ((model, model) for model in self._chosen(part.group))
+        elif part.pairs == "parent":
+            parents = {model: self._facts[model].get("parent") for model in self._chosen(part.group)}
+            yield from ((parent, model) for model, parent in parents.items() if parent in self._facts)
+        else:
+            twins: dict[str, list[str]] = {}
+            for model in self._chosen(part.group):
+                twins.setdefault(self._facts[model].get(part.pairs or "") or "none", []).append(model)
+            for name, models in sorted(twins.items()):
+                if name != "none" and len(models) == 2:
+                    small, large = sorted(models, key=lambda model: self._facts[model].get("image_size") or 0)
+                    yield small, large
+
+    def _tables(self, columns: Sequence[Column], which: Selection) -> Tables:
+        return {column: self._column(column, which) for column in columns}
+
+    def _column(self, column: Column, which: Selection) -> dict[str, Cell]:
+        """A column's cells by model, of the rows that a selection takes."""
+        key = canonical_json(which.convention), column
+        if key not in self._cells:
+            prompts = None if "prompts" in which.convention else self._prompts
+            try:
+                rows = self._rows_of(column, which)
+                table = cells_of(rows, [column], prompts=prompts, precision=self._precision)
+            except DataError as error:
+                raise TooLittle(str(error)) from None
+            self._cells[key] = {model: _whole(cell) for model, [cell] in table.items()}
+        return self._cells[key]
+
+    def _rows_of(self, column: Column, which: Selection) -> list[Row]:
+        found = (row for term in column.terms for rows in self._index.of(term).values() for row in rows)
+        return [row for row in found if matches(row["convention"], which.convention)]
+
+
+def _whole(cell: Cell) -> Cell:
+    """The cell; where a row is not of its whole data set, one that misses it and says so."""
+    if cell.part is None:
+        return cell
+    parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))
+    return replace(cell, value=None, interval=None, missing=(*cell.missing, *parts), reference=[])
+
+
+def _of_model(tables: Tables, model: str) -> dict[Column, Cell | None]:
+    return {column: table.get(model) for column, table in tables.items()}
+
+
+def _has_all(cells: Mapping[Column, Cell | None]) -> bool:
+    return all(cell is not None and cell.value is not None for cell in cells.values())
+
+
+def _sample(
+    whole: Sequence[tuple[str, Mapping[Column, Cell | None]]],
+    found: Sequence[tuple[str, Mapping[Column, Cell | None]]],
+) -> Sample:
+    """The models that have every cell, of those found."""
+    left_out = (
+        f"{model}: {term_of(row)} ({words})"
+        for model, cells in found
+        for cell in cells.values()
+        for row in (cell.rows if cell is not None and cell.part else ())
+        if (words := in_words(row))
+    )
+    return Sample(
+        tuple(model for model, _ in whole),
+        tuple({column: cell for column, cell in cells.items() if cell is not None} for _, cells in whole),
+        tuple(dict.fromkeys(left_out)),
+    )
+
+
+def _lacking(have: str, of_models: Iterable[Mapping[Column, Cell | None]]) -> str:
+    """What is there, and the two rows that most models lack."""
+    lacking: Counter[str] = Counter()
+    for cells in of_models:
+        for column, cell in cells.items():
+            lacking.update(map(str, column.terms) if cell is None else cell.missing)
+    names = [name for name, _ in lacking.most_common(2)]
+    more = f" and {len(lacking) - 2} more" if len(lacking) > 2 else ""
+    return f"{have}; missing: {', '.join(names)}{more}" if names else have

@@ -1,0 +1,167 @@
+"""Verdicts on claims as tables and records: what `clipjax claims` prints and writes.
+
+print_table(*summary(verdicts))     # a line a claim
+print_table(*measured(verdicts))    # a line for each part that could be measured
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict
+from clipjax.analysis.claims.ledger import Claim, Part
+from clipjax.analysis.rows.cells import term_of
+from clipjax.results.store import Row
+from clipjax.results.tables import as_markdown, model_name
+
+Table = tuple[list[str], list[list[str]]]
+FORMATS = ("table", "markdown", "json")
+
+
+def summary(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line a claim, with how its parts fared."""
+    cells = [
+        [each.word, each.claim.key, each.claim.section, _fared(each), each.claim.statement]
+        for each in verdicts
+    ]
+    return ["verdict", "claim", "section", "its parts", "statement"], cells
+
+
+def _fared(verdict: Verdict) -> str:
+    """How many parts have each word, e.g. "holds: 4, cannot be told: 1"."""
+    lacking = "no task yet" if verdict.claim.no_task else "not measured"
+    words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
+    return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
+
+
+def measured(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line for each part that could be measured."""
+    cells = [
+        [verdict.claim.key, *_of(each.part), each.word, *_numbers(each)]
+        for verdict in verdicts
+        for each in verdict.findings
+        if each.measured
+    ]
+    return ["claim", "statistic", "of", "verdict", "must be", "value", "interval", "level", "n"], cells
+
+
+def unmeasured(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line for each part that could not, and why."""
+    cells = [
+        [verdict.claim.key, *_of(each.part), each.why or ""]
+        for verdict in verdicts
+        for each in verdict.findings
+        if not each.measured
+    ]
+    return ["claim", "statistic", "of", "cannot be told"], cells
+
+
+def used(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line for each result row of each part."""
+    cells = [
+        [verdict.claim.key, *_of(each.part), *_cells(_row(row))]
+        for verdict in verdicts
+        for each in verdict.findings
+        for row in each.rows
+    ]
+    return ["claim", "statistic", "of", "model", "row", "value", "origin", "run"], cells
+
+
+def left_out(verdicts: Sequence[Verdict]) -> Table:
+    """Titles and cells: a line for each number that does not count, as it is not of a whole data set."""
+    cells = {
+        (verdict.claim.key, *_of(each.part), words): None
+        for verdict in verdicts
+        for each in verdict.findings
+        for words in each.left_out
+    }
+    return ["claim", "statistic", "of", "left out, not of a whole data set"], list(map(list, cells))
+
+
+def _of(part: Part) -> tuple[str, str]:
+    return part.statistic, str(part)
+
+
+def _numbers(each: Finding) -> list[str]:
+    interval = f"[{each.lo:+.4f}, {each.hi:+.4f}]"
+    return [
+        each.part.bound,
+        f"{each.value:+.4f}",
+        interval,
+        f"{each.level:.4g}",
+        " and ".join(map(str, each.n)),
+    ]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{value:.4f}" if name == "value" else value for name, value in row.items()]
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "model": model_name(row),
+        "row": str(term_of(row)),
+        "value": row["value"],
+        "origin": row["origin"],
+        "run": row["run_id"],
+    }
+
+
+def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
+    """As "markdown" (the summary, and what was measured) or "json" (everything).
+
+    Args:
+        rows: also every result row used.
+    """
+    if form == "json":
+        records = [_record(verdict, rows) for verdict in verdicts]
+        return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"
+    tables = [summary(verdicts), measured(verdicts), *([used(verdicts)] if rows else []), left_out(verdicts)]
+    return "\n".join([f"{RULE}\n", *(as_markdown(*table) for table in tables if table[1])])
+
+
+def _record(verdict: Verdict, rows: bool) -> dict[str, Any]:
+    """A claim with everything that decided it."""
+    parts = [_of_finding(each, rows) for each in verdict.findings]
+    return {**about(verdict.claim), "verdict": verdict.word, "parts": parts}
+
+
+def about(claim: Claim) -> dict[str, Any]:
+    """What a claim says, whatever the rows."""
+    names = ("key", "section", "statement", "beware", "no_task", "needs")
+    return {name: getattr(claim, name) for name in names}
+
+
+def of_part(part: Part) -> dict[str, Any]:
+    """What is asked of which rows."""
+    return {
+        "statistic": part.statistic,
+        "of": str(part),
+        "must_be": part.bound,
+        "terms": [str(term) for column in part.columns() for term in column.terms],
+    }
+
+
+def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
+    found = {
+        **of_part(each.part),
+        "verdict": each.word,
+        "value": each.value,
+        "interval": _interval(each) if each.measured else None,
+        "n": list(each.n),
+        "rows": len(each.rows),
+        "runs": each.runs(),
+        "why": each.why,
+        "left_out": list(each.left_out),
+    }
+    return found | {"rows_used": [_row(row) for row in each.rows]} if rows else found
+
+
+def _interval(each: Finding) -> dict[str, Any]:
+    """Its limits; None for one that is infinite: too few pairs for the level."""
+    lo, hi = (None if limit is None or math.isinf(limit) else limit for limit in (each.lo, each.hi))
+    return {"lo": lo, "hi": hi, "level": each.level, "method": each.method}

@@ -1,0 +1,1 @@
+"""Two sets of rows: matched, what changed, what was done otherwise."""

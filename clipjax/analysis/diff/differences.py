@@ -1,0 +1,200 @@
+"""Two sets of result rows held against each other: what changed, by how much, and what was done otherwise.
+
+    found = compare_rows(ResultStore("before").rows(), ResultStore("after").rows())
+    found.pairs[0].difference, found.departures()
+
+Rows are matched by what they are of (task, data set, slice, metric, model), and of several such rows those
+with the same recipe, then with the same convention, precision and sample, then with the same convention. What
+is left is matched only where each side has one row of the number: `departures` says what was done otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from clipjax.analysis.rows.cells import WAYS, term_of
+from clipjax.results.store import Row
+from clipjax.results.tables import model_name
+from clipjax.storage.digests import canonical_json
+
+METHOD = "sum_of_half_widths"
+# What can decide a number, then what computed it.
+_FIELDS = ("origin", "convention", "precision", "sample", "task_version", "recipe")
+_SURROUNDINGS = ("per_device_batch", "versions", "xla_flags", "device", "git_revision")
+
+Key = tuple[Hashable, ...]
+
+
+class Departure(NamedTuple):
+    """One thing that was done otherwise: its dotted name in a result row, and its value on each side."""
+
+    aspect: str
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.aspect}: {self.a} -> {self.b}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows of one number.
+
+    Attributes:
+        interval: of the difference: lo, hi, level, method. From the rows alone it is known only what it is at
+            most: the images are shared, so that the errors may add up (sd(B - A) <= sd(A) + sd(B)). None
+            where a row has no interval, and for one recipe: the same model on the same images does not
+            differ by chance of the images.
+    """
+
+    a: Row
+    b: Row
+    departures: tuple[Departure, ...]
+    interval: Mapping[str, Any] | None
+
+    @property
+    def difference(self) -> float | None:
+        """b minus a; None where one of them has no value."""
+        return difference(self.a, self.b)
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether an interval is known and 0 lies outside of it."""
+        return self.interval is not None and not self.interval["lo"] <= 0 <= self.interval["hi"]
+
+    def beyond(self, tolerance: float) -> bool:
+        """Whether the values are further apart; also where only one side has a value."""
+        if self.difference is None:
+            return (self.a["value"] is None) != (self.b["value"] is None)
+        return abs(self.difference) > tolerance
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What `compare_rows` found.
+
+    Attributes:
+        pairs: a value on one side only first, then the largest difference.
+        only_a, only_b: rows without a partner, in their order.
+    """
+
+    pairs: tuple[Pair, ...]
+    only_a: tuple[Row, ...]
+    only_b: tuple[Row, ...]
+
+    def beyond(self, tolerance: float) -> list[Pair]:
+        """The pairs whose values are further apart."""
+        return [pair for pair in self.pairs if pair.beyond(tolerance)]
+
+    def departures(self) -> list[tuple[Departure, int]]:
+        """Each departure and the number of pairs that have it, the most frequent first."""
+        return Counter(one for pair in self.pairs for one in pair.departures).most_common()
+
+
+def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
+    """Match the rows of two sets. Rows of one set that no key tells apart stay alone."""
+    left, right, pairs = list(a), list(b), []
+    for key in (_with_recipe, _with_precision, _with_convention, _named):
+        matched, left, right = _match(left, right, key)
+        pairs += matched
+    found = [Pair(one, other, tuple(_departures(one, other)), _interval(one, other)) for one, other in pairs]
+    return Differences(tuple(sorted(found, key=_rank)), tuple(left), tuple(right))
+
+
+def difference(a: Row, b: Row) -> float | None:
+    """The value of b minus that of a; None where one of them has none."""
+    return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
+
+
+# Which row belongs to which.
+
+
+def _named(row: Row) -> Key:
+    return (*term_of(row), model_name(row))
+
+
+def ways_of(row: Row) -> dict[str, str]:
+    """How a number was measured: where two rows differ in one of these, neither stands for the other."""
+    said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
+    return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
+
+
+def how(row: Row) -> dict[str, str]:
+    """`ways_of`, with the precision and the random sample of images as well."""
+    sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
+    return ways_of(row) | {"precision": str(row["precision"]), "sample": sample}
+
+
+def _with_convention(row: Row) -> Key:
+    return (*_named(row), *ways_of(row).values())
+
+
+def _with_precision(row: Row) -> Key:
+    return (*_named(row), *how(row).values())
+
+
+def _with_recipe(row: Row) -> Key:
+    return (*_named(row), row["recipe_hash"])
+
+
+def _match(
+    a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
+) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
+    """Pairs of rows with one key that each side has once, and the rows of both sides that are left."""
+    of_a, of_b = _once(a, key), _once(b, key)
+    pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
+    matched = {id(row) for pair in pairs for row in pair}
+    left, right = ([row for row in rows if id(row) not in matched] for rows in (a, b))
+    return pairs, left, right
+
+
+def _once(rows: Sequence[Row], key: Callable[[Row], Key]) -> dict[Key, Row]:
+    """The rows that no other has the key of."""
+    keys = [key(row) for row in rows]
+    count = Counter(keys)
+    return {k: row for k, row in zip(keys, rows) if count[k] == 1}
+
+
+def _rank(pair: Pair) -> tuple[bool, float]:
+    return (pair.difference is not None or not pair.beyond(0), -abs(pair.difference or 0))
+
+
+# What is known of two matched rows.
+
+
+def _interval(a: Row, b: Row) -> dict[str, Any] | None:
+    """See `Pair.interval`. It leaves 0 out exactly where the rows' own intervals have no point in common."""
+    change, of_a, of_b = difference(a, b), a["interval"], b["interval"]
+    if change is None or of_a is None or of_b is None or of_a["level"] != of_b["level"]:
+        return None
+    if a["recipe_hash"] == b["recipe_hash"]:
+        return None
+    down = max(of_a["hi"] - a["value"], 0) + max(b["value"] - of_b["lo"], 0)
+    up = max(a["value"] - of_a["lo"], 0) + max(of_b["hi"] - b["value"], 0)
+    return {"lo": change - down, "hi": change + up, "level": of_a["level"], "method": METHOD}
+
+
+def _departures(a: Row, b: Row) -> Iterator[Departure]:
+    """A recipe's digests stand for what is said in words elsewhere, and come after it."""
+    for field in (*_FIELDS, *_SURROUNDINGS):
+        if a[field] != b[field]:
+            yield from _differing(field, a[field], b[field])
+
+
+def _differing(name: str, a: Any, b: Any) -> Iterator[Departure]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys([*a, *b]):
+            if a.get(key) != b.get(key):
+                yield from _differing(f"{name}.{key}", a.get(key), b.get(key))
+    else:
+        yield Departure(name, _text(a), _text(b))
+
+
+def _text(value: Any) -> str:
+    """A value in a few characters: a digest or a long text is cut."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

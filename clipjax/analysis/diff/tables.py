@@ -1,0 +1,124 @@
+"""Differences between two sets of result rows as lines, tables and exports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.analysis.diff.differences import Differences, Pair
+from clipjax.errors import UsageError, counted
+from clipjax.results.store import Row
+from clipjax.results.tables import as_csv, as_markdown, model_name
+
+FORMATS = ("table", "markdown", "csv", "json")
+NAMES = ("model", "task", "dataset", "slice", "metric")
+FIELDS = (*NAMES, "a", "b", "difference", "lo", "hi", "level", "method", "departures", "run_a", "run_b")
+_TITLES = ["model", "task", "data set", "slice", "metric"]
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def summary(found: Differences, tolerance: float) -> list[str]:
+    """Lines for a person: how many rows were matched, changed, and stand alone."""
+    beyond = found.beyond(tolerance)
+    equal = sum(not pair.beyond(0) for pair in found.pairs)
+    chance = sum(pair.beyond_chance for pair in beyond)
+    apart = "different" if tolerance == 0 else f"further apart than {tolerance:g}"
+    return [
+        f"{counted(len(found.pairs), 'number')} on both sides: {equal} equal, {len(beyond)} {apart} "
+        f"({chance} with 0 outside the interval)",
+        f"{len(found.only_a)} only in A, {len(found.only_b)} only in B",
+    ]
+
+
+def changes(found: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
+    """The pairs that are further apart, in the order of `Differences.pairs`. What all pairs were made
+    otherwise in is left out: see `otherwise`."""
+    shared = {one for one, count in found.departures() if count == len(found.pairs)}
+    lines = []
+    for pair in found.beyond(tolerance)[:limit]:
+        own = "; ".join(one.aspect for one in pair.departures if one not in shared)
+        lines.append([*_names(pair.a), *_values(pair), own])
+    return _used([*_TITLES, "A", "B", "B - A", "interval", "departs in"], lines)
+
+
+def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
+    """Rows without a partner. side: A or B."""
+    lines = [[*_names(row), _value(row)] for row in rows[:limit]]
+    return _used([*_TITLES, f"only in {side}"], lines)
+
+
+def otherwise(found: Differences, limit: int | None = None) -> Table:
+    """What was done otherwise, and in how many of the matched numbers."""
+    lines = [[*one, str(count)] for one, count in found.departures()[:limit]]
+    return ["departs in", "A", "B", "numbers"], lines
+
+
+def export_differences(found: Differences, tolerance: float, form: str) -> str:
+    """As "markdown" (the changes), "csv" (all, one a line) or "json" (all, and what was done otherwise).
+
+    Raises:
+        UsageError: another form.
+    """
+    if form == "markdown":
+        return as_markdown(*changes(found, tolerance))
+    if form == "json":
+        return _json(found, tolerance)
+    if form == "csv":
+        lines = [{**one, "departures": "; ".join(one["departures"])} for one in records(found, tolerance)]
+        return as_csv(FIELDS, [[line[name] for name in FIELDS] for line in lines])
+    raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def records(found: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
+    """Every pair that is further apart and every row without a partner: the values of FIELDS."""
+    pairs = [_record(pair.a, pair.b, pair) for pair in found.beyond(tolerance)]
+    return pairs + [_record(row, None) for row in found.only_a] + [_record(None, row) for row in found.only_b]
+
+
+def _json(found: Differences, tolerance: float) -> str:
+    counts = {"matched": len(found.pairs), "only_a": len(found.only_a), "only_b": len(found.only_b)}
+    departures = [{**one._asdict(), "numbers": count} for one, count in found.departures()]
+    whole = {**counts, "tolerance": tolerance, "departures": departures, "rows": records(found, tolerance)}
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _record(a: Row | None, b: Row | None, pair: Pair | None = None) -> dict[str, Any]:
+    row = a or b or {}
+    interval = pair.interval if pair and pair.interval else {}
+    return {
+        **{name: row[name] for name in NAMES},
+        "model": model_name(row),
+        "a": a and a["value"],
+        "b": b and b["value"],
+        "difference": pair and pair.difference,
+        **{part: interval.get(part) for part in ("lo", "hi", "level", "method")},
+        "departures": [str(one) for one in pair.departures] if pair else [],
+        "run_a": a and a["run_id"],
+        "run_b": b and b["run_id"],
+    }
+
+
+def _names(row: Row) -> list[str]:
+    return [model_name(row), row["task"], row["dataset"], row["slice"] or "", row["metric"]]
+
+
+def _values(pair: Pair) -> list[str]:
+    """Of a difference as many digits as show that there is one."""
+    change, interval = pair.difference, pair.interval
+    small = change is not None and 0 < abs(change) < 5e-5
+    shown = "" if change is None else f"{change:+.1e}" if small else f"{change:+.4f}"
+    limits = "" if interval is None else f"[{interval['lo']:+.4f}, {interval['hi']:+.4f}]"
+    return [_value(pair.a), _value(pair.b), shown, limits]
+
+
+def _value(row: Row) -> str:
+    return "" if row["value"] is None else f"{row['value']:.4f}"
+
+
+def _used(titles: list[str], lines: list[list[str]]) -> Table:
+    """Without the columns that nothing stands in, of those that may be empty."""
+    optional = ("slice", "interval", "departs in")
+    kept = [i for i, title in enumerate(titles) if title not in optional or any(line[i] for line in lines)]
+    return [titles[i] for i in kept], [[line[i] for i in kept] for line in lines]

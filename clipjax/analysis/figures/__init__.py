@@ -1,0 +1,1 @@
+"""Figures and tables as data (configs/figures), drawn from rows."""

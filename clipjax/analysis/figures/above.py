@@ -1,0 +1,39 @@
+"""Panels that show how far models lie above a trend: effective robustness (Taori et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clipjax.analysis.figures.frame import FEWEST, Content, Missing, members_of
+from clipjax.analysis.figures.spec import Axis, Spec
+from clipjax.analysis.rows.cells import Column
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.trends.trends import Robustness, effective_robustness, fit_points, too_little
+
+
+def above_trend(spec: Spec, content: Content) -> Content:
+    """The panel with each model's y less what the trend `panel.above` expects at its x, on a linear axis.
+
+    The trend is fitted on the scales of the panel's axes. What it cannot tell is said as missing: everything
+    where it has too few models, and models whose x lies beyond all of its own.
+    """
+    panel = content.panel
+    assert panel.y is not None
+    stream, line = next((k, line) for k, line in enumerate(spec.fits) if line.key == panel.above)
+    members, placeless = members_of(line, content), content.placeless
+    axis = Axis(replace(panel.y.column, scale="linear"), panel.y.unit)
+    panel = replace(panel, y=axis)
+    if too_little(members, FEWEST):
+        needed = f"{FEWEST} models" if len(members) < FEWEST else "a second x"
+        lacking = Missing(panel.title, None, f"{needed} of the {line.title}")
+        return Content(panel, [], [*content.missing, lacking], placeless)
+    trend = fit_points(members, method=line.method, stream=stream)
+    pairs = list(zip(content.points, effective_robustness(content.points, trend)))
+    kept = [_moved(point, each, axis.column) for point, each in pairs if not each.extrapolated]
+    within = "{} from {:.3g} to {:.3g}".format(panel.x.column.title, *trend.ends)
+    beyond = [Missing(panel.title, point.model, within) for point, each in pairs if each.extrapolated]
+    return Content(panel, kept, [*content.missing, *beyond], placeless)
+
+
+def _moved(point: Point, found: Robustness, column: Column) -> Point:
+    return replace(point, y=replace(point.y, column=column, value=found.value, interval=found.interval))

@@ -1,0 +1,68 @@
+"""Axes of figures: numbers on a probit, logit or linear scale, with ticks that people read.
+
+Coordinates are transformed before they are drawn, so that a fit is a straight line; the ticks stand at
+transformed places and are labelled with the numbers themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from clipjax.analysis.rows.scales import inverse, transform
+
+MARGIN = 0.08
+FEWEST, NARROWEST = 4, 0.14  # ticks, and their distance as a share of the axis
+# Coarse to fine; the first with enough ticks between the ends is taken.
+_TAILS = [0.0001, 0.001, 0.01]
+_SETS = [
+    [*_TAILS, 0.1, 0.5, 0.9, *(1 - t for t in reversed(_TAILS))],
+    [*_TAILS, 0.05, *(k / 10 for k in range(1, 10)), 0.95, *(1 - t for t in reversed(_TAILS))],
+    [k / 20 for k in range(1, 20)] + [0.98, 0.99],
+    [k / 50 for k in range(1, 50)] + [0.99],
+    [k / 100 for k in range(1, 100)],
+    [k / 200 for k in range(1, 200)],
+]
+
+
+def ticks(low: float, high: float, scale: str) -> list[float]:
+    """Numbers to write at an axis from `low` to `high`, in the metric's own units."""
+    if scale == "linear":
+        found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
+    inside: list[float] = []
+    for numbers in _SETS:
+        inside = [t for t in numbers if low <= t <= high]
+        if len(inside) >= FEWEST:
+            break
+    places = _at(inside, scale)
+    gap = NARROWEST * float(np.subtract(*_at([high, low], scale)))
+    kept: list[int] = []
+    for k, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= gap:
+            kept.append(k)
+    return [inside[k] for k in kept]
+
+
+def ends(places: np.ndarray) -> tuple[float, float]:
+    """Where an axis with these (transformed) places begins and ends: with a margin."""
+    low, high = float(places.min()), float(places.max())
+    room = MARGIN * (high - low) or 0.05
+    return low - room, high + room
+
+
+def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, unit: str) -> None:
+    """Limits (transformed) and ticks of the axis "x" or "y"."""
+    low, high = (float(end) for end in inverse(np.array(numbers), scale))
+    found = ticks(low, high, scale)
+    labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in found]
+    axis = area.xaxis if which == "x" else area.yaxis
+    axis.set_ticks(list(_at(found, scale)), labels)
+    (area.set_xlim if which == "x" else area.set_ylim)(*numbers)
+
+
+def _at(values: Sequence[float], scale: str) -> np.ndarray:
+    return np.asarray(transform(np.asarray(values, float), scale))

@@ -1,0 +1,235 @@
+"""Every figure and table of the paper from result rows: what is drawn, and what is missing.
+
+index = RowIndex(ResultStore("results").rows())
+done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.analysis.figures.above import above_trend
+from clipjax.analysis.figures.frame import Content, Missing, Placeless, drawn, name_of, parts_of
+from clipjax.analysis.figures.numbers import FigureNumbers
+from clipjax.analysis.figures.paper_tables import TABLE_FORMATS, FilledLine, export_table, fill_table
+from clipjax.analysis.figures.scatter import draw_scatter
+from clipjax.analysis.figures.spec import Axis, Panel, Spec
+from clipjax.analysis.figures.strip import draw_strip
+from clipjax.analysis.figures.style import save_figure
+from clipjax.analysis.figures.yours import YOURS, look_of, why_none
+from clipjax.analysis.rows.cells import RowIndex, Term, term_of
+from clipjax.analysis.rows.points import Point, points, points_of_prompts
+from clipjax.analysis.rows.scales import checked
+from clipjax.config import config_dir
+from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.storage.writing import write_bytes
+
+FIGURE_FORMATS = ("png", "pdf", "svg")
+FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
+NO_LINE = "no line of the table is of it"
+PROMPTS = "openai_80"  # the study's, where a number was measured with several sets
+
+
+@dataclass(frozen=True)
+class Done:
+    """One figure or table.
+
+    Attributes:
+        files: what was written; none where there was nothing to show.
+        drawn, panels: panels with a model (of a table: lines), and how many there are.
+        models: those shown.
+        missing: rows that are not there.
+        placeless: models that have the rows and are in no group; those of the user are shown as yours.
+        numbers: what a figure draws; None of a table.
+        parts: the numbers shown that are not of whole data sets: of which model, and of which images.
+    """
+
+    spec: Spec
+    files: tuple[Path, ...]
+    drawn: int
+    panels: int
+    models: frozenset[str]
+    missing: tuple[Missing, ...]
+    numbers: FigureNumbers | None = None
+    placeless: tuple[Placeless, ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def why_empty(self) -> str:
+        """What is missing where nothing is drawn: rows of all models, some of each model, or a group."""
+        apart = len({each.model for each in self.placeless})
+        if apart:
+            return f"none: {counted(apart, 'model')} with the rows in none of the groups"
+        if any(each.model is not None for each in self.missing):
+            return "some of every model"
+        nowhere, terms = {each.row for each in self.missing}, {str(term) for term in self.spec.terms}
+        if terms <= nowhere:
+            return "all"
+        return f"{len(nowhere)} of all models" if nowhere else "all of the models it is of"
+
+
+def analyze(
+    spec: Spec,
+    index: RowIndex,
+    out: Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    prompts: str | None = PROMPTS,
+    precision: str = "parity",
+) -> Done:
+    """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
+
+    Args:
+        formats: those of figures are for figures, those of tables for tables; "csv" of a figure are the
+            numbers that it draws, `out/NAME_points.csv` and, of one with trends, `out/NAME_trends.csv`.
+        prompts, precision: which rows to take where there are several, see `cells_of`.
+
+    Raises:
+        DataError: as `cells_of`; a number has no place on its axis; a file cannot be written.
+    """
+    if spec.kind == "to_come":
+        return Done(spec, (), 0, 0, frozenset(), ())
+    if spec.kind == "table":
+        return _table(spec, index, out, formats, prompts, precision)
+    panels = contents(spec, index, prompts, precision)
+    shown = [{point.model for point in drawn(spec, content)} for content in panels]
+    files: list[Path] = []
+    if wanted := [form for form in FIGURE_FORMATS if form in formats and any(shown)]:
+        drawing = (draw_strip if spec.kind == "strip" else draw_scatter)(spec, panels, commands(spec))
+        files = save_figure(drawing.figure, out / spec.name, wanted, drawing.names)
+    numbers = FigureNumbers(spec, panels)
+    for ending, text in numbers.files() if "csv" in formats and any(shown) else ():
+        files.append(out / f"{spec.name}{ending}")
+        write_bytes(files[-1], text.encode())
+    missing = tuple(each for content in panels for each in content.missing)
+    placeless = tuple(each for content in panels for each in content.placeless)
+    models, parts = frozenset[str]().union(*shown), tuple(dict.fromkeys(_parts(spec, panels)))
+    drawn_panels = sum(map(bool, shown))
+    return Done(spec, tuple(files), drawn_panels, len(shown), models, missing, numbers, placeless, parts)
+
+
+def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
+    for content in panels:
+        for point in drawn(spec, content):
+            yield from ((point.model, words) for words in parts_of(point, content.panel))
+
+
+def commands(spec: Spec) -> list[str]:
+    """What makes the rows of a figure."""
+    if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
+        return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
+    return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
+
+
+def contents(
+    spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
+) -> list[Content]:
+    """What each panel of a figure shows; arguments as `analyze`."""
+    return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
+
+
+def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, precision: str) -> Content:
+    columns = tuple(axis.column for axis in panel.axes)
+    terms = tuple(dict.fromkeys(term for column in columns for term in column.terms))
+    if spec.by_prompts:
+        found = points_of_prompts(index, columns[0], columns[-1], precision=precision)
+    else:
+        models = set(index.models).intersection(*(index.of(term) for term in terms))
+        how = {"models": models, "prompts": prompts, "precision": precision}
+        found = points(index, columns[0], columns[-1], **how)
+    _check_places(spec, panel, found)
+    lacking = _lacking(spec, terms, index, {point.model for point in found})
+    placeless = list(_placeless(spec, panel, found))
+    content = Content(panel, found, [Missing(panel.title, *each) for each in lacking], placeless)
+    return above_trend(spec, content) if panel.above else content
+
+
+def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Placeless]:
+    """The points that no group of a figure has a place for, and why."""
+    for point in found:
+        look = look_of(spec, point.model, point.facts)
+        if look is None or look[0] is YOURS:
+            yield Placeless(panel.title, name_of(point), why_none(spec, point.facts), look is not None)
+
+
+def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
+    """Raises DataError if a number has no place on its axis, e.g. per cent: whose, of which run."""
+    for point in found:
+        for axis, cell in zip(panel.axes, (point.x, point.y)):
+            if problem := _out_of_place(axis, cell.value):
+                rows = ", ".join(f"{term_of(row)} (run {row['run_id']})" for row in cell.rows)
+                raise DataError(f"{spec.name}, {panel.title}: {point.model}: {rows}: {problem}")
+
+
+def _out_of_place(axis: Axis, value: float | None) -> str | None:
+    try:
+        checked(np.array([value], float), axis.scale)
+    except ClipjaxError as error:
+        return str(error)
+    if axis.unit == "%" and value is not None and not 0 <= value <= 1:
+        return f"{value:g} is no fraction from 0 to 1, which an axis in % shows"
+    return None
+
+
+def _lacking(
+    spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
+) -> Iterator[tuple[str | None, str]]:
+    """Rows that no model has; then those of models that the figure shows and that have some but not all."""
+    somewhere = [term for term in terms if index.of(term)]
+    by_model = replace(spec, shapes=())  # shapes may tell prompts, which are of a point and not of a model
+    yield from ((None, str(term)) for term in terms if term not in somewhere)
+    for model in index.models_of(somewhere):
+        lacking = [] if model in there else [term for term in somewhere if not _has(index, term, model)]
+        if lacking and look_of(by_model, model, _facts(index, model, somewhere)) is not None:
+            yield from ((model, str(term)) for term in lacking)
+
+
+def _has(index: RowIndex, term: Term, model: str) -> bool:
+    return any(row["value"] is not None for row in index.of(term).get(model, ()))
+
+
+def _facts(index: RowIndex, model: str, terms: Iterable[Term]) -> Mapping[str, Any]:
+    return next(row["model_facts"] for term in terms for row in index.of(term).get(model, ()))
+
+
+def _table(
+    spec: Spec, index: RowIndex, out: Path, formats: Sequence[str], prompts: str | None, precision: str
+) -> Done:
+    lines = fill_table(spec, index, prompts, precision)
+    filled = [each for each in lines if any(cell and cell.value is not None for cell in each.cells)]
+    files = []
+    for form in (form for form in TABLE_FORMATS if form in formats and filled):
+        files.append(out / f"{spec.name}.{TABLE_FORMATS[form]}")
+        write_bytes(files[-1], export_table(spec, lines, form).encode())
+    missing = tuple(each for line in lines if not line.line.to_come for each in _missing_of(line))
+    models = frozenset(each.model for each in filled if each.model is not None)
+    drawn_lines = len({each.line.cells for each in filled})
+    own = [each for each in filled if each.line not in spec.lines]
+    total = len(spec.lines) + len({each.line.cells for each in own})
+    placeless = tuple(Placeless(each.line.cells[0], str(each.model), NO_LINE, shown=True) for each in own)
+    parts = tuple(_parts_of(filled))
+    return Done(spec, tuple(files), drawn_lines, total, models, missing, None, placeless, parts)
+
+
+def _parts_of(filled: Iterable[FilledLine]) -> dict[tuple[str, str], None]:
+    return {
+        (line.model, f"{cell.column.title}: {cell.part}"): None
+        for line in filled
+        for cell in line.cells
+        if line.model is not None and cell is not None and cell.value is not None and cell.part
+    }
+
+
+def _missing_of(filled: FilledLine) -> list[Missing]:
+    name = ", ".join(filter(None, filled.line.cells))
+    lacking = [
+        row
+        for column, cell in zip(filled.line.columns, filled.cells)
+        for row in (map(str, column.terms) if cell is None else cell.missing)
+    ]
+    return [Missing(name, filled.model, row) for row in lacking]

@@ -1,0 +1,335 @@
+"""What all figures have around their points: titles, one legend, and what an empty panel says."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN, CARETLEFT, CARETRIGHT, CARETUP
+
+from clipjax.analysis.figures.spec import Axis, FitLine, Panel, Spec
+from clipjax.analysis.figures.style import INK, LINE_COLOURS, NO_ROWS, QUIET
+from clipjax.analysis.figures.yours import STATED, YOURS, Look, is_own, is_stated, look_of
+from clipjax.analysis.rows.cells import Cell
+from clipjax.analysis.rows.groups import Group, matches
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.rows.scales import ends_on_scale, transform
+from clipjax.analysis.trends.trends import too_little
+
+NAMED = 4  # missing rows that a panel names
+WIDE = 34  # characters of a line in a panel
+CUTS = {"x": (CARETLEFT, CARETRIGHT), "y": (CARETDOWN, CARETUP)}  # heads of cut bars: lower and upper end
+CUT = "arrow: an interval that the scale cuts, at 0 or 1"
+FEWEST = 3  # models that a trend line is drawn through
+
+
+@dataclass
+class Drawing:
+    """A figure to save, and for each of its collections of points (by gid) the names of the points."""
+
+    figure: Figure
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Missing(NamedTuple):
+    """A row that is not there: of one model, or of all where `model` is None."""
+
+    panel: str
+    model: str | None
+    row: str
+
+
+class Placeless(NamedTuple):
+    """A model with all rows of a panel and in no group: why, and whether it is shown as yours."""
+
+    panel: str
+    model: str
+    why: str
+    shown: bool
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a panel shows.
+
+    Attributes:
+        points: all models that have its numbers; a strip's have the one number as x and as y. Those in no
+            group are drawn as `YOURS` if they are the user's own; trends may be fitted to the others.
+        missing: what it lacks.
+        placeless: the points in no group.
+    """
+
+    panel: Panel
+    points: Sequence[Point]
+    missing: Sequence[Missing] = ()
+    placeless: Sequence[Placeless] = ()
+
+
+def name_of(point: Point) -> str:
+    """The model, and where prompts are told apart those."""
+    return " ".join(filter(None, (point.model, point.facts.get("prompts"))))
+
+
+def said(point: Point, panel: Panel) -> str:
+    """The point in words: its name and its numbers."""
+    numbers = zip(panel.axes, (point.x, point.y))
+    parts = [f"{axis.column.title} {cell.value:.4g}{_part(cell)}" for axis, cell in numbers]
+    stated = f" ({STATED})" if is_stated(point.facts) else ""
+    return f"{name_of(point)}: {', '.join(parts)}{stated}"
+
+
+def _part(cell: Cell) -> str:
+    return f" (of {cell.part})" if cell.part else ""
+
+
+def parts_of(point: Point, panel: Panel) -> list[str]:
+    """The point's numbers that are not of whole data sets: of which axis, and of which images."""
+    numbers = zip(panel.axes, (point.x, point.y))
+    return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
+
+
+def drawn(spec: Spec, content: Content) -> list[Point]:
+    """The points that the figure has a look for."""
+    return [point for point, look in looks(spec, content) if look is not None]
+
+
+def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
+    """Each point with its look; None for a point that is not drawn."""
+    return [(point, look_of(spec, point.model, point.facts)) for point in content.points]
+
+
+class Places(NamedTuple):
+    """One number of N points on the scale of its axis.
+
+    Attributes:
+        at: where the points stand. [N].
+        ends: where their intervals end (the point itself where it has none). [2, N].
+        cut: whether an end is cut, since the scale does not reach it: see `ends_on_scale`. bool [2, N].
+    """
+
+    at: np.ndarray
+    ends: np.ndarray
+    cut: np.ndarray
+
+    def of(self, members: Sequence[int]) -> Places:
+        """Some of the points."""
+        return Places(*(part[..., list(members)] for part in self))
+
+
+def places_of(points: Sequence[Point], which: str, scale: str) -> Places:
+    """Where one number ("x" or "y") of some points stands on a scale."""
+    cells: list[Cell] = [getattr(point, which) for point in points]
+    n = np.array([cell.n for cell in cells], np.float64)
+    limits = np.array([ends_of(point, which) for point in points]).T
+    at = transform(np.array([cell.value for cell in cells], np.float64), scale, n)
+    ends, cut = ends_on_scale(limits, scale, n)
+    return Places(at, ends, cut & np.array([cell.interval is not None for cell in cells]))
+
+
+def has_cut(spec: Spec, content: Content) -> bool:
+    """Whether a panel draws an interval that its scales cut."""
+    shown = drawn(spec, content)
+    axes = zip("xy", content.panel.axes) if shown else ()
+    return any(bool(places_of(shown, which, axis.scale).cut.any()) for which, axis in axes)
+
+
+def ends_of(point: Point, which: str) -> tuple[float, float]:
+    """The interval of one of its numbers; the number itself twice where there is none."""
+    cell: Cell = getattr(point, which)
+    assert cell.value is not None
+    return (cell.interval["lo"], cell.interval["hi"]) if cell.interval else (cell.value, cell.value)
+
+
+def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
+    """Instead of points: which rows are missing, and what makes them."""
+    area.set_axis_off()
+    made = [line for each in commands for line in textwrap.wrap(each, WIDE, break_on_hyphens=False)]
+    words = [*_why_empty(content), "", *(made if content.missing else ())]
+    area.text(0.02, 0.95, "\n".join(words), transform=area.transAxes, va="top", size=7, color=QUIET)
+
+
+def _why_empty(content: Content) -> list[str]:
+    """What a panel without points lacks: a group, some rows of each model, or rows of all models."""
+    if content.placeless:
+        names = ", ".join(dict.fromkeys(each.model for each in content.placeless))
+        said = f"no model in these groups; in none of them: {textwrap.shorten(names, 3 * WIDE)}"
+        return textwrap.wrap(said, WIDE)
+    nowhere = [each.row for each in content.missing if each.model is None]
+    partly = list(dict.fromkeys(each.row for each in content.missing if each.model is not None))
+    title = "no rows:" if nowhere else "no model has all rows; missing of some:"
+    missing = nowhere or partly
+    if not missing:
+        return textwrap.wrap("no rows of models in these groups", WIDE)
+    named = [line for row in missing[:NAMED] for line in textwrap.wrap(row, WIDE)]
+    more = [f"and {len(missing) - NAMED} more"] if len(missing) > NAMED else []
+    return [*textwrap.wrap(title, WIDE), *named, *more]
+
+
+def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: str) -> None:
+    """Heads on the ends of bars along "x" or "y" that the scale cuts; `beside`, the other coordinate [N]."""
+    for head, at, some in zip(CUTS[which], bars.ends, bars.cut):
+        if some.any():
+            pair = (at[some], beside[some]) if which == "x" else (beside[some], at[some])
+            area.plot(*pair, linestyle="none", marker=head, markersize=4, color=colour, zorder=2.2)
+
+
+def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
+    """Rings around models whose facts the user states, and the names of highlighted ones.
+
+    Call it after the limits of the axes are set: a name stands on the side that has room.
+    """
+    stated = [k for k, point in enumerate(shown) if is_stated(point.facts)]
+    if stated:
+        area.scatter(x[stated], y[stated], s=95, facecolors="none", edgecolors=INK, linewidths=0.6, zorder=5)
+    middle = sum(area.get_xlim()) / 2
+    for k in (k for k, point in enumerate(shown) if point.model in spec.highlight):
+        left = x[k] > middle
+        said = area.annotate(
+            name_of(shown[k]),
+            (x[k], y[k]),
+            xytext=(-7 if left else 7, 4),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            size=7,
+            color=INK,
+            zorder=5.2,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.7},
+        )
+        said.set_in_layout(False)
+
+
+def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
+    """Titles of axes: once for neighbours that are shown and share one, at the left and below."""
+    across = grid.shape[1]
+    for k, panel in enumerate(panels):
+        area, left = grid.flat[k], k % across > 0 and shown[k - 1]
+        below = k + across < len(panels) and shown[k + across]
+        if not (below and panels[k + across].x == panel.x):
+            area.set_xlabel(axis_title(panel.x), size=8)
+        if panel.y is not None and not (left and _alike(panels[k - 1].y, panel.y)):
+            area.set_ylabel(axis_title(panel.y), size=8)
+        area.tick_params(labelsize=7)
+
+
+def _alike(first: Axis | None, second: Axis) -> bool:
+    return first is not None and axis_title(first) == axis_title(second)
+
+
+def axis_title(axis: Axis) -> str:
+    """What an axis shows, with its unit."""
+    return f"{axis.column.title} ({axis.unit})" if axis.unit else axis.column.title
+
+
+def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
+    """The entries of the legend: every group of the figure, also those without a model; shapes; lines.
+
+    Last the marks that only some figures have: stars, rings of stated facts, and models in no group.
+    """
+    shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
+    found = _counts((point, group) for point, (group, _) in shown)
+    marks = [_mark(group, found.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
+    of_shape = _counts((point, shape) for point, (_, shape) in shown if shape is not None)
+    shapes = [_shape(shape, of_shape.get(shape.key, 0)) for shape in spec.shapes]
+    lines = [_line(spec, line, contents) for line in spec.fits]
+    if spec.ideal:
+        lines.append(Line2D([], [], color=INK, linestyle="--", linewidth=0.9, label="y = x"))
+    lines.append(Line2D([], [], color=QUIET, linewidth=0.7, label="bars: intervals of the numbers"))
+    if any(has_cut(spec, content) for content in contents):
+        lines.append(_sign(CUTS["x"][1], 4.0, QUIET, CUT))
+    own = own_marks(spec, [point for point, _ in shown], found.get(YOURS.key, 0))
+    return [marks, shapes, lines + own] if shapes else [marks + lines + own]
+
+
+def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
+    """Entries of the legend for stars, for rings and for models in no group, as far as a figure has them."""
+    found = []
+    if any(point.model in spec.highlight for point in shown):
+        found.append(_sign("*", 9.0, INK, "star: highlighted"))
+    if any(is_stated(point.facts) for point in shown):
+        found.append(_sign("o", 8.0, "none", f"ring: {STATED}"))
+    return [*found, _mark(YOURS, yours, False)] if yours else found
+
+
+def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
+    look: dict[str, Any] = {"markersize": size, "markerfacecolor": face, "markeredgecolor": INK}
+    return Line2D([], [], linestyle="none", marker=marker, markeredgewidth=0.6, label=label, **look)
+
+
+def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
+    """One legend below the panels; where it has several parts, each is a column."""
+    rows, columns = legend_shape(figure.get_figwidth(), parts)
+    blank = Line2D([], [], linestyle="none", label=" ")
+    padded = [[*part, *[blank] * (rows - len(part))] if len(parts) > 1 else part for part in parts]
+    entries = [entry for part in padded for entry in part]
+    figure.legend(handles=entries, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def legend_shape(width: float, parts: Sequence[Sequence[Line2D]]) -> tuple[int, int]:
+    """Rows and columns of the legend of a figure so many inches wide."""
+    if len(parts) > 1:
+        return max(map(len, parts)), len(parts)
+    columns = max(2, min(4, int(width // 2.6)))
+    return -(-len(parts[0]) // columns), columns
+
+
+def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
+    """Models of each group by its key, each once."""
+    members: dict[str, set[str]] = {}
+    for point, group in some:
+        members.setdefault(group.key, set()).add(point.model)
+    return {key: len(models) for key, models in members.items()}
+
+
+def members_of(line: FitLine, content: Content) -> list[Point]:
+    """The points of the models that a trend is to run through, drawn or not.
+
+    The user's own models in no group are left out unless the line asks for them.
+    """
+    apart = set() if line.yours else {each.model for each in content.placeless}
+    some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
+    return [p for p in some if matches(p.facts, line.where)]
+
+
+def fitted(line: FitLine, content: Content) -> list[Point]:
+    """The points that a trend runs through; none where they are too little, or the panel is above one."""
+    found = [] if content.panel.above else members_of(line, content)
+    return [] if too_little(found, FEWEST) else found
+
+
+def _mark(group: Group, n: int, only_colour: bool) -> Line2D:
+    look: dict[str, Any] = {"marker": "o" if only_colour else group.marker, "markersize": 5.5}
+    colour = group.colour if n else NO_ROWS
+    look |= {"markerfacecolor": colour if group.filled and n else "none", "markeredgecolor": colour}
+    return Line2D([], [], linestyle="none", label=_counted(group.title, n), **look)
+
+
+def _shape(shape: Group, n: int) -> Line2D:
+    look: dict[str, Any] = {"marker": shape.marker, "markersize": 5.5}
+    look |= {"markerfacecolor": QUIET if n else "none", "markeredgecolor": QUIET if n else NO_ROWS}
+    return Line2D([], [], linestyle="none", label=_counted(shape.title, n), **look)
+
+
+def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
+    there = any(fitted(line, each) or (each.points and each.panel.above == line.key) for each in contents)
+    enough = any(len(members_of(line, each)) >= FEWEST for each in contents)
+    lacking = "one x for all models" if enough else f"fewer than {FEWEST} models"
+    look: dict[str, Any] = {"color": line_colour(spec, line) if there else NO_ROWS, "linestyle": line.style}
+    label = line.title if there else f"{line.title}: {lacking}"
+    return Line2D([], [], linewidth=1.3, label=label, **look)
+
+
+def line_colour(spec: Spec, line: FitLine) -> str:
+    """A line's own colour, or that of the group of its key."""
+    if line.colour is not None:
+        return LINE_COLOURS[line.colour]
+    return next((group.colour for group in spec.groups if group.key == line.key), INK)
+
+
+def _counted(title: str, n: int) -> str:
+    return f"{title} ({n})" if n else f"{title}: no models"

@@ -1,0 +1,40 @@
+"""Points of an SVG that know their names: a browser shows a point's `<title>` when the mouse rests on it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+
+from clipjax.results.escaping import xml
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+
+
+def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
+    """Give each point of the named collections its title.
+
+    Args:
+        svg: as matplotlib writes it.
+        names: gid of a collection of points -> a title for each of its points, in their order.
+
+    Raises:
+        ValueError: a collection is not there, or has another number of points.
+    """
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(svg)
+    groups = {each.get("id"): each for each in root.iter(f"{{{SVG}}}g") if each.get("id") in names}
+    for gid, titles in names.items():
+        marks = _marks(groups[gid]) if gid in groups else []
+        if len(marks) != len(titles):
+            raise ValueError(f"{gid}: {len(marks)} points in the SVG, and {len(titles)} names")
+        for mark, title in zip(marks, titles):
+            ET.SubElement(mark, f"{{{SVG}}}title").text = xml(title)
+    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _marks(group: ET.Element) -> list[ET.Element]:
+    """What matplotlib draws for each point: a copy of one path, or where sizes differ a path of its own."""
+    copies = list(group.iter(f"{{{SVG}}}use"))
+    return copies or list(group.iter(f"{{{SVG}}}path"))

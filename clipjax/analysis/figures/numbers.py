@@ -1,0 +1,185 @@
+"""The numbers that a figure draws, as CSV: a line a point, and a line a trend.
+
+Numbers are in the metric's own units (accuracies as fractions) and in full; slopes and intercepts are those
+of the coordinates of the axes' scales. docs/analysis.md has every column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from clipjax.analysis.figures.frame import Content, fitted, looks
+from clipjax.analysis.figures.panel_trends import Trend, reference_of, trends_of
+from clipjax.analysis.figures.spec import Axis, Spec
+from clipjax.analysis.rows.cells import Cell, term_of
+from clipjax.analysis.rows.groups import group_of
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.trends.resampling import Estimate
+from clipjax.analysis.trends.trends import effective_robustness
+from clipjax.results.tables import as_csv
+
+LIMITS = ("lo", "hi", "level", "method")  # of an interval
+AXIS = ("axis", "scale", "unit", "", *LIMITS, "n_images", "part", "rows")
+POINT = (
+    *(
+        "panel",
+        "title",
+        "model",
+        "prompts",
+        "group",
+        "shape",
+        "facts_origin",
+        "highlighted",
+        "drawn",
+        "trends",
+    ),
+    *(f"{which}_{name}".rstrip("_") for which in "xy" for name in AXIS),
+    *("reference", "effective_robustness", *(f"effective_robustness_{name}" for name in LIMITS)),
+    "extrapolated",
+)
+ESTIMATES = ("slope", "intercept", "slope_difference", "offset", "tan_angle")
+TREND = (
+    *("panel", "title", "trend", "trend_title", "where", "method"),
+    *("x_axis", "x_scale", "x_unit", "y_axis", "y_scale", "y_unit"),
+    *("n_models", "x_first", "x_last", "reference"),
+    *(f"{name}_{end}".rstrip("_") for name in ESTIMATES for end in ("", "lo", "hi")),
+    *("offset_at_x", "level", "reason", "convention"),
+)
+
+
+@dataclass(frozen=True)
+class FigureNumbers:
+    """What a figure draws: a `Content` for each of its panels."""
+
+    spec: Spec
+    contents: Sequence[Content]
+
+    @cached_property
+    def trends(self) -> list[list[Trend]]:
+        """Of each panel, with intervals."""
+        return [trends_of(self.spec, content) for content in self.contents]
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Ending of the name and text of each file: points, and trends where the figure has any."""
+        yield "_points.csv", _csv(POINT, self.points())
+        if self.spec.fits:
+            yield "_trends.csv", _csv(TREND, self.trend_records())
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """A record of `POINT` for each point that is drawn or that a trend runs through."""
+        for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
+            yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
+
+    def trend_records(self) -> Iterator[dict[str, Any]]:
+        """A record of `TREND` for each panel and trend, also where there is no line: then with the reason."""
+        reference = reference_of(self.spec)
+        for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
+            for trend in trends:
+                other = "" if reference is None or trend.line is reference else reference.key
+                place = {"panel": number, "title": content.panel.title, "reference": other}
+                yield place | _trend(content, trend)
+
+
+def _points(
+    spec: Spec, content: Content, trends: Sequence[Trend], place: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    shown = {id(point): look for point, look in looks(spec, content) if look is not None}
+    through: dict[int, list[str]] = {}
+    for trend in trends:
+        for point in fitted(trend.line, content):
+            through.setdefault(id(point), []).append(trend.line.key)
+    some = [point for point in content.points if id(point) in shown or id(point) in through]
+    for point, above in zip(some, _above(spec, content, trends, some)):
+        unseen = tuple(group_of(point.facts, scheme) for scheme in (spec.groups, spec.shapes))
+        group, shape = (each and each.key for each in shown.get(id(point), unseen))
+        yield {
+            **place,
+            "model": point.model,
+            "prompts": point.facts.get("prompts"),
+            "group": group,
+            "shape": shape,
+            "facts_origin": point.facts.get("facts_origin"),
+            "highlighted": point.model in spec.highlight,
+            "drawn": id(point) in shown,
+            "trends": "; ".join(through.get(id(point), [])),
+            **_axis("x", content.panel.x, point.x),
+            **(_axis("y", content.panel.y, point.y) if content.panel.y is not None else {}),
+            **above,
+        }
+
+
+def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
+    rows = "; ".join(f"{term_of(row)} ({row['run_id']})" for row in cell.rows)
+    told = (*_about(axis), cell.value, *_limits(cell.interval), cell.n, cell.part, rows)
+    return {f"{which}_{name}".rstrip("_"): value for name, value in zip(AXIS, told)}
+
+
+def _about(axis: Axis) -> tuple[str, str, str]:
+    """Title, scale and unit of the numbers in the file; an axis may show fractions as per cent or points."""
+    return axis.column.title, axis.scale, "fraction" if axis.unit else ""
+
+
+def _limits(interval: Mapping[str, Any] | None) -> list[Any]:
+    return [(interval or {}).get(name) for name in LIMITS]
+
+
+def _above(
+    spec: Spec, content: Content, trends: Sequence[Trend], some: Sequence[Point]
+) -> list[dict[str, Any]]:
+    """How far each point lies above the reference; of a panel that shows it, what it shows."""
+    if key := content.panel.above:
+        told = [(point.y.value, point.y.interval, False) for point in some]
+    else:
+        reference = reference_of(spec)
+        base = next((each for each in trends if each.line is reference), None)
+        if base is None or base.fit is None:
+            return [{} for _ in some]
+        key, found = base.line.key, effective_robustness(some, base.fit)
+        told = [(each.value, each.interval, each.extrapolated) for each in found]
+    name = "effective_robustness"
+    return [
+        {"reference": key, name: value, "extrapolated": beyond}
+        | {f"{name}_{end}": limit for end, limit in zip(LIMITS, _limits(interval))}
+        for value, interval, beyond in told
+    ]
+
+
+def _trend(content: Content, trend: Trend) -> dict[str, Any]:
+    line, fit, other, panel = trend.line, trend.fit, trend.difference, content.panel
+    convention = None if fit is None else (other or fit).convention
+    found: dict[str, Any] = {
+        f"{which}_{name}": value
+        for which, axis in zip("xy", panel.axes)
+        for name, value in zip(AXIS, _about(axis))
+    }
+    found |= {
+        "trend": line.key,
+        "trend_title": line.title,
+        "where": json.dumps(line.where, ensure_ascii=False),
+        "method": line.method,
+        "n_models": len(trend.members),
+        "reason": "; ".join(trend.reasons),
+        "convention": convention and json.dumps(dict(convention), ensure_ascii=False),
+    }
+    if fit is not None:
+        found |= {"x_first": fit.ends[0], "x_last": fit.ends[1], "level": fit.level}
+        found |= _estimate("slope", fit.slope_estimate) | _estimate("intercept", fit.intercept_estimate)
+    if other is not None:
+        found |= _estimate("slope_difference", other.slope) | _estimate("offset", other.offset)
+        found |= _estimate("tan_angle", other.tan) | {"offset_at_x": other.at}
+    return found
+
+
+def _estimate(name: str, found: Estimate | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    limits = found.interval or {}
+    return {name: found.value, f"{name}_lo": limits.get("lo"), f"{name}_hi": limits.get("hi")}
+
+
+def _csv(header: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
+    return as_csv(header, ([record.get(name) for name in header] for record in records))

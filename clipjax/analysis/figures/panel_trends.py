@@ -1,0 +1,77 @@
+"""The trends of one panel: what its lines are drawn by, and what a table of its numbers says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clipjax.analysis.figures.frame import FEWEST, Content, fitted, members_of
+from clipjax.analysis.figures.spec import FitLine, Spec
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.trends.group_differences import GroupDifference, compare_fits
+from clipjax.analysis.trends.resampling import RESAMPLES
+from clipjax.analysis.trends.trends import Fit, fit_points, too_little
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A line of a panel.
+
+    Attributes:
+        members: the points that it is to run through.
+        fit: None where there is no line.
+        difference: it less the figure's reference; None of the reference, and where one of them is no line.
+        reasons: why what is None cannot be told.
+    """
+
+    line: FitLine
+    members: Sequence[Point]
+    fit: Fit | None
+    difference: GroupDifference | None
+    reasons: tuple[str, ...]
+
+
+def reference_of(spec: Spec) -> FitLine | None:
+    """The trend that the others of a figure, and its models, are held against.
+
+    The second of its `difference`, else that which a panel is above, else its first; None without trends.
+    """
+    named = [*spec.difference[1:], *(panel.above for panel in spec.panels if panel.above)]
+    return next((line for line in spec.fits if not named or line.key == named[0]), None)
+
+
+def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
+    """The trends of a panel, in the figure's order, each drawn by a stream of its own.
+
+    Args:
+        resamples: draws for intervals; the lines are the same with 0.
+
+    Raises:
+        DataError: as `fit_points`.
+    """
+    reference = reference_of(spec)
+    fits = [_fit(line, content, resamples, stream) for stream, line in enumerate(spec.fits)]
+    base = next((fit for line, fit in zip(spec.fits, fits) if line is reference), None)
+    found = []
+    for line, fit in zip(spec.fits, fits):
+        other = None if line is reference or fit is None or base is None else compare_fits(fit, base)
+        reasons = _reasons(line, content, fit, other, lacks_reference=line is not reference and base is None)
+        found.append(Trend(line, members_of(line, content), fit, other, reasons))
+    return found
+
+
+def _fit(line: FitLine, content: Content, resamples: int, stream: int) -> Fit | None:
+    settings = {"method": line.method, "resamples": resamples, "stream": stream}
+    return fit_points(members, **settings) if (members := fitted(line, content)) else None
+
+
+def _reasons(
+    line: FitLine, content: Content, fit: Fit | None, other: GroupDifference | None, *, lacks_reference: bool
+) -> tuple[str, ...]:
+    if content.panel.above:
+        return (f"y is how far models lie above the trend {content.panel.above!r}",)
+    if fit is None:
+        return (str(too_little(members_of(line, content), FEWEST)),)
+    if lacks_reference:
+        return ("the reference has no trend here",)
+    return () if other is None else other.reasons

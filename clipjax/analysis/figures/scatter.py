@@ -1,0 +1,181 @@
+"""Scatter plots of models: groups, trend lines, intervals, and the angle between two trends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
+
+from clipjax.analysis.figures.axes import ends, set_axis
+from clipjax.analysis.figures.frame import (
+    Content,
+    Drawing,
+    Places,
+    draw_cuts,
+    draw_own,
+    drawn,
+    handles,
+    legend_shape,
+    line_colour,
+    looks,
+    places_of,
+    said,
+    say_missing,
+    set_legend,
+    title_axes,
+)
+from clipjax.analysis.figures.panel_trends import Trend, trends_of
+from clipjax.analysis.figures.spec import Panel, Spec
+from clipjax.analysis.figures.style import INK, RC, new_figure
+from clipjax.analysis.figures.yours import YOURS
+from clipjax.analysis.rows.groups import Group
+from clipjax.analysis.rows.scales import transform
+from clipjax.analysis.trends.resampling import RESAMPLES
+
+WIDTH, HEIGHT = 2.45, 2.25  # inches a panel
+ALONE = 3.4  # its height where it stands alone in its line
+LINE = 0.18  # inches a line of the legend
+SIZES = {"*": 46, "P": 26, "X": 26}  # of markers, in square points; else:
+SIZE = 20
+STAR = 150  # of a highlighted model's
+
+
+class Series(NamedTuple):
+    """The points of one look, by their place in the panel's list; `star`: highlighted ones."""
+
+    group: Group
+    marker: str
+    members: list[int]
+    star: bool = False
+
+
+def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
+    """All panels of a figure, and one legend.
+
+    Args:
+        contents: one a panel of the spec, in its order.
+        commands: what makes the missing rows, as an empty panel says it.
+    """
+    lines = -(-len(contents) // spec.across)
+    entries, width = handles(spec, contents), max(WIDTH * spec.across, 5.2)
+    rows, _ = legend_shape(width, entries)
+    figure = new_figure(width, (HEIGHT if spec.across > 1 else ALONE) * lines + LINE * rows + 0.5)
+    drawing = Drawing(figure)
+    with matplotlib.rc_context(RC):
+        grid = figure.subplots(lines, spec.across, squeeze=False)
+        for area in grid.ravel()[len(contents) :]:
+            area.set_visible(False)
+        shown = [bool(drawn(spec, content)) for content in contents]
+        for k, (area, content) in enumerate(zip(grid.ravel(), contents), 1):
+            area.set_title(content.panel.title, loc="left", size=9)
+            if shown[k - 1]:
+                drawing.names |= draw_panel(area, spec, content, f"{spec.name}-{k}")
+            else:
+                say_missing(area, content, commands)
+        title_axes(grid, [content.panel for content in contents], shown)
+        figure.suptitle(spec.title, color=INK, size=11)
+        set_legend(figure, entries)
+    return drawing
+
+
+def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
+    """One panel; returns the names of the points of each of its collections, by gid."""
+    panel = content.panel
+    assert panel.y is not None
+    points = drawn(spec, content)
+    x, y = places_of(points, "x", panel.x.scale), places_of(points, "y", panel.y.scale)
+    names = {}
+    for key, series in _series(spec, content).items():
+        _draw_series(area, series, x, y, f"{gid}-{key}")
+        names[f"{gid}-{key}"] = [said(points[i], panel) for i in series.members]
+    limits = [ends(np.append(x.ends, x.at)), ends(np.append(y.ends, y.at))]  # no interval is cut at the frame
+    trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # of lines no interval is drawn
+    for trend in trends:
+        line = trend.line
+        if line.key == panel.above:
+            area.axhline(0, color=line_colour(spec, line), linestyle=line.style, linewidth=1.3, zorder=4)
+        _draw_fit(area, spec, trend, panel, f"{gid}-fit-{line.key}")
+    if spec.ideal:
+        both = [min(low for low, _ in limits), max(high for _, high in limits)]
+        area.plot(both, both, color=INK, linestyle="--", linewidth=0.9, zorder=1, gid=f"{gid}-ideal")
+    if spec.difference:
+        area.text(0.04, 0.96, _angle(spec, trends), transform=area.transAxes, va="top", size=7, color=INK)
+    set_axis(area, "x", limits[0], panel.x.scale, panel.x.unit)
+    set_axis(area, "y", limits[1], panel.y.scale, panel.y.unit)
+    draw_own(area, spec, points, x.at, y.at)
+    return names
+
+
+def _series(spec: Spec, content: Content) -> dict[str, Series]:
+    """One for each group, of a figure with shapes for each group and shape, that has points.
+
+    Those of few points come last, so that they lie on top; stars lie on top of all.
+    """
+    pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
+    kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
+    found = {
+        _key(*pair, star): Series(pair[0], "*" if star else (pair[1] or pair[0]).marker, [], star)
+        for pair, star in kinds
+    }
+    shown = ((point, look) for point, look in looks(spec, content) if look is not None)
+    for i, (point, look) in enumerate(shown):
+        found[_key(*look, point.model in spec.highlight)].members.append(i)
+    sizes = {key: (each.star, -len(each.members)) for key, each in found.items() if each.members}
+    return {key: found[key] for key in sorted(sizes, key=lambda key: sizes[key])}
+
+
+def _key(group: Group, shape: Group | None, star: bool) -> str:
+    parts = [each.key for each in (group, shape) if each is not None]
+    return "-".join([*parts, "star"] if star else parts)
+
+
+def _draw_series(area: Axes, series: Series, all_x: Places, all_y: Places, gid: str) -> None:
+    group, marker, members, star = series
+    bars_x, bars_y = all_x.of(members), all_y.of(members)
+    x, y = bars_x.at, bars_y.at
+    for along_x, along_y in ((bars_x.ends, [y, y]), ([x, x], bars_y.ends)):
+        area.plot(_broken(along_x), _broken(along_y), color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)
+    draw_cuts(area, "x", bars_x, y, group.colour)
+    draw_cuts(area, "y", bars_y, x, group.colour)
+    if star:
+        star_look = {"facecolors": group.colour, "edgecolors": INK, "linewidths": 0.7, "zorder": 5.5}
+        area.scatter(x, y, s=STAR, marker=marker, gid=gid, **star_look)
+        return
+    filled = {"facecolors": group.colour, "edgecolors": "white", "linewidths": 0.4}
+    hollow = {"facecolors": "none", "edgecolors": group.colour, "linewidths": 0.6}
+    look = {"zorder": 3, **filled} if group.filled else {"zorder": 2.5, **hollow}
+    area.scatter(x, y, s=SIZES.get(marker, SIZE), marker=marker, gid=gid, **look)
+
+
+def _broken(ends: ArrayLike) -> np.ndarray:
+    """First and last coordinates of segments, [2, N], as one line with gaps: one path in a file, not N."""
+    both = np.asarray(ends)
+    return np.concatenate([both, np.full_like(both[:1], np.nan)]).T.ravel()
+
+
+def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
+    """The trend of some models, from the first of them to the last, light at its edges to lie on points."""
+    line, found = trend.line, trend.fit
+    if found is None:
+        return
+    assert panel.y is not None
+    across = np.array(found.ends)
+    at = transform(across, panel.x.scale), transform(found.predict(across), panel.y.scale)
+    edge = [withStroke(linewidth=2.6, foreground="white")]
+    look = {"color": line_colour(spec, line), "linestyle": line.style, "linewidth": 1.3}
+    area.plot(*at, zorder=4, gid=gid, path_effects=edge, **look)
+
+
+def _angle(spec: Spec, trends: Sequence[Trend]) -> str:
+    """The tangent of the angle between two trends, with its interval; "" where one of them is missing."""
+    difference = next(trend.difference for trend in trends if trend.line.key == spec.difference[0])
+    found = None if difference is None else difference.tan
+    if found is None:
+        return ""
+    limits = found.interval
+    return f"tan Δ = {found.value:.2f}" + (f" [{limits['lo']:.2f}, {limits['hi']:.2f}]" if limits else "")

@@ -1,0 +1,154 @@
+"""One number of many models as a strip: a line of points a group, larger models larger points (Fig. 2)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+
+from clipjax.analysis.figures.axes import ends, set_axis
+from clipjax.analysis.figures.frame import (
+    CUT,
+    Content,
+    Drawing,
+    axis_title,
+    draw_cuts,
+    draw_own,
+    drawn,
+    has_cut,
+    looks,
+    places_of,
+    said,
+    say_missing,
+)
+from clipjax.analysis.figures.spec import Panel, Spec
+from clipjax.analysis.figures.style import INK, NO_ROWS, QUIET, RC, new_figure
+from clipjax.analysis.figures.yours import STATED, YOURS, is_stated
+from clipjax.analysis.rows.groups import Group
+from clipjax.analysis.rows.points import Point
+
+SMALLEST, LARGEST = 14, 120  # of markers, in square points
+STAR = 190  # of a highlighted model's
+LINE = 90  # characters of a line below a panel
+SPREAD = 0.3  # how far from their line points may stand, lines being 1 apart
+
+
+def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
+    """A panel a number, a line a group of the scheme, from top to bottom in its order.
+
+    Args:
+        contents: one a panel of the spec, in its order.
+        commands: what makes the missing rows, as an empty panel says it.
+    """
+    groups = _lines(spec, contents)
+    figure = new_figure(2.2 + 4.2 * len(contents), 1.6 + 0.42 * len(groups))
+    drawing = Drawing(figure)
+    with matplotlib.rc_context(RC):
+        grid = figure.subplots(1, len(contents), squeeze=False)[0]
+        for k, (area, content) in enumerate(zip(grid, contents), 1):
+            area.set_title(content.panel.title, loc="left", size=9)
+            if drawn(spec, content):
+                drawing.names |= _draw(area, spec, content, groups, f"{spec.name}-{k}")
+            else:
+                say_missing(area, content, commands)
+        figure.suptitle(spec.title, color=INK, size=11)
+        figure.supxlabel(_explained(spec, contents), size=8, color=INK)
+    return drawing
+
+
+def _lines(spec: Spec, contents: Sequence[Content]) -> list[Group]:
+    """The groups from top to bottom; last, where some model is in none, `YOURS`."""
+    shown = [look[0] for content in contents for _, look in looks(spec, content) if look is not None]
+    return [*spec.groups, *([YOURS] if any(group is YOURS for group in shown) else [])]
+
+
+def _explained(spec: Spec, contents: Sequence[Content]) -> str:
+    """What marks mean, in one line below the panels."""
+    shown = [point for content in contents for point in drawn(spec, content)]
+    parts = ["larger points: more parameters"] if spec.size else []
+    parts += ["bars: intervals of the numbers", "lines: medians of the groups"]
+    parts += [CUT] if any(has_cut(spec, content) for content in contents) else []
+    parts += ["star: highlighted"] if any(point.model in spec.highlight for point in shown) else []
+    parts += [f"ring: {STATED}"] if any(is_stated(point.facts) for point in shown) else []
+    return "\n".join(textwrap.wrap("; ".join(parts), LINE * len(contents)))
+
+
+def _draw(
+    area: Axes, spec: Spec, content: Content, groups: Sequence[Group], gid: str
+) -> dict[str, list[str]]:
+    panel, names, labels, limits = content.panel, {}, [], []
+    own: list[tuple[list[Point], np.ndarray, np.ndarray]] = []
+    shown = [(point, look[0]) for point, look in looks(spec, content) if look is not None]
+    for height, group in enumerate(reversed(groups)):
+        members = [point for point, of in shown if of is group]
+        labels.append(f"{group.title} ({len(members)})" if members else f"{group.title}: no models")
+        if not members:
+            area.axhline(height, color=NO_ROWS, linewidth=0.6, linestyle=":")
+            continue
+        bars = places_of(members, "x", panel.x.scale)
+        x = bars.at
+        y = height + SPREAD * _offsets(x)
+        area.hlines(y, *bars.ends, color=group.colour, linewidth=0.7, alpha=0.45, zorder=2)
+        draw_cuts(area, "x", bars, y, group.colour)
+        middle = float(np.median(x))
+        area.vlines(middle, height - 0.4, height + 0.4, color=group.colour, linewidth=1.6, zorder=2.5)
+        names |= _draw_points(area, spec, panel, group, members, x, y, f"{gid}-{group.key}")
+        own.append((members, x, y))
+        limits += [x, *bars.ends]  # no interval is cut at the frame
+    area.set_yticks(range(len(labels)), labels)
+    for tick, label in zip(area.get_yticklabels(), labels):
+        tick.set_color(QUIET if label.endswith(": no models") else INK)
+    area.set_ylim(-0.6, len(labels) - 0.4)
+    set_axis(area, "x", ends(np.concatenate(limits)), panel.x.scale, panel.x.unit)
+    for members, x, y in own:
+        draw_own(area, spec, members, x, y)
+    area.set_xlabel(axis_title(panel.x))
+    area.grid(visible=False, axis="y")
+    return names
+
+
+def _draw_points(
+    area: Axes,
+    spec: Spec,
+    panel: Panel,
+    group: Group,
+    members: Sequence[Point],
+    x: np.ndarray,
+    y: np.ndarray,
+    gid: str,
+) -> dict[str, list[str]]:
+    """The points of a group, and its highlighted ones as stars; returns the names of each collection."""
+    sizes = _sizes([point.facts.get(spec.size) if spec.size else None for point in members])
+    starred = [point.model in spec.highlight for point in members]
+    looks_of: dict[bool, dict[str, Any]] = {
+        False: {"marker": group.marker, "edgecolors": "white", "linewidths": 0.5, "alpha": 0.85, "zorder": 3},
+        True: {"marker": "*", "edgecolors": INK, "linewidths": 0.7, "zorder": 5.5},
+    }
+    names = {}
+    for star, look in looks_of.items():
+        if some := [k for k, is_star in enumerate(starred) if is_star is star]:
+            name = f"{gid}-star" if star else gid
+            names[name] = [said(members[k], panel) for k in some]
+            size = STAR if star else [sizes[k] for k in some]
+            area.scatter(x[some], y[some], s=size, facecolors=group.colour, gid=name, **look)
+    return names
+
+
+def _offsets(x: np.ndarray) -> np.ndarray:
+    """-1 to 1: neighbours in x stand apart, the same values always in the same way."""
+    steps = np.array([0, 0.6, -0.6, 0.3, -0.3, 0.9, -0.9]) if len(x) > 3 else np.zeros(1)
+    found = np.empty(len(x))
+    found[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
+    return found
+
+
+def _sizes(facts: Sequence[Any]) -> list[float]:
+    """Areas that grow with the fact within the group, by rank; the middle where it is not known."""
+    known = sorted({fact for fact in facts if isinstance(fact, int | float)})
+    step = (LARGEST - SMALLEST) / max(len(known) - 1, 1)
+    middle = (SMALLEST + LARGEST) / 3
+    return [SMALLEST + step * known.index(f) if f in known and len(known) > 1 else middle for f in facts]

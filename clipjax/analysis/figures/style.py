@@ -1,0 +1,141 @@
+"""How our figures look, and how they are written: one place, so that all of them match.
+
+Colours are the eight of Okabe and Ito (Color Universal Design, 2008), which people with any colour vision
+tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays text, to print.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
+
+from clipjax.analysis.figures.named_points import name_points
+from clipjax.errors import visible
+from clipjax.storage.writing import write_bytes
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
+LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
+MARKERS = "osD^vPX*"
+FORMATS = ("png", "pdf")  # and "svg", whose points know their names
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.markersize": 7,
+    "text.parse_math": False,  # names are shown as they are: a $ in one is no formula
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "clipjax",
+    "figure.constrained_layout.use": True,
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    with matplotlib.rc_context(RC):
+        return Figure(figsize=(width, height), layout="constrained")
+
+
+def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Distances from the values to their lower and to their upper limits; 0 where a row has no interval."""
+    limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
+    return [
+        [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
+        [max(0.0, limit["hi"] - row["value"]) for row, limit in zip(rows, limits)],
+    ]
+
+
+def draw_points(
+    panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
+) -> None:
+    """The values of rows with their intervals, in the marker and colour of the k-th model.
+
+    A value without an interval is a hollow marker: what is not known is not drawn as known exactly.
+    """
+    colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+    panel.errorbar(
+        [row["value"] for row in rows],
+        heights,
+        xerr=limits_around(rows),
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        capsize=2,
+        label=label,
+    )
+    bare = [(row["value"], height) for row, height in zip(rows, heights) if row["interval"] is None]
+    if bare:
+        hollow = {"color": colour, "markerfacecolor": "white", "markersize": 5, "zorder": 3}
+        panel.plot(*zip(*bare), marker, **hollow)
+
+
+def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    """An entry in the legend, the last one, for the hollow markers of `draw_points`: why they are hollow."""
+    bare = [row for row in rows if row["interval"] is None]
+    if bare:
+        notes = {row.get("note") or "" for row in bare}
+        only = notes.pop() if len(notes) == 1 else ""
+        label = only if only.startswith("no interval") else "no interval"
+        # Not `plot`, whose entries stand before those of `errorbar`.
+        panel.errorbar([], [], fmt="o", color=QUIET, markerfacecolor="white", markersize=5, label=label)
+
+
+def save_figure(
+    figure: Figure,
+    out: str | Path,
+    formats: Sequence[str] = FORMATS,
+    names: Mapping[str, Sequence[str]] | None = None,
+) -> list[Path]:
+    """Write the figure as `out` with the formats' endings; returns the files.
+
+    Args:
+        names: what points of an SVG are called, see `named_points.name_points`.
+
+    Raises:
+        DataError: they cannot be written.
+    """
+    paths = [Path(out).with_suffix(f".{form}") for form in formats]
+    for path, form in zip(paths, formats):
+        write_bytes(path, _rendered(figure, form, names or {}))
+    return paths
+
+
+def _show_hidden(figure: Figure) -> None:
+    """Control characters in names have no glyph, and end an SVG: draw them as escapes."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (shown := visible(text.get_text(), "\n")) != text.get_text():
+            text.set_text(shown)
+    for area in figure.axes:
+        for axis in (area.xaxis, area.yaxis):
+            if isinstance(formatter := axis.get_major_formatter(), FixedFormatter):
+                formatter.seq = [visible(str(label), "\n") for label in formatter.seq]
+
+
+def _rendered(figure: Figure, form: str, names: Mapping[str, Sequence[str]]) -> bytes:
+    # No date: the same rows give the same bytes.
+    metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(form)
+    buffer = io.BytesIO()
+    _show_hidden(figure)
+    with matplotlib.rc_context(RC):
+        figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
+    return name_points(buffer.getvalue(), names) if form == "svg" else buffer.getvalue()

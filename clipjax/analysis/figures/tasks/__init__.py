@@ -1,0 +1,1 @@
+"""The figures of single tasks: accuracy, factors, cues, scores, fine-tuning."""

@@ -1,0 +1,55 @@
+"""Shape bias as a figure: category by category, and over all images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.ticker import PercentFormatter
+
+from clipjax.analysis.figures.style import COLOURS, RC, draw_points, explain_hollow, new_figure, save_figure
+from clipjax.errors import DataError
+
+Row = dict[str, Any]
+
+
+def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
+    """Shape bias of each category with its interval, a marker a model; lines are the bias over all images.
+
+    Args:
+        rows: result rows of the task shape_bias.
+        out: the files to write, less their endings.
+
+    Returns: the files written: .png and .pdf.
+
+    Raises:
+        DataError: no row is the shape bias of a category, or the files cannot be written.
+    """
+    biases = [row for row in rows if row["metric"] == "shape_bias" and row["value"] is not None]
+    parts = [row for row in biases if (row["slice"] or "").startswith("class:")]
+    if not parts:
+        raise DataError("no result row is the shape bias of a category: run `clipjax eval shape_bias`")
+    models = list(dict.fromkeys(row["model"] for row in parts))
+    categories = sorted({row["slice"].removeprefix("class:") for row in parts}, reverse=True)
+    figure = new_figure(6.0, 1.4 + 0.28 * len(categories))
+    with matplotlib.rc_context(RC):
+        panel = figure.subplots()
+        for k, model in enumerate(models):
+            shift = 0.5 * (k - (len(models) - 1) / 2) / len(models)
+            own = [row for row in parts if row["model"] == model]
+            heights = [categories.index(row["slice"].removeprefix("class:")) - shift for row in own]
+            draw_points(panel, own, heights, k, model)
+            for row in biases:
+                if row["model"] == model and row["slice"] is None:
+                    panel.axvline(row["value"], color=COLOURS[k % len(COLOURS)], linestyle="--", linewidth=1)
+        explain_hollow(panel, parts)
+        panel.set_yticks(range(len(categories)), categories)
+        panel.set_xlim(-0.02, 1.02)
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.set_xlabel("shape bias: decisions for the shape / for the shape or the other cue")
+        panel.set_title("Of each category (markers) and of all images (lines)", loc="left")
+        panel.grid(visible=False, axis="y")
+        figure.legend(loc="outside lower right", ncols=3, frameon=False)
+    return save_figure(figure, out)

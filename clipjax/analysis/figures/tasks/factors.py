@@ -1,0 +1,71 @@
+"""Visual factors as a figure: which factors make a model err more than it does on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from clipjax.analysis.figures.style import QUIET, RC, draw_points, explain_hollow, new_figure, save_figure
+from clipjax.errors import DataError
+
+Row = dict[str, Any]
+
+
+def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
+    """Error ratios with their intervals: a line a factor, the hardest on top, a marker a model.
+
+    Args:
+        rows: result rows of the task imagenet_x.
+        out: the files to write, less their endings.
+        variant: of the annotations, see `clipjax.tasks.imagenet_x`.
+
+    Returns: the files written: .png and .pdf.
+
+    Raises:
+        DataError: no row is an error ratio of that variant, or the files cannot be written.
+    """
+    ratios = _ratios(rows, f"{variant}/factor:")
+    if not ratios:
+        raise DataError(f"no result row is an error ratio of {variant}: run `clipjax eval imagenet_x`")
+    models, factors = list(dict.fromkeys(model for model, _ in ratios)), _by_difficulty(ratios)
+    figure = new_figure(7.0, 1.4 + 0.38 * len(factors))
+    with matplotlib.rc_context(RC):
+        panel = figure.subplots()
+        for k, model in enumerate(models):
+            shift = 0.5 * (k - (len(models) - 1) / 2) / len(models)
+            points = [(i - shift, ratios[model, f]) for i, f in enumerate(factors) if (model, f) in ratios]
+            draw_points(panel, [row for _, row in points], [height for height, _ in points], k, model)
+        explain_hollow(panel, list(ratios.values()))
+        panel.axvline(1, color=QUIET, linestyle="--", linewidth=1)
+        panel.set_yticks(range(len(factors)), [_label(factor, ratios) for factor in factors])
+        panel.set_xlim(left=0)
+        panel.set_xlabel("error with the factor / average error (1: no harder than the average image)")
+        panel.set_title("Visual factors, in brackets their images", loc="left")
+        panel.grid(visible=False, axis="y")
+        figure.legend(loc="outside lower right", ncols=3, frameon=False)
+    return save_figure(figure, out)
+
+
+def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:
+    """(model, factor) -> its row."""
+    return {
+        (row["model"], row["slice"].removeprefix(start)): row
+        for row in rows
+        if row["metric"] == "error_ratio" and row["value"] is not None and row["slice"].startswith(start)
+    }
+
+
+def _by_difficulty(ratios: dict[tuple[str, str], Row]) -> list[str]:
+    """The factors, the one with the lowest mean ratio first."""
+    of_factor: dict[str, list[float]] = {}
+    for (_, factor), row in ratios.items():
+        of_factor.setdefault(factor, []).append(row["value"])
+    return sorted(of_factor, key=lambda factor: sum(of_factor[factor]) / len(of_factor[factor]))
+
+
+def _label(factor: str, ratios: dict[tuple[str, str], Row]) -> str:
+    images = max(row["n"] for (_, name), row in ratios.items() if name == factor)
+    return f"{factor.replace('_', ' ')} ({images:,})"

@@ -1,0 +1,157 @@
+"""What fine-tuning changes, as figures: method against number, and the way from one model to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from clipjax.analysis.figures.style import COLOURS, INK, QUIET, RC, limits_around, new_figure, save_figure
+from clipjax.errors import DataError
+
+Row = dict[str, Any]
+
+
+class Panel(NamedTuple):
+    """One number of a figure: its title, and which row it is."""
+
+    title: str
+    task: str
+    dataset: str
+    metric: str
+    slice: str | None = None
+
+    def find(self, rows: Sequence[Row], model: str) -> Row | None:
+        """The newest row of a model with a value."""
+        wanted = (model, self.task, self.dataset, self.metric, self.slice)
+        names = ("model", "task", "dataset", "metric", "slice")
+        found = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
+        return found[-1] if found else None
+
+
+def methods_figure(
+    rows: Sequence[Row], base: str, models: Sequence[str], panels: Sequence[Panel], out: str | Path
+) -> list[Path]:
+    """Fine-tuned models of one base: a panel a number, a line a model, the base as a dashed line through all.
+
+    Args:
+        rows: result rows.
+        base: the model that all started from.
+        models: fine-tuned ones, from top to bottom; named by how they were tuned.
+        out: the files to write, less their endings.
+
+    Returns: the files written: .png and .pdf.
+
+    Raises:
+        DataError: no model has any of the numbers, or the files cannot be written.
+    """
+    everyone = [base, *models]
+    found = {
+        (panel, model): row for panel in panels for model in everyone if (row := panel.find(rows, model))
+    }
+    if not found:
+        raise DataError("no result row is one of the numbers of the figure: evaluate the models first")
+    figure = new_figure(1.8 + 2.3 * len(panels), 1.2 + 0.3 * len(everyone))
+    heights = {model: -place for place, model in enumerate(everyone)}
+    with matplotlib.rc_context(RC):
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for panel, area in zip(panels, axes):
+            here = [found[panel, model] for model in everyone if (panel, model) in found]
+            for row in here:
+                colour = QUIET if row["model"] == base else COLOURS[0]
+                area.errorbar(
+                    row["value"],
+                    heights[row["model"]],
+                    xerr=limits_around([row]),
+                    fmt="D" if row["model"] == base else "o",
+                    color=colour,
+                    markersize=5,
+                    capsize=2,
+                )
+            if (panel, base) in found:
+                area.axvline(found[panel, base]["value"], color=QUIET, linestyle="--", linewidth=1)
+            area.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            area.set_title(panel.title, loc="left")
+            area.grid(visible=False, axis="y")
+        axes[0].set_yticks(list(heights.values()), [_name(rows, model, base) for model in everyone])
+        figure.supxlabel(f"of {base}, 95 % intervals; dashed: before", fontsize=9, color=INK)
+    return save_figure(figure, out)
+
+
+def alpha_figure(
+    rows: Iterable[Row], reference: str, out: str | Path, *, written: float | None = None
+) -> list[Path]:
+    """WiSE-FT's curve: accuracy where the model was fine-tuned against accuracy on each shift, by alpha.
+
+    Args:
+        rows: result rows of interpolated models (their facts' lineage names alpha), task zeroshot.
+        reference: the data set of the horizontal axis.
+        out: the files to write, less their endings.
+        written: the alpha of the model that is kept; a ring around its points.
+
+    Raises:
+        DataError: fewer than two alphas have an accuracy on `reference`, no other data set is there, or the
+            files cannot be written.
+    """
+    found = {
+        (row["dataset"], _alpha(row)): row
+        for row in rows
+        if row["task"] == "zeroshot" and row["metric"] == "top1" and row["slice"] is None
+        if row["value"] is not None and _alpha(row) is not None
+    }
+    alphas = sorted({alpha for dataset, alpha in found if dataset == reference})  # type: ignore[type-var]
+    shifts = sorted({dataset for dataset, _ in found} - {reference})
+    if len(alphas) < 2 or not shifts:
+        raise DataError(
+            f"the curve needs accuracies of two alphas or more, on {reference} and on another data set"
+        )
+    figure = new_figure(5.4, 4.0)
+    with matplotlib.rc_context(RC):
+        area = figure.subplots()
+        ringed = []
+        for k, dataset in enumerate(shifts):
+            points = {a: (found[reference, a], found[dataset, a]) for a in alphas if (dataset, a) in found}
+            _curve(area, points, COLOURS[k % len(COLOURS)], dataset)
+            ringed += [points[written]] if written in points else []
+        if ringed:
+            x, y = zip(*((across["value"], up["value"]) for across, up in ringed))
+            ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
+            area.plot(x, y, "o", label=f"alpha {written:g}, written", **ring)
+        for axis in (area.xaxis, area.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as tell the ticks apart
+        area.margins(0.08)
+        area.set_xlabel(f"accuracy on {reference}")
+        area.set_ylabel("accuracy on the shift, 95 % intervals")
+        area.set_title("From the pretrained (alpha 0) to the fine-tuned model (1)", loc="left")
+        area.legend(frameon=False, fontsize=8)
+    return save_figure(figure, out)
+
+
+def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label: str) -> None:
+    """A line through the points of each alpha, with their intervals on the shift."""
+    if not points:
+        return
+    across, up = (list(rows) for rows in zip(*points.values()))
+    x, y = ([row["value"] for row in rows] for rows in (across, up))
+    area.errorbar(x, y, yerr=limits_around(up), fmt="none", color=colour, alpha=0.35, linewidth=1)
+    area.plot(x, y, "-o", color=colour, markersize=4, linewidth=1, label=label)
+    for alpha, *place in zip(points, x, y):
+        area.annotate(
+            f"{alpha:g}", tuple(place), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour
+        )
+
+
+def _alpha(row: Row) -> float | None:
+    return (row["model_facts"].get("lineage") or {}).get("alpha")
+
+
+def _name(rows: Sequence[Row], model: str, base: str) -> str:
+    """How a model was tuned, as its rows say; the base is the zero-shot model."""
+    if model == base:
+        return "before"
+    facts = next((row["model_facts"] for row in rows if row["model"] == model), {})
+    return str(facts.get("fine_tune") or model)

@@ -1,0 +1,79 @@
+"""Models that no group of a figure has a place for: which of them are the user's own, and why they fit none.
+
+    look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are not known
+
+A figure shows the user's own models in any case. Other models that its groups exclude by a known fact (a
+standard ResNet among CLIPs) are not of the figure; `why_none` names that fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipjax.analysis.figures.spec import Spec
+from clipjax.analysis.rows.groups import Group, group_of, matches
+
+YOURS = Group("yours", "Yours (in no group)", "#6A3D9A", ">", True, {})
+STATED = "facts stated by the user"
+Look = tuple[Group, Group | None]
+"""A group and, in a figure with shapes, a shape."""
+
+
+def is_stated(facts: Mapping[str, Any]) -> bool:
+    """Whether the user states the model's facts."""
+    return facts.get("facts_origin") == "stated"
+
+
+def is_own(facts: Mapping[str, Any]) -> bool:
+    """Whether a model is the user's own: facts not from the registry, no known group, or fine-tuned here.
+
+    Rows written before `facts_origin` was recorded are told by the last two. A published model that is not
+    registered may have no known group either, but only what was measured has an `arch` or is predictions.
+    """
+    measured = "arch" in facts or facts.get("kind") == "predictions"
+    return (
+        facts.get("facts_origin") in ("stated", "unknown")
+        or (facts.get("group") is None and measured)
+        or bool(facts.get("lineage"))
+    )
+
+
+def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
+    """How a figure shows a model; None where it does not.
+
+    A model in no group is shown as `YOURS` if it is the user's own or highlighted. A highlighted model is
+    shown even if the figure is of other models.
+    """
+    highlighted = model in spec.highlight
+    if not matches(facts, spec.models) and not highlighted:
+        return (YOURS, None) if is_own(facts) and not _refuted(facts, spec.models) else None
+    group, shape = group_of(facts, spec.groups), group_of(facts, spec.shapes)
+    if group is not None and (shape is not None or not spec.shapes):
+        return group, shape
+    return (YOURS, None) if highlighted or is_own(facts) else None
+
+
+def why_none(spec: Spec, facts: Mapping[str, Any]) -> str:
+    """Why no group (or shape) of a figure has a place for a model: facts not known, or that exclude it."""
+    wheres = [[spec.models]] if spec.models and not matches(facts, spec.models) else []
+    schemes = [scheme for scheme in (spec.groups, spec.shapes) if scheme and group_of(facts, scheme) is None]
+    wheres += [[group.where for group in scheme] for scheme in schemes]
+    return "; ".join(_why(facts, some) for some in wheres)
+
+
+def _why(facts: Mapping[str, Any], wheres: Sequence[Mapping[str, Any]]) -> str:
+    possible = [where for where in wheres if not _refuted(facts, where)]
+    names = dict.fromkeys(name for where in possible or wheres for name in where)
+    if possible:
+        unknown = [name for name in names if facts.get(name) is None]
+        origin = " (facts_origin unknown)" if facts.get("facts_origin") == "unknown" else ""
+        return f"not known: {', '.join(unknown)}{origin}"
+    told = [f"{name} {facts[name]!r}" for name in names if facts.get(name) is not None]
+    return f"no group has {', '.join(told)}"
+
+
+def _refuted(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Whether a known fact is not what a condition asks for."""
+    known = {name: wanted for name, wanted in where.items() if facts.get(name) is not None}
+    return not matches(facts, known)

@@ -1,0 +1,78 @@
+"""The report: result rows -> one HTML page with tables, plots, figures, claims and how each number was made.
+
+    write_report(ResultStore("results").rows(), Path("report.html"), "results")
+
+Imports no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from clipjax.analysis.claims.claims import check
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.figure_set import PROMPTS
+from clipjax.analysis.figures.spec import load_spec, spec_names
+from clipjax.analysis.report.data import report_data
+from clipjax.analysis.report.page import page
+from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
+from clipjax.analysis.rows.cells import RowIndex
+from clipjax.results.store import Row
+from clipjax.storage.writing import write_bytes
+
+__all__ = ["Choices", "Written", "page", "report_data", "write_report"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a report shows.
+
+    Attributes:
+        figures: names or files of figures and tables; None for all that ship with clipjax.
+        claims: a file of the form of configs/claims.toml; None for that file.
+        prompts, precision: which rows figures, tables and claims take of several, see `cells_of`. Without
+            prompts the study's, or what the file of claims says.
+        parts: also numbers of parts of data sets, see `report_data`.
+        highlight: models to draw as stars with their names.
+    """
+
+    figures: Sequence[str] | None = None
+    claims: Path | None = None
+    prompts: str | None = None
+    precision: str = "parity"
+    parts: bool = True
+    highlight: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it: the size of the page in MB (1e6 bytes), models and numbers on it."""
+
+    megabytes: float
+    models: int
+    numbers: int
+
+
+def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = Choices()) -> Written:
+    """Write the page; it appears whole or not at all.
+
+    Raises:
+        UsageError: there is no figure of a name.
+        DataError: a file of figures or claims is not of its form; the page cannot be written.
+    """
+    names = spec_names() if choices.figures is None else choices.figures
+    specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]
+    book, index = ledger(choices.claims), RowIndex(rows)
+    taken = Taken(choices.prompts or PROMPTS, choices.precision)
+    data = report_data(rows, name, parts=choices.parts, highlight=choices.highlight)
+    verdicts = check(book, rows, prompts=choices.prompts, precision=choices.precision)
+    sections = [
+        figures_section(specs, index, taken),
+        tables_section(specs, index, taken),
+        claims_section(verdicts),
+    ]
+    text = page(data, [section for section in sections if section.body]).encode()
+    write_bytes(out, text)
+    return Written(len(text) / 1e6, len(data["models"]), len(data["cells"].get("value", [])))

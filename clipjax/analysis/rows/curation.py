@@ -1,0 +1,207 @@
+"""The curation table: a line a model, a column an aspect of robustness, from result rows and nothing else.
+
+    table = curation_table(ResultStore("results").rows())
+    print(export_curation(table, "markdown"))
+
+It is Table IV of the paper for any set of models. configs/curation.toml says which rows each column averages;
+another file of that form makes a table of other data sets. A cell knows its rows and what is missing; it has
+a value only if nothing is. Where something is published of a cell, that stands beside.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipjax.analysis.rows.cells import (
+    Cell,
+    Column,
+    RowIndex,
+    cells_of,
+    column_from,
+    prompts_of,
+    term_of,
+)
+from clipjax.config import config_dir
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.results.completeness import in_words, is_whole
+from clipjax.results.store import Row
+from clipjax.results.tables import as_csv, as_latex, as_markdown, model_name
+from clipjax.storage.reading import read_toml
+
+NAMED = 3  # rows that an error names
+FORMATS = ("table", "markdown", "latex", "csv", "json")
+CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
+CELL_FIELDS += ("part", "published", "source", "difference")
+NOTE = (
+    "* rests on published numbers, on parts or samples of data sets, or on several prompt sets or "
+    "precisions; (k of n images): nothing is there of the whole data set; (k of n): rows are missing, so "
+    "no mean is taken"
+)
+
+Table = dict[str, list[Cell]]
+"""Model, as `model_name` writes it -> its cells, in the order of the columns. Never empty."""
+
+
+@functools.cache
+def columns(file: Path | None = None) -> tuple[Column, ...]:
+    """The columns of configs/curation.toml, or of another file of that form.
+
+    Raises:
+        DataError: the file is not of that form; names it and the column.
+    """
+    path = config_dir() / "curation.toml" if file is None else file
+    found = read_toml(path).get("columns")
+    if not isinstance(found, list) or not found:
+        raise DataError(f"{path}: expected [[columns]], as configs/curation.toml has them")
+    return tuple(column_from(record, f"{path}: column {n}") for n, record in enumerate(found, 1))
+
+
+def curation_table(
+    rows: Sequence[Row],
+    models: Sequence[str] | None = None,
+    prompts: str | None = None,
+    precision: str = "parity",
+    of: Sequence[Column] | None = None,
+) -> Table:
+    """The table of some models.
+
+    Which of several rows of one number is taken: see `cells_of`.
+
+    Args:
+        rows: result rows, e.g. `ResultStore.rows()`.
+        models: their ids, in the order wanted; default all that have a row of some column.
+        prompts: the prompt set, where a number was measured with several.
+        precision: likewise.
+        of: the columns; default those of the paper's table.
+
+    Raises:
+        UsageError: a model has no row at all.
+        DataError: no row belongs to any column; a number was measured with several prompt sets and `prompts`
+            does not say which; or in several other ways (`WAYS`), of which all but one must be left out.
+    """
+    of = columns() if of is None else of
+    index = RowIndex(rows)
+    found = index.models_of(term for column in of for term in column.terms)
+    if not found:
+        raise DataError(_why_none(index, of))
+    for model in models or ():
+        if model not in index.models:
+            raise unknown_name("model", model, list(index.models))
+        if model not in found:
+            have = ", ".join(sorted({str(term_of(row)) for row in index if model_name(row) == model})[:NAMED])
+            raise UsageError(f"{model} has rows ({have}), but none that the columns average: see --rows")
+    return cells_of(index, of, models=models, prompts=prompts, precision=precision)
+
+
+def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
+    """Why the table is empty: there are no rows, or none of those that its columns average."""
+    terms = list(dict.fromkeys(term for column in of for term in column.terms))
+    tasks = sorted({term.task for term in terms})
+    if not index.models:
+        return f"there are no result rows: run `clipjax eval` for {', '.join(tasks)}"
+    there = sorted({(row["task"], row["dataset"]) for row in index})
+    have = ", ".join(" ".join(each) for each in there[:NAMED])
+    wanted = ", ".join(map(str, terms[:NAMED]))
+    return f"none of the rows ({have}) is one that the columns average, such as {wanted}"
+
+
+def wide(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells: a line a model and, where something is published, a line for each source.
+
+    A cell that misses rows says how many it has, e.g. `(5 of 7)`, and no value. `NOTE` explains the star.
+    """
+    lines = []
+    for model, cells in table.items():
+        lines.append([model, *map(_text, cells)])
+        for source in dict.fromkeys(one["source"] for cell in cells for one in cell.reference):
+            values = ({one["source"]: one for one in cell.reference}.get(source) for cell in cells)
+            lines.append([f"  {source}", *("" if one is None else f"{one['value']:.4g}" for one in values)])
+    return ["model", *(cell.column.title for cell in next(iter(table.values())))], lines
+
+
+def _text(cell: Cell) -> str:
+    if cell.value is not None:
+        part = f" ({cell.part})" if cell.part else ""
+        return f"{cell.value:.4f}{'' if _is_plain(cell.rows) else '*'}{part}"
+    return f"({len(cell.rows)} of {len(cell.column.terms)})" if cell.rows else ""
+
+
+def _is_plain(rows: Sequence[Row]) -> bool:
+    ways = {(prompts_of(row), row["precision"]) for row in rows}
+    return len(ways) == 1 and all(row["origin"] == "measured" and is_whole(row) for row in rows)
+
+
+def long(table: Table) -> list[dict[str, Any]]:
+    """Everything of every cell, one record a cell: the values of CELL_FIELDS.
+
+    `rows` are records of the rows averaged: what names them, value, interval, where they are from.
+    """
+    return [_record(model, cell) for model, cells in table.items() for cell in cells]
+
+
+def _record(model: str, cell: Cell) -> dict[str, Any]:
+    interval = cell.interval or dict.fromkeys(("lo", "hi", "level", "method"))
+    names = ("task", "dataset", "slice", "metric", "value", "interval", "run_id", "origin", "sample")
+    names += ("precision", "convention")
+    return {
+        "model": model,
+        "column": cell.column.key,
+        "value": cell.value,
+        **interval,
+        "rows": [{name: row[name] for name in names} | {"part": in_words(row)} for row in cell.rows],
+        "missing": list(cell.missing),
+        "part": cell.part,
+        **{
+            ours: [one[theirs] for one in cell.reference]
+            for ours, theirs in (("published", "value"), ("source", "source"), ("difference", "difference"))
+        },
+    }
+
+
+def listing(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a table of all rows: which number went into which cell, and what is missing."""
+    lines = []
+    for model, cells in table.items():
+        for cell in cells:
+            of_cell = [model, cell.column.key]
+            for row in cell.rows:
+                lines.append([*of_cell, _named(row), f"{row['value']:.4f}", row["origin"], row["run_id"]])
+            lines += [[*of_cell, term, "", "missing", ""] for term in cell.missing]
+    return ["model", "column", "row", "value", "origin", "run"], lines
+
+
+def _named(row: Row) -> str:
+    """What names a row, and which images it is of where they are not all."""
+    return f"{term_of(row)} ({words})" if (words := in_words(row)) else str(term_of(row))
+
+
+def export_curation(table: Table, form: str) -> str:
+    """The table as "markdown" or "latex" (wide), "csv" or "json" (everything of every cell).
+
+    Raises:
+        UsageError: another form.
+    """
+    if form == "markdown":
+        return as_markdown(*wide(table))
+    if form == "latex":
+        return as_latex(*wide(table))
+    if form == "json":
+        return json.dumps(long(table), indent=2) + "\n"
+    if form == "csv":
+        return _csv(long(table))
+    raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """One line a cell; lists are written with "; " between, rows by what names them and their value."""
+    lines = []
+    for record in records:
+        rows = [f"{term_of(row)} = {row['value']}" for row in record["rows"]]
+        lists = {"rows": rows} | {n: record[n] for n in ("missing", "published", "source", "difference")}
+        cells = {**record, **{name: "; ".join(map(str, some)) for name, some in lists.items()}}
+        lines.append([cells[name] for name in CELL_FIELDS])
+    return as_csv(CELL_FIELDS, lines)

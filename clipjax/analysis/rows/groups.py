@@ -1,0 +1,116 @@
+"""Groups of models, by their facts: what figures colour, what trends are fitted to, what claims compare.
+
+    scheme = groups("paper")
+    group = group_of(row["model_facts"], scheme)      # None: the scheme has no place for the model
+
+The schemes are configs/groups.toml. A model belongs to the first group whose conditions its facts meet; a
+fact that is not known meets none, so that no model is put anywhere by a guess.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, unknown_name
+from clipjax.storage.reading import read_toml
+
+MARKERS = tuple("osD^v<>PX*pdhH8")  # those of matplotlib's that have a face to fill
+FIELDS = ("key", "title", "colour", "marker", "filled", "where")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some models, and how a figure shows them.
+
+    Attributes:
+        key: what commands and configs call it.
+        title: what a legend says.
+        colour: #RRGGBB.
+        marker: as matplotlib names it.
+        filled: whether its markers are filled.
+        where: fact -> the value that it must have, or a list of such values. A `*` in a string stands for
+            anything: "LAION-*".
+    """
+
+    key: str
+    title: str
+    colour: str
+    marker: str
+    filled: bool
+    where: Mapping[str, Any]
+
+    def has(self, facts: Mapping[str, Any]) -> bool:
+        """Whether a model with these facts meets every condition."""
+        return matches(facts, self.where)
+
+
+def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Whether facts meet the conditions of a `where`; a fact that is not there meets none."""
+    return all(_meets(facts.get(name), wanted) for name, wanted in where.items())
+
+
+def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
+    """The first group that a model belongs to."""
+    return next((group for group in scheme if group.has(facts)), None)
+
+
+def schemes(file: Path | None = None) -> list[str]:
+    """The names of the schemes of configs/groups.toml, or of another file of that form."""
+    return list(read_toml(_path(file)))
+
+
+@functools.cache
+def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]:
+    """The groups of a scheme, in the order of a legend.
+
+    Raises:
+        UsageError: there is no such scheme.
+        DataError: the file is not of the form of configs/groups.toml; names it, the scheme and the group.
+    """
+    path = _path(file)
+    records = read_toml(path)
+    if scheme not in records:
+        raise unknown_name("scheme of groups", scheme, list(records))
+    if not isinstance(records[scheme], list):
+        raise DataError(f"{path}: expected [[{scheme}]], one for each group")
+    found = tuple(_group(path, f"{scheme} {n}", one) for n, one in enumerate(records[scheme], 1))
+    if len({group.key for group in found}) < len(found):
+        raise DataError(f"{path}: two groups of {scheme} have the same key")
+    return found
+
+
+def _path(file: Path | None) -> Path:
+    return config_dir() / "groups.toml" if file is None else file
+
+
+def _group(path: Path, place: str, record: Any) -> Group:
+    try:
+        group = Group(**{"filled": True, **record})
+    except TypeError as error:
+        raise DataError(f"{path}: group {place} needs {', '.join(FIELDS)} ({error})") from None
+    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", str(group.colour)):
+        raise DataError(f"{path}: group {place}: the colour {group.colour!r} is not #RRGGBB")
+    if wrong := [name for name in ("key", "title") if not (isinstance(v := getattr(group, name), str) and v)]:
+        raise DataError(f"{path}: group {place}: {wrong[0]} = {getattr(group, wrong[0])!r} is not a text")
+    if group.marker not in MARKERS or not isinstance(group.filled, bool):
+        raise DataError(f"{path}: group {place} needs a marker of {' '.join(MARKERS)}; filled is a bool")
+    if not isinstance(group.where, Mapping) or not group.where:
+        raise DataError(f"{path}: group {place}: `where` names facts and their values")
+    return group
+
+
+def _meets(fact: Any, wanted: Any) -> bool:
+    if fact is None:
+        return False
+    if isinstance(wanted, list):
+        return any(_meets(fact, one) for one in wanted)
+    if isinstance(wanted, str) and "*" in wanted:
+        return isinstance(fact, str) and fnmatchcase(fact, wanted.replace("[", "[[]").replace("?", "[?]"))
+    return fact == wanted

@@ -1,0 +1,103 @@
+"""Models as points: two numbers of each, for scatter plots, trends and claims.
+
+    points(rows, x, y)    # one Point a model that has both
+
+A model that misses one of the two is no point; `Cell.missing` of `cells_of` says what it misses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, prompts_of
+from clipjax.analysis.rows.groups import Group, group_of
+from clipjax.results.store import Row
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model's two numbers; both cells have a value.
+
+    Attributes:
+        model: as `model_name` writes it.
+        facts: `model_facts` of its rows; of `points_of_prompts` with "prompts" beside.
+    """
+
+    model: str
+    facts: Mapping[str, Any]
+    x: Cell
+    y: Cell
+
+
+def points(
+    rows: Iterable[Row] | RowIndex,
+    x: Column,
+    y: Column,
+    *,
+    models: Iterable[str] | None = None,
+    prompts: str | None = None,
+    precision: str = "parity",
+) -> list[Point]:
+    """The models that have both numbers, in the order of their names.
+
+    Which of several rows of one number is taken, and what is refused: see `cells_of`.
+
+    Raises:
+        DataError: as `cells_of`.
+    """
+    table = cells_of(rows, (x, y), models=models, prompts=prompts, precision=precision)
+    return [
+        Point(model, across.rows[0]["model_facts"], across, up)
+        for model, (across, up) in sorted(table.items())
+        if across.value is not None and up.value is not None
+    ]
+
+
+def points_of_prompts(
+    rows: Iterable[Row] | RowIndex,
+    x: Column,
+    y: Column,
+    *,
+    prompts: Sequence[str] | None = None,
+    precision: str = "parity",
+) -> list[Point]:
+    """A point for each model and prompt set that both numbers were measured with, set by set.
+
+    Args:
+        prompts: the sets, in order; default all that the rows have, by name.
+    """
+    of_set: dict[str | None, list[Row]] = {}
+    for row in rows:
+        of_set.setdefault(prompts_of(row), []).append(row)
+    wanted = sorted(name for name in of_set if name is not None) if prompts is None else prompts
+    return [
+        replace(point, facts={**point.facts, "prompts": name})
+        for name in wanted
+        for point in points(of_set.get(name, []), x, y, precision=precision)
+    ]
+
+
+def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, list[Point]], list[Point]]:
+    """{key of every group of the scheme: its points, maybe none}, and the points that no group has."""
+    found: dict[str, list[Point]] = {group.key: [] for group in scheme}
+    rest = []
+    for point in some:
+        group = group_of(point.facts, scheme)
+        (rest if group is None else found[group.key]).append(point)
+    return found, rest
+
+
+def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and the images that each rests on (NaN where not known), float64 [N] each."""
+    columns = (
+        [point.x.value for point in some],
+        [point.y.value for point in some],
+        [point.x.n for point in some],
+        [point.y.n for point in some],
+    )
+    x, y, n_x, n_y = (np.array(column, np.float64) for column in columns)
+    return x, y, n_x, n_y

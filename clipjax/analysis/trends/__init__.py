@@ -1,0 +1,1 @@
+"""Lines through models, how groups differ, correlations; all with intervals over models."""

@@ -1,0 +1,95 @@
+"""How well one number of models predicts another: correlations with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.analysis.rows.scales import checked
+from clipjax.analysis.trends.resampling import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Estimate,
+    check_settings,
+    estimate,
+    multiplicities,
+)
+from clipjax.analysis.trends.trends import check_pairs
+from clipjax.errors import unknown_name
+
+KINDS = ("spearman", "kendall", "pearson")
+
+
+def correlation(
+    x: ArrayLike,
+    y: ArrayLike,
+    kind: str = "spearman",
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    stream: int = 0,
+) -> Estimate:
+    """A correlation over models, with a bootstrap over models; NaN where x or y is one number.
+
+    Spearman's and Kendall's depend on the order alone, and so on no scale; Pearson's is of the values given
+    (`scales.transform` for another scale). Ties share their mean rank in Spearman's; Kendall's is tau-b.
+
+    Args:
+        x, y: a number a model, float [N].
+        kind: of `KINDS`.
+
+    Raises:
+        UsageError: an unknown kind, a level that is none.
+        DataError: a value is NaN, or there are fewer than two models.
+    """
+    if kind not in KINDS:
+        raise unknown_name("correlation", kind, list(KINDS))
+    check_settings(level, resamples)
+    across, up = checked(x, "linear"), checked(y, "linear")
+    check_pairs(across, up)
+    n, order = len(across), np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    across, up = across[order], up[order]
+    times = np.concatenate([np.ones((1, n)), multiplicities(n, resamples, seed, stream)])
+    value, *draws = _kendall(across, up, times) if kind == "kendall" else _pearson(across, up, times, kind)
+    return estimate(value, n, np.array(draws), level)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:
+    """Pearson's correlation, of values or of their ranks, where each model counts so many times [R, N]."""
+    total = times.sum(1, keepdims=True)
+    sides = []
+    for values in (x, y):
+        found = times @ _order(values).T / 2 if kind == "spearman" else np.broadcast_to(values, times.shape)
+        off = found - (times * found).sum(1, keepdims=True) / total
+        sides.append(np.where(_constant(values, times), 0.0, off))
+    across, up = sides
+    size = np.sqrt((times * across**2).sum(1) * (times * up**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        return np.clip((times * across * up).sum(1) / size, -1, 1)  # rounding may pass 1
+
+
+def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b: pairs in the same order less those in opposite order, over pairs that are not tied."""
+    of_x, of_y = _order(x), _order(y)
+
+    def pairs(which: np.ndarray) -> np.ndarray:
+        return ((times @ which) * times).sum(1)
+
+    with np.errstate(invalid="ignore"):
+        return pairs(of_x * of_y) / np.sqrt(pairs(np.abs(of_x)) * pairs(np.abs(of_y)))
+
+
+def _order(values: np.ndarray) -> np.ndarray:
+    """[N, N]: 1 where the model of the row has the larger value, -1 where the smaller, 0 where they are tied.
+
+    The sum over columns is twice the rank, ties sharing their mean, but for a constant.
+    """
+    return np.sign(values[:, None] - values[None, :])
+
+
+def _constant(values: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Whether all models of a draw have one value: bool [R, 1]."""
+    held = np.where(times > 0, values, np.nan)
+    return np.nanmax(held, axis=1, keepdims=True) == np.nanmin(held, axis=1, keepdims=True)

@@ -1,0 +1,138 @@
+"""How the trends of two groups of models differ: slope, offset at a common x, angle (Fig. 8 of the paper).
+
+    compare_groups(cnns, vits).slope.interval
+
+docs/trends.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.analysis.rows.points import Point
+from clipjax.analysis.rows.scales import inverse, transform
+from clipjax.analysis.trends.resampling import FEWEST, Estimate, estimate
+from clipjax.analysis.trends.trends import Fit, fit_points, needed, too_little
+
+ANGLE = (
+    "tan(arctan(slope of a) - arctan(slope of b)) = (a - b) / (1 + a b), one unit of either axis of the same "
+    "length, in the coordinates of the axes"
+)
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """How the trends of two groups differ: a less b.
+
+    Attributes:
+        a, b: the trends; None where a group has too few models or one x.
+        slope: difference of the slopes.
+        offset: difference of y at `at`, in the metric's own units.
+        at: a common x: the middle of what both groups have, in coordinates.
+        tan: of the angle between the lines, by the convention `ANGLE` (Fig. 8 of the paper: tan(Delta_S)).
+        reasons: why what is None cannot be told.
+    """
+
+    a: Fit | None
+    b: Fit | None
+    slope: Estimate | None
+    offset: Estimate | None
+    at: float | None
+    tan: Estimate | None
+    reasons: tuple[str, ...]
+    convention: Mapping[str, Any]
+
+
+def compare_groups(
+    a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
+) -> GroupDifference:
+    """The trends of two groups, each fitted and drawn by itself: models in both make intervals too wide.
+
+    What cannot be told is None and has a reason: anything of a group of fewer than `resampling.FEWEST` models
+    or with one x, and the offset where the groups have no x in common.
+
+    Args:
+        at: the x of the offset, in the metric's own units.
+        settings: as `fit` has them; the scales are those of the points' columns.
+
+    Raises:
+        UsageError, DataError: as `fit`.
+    """
+    fits, reasons = [], []
+    for name, points in (("a", a), ("b", b)):
+        short = too_little(points)
+        reasons += [f"group {name} has {short}"] if short else []
+        fits.append(None if short else fit_points(points, **settings, stream=len(fits)))
+    one, two = fits
+    if one is not None and two is not None:
+        return compare_fits(one, two, at=at)
+    convention = dict(next((f.convention for f in fits if f is not None), {})) | {"angle": ANGLE}
+    return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+
+
+def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
+    """`compare_groups` of trends that are there already, each drawn by a `stream` of its own."""
+    convention = {**one.convention, "angle": ANGLE}
+    reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
+    if reasons:
+        return GroupDifference(one, two, None, None, None, None, tuple(reasons), convention)
+    common = _common_x(one, two) if at is None else _within(at, one, two)
+    offset = None if common is None else _offset(one, two, common)
+    if common is None:
+        reasons.append(_apart(one, two, at))
+    draws = _paired(one.draws[:, 0], two.draws[:, 0])
+    slope = _of_both(one, two, one.slope - two.slope, draws[0] - draws[1])
+    tan = _of_both(one, two, float(tan_of_angle(one.slope, two.slope)), tan_of_angle(*draws))
+    if math.isnan(tan.value):
+        reasons.append("the lines are 90 degrees or more apart: their angle has no tangent to speak of")
+        tan = None
+    return GroupDifference(one, two, slope, offset, common, tan, tuple(reasons), convention)
+
+
+def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
+    """Of the angle from the line with the `second` slope to that with the `first`; see `ANGLE`.
+
+    NaN from 90 degrees on, where the tangent changes its sign.
+    """
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(1 + one * two > 0, (one - two) / (1 + one * two), np.nan)
+
+
+def _common_x(one: Fit, two: Fit) -> float | None:
+    """The middle of the x that both have, in coordinates; None where they have none."""
+    low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
+    if low > high:
+        return None
+    return float(inverse(transform([low, high], one.scale_x).mean(), one.scale_x))
+
+
+def _within(at: float, *fits: Fit) -> float | None:
+    return at if all(fit.ends[0] <= at <= fit.ends[1] for fit in fits) else None
+
+
+def _apart(one: Fit, two: Fit, at: float | None) -> str:
+    have = " and ".join(f"{fit.ends[0]:.4g} to {fit.ends[1]:.4g}" for fit in (one, two))
+    return f"x is {have}: " + ("no x in common" if at is None else f"{at:g} lies outside")
+
+
+def _offset(one: Fit, two: Fit, at: float) -> Estimate:
+    first, second = _paired(one.predictions(at), two.predictions(at))
+    return _of_both(one, two, float(one.predict(at) - two.predict(at)), first - second)
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws of two groups side by side: they are independent, so any order will do."""
+    both = min(len(first), len(second))
+    return first[:both], second[:both]
+
+
+def _of_both(one: Fit, two: Fit, value: float, draws: np.ndarray) -> Estimate:
+    found = estimate(value, one.n + two.n, draws, one.level)
+    return replace(found, undefined=found.undefined + max(one.undefined, two.undefined))

@@ -1,0 +1,300 @@
+"""Trends after Taori et al. 2020: a line through models, and how far a model or a group lies off it.
+
+    baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
+    effective_robustness(clips, baseline)                 # of each model: y less what the trend expects of it
+
+x and y are turned into coordinates of their scales (`clipjax.analysis.rows.scales`) and a straight line is
+fitted to these; whatever is said of accuracies is turned back. docs/trends.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipjax.analysis.rows.points import Point, coordinates
+from clipjax.analysis.rows.scales import CLIPPING, FRACTIONS, inverse, on_scale, transform
+from clipjax.analysis.trends.estimates import Bounded, bootstrapped, difference_of, mean_of
+from clipjax.analysis.trends.regression import COARSE, METHODS, K, lines
+from clipjax.analysis.trends.resampling import (
+    FEWEST,
+    LEVEL,
+    METHOD,
+    RESAMPLES,
+    SEED,
+    Estimate,
+    check_settings,
+    draw,
+)
+from clipjax.errors import DataError, counted, unknown_name
+
+REGRESSION = {"huber": f"Huber's M-estimator, k = {K}, scale MAD about 0", "ols": "least squares"}
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A line through models: coordinate of y = intercept + slope * coordinate of x.
+
+    Attributes:
+        n: models that it was fitted to.
+        ends: their smallest and largest x, in the metric's own units.
+        weights: of the models, 1 for those that Huber's loss does not hold back. float64 [n].
+        draws: (slope, intercept) in the bootstrap draws that have a line, [R, 2].
+        undefined: how many draws have none, because all models drawn have one x.
+        level: of the intervals.
+        seed: of the draws.
+    """
+
+    method: str
+    scale_x: str
+    scale_y: str
+    slope: float
+    intercept: float
+    n: int
+    ends: tuple[float, float]
+    weights: np.ndarray
+    draws: np.ndarray
+    undefined: int
+    level: float
+    seed: int
+
+    @property
+    def slope_estimate(self) -> Estimate:
+        return Estimate(self.slope, self.n, self.draws[:, 0], self.undefined, self.level)
+
+    @property
+    def intercept_estimate(self) -> Estimate:
+        return Estimate(self.intercept, self.n, self.draws[:, 1], self.undefined, self.level)
+
+    @property
+    def slope_interval(self) -> dict[str, Any] | None:
+        """lo, hi, level, method; None for fewer models than `resampling.FEWEST`, or without draws."""
+        return self.slope_estimate.interval
+
+    @property
+    def intercept_interval(self) -> dict[str, Any] | None:
+        return self.intercept_estimate.interval
+
+    @property
+    def convention(self) -> dict[str, Any]:
+        """What the literature leaves open, as result rows say such things."""
+        return _convention(
+            self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
+        )
+
+    def predict(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
+        """y that the trend expects at x, both in the metric's own units.
+
+        Args:
+            n: images that x rests on; see `scales.transform`.
+
+        Raises:
+            UsageError, DataError: x has no place on its scale, or is NaN.
+        """
+        return inverse(self.intercept + self.slope * transform(x, self.scale_x, n), self.scale_y)
+
+    def predictions(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
+        """`predict` in every draw: [R, ...]."""
+        at = transform(x, self.scale_x, n)
+        slope, intercept = (part.reshape(-1, *[1] * at.ndim) for part in self.draws.T)
+        return inverse(intercept + slope * at, self.scale_y)
+
+    def band(
+        self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Limits of the trend at each x (pointwise), in the metric's own units; None without an interval.
+
+        Args:
+            n: as `predict` has it.
+        """
+        if self.slope_interval is None:
+            return None
+        tail = (1 - (self.level if level is None else level)) / 2
+        lo, hi = np.quantile(self.predictions(x, n), [tail, 1 - tail], axis=0)
+        return lo, hi
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    method: str = "huber",
+    scale: str = "probit",
+    scale_y: str | None = None,
+    n_x: ArrayLike | None = None,
+    n_y: ArrayLike | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    stream: int = 0,
+) -> Fit:
+    """The line through models, x regarded as exact.
+
+    Args:
+        x, y: a number a model, in the metric's own units. float [N].
+        method: "huber" or "ols".
+        scale: of x, and of y where `scale_y` does not say.
+        n_x, n_y: images that each number rests on; see `scales.transform`.
+        resamples: draws of the bootstrap over models; 0 for no intervals.
+        stream: groups that are to be drawn independently have different ones.
+
+    Raises:
+        UsageError: an unknown method or scale, a value that has no place on its scale, a level that is none.
+        DataError: a value is NaN, there are fewer than two models, or all have one x.
+    """
+    if method not in METHODS:
+        raise unknown_name("regression", method, list(METHODS))
+    check_settings(level, resamples)
+    own, scale_y = np.asarray(x, np.float64), scale if scale_y is None else scale_y
+    across, up = transform(own, scale, n_x), transform(y, scale_y, n_y)
+    check_pairs(across, up)
+    if np.ptp(across) == 0:
+        raise DataError(
+            f"all {counted(len(across), 'model')} have the same x ({own[0]:g}): no trend goes through them"
+        )
+    order = np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    [slope], [intercept], [sorted_weights] = lines(across[None, order], up[None, order], method)
+    weights = np.empty_like(sorted_weights)
+    weights[order] = sorted_weights
+    drawn = order[draw(len(across), resamples, seed, stream)]
+    again = lines(across[drawn], up[drawn], method, COARSE)
+    draws = np.stack([again.slope, again.intercept], axis=1)
+    draws = draws[np.isfinite(draws).all(1)]
+    ends = (float(own.min()), float(own.max()))
+    line = (float(slope), float(intercept), len(across), ends, weights)
+    return Fit(method, scale, scale_y, *line, draws, resamples - len(draws), level, seed)
+
+
+def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
+    """Raises DataError unless x and y are as many numbers, at least so many, in one dimension."""
+    if x.ndim != 1 or x.shape != y.shape:
+        raise DataError(f"x has the shape {x.shape} and y {y.shape}: give a number of each for every model")
+    if len(x) < at_least:
+        raise DataError(f"a trend needs {at_least} models or more, here is {counted(len(x), 'model')}")
+
+
+def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
+    """`fit` of points, on the scales of their columns.
+
+    Raises:
+        UsageError, DataError: as `fit`.
+    """
+    x, y, n_x, n_y = coordinates(points)
+    scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
+    return fit(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """How far a model lies above (below: negative) a trend.
+
+    Attributes:
+        value: y less what the trend expects at the model's x, in the metric's own units.
+        interval: lo, hi, level, method. None where y has none, or the trend.
+        extrapolated: whether x lies beyond the models that the trend was fitted to.
+    """
+
+    model: str
+    value: float
+    expected: float
+    interval: dict[str, Any] | None
+    extrapolated: bool
+
+
+def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustness]:
+    """Of each model, in order.
+
+    Its interval combines those of y, of the trend, and of x (through the trend) where x has one; the name of
+    the method says which. Each side's distances add up as squares (MOVER, Zou & Donner 2008), as for numbers
+    that err independently. Those of the same images do not, and then the interval is wider than it need be.
+
+    Raises:
+        UsageError: an x has no place on the trend's scale.
+    """
+    bands = _bands(points, baseline)
+    return [_robustness(point, baseline, bands.get(i)) for i, point in enumerate(points)]
+
+
+def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, float]]:
+    """Limits of the trend at each point whose y has an interval, of that level; all at once."""
+    found: dict[int, tuple[float, float]] = {}
+    levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
+    for level in {*levels} - {None}:
+        those = [i for i, own in enumerate(levels) if own == level]
+        x, _, n, _ = coordinates([points[i] for i in those])
+        if (band := baseline.band(x, level, n)) is not None:
+            found.update(zip(those, zip(*(limits.tolist() for limits in band))))
+    return found
+
+
+def _robustness(point: Point, baseline: Fit, band: tuple[float, float] | None) -> Robustness:
+    x, y = point.x.value, point.y.value
+    assert x is not None
+    assert y is not None
+    expected = float(baseline.predict(x, point.x.n))
+    interval = None if band is None else _interval(point, baseline, band, y - expected, expected)
+    beyond = not baseline.ends[0] <= x <= baseline.ends[1]
+    return Robustness(point.model, y - expected, expected, interval, beyond)
+
+
+def _interval(
+    point: Point, baseline: Fit, band: tuple[float, float], value: float, expected: float
+) -> dict[str, Any]:
+    of_y, of_x = point.y.interval, point.x.interval
+    assert of_y is not None
+    y = value + expected
+    # How far y may be below and above what was measured, and the expectation above and below what was fitted.
+    down, up = [y - of_y["lo"], band[1] - expected], [of_y["hi"] - y, expected - band[0]]
+    names = "mover_y_trend"
+    if of_x is not None and of_x["level"] == of_y["level"]:
+        limits = on_scale([of_x["lo"], of_x["hi"]], baseline.scale_x)
+        low, high = sorted(baseline.predict(limits, [point.x.n or np.nan] * 2))
+        down.append(high - expected)
+        up.append(expected - low)
+        names += "_x"
+    lo, hi = (math.hypot(*(max(0.0, part) for part in side)) for side in (down, up))
+    return {"lo": value - lo, "hi": value + hi, "level": of_y["level"], "method": names}
+
+
+def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
+    """The mean effective robustness of a group of two models or more.
+
+    It varies from model to model of the group (Student's t) and with the models of the trend (bootstrap); the
+    distances add up as squares (MOVER), as for numbers that err independently: no model of the group should
+    be among those of the trend.
+
+    Raises:
+        UsageError, DataError: an x has no place on the trend's scale; there are fewer than two points.
+    """
+    x, y, n_x, _ = coordinates(points)
+    check_pairs(x, y)
+    expected = baseline.predict(x, n_x)
+    moved = baseline.predictions(x, n_x).mean(1) - expected.mean()
+    of_trend = bootstrapped(Estimate(0.0, baseline.n, moved, baseline.undefined, baseline.level))
+    return difference_of(of_trend, mean_of(y - expected))
+
+
+def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
+    """Why no trend of so many models or more goes through the points; None where one does."""
+    if len(points) < fewest:
+        return needed(len(points), fewest)
+    return "one x for all models" if len({point.x.value for point in points}) == 1 else None
+
+
+def needed(n: int, fewest: int = FEWEST) -> str:
+    """What to say of so few models."""
+    return f"{counted(n, 'model')}, {fewest} are needed"
+
+
+def _convention(method: str, scale_x: str, scale_y: str, resamples: int, seed: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"regression": REGRESSION[method], "scale_x": scale_x, "scale_y": scale_y}
+    if {scale_x, scale_y} & set(FRACTIONS):
+        found["clipping"] = CLIPPING
+    if resamples:
+        found |= {"interval": METHOD, "resamples": resamples, "seed": seed}
+    return found

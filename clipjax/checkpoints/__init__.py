@@ -1,0 +1,1 @@
+"""Files -> `Model` (a card and params), and back."""

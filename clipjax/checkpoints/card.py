@@ -1,0 +1,399 @@
+"""The model card: everything needed to reproduce a number that a model gave.
+
+A card is made from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or by
+our own training. It says which weights (source, revision, hash), which architecture (with every number that
+changes a result), which pixels and tokens go in, and what is known of the training. A field that is not
+known is None and has a reason in `unknown`; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from clipjax.checkpoints.facts import ORIGINS, REGISTRY
+from clipjax.checkpoints.pins import row_of_old_card
+from clipjax.config import config_dir
+from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.data.text.tokenizers import TokenizerSpec, vocab_size
+from clipjax.errors import DataError, UsageError
+from clipjax.models import FORWARD_VERSION
+from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
+from clipjax.storage.digests import Version, sha256_files, sha256_json, version_of
+
+CARD_VERSION = 1
+LABELS = "labels.csv"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights came from.
+
+    Attributes:
+        library: reference library that defines the model ("open_clip", "timm", "transformers", "clipjax").
+        arch: the reference library's name of the architecture.
+        tag: its name of the pretrained weights.
+        repo, file, url: hub repository, file in it, or direct address.
+        revision: commit of the hub repository.
+        format: what the converter found ("safetensors", "torch zip", ...).
+        sha256: digest of the source file (of the digests of its parts, when it is sharded).
+    """
+
+    library: str
+    arch: str | None = None
+    tag: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    url: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Pixels as the model wants them: resize, crop, then (x / 255 - mean) / std per channel.
+
+    `crop` is "round" or "floor", as `PixelRecipe` has it; a card.json without it means "round".
+    """
+
+    image_size: int
+    resize_size: int
+    resize_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop: str = "round"
+
+    def recipe(
+        self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
+    ) -> PixelRecipe:
+        """The part that happens on the host, to the byte; see `clipjax.data.pixels.preprocess`.
+
+        already_cropped: the images are square crops already, as those of ImageNet-3DCC: only resized to the
+            model's size (left alone where they have it), not cropped once more.
+        """
+        return PixelRecipe(
+            image_size=self.image_size,
+            resize_size=self.image_size if already_cropped else self.resize_size,
+            resize_mode=self.resize_mode,  # type: ignore[arg-type]
+            interpolation=self.interpolation,  # type: ignore[arg-type]
+            rgb=rgb,
+            pre_crop=pre_crop,
+            crop=self.crop,  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class Resized:
+    """That a model takes images of another size than its weights were made for.
+
+    Attributes:
+        image_size: the size that they were made for, in pixels.
+        rule: how the position table was resampled (`clipjax.models.resample`); None where there is none.
+    """
+
+    image_size: int
+    rule: str | None
+
+
+class Weights:
+    """The files that the params are read from; hashed on first use and only once.
+
+    Made before the params are read: their digest is that of the files at that time, or there is none.
+
+    Args:
+        files: what is read.
+        expected: for a checkpoint of ours, their digest when it was written; None for foreign files.
+
+    Raises:
+        DataError: a file is not there.
+    """
+
+    def __init__(self, files: Sequence[Path], expected: str | None = None) -> None:
+        self.files = tuple(files)
+        self.expected = expected
+        self._versions = self._now()
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the contents read; of the digests, in order, when there are several files.
+
+        Raises:
+            DataError: a file has changed since it was opened.
+        """
+        digests = sha256_files(self.files)
+        self.refuse_changed()
+        return digests[0] if len(digests) == 1 else sha256_json(digests)
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """The digest, which for a checkpoint of ours must be the one in card.json (else a DataError)."""
+        if self.expected not in (None, self.sha256):
+            raise DataError(
+                f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
+            )
+        return self.sha256
+
+    def verify(self) -> None:
+        """Raise DataError where the files are not those that a checkpoint of ours was written with."""
+        if self.expected is not None:
+            _ = self.identity
+
+    def refuse_changed(self) -> None:
+        """Raise DataError where a file is not the one any more that the params were read from."""
+        for file, then, now in zip(self.files, self._versions, self._now()):
+            if then != now:
+                raise DataError(f"{file} has changed since it was opened: load the model again")
+
+    def _now(self) -> list[Version]:
+        try:
+            return [version_of(file) for file in self.files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
+@dataclass(frozen=True)
+class Card:
+    """See the module's docstring; `facts` (group, training data, ...) is what result rows carry.
+
+    Attributes:
+        classes: of a classifier: what its outputs are, a name in configs/labels, or a CSV file; `LABELS` is
+            the file beside our own checkpoint of a model with classes of its own.
+        normalize_features: of a classifier: its head reads features of unit norm (a CLIP fine-tuned by
+            cross-entropy).
+        lineage: how our own training made it: method, recipe, data, and the model that it started from.
+        facts_origin: "registry", "stated", "unknown" or None, as `clipjax.checkpoints.facts` says.
+        facts_of: the registered model whose facts these are, or None.
+        label_space: the classes in `LABELS`; None where they have a name in configs/labels.
+
+    Raises:
+        DataError: the tokenizer is unknown, or not one for the text tower.
+    """
+
+    id: str
+    arch: Arch
+    source: Source
+    preprocess: Preprocess
+    tokenizer: TokenizerSpec | None
+    logit_scale: float | None
+    logit_bias: float | None
+    facts: Mapping[str, Any]
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    classes: str | None = None
+    resized: Resized | None = None
+    normalize_features: bool = False
+    lineage: Mapping[str, Any] | None = None
+    facts_origin: str | None = None
+    facts_of: str | None = None
+    weights: Weights | None = field(default=None, compare=False, repr=False)
+    label_space: LabelSpace | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if problem := _tokenizer_problem(self.tokenizer, self.arch):
+            raise DataError(f"card {self.id}: {problem}")
+
+    @property
+    def kind(self) -> Literal["zero_shot", "classifier"]:
+        return "zero_shot" if self.arch.text is not None else "classifier"
+
+    @functools.cached_property
+    def fingerprint(self) -> str | None:
+        """Hash of everything that decides this model's embeddings; None for params that were never a file.
+
+        The first call reads and hashes the weights' files. Pixels are not part of it: they are their own
+        part of a store key.
+        """
+        if self.weights is None:
+            return None
+        return sha256_json(
+            {
+                "weights": self.weights.identity,
+                "arch": arch_to_dict(self.arch),
+                "mean": self.preprocess.mean,
+                "std": self.preprocess.std,
+                "forward": FORWARD_VERSION,
+                **({} if self.resized is None else {"resized": dataclasses.asdict(self.resized)}),
+            }
+        )
+
+    def with_classes(self, labels: LabelSpace) -> Card:
+        """The card of a classifier of these classes: by name where configs/labels has them under theirs."""
+        named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
+        if named and load_labels(labels.name).digest == labels.digest:
+            return dataclasses.replace(self, classes=labels.name, label_space=None)
+        return dataclasses.replace(self, classes=LABELS, label_space=labels)
+
+    def stamped(self) -> Card:
+        """The card with the digest of the foreign file that the weights are those of, and no other."""
+        if self.weights is None:
+            return self if self.source.sha256 is None else self.without_weights()
+        if self.weights.expected is not None:
+            return self
+        unknown = {name: why for name, why in self.unknown.items() if name != "source.sha256"}
+        source = dataclasses.replace(self.source, sha256=self.weights.sha256)
+        return dataclasses.replace(self, source=source, unknown=unknown)
+
+    def without_weights(self) -> Card:
+        """The card of params that are no longer those of a file: they have no fingerprint."""
+        unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
+        source = dataclasses.replace(self.source, sha256=None)
+        return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
+
+    def with_tokenizer_files(self, sha256: str) -> Card:
+        """The card that knows the digest of its tokenizer's files, which have been seen now."""
+        assert self.tokenizer is not None
+        unknown = {name: why for name, why in self.unknown.items() if name != "tokenizer.sha256"}
+        tokenizer = dataclasses.replace(self.tokenizer, sha256=sha256)
+        return dataclasses.replace(self, tokenizer=tokenizer, unknown=unknown)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as written to card.json."""
+        tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None
+        return {
+            "card_version": CARD_VERSION,
+            "id": self.id,
+            "kind": self.kind,
+            "arch": arch_to_dict(self.arch),
+            "source": dataclasses.asdict(self.source),
+            "preprocess": dataclasses.asdict(self.preprocess),
+            "tokenizer": tokenizer,
+            "logit_scale": self.logit_scale,
+            "logit_bias": self.logit_bias,
+            "classes": self.classes,
+            "resized": dataclasses.asdict(self.resized) if self.resized else None,
+            "facts": dict(self.facts),
+            "facts_origin": self.facts_origin,
+            "facts_of": self.facts_of,
+            "unknown": dict(self.unknown),
+            "normalize_features": self.normalize_features,
+            "lineage": None if self.lineage is None else dict(self.lineage),
+        }
+
+
+def embeds_at_unit_norm(card: Any) -> bool:
+    """Whether a model's embeddings have unit norm, as its head reads them; the card may be a user's own."""
+    return card.kind == "zero_shot" or getattr(card, "normalize_features", False)
+
+
+def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
+    """Read the JSON form back, strictly.
+
+    Raises:
+        DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, for a
+            tokenizer that does not fit the text tower, or for a card of a newer version.
+    """
+    # What cards had no word for at first.
+    record = {"resized": None, "normalize_features": False, "lineage": None, **record}
+    if "facts_origin" not in record:
+        row = _row_of_old_card(record)
+        record |= {"facts_origin": row and REGISTRY, "facts_of": row}
+    version = record.pop("card_version", None)
+    if version != CARD_VERSION:
+        raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
+    record.pop("kind", None)
+    names = {f.name for f in dataclasses.fields(Card)} - {"weights", "label_space"}
+    _same_keys(set(record), names, where)
+    tokenizer, arch, resized = record["tokenizer"], record["arch"], record["resized"]
+    hints = get_type_hints(Card)
+    for key in names - {"arch", "source", "preprocess", "tokenizer", "resized"}:
+        _check_type(record[key], hints[key], f"{where}: {key}")
+    _check_type(arch, Mapping, f"{where}: arch")
+    _check_type(record["preprocess"], Mapping, f"{where}: preprocess")
+    pixels = {"crop": "round", **record["preprocess"]}  # older cards do not have it
+    parts = {
+        "arch": arch_from_dict(dict(arch), f"{where}: arch"),
+        "source": _strict(Source, record["source"], f"{where}: source"),
+        "preprocess": _strict(Preprocess, pixels, f"{where}: preprocess"),
+        "tokenizer": None if tokenizer is None else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
+        "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
+    }
+    if record["facts_origin"] not in (*ORIGINS, None):
+        raise DataError(
+            f"{where}: facts_origin is {record['facts_origin']!r}, should be {', '.join(ORIGINS)} or null"
+        )
+    if problem := _tokenizer_problem(parts["tokenizer"], parts["arch"]):
+        raise DataError(f"{where}: {problem}")
+    return Card(**{**record, **parts})
+
+
+def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
+    """The registered model that a card older than `facts_origin` has; None for a fine-tuned one."""
+    card, source = record.get("id"), record.get("source")
+    if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
+        return None
+    return row_of_old_card(card, source)
+
+
+def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
+    """Every id that the tokenizer gives must have its row and its place in the text tower."""
+    if spec is None or arch.text is None:
+        return None
+    try:
+        size = vocab_size(spec.name)
+    except UsageError as error:
+        return f"tokenizer.name: {error}"
+    if size > arch.text.vocab_size:
+        return (
+            f"tokenizer {spec.name} has {size} ids and arch.text.vocab_size is {arch.text.vocab_size}: "
+            "name the tokenizer that the model was trained with, or null to give token ids"
+        )
+    if spec.context_length != arch.text.context_length:
+        return (
+            f"tokenizer.context_length is {spec.context_length} and arch.text.context_length is "
+            f"{arch.text.context_length}: they must be the same"
+        )
+    return None
+
+
+def _same_keys(given: set[str], wanted: set[str], where: str) -> None:
+    if missing := wanted - given:
+        raise DataError(f"{where}: missing {', '.join(sorted(missing))}")
+    if extra := given - wanted:
+        raise DataError(f"{where}: unknown key {', '.join(sorted(extra))}")
+
+
+def _strict(cls: type, record: Any, where: str) -> Any:
+    _check_type(record, Mapping, where)
+    _same_keys(set(record), {f.name for f in dataclasses.fields(cls)}, where)
+    # JSON has no tuples: the channel statistics come back as lists.
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+    for key, kind in get_type_hints(cls).items():
+        _check_type(values[key], kind, f"{where}: {key}")
+    return cls(**values)
+
+
+_KINDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    Mapping: "an object",
+    tuple: "a list of 3 numbers",
+    NoneType: "null",
+}
+
+
+def _check_type(value: Any, kind: Any, where: str) -> None:
+    """`kind` is a type of `_KINDS`, a mapping or tuple of such, or a union ("str | None")."""
+    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
+    if not any(_is(value, kind) for kind in kinds):
+        wanted = " or ".join(_KINDS[get_origin(kind) or kind] for kind in kinds)
+        raise DataError(f"{where} is {value!r}, should be {wanted}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(_is, value, items))
+    if (get_origin(kind) or kind) is Mapping:
+        return isinstance(value, Mapping)
+    if kind is bool:
+        return isinstance(value, bool)
+    return not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)

@@ -1,0 +1,104 @@
+"""Weights on a bucket: fetched once into the user's cache, then read as files.
+
+A copy is kept under what the bucket says of its objects (etag, size, time): another object is another copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.native import CARD
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.digests import cache_dir, sha256_json
+from clipjax.storage.publishing import is_unfinished
+from clipjax.storage.writing import flush, restore_folder, writing
+
+BLOCK = 32 * 2**20  # bytes of one request
+
+
+def on_this_disk(source: Any) -> Any:
+    """The source of a model as it is, or for the URL of a bucket the path of its copy.
+
+    Of a folder its files are fetched, and the base of an adapter, not other folders in it.
+
+    Raises:
+        DataError: there is nothing at the URL, it changes while it is fetched, the disk is full.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return source
+    if not isinstance(path := place(source), BucketPath):
+        restore_folder(path)
+        return source
+    if path.parts[0] in ("http:", "https:"):  # no bucket: nothing lists its files
+        return source
+    files = _files(path)
+    versions = [file.version() for file in files]
+    home = path.parent if path == files[0] else path
+    names = [str(file).removeprefix(f"{home}/") for file in files]
+    key = sha256_json([str(path), *([name, *version] for name, version in zip(names, versions))])
+    folder = cache_dir() / "fetched" / key
+    if not folder.is_dir():
+        _fetch(files, names, versions, folder)
+    return folder if path == home else folder / path.name
+
+
+@contextlib.contextmanager
+def fetched(asked: Any) -> Iterator[Any]:
+    """What `on_this_disk` gives; inside, errors name what was asked for where they would name its copy."""
+    copy = on_this_disk(asked)
+    try:
+        yield copy
+    except ClipjaxError as error:
+        if copy is asked or str(copy) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(copy), str(place(asked)))) from error
+
+
+def _files(path: BucketPath) -> list[BucketPath]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give the file of the weights, or its folder")
+    if path.is_file():
+        return [path]
+    found = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    if not found:
+        raise DataError(f"{path} holds no files; give the folder with the weights and their card or config")
+    if is_unfinished(path) and not (path / CARD).exists():
+        raise DataError(f"{path} is not whole, its upload was cut off: run again what was to write it")
+    base = path / "base"  # where `clipjax.checkpoints.adapter_file` puts the base of an adapter
+    return sorted(found) + (_files(base) if (base / CARD).exists() else [])
+
+
+def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:
+    """Into a folder beside its place, which gets its name when all is there."""
+    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with writing(folder):
+            beside.mkdir(parents=True)
+            for file, name, (size, _) in zip(files, names, versions):
+                copy_object(file, size, beside / name)
+            for file, version in zip(files, versions):
+                if file.version() != version:
+                    raise DataError(f"{file} has changed while it was fetched; run again")
+            try:
+                os.rename(beside, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has fetched the same
+                    raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def copy_object(file: BucketPath, size: int, target: Path) -> None:
+    """Write an object's first `size` bytes to a file of this disk. Raises FileNotFoundError, BucketError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as copy:
+        for start in range(0, size, BLOCK):
+            copy.write(file.read_range(start, min(start + BLOCK, size)))
+        flush(copy.fileno(), copy.flush)

@@ -1,0 +1,225 @@
+"""`load_model`: from anything that holds weights to a `Model`; `convert_model`: to a checkpoint of ours.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipjax.checkpoints.adapter_file import is_adapted, load_adapted
+from clipjax.checkpoints.card import Card, Weights
+from clipjax.checkpoints.fetch import fetched
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.naming import NOTHING, Stated, default_name
+from clipjax.checkpoints.native import Place, load_params, save_checkpoint
+from clipjax.checkpoints.opening import Opened, open_weights
+from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
+from clipjax.errors import UsageError
+from clipjax.models.network import Network
+from clipjax.storage.buckets import place
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from clipjax.devices.sharding import Rules
+
+
+def load_model(
+    source: str | Path,
+    *,
+    card: str | Card | None = None,
+    file: str | None = None,
+    image_size: int | None = None,
+    position_rule: str | None = None,
+    name: str | None = None,
+    facts_of: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
+    mesh_of: Callable[[Card], Mesh | None] | None = None,
+) -> Model:
+    """Load a model.
+
+    Args:
+        source: one of
+            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json); where it
+              holds an adapter, its base is found, checked and loaded;
+            - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
+            - a file of weights, with `card`;
+            - a registered model id (see `clipjax models`), or a hub repository `org/name`;
+            - the URL of such a folder or file on a bucket: fetched once into the user's cache.
+        card: registered model id, or a card, that says how to load the weights (architecture, pixels,
+            tokenizer); needed where nothing beside the weights does, and taken instead of what lies beside
+            them where something does. The name and the facts of a registered model are given to its own
+            weights alone: those of its hub repository, or of a known SHA-256 (`clipjax.checkpoints.naming`).
+        file: which file of a hub repository.
+        image_size: side of the images in pixels, where it should be another than the model's: its position
+            table is then resampled as its reference library does it (see `clipjax.checkpoints.resize`).
+        position_rule: "open_clip", "timm", "transformers" or "dinov2", to resample it by another one's rule.
+        name: what to call the model; by default the id of a registered model where the weights are known to
+            be its, else the name of the file (without its ending), folder or repository.
+        facts_of: the registered model that you state these weights are of: the card has its facts, and says
+            that they are stated.
+        facts: or single facts that you state, {"train_source": "LAION-2B"}: columns of configs/models.csv.
+        mesh: where to place the params (see `clipjax.devices.sharding.make_mesh`), each leaf as soon as it
+            is read: the host never holds a second copy of more than one. By default the default device.
+        rules: how they lie on the mesh, a table of `clipjax.devices.sharding`; by default `FSDP`, every
+            large leaf cut over the devices.
+        mesh_of: in place of `mesh`, what says so of the card (`clipjax.embeddings.params.mesh_to_load`). The
+            base of an adapter does not ask it.
+
+    Returns: a `Model` with float32 params.
+
+    Raises:
+        UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
+        DataError: missing, truncated or foreign weights, or weights that do not fit the architecture (every
+            tensor is named); the hub has other weights than when they were first downloaded.
+    """
+    if position_rule is not None and image_size is None:
+        raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
+    refuse_wrong_resize(image_size, position_rule)
+    asked, stated = source, Stated(name, facts_of, facts)
+    with fetched(asked) as source:
+        if is_adapted(source):
+            return _adapted(asked, Path(source), (card, file, image_size, name, facts_of, facts), mesh, rules)
+        opened = open_weights(source, card, file, stated, asked)
+        mesh = mesh if mesh_of is None else mesh_of(opened.card)
+        model = _read(opened, None if mesh is None else _shardings(opened.card, mesh, rules))
+    if image_size is not None:
+        model = resize_model(model, image_size, position_rule)
+    where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
+    given = card.to_dict() if isinstance(card, Card) else card
+    model.place = Place(where, given, file, image_size, position_rule, name, facts_of, facts)
+    return model
+
+
+@contextlib.contextmanager
+def _verified(weights: Weights | None) -> Iterator[None]:
+    """Around the reading of params: hash a checkpoint of ours beside it, and refuse files that have changed.
+
+    Raises:
+        DataError: the weights are not those that the card was written with, or were replaced meanwhile.
+    """
+    if weights is None:
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        verified = pool.submit(weights.verify)
+        yield
+        verified.result()
+    weights.refuse_changed()
+
+
+def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
+    """The model with its params."""
+    with _verified(opened.card.weights):
+        params = load_params(opened.plan, shardings)
+    return Model(
+        opened.card,
+        params,
+        opened.origin,
+        opened.carried,
+        weights=opened.card.weights,
+        tokenizer_files=opened.tokenizer_files,
+    )
+
+
+def _adapted(
+    asked: str | Path, source: Path, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+) -> Model:
+    """A base with its adapter; `source` is what was asked for, or its copy on this disk."""
+    if any(each is not None for each in given):
+        raise UsageError(
+            f"{source} holds an adapter, which belongs to its base as it is: leave card, file, image_size, "
+            "name and facts out"
+        )
+    model = load_adapted(source, mesh=mesh, rules=rules)
+    if source != Path(asked) and model.place is not None:  # what is said of the copy is true of the bucket
+        where = model.place.source.replace(str(source.resolve()), str(place(asked)))
+        model.place = dataclasses.replace(model.place, source=where)
+    return model
+
+
+def open_model(source: str | Path, stated: Stated | None = None) -> Model:
+    """A model whose weights are found and accounted for, and not read: its params are `jax.ShapeDtypeStruct`.
+
+    It knows its fingerprint, its tokenizer and its classes. A model with an adapter is loaded whole.
+
+    Args:
+        stated: its name and facts, as `load_model` takes them.
+
+    Raises:
+        UsageError, DataError: as `load_model`.
+    """
+    with fetched(source) as copy:
+        if is_adapted(copy):
+            if stated not in (None, NOTHING):
+                raise UsageError(f"{source} holds an adapter: leave its name and facts to its card")
+            return load_adapted(Path(copy))
+        opened = open_weights(copy, None, None, stated or NOTHING, source)
+        assert opened.card.weights is not None
+        opened.card.weights.verify()
+    params = Network(opened.card.arch).abstract_params()
+    return Model(opened.card, params, weights=opened.card.weights, tokenizer_files=opened.tokenizer_files)
+
+
+def convert_model(
+    source: str | Path,
+    folder: str | Path | None = None,
+    *,
+    card: str | Card | None = None,
+    image_size: int | None = None,
+    name: str | None = None,
+    facts_of: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> tuple[Path, Card]:
+    """Write a model as a checkpoint of ours without ever holding it: leaf by leaf, from file to file.
+
+    Args:
+        source, card, name, facts_of, facts: as `load_model` takes them; where the weights are not known to be
+            a registered model's, the name is by default the folder's.
+        folder: where to; by default the card's id, with "-N" for images of another size.
+        image_size: as `load_model` takes it; such a model is loaded whole.
+
+    Returns: the folder and the card in it.
+
+    Raises:
+        UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
+    """
+    with fetched(source) as copy:
+        if is_adapted(copy):
+            raise UsageError(
+                f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
+            )
+        stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
+        opened = open_weights(copy, card, None, stated, source)
+        if image_size is not None:
+            larger = resize_model(_read(opened, None), image_size, None)
+            return larger.save(folder or f"{larger.card.id}-{image_size}"), larger.card
+        card, origin = opened.card.stamped(), opened.origin
+        assert card.weights is not None
+        _ = card.weights.identity  # a damaged checkpoint of ours is not passed on as if it were whole
+    folder = save_checkpoint(
+        folder or card.id,
+        opened.plan.lazy(),
+        opened.carried,
+        card.to_dict(),
+        origin.layout,
+        origin.metadata,
+        opened.tokenizer_files,
+        card.label_space,
+        check=card.weights.refuse_changed,
+    )
+    return folder, card
+
+
+def _shardings(card: Card, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
+    from clipjax.devices.sharding import FSDP, params_sharding
+
+    return params_sharding(Network(card.arch).abstract_params(), mesh, FSDP if rules is None else rules)

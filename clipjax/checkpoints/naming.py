@@ -1,0 +1,199 @@
+"""The name and the facts of weights: a registered model's only where they are known to be its.
+
+A registered row says how to load weights: architecture, pixels, tokenizer. That they are the row's own is
+another matter. It is known of files from the row's hub repository and of files whose SHA-256 is
+(`clipjax.checkpoints.pins`). All others have a name of their own, and facts that the user states or nobody
+knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.facts import REGISTRY, STATED, UNKNOWN, check_facts
+from clipjax.checkpoints.pins import check_download, is_known
+from clipjax.checkpoints.registry import model_card, model_ids, registry
+from clipjax.errors import UsageError
+from clipjax.results.references import scores
+
+if TYPE_CHECKING:
+    from converters.hub import Resolved
+
+_NOT_ITS_OWN = "-unverified"
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a user says of weights.
+
+    Attributes:
+        name: what to call the model.
+        facts_of: the registered model whose weights they are, as the user says.
+        facts: or its facts, by the columns of configs/models.csv.
+        fallback: what to call the model where it needs a name of its own and none is given.
+
+    Raises:
+        UsageError: an unknown id or fact, or both `facts_of` and `facts`.
+    """
+
+    name: str | None = None
+    facts_of: str | None = None
+    facts: Mapping[str, Any] | None = None
+    fallback: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
+            raise UsageError(f"the name is {self.name!r}: give a text (--name NAME on the command line)")
+        if self.facts_of is not None and self.facts is not None:
+            raise UsageError(
+                "facts_of and facts both state the facts (--facts-of, --fact, --facts): give one"
+            )
+        if self.facts_of is not None:
+            model_card(self.facts_of)
+        if self.facts is not None:
+            object.__setattr__(self, "facts", check_facts(self.facts))
+
+    @property
+    def states_facts(self) -> bool:
+        return self.facts_of is not None or self.facts is not None
+
+
+NOTHING = Stated()
+
+
+def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Card:
+    """The card of foreign weights with the name and the facts that they have a right to.
+
+    Args:
+        card: complete, with its weights.
+        found: the files, with the hub repository that they came from.
+        fallback: name for weights that are not known to be a registered model's.
+
+    Raises:
+        UsageError: what the user states contradicts what is known, or takes a registered model's name.
+        DataError: the file of the row's own repository is not the one that it was.
+    """
+    row = card.facts_of if card.facts_origin == REGISTRY else None
+    known = row is not None and _is_own(row, card, found)
+    if row is not None and not known:
+        card = _without_facts(card, row)
+    if not known and card.id in taken_names():
+        card = dataclasses.replace(card, id=own_name(fallback))
+    return restated(card, stated)
+
+
+def restated(card: Card, stated: Stated) -> Card:
+    """The card with the name and the facts that the user states.
+
+    Raises:
+        UsageError: the weights are known to be another model's, their architecture is not that of `facts_of`,
+            they were fine-tuned by clipjax (their facts are the base's), or the name is a published model's.
+    """
+    if stated.states_facts and not _is_known_as(card, stated):
+        card = _with_facts(card, stated)
+    if stated.name is None or stated.name == card.id:
+        return card
+    if stated.name in taken_names() and (card.facts_origin, card.facts_of) != (REGISTRY, stated.name):
+        raise UsageError(
+            f"--name {stated.name} is a published model, and the weights are not known to be its: choose "
+            f"another name, and add --facts-of {stated.name} if they are"
+        )
+    return dataclasses.replace(card, id=stated.name)
+
+
+def edited(card: Card, where: Path) -> Card:
+    """The card of a checkpoint whose card.json was changed by hand: nothing in it is known, all is stated.
+
+    Args:
+        where: the card.json, for the warning.
+    """
+    card = dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
+    _LOG.warning(
+        "%s was changed after it was written: the model is called %s, and its facts count as stated",
+        where,
+        card.id,
+    )
+    return card
+
+
+def default_name(place: str | Path, *, is_file: bool = False) -> str:
+    """What weights are called that no user named: a file by its stem, a folder or repository by its name."""
+    path = Path(place)
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return Path(name.removesuffix(".index.json")).stem if is_file else name or "model"
+
+
+def own_name(name: str) -> str:
+    """The name, or where it is a published model's, one that nobody takes for it."""
+    return f"{name}{_NOT_ITS_OWN}" if name in taken_names() else name
+
+
+@functools.cache
+def taken_names() -> frozenset[str]:
+    """Names under which numbers are published: of registered models, and of those in the reference scores."""
+    return frozenset(model_ids()) | {score.model for score in scores()}
+
+
+def _is_own(row: str, card: Card, found: Resolved) -> bool:
+    """Whether files are a row's: from its hub repository, as at first, or by their SHA-256.
+
+    Raises:
+        DataError: its repository has other contents than at first.
+    """
+    assert card.weights is not None
+    weights, record = card.weights, registry()[row]
+    file = found.file or weights.files[0].name
+    if found.repo and found.repo == record["hub_repo"] and file == (record["hub_file"] or file):
+        check_download(row, file, found.revision, weights.sha256)
+        return True
+    return is_known(row, lambda: weights.sha256)
+
+
+def _without_facts(card: Card, row: str) -> Card:
+    """The card of weights that a row says how to load, and no more."""
+    unknown = {name: why for name, why in card.unknown.items() if not name.startswith("facts.")}
+    unknown["facts"] = f"the weights are not known to be those of {row}"
+    source = dataclasses.replace(card.source, repo=None, file=None, url=None, revision=None)
+    return dataclasses.replace(
+        card, facts={}, facts_origin=UNKNOWN, facts_of=None, unknown=unknown, source=source
+    )
+
+
+def _is_known_as(card: Card, stated: Stated) -> bool:
+    """Whether the registry says already what the user does. Raises UsageError where nothing may be stated."""
+    if card.lineage is not None:
+        raise UsageError(
+            f"{card.id} was fine-tuned with clipjax, and its facts are its base's: state them of the base "
+            f"(--facts-of), and leave them out here"
+        )
+    if card.facts_origin != REGISTRY:
+        return False
+    if stated.facts_of != card.facts_of:
+        raise UsageError(
+            f"the weights are known to be those of {card.facts_of}: leave out --facts-of, --fact and --facts"
+        )
+    return True
+
+
+def _with_facts(card: Card, stated: Stated) -> Card:
+    unknown = {name: why for name, why in card.unknown.items() if name.split(".")[0] != "facts"}
+    if stated.facts is not None:
+        return dataclasses.replace(
+            card, facts=dict(stated.facts), facts_origin=STATED, facts_of=None, unknown=unknown
+        )
+    row = model_card(str(stated.facts_of))
+    if card.arch != row.arch:
+        raise UsageError(
+            f"facts_of {row.id} (--facts-of): it has the architecture {row.arch.name}, the weights that of "
+            f"{card.arch.name}: name the model that they are, or state single facts (--fact)"
+        )
+    unknown |= {name: why for name, why in row.unknown.items() if name.startswith("facts.")}
+    return dataclasses.replace(card, facts=row.facts, facts_origin=STATED, facts_of=row.id, unknown=unknown)

@@ -1,0 +1,374 @@
+"""Our own checkpoint, a folder with `model.safetensors` and `card.json`; and the way back to the reference's.
+A vocabulary that came with the weights lies beside them, under its own name; and in `labels.csv` the classes
+of a classifier, where configs/labels does not have them. A model with an adapter is another kind of folder:
+see `clipjax.checkpoints.adapter_file`.
+
+`model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtype of the file that
+they came from, and beside them, under "carried/", tensors of that file which no model needs. Its metadata
+names the layout of that file (a table of `converters`), which is how it can be written back bit by bit.
+`card.json` is the model card and, under `files`, the SHA-256 of the weights and the classes. A folder appears
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipjax.checkpoints.card import LABELS
+from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BucketPath
+from clipjax.storage.buckets import place as placed
+from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
+from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
+from clipjax.storage.reading import exists, parse_json, read_json
+from clipjax.storage.writing import flush, whole_folder, write_safetensors, write_tensors, writing
+
+if TYPE_CHECKING:
+    from clipjax.checkpoints.model import Model
+    from converters.engine import Plan
+
+WEIGHTS, CARD, ADAPTER = "model.safetensors", "card.json", "adapter.safetensors"
+_CARRIED = "carried/"
+_METADATA = "origin_metadata"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the file that params came from held them: what it takes to write it back.
+
+    Attributes:
+        layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
+        {"vision/proj": "float16"}; float32 where there is none. metadata: the strings in the header of a
+        safetensors file; None for any other file.
+    """
+
+    layout: str | None = None
+    dtypes: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where `clipjax.load_model` found a model: what to give it again.
+
+    Attributes:
+        source: an absolute path, a registered id or a hub repository.
+        card: a registered id, or the record of a card; None where none was given.
+        file, image_size, position_rule, name, facts_of, facts: as they were given.
+    """
+
+    source: str
+    card: str | Mapping[str, Any] | None = None
+    file: str | None = None
+    image_size: int | None = None
+    position_rule: str | None = None
+    name: str | None = None
+    facts_of: str | None = None
+    facts: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint of ours, nothing read yet.
+
+    Attributes:
+        folder, weights: where it lies, and its file of weights.
+        card: the record of card.json, as `clipjax.checkpoints.card.card_from_dict` takes it.
+        sha256: digest of the weights when they were written.
+        labels: the classes of a classifier, where they lie beside the weights.
+        plan: yields the leaves: see `converters.engine.Plan`.
+    """
+
+    folder: Path
+    weights: Path
+    card: dict[str, Any]
+    sha256: str
+    labels: LabelSpace | None
+    plan: Plan
+    origin: Origin
+
+    def carried(self) -> dict[str, np.ndarray]:
+        """The carried tensors by the reference's key."""
+        return {key.removeprefix(_CARRIED): tensor.read() for key, tensor in self.plan.carried.items()}
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder is one of our checkpoints: of weights, or of an adapter."""
+    return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
+
+
+def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
+    """Open a checkpoint for an architecture; `load_params` reads it.
+
+    Args:
+        target: the abstract params, `Network(arch).abstract_params()`.
+        verify: also read all of the weights and compare their SHA-256.
+
+    Raises:
+        DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
+        ConversionError: leaves that are missing, unknown or of another shape, all of them by name.
+    """
+    from converters.engine import flatten, plan_conversion
+    from converters.sources import open_source
+    from converters.table import Row, Table
+
+    folder = Path(folder)
+    card = read_card_record(folder)
+    try:
+        files = dict(card.pop("files"))
+        sha256 = files[WEIGHTS]
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{folder / CARD} does not say what {WEIGHTS} should be: its `files` is missing"
+        ) from None
+    weights = folder / WEIGHTS
+    source = open_source(weights)
+    if source.metadata.get("format") != "clipjax":
+        raise DataError(f"{weights} was not written by clipjax, the {CARD} beside it does not belong to it")
+    if verify and sha256_files([weights]) != [sha256]:
+        raise DataError(f"{weights} was changed after it was written: its SHA-256 is not that in {CARD}")
+    rows = tuple(Row(path, path, "copy", WEIGHTS) for path in flatten(target))
+    plan = plan_conversion(
+        source, target, Table("clipjax", rows, carried={_CARRIED + "*": "the reference's"})
+    )
+    header = source.metadata.get(_METADATA)
+    metadata = None if header is None else parse_json(header, f"{weights}: {_METADATA} in its header")
+    origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
+    return Checkpoint(folder, weights, card, sha256, _labels(folder, card, files), plan, origin)
+
+
+def _labels(folder: Path, card: Mapping[str, Any], files: Mapping[str, str]) -> LabelSpace | None:
+    """The classes in the folder, under the name that they had where the model was trained."""
+    if card.get("classes") != LABELS:
+        return None
+    path = folder / LABELS
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: the classes of the model are in it, copy it from the original"
+        )
+    if sha256_files([path]) != [files.get(LABELS)]:
+        raise DataError(f"{path} was changed after it was written: its SHA-256 is not that in {CARD}")
+    return dataclasses.replace(load_labels(path), name=_trained_classes(card.get("lineage")) or path.stem)
+
+
+def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
+    """The name of the classes that a model was trained on, or, of a mixture, the model mixed into it."""
+    while lineage:
+        if train := lineage.get("train"):
+            return train.get("classes")
+        lineage = lineage.get("tuned")
+    return None
+
+
+def read_card_record(folder: Path) -> dict[str, Any]:
+    """The JSON object in the folder's card.json."""
+    path = folder / CARD
+    if not exists(path):
+        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
+    return read_json(path)
+
+
+def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read a planned conversion or checkpoint into float32 params, leaf by leaf: at most one is held twice.
+
+    Args:
+        plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`.
+        shardings: where each leaf goes, the tree of `clipjax.devices.sharding.params_sharding`; by default
+            the default device, which on a CPU takes the array over without a copy. Of a mesh over several
+            processes, each process reads the file and keeps its own shards.
+    """
+    import jax
+
+    from converters.engine import flatten, nest
+
+    if shardings is None:
+        return nest({path: jax.device_put(leaf) for path, leaf in plan.leaves(np.float32)})
+    places = flatten(shardings)
+
+    def place(path: str, leaf: np.ndarray) -> Any:
+        return jax.make_array_from_callback(leaf.shape, places[path], lambda index: leaf[index])
+
+    return nest({path: place(path, leaf) for path, leaf in plan.leaves(np.float32)})
+
+
+def save_checkpoint(
+    folder: str | Path,
+    leaves: Mapping[str, Any],
+    carried: Mapping[str, Any],
+    card: Mapping[str, Any],
+    layout: str | None,
+    origin_metadata: Mapping[str, str] | None = None,
+    beside: Sequence[Path] = (),
+    labels: LabelSpace | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Path:
+    """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
+
+    Args:
+        leaves: arrays by path, in the dtype to keep, or such as `Plan.lazy` has, read only to be written.
+        carried: tensors of the reference's file that no leaf holds, by its key.
+        card: the card's JSON record.
+        layout: the table of `converters` that the reference's file fits, None for params of our own.
+        origin_metadata: the strings in the header of the reference's file, where it was safetensors.
+        beside: files to copy into the folder.
+        labels: classes to write beside the weights.
+        check: called when all leaves are read; where it raises, nothing is written.
+
+    Returns: the folder.
+
+    Raises:
+        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+    """
+    tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
+    metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
+    if origin_metadata is not None:
+        metadata[_METADATA] = json.dumps(dict(origin_metadata), ensure_ascii=False)
+
+    def fill(place: Path) -> dict[str, Any]:
+        for file in beside:
+            shutil.copyfile(file, place / file.name)
+        files = {} if labels is None else {LABELS: _write_labels(place / LABELS, labels)}
+        files = {WEIGHTS: write_tensors(place / WEIGHTS, tensors, metadata), **files}
+        check()
+        return {**card, "files": files}
+
+    return write_folder(folder, fill)
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """A folder with a card.json, whole or not at all; an older checkpoint in its place is replaced.
+
+    Args:
+        folder: its place, or its URL on a bucket, where card.json comes last.
+        fill: writes all other files into the folder that it is given, and returns what card.json holds.
+
+    Raises:
+        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+    """
+    folder = placed(folder)
+    if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
+        raise DataError(f"{folder} exists and is not a clipjax checkpoint: name another folder, or remove it")
+    if isinstance(folder, BucketPath):
+        publish(write_folder(working_copy(folder), fill), folder, CARD)
+        forget(folder)
+        return folder
+    with writing(folder), whole_folder(folder) as draft:
+        text = json.dumps(_sealed(fill(draft)), indent=2, ensure_ascii=False)
+        with (draft / CARD).open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            flush(file.fileno(), file.flush)
+    return folder
+
+
+def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a card with, under `files`, the SHA-256 of all its other fields."""
+    return {**record, "files": {CARD: _digest(record), **record["files"]}}
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return sha256_json({name: value for name, value in record.items() if name != "files"})
+
+
+def is_edited(record: Mapping[str, Any]) -> bool:
+    """Whether a card.json was changed after it was written. One of an older clipjax does not tell."""
+    files = record.get("files")
+    sealed = files.get(CARD) if isinstance(files, Mapping) else None
+    return sealed is not None and sealed != _digest(record)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _write_labels(path: Path, labels: LabelSpace) -> str:
+    """A CSV file as `clipjax.data.labels.load_labels` reads it; returns its SHA-256."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
+    data = text.getvalue().encode()
+    with path.open("wb") as file:
+        file.write(data)
+        flush(file.fileno(), file.flush)
+    return sha256_bytes(data)
+
+
+def save_model(model: Model, folder: str | Path) -> Path:
+    """Write a model as a checkpoint, each leaf in the dtype of the file that it came from.
+
+    Raises:
+        DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
+    """
+    _refuse_damaged(model)
+    card, origin = model.card, model.origin
+    return save_checkpoint(
+        folder,
+        source_leaves(model),
+        model.carried,
+        card.to_dict(),
+        origin.layout,
+        origin.metadata,
+        model.tokenizer_files,
+        getattr(card, "label_space", None),
+    )
+
+
+def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
+    """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
+
+    A classifier on a CLIP's image tower is written as two files: see `clipjax.checkpoints.export`.
+
+    Args:
+        layout: a table of `converters`; by default the reference library's own that the model came from or
+            fits (open_clip's for weights that came as transformers wrote them).
+
+    Raises:
+        UsageError: the model is a base with an adapter, which no other library has a file for.
+        ConversionError: the model does not fit the layout.
+        DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
+            nothing half-written is left.
+    """
+    from clipjax.checkpoints.export import export_tower, has_tower_alone, refuse_adapter
+    from converters.engine import export, export_layout, flatten
+    from converters.table import load_table
+
+    refuse_adapter(model)
+    _refuse_damaged(model)
+    if layout is None and has_tower_alone(model):
+        return export_tower(model, out)
+    origin = model.origin
+    leaves = flatten(model.params)
+    table = load_table(layout) if layout else export_layout(leaves, origin.layout)
+    same = table.name == origin.layout
+    carried = model.carried if same else {}
+    metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
+    write_safetensors(out, export(source_leaves(model), table, carried), metadata)
+    return placed(out)
+
+
+def source_leaves(model: Model) -> dict[str, np.ndarray]:
+    """The leaves by path, on the host, each in the dtype of the file that it came from."""
+    from converters.engine import flatten
+
+    dtypes = model.origin.dtypes or {}
+    return {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
+
+
+def _refuse_damaged(model: Model) -> None:
+    """A checkpoint of ours that is no longer what was written is a DataError, not passed on as if it were."""
+    if model.card.weights is not None:
+        _ = model.card.weights.identity
+
+
+def _as(leaf: Any, dtype: str | None) -> np.ndarray:
+    """A leaf on the host; the cast back to a narrower source is exact while the values are the source's."""
+    return np.asarray(leaf) if dtype is None else np.asarray(leaf).astype(np.dtype(dtype), copy=False)

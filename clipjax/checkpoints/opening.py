@@ -1,0 +1,228 @@
+"""Weights found and accounted for, before any is read: from a path, a registered id or a hub repository.
+
+The only module of clipjax, with `checkpoint`, that reads foreign weights through the converters, inside its
+functions. It refuses what contradicts itself: a card against the configuration beside the weights, or
+against a checkpoint of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipjax.checkpoints.card import Card, Weights, card_from_dict
+from clipjax.checkpoints.facts import REGISTRY, UNKNOWN
+from clipjax.checkpoints.naming import Stated, default_name, edited, identified, own_name, restated
+from clipjax.checkpoints.native import CARD, Origin, is_edited, load_checkpoint, read_card_record
+from clipjax.checkpoints.registry import (
+    id_of_repo,
+    model_card,
+    model_ids,
+    pinned_revision,
+    refuse_wrong_activation,
+    unknown_model,
+)
+from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
+from clipjax.errors import DataError, UsageError
+from clipjax.models.network import Network
+from clipjax.storage.reading import exists
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from converters.engine import Plan
+    from converters.hub import Resolved
+    from converters.tensors import Source
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights that were found and accounted for; hardly any of them is read yet."""
+
+    card: Card
+    plan: Plan
+    origin: Origin
+    carried: Mapping[str, np.ndarray]
+    tokenizer_files: tuple[Path, ...]
+
+
+def open_weights(
+    source: str | Path, card: str | Card | None, file: str | None, stated: Stated, asked: str | Path
+) -> Opened:
+    """`asked` is what the user named: a URL, where `source` is its copy."""
+    if not isinstance(source, str | Path):
+        raise UsageError(f"the model is {source!r}: give a path, a registered id or a hub repository")
+    if not isinstance(card, str | Card | None):
+        raise UsageError(f"card is {card!r}: give a registered id or a Card")
+    if isinstance(card, str):
+        card = model_card(card)
+    path = Path(source)
+    if file is not None and path.exists():
+        raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
+    if exists(path / CARD):
+        return _open_own(path, card, stated)
+    if path.exists():
+        from converters.hub import resolve_source
+
+        return _open_foreign(resolve_source(path), card, stated, asked)
+    return _open_remote(str(source), card, file, stated)
+
+
+def _open_own(folder: Path, card: Card | None, stated: Stated) -> Opened:
+    """A checkpoint that clipjax wrote."""
+    from converters.hub import Resolved
+
+    record, where = read_card_record(folder), folder / CARD
+    was_edited = is_edited(record)
+    record.pop("files", None)
+    own = card_from_dict(record, str(where))
+    refuse_wrong_activation(own, str(where))
+    _refuse_other_card(folder, own, card)
+    opened = load_checkpoint(folder, Network(own.arch).abstract_params())
+    weights = Weights([opened.weights], expected=opened.sha256)
+    own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
+    own, files = with_tokenizer_files(own, Resolved(folder, folder))
+    own = restated(edited(own, where) if was_edited else own, stated)
+    return Opened(own, opened.plan, opened.origin, opened.carried(), files)
+
+
+def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
+    """A checkpoint of ours has one card: another one given for it is a mistake, not an instruction."""
+    if card is None:
+        return
+    seen = own.tokenizer and own.tokenizer.sha256
+    if seen and card.tokenizer is not None and card.tokenizer.sha256 is None:
+        card = card.with_tokenizer_files(seen)
+    named = "facts_of" if own.facts_of and card.facts_origin == REGISTRY else "id"
+    if own.facts_origin == UNKNOWN and card.facts_origin == REGISTRY:
+        named = "arch"  # the row says how to load the weights, and has another name than they
+    for name in (named, "arch", "preprocess", "tokenizer", "classes"):
+        if getattr(card, name) != getattr(own, name):
+            raise UsageError(
+                f"{folder} holds {own.id} ({own.arch.name}) and the given card, {card.id}, has another "
+                f"{name}: leave the card out, or edit card.json in a copy of the folder"
+            )
+
+
+def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated) -> Opened:
+    """Weights named by a registered id or a hub repository."""
+    from converters.hub import resolve_source
+
+    if name in model_ids():
+        card = card or model_card(name)
+        registered = model_card(name).source
+        if registered.repo is None:
+            raise DataError(
+                f"the weights of {name} are not on the hub: download {registered.url}, then give that file "
+                f"with card={name!r} (--card {name} on the command line)"
+            )
+        found = resolve_source(registered.repo, file or registered.file, pinned_revision(name))
+    elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        known = id_of_repo(name)
+        try:
+            found = resolve_source(name, file, None if known is None else pinned_revision(known))
+        except DataError as error:
+            raise DataError(f"there is no file or folder {name} here, and {error}") from None
+    elif "/" in name or "." in name:
+        raise DataError(f"{name} does not exist")
+    else:
+        raise unknown_model(name)
+    return _open_foreign(found, card, stated, str(found.repo))
+
+
+def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
+    """Weights of another library.
+
+    Args:
+        found: where they are, and where on the hub they came from.
+        asked: what the user named, for weights without a name of their own.
+    """
+    from converters.nearest import plan_for
+    from converters.sources import open_source
+
+    loose = found.repo is None and found.path.is_file()
+    fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
+    if card is None and found.repo is not None and (known := id_of_repo(found.repo)) is not None:
+        card = model_card(known)
+    if card is None:
+        card = _card_beside(found, stated.facts_of)
+        if stated.fallback is not None or found.repo is not None:  # its folder is called after a commit
+            card = dataclasses.replace(card, id=own_name(fallback))
+    elif found.repo is None or found.repo != card.source.repo:  # its own: the registry overrides the config
+        _refuse_other_config(card, found.folder)
+    refuse_wrong_activation(card)
+    source = open_source(found.path)
+    plan = plan_for(source, card.arch)
+    carried = {key: tensor.read() for key, tensor in plan.carried.items()}
+    scalars = {path: plan.read(path) for path in ("logit_scale", "logit_bias") if path in plan.shapes}
+    card = identified(complete_card(card, scalars, source), found, stated, fallback)
+    if found.repo is not None:
+        place = {"repo": found.repo, "file": found.file, "revision": found.revision}
+        card = dataclasses.replace(card, source=dataclasses.replace(card.source, **place))
+    origin = Origin(plan.table, plan.dtypes, source.metadata if source.format == "safetensors" else None)
+    card, files = with_tokenizer_files(card, found)
+    return Opened(card, plan, origin, carried, files)
+
+
+def _card_beside(found: Resolved, facts_of: str | None) -> Card:
+    """The card from the configuration beside the weights; without one, that of the model in `facts_of`."""
+    from converters.foreign import read_foreign_card
+    from converters.sources import open_source
+
+    record = read_foreign_card(found.folder)
+    if record is not None:
+        return card_from_dict(record, str(found.folder))
+    open_source(found.path)  # what holds no weights at all says so itself
+    if facts_of is not None:
+        return model_card(facts_of)
+    raise UsageError(
+        f"{found.path} holds bare weights: say what they are with card=ID (--card ID on the command line); "
+        "`clipjax models` lists the ids"
+    )
+
+
+def _refuse_other_config(card: Card, folder: Path) -> None:
+    """A given card and the configuration beside the weights are two words for one thing: they must agree.
+
+    A configuration that is not read (then a card is how to load it) or is of the other kind, a CLIP's beside
+    a classifier, contradicts nothing; of another family of towers the tensors themselves tell.
+    """
+    from converters.foreign import read_foreign_card
+    from converters.hub import CONFIG_NAMES
+
+    file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
+    try:
+        record = read_foreign_card(folder)
+        beside = None if record is None else card_from_dict(record, str(file)).arch
+    except DataError:
+        return
+    if beside is None or (beside.text is None) != (card.arch.text is None):
+        return
+    for tower in ("vision", "text"):
+        given, other = getattr(card.arch, tower), getattr(beside, tower)
+        if given is None or type(given) is not type(other):
+            continue
+        for name, value in dataclasses.asdict(given).items():
+            if (theirs := getattr(other, name)) != value:
+                raise DataError(
+                    f"{file} says {tower}.{name} = {theirs!r}, but the given card, {card.id}, {value!r}: "
+                    "leave the card out to take the file's word, or remove the file if it is wrong"
+                )
+
+
+def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:
+    """The card with what only the weights can tell: logit scale and bias, format, the files to hash."""
+    changes: dict[str, Any] = {"unknown": dict(card.unknown)}
+    if "logit_scale" in params:
+        changes["logit_scale"] = math.exp(float(params["logit_scale"]))
+        changes["logit_bias"] = float(params["logit_bias"]) if "logit_bias" in params else None
+        for name in ("logit_scale", "logit_bias"):
+            changes["unknown"].pop(name, None)
+    if source is not None:
+        changes["source"] = dataclasses.replace(card.source, format=source.format)
+        changes["weights"] = Weights(source.files)
+    return dataclasses.replace(card, **changes)

@@ -1,0 +1,98 @@
+"""Which files are known to hold the weights of a registered model. Imports no JAX.
+
+The column `sha256` of configs/models.csv has the digests that a publisher gives (or their first digits, where
+the publisher gives no more), one for each file that holds the weights. Where a row's hub file has none, what
+was seen when it was first downloaded is recorded in the user's cache, `weights/ROW.json`, and compared ever
+after:
+
+    {"open_clip_model.safetensors": {"revision": COMMIT, "sha256": DIGEST}}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.registry_rows import registry
+from clipjax.errors import DataError
+from clipjax.storage.digests import cache_dir
+from clipjax.storage.reading import is_file, read_json
+from clipjax.storage.writing import write_bytes
+
+SHORTEST = 8  # digits of a SHA-256 that open_clip's release files have in their names
+
+
+def published(row: str) -> tuple[str, ...]:
+    """The digests in configs/models.csv, whole or their first digits.
+
+    Raises DataError for a cell that is not a digest.
+    """
+    digests = tuple(registry()[row]["sha256"].split())
+    for digest in digests:
+        if not SHORTEST <= len(digest) <= 64 or set(digest) - set("0123456789abcdef"):
+            raise DataError(
+                f"models.csv: sha256 of {row} is {digest!r}: write {SHORTEST} to 64 digits in hex"
+            )
+    return digests
+
+
+def is_known(row: str, sha256: Callable[[], str]) -> bool:
+    """Whether weights are a row's by their digest, which is computed only where the row has one."""
+    digests = (*published(row), *(seen["sha256"] for seen in _recorded(row).values()))
+    return bool(digests) and sha256().startswith(digests)
+
+
+def check_download(row: str, file: str, revision: str | None, sha256: str) -> None:
+    """Hold a file of a row's own hub repository against what is known of it; the first time, record it.
+
+    Raises:
+        DataError: it has other contents than models.csv or the record says.
+    """
+    if sha256.startswith(published(row)):
+        return
+    repo, pinned = registry()[row]["hub_repo"], registry()[row]["hub_revision"]
+    if pinned and published(row):
+        raise DataError(
+            f"{file} of the hub repository {repo} has the SHA-256 {sha256}, not the one of {row} in "
+            "models.csv: remove it from the hub's cache and download it again"
+        )
+    seen = _recorded(row)
+    if file not in seen:
+        record = {**seen, file: {"revision": revision, "sha256": sha256}}
+        with contextlib.suppress(DataError):  # a cache that cannot be written is compared with nothing
+            write_bytes(_path(row), json.dumps(record, indent=1).encode())
+    elif seen[file]["sha256"] != sha256:
+        raise DataError(
+            f"{file} of the hub repository {repo} has the SHA-256 {sha256} (commit {revision}), and had "
+            f"{seen[file]['sha256']} (commit {seen[file]['revision']}) when {row} was first downloaded: "
+            f"download it again, or remove {_path(row)} to take the new one for {row} from now on"
+        )
+
+
+def row_of_old_card(card: str, source: Mapping[str, Any]) -> str | None:
+    """The row whose weights a card is of that was written before cards said it; None where nobody knows.
+
+    Known are weights that came from the row's own hub repository, and those with a published digest.
+    """
+    row = registry().get(card)
+    if row is None:
+        return None
+    downloaded = source.get("revision") and row["hub_repo"] and source.get("repo") == row["hub_repo"]
+    return card if downloaded or str(source.get("sha256")).startswith(published(card)) else None
+
+
+def _path(row: str) -> Path:
+    return cache_dir() / "weights" / f"{row}.json"
+
+
+def _recorded(row: str) -> dict[str, dict[str, Any]]:
+    path = _path(row)
+    if not is_file(path):
+        return {}
+    record = read_json(path)
+    if not all(isinstance(seen, Mapping) and isinstance(seen.get("sha256"), str) for seen in record.values()):
+        raise DataError(f"{path} is not a record of downloaded weights: remove it")
+    return {file: {"revision": None, **seen} for file, seen in record.items()}

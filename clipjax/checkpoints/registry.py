@@ -1,0 +1,215 @@
+"""The registered models: configs/models.csv, one row a checkpoint, read into model cards.
+
+A cell that starts with `?` is unknown and says why: the card has null there and the reason in `unknown`.
+docs/models.md says what the columns mean and where their values come from. What only the weights can tell
+(sha256, logit scale and bias) is null here, with its reason, and filled at conversion.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipjax.checkpoints.card import Card, Preprocess, Source
+from clipjax.checkpoints.facts import FACTS, REGISTRY
+from clipjax.checkpoints.registry_rows import model_ids, registry, unknown_model, why_unknown
+from clipjax.config import config_dir
+from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
+from clipjax.errors import DataError
+from clipjax.models.arch import Arch, load_arch
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import read_toml
+
+__all__ = [
+    "Subject",
+    "channel_statistics",
+    "groups",
+    "id_of_repo",
+    "model_card",
+    "model_ids",
+    "pinned_revision",
+    "refuse_wrong_activation",
+    "registry",
+    "subjects",
+    "unknown_model",
+    "why_unknown",
+]
+
+_FROM_WEIGHTS = "filled at conversion: only the weights can tell"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One architecture and the registered models that have it: what parity is shown of.
+
+    Attributes:
+        arch: its name in configs/archs.
+        library: where the reference is.
+        rows: {id of a registered model: the library's name of it, for timm with its tag}.
+    """
+
+    arch: str
+    library: str
+    rows: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """What the library calls it; several for timm, whose tags decide the number of classes and pixels."""
+        return list(dict.fromkeys(self.rows.values()))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of what a parity result depends on, beside the libraries and our forward pass."""
+        record = read_toml(config_dir() / "archs" / f"{self.arch}.toml")
+        return sha256_json([record, self.library, dict(self.rows)])
+
+
+@functools.cache
+def subjects() -> tuple[Subject, ...]:
+    """Every architecture of the registry, in its order."""
+    found: dict[str, Subject] = {}
+    for row in registry().values():
+        name = f"{row['library_arch']}.{row['tag']}" if row["library"] == "timm" else row["library_arch"]
+        rows = found[row["arch"]].rows if row["arch"] in found else {}
+        found[row["arch"]] = Subject(row["arch"], row["library"], {**rows, row["id"]: name})
+    return tuple(found.values())
+
+
+def groups() -> list[str]:
+    """The groups of the registered models, in file order."""
+    return list(dict.fromkeys(row["group"] for row in registry().values()))
+
+
+def id_of_repo(repo: str) -> str | None:
+    """The registered model whose weights are that hub repository; None when no or several rows name it."""
+    ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
+    return ids[0] if len(ids) == 1 else None
+
+
+def pinned_revision(model_id: str) -> str | None:
+    """The commit of a registered model's hub repository that its weights are taken from; None: the newest."""
+    return registry()[model_id]["hub_revision"] or None
+
+
+@functools.cache
+def model_card(model_id: str) -> Card:
+    """The card of a registered model, before its weights have been seen.
+
+    Raises:
+        UsageError: unknown id, with the nearest ones.
+        DataError: the row lacks a fact, or names an arch or statistics that configs/ does not have.
+    """
+    rows = registry()
+    if model_id not in rows:
+        raise unknown_model(model_id)
+    row = rows[model_id]
+    arch = load_arch(row["arch"])
+    unknown = {"source.sha256": _FROM_WEIGHTS}
+    if arch.text is not None:
+        unknown["logit_scale"] = _FROM_WEIGHTS
+        unknown["logit_bias"] = f"{_FROM_WEIGHTS} (null there means the model has none)"
+    facts = {name: _value(row, name, kind, unknown) for name, kind in FACTS.items()}
+    return Card(
+        id=model_id,
+        arch=arch,
+        source=Source(
+            library=row["library"],
+            arch=row["library_arch"] or None,
+            tag=row["tag"] or None,
+            repo=row["hub_repo"] or None,
+            file=row["hub_file"] or None,
+            url=row["url"] or None,
+        ),
+        preprocess=_preprocess(row),
+        tokenizer=_tokenizer(row, arch, unknown),
+        logit_scale=None,
+        logit_bias=None,
+        facts={**facts, "notes": row["notes"] or None},
+        facts_origin=REGISTRY,
+        facts_of=model_id,
+        unknown=unknown,
+        classes=_classes(row, unknown),
+    )
+
+
+def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
+    """A tag of open_clip was trained with one activation: an architecture with the other is a mistake.
+
+    open_clip itself only warns, and computes something else (see `-quickgelu` in configs/models.csv).
+
+    Raises:
+        DataError: it names `where`, or the card.
+    """
+    tag, name = card.source.tag, (card.source.arch or "").removesuffix("-quickgelu")
+    if card.source.library != "open_clip" or tag is None:
+        return
+    for row in registry().values():
+        if (row["tag"], row["library_arch"].removesuffix("-quickgelu")) != (tag, name):
+            continue
+        known = load_arch(row["arch"])
+        for tower in ("vision", "text"):
+            if getattr(card.arch, tower) is None:
+                continue  # a classifier made of the image tower
+            given, right = (getattr(getattr(a, tower), "activation", None) for a in (card.arch, known))
+            if given != right:
+                raise DataError(
+                    f"{where or card.id}: the tag {tag!r} of {card.source.arch} was trained with activation "
+                    f"{right!r}, but the card's {tower} tower has {given!r}: use the architecture "
+                    f"{row['arch']}, as that of {row['id']}"
+                )
+
+
+def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """(mean, std) by name, from configs/normalization.toml."""
+    table = read_toml(config_dir() / "normalization.toml")
+    if name not in table:
+        raise DataError(f"configs/normalization.toml has no [{name}]; it has {', '.join(table)}")
+    return tuple(table[name]["mean"]), tuple(table[name]["std"])
+
+
+def _preprocess(row: dict[str, str]) -> Preprocess:
+    mean, std = channel_statistics(row["mean_std"])
+    return Preprocess(
+        image_size=int(row["crop_size"]),
+        resize_size=int(row["resize_size"]),
+        resize_mode=row["resize_mode"],
+        interpolation=row["interpolation"],
+        mean=mean,
+        std=std,
+    )
+
+
+def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> TokenizerSpec | None:
+    if not row["tokenizer"] or arch.text is None:
+        return None
+    spec = tokenizer_spec(row["tokenizer"], arch.text.context_length)
+    if spec.sha256 is None:
+        unknown["tokenizer.sha256"] = "its files lie in the checkpoint's repository"
+    return spec
+
+
+def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) -> Any:
+    """A fact; None for an unknown one, whose reason is put into `unknown`."""
+    cell = row[name]
+    if (why := why_unknown(cell)) is not None:
+        unknown[f"facts.{name}"] = why
+        return None
+    try:
+        return kind(cell) if cell else _refuse(row, name, "is empty")
+    except ValueError:
+        return _refuse(row, name, f"is {cell!r}, not a number")
+
+
+def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
+    """The label space of a classifier's head; empty for a dual encoder, which has none."""
+    if (why := why_unknown(row["classes"])) is not None:
+        unknown["classes"] = why
+        return None
+    return row["classes"] or None
+
+
+def _refuse(row: dict[str, str], name: str, what: str) -> Any:
+    path = config_dir() / "models.csv"
+    raise DataError(f"{path}: {name} of {row['id']} {what}: write its value, or `? ` and why it is unknown")

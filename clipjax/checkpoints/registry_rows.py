@@ -1,0 +1,44 @@
+"""The rows of configs/models.csv, as text. Imports no JAX; `clipjax.checkpoints.registry` makes model cards
+of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, UsageError
+from clipjax.storage.reading import read_csv
+
+
+@functools.cache
+def registry() -> dict[str, dict[str, str]]:
+    """Every row of configs/models.csv by its id, in file order.
+
+    Raises:
+        DataError: two rows with one id, naming it.
+    """
+    path = config_dir() / "models.csv"
+    rows: dict[str, dict[str, str]] = {}
+    for row in read_csv(path):
+        if row["id"] in rows:
+            raise DataError(f"{path}: two rows have the id {row['id']!r}")
+        rows[row["id"]] = row
+    return rows
+
+
+def model_ids() -> list[str]:
+    return list(registry())
+
+
+def unknown_model(name: str) -> UsageError:
+    """The error for an id that is not registered: the near ones, and where all of them are listed."""
+    near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")
+
+
+def why_unknown(cell: str) -> str | None:
+    """The reason that a cell of models.csv gives for having no value; None for one that has a value."""
+    return cell[1:].strip() if cell.startswith("?") else None

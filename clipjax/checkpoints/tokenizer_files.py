@@ -1,0 +1,61 @@
+"""The files of a tokenizer that clipjax does not ship: beside the weights, in the cache of the hub, on it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipjax.checkpoints.card import Card
+from clipjax.data.text import vocabularies
+from clipjax.data.text.tokenizers import TokenizerSpec
+
+if TYPE_CHECKING:
+    from converters.hub import Resolved
+
+
+def find_tokenizer_files(
+    spec: TokenizerSpec,
+    folder: Path | None = None,
+    repo: str | None = None,
+    revision: str | None = None,
+    *,
+    download: bool = False,
+) -> tuple[Path, ...]:
+    """The vocabulary of a tokenizer that does not ship with clipjax, as `load_tokenizer` takes it.
+
+    Looked for in a folder, then in the hub's cache, then, with `download`, on the hub.
+
+    Args:
+        spec: with a digest, files that have it are preferred to those that lie nearer.
+        repo, revision: hub repository of the weights and its commit, asked before the repositories that are
+            known to have the tokenizer.
+
+    Returns: () where nothing is found, or the tokenizer ships with clipjax.
+    """
+    from converters.hub import found_files
+
+    own = vocabularies.rules().get(spec.name)
+    if own is None:
+        return ()
+    beside = [files for names in own.files if folder and (files := vocabularies.files_in(folder, names))]
+    repos = [*([repo] if repo else []), *own.repos]
+    nearest: tuple[Path, ...] = ()
+    revisions = {repo: revision} if repo else {}
+    on_hub = found_files(repos, own.files, download=download, revisions=revisions)
+    for files in itertools.chain(beside, on_hub):
+        if spec.sha256 in (None, vocabularies.digest(files)):
+            return files
+        nearest = nearest or files
+    return nearest
+
+
+def with_tokenizer_files(card: Card, found: Resolved) -> tuple[Card, tuple[Path, ...]]:
+    """The card with the digest of its tokenizer's files, and these; as it was where none are found."""
+    if card.tokenizer is None:
+        return card, ()
+    on_hub = found.repo is not None
+    files = find_tokenizer_files(card.tokenizer, found.folder, found.repo, found.revision, download=on_hub)
+    if files and card.tokenizer.sha256 is None:
+        card = card.with_tokenizer_files(vocabularies.digest(files))
+    return card, files

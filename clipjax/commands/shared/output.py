@@ -1,0 +1,68 @@
+"""What commands share: tables as aligned columns on stdout, and refusing options that would be ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+from clipjax.errors import UsageError, visible
+from clipjax.results.escaping import terminal
+
+
+def say(text: object = "", *, err: bool = False, **style: Any) -> None:
+    """Print a line, or several, for a person: what a terminal would obey is shown instead.
+
+    Args:
+        err: to stderr.
+        style: as of `typer.secho`.
+    """
+    typer.secho(terminal(str(text)), err=err, **style)
+
+
+def refuse_beside(main: str, others: Mapping[str, object]) -> None:
+    """Say so where options are given that `main` leaves no use for.
+
+    Args:
+        main: what decides, as the user wrote it.
+        others: option -> its value; None and False mean that it was not given.
+
+    Raises:
+        UsageError: one was.
+    """
+    given = [name for name, value in others.items() if value is not None and value is not False]
+    if given:
+        raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
+
+
+def print_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    colours: Sequence[str | None] | None = None,
+) -> None:
+    """Print `rows` under `titles`. A column whose cells are all numbers (or empty) is right-aligned.
+
+    colours: of each row, on a terminal.
+    """
+    cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
+    columns = list(zip(*cells)) if cells else [()] * len(titles)
+    widths = [max(len(title), *map(len, column), 0) for title, column in zip(titles, columns)]
+    right = [bool(column) and all(not cell or _is_number(cell) for cell in column) for column in columns]
+
+    def line(row: Sequence[str]) -> str:
+        parts = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right))
+        return "  ".join(parts).rstrip()
+
+    typer.echo(line(titles))
+    typer.echo("  ".join("-" * width for width in widths))
+    for row, colour in zip(cells, colours or [None] * len(cells)):
+        typer.secho(line(row), fg=colour)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,128 @@
+"""What commands about results share: the folder, which of its rows, and where a text goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipjax.commands.shared.output import say
+from clipjax.errors import DataError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from clipjax.results.store import ResultStore, Row
+
+DEFAULT = "parity"  # of --precision
+Folder = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+]
+
+
+def opened(folder: Path) -> ResultStore:
+    """The results in a folder. Says on stderr which of its folders are no runs.
+
+    Raises:
+        DataError: it is not there or holds no run.
+    """
+    from clipjax.results.store import ResultStore
+
+    found = ResultStore(folder)
+    found.check_root(exists=True)
+    warn_left_out(found)
+    if not found.run_ids():
+        raise DataError(f"{folder} holds no results; give the folder that `clipjax eval --results` wrote to")
+    return found
+
+
+def warn_left_out(found: ResultStore) -> None:
+    if names := found.left_out():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        listed = f"{', '.join(names[:5])}{more}"
+        say(f"{found.root}: left out, as they hold no run.json: {listed}", err=True)
+
+
+def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
+    """The rows that have one of the wanted names in each field; `*` stands for anything in a name.
+
+    Args:
+        wanted: field of a row -> names; None or empty for any.
+
+    Raises:
+        UsageError: a name that no row has, or rows that have each name but not together.
+    """
+    found = list(rows)
+    for field, names in wanted.items():
+        if names:
+            known = {row[field] for row in rows}
+            some = {one for name in names for one in _fitting(field, name, known)}
+            found = [row for row in found if row[field] in some]
+    if not found:
+        asked = " and ".join(f"{field} {' or '.join(names)}" for field, names in wanted.items() if names)
+        raise UsageError(f"there is no row of {asked}")
+    return found
+
+
+def _fitting(field: str, name: str, known: set[str]) -> list[str]:
+    pattern = name.replace("[", "[[]").replace("?", "[?]")
+    if not (fits := [one for one in known if fnmatchcase(one, pattern)]):
+        raise unknown_name(_WORDS.get(field, field), name, sorted(known))
+    return fits
+
+
+_WORDS = {"dataset": "data set"}
+
+
+def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = DEFAULT) -> None:
+    """Refuse --prompts and --precision that no row has: a mistyped one would choose nothing, and say nothing.
+
+    Args:
+        prompts: None where nothing was asked for.
+
+    Raises:
+        UsageError: rows have some, but not this one.
+    """
+    sets, precisions = set[str](), {DEFAULT}
+    for row in rows:
+        sets.add(row["convention"].get("prompts"))
+        precisions.add(row["precision"])
+    for kind, asked, known in (("prompt set", prompts, sets), ("precision", precision, precisions)):
+        if asked in SHIPPED[kind]() and asked not in known:
+            have = ", ".join(sorted(str(each) for each in known - {None})) or "none"
+            raise UsageError(f"no row was measured with the {kind} {asked!r}; rows have: {have}")
+        if asked is not None and asked not in known:
+            raise unknown_name(kind, asked, sorted(known - {None}) or ["none"])
+
+
+def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
+    """Raises UsageError, with near names, if results have no model of a name that was asked for."""
+    models = list(known)
+    for name in asked:
+        if name not in models:
+            raise unknown_name("model", name, models)
+
+
+def _shipped_prompts() -> list[str]:
+    from clipjax.config import config_dir
+
+    return [path.stem for path in (config_dir() / "prompts").glob("*.txt")]
+
+
+SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
+    "prompt set": _shipped_prompts,
+    "precision": lambda: ("parity", "fast"),
+}
+"""Names that exist, by what they name: a name that no row has may still be spelled right."""
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Write a text to a file and say so, or print it."""
+    if out is None:
+        say(text, nl=False)
+        return
+    from clipjax.storage.writing import write_bytes
+
+    write_bytes(out, text.encode())
+    say(str(out), err=True)

@@ -1,0 +1,234 @@
+"""Label spaces, projections between them, and prompt sets: all of them files.
+
+A label space is configs/labels/NAME.csv (`id,name` in label order), a projection
+configs/labels/FROM-to-TO.toml, a prompt set configs/prompts/NAME.txt (templates) or a JSON file of sentences
+per class (the format of CuPL); `A+B` is what the two prompt sets hold together. Wherever a name is taken, a
+path to a file of the same format works too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import exists, is_file, read_csv, read_json, read_lines, read_toml
+
+ProjectionKind = Literal["select", "max", "mean_prob"]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Classes in label order.
+
+    Attributes:
+        name: of the file, e.g. "imagenet".
+        classes: what goes into a prompt; may repeat ("missile" and "sunglasses" do in ImageNet).
+        ids: unique; the names of the class folders (ImageNet's synsets).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(item for item in self.ids if self.ids.count(item) > 1)
+            raise DataError(f"label space {self.name}: the id {twice!r} occurs twice")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids and names, in order; the space's own name is not part of it."""
+        return sha256_json([self.ids, self.classes])
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How scores over the classes of one space become scores over another.
+
+    Attributes:
+        source, target: names of the two label spaces.
+        kind: "select" takes one class each, "max" the largest of a group of classes (logits stay logits),
+            "mean_prob" averages softmax probabilities over a group.
+        groups: for each class of `target`, indices into `source`.
+    """
+
+    source: str
+    target: str
+    kind: ProjectionKind
+    groups: tuple[tuple[int, ...], ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return sha256_json([self.kind, self.groups])
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """What a class is described with: templates, sentences of its own, or both.
+
+    Attributes:
+        name: of the file, e.g. "openai_80", or "openai_80+cupl" of two.
+        templates: each with `{}` where the class name goes; empty for a set of sentences.
+        sentences: class name -> its sentences, as they stand in the file (leading spaces kept), or None.
+    """
+
+    name: str
+    templates: tuple[str, ...] = ()
+    sentences: Mapping[str, tuple[str, ...]] | None = None
+
+    def of_class(self, name: str) -> tuple[str, ...]:
+        """The prompts of one class, templates first; classes that share a name share them.
+
+        Raises:
+            DataError: a set of sentences has none for `name`.
+        """
+        filled = tuple(template.replace("{}", name) for template in self.templates)
+        if self.sentences is None:
+            return filled
+        if not self.sentences.get(name):
+            raise DataError(
+                f"prompt set {self.name} has no sentence for the class {name!r}; add one to the file"
+            )
+        return filled + self.sentences[name]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the contents; the set's own name is not part of it."""
+        return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
+
+
+def load_labels(name: str | Path) -> LabelSpace:
+    """A label space by its name in configs/labels, or from a CSV file `id,name`."""
+    path = _find(name, "labels", "label space", (".csv",))
+    rows = read_csv(path)
+    if not rows or set(rows[0]) != {"id", "name"}:
+        raise DataError(f"{path}: expected the header `id,name` and one class a line")
+    for number, row in enumerate(rows, 2):
+        if not row["id"].strip() or not row["name"].strip():
+            raise DataError(f"{path}:{number}: the {'name' if row['id'].strip() else 'id'} is empty")
+    return LabelSpace(path.stem, tuple(row["name"] for row in rows), tuple(row["id"] for row in rows))
+
+
+def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
+    """The projection from one label space to another; None if they have the same classes.
+
+    A file configs/labels/SOURCE-to-TARGET.toml says how; without one, a target whose ids are all ids of the
+    source (class folders named by ImageNet's synsets, say) takes those classes.
+
+    Raises:
+        UsageError: there is no such file, and the target has other classes.
+        DataError: the file does not fit the two spaces; the message names the class.
+    """
+    if source.ids == target.ids:
+        return None
+    path = config_dir() / "labels" / f"{source.name}-to-{target.name}.toml"
+    if is_file(path):
+        return _read_projection(path, source, target)
+    if set(target.ids) <= set(source.ids):
+        groups = tuple((source.ids.index(item),) for item in target.ids)
+        return Projection(source.name, target.name, "select", groups)
+    raise UsageError(
+        f"a head over the classes of {source.name!r} cannot be scored on {target.name!r}: there is no {path}"
+    )
+
+
+def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Projection:
+    record = read_toml(path)
+    kinds = get_args(ProjectionKind)
+    if set(record) != {"from", "to", "kind", "groups"} or record["kind"] not in kinds:
+        raise DataError(f"{path}: expected from, to, kind (one of {', '.join(kinds)}) and groups")
+    if (record["from"], record["to"]) != (source.name, target.name):
+        raise DataError(f"{path}: from and to are not those of the file's name")
+    groups = record["groups"]
+    if not isinstance(groups, dict):
+        raise DataError(f"{path}: 'groups' must be a table of lists of class indices")
+    if missing := [item for item in target.ids if not groups.get(item)]:
+        raise DataError(f"{path}: no group for the class {missing[0]!r}")
+    if extra := set(groups) - set(target.ids):
+        raise DataError(f"{path}: {min(extra)!r} is no class of {target.name}")
+    for item, group in groups.items():
+        if not isinstance(group, list) or not all(type(index) is int for index in group):
+            raise DataError(f"{path}: the group of {item!r} must be a list of class indices, not {group!r}")
+        if len(set(group)) != len(group) or not all(0 <= index < len(source) for index in group):
+            raise DataError(f"{path}: the group of {item!r} repeats an index or leaves 0..{len(source) - 1}")
+        if record["kind"] == "select" and len(group) != 1:
+            raise DataError(f"{path}: 'select' takes one class, the group of {item!r} has {len(group)}")
+    return Projection(source.name, target.name, record["kind"], tuple(tuple(groups[i]) for i in target.ids))
+
+
+def load_prompts(name: str | Path) -> PromptSet:
+    """A prompt set by its name in configs/prompts, or from a file: .txt (templates) or .json (sentences).
+
+    "A+B" (openai_80+cupl.json) is both: a class's prompts are those of A, then those of B, each counting
+    once in their mean, as CuPL combines its sentences with the 80 templates.
+
+    Raises:
+        UsageError: there is no prompt set of that name.
+        DataError: a file that does not exist or is no prompt set; two sets that both hold sentences.
+    """
+    if "+" in str(name) and not is_file(Path(name)):
+        parts = str(name).split("+")
+        if not all(part.strip() for part in parts):
+            raise UsageError(
+                f"the prompt set {str(name)!r} lacks a name beside its '+': write A+B, or one name"
+            )
+        return _joined([load_prompts(part) for part in parts])
+    path = _find(name, "prompts", "prompt set", (".txt", ".json"))
+    return _read_sentences(path) if path.suffix == ".json" else _read_templates(path)
+
+
+def _joined(sets: Sequence[PromptSet]) -> PromptSet:
+    templates = tuple(template for part in sets for template in part.templates)
+    sentences = [part.sentences for part in sets if part.sentences is not None]
+    name = "+".join(part.name for part in sets)
+    if len(sentences) > 1:
+        raise DataError(f"prompt set {name}: only one part may hold sentences per class; merge the files")
+    return PromptSet(name, templates, sentences[0] if sentences else None)
+
+
+def _read_templates(path: Path) -> PromptSet:
+    templates = read_lines(path)
+    if not templates:
+        raise DataError(f"{path}: holds no template")
+    for number, template in enumerate(templates, 1):
+        if "{}" not in template:
+            raise DataError(f"{path}: template {number} ({template!r:.60}) has no {{}} for the class name")
+    return PromptSet(path.stem, templates=tuple(templates))
+
+
+def _read_sentences(path: Path) -> PromptSet:
+    record = read_json(path)
+    if not record:
+        raise DataError(f'{path}: expected one object, {{"class name": ["sentence", ...]}}')
+    for key, sentences in record.items():
+        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+            raise DataError(f"{path}: the value of {key!r} is not a list of sentences")
+        if any("{}" in sentence for sentence in sentences):
+            raise DataError(f"{path}: a sentence of {key!r} has {{}}; templates go into a .txt file")
+    return PromptSet(path.stem, sentences={key: tuple(value) for key, value in record.items()})
+
+
+def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
+    """The file a name stands for: a path with one of `suffixes`, or a file in configs/`folder`."""
+    path = Path(name)
+    if path.suffix in suffixes:
+        if not exists(path):
+            raise DataError(f"{path} does not exist")
+        return path
+    root = config_dir() / folder
+    for suffix in suffixes:
+        if is_file(root / f"{name}{suffix}"):
+            return root / f"{name}{suffix}"
+    if exists(path):
+        raise UsageError(f"{path} is no {kind}: expected a file that ends in {' or '.join(suffixes)}")
+    known = [path.stem for path in root.iterdir() if path.suffix in suffixes]
+    raise unknown_name(kind, str(name), known)

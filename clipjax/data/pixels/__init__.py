@@ -1,0 +1,1 @@
+"""Image bytes -> pixels as each reference library makes them, and batches of these."""

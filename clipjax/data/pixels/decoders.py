@@ -1,0 +1,182 @@
+"""How many threads or worker processes decode fastest: measured once, on images of the data set itself.
+
+Threads share one interpreter, which PIL lets go of while it decodes and resizes; worker processes share
+nothing, and take memory and seconds to start. Which is faster depends on the machine and on the images, so
+`--workers auto` tries: the same first images with each setting, all read once before, so that the disk does
+not decide. What was fastest is remembered in the user's cache by machine, pixel recipe, and rough size and
+format of the images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import PIL
+import PIL.Image
+from etils import epath
+
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.loader import batches
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.errors import DataError, counted
+from clipjax.progress import progress_bar
+from clipjax.storage.digests import cache_dir, sha256_json
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.reading import read_json
+
+AUTO = "auto"
+Workers = int | Literal["auto"]
+
+SAMPLE = 96  # images that each setting decodes
+WORTH = 1000  # images to decode, at least, for a measurement to be worth its seconds
+_BATCH = 8  # small: the first one comes soon, and time is counted from there
+_NEARLY = 0.95  # of the fastest rate: the simplest setting that reaches it is taken
+_PAST = 0.9  # of the rate before: more of the same does not help any more
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoders:
+    """A setting of `clipjax.data.pixels.loader.batches`.
+
+    Attributes:
+        workers: processes; 0 decodes in this one.
+        threads: in each; None: one a core, or one in a worker.
+    """
+
+    workers: int = 0
+    threads: int | None = None
+
+    def __str__(self) -> str:
+        if self.workers:
+            return counted(self.workers, "worker process", "worker processes")
+        return "one thread a core" if self.threads is None else counted(self.threads, "thread")
+
+
+Rate = Callable[[Manifest, PixelRecipe, Sequence[int], Decoders], float]
+
+
+def choose(
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    rows: np.ndarray,
+    *,
+    progress: bool = False,
+    rate: Rate | None = None,
+) -> Decoders:
+    """What decodes such images fastest here; what no run has measured yet is measured now.
+
+    Args:
+        rows: of the manifest, those that are to be decoded; -1 is padding. With few of them nothing is
+            measured: without a measurement of an earlier run, `Decoders()`.
+        progress: show a bar on stderr.
+        rate: images a second of a setting, in place of a measurement.
+    """
+    rows = rows[rows >= 0]
+    sample = rows[:SAMPLE].tolist()
+    seen = _look(manifest, sample)
+    if seen is None:
+        return Decoders()
+    key = {"machine": platform.node(), "cores": _cores(), "pillow": PIL.__version__, "pixels": recipe.key()}
+    path = cache_dir() / "decoders" / f"{sha256_json(key | seen)[:32]}.json"
+    known = _remembered(path)
+    if known is not None or len(rows) < WORTH:
+        return known or Decoders()
+    rates = _measure(manifest, recipe, sample, progress, rate or images_per_second)
+    best = next(each for each, value in rates.items() if value >= _NEARLY * max(rates.values()))
+    _remember(path, best, {**key, **seen, "images a second": {str(k): round(v, 1) for k, v in rates.items()}})
+    return best
+
+
+def images_per_second(
+    manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
+) -> float:
+    """How fast a setting decodes, once it has started."""
+    with batches(
+        manifest,
+        recipe,
+        batch_size=_BATCH,
+        rows=rows,
+        workers=decoders.workers,
+        threads=decoders.threads,
+        on_error="skip",
+    ) as source:
+        next(source)
+        start = time.perf_counter()
+        for _ in source:
+            pass
+        return (len(rows) - _BATCH) / (time.perf_counter() - start)
+
+
+def _measure(
+    manifest: Manifest, recipe: PixelRecipe, sample: Sequence[int], progress: bool, rate: Rate
+) -> dict[Decoders, float]:
+    """Images a second of 1, 2, 4, ... threads and of 2, 4, ... workers, until more does not help."""
+    rates: dict[Decoders, float] = {}
+    series = [[Decoders(0, n) for n in _counts(1)], [Decoders(n) for n in _counts(2)]]
+    with progress_bar(sum(map(len, series)), "measuring how to decode", "setting", shown=progress) as bar:
+        for settings in series:
+            before = 0.0
+            for setting in settings:
+                rates[setting] = rate(manifest, recipe, sample, setting)
+                bar.update()
+                if rates[setting] < _PAST * before:
+                    break
+                before = rates[setting]
+    return rates
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _counts(first: int) -> Iterator[int]:
+    """first, twice that, ... and the number of cores."""
+    count = first
+    while count < _cores():
+        yield count
+        count *= 2
+    if first <= _cores():
+        yield _cores()
+
+
+def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
+    """The commonest format, and how many megapixels an image has (a power of two); None for too few to tell.
+
+    Reads the images, so that whoever decodes first does not wait for the disk alone.
+    """
+    formats, pixels = Counter(), []
+    for row in sample:
+        with contextlib.suppress(Exception):  # PIL raises nearly anything on damaged input
+            image = PIL.Image.open(io.BytesIO(manifest.open(row)))  # reads the header alone
+            formats[image.format] += 1
+            pixels.append(image.width * image.height)
+    if len(pixels) < SAMPLE // 2:
+        return None
+    [(kind, _)] = formats.most_common(1)
+    return {"format": kind, "megapixels": 2.0 ** round(float(np.log2(np.mean(pixels) / 1e6)))}
+
+
+def _remembered(path: Path) -> Decoders | None:
+    try:
+        record = read_json(path)
+        return Decoders(int(record["workers"]), record["threads"] and int(record["threads"]))
+    except (DataError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
+    """For the next run; a cache that fails only costs time."""
+    record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
+    with contextlib.suppress(DataError):
+        LocalFiles().create(epath.Path(path), record.encode(), replace=True)

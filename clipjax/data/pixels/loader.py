@@ -1,0 +1,413 @@
+"""The loader: rows of a manifest -> batches of pixels, through grain.
+
+Decoding is the wall, so images are decoded by several threads (PIL releases the interpreter lock) or, if
+asked, by worker processes; the order of the rows is the same for any number of either. Every batch has one
+shape: a row of -1 is padding, or an image that could not be read and was skipped. Pixels are uint8;
+normalisation is the device's work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from clipjax.data.manifest import Manifest, Opener
+from clipjax.data.pixels.augment import Augmentation, augmented_pixels, image_generator
+from clipjax.data.pixels.limits import DECODED
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, open_scaled, to_pixels
+from clipjax.errors import DataError, UsageError
+from clipjax.storage.buckets import BucketError
+
+Batch = dict[str, np.ndarray]
+
+# Decoded images that wait for the consumer, in batches: enough to hide a slow file, small beside the model.
+_BATCHES_AHEAD = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read: its row, its id and why (names the file)."""
+
+    row: int
+    id: str
+    reason: str
+
+    def error(self) -> DataError:
+        """What is raised where it may not be skipped."""
+        return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists what was left out
+    so far.
+
+    Close it (or use it in a `with` statement) to end its threads and workers before it is used up.
+    """
+
+    def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
+        self._iterator = iter(elements)
+        self._ids = ids
+        self._skip = skip
+        self.skipped: list[Skipped] = []
+
+    def __next__(self) -> Batch:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            self.close()
+            raise
+        for row, reason in batch.pop("failed"):
+            skipped = Skipped(row, self._ids[row], reason)
+            if not self._skip:
+                self.close()
+                raise skipped.error()
+            self.skipped.append(skipped)
+        return batch
+
+    def close(self) -> None:
+        self._iterator.close()
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def batches(
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    *,
+    batch_size: int,
+    rows: Sequence[int] | np.ndarray | None = None,
+    workers: int = 0,
+    threads: int | None = None,
+    on_error: str = "raise",
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Batches:
+    """Batches of the given rows, in their order.
+
+    Args:
+        manifest, recipe: what to read, and what pixels to make of it.
+        batch_size: B, the images in a batch. The last batch is padded with rows of -1 and pixels of zero.
+        rows: indices into the manifest, default all of them; -1 is padding, so that a caller may pad parts
+            itself.
+        workers: worker processes that decode; 0 decodes in threads of this process.
+        threads: threads that decode, in each process; default one a core (one in a worker).
+        on_error: an unreadable image is a DataError naming it ("raise"), or becomes padding and is listed in
+            `skipped` ("skip").
+        augmentation, seed, epoch: a random view of each image in place of the recipe's: the one that a
+            training run of this seed sees in this epoch.
+
+    Raises:
+        DataError: on iteration, in the order of the rows.
+        UsageError: a batch size below 1, a negative count, an unknown `on_error`.
+    """
+    check_options(batch_size, workers, threads, on_error)
+    rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
+    padded = pad_rows(rows, batch_size)
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
+    elements = grain.MapDataset.source([(epoch, row) for row in padded.tolist()]).map(decode)
+    return Batches(_batched(elements, batch_size, workers, threads, _stack), manifest.ids, on_error == "skip")
+
+
+def check_options(batch_size: int, workers: int, threads: int | None, on_error: str) -> None:
+    """Raises UsageError for a batch size below 1, a negative count, an unknown `on_error`."""
+    if batch_size < 1 or workers < 0 or (threads is not None and threads < 0):
+        raise UsageError(
+            "the batch size must be at least 1, and the numbers of workers and threads at least 0"
+        )
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+
+
+def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
+    """int32 rows with -1 appended up to a multiple."""
+    padding = np.full(-len(rows) % multiple, -1, np.int32)
+    return np.concatenate([rows.astype(np.int32), padding])
+
+
+def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
+    """This process's rows of 0 .. n_rows-1: a contiguous part, padded with -1 so that all take equally many
+    steps.
+
+    Args:
+        n_rows: images in the data set.
+        batch_size: images that one process takes in one step.
+
+    Returns: int32 [steps * batch_size].
+    """
+    steps = -(-n_rows // (batch_size * process_count))
+    part = np.arange(n_rows)[process_index * steps * batch_size : (process_index + 1) * steps * batch_size]
+    return np.concatenate([part, np.full(steps * batch_size - len(part), -1)]).astype(np.int32)
+
+
+class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
+    """Batches without end, or of some epochs; resumed exactly by `get_state()` and `set_state(state)`.
+
+    Everything drawn depends on the seed, the epoch and the image alone, so the number of batches read is the
+    whole state: a run may go on with another number of threads or workers.
+    """
+
+    def __init__(self, batches_from: Callable[[int], grain.IterDataset]) -> None:
+        """
+        Args:
+            batches_from: number of batches to leave out -> the others.
+        """
+        super().__init__()
+        self._batches_from = batches_from
+        self._done = 0
+        self._running: list[grain.DatasetIterator] = []  # none or one
+        # Threads that still read ahead when the interpreter ends would abort it.
+        weakref.finalize(self, _close_all, self._running)
+
+    def __next__(self) -> dict[str, Any]:
+        self._assert_not_closed()
+        self.start_prefetch()
+        batch = next(self._running[0])
+        for _, reason in batch.pop("failed", ()):
+            raise DataError(reason)
+        self._done += 1
+        return batch
+
+    def start_prefetch(self) -> None:
+        if not self._running:
+            self._running.append(iter(self._batches_from(self._done)))
+            self._running[0].start_prefetch()
+
+    def get_state(self) -> dict[str, Any]:
+        return {"batches": self._done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        done = int(state["batches"])
+        _close_all(self._running)
+        self._done = done
+
+    def close(self) -> None:
+        _close_all(self._running)
+        super().close()
+
+
+def _close_all(iterators: list[grain.DatasetIterator]) -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+def training_batches(
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int | None = None,
+    augmentation: Augmentation | None = None,
+    labels: np.ndarray | None = None,
+    captions: str | None = None,
+    tokenize: Callable[[list[str]], np.ndarray] | None = None,
+    class_tokens: np.ndarray | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int | None = None,
+) -> TrainingBatches:
+    """Shuffled batches, without end unless `epochs` is given, each epoch in an order of its own.
+
+    The order depends on the seed alone, and a random view or caption on seed, epoch and image.
+    `iterator.get_state()` and `set_state(state)` resume exactly; grain's orbax handler saves the state beside
+    the parameters. An incomplete last batch is dropped.
+
+    Args:
+        batch_size: images in one process's batch.
+        augmentation: how each image is changed each time; None: as the recipe says, always the same.
+        labels: int [N], to be in the batch.
+        captions: the column with each image's caption, or with a list of captions of which one is drawn each
+            time.
+        tokenize: texts -> int32 [B,L]; without it the texts themselves are in the batch.
+        class_tokens: int32 [K,T,L], captions of the classes: one of the T of an image's label is drawn each
+            time.
+        process_index, process_count: this process's part; together the processes read every image once an
+            epoch.
+
+    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, where asked for, "label" int32
+        [B], "tokens" int32 [B,L] or "text".
+
+    Raises:
+        DataError: the manifest has no such column, or is empty; on iteration, an unreadable image.
+        UsageError: class tokens without labels, or together with captions.
+    """
+    if captions is not None and captions not in manifest.columns:
+        raise DataError(
+            f"{manifest.name}: no column {captions!r}; it has {', '.join(manifest.columns) or 'none'}"
+        )
+    if class_tokens is not None and (labels is None or captions is not None):
+        raise UsageError("class tokens need labels, and take the place of captions")
+    texts = None if captions is None else manifest.columns[captions]
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
+    choices = 0 if class_tokens is None else class_tokens.shape[1]
+    element = _TrainingElement(decode, texts, choices)
+    stack = _StackForTraining(tokenize, labels, class_tokens)
+    order = training_order(len(manifest), seed, epochs, process_index, process_count)
+
+    def batches_from(done: int) -> grain.IterDataset:
+        elements = order.slice(slice(done * batch_size, None)).map(element)
+        return _batched(elements, batch_size, workers, threads, stack, drop_remainder=True)
+
+    return TrainingBatches(batches_from)
+
+
+def training_order(
+    images: int, seed: int, epochs: int | None = None, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset[tuple[int, int]]:
+    """(epoch, row) in the order in which a process trains: each epoch shuffled anew by the seed."""
+    order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
+    order = order.map_with_index(lambda index, row: (index // images, row))
+    return order.slice(slice(process_index, None, process_count))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decode:
+    """(epoch, row) -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in
+    order."""
+
+    opener: Opener
+    recipe: PixelRecipe
+    ids: tuple[str, ...]
+    augmentation: Augmentation | None
+    seed: int
+
+    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = place
+        if row >= 0:
+            try:
+                return {"pixels": self._pixels(epoch, row), "row": np.int32(row), "failed": None}
+            except BucketError:  # nothing is wrong with the image
+                raise
+            except DataError as error:
+                failed = (row, str(error))
+        else:
+            failed = None
+        side = self.recipe.image_size
+        return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
+
+    def _pixels(self, epoch: int, row: int) -> np.ndarray:
+        where = self.opener.where(row)
+        data, scale = self.opener.open(row), None
+        with DECODED.waiting() as before:
+            if self.augmentation is None and self.recipe.decode == "jpeg_scaled":
+                image, scale = open_scaled(data, where, self.recipe, before=before)
+            else:
+                image = open_image(data, where, before=before)
+            try:
+                if self.augmentation is None:
+                    return to_pixels(image, self.recipe, scale)
+                rng = image_generator(self.seed, epoch, self.ids[row], "pixels")
+                return augmented_pixels(image, self.augmentation, self.recipe.image_size, rng)
+            except DataError as error:
+                raise DataError(f"{where}: {error}; replace or remove it") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingElement:
+    """(epoch, row) -> what `_Decode` gives, with "text" and "choice": of several captions the one of this
+    epoch."""
+
+    decode: _Decode
+    texts: list | None
+    choices: int
+
+    def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
+        epoch, row = place
+        element = self.decode(place)
+        if self.texts is not None:
+            text = self.texts[row]
+            element["text"] = text if isinstance(text, str) else text[self._draw(epoch, row, len(text))]
+        if self.choices:
+            element["choice"] = self._draw(epoch, row, self.choices)
+        return element
+
+    def _draw(self, epoch: int, row: int, choices: int) -> int:
+        rng = image_generator(self.decode.seed, epoch, self.decode.ids[row], "caption")
+        return int(rng.integers(choices))
+
+
+def _stack(elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "pixels": np.stack([element["pixels"] for element in elements]),
+        "row": np.stack([element["row"] for element in elements]),
+        "failed": [element["failed"] for element in elements if element["failed"] is not None],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _StackForTraining:
+    tokenize: Callable[[list[str]], np.ndarray] | None
+    labels: np.ndarray | None
+    class_tokens: np.ndarray | None
+
+    def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = _stack(elements)
+        if batch["failed"]:  # raised where the batch arrives: grain adds words of its own to an error
+            return batch
+        if self.labels is not None:
+            batch["label"] = self.labels[batch["row"]].astype(np.int32)
+        if self.class_tokens is not None:
+            choices = [element["choice"] for element in elements]
+            batch["tokens"] = self.class_tokens[batch["label"], choices]
+        elif "text" in elements[0]:
+            texts = [element["text"] for element in elements]
+            batch |= {"text": texts} if self.tokenize is None else {"tokens": self.tokenize(texts)}
+        return batch
+
+
+def _batched(
+    elements: grain.MapDataset,
+    batch_size: int,
+    workers: int,
+    threads: int | None,
+    stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
+    drop_remainder: bool = False,
+) -> grain.IterDataset:
+    """Elements read ahead by threads or worker processes, stacked into batches in a thread of their own.
+
+    Workers take single elements and batches are made here, so that the order does not depend on their number.
+    """
+    if threads is None:
+        threads = 1 if workers else os.cpu_count() or 1
+    ahead = max(threads, _BATCHES_AHEAD * batch_size // max(1, workers))
+    dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag here, and nobody else has parsed any
+        # Elements travel through pipes: copying an image costs little beside decoding it, and no shared
+        # memory can be left behind, however a process ends.
+        options = grain.experimental.DatasetOptions(min_shm_size=2**62)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+        dataset = dataset.mp_prefetch(processes, worker_init_fn=_end_with_parent)
+    dataset = dataset.batch(batch_size, drop_remainder=drop_remainder, batch_fn=stack)
+    return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker: exit as soon as the parent is gone, even if it was killed; Ctrl-C is the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

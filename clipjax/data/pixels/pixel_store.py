@@ -1,0 +1,364 @@
+"""Decoded pixels, kept: an image is decoded once for all models that share a pixel recipe.
+
+Decoding is the wall, not the model. So the resized uint8 pixels of a data set are an entry of a
+`clipjax.storage.store.Store`, with all that comes with one: addressed by content, so that a changed image is
+another entry; shards that are whole or absent and carry a checksum, verified at every read; safe with any
+number of runs at once. The first model fills the entry as it decodes what it needs anyway, a run that was
+killed goes on, and every other model reads.
+
+- A shard has SHARD_BYTES or less, and a power of two rows, so that the shards of embeddings are made of whole
+  ones. It is read whole, since the checksum is over the whole: SHA-256 takes a fiftieth of the time that
+  decoding takes.
+- An image that cannot be read is missing in its shard. Whoever asks for it decodes it again, and so sees what
+  is wrong, or that nothing is wrong any more.
+- The store is a convenience: where there is no room for it, or the disk is full, a run says so and goes on
+  decoding without keeping. Only a data set that exceeds the whole budget is refused.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Generator, Sequence
+from typing import IO, Any
+
+import grain
+import numpy as np
+import PIL
+import PIL.features
+
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.loader import Batches, batches, check_options, pad_rows
+from clipjax.data.pixels.preprocess import PIXELS_VERSION, PixelRecipe
+from clipjax.errors import DataError, UsageError
+from clipjax.storage.store import Entry, EntryInfo, Store
+
+KIND = "pixels"
+BUDGET = 100 * 10**9  # bytes of all entries together: ImageNet's validation images at 224 pixels take 7.5 GB
+SHARD_BYTES = 32 * 10**6  # at most: 128 images of 224 pixels
+SHARD_ROWS = 512  # at most, for small images: as many as a shard of embeddings
+SHARDS = 8  # at least, for a data set of more than a few images
+SPARE_BYTES = 10**9  # left free on the disk, for embeddings and results
+READERS = 4  # shards read ahead, at most
+_DECODED = 64  # images that come from the decoders at once
+
+_log = logging.getLogger(__name__)
+
+# The rows of a shard, each with its pixels uint8 [S,S,3] or with why the image cannot be read.
+_Shard = dict[int, np.ndarray | str]
+
+
+def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
+    """What decoded pixels depend on. Other versions of the decoders may give other bytes.
+
+    The wheels of Pillow bring all decoders along; a distribution's may use another libjpeg.
+    """
+    decoder = {"pillow": PIL.__version__, "libjpeg_turbo": PIL.features.version("libjpeg_turbo")}
+    made_by = {"transform": PIXELS_VERSION, "decoder": decoder}
+    return {"kind": KIND, "pixels": recipe.key(), **made_by, "data": manifest.images_digest}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelStore:
+    """A folder of decoded pixels.
+
+    Attributes:
+        root: a directory, created when the first entry is, or the URL of a folder of a bucket. Hosts need not
+            share it.
+        budget: bytes of all entries of pixels together. Before an entry is filled, the longest unused others
+            are removed to make room for it, except those that a run reads just then.
+    """
+
+    root: str | os.PathLike[str]
+    budget: int = BUDGET
+
+    def batches(
+        self,
+        manifest: Manifest,
+        recipe: PixelRecipe,
+        *,
+        batch_size: int,
+        rows: Sequence[int] | np.ndarray | None = None,
+        workers: int = 0,
+        threads: int | None = None,
+        on_error: str = "raise",
+    ) -> Batches:
+        """What `clipjax.data.pixels.loader.batches` gives, byte by byte, from stored pixels where there are
+        any.
+
+        A shard that is not there is decoded and stored, even if only some of its rows are asked for.
+
+        Args: as of `clipjax.data.pixels.loader.batches`.
+
+        Raises:
+            UsageError: the pixels of the data set alone exceed the budget; wrong options.
+            DataError: the store cannot be created or is damaged; on iteration, an unreadable image.
+            ValueError: rows that do not ascend (padding aside): each shard is read once.
+        """
+        check_options(batch_size, workers, threads, on_error)
+        asked = pad_rows(np.arange(len(manifest)) if rows is None else np.asarray(rows), batch_size)
+        wanted = asked[asked >= 0]
+        if (np.diff(wanted) <= 0).any():
+            raise ValueError("rows of stored pixels must ascend")
+        decoder = _Decoder(manifest, recipe, workers, threads)
+        entry, hold = self._open(manifest, recipe)
+        reader = _Reader(entry, hold, decoder, asked.reshape(-1, batch_size))
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(reader.close)
+            reader.keep = not reader.absent or self._has_room(entry, len(reader.absent), manifest, recipe)
+            unfinished.pop_all()
+        stored = grain.experimental.ThreadPrefetchIterDataset(_Once(reader), prefetch_buffer_size=2)
+        return Batches(stored, manifest.ids, on_error == "skip")
+
+    def _open(self, manifest: Manifest, recipe: PixelRecipe) -> tuple[Entry, IO[bytes]]:
+        """The entry, created if there is none, and what keeps it from being removed."""
+        size = len(manifest) * _row_bytes(recipe)
+        if size > self.budget:
+            raise UsageError(
+                f"the pixels of {manifest.name or 'the data set'} ({len(manifest)} images of "
+                f"{recipe.image_size} pixels) take {_size(size)}, and the pixel store may take "
+                f"{_size(self.budget)}: give it more (--pixel-budget), or leave it out"
+            )
+        about = {"data": manifest.name, "selection": manifest.selection, "pixels": in_words(recipe)}
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # another run has made room just now: again
+                entry = Store(self.root).entry(
+                    pixel_key(manifest, recipe),
+                    ids=manifest.ids,
+                    rows_per_shard=_rows_per_shard(len(manifest), recipe),
+                    per_device_batch=1,
+                    row_shape=(recipe.image_size, recipe.image_size, 3),
+                    dtype="uint8",
+                    about=about,
+                )
+                return entry, entry.hold()
+
+    def _has_room(self, entry: Entry, absent: int, manifest: Manifest, recipe: PixelRecipe) -> bool:
+        """Whether `absent` more shards may be stored, after removing what has to be removed for them."""
+        store, size = Store(self.root), len(manifest) * _row_bytes(recipe)
+        others = [info for info in store.ls() if info.key.get("kind") == KIND and info.name != entry.key_hash]
+        taken = sum(map(_full_bytes, others))
+        for info in reversed(others):  # the longest unused first
+            if taken + size > self.budget and store.remove(info.name):
+                taken -= _full_bytes(info)
+        more = min(size, absent * entry.manifest.rows_per_shard * _row_bytes(recipe))
+        free = more if store.on_bucket else shutil.disk_usage(store.root).free - SPARE_BYTES
+        lack = None
+        if taken + size > self.budget:
+            lack = f"other runs read {_size(taken)} of the {_size(self.budget)} that it may take"
+        elif more > free:
+            lack = f"the disk has {_size(max(0, free))} to spare"
+        if lack is not None:
+            _log.warning(
+                "%s: %s more pixels of %s find no room (%s): they are decoded and not kept",
+                *(store.root, _size(more), manifest.name or "the data set", lack),
+            )
+        return lack is None
+
+
+def _row_bytes(recipe: PixelRecipe) -> int:
+    return 3 * recipe.image_size**2
+
+
+def _full_bytes(info: EntryInfo) -> int:
+    """What an entry of pixels takes once it is filled."""
+    return info.rows * 3 * info.key["pixels"]["image_size"] ** 2
+
+
+def _rows_per_shard(n: int, recipe: PixelRecipe) -> int:
+    most = min(SHARD_BYTES // _row_bytes(recipe), SHARD_ROWS, n // SHARDS)
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.3g} MB"
+
+
+def in_words(recipe: PixelRecipe) -> str:
+    """A recipe for a listing."""
+    resize = {"shortest": "short side", "longest": "long side", "squash": "both sides"}[recipe.resize_mode]
+    parts = [f"{recipe.image_size} px", f"{resize} {recipe.resize_size}", recipe.interpolation]
+    parts += [f"RGB {recipe.rgb}"]
+    parts += [f"border {recipe.pre_crop} cut"] if recipe.pre_crop else []
+    parts += [f"crop {recipe.crop}"] if recipe.crop != "round" else []
+    parts += ["JPEGs decoded smaller"] if recipe.decode == "jpeg_scaled" else []
+    return ", ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """The loader, image by image."""
+
+    manifest: Manifest
+    recipe: PixelRecipe
+    workers: int
+    threads: int | None
+
+    def decode(self, rows: Sequence[int], *, workers: int | None = None) -> Generator[tuple[int, Any]]:
+        """Each of the rows, in order, with its pixels or with why the image cannot be read."""
+        source = batches(
+            self.manifest,
+            self.recipe,
+            batch_size=_DECODED,
+            rows=rows,
+            workers=self.workers if workers is None else workers,
+            threads=self.threads,
+            on_error="skip",
+        )
+        with source:
+            for start, batch in zip(range(0, len(rows), _DECODED), source):
+                reasons = {skipped.row: skipped.reason for skipped in source.skipped}
+                source.skipped.clear()
+                for row, place, pixels in zip(rows[start : start + _DECODED], batch["row"], batch["pixels"]):
+                    yield row, pixels if place == row else reasons[row]
+
+
+class _Once(grain.IterDataset[dict[str, Any]]):
+    """A data set for grain that can be gone through once."""
+
+    def __init__(self, reader: _Reader):
+        super().__init__()
+        self._reader = reader
+
+    def __iter__(self) -> _Reader:
+        return self._reader
+
+
+class _Reader(grain.DatasetIterator[dict[str, Any]]):
+    """Stacked batches, as the loader's decoders make them, of shards that are read or decoded and stored.
+
+    Shards that are there are read by threads, a few ahead. The rows of the others come from one stream of
+    decoded images; a shard is stored, by a thread, as soon as its last row has come. Memory is bounded by
+    READERS shards that are read, one that is decoded and one that is written.
+
+    Attributes:
+        absent: the shards that were not there.
+        keep: whether what is decoded is stored.
+    """
+
+    def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):
+        """
+        Args:
+            hold: is closed at the end.
+            rows: int [batches, B], ascending but for -1, which is padding.
+        """
+        super().__init__()
+        self._entry, self._hold, self._decoder = entry, hold, decoder
+        self._batches = iter(rows)
+        needed = np.unique(rows[rows >= 0] // entry.manifest.rows_per_shard).tolist()
+        self.keep = True
+        self.absent = [k for k in needed if not entry.shard_path(k).exists()]
+        self._decoded = decoder.decode([row for k in self.absent for row in entry.shard_rows(k)])
+        self._to_read = collections.deque(k for k in needed if k not in set(self.absent))
+        self._readers = min(READERS, max(1, decoder.threads or os.cpu_count() or 1))
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._readers + 1)  # one writes
+        self._reading: collections.deque[tuple[int, concurrent.futures.Future[_Shard]]] = collections.deque()
+        self._writing: concurrent.futures.Future[None] | None = None
+        self._filling: dict[int, _Shard] = {}  # shards of which some rows have come from the decoders
+        self._current: tuple[int, _Shard] = (-1, {})
+
+    def __next__(self) -> dict[str, Any]:
+        rows = next(self._batches, None)
+        if rows is None:
+            while self._filling:  # rows of the last shard that nobody asked for
+                self._take_decoded()
+            self._wait_for_writing()
+            raise StopIteration
+        pixels = np.zeros((len(rows), *(self._entry.manifest.row_shape or ())), np.uint8)
+        found, failed = np.full(len(rows), -1, np.int32), []
+        for i, row in enumerate(rows.tolist()):
+            if row < 0:
+                continue
+            value = self._row(row)
+            if isinstance(value, str):
+                failed.append((row, value))
+            else:
+                pixels[i], found[i] = value, row
+        return {"pixels": pixels, "row": found, "failed": failed}
+
+    def _row(self, row: int) -> np.ndarray | str:
+        k = row // self._entry.manifest.rows_per_shard
+        if k != self._current[0]:
+            self._current = k, self._shard(k)
+        shard = self._current[1]
+        while row not in shard:
+            self._take_decoded()
+        return shard[row]
+
+    def _shard(self, k: int) -> _Shard:
+        """Shard k: as it is stored, or what there is of it so far."""
+        while self._to_read and len(self._reading) < self._readers:
+            ahead = self._to_read.popleft()
+            self._reading.append((ahead, self._pool.submit(self._read, ahead)))
+        if self._reading and self._reading[0][0] == k:
+            return self._reading.popleft()[1].result()
+        return self._filling.setdefault(k, {})
+
+    def _take_decoded(self) -> None:
+        """The next decoded image goes to its shard; a shard that is full is stored."""
+        row, value = next(self._decoded)
+        k = row // self._entry.manifest.rows_per_shard
+        shard = self._filling.setdefault(k, {})
+        shard[row] = value
+        if len(shard) == len(self._entry.shard_rows(k)):
+            del self._filling[k]
+            self._wait_for_writing()
+            self._writing = self._pool.submit(self._write, k, shard)
+
+    def _wait_for_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _read(self, k: int) -> _Shard:
+        """A stored shard. Whatever it lacks is decoded; all of it, if it turns out to be damaged."""
+        ids, array = self._entry.load_shard(k) or ([], [])
+        stored, rows = dict(zip(ids, array)), self._entry.shard_rows(k)
+        shard: _Shard = {row: stored[self._entry.ids[row]] for row in rows if self._entry.ids[row] in stored}
+        lacking = [row for row in rows if row not in shard]
+        if lacking:
+            again = dict(self._decoder.decode(lacking, workers=0))
+            shard |= again
+            if not stored or not all(isinstance(value, str) for value in again.values()):
+                self._write(k, shard)
+        return shard
+
+    def _write(self, k: int, shard: _Shard) -> None:
+        if not self.keep:
+            return
+        kept: dict[int, np.ndarray] = {}
+        for row in self._entry.shard_rows(k):
+            value = shard[row]
+            if not isinstance(value, str):
+                kept[row] = value
+        array = np.empty((len(kept), *(self._entry.manifest.row_shape or ())), np.uint8)
+        for place, pixels in zip(array, kept.values()):
+            place[...] = pixels
+        skipped = [self._entry.ids[row] for row in shard if row not in kept]
+        try:
+            self._entry.write_shard(k, [self._entry.ids[row] for row in kept], array, skipped=skipped)
+        except DataError as error:
+            self.keep = False
+            _log.warning("%s; until then pixels are decoded and not kept", error)
+
+    def close(self) -> None:
+        super().close()
+        for _, reading in self._reading:
+            reading.cancel()
+        self._decoded.close()
+        self._pool.shutdown()  # a shard that is being written is finished
+        self._hold.close()
+        # Grain's iterators live until garbage is collected; the pixels need not.
+        self._reading.clear()
+        self._filling.clear()
+        self._current = (-1, {})
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError("a reader of stored pixels starts at its first row")

@@ -1,0 +1,337 @@
+"""Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
+
+Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
+`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
+`CLIPImageProcessorPil` on RGB images (5.24; its tensor backend resizes uint8 tensors, which is off by 1/255,
+and both lay transparent images on white, which nothing else does). What matters:
+
+- The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side),
+  in transformers the floor.
+- An image smaller than the crop is padded with zero in *its own* mode, before the conversion to RGB: in CMYK
+  zero is white.
+- PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest.
+  Whether an image becomes RGB before or after the resize therefore changes pixels: the recipe says which.
+- The orientation in the EXIF data is not applied.
+
+Not equal, and a recipe of its own: `decode="jpeg_scaled"` lets libjpeg decode a JPEG that is much larger than
+the target at a half, a quarter or an eighth of its size, which is faster and changes pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+
+from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
+from clipjax.devices.platforms import by_platform
+from clipjax.errors import DataError, UsageError, unknown_name
+
+ResizeMode = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
+RgbOrder = Literal["first", "last"]
+Crop = Literal["round", "floor"]
+Decode = Literal["full", "jpeg_scaled"]
+
+# A JPEG that is decoded smaller stays at least so many times larger than what it is resized to: the resize
+# then averages what libjpeg leaves, as Pillow's own `thumbnail` does (its `reducing_gap`).
+SCALED_GAP = 2
+
+PIXELS_VERSION = 1  # of `to_pixels`: any change of a byte raises it; it is in the keys of stored pixels
+
+RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelRecipe:
+    """How an image becomes uint8 pixels: everything that changes a byte, and nothing else.
+
+    Attributes:
+        image_size: side of the square crop that the model sees, in pixels.
+        resize_size: side that the image is resized to before the crop (timm: floor(image_size / crop_pct)).
+        resize_mode: "shortest" (short side becomes resize_size), "longest" (long side does, the rest is
+            padded) or "squash" (both sides do, the aspect ratio is lost).
+        interpolation: "bicubic" or "bilinear", antialiased.
+        rgb: "first" (RGB before all else, as torchvision's folder loader) or "last" (after the crop, as
+            open_clip's own transform; timm's transform takes RGB images only).
+        pre_crop: pixels cut from each side of the original (2 for ObjectNet, whose images have a border).
+        crop: where the centre crop starts when the margin is odd: "round" (half of it, rounded to the even
+            side, as torchvision) or "floor" (as transformers).
+        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller (see
+            `Scale`). Not the reference's pixels.
+
+    Raises:
+        UsageError: a size that is not positive, or a mode, interpolation, order, crop or way to decode that
+            does not exist.
+    """
+
+    image_size: int
+    resize_size: int
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Interpolation = "bicubic"
+    rgb: RgbOrder = "last"
+    pre_crop: int = 0
+    crop: Crop = "round"
+    decode: Decode = "full"
+
+    def __post_init__(self) -> None:
+        for kind, name, known in (
+            ("resize mode", self.resize_mode, get_args(ResizeMode)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+            ("rgb order", self.rgb, get_args(RgbOrder)),
+            ("crop", self.crop, get_args(Crop)),
+            ("way to decode", self.decode, get_args(Decode)),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, list(known))
+        if self.image_size < 1 or self.resize_size < 1 or self.pre_crop < 0:
+            raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
+
+    def key(self) -> dict[str, Any]:
+        """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays.
+
+        Without `crop` and `decode` where they are "round" and "full": so are the keys of what was stored
+        before there were others.
+        """
+        key = dataclasses.asdict(self)
+        for name, usual in (("crop", "round"), ("decode", "full")):
+            if key[name] == usual:
+                del key[name]
+        return key
+
+
+class Scale(NamedTuple):
+    """That an image was decoded smaller: its full (width, height), and how many times smaller."""
+
+    full: tuple[int, int]
+    shrink: int
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """What of the small image was in the full one: an eighth of 1,001 pixels is 126, the last nearly
+        empty."""
+        return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
+
+
+def open_scaled(
+    source: bytes,
+    name: str,
+    recipe: PixelRecipe,
+    *,
+    before: Callable[[PIL.Image.Image], object] | None = None,
+) -> tuple[PIL.Image.Image, Scale | None]:
+    """`open_image` for a recipe of "jpeg_scaled", and what `to_pixels` has to know of it.
+
+    A JPEG is decoded at an eighth, a quarter or a half of its size, whichever is the smallest that leaves it
+    SCALED_GAP times larger than its resize wants it, in both directions; anything else, and an image with a
+    border to cut, in full. Pixels differ from those of a full decoding; where each comes from does not.
+    """
+    scales: list[Scale] = []
+
+    def shrink(image: PIL.Image.Image) -> int:
+        if image.format not in ("JPEG", "MPO") or recipe.pre_crop:
+            return 1
+        wanted = [SCALED_GAP * side for side in _scaled_sides(image.size, recipe)]
+        fits = (s for s in (8, 4, 2) if all(side >= s * least for side, least in zip(image.size, wanted)))
+        if (found := next(fits, 1)) > 1:
+            scales.append(Scale(image.size, found))
+        return found
+
+    image = open_image(source, name, shrink=shrink, before=before)
+    return image, scales[0] if scales else None
+
+
+def open_image(
+    source: bytes | str | Path,
+    name: str | None = None,
+    *,
+    shrink: int | Callable[[PIL.Image.Image], int] = 1,
+    before: Callable[[PIL.Image.Image], object] | None = None,
+) -> PIL.Image.Image:
+    """Decode one image completely, so that damage shows here and not in the middle of a batch.
+
+    Args:
+        source: the encoded file, or its path.
+        name: what to call the image in an error; the path where none is given.
+        shrink: decode a JPEG at this fraction of its size, or at what a function makes of the image whose
+            header alone is read.
+        before: is called with that image, too, before it is decoded.
+
+    Raises:
+        DataError: the file is missing, truncated, not an image, or too large: of more than `MAX_PIXELS`, or
+            with texts that unpack to more than Pillow allows. Pixels are not decoded then. (From half of
+            `MAX_PIXELS` on Pillow warns; where warnings are errors, that is the limit.)
+    """
+    name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
+    try:
+        data = source if isinstance(source, bytes) else _read(Path(source), name)
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror}); replace or remove it") from None
+    try:
+        image = PIL.Image.open(io.BytesIO(data))  # reads the header alone
+        if image.width * image.height > MAX_PIXELS:  # whoever lifted Pillow's own limit did not lift ours
+            raise _too_large(name, f"{image.width:,} x {image.height:,}", f"{MAX_PIXELS:,}")
+        if before is not None:
+            before(image)
+        times = shrink(image) if callable(shrink) else shrink
+        if times > 1:
+            image.draft(None, (max(1, image.width // times), max(1, image.height // times)))
+        image.load()
+    except DataError:
+        raise
+    except PIL.UnidentifiedImageError:
+        size = len(data)
+        raise DataError(
+            f"{name}: not an image that Pillow can read ({size} bytes); replace or remove it"
+        ) from None
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
+        pixels, limit = (f"{int(number):,}" for number in re.findall(r"\d+", str(error))[:2])
+        raise _too_large(name, pixels, limit) from None
+    except Exception as error:  # PIL's decoders raise nearly anything on damaged input: struct.error...
+        if "MAX_TEXT_" in str(error):
+            raise DataError(
+                f"{name}: a text or colour profile in it unpacks to megabytes ({error}); save it again "
+                "without metadata, or remove it"
+            ) from None
+        raise DataError(f"{name}: damaged or unreadable image ({error}); replace or remove it") from error
+    return image
+
+
+def _read(path: Path, name: str) -> bytes:
+    check_bytes(path.stat().st_size, name)
+    return path.read_bytes()
+
+
+def _too_large(name: str, pixels: str, limit: str) -> DataError:
+    return DataError(f"{name}: {pixels} pixels, and {limit} is the limit; make it smaller or remove it")
+
+
+def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None = None) -> np.ndarray:
+    """Resize, crop and convert one image as the reference transform does, up to but without its ToTensor.
+
+    Args:
+        image: a PIL image of any mode.
+        recipe: what to do with it.
+        scale: of `open_scaled`, where the image was decoded smaller.
+
+    Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
+
+    Raises:
+        DataError: the image is no larger than the border to cut, so thin that nothing is left of its short
+            side or that more than `MAX_PIXELS` become of it, or of a mode that PIL cannot turn into RGB.
+    """
+    if recipe.rgb == "first":
+        image = to_rgb(image)
+    if recipe.pre_crop:
+        image = _cut_border(image, recipe.pre_crop)
+    size = resized_size(image.size if scale is None else scale.full, recipe)
+    if size != image.size:
+        image = image.resize(size, RESAMPLING[recipe.interpolation], scale and scale.box)
+    return np.asarray(to_rgb(_center_crop(image, recipe.image_size, recipe.crop)))
+
+
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in RGB. Raises DataError for a mode that has no RGB form."""
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise DataError(f"an image of mode {image.mode} has no RGB form: {error}") from None
+
+
+def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
+    width, height = image.size
+    if min(width, height) <= 2 * border:
+        raise DataError(
+            f"an image of {width} x {height} pixels has no inside once {border} pixels a side are cut"
+        )
+    return image.crop((border, border, width - border, height - border))
+
+
+def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
+    """(width, height) after the resize and before the crop.
+
+    Raises DataError for an image that is too thin: nothing would be left of it, or more than `MAX_PIXELS`.
+    """
+    width, height = _scaled_sides(size, recipe)
+    if min(width, height) < 1:
+        raise DataError(f"an image of {size[0]} x {size[1]} pixels vanishes when resized to {width, height}")
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"an image of {size[0]} x {size[1]} pixels is so thin that {width:,} x {height:,} become of it "
+            f"when its short side is resized to {min(width, height)}, and {MAX_PIXELS:,} pixels is the limit"
+        )
+    return width, height
+
+
+def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
+    """Truncated for the short side, rounded for the long one."""
+    width, height = size
+    target = recipe.resize_size
+    if recipe.resize_mode == "squash":
+        return target, target
+    if recipe.resize_mode == "longest":
+        ratio = max(width / target, height / target)
+        return round(width / ratio), round(height / ratio)
+    if width <= height:
+        return target, int(target * height / width)
+    return int(target * width / height), target
+
+
+def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
+    """Crop the middle; beyond the edge PIL fills with zero, which is what the reference pads with."""
+    width, height = image.size
+    left, top = _offset(width, size, crop), _offset(height, size, crop)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _offset(length: int, size: int, crop: Crop) -> int:
+    """Where the crop starts; the odd pixel of a padding goes to the far side, or, by "floor", to the near."""
+    if crop == "floor":
+        return (length - size) // 2
+    return -((size - length) // 2) if length < size else round((length - size) / 2)
+
+
+def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(pixels / 255 - mean) / std per channel, on the device; may be called inside jit.
+
+    XLA turns a division by a broadcast value into a multiplication by its reciprocal, which differs from
+    PyTorch in the last bits (4.8e-7 for CLIP's statistics). There are only 256 values a channel, so they are
+    looked up and equal ToTensor + Normalize to the bit. A TPU gathers slowly and computes instead.
+
+    Args:
+        pixels: uint8 [..., 3].
+        mean, std: three numbers each, in units of the 0-1 range.
+
+    Returns: float32 [..., 3].
+    """
+    values = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    table = normalize_host(values, mean, std)
+
+    def look_up(pixels: jax.Array) -> jax.Array:
+        channel = jnp.arange(3, dtype=jnp.int32)
+        return jnp.asarray(table).at[pixels.astype(jnp.int32), channel].get(mode="promise_in_bounds")
+
+    def compute(pixels: jax.Array) -> jax.Array:
+        unit = pixels.astype(jnp.float32) / 255.0
+        return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+    return by_platform(jnp.asarray(pixels), tpu=compute, default=look_up)
+
+
+def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """`normalize` in NumPy: uint8 [..., W, 3] -> float32, equal to ToTensor + Normalize to the bit."""
+    width = pixels.shape[-2]
+    # A whole row at a time: NumPy broadcasts over a last axis of three numbers eight times slower.
+    values = pixels.astype(np.float32).reshape(*pixels.shape[:-2], 3 * width)
+    values /= np.float32(255)
+    values -= np.tile(np.asarray(mean, np.float32), width)
+    values /= np.tile(np.asarray(std, np.float32), width)
+    return values.reshape(pixels.shape)

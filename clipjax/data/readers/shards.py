@@ -1,0 +1,248 @@
+"""Data sets that are a few large files instead of many small ones: which files, and reading parts of them.
+
+Shards are read where they lie on a local disk, at random, without unpacking. What takes a pass over a whole
+shard (where its members are, the SHA-256 of its images) is kept in the user's cache under the shard's path
+and version, as digests of files are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
+from clipjax.data.pixels.limits import check_bytes
+from clipjax.errors import DataError, counted
+from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.digests import Version, cache_dir, clock_ns, read_still, sha256_json, sha256_parts
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
+
+TARS = (".tar",)
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+PARQUETS = (".parquet",)
+COUNT = "nshards.txt"  # beside the shards of CLIP_benchmark: how many there are
+DATA = "data"  # the folder of the shards in a repository of the Hugging Face hub
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_OF = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\D.*)")
+_MOST = 1_000_000  # shards that one pattern may stand for
+
+
+def sharded_reader(path: Path) -> str | None:
+    """The reader of the shards at `path`: a file, a pattern with braces, or a folder of nothing else.
+
+    None: it is something else. Archives beside folders or images are what those were unpacked from.
+    """
+    if not is_dir(path):
+        return _reader_of(path)
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    readers = {_reader_of(entry) for entry in entries} - {None}
+    if folders == [DATA] and not readers:
+        return "hf_parquet" if sharded_reader(path / DATA) == "hf_parquet" else None
+    if folders or len(readers) != 1 or any(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries):
+        return None
+    return readers.pop()
+
+
+def _reader_of(path: Path) -> str | None:
+    name = path.name.lower()
+    if name.endswith((*TARS, *COMPRESSED)):
+        return "webdataset"
+    return "hf_parquet" if name.endswith(PARQUETS) else None
+
+
+def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
+    """The shards that `root` means, in order: by the numbers in their names, then as texts.
+
+    Args:
+        root: a folder, one file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
+        endings: of the shards' names.
+
+    Raises:
+        DataError: nothing there, no shard in the folder, shards that are missing by the pattern, by
+            their names (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
+    """
+    path = place(root)
+    if is_dir(path):
+        found = sorted((entry for entry in path.iterdir() if _is_shard(entry, endings)), key=_by_numbers)
+        if not found:
+            raise DataError(f"{path} holds no {' or '.join(endings)} files; give the folder of the shards")
+        _check_count(path, found)
+        return found
+    if _BRACES.search(path.name) and not exists(path):
+        return _expand(path)
+    if not exists(path):
+        raise DataError(f"{path} does not exist; give a shard, a folder of shards, or a pattern with braces")
+    check_regular(path)
+    return [path]
+
+
+def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(endings) and not path.name.startswith(".") and is_file(path)
+
+
+def _by_numbers(path: Path) -> tuple[list[int | str], str]:
+    """ "10.tar" behind "9.tar". The numbers of a split stand at odd places: like is compared with like."""
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def _check_count(folder: Path, found: Sequence[Path]) -> None:
+    """All shards are there that `nshards.txt` counts, or that the names of the others do."""
+    if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(found)):
+        raise DataError(
+            f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
+        )
+    series: dict[tuple[str, str], dict[int, str]] = {}
+    for path in found:
+        if part := _OF.fullmatch(path.name):
+            head, number, total, tail = part.groups()
+            tail = tail if tail.startswith(".") else ""  # else a hash: each shard has its own
+            series.setdefault((head, total), {})[int(number)] = tail
+    for (head, total), tails in series.items():
+        if missing := [i for i in range(int(total)) if i not in tails]:
+            first = f"{head}{missing[0]:05d}-of-{total}{next(iter(tails.values()))}"
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(f"{folder} lacks the shard {first}{more}: copy it")
+
+
+def _expand(pattern: Path) -> list[Path]:
+    """The files that a pattern stands for, as a shell would name them."""
+    pieces = _BRACES.split(pattern.name)
+    choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    count = 1
+    for each in choices:
+        count *= len(each)
+    if count > _MOST:
+        raise DataError(f"{pattern} stands for {count} files; write smaller ranges")
+    paths = [pattern.parent / "".join(parts) for parts in product(*choices)]
+    missing = [path for path in paths if not is_file(path)]
+    if missing:
+        raise DataError(
+            f"{pattern}: {len(missing)} of its {counted(len(paths), 'shard')} do not exist, the first is "
+            f"{missing[0]}"
+        )
+    return paths
+
+
+def _choices(pattern: Path, inside: str) -> list[str]:
+    """000..009 -> the ten numbers, as wide as the first; a,b -> the two."""
+    if found := _RANGE.fullmatch(inside):
+        first, last = int(found[1]), int(found[2])
+        if last - first >= _MOST:
+            raise DataError(f"{pattern} stands for {last - first + 1} files; write smaller ranges")
+        if first <= last:
+            return [str(number).zfill(len(found[1])) for number in range(first, last + 1)]
+    elif "," in inside:
+        return inside.split(",")
+    raise DataError(f"{pattern}: {{{inside}}} is no range; write {{000..009}} or {{a,b}}")
+
+
+def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
+    """`compute()`, a JSON value that depends on the file alone, or what an earlier run kept of it.
+
+    Args:
+        path: an existing file; its version is part of the key.
+        what: names the computation and its version, e.g. "tar members 1".
+
+    A cache that fails only costs time. Raises what `compute` raises, and DataError where the file changes
+    meanwhile.
+    """
+    folder = cache_dir() / "shards"
+    now = clock_ns(folder)
+
+    def file_of(version: Version) -> epath.Path:
+        return epath.Path(folder / f"{sha256_json([what, str(path.absolute()), *version])}.json")
+
+    def read(version: Version) -> tuple[Any, bool]:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(file_of(version).read_bytes()), True
+        return compute(), False
+
+    (value, known), version = read_still(path, read)
+    if not known and version.is_settled(now):
+        with contextlib.suppress(DataError):
+            LocalFiles().create(file_of(version), json.dumps(value).encode(), replace=True)
+    return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShardOpener:
+    """Images that are parts of files.
+
+    Attributes:
+        shards: the files.
+        members: what each image is called in its shard.
+        places: int64 [N, 3], of each image: which shard, where in it, how many bytes.
+    """
+
+    shards: tuple[str, ...]
+    members: tuple[str, ...]
+    places: np.ndarray
+
+    def open(self, i: int) -> bytes:
+        shard, offset, size = (int(value) for value in self.places[i])
+        check_bytes(size, self.where(i))
+        try:
+            data = _read_part(self.shards[shard], offset, size)
+        except OSError as error:
+            raise DataError(f"{self.where(i)}: cannot be read ({error.strerror}); copy the shard") from None
+        if len(data) != size:
+            raise DataError(f"{self.where(i)}: the shard was cut off; copy it again")
+        return data
+
+    def where(self, i: int) -> str:
+        return f"{self.shards[int(self.places[i, 0])]}/{self.members[i]}"
+
+    def select(self, rows: Sequence[int]) -> ShardOpener:
+        places = self.places[np.asarray(rows, np.int64)]
+        return ShardOpener(self.shards, tuple(self.members[i] for i in rows), places)
+
+    def content_digests(self, progress: Progress | None = None) -> list[str]:
+        parts = self.places[:, 1].astype(str).tolist()
+        return digests_of_parts(self.shards, self.places[:, 0], parts, self.open, progress)
+
+
+def _read_part(shard: str, offset: int, size: int) -> bytes:
+    if isinstance(path := place(shard), BucketPath):
+        return path.read_range(offset, offset + size)
+    with open(shard, "rb") as file:
+        file.seek(offset)
+        return file.read(size)
+
+
+def digests_of_parts(
+    shards: tuple[str, ...],
+    shard: np.ndarray,
+    parts: Sequence[str],
+    open_: Callable[[int], bytes],
+    progress: Progress | None,
+) -> list[str]:
+    """SHA-256 of images that lie in shards, in order; those of unchanged shards are remembered.
+
+    Args:
+        shard: int [N], in which shard each image lies.
+        parts: what tells it apart there.
+        open_: the number of an image -> its bytes.
+    """
+    digests = [""] * len(parts)
+    for k in np.unique(shard):
+        rows = np.flatnonzero(shard == k).tolist()
+        found = sha256_parts(
+            place(shards[int(k)]), [parts[row] for row in rows], lambda i, rows=rows: open_(rows[i]), progress
+        )
+        for row, digest in zip(rows, found):
+            digests[row] = digest
+    return digests

@@ -1,0 +1,131 @@
+"""Walking a folder of images: the only place where clipjax lists the folders of a data set.
+
+Links are followed: a class folder may be a link to a folder elsewhere. But every folder counts once. A link
+to a folder that it lies in would make a few images hundreds, or never end; two links to one folder would
+count its images twice, or under two labels. Both are refused by name. Hidden names are left out (also the
+"._" copies that macOS makes of images).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BucketPath
+from clipjax.storage.reading import AnyPath, exists, is_dir
+
+
+class Listed(NamedTuple):
+    """A name in a folder, and what it is; "other": a FIFO, a socket or a device."""
+
+    name: str
+    kind: Literal["folder", "file", "other"]
+
+
+def list_folder(folder: AnyPath) -> list[Listed]:
+    """What lies in a folder, in no order.
+
+    Raises:
+        DataError: it does not exist, is not a folder or cannot be read; a link in it leads nowhere; a name in
+            it is not UTF-8.
+    """
+    if not exists(folder):
+        raise DataError(f"{folder} does not exist; give the folder that holds the data set")
+    if not is_dir(folder):
+        raise DataError(f"{folder} is a file, not a folder of images")
+    try:
+        if isinstance(folder, BucketPath):
+            found = [Listed(each.name, "folder" if each.is_dir() else "file") for each in folder.iterdir()]
+            return [entry for entry in found if not entry.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [_listed(entry) for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read ({error.strerror})") from None
+
+
+def folders_in(folder: AnyPath) -> list[str]:
+    """The names of the folders in a folder, sorted. Raises as `list_folder`."""
+    return sorted(entry.name for entry in list_folder(folder) if entry.kind == "folder")
+
+
+def _listed(entry: os.DirEntry[str]) -> Listed:
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        name, folder = os.fsencode(entry.name), os.path.dirname(entry.path)
+        raise DataError(f"{folder} holds the name {name!r}, which is not UTF-8: rename it") from None
+    if entry.is_symlink():
+        try:
+            os.stat(entry.path)
+        except OSError as error:
+            raise DataError(
+                f"{entry.path} is a link to {os.readlink(entry.path)}, which cannot be reached "
+                f"({error.strerror}): mend or remove the link"
+            ) from None
+    return Listed(entry.name, "folder" if entry.is_dir() else "file" if entry.is_file() else "other")
+
+
+class Walk:
+    """One walk over the folders below `root`, none of which may be reached twice."""
+
+    def __init__(self, root: AnyPath) -> None:
+        self.root = root
+        self._visited: dict[object, str] = {}
+
+    def files(self, endings: Sequence[str], below: str = "") -> Iterator[str]:
+        """Files with one of the endings (".png", in lower case), as posix paths relative to `root`.
+
+        Args:
+            below: start in this folder of the root.
+
+        Raises:
+            DataError: as `list_folder`; a folder that is reached twice; a FIFO, a socket or a device with
+                such an ending.
+        """
+        left = [below]
+        while left:  # a stack of our own: folders may be nested deeper than Python's calls
+            place = left.pop()
+            folder = self.root / place if place else self.root
+            entries = list_folder(folder)
+            self._visit(folder, is_root=not place)
+            for name, kind in entries:
+                inside = f"{place}/{name}" if place else name
+                if kind == "folder":
+                    left.append(inside)
+                elif os.path.splitext(name)[1].lower() not in endings:
+                    continue
+                elif kind == "other":
+                    raise DataError(
+                        f"{self.root / inside} is a FIFO, a socket or a device, not an image: remove it"
+                    )
+                else:
+                    yield inside
+
+    def _visit(self, folder: AnyPath, *, is_root: bool) -> None:
+        if isinstance(folder, BucketPath):
+            return
+        path = os.fspath(folder)
+        if not is_root and os.path.islink(path):
+            _check_no_circle(path)
+        first = self._visited.setdefault(_identity(path), path)
+        if first != path:
+            raise DataError(
+                f"{first} and {path} are one folder: its images would count twice; remove one (a link?)"
+            )
+
+
+def _check_no_circle(link: str) -> None:
+    here, there = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
+    if os.path.commonpath([here, there]) == there:
+        raise DataError(
+            f"{link} is a link to {os.readlink(link)}, a folder that it lies in: its images would count "
+            "again and again; remove the link"
+        )
+
+
+def _identity(path: str) -> object:
+    """What all paths of one folder have in common."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # 0: some networks

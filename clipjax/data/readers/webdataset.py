@@ -1,0 +1,260 @@
+"""The reader of WebDataset shards: plain tar files in which the members of one sample stand side by side.
+
+    000001.jpg  000001.cls  000001.txt   000002.jpg  ...
+
+Members belong together that have one key: the name up to the first dot behind the last slash (webdataset 1.0,
+webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: a pass over the headers notes where each
+image lies, and it is read there.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
+from clipjax.data.readers.label_values import is_int, number_labels
+from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, remembered, shard_files
+from clipjax.errors import DataError
+from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
+
+IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
+CLASSES = "classnames.txt"  # beside or above the shards of CLIP_benchmark: the classes in label order
+LABEL, CAPTIONS = "cls", "txt"
+
+# How the compressed files begin that people call tar, and what unpacks them.
+_MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+_BLOCK = 512
+MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
+
+
+class Member(NamedTuple):
+    """A file in a tar: its name, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class Sample(NamedTuple):
+    """What has one key: the image, and all members by extension."""
+
+    key: str
+    image: Member
+    members: dict[str, Member]
+
+
+def read_webdataset(
+    root: epath.Path,
+    label_names: Sequence[str] | None = None,
+    *,
+    image: str | None = None,
+    label: str | None = None,
+    captions: str | None = None,
+    shard_in_id: bool = False,
+) -> Manifest:
+    """WebDataset shards: a folder of *.tar, one tar, or a pattern `shards-{000000..000009}.tar`.
+
+    An image's id is its member's name (that of the file that was packed). The order is that of the shards.
+
+    Args:
+        root: the folder, file or pattern.
+        label_names: class names in label order; default the lines of `classnames.txt` beside or above the
+            shards, as CLIP_benchmark writes it, where there is one.
+        image: the extension of the image where a sample has several, e.g. "jpg".
+        label: where the label stands: an extension ("cls"), or a key of a JSON member ("json:class"); an int
+            or a class name. A number in "cls" is an index always, also where classes are called by numbers.
+            Default: "cls" where the first sample has one, else there are no labels.
+        captions: the extension whose lines are the image's captions; default "txt" where the first sample
+            has one.
+        shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
+
+    Raises:
+        DataError: with shard and member: a compressed or damaged tar, a name that leaves its folder, a link,
+            a key that occurs twice, a sample without image or label, a label outside the set.
+    """
+    shards = shard_files(root, (*TARS, *COMPRESSED))
+    ids: dict[str, Path] = {}
+    members, places, raw, texts = [], [], [], []
+    for k, shard in enumerate(shards):  # samples are many: those of one shard at a time
+        samples = _samples(shard, image)
+        if samples and not ids:
+            label = label or (LABEL if LABEL in samples[0].members else None)
+            captions = captions or (CAPTIONS if CAPTIONS in samples[0].members else None)
+        for sample in samples:
+            name = f"{shard.name}/{sample.image.name}" if shard_in_id else sample.image.name
+            if name in ids:
+                raise DataError(
+                    f"{shard}: {sample.image.name} is also in {ids[name].name}; if these are two images, set "
+                    "shard_in_id = true under [options] of a card"
+                )
+            ids[name] = shard
+            members.append(sample.image.name)
+            places.append((k, sample.image.offset, sample.image.size))
+        with Texts(shard) as read:
+            raw += [] if label is None else [(_label(read, s, label), read.where(s)) for s in samples]
+            texts += [] if captions is None else [_lines(read(s, captions)) for s in samples]
+    if not ids:
+        raise DataError(f"{root} holds no images")
+    names = _class_names(shards[0].parent) if label_names is None else label_names
+    labels, names = number_labels(raw, names)
+    opener = ShardOpener(tuple(map(str, shards)), tuple(members), np.array(places, np.int64))
+    columns = {} if captions is None else {"captions": texts}
+    return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
+
+
+def _samples(shard: Path, image: str | None) -> list[Sample]:
+    """The samples of a shard in its order."""
+    groups: dict[str, dict[str, Member]] = {}
+    last = None
+    for member in tar_members(shard):
+        key, extension = split_name(member.name)
+        if key is None:
+            continue
+        if key != last and key in groups:
+            raise DataError(f"{shard}: the key {key} occurs twice; a sample's members must stand together")
+        if extension in groups.setdefault(key, {}):
+            raise DataError(f"{shard}: the member {member.name} occurs twice; pack the shard again")
+        groups[key][extension] = member
+        last = key
+    return [Sample(key, _image(shard, key, members, image), members) for key, members in groups.items()]
+
+
+def split_name(name: str) -> tuple[str | None, str]:
+    """A member's key, and its extension in lower case.
+
+    None for what is no part of a sample: hidden files, `__meta__`, names without an extension.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or (stem.startswith("__") and stem.endswith("__")):
+        return None, ""
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _image(shard: Path, key: str, members: dict[str, Member], image: str | None) -> Member:
+    known = IMAGES if image is None else (image.lower(),)
+    images = [extension for extension in members if extension in known]
+    if len(images) == 1:
+        return members[images[0]]
+    has = ", ".join(members)
+    if images:
+        raise DataError(
+            f"{shard}: the sample {key} has {len(images)} images ({has}); say which, image = "
+            f'"{images[0]}" under [options] of a card'
+        )
+    raise DataError(f"{shard}: the sample {key} has no image ({', '.join(known)}), only {has}")
+
+
+def tar_members(shard: Path) -> list[Member]:
+    """`walk_tar`, remembered as long as the file does not change."""
+    try:
+        rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard)))
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read ({error.strerror or error}); copy it again") from None
+    return [Member(*row) for row in rows]
+
+
+def walk_tar(shard: Path) -> Iterator[Member]:
+    """The files in a tar, in order; their bytes are not read.
+
+    Raises:
+        DataError: a compressed, damaged or truncated tar; a member that is a link, whose name is absolute,
+            leaves the folder or is not UTF-8, or whose size is negative or more than the file holds.
+    """
+    check_regular(shard)
+    with shard.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        begin = file.read(_BLOCK)
+        for magic, tool in _MAGIC.items():
+            if begin.startswith(magic):
+                raise DataError(
+                    f"{shard} is compressed and cannot be read at random; unpack it: {tool} {shard}"
+                )
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                end = 0
+                for info in archive:
+                    if info.size < 0 or not end < archive.offset <= size:
+                        raise tarfile.ReadError(f"the size of {info.name!r:.60} is impossible: {info.size}")
+                    end = archive.offset
+                    if not info.isdir():
+                        yield _member(shard, info)
+                file.seek(archive.offset)
+                if file.read(_BLOCK) != bytes(_BLOCK):
+                    raise tarfile.ReadError("it has no end-of-archive mark")
+        except (
+            *(tarfile.TarError, ValueError, OverflowError, RecursionError),
+            MemoryError,  # a name of gigabytes, says its header
+        ) as error:
+            raise DataError(f"{shard}: not a whole tar file ({error}); copy it again") from None
+
+
+def _member(shard: Path, info: tarfile.TarInfo) -> Member:
+    name = info.name.removeprefix("./")
+    path = PurePosixPath(name)
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DataError(f"{shard}: the name {name!a} of a member is not UTF-8; pack the shard again")
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{shard}: the member {info.name} leaves its folder; do not trust this file")
+    if not info.isreg() or info.sparse is not None:
+        raise DataError(f"{shard}: the member {name} is no plain file (a link?); pack it as one")
+    return Member(name, info.offset_data, info.size)
+
+
+class Texts:
+    """Reads the small members of one shard: `read(sample, extension)` -> text."""
+
+    def __init__(self, shard: Path) -> None:
+        self.shard = shard
+
+    def __enter__(self) -> Texts:
+        self._file = self.shard.open("rb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def where(self, sample: Sample) -> str:
+        return f"{self.shard}: {sample.key}"
+
+    def __call__(self, sample: Sample, extension: str) -> str:
+        """Raises DataError: there is no such member, or it is no UTF-8 text."""
+        member = sample.members.get(extension)
+        if member is None:
+            has = ", ".join(sample.members)
+            raise DataError(f"{self.where(sample)} has no .{extension}, as others do; it has {has}")
+        if member.size > MAX_TEXT:
+            raise DataError(f"{self.where(sample)}: .{extension} has {member.size:,} bytes, which is no text")
+        self._file.seek(member.offset)
+        return decode_text(self._file.read(member.size), f"{self.where(sample)}: .{extension}")
+
+
+def _label(read: Texts, sample: Sample, label: str) -> Any:
+    """A label as it stands in the member `cls`, or under a key of the member `json`: ("json:class")."""
+    extension, _, key = label.partition(":")
+    text = read(sample, extension).strip()
+    if not key:
+        return int(text) if extension == LABEL and is_int(text) else text
+    record = parse_json(text, f"{read.where(sample)}: .{extension}")
+    if key not in record:
+        raise DataError(f"{read.where(sample)}: .{extension} has no {key!r}; it has {', '.join(record)}")
+    return record[key]
+
+
+def _lines(text: str) -> list[str]:
+    """The captions in a text: what else `str.splitlines` splits at (form feeds, U+2028) is part of them."""
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _class_names(folder: Path) -> list[str] | None:
+    path = next((each / CLASSES for each in (folder, folder.parent) if is_file(each / CLASSES)), None)
+    return None if path is None else read_lines(path)

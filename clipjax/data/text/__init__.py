@@ -1,0 +1,1 @@
+"""Text -> token ids, as each model's training had it."""

@@ -1,0 +1,300 @@
+"""Token ids equal to the reference: CLIP's byte-level BPE, and the tokenizers of SigLIP and (XLM-)RoBERTa.
+
+CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
+repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
+The merges, which ship with clipjax, run in the `tokenizers` library, which is not asked to split: its own
+splitting differs from `regex` on some Unicode text. No step looks across a space, so the ids of a
+space-separated word are computed once and remembered.
+
+The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers. Cleaning, truncation,
+padding and the ids around a text are done here, and `clipjax.data.text.vocabularies` reads their files, which
+come with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import html
+import string
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import ftfy
+import numpy as np
+import regex
+from tokenizers.models import BPE
+
+from clipjax.config import config_dir
+from clipjax.data.text import vocabularies
+from clipjax.errors import DataError, UsageError, unknown_name
+
+_OPENAI = "openai_bpe"
+START, END = "<start_of_text>", "<end_of_text>"
+_PIECES = regex.compile(
+    rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+)
+_WORDS_REMEMBERED = 2**18  # about 60 MB; the memory is emptied when it is full
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """What decides the ids of a text; part of the model card and of the key of stored text embeddings.
+
+    Attributes:
+        name: "openai_bpe", or a file in configs/tokenizers without its ending.
+        context_length: number of ids a text becomes, start, end and padding included.
+        clean: "lower", "whitespace" (case is kept), "canonicalize" (lower case without ASCII punctuation) or
+            "canonicalize_hf" (the same as transformers does it for SigLIP).
+        sha256: digest of the vocabulary's files; None until they are seen, where they come with the weights.
+    """
+
+    name: str
+    context_length: int
+    clean: str
+    sha256: str | None
+
+
+class Tokens(NamedTuple):
+    """Ids int32 [N, context_length]; lengths int32 [N] without padding; truncated bool [N]."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    truncated: np.ndarray
+
+
+def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> TokenizerSpec:
+    """The spec of a tokenizer, before any files that come with weights have been seen.
+
+    Args:
+        clean: how texts are cleaned; by default as the tokenizer's models were trained.
+
+    Raises:
+        UsageError: unknown name or cleaning, with the nearest ones, or a context too short for start and end.
+    """
+    _check_name(name)
+    if clean is None:
+        clean = "lower" if name == _OPENAI else vocabularies.rules()[name].clean
+    if clean not in _CLEANINGS:
+        raise unknown_name("text cleaning", clean, list(_CLEANINGS))
+    if context_length < 2:
+        raise UsageError(f"context_length is {context_length}; start and end of text alone take 2")
+    sha256 = hashlib.sha256(_merges_file()).hexdigest() if name == _OPENAI else None
+    return TokenizerSpec(name, context_length, clean, sha256)
+
+
+def vocab_size(name: str) -> int:
+    """Number of ids of a tokenizer, special tokens included.
+
+    Raises:
+        UsageError: unknown name, with the nearest ones.
+    """
+    _check_name(name)
+    return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
+
+
+def _check_name(name: str) -> None:
+    known = [_OPENAI, *vocabularies.rules()]
+    if name not in known:
+        raise unknown_name("tokenizer", name, known)
+
+
+@functools.cache
+def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokenizer:
+    """The tokenizer of a spec (from `tokenizer_spec` or a card).
+
+    Args:
+        files: the vocabulary, for a tokenizer whose files come with weights (see `vocabularies.Rules.files`).
+
+    Raises:
+        UsageError: as `tokenizer_spec`.
+        DataError: the vocabulary's files are missing, damaged, another tokenizer's, or not those that the
+            spec was made with.
+    """
+    own = tokenizer_spec(spec.name, spec.context_length, spec.clean)
+    if spec.name == _OPENAI:
+        if own.sha256 != spec.sha256:
+            raise _other_file(f"configs/tokenizers/{_OPENAI}.txt", spec)
+        return Tokenizer(own)
+    if not files:
+        raise vocabularies.missing(spec.name, spec.sha256)
+    own = dataclasses.replace(own, sha256=vocabularies.digest(files))
+    if spec.sha256 not in (None, own.sha256):
+        raise _other_file(str(files[0]), spec)
+    return Tokenizer(own, files)
+
+
+def _other_file(path: str, spec: TokenizerSpec) -> DataError:
+    return DataError(
+        f"{path} is not the file that the model card names (sha256 {str(spec.sha256)[:12]}...); bring "
+        "back the one of the card, or convert the checkpoint again"
+    )
+
+
+class Tokenizer:
+    """Texts to ids: `tokenizer(["a photo of a cat"])` -> int32 [1, context_length].
+
+    Attributes:
+        spec: what was loaded.
+        sha256: digest of the vocabulary's files.
+        files: those that came with weights.
+        vocab_size: number of ids; 49408 for CLIP.
+        start, end: ids put around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
+        pad_id: fills the rest of the context; 0 for CLIP, 1 for the others.
+    """
+
+    def __init__(self, spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> None:
+        """`spec` and `files` as `load_tokenizer` has checked them."""
+        self.spec = spec
+        self.sha256 = spec.sha256
+        self.files = files
+        self._clean = _CLEANINGS[spec.clean]
+        if spec.name == _OPENAI:
+            merges, vocabulary = _read_merges()
+            self.vocab_size = len(vocabulary)
+            self.start, self.end, self.pad_id = (vocabulary[START],), (vocabulary[END],), 0
+            bpe = BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>")
+            self._bodies: Callable[[list[str]], Iterable[Sequence[int]]] = _Words(bpe, vocabulary).bodies
+        else:
+            own = vocabularies.rules()[spec.name]
+            self.vocab_size, self.start, self.end, self.pad_id = own.vocab_size, own.start, own.end, own.pad
+            self._bodies = vocabularies.read_vocabulary(own, files)
+
+    def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Ids of the texts, int32 [N, context_length]; warns with a count when texts were cut to fit.
+
+        Raises:
+            DataError: a text is not a string.
+        """
+        tokens = self.encode(texts)
+        if cut := int(tokens.truncated.sum()):
+            warnings.warn(
+                f"{cut} of {len(tokens.ids)} texts were cut to {self.spec.context_length} tokens",
+                stacklevel=2,
+            )
+        return tokens.ids
+
+    def encode(self, texts: str | Sequence[str]) -> Tokens:
+        """Ids, lengths and which texts were cut, without a warning.
+
+        A text that is too long keeps its first tokens, and its end tokens.
+
+        Raises:
+            DataError: a text is not a string.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(f"text {i} is {text!r} ({type(text).__name__}), not a string")
+        room = self.spec.context_length - len(self.start) - len(self.end)
+        truncated = np.zeros(len(texts), bool)
+        rows = []
+        for i, body in enumerate(self._bodies([self._clean(text) for text in texts])):
+            truncated[i] = len(body) > room
+            rows.append((*self.start, *body[:room], *self.end))
+        lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+        ids = np.full((len(rows), self.spec.context_length), self.pad_id, np.int32)
+        ids[np.arange(self.spec.context_length) < lengths[:, None]] = np.fromiter(
+            chain.from_iterable(rows), np.int32
+        )
+        return Tokens(ids, lengths, truncated)
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """Ids of a cleaned word without spaces, computed on first use."""
+
+    def __init__(self, bpe: BPE, vocabulary: dict[str, int]) -> None:
+        super().__init__()
+        self._bpe = bpe
+        self._special = {token: vocabulary[token] for token in (START, END)}
+
+    def bodies(self, texts: list[str]) -> Iterable[Sequence[int]]:
+        """The ids of cleaned texts, without start and end."""
+        return (tuple(chain.from_iterable(map(self.__getitem__, text.split()))) for text in texts)
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids: list[int] = []
+        for piece in _PIECES.findall(word):
+            if piece in self._special:
+                ids.append(self._special[piece])
+            else:
+                letters = "".join(map(_BYTE_LETTERS.__getitem__, piece.encode()))
+                ids.extend(token.id for token in self._bpe.tokenize(letters))
+        if len(self) >= _WORDS_REMEMBERED:
+            self.clear()
+        self[word] = tuple(ids)
+        return self[word]
+
+
+def _byte_letters() -> list[str]:
+    """One visible letter for each byte (GPT-2): itself if printable Latin-1, else the next from U+0100 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
+
+
+_BYTE_LETTERS = _byte_letters()
+
+
+@functools.cache
+def _merges_file() -> bytes:
+    return (config_dir() / "tokenizers" / f"{_OPENAI}.txt").read_bytes()
+
+
+@functools.cache
+def _read_merges() -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """(merges by rank, {token: id}).
+
+    Ids in order: visible bytes, the other bytes, both again as word ends, merges, start of text, end of text.
+    """
+    merges = []
+    for number, line in enumerate(_merges_file().decode().splitlines()[1:], start=2):
+        match line.split():
+            case [left, right]:
+                merges.append((left, right))
+            case _:
+                raise DataError(
+                    f"configs/tokenizers/{_OPENAI}.txt:{number}: expected two tokens; reinstall clipjax"
+                )
+    letters = sorted(_BYTE_LETTERS)
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]
+    return merges, {token: i for i, token in enumerate(tokens)}
+
+
+def _repair(text: str) -> str:
+    """ftfy, then HTML entities twice. Neither changes printable ASCII without an ampersand."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def _keep_case(text: str) -> str:
+    return " ".join(_repair(text).split())
+
+
+def _lower(text: str) -> str:
+    return _keep_case(text).lower()
+
+
+def _canonicalize(text: str) -> str:
+    """big_vision's canonical text: no ASCII punctuation (an underscore is a space), lower case."""
+    return " ".join(_repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+
+
+def _canonicalize_hf(text: str) -> str:
+    """transformers' `SiglipTokenizer`: nothing is repaired, and an underscore is dropped."""
+    return " ".join(text.encode(errors="replace").decode().lower().translate(_NO_PUNCTUATION).split())
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CLEANINGS: dict[str, Callable[[str], str]] = {
+    "lower": _lower,
+    "whitespace": _keep_case,
+    "canonicalize": _canonicalize,
+    "canonicalize_hf": _canonicalize_hf,
+}

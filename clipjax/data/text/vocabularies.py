@@ -1,0 +1,264 @@
+"""Vocabulary files of the tokenizers that do not ship with clipjax: SigLIP's, RoBERTa's and XLM-RoBERTa's.
+
+configs/tokenizers/NAME.toml says what such a file must hold and how texts are framed. Of the files only the
+vocabulary is taken: pieces with scores and the table of characters (sentencepiece), or tokens and merges
+(BPE), and the added tokens of a tokenizer.json. The steps around it are those of transformers 5.24, which
+rebuilds them in the same way (`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`), and the search for
+the best pieces is done by the `tokenizers` library. sentencepiece's own files are read without its library.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers.models import BPE, Unigram
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError
+from clipjax.storage.digests import sha256_files, sha256_json
+from clipjax.storage.reading import is_file, parse_json, read_json, read_text, read_toml
+
+_MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # the names of `Rules.model` in a tokenizer.json
+_OWN_SPECIALS = 3  # a sentencepiece model begins with special tokens of its own: unknown, start, end or pad
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a tokenizer frames texts and what its vocabulary must hold; one configs/tokenizers/NAME.toml.
+
+    Attributes:
+        name: of the tokenizer.
+        model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
+        clean: how texts are cleaned unless the model's configuration says otherwise.
+        vocab_size: number of ids, special tokens included.
+        special: special tokens with their ids.
+        start, end: ids put around every text.
+        pad: id that fills the rest of the context.
+        files: sets of files that hold the vocabulary; any one of them will do, the first is preferred.
+        repos: hub repositories that have them.
+    """
+
+    name: str
+    model: str
+    clean: str
+    vocab_size: int
+    special: dict[str, int]
+    start: tuple[int, ...]
+    end: tuple[int, ...]
+    pad: int
+    files: tuple[tuple[str, ...], ...]
+    repos: tuple[str, ...]
+
+
+@functools.cache
+def rules() -> dict[str, Rules]:
+    """The rules of every tokenizer whose files do not ship with clipjax, by name."""
+    return {
+        path.stem: _rules(path.stem, read_toml(path))
+        for path in sorted((config_dir() / "tokenizers").glob("*.toml"))
+    }
+
+
+def _rules(name: str, record: dict[str, Any]) -> Rules:
+    special = record["special"]
+    return Rules(
+        name=name,
+        **{
+            **record,
+            "start": tuple(special[token] for token in record["start"]),
+            "end": tuple(special[token] for token in record["end"]),
+            "pad": special[record["pad"]],
+            "files": tuple(map(tuple, record["files"])),
+            "repos": tuple(record["repos"]),
+        },
+    )
+
+
+def files_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...] | None:
+    """Those files of a folder; None where one is missing."""
+    paths = tuple(folder / name for name in names)
+    return paths if all(is_file(path) for path in paths) else None
+
+
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 of a vocabulary: of its file, or of the digests of its files in the order of `Rules.files`."""
+    digests = sha256_files(files)
+    return digests[0] if len(digests) == 1 else sha256_json(digests)
+
+
+def missing(name: str, sha256: str | None = None) -> DataError:
+    """What to say when no files of a tokenizer can be found; with a digest, they were there once."""
+    wanted = " or ".join(" and ".join(names) for names in rules()[name].files)
+    if sha256 is not None:
+        return DataError(
+            f"the model's folder has lost the files of its tokenizer {name} (card.json has their sha256, "
+            f"{sha256[:12]}...): put {wanted} back, from a copy of the folder or from "
+            f"{rules()[name].repos[0]}; images and token ids work without them"
+        )
+    return DataError(
+        f"the files of tokenizer {name} are not here: put {wanted} into the folder of the model's weights, "
+        f"or download {rules()[name].repos[0]} into the hub's cache; images and token ids work without them"
+    )
+
+
+def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], list[list[int]]]:
+    """What turns cleaned texts into ids, without start, end and padding.
+
+    Raises:
+        DataError: a file that cannot be understood, or whose vocabulary is another tokenizer's.
+    """
+    names = tuple(path.name for path in files)
+    try:
+        if names == ("tokenizer.json",):
+            tokenizer = _from_json(own, read_json(files[0], object))
+        elif names == ("vocab.json", "merges.txt"):
+            tokenizer = _from_vocab_and_merges(own, *map(read_text, files))
+        else:
+            tokenizer = _from_sentencepiece(own, files[0].read_bytes())
+    except DataError:
+        raise
+    except Exception as error:  # `tokenizers` raises bare Exceptions for a vocabulary it cannot take
+        why = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{files[0]} is damaged, or no vocabulary of {own.name}: {why}") from None
+    _check(own, tokenizer, files[0])
+    return lambda texts: [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _check(own: Rules, tokenizer: tokenizers.Tokenizer, path: Path) -> None:
+    size = tokenizer.get_vocab_size()
+    if size != own.vocab_size:
+        raise DataError(
+            f"{path} holds {size} ids, tokenizer {own.name} has {own.vocab_size}: another model's"
+        )
+    for token, number in own.special.items():
+        if (found := tokenizer.token_to_id(token)) != number:
+            raise DataError(f"{path}: {token} has the id {found}, in tokenizer {own.name} it has {number}")
+
+
+# --- the steps around a vocabulary ---
+
+
+def _unigram(own: Rules, pieces: list[tuple[str, float]], characters: bytes) -> tokenizers.Tokenizer:
+    """sentencepiece's unigram model; `characters` is its compiled table of normalisations."""
+    tokenizer = tokenizers.Tokenizer(Unigram(pieces, unk_id=own.special["<unk>"], byte_fallback=False))
+    if characters:
+        tokenizer.normalizer = normalizers.Precompiled(characters)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
+        ]
+    )
+    return tokenizer
+
+
+def _byte_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
+
+
+def _with_added(
+    own: Rules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
+) -> tokenizers.Tokenizer:
+    """Tokens that are found in a text before anything else: the special ones, and those that a file adds."""
+    special = {token: AddedToken(token, normalized=False, special=True) for token in own.special}
+    tokenizer.add_tokens(list((special | added).values()))
+    return tokenizer
+
+
+# --- files ---
+
+
+def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
+    """A tokenizer.json: its vocabulary, compiled characters and added tokens, and none of its other steps."""
+    if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
+        raise ValueError("it has no object 'model'")
+    model, wanted = record["model"], _MODELS[own.model]
+    kind = model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")  # old ones lack it
+    if kind != wanted:
+        raise ValueError(f"its model is {kind}, not {wanted}: bring the tokenizer.json of {own.repos[0]}")
+    if own.model == "unigram":
+        pieces = [(piece, float(score)) for piece, score in model["vocab"]]
+        tokenizer = _unigram(own, pieces, _characters(record.get("normalizer")))
+    else:
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+        tokenizer = _byte_bpe(model["vocab"], merges)
+    added = sorted(record["added_tokens"], key=lambda token: token["id"])
+    return _with_added(own, tokenizer, {token["content"]: _added(token) for token in added})
+
+
+def _added(token: dict[str, Any]) -> AddedToken:
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(token["content"], **{flag: token[flag] for flag in flags})
+
+
+def _from_vocab_and_merges(own: Rules, vocabulary: str, merges: str) -> tokenizers.Tokenizer:
+    lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
+    tokenizer = _byte_bpe(parse_json(vocabulary, "vocab.json"), [tuple(line.split(" ")) for line in lines])
+    return _with_added(own, tokenizer, {})
+
+
+def _characters(normalizer: dict[str, Any] | None) -> bytes:
+    """The compiled table in a tokenizer.json's normalizer, which may be one of a sequence."""
+    if normalizer is None:
+        return b""
+    for step in normalizer.get("normalizers", [normalizer]):
+        if step["type"] == "Precompiled":
+            return base64.b64decode(step["precompiled_charsmap"])
+    return b""
+
+
+def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
+    """sentencepiece's ModelProto (sentencepiece_model.proto); its first pieces give way to our specials."""
+    pieces: list[tuple[str, float]] = []
+    characters = b""
+    for field, value in _fields(data):
+        if field == 1:
+            piece = dict(_fields(value))
+            pieces.append((piece[1].decode(), struct.unpack("<f", piece[2])[0]))
+        elif field == 3:
+            characters = dict(_fields(value)).get(2, b"")
+    foreign = {piece for piece, _ in pieces[:_OWN_SPECIALS]} - set(own.special)
+    if foreign:
+        raise ValueError(f"a vocabulary of {own.name} does not begin with {', '.join(sorted(foreign))}")
+    rest = pieces[_OWN_SPECIALS:]
+    special = sorted(own.special, key=own.special.__getitem__)
+    first = [token for place, token in enumerate(special) if own.special[token] == place]
+    last = special[len(first) :]
+    whole = [(token, 0.0) for token in first] + rest + [(token, 0.0) for token in last]
+    return _with_added(own, _unigram(own, whole, characters), {})
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """(number, value) of the fields of a protobuf message; the value is bytes, or for a varint an integer."""
+    place = 0
+    while place < len(data):
+        tag, place = _varint(data, place)
+        kind = tag & 7
+        if kind == 0:
+            value, place = _varint(data, place)
+        else:
+            size, place = _varint(data, place) if kind == 2 else ({1: 8, 5: 4}[kind], place)
+            value = data[place : place + size]
+            place += size
+        yield tag >> 3, value
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """(number, place after it): seven bits a byte, lowest first, the top bit says that more follow."""
+    number = shift = 0
+    while True:
+        byte = data[place]
+        number |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return number, place

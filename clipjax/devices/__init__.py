@@ -1,0 +1,1 @@
+"""Meshes, processes, platforms, and the signals that end a program."""

@@ -1,0 +1,67 @@
+"""`clipjax doctor`: is this machine ready, and if not, what to do.
+
+    for line in examine(this_machine()): print(line.check, line.status, line.says, line.do)
+
+A check is a function of a `Machine` (what it sees of the environment) that yields lines. It changes nothing,
+and one that fails to run is itself a line. No JAX is imported here: JAX is asked in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from clipjax.doctor.accelerators import check_accelerators, check_devices, check_torch
+from clipjax.doctor.data import check_data, check_planned
+from clipjax.doctor.folders import check_compile_cache, check_folders
+from clipjax.doctor.host import check_host
+from clipjax.doctor.line import BROKEN, FINE, NOTE, Line
+from clipjax.doctor.machine import Machine, this_machine
+from clipjax.doctor.versions import check_versions
+from clipjax.errors import ClipjaxError
+
+__all__ = ["BROKEN", "FINE", "NOTE", "Line", "Machine", "examine", "this_machine"]
+
+Check = Callable[[Machine], Iterator[Line]]
+
+
+def examine(
+    machine: Machine,
+    *,
+    store: Path | None = None,
+    data_root: Path | None = None,
+    models: tuple[str, ...] = (),
+) -> Iterator[Line]:
+    """Every check, line by line as they are done.
+
+    Args:
+        store: the folder of the embedding store; default: in the user's cache.
+        data_root: a folder of data sets: say which are there, and what their embeddings would take.
+        models: ids of the models that will be run on them; none: all that are registered.
+    """
+    checks: dict[str, Check] = {
+        "host": check_host,
+        "devices": check_devices,
+        "accelerators": check_accelerators,
+        "versions": check_versions,
+        "torch": check_torch,
+        "compile cache": check_compile_cache,
+        "folders": partial(check_folders, store=store),
+    }
+    if data_root is not None:
+        checks["data"] = partial(check_data, data_root=data_root)
+        checks["planned"] = partial(check_planned, data_root=data_root, models=models, store=store)
+    for name, check in checks.items():
+        yield from _run(name, check, machine)
+
+
+def _run(name: str, check: Check, machine: Machine) -> Iterator[Line]:
+    """The lines of one check; what it raises is the last of them."""
+    try:
+        yield from check(machine)
+    except ClipjaxError as error:
+        yield Line(name, BROKEN, str(error), "correct what it names and run `clipjax doctor` again")
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        yield Line(name, NOTE, f"this check could not be run ({what})", "check it yourself, and report this")

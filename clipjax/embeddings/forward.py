@@ -1,0 +1,296 @@
+"""The forward pass on the devices of this process.
+
+Each runs the same program on equally many images or texts, so the bits of a feature do not depend on the
+number of devices. With params that are cut over them it puts these together first, and then does the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.model import token_ids, unit_norm
+from clipjax.data.pixels.preprocess import normalize, normalize_host
+from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
+from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
+from clipjax.errors import DataError, UsageError
+from clipjax.models.network import Network, Precision, known_precision
+from clipjax.storage.digests import cache_dir
+
+TEXT_BATCH = 32  # texts a device takes in one step
+
+
+class Program(NamedTuple):
+    """What a tower is compiled for: `batch` is of one device, `size` in pixels a side or tokens a text."""
+
+    arch: str
+    tower: str
+    size: int
+    batch: int
+    precision: str
+
+
+compiled: Counter[Program] = Counter()  # how often, by this process
+
+
+class OutOfMemoryError(Exception):
+    """A step of so many images a device does not fit its memory."""
+
+    def __init__(self, per_device_batch: int) -> None:
+        super().__init__(f"{per_device_batch} images do not fit a device's memory")
+        self.per_device_batch = per_device_batch
+
+
+@contextlib.contextmanager
+def watched(per_device_batch: int) -> Iterator[None]:
+    """Within it what XLA says of memory, while it compiles or runs, is an OutOfMemoryError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(per_device_batch) from None
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A forward pass of one batch size.
+
+    Attributes:
+        run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not yet computed.
+        batch_size: images on all devices together.
+        compiles: () -> how often it was compiled.
+        memory: () -> bytes of each device that a step takes, with the params and all that lies between;
+            compiles the program. None where nobody knows (a user's own model).
+    """
+
+    run: Callable[[np.ndarray], Any]
+    batch_size: int
+    compiles: Callable[[], int]
+    memory: Callable[[], int | None]
+
+
+def image_forward(
+    model: Any, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
+) -> Forward:
+    """The image tower on all devices of this process, or a user's own model as it is.
+
+    Args:
+        params: "replicated" or "sharded".
+
+    Raises UsageError for an own model that is asked for more than `encode_image`, DataError for params that
+    do not fit the devices; running it, DataError for features of a wrong shape.
+    """
+    refuse_own(model, params)
+    if hasattr(model, "network"):
+        return _network_forward(model, precision, output, per_device_batch, params)
+    if precision != "parity" or output != "embedding":
+        raise UsageError(f"{model.card.id} is not one of clipjax's networks: leave out precision and output")
+    mean, std = model.card.preprocess.mean, model.card.preprocess.std
+
+    def run(pixels: np.ndarray) -> Any:
+        features = model.encode_image(normalize_host(pixels, mean, std))
+        if len(np.shape(features)) != 2 or len(features) != len(pixels):
+            raise DataError(
+                f"encode_image of {model.card.id} made an array {list(np.shape(features))} of {len(pixels)} "
+                f"images: it must return [{len(pixels)}, D]"
+            )
+        return features
+
+    return Forward(run, per_device_batch, lambda: 0, lambda: None)
+
+
+def _network_forward(
+    model: Any, precision: Precision, output: str, per_device_batch: int, placement: str
+) -> Forward:
+    enable_compile_cache()
+    mesh = local_mesh()
+    step = image_step(model, precision, output, mesh, placement)
+    try:
+        params = jax.device_put({"vision": model.params["vision"]}, step.params_shardings)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DataError(f"the params of {model.card.id} do not fit the memory of a device: {_HELP}") from None
+    before, size = step.compiles, per_device_batch * mesh.size
+    return Forward(
+        functools.partial(step, params),
+        size,
+        lambda: step.compiles - before,
+        lambda: memory_of(step.compiled(params, _pixels(model.network, size))),
+    )
+
+
+def choose_params(model: Any, precision: Precision, output: str, per_device_batch: int, asked: str) -> str:
+    """Whether params are replicated or sharded: as asked, or with "auto" as the memory of a device says.
+
+    Compiles the program with whole params where it is known how much memory a device has.
+    Raises UsageError for a user's own model whose params are to be cut.
+    """
+    refuse_own(model, asked)
+    if asked != AUTO:
+        return asked
+    if not hasattr(model, "network"):
+        return REPLICATED
+    network, mesh = model.network, local_mesh()
+    params = {"vision": network.abstract_params()["vision"]}
+
+    def needed() -> int | None:
+        enable_compile_cache()
+        step = image_step(model, precision, output, mesh, REPLICATED)
+        try:
+            with watched(per_device_batch):
+                return memory_of(step.compiled(params, _pixels(network, per_device_batch * mesh.size)))
+        except OutOfMemoryError:
+            return None
+
+    return REPLICATED if fits(needed, params) else SHARDED
+
+
+def _pixels(network: Network, size: int) -> jax.ShapeDtypeStruct:
+    side = network.arch.vision.image_size
+    return jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
+
+
+_HELP = "cut them over several devices (--params sharded), or take fewer bits (--precision fast)"
+
+
+def image_step(model: Any, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
+    """The image tower: uint8 pixels to features, of unit norm where they are embeddings of a CLIP."""
+    unit = output == "embedding" and embeds_at_unit_norm(model.card)
+    mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
+    return _image_step(model.network, mesh, precision, unit, mean, std, placement)
+
+
+def memory_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes of one device that a compiled step takes."""
+    memory: Any = compiled.memory_analysis()
+    sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(memory, size) for size in sizes)
+
+
+class Step:
+    """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
+
+    `shard_map` states that as the program: there is nothing for the compiler to split or to communicate,
+    except that params which are cut over the devices are put together.
+    `compiles` counts how often it was traced.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any, jax.Array], jax.Array],
+        mesh: Mesh,
+        options: dict[str, str] | None,
+        params_shardings: Any,
+    ):
+        """`params_shardings`: one, or a tree of them like that of the params."""
+        self.compiles = 0
+        self.params_shardings, self.batch_sharding = params_shardings, batch_sharding(mesh)
+        specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
+        cut = isinstance(params_shardings, dict)
+
+        def counted(params: Any, batch: jax.Array) -> jax.Array:
+            self.compiles += 1
+            return function(seen_whole(params, specs, mesh.size) if cut else params, batch)
+
+        counted.__name__ = function.__name__  # the program's, in a profile
+        split = PartitionSpec(DATA)
+        # The check of varying axes does not know every primitive of every model; nothing here is reduced.
+        self._run = jax.jit(
+            jax.shard_map(counted, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
+            compiler_options=options,
+        )
+
+    def __call__(self, params: Any, batch: np.ndarray) -> jax.Array:
+        return self._run(params, jax.device_put(batch, self.batch_sharding))
+
+    def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
+        """The program for arrays (or abstract ones) of these shapes; a call does not compile it again."""
+
+        def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        whole = not isinstance(self.params_shardings, dict)
+        tree = jax.tree.map(lambda _: self.params_shardings, params) if whole else self.params_shardings
+        return self._run.lower(
+            jax.tree.map(abstract, params, tree), abstract(batch, self.batch_sharding)
+        ).compile()
+
+
+@functools.lru_cache(maxsize=16)
+def _image_step(
+    network: Network,
+    mesh: Mesh,
+    precision: Precision,
+    unit: bool,
+    mean: tuple,
+    std: tuple,
+    placement: str = REPLICATED,
+) -> Step:
+    """Kept, so that the next data set of the same model does not compile again."""
+
+    def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
+        compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
+        features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
+        return unit_norm(features) if unit else features
+
+    where: Any = replicated(mesh)
+    if placement == SHARDED:
+        where = shardings({"vision": network.abstract_params()["vision"]}, mesh, placement)
+    return Step(embed_image, mesh, network.compiler_options("vision"), where)
+
+
+@functools.lru_cache(maxsize=16)
+def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
+    """The text tower: token ids [B, L] to features of unit norm, params whole on each device."""
+
+    def embed_text(params: Any, ids: jax.Array) -> jax.Array:
+        compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
+        return unit_norm(network.encode_text(params, ids, precision=precision))
+
+    return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
+
+
+def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
+    """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
+
+    Each device takes TEXT_BATCH texts at a time, whatever B is: there is one compilation for each length L,
+    and the bits do not depend on the number of devices.
+
+    Args:
+        model: a `clipjax.Model` with a text tower.
+        precision: "parity" or "fast".
+    """
+    enable_compile_cache()
+    mesh = local_mesh()
+    step = text_step(model.network, mesh, known_precision(precision))
+    params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
+    size = TEXT_BATCH * mesh.size
+
+    def encode(ids: np.ndarray) -> np.ndarray:
+        ids = token_ids(ids, model.network.arch)
+        padded = np.pad(ids, ((0, max(1, -(-len(ids) // size)) * size - len(ids)), (0, 0)))
+        parts = [step(params, padded[start : start + size]) for start in range(0, len(padded), size)]
+        return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]
+
+    return encode
+
+
+def enable_compile_cache() -> None:
+    """Keep compiled programs in the user's cache between runs, unless JAX was told where to or not to."""
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))

@@ -1,0 +1,252 @@
+"""Images -> stored embeddings: the only package that runs a model for evaluation.
+
+The rows of a data set are cut into shards (see `clipjax.storage.store`), and work is dealt out by shard:
+every process takes its share of those that are missing, embeds them on its own devices and never waits for
+another until all are done. Each device always gets the same number of images, fixed when the entry is
+created, and runs the same program on them, so the bits of an embedding do not depend on the number of
+devices or processes (with a fixed global batch they do: matrix products of other shapes add up in another
+order), nor on what else is embedded beside them: small data sets ride together (`embed_many`).
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.decoders import AUTO, Workers
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.devices.sharding import failed_process, first_decides, largest_everywhere
+from clipjax.embeddings.batch_size import IMAGE_BATCH, BatchSize
+from clipjax.embeddings.forward import OutOfMemoryError, enable_compile_cache, text_encoder
+from clipjax.embeddings.params import check_params
+from clipjax.embeddings.sets import (
+    Asked,
+    DataSet,
+    Embeddings,
+    EmbedStats,
+    data_set,
+    image_key,
+    share_waiting,
+)
+from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.models.network import known_precision
+from clipjax.storage.store import Store
+
+__all__ = [
+    "IMAGE_BATCH",
+    "BatchSize",
+    "EmbedStats",
+    "Embeddings",
+    "check_settings",
+    "embed_images",
+    "embed_many",
+    "enable_compile_cache",
+    "image_key",
+    "share_waiting",
+    "text_encoder",
+]
+
+_log = logging.getLogger(__name__)
+
+OUTPUTS = ("embedding", "features")
+
+
+def embed_images(model: Any, manifest: Manifest, **settings: Any) -> Embeddings:
+    """Embed the images of a data set, or read what is already stored.
+
+    Args:
+        settings: those of `embed_many`.
+
+    Raises: what `embed_many` does.
+    """
+    [found] = embed_many(model, [manifest], **settings)
+    return found
+
+
+def embed_many(
+    model: Any,
+    manifests: Sequence[Manifest],
+    *,
+    store: Store | None = None,
+    pixel_store: PixelStore | None = None,
+    precision: str = "parity",
+    per_device_batch: BatchSize | None = None,
+    params: str = "auto",
+    rows_per_shard: int | None = None,
+    workers: Workers = 0,
+    output: str = "embedding",
+    recipe: PixelRecipe | None = None,
+    progress: bool = True,
+    on_error: str = "raise",
+) -> list[Embeddings]:
+    """Embed the images of several data sets in one stream, or read what is already stored.
+
+    Each gets the bits that it gets alone. The last batch of each is padded for one device, and the last step
+    for all: on D devices that take B images each, n_1, n_2, ... images take ceil(sum(ceil(n_i / B)) / D)
+    steps, and not the sum of ceil(n_i / (B D)). (Data sets with another B, because stored entries have their
+    own, follow in a stream of their own.)
+
+    Args:
+        model: a `clipjax.Model`, or any object with a card and `encode_image(float32 [B,H,W,3]) -> [B,D]`.
+        manifests: the data sets. Of several with the same images only the first is embedded, if they are
+            stored.
+        store: where embeddings are kept; with None, or a card without a fingerprint, nothing is kept, and of
+            several processes each embeds everything.
+        pixel_store: where decoded pixels are kept for the next model; None keeps none. Changes no bit.
+        precision: "parity" (float32) or "fast" (bfloat16 tower).
+        per_device_batch: images a device takes in one step, or "auto": what is fastest on such a device,
+            tried once (`clipjax.embeddings.batch_size`). An entry that exists keeps its own number. Where so
+            many do not fit a device's memory, half as many are taken, as long as nothing is stored.
+        params: "replicated", whole on each device; "sharded", cut over the devices of a process; "auto",
+            whole if they fit with that batch (`clipjax.embeddings.params`). An entry that exists keeps its
+            own.
+        rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
+        workers: processes that decode; 0 decodes in threads, one a core; "auto" tries once what is fastest
+            for such images on this machine (`clipjax.data.pixels.decoders`).
+        output: "embedding" (what the head reads: unit norm for a zero-shot model and for a classifier whose
+            card says so, else raw features) or "features" (never normalised).
+        recipe: the pixels, default the card's own with RGB first.
+        progress: show a bar with the time left on stderr.
+        on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
+
+    Returns: in the order of `manifests`.
+
+    Raises:
+        DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
+            finite, a full disk, or hosts that do not share the store. An unreadable image stops its own data
+            set alone: the others are embedded, and stored, before it is raised.
+        UsageError: an output, precision, batch, number of workers or `on_error` that does not exist; pixels
+            that exceed the budget of the pixel store.
+    """
+    check_settings(per_device_batch, workers, on_error)
+    check_params(params)
+    for manifest in manifests:
+        if len(manifest) == 0:
+            raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
+    profile = known_precision(precision)
+    if output not in OUTPUTS:
+        raise unknown_name("output", output, list(OUTPUTS))
+    pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
+    stream = Stream(model, pixels, pixel_store, profile, output, workers, progress, on_error)
+    kept = store if model.card.fingerprint is not None else None
+    asked = Asked(per_device_batch, rows_per_shard, params)
+    sets = [data_set(stream, manifest, kept, asked) for manifest in manifests]
+    first = {each.name: each for each in reversed(sets)}  # of several with the same images
+    _embed(stream, [each for each in sets if first[each.name] is each])
+    return [first[each.name].result(counted=first[each.name] is each) for each in sets]
+
+
+def check_settings(per_device_batch: BatchSize | None, workers: Workers, on_error: str) -> None:
+    """Raises UsageError for a batch below 1, a number of workers that is none, or an unknown `on_error`."""
+    counted = isinstance(per_device_batch, int) and per_device_batch >= 1
+    if per_device_batch is not None and per_device_batch != AUTO and not counted:
+        raise UsageError(f"the batch size must be at least 1, or {AUTO!r}, not {per_device_batch!r}")
+    if workers != AUTO and (not isinstance(workers, int) or workers < 0):
+        raise UsageError(f"the number of workers must be at least 0, or {AUTO!r}, not {workers!r}")
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+
+
+def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
+    """Make this process's share of what is missing; then wait for the others.
+
+    Where a device's memory does not hold a batch, all begin again with half of it.
+    """
+    stored, too_many = any(each.entry for each in sets), 1
+    while too_many:
+        failure, too_many = None, 0
+        try:
+            _make(stream, sets)
+        except OutOfMemoryError as error:
+            too_many = error.per_device_batch
+        except Exception as error:
+            failure = error
+        if stored:
+            _finish_together(failure)
+            too_many = largest_everywhere(too_many)
+        elif failure is not None:
+            raise failure
+        if too_many:
+            _halve(stream, sets, too_many)
+
+
+def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
+    """Embed and keep this process's share of what is missing."""
+    firsts = itertools.accumulate((each.entry.shards if each.entry else 1 for each in sets), initial=0)
+    spans = [
+        (each, span)
+        for each, first in zip(sets, firsts)
+        for span in each.spans(first, allow_skipped=stream.on_error == "skip")
+    ]
+    stopped: dict[Passenger, DataError] = {}
+    for batch, params in dict.fromkeys((each.layout.batch, each.layout.params) for each in sets):
+        alike = [pair for pair in spans if pair[0].layout[:2] == (params, batch)]
+        stopped |= _run(stream, alike, batch, params)
+    for each in sets:
+        if each in stopped:
+            raise stopped[each]
+
+
+def _run(
+    stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
+) -> dict[Passenger, DataError]:
+    """Embed the spans and keep what comes; returns the data sets that an unreadable image has stopped.
+
+    The others go on without them, in a stream that starts where it was.
+    """
+    pending, stopped = collections.deque(spans), {}
+    while pending:
+        try:
+            for rows, features in stream.run([span for _, span in pending], batch, params):
+                each, span = pending.popleft()
+                each.keep(span.rows, rows, features)
+        except UnreadableError as error:
+            stopped |= error.errors
+            pending = collections.deque(pair for pair in pending if pair[0] not in stopped)
+    return stopped
+
+
+def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
+    """Half the batch for the data sets that are not done and whose batch does not fit.
+
+    The first process says which: they may see different ones while another run fills the store.
+    """
+
+    def decide() -> str:
+        skipped = stream.on_error == "skip"
+        large = [i for i, each in enumerate(sets) if each.layout.batch >= too_many]
+        return json.dumps([i for i in large if sets[i].missing(allow_skipped=skipped)])
+
+    stored = any(each.entry for each in sets)
+    for i in json.loads(first_decides(decide, "with what batch to go on") if stored else decide()):
+        sets[i].halve()
+        _log.warning(
+            "%s: %d images do not fit a device's memory: going on with %d",
+            sets[i].manifest.name or "the data set",
+            too_many,
+            sets[i].layout.batch,
+        )
+
+
+def _finish_together(failure: Exception | None) -> None:
+    """Wait for the other processes, then fail on all of them if one has failed.
+
+    A process that just left would keep the others waiting; so it says at once what is wrong, and they store
+    what they are at.
+    """
+    if failure is not None and jax.process_count() > 1:
+        _log.error("%s (waiting for the other processes to store their shards)", failure)
+    failed = failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"embedding failed on process {failed}: see its message; run again to resume")

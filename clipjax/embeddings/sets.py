@@ -1,0 +1,303 @@
+"""A data set that is embedded: its layout, and where its embeddings go.
+
+The layout is the images that a device takes at once, the rows of a stored file and how the params lie on the
+devices. An entry that is in the store keeps its own, since the bits depend on it. For a new one it is what
+was asked for, or what was measured to be fastest, or what fits the memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.devices.sharding import assert_same_everywhere, first_decides, first_writes
+from clipjax.embeddings import batch_size
+from clipjax.embeddings.batch_size import AUTO, IMAGE_BATCH, BatchSize
+from clipjax.embeddings.forward import choose_params
+from clipjax.embeddings.params import REPLICATED, placements
+from clipjax.embeddings.stream import Passenger, Span, Stream
+from clipjax.errors import DataError, UsageError
+from clipjax.models import FORWARD_VERSION
+from clipjax.storage.store import Entry, Store, check_finite, key_hash
+
+SHARD_ROWS = 512  # at most: what a killed run loses, and a file of 1 MB for embeddings of 512 numbers
+SHARDS = 8  # at least, for a data set of more batches than that: a small one can be resumed too
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedStats:
+    """What this process did for one data set of an `embed_images` or `embed_many` call.
+
+    A step that carries several data sets counts for the first of them, so that sums over the data sets are
+    those of the call.
+
+    Attributes:
+        forward_passes: batches run; 0 if everything was in the store.
+        images: images embedded.
+        compiles: times that the forward pass was compiled.
+        decode_seconds: spent waiting for pixels.
+        compute_seconds: spent handing over batches and waiting for features.
+        skipped: ids of the data set's unreadable images, in order: they have no embedding.
+        per_device_batch: images a device took in one step; a stored entry's own, not what was asked for.
+        decoders: what decoded, in words, where that was left to a measurement and something was decoded.
+        params: how the params lay on the devices, "replicated" or "sharded".
+        batch_choice: why a device took so many images, in words, where a measurement or its memory decided.
+    """
+
+    forward_passes: int
+    images: int
+    compiles: int
+    decode_seconds: float
+    compute_seconds: float
+    skipped: tuple[str, ...]
+    per_device_batch: int
+    decoders: str = ""
+    params: str = REPLICATED
+    batch_choice: str = ""
+
+    def plus(self, other: EmbedStats) -> EmbedStats:
+        """Both together, for the same data set."""
+        names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
+        return dataclasses.replace(self, **sums, **words)
+
+
+def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
+    """The share of the time of all embedding in which the devices waited for pixels; None: there was none."""
+    stats = list(stats)
+    waited = sum(each.decode_seconds for each in stats)
+    total = waited + sum(each.compute_seconds for each in stats)
+    return waited / total if any(each.images for each in stats) and total > 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """ids [N], array float32 [N, D] in manifest order; `key_hash` names the entry (None: not stored)."""
+
+    ids: list[str]
+    array: np.ndarray
+    key_hash: str | None
+    stats: EmbedStats
+
+
+def image_key(
+    card: Any,
+    manifest: Manifest,
+    recipe: PixelRecipe,
+    precision: str,
+    output: str,
+    params: str = REPLICATED,
+) -> dict[str, Any]:
+    """What an embedding depends on; `card.fingerprint` covers weights, architecture, mean and std.
+
+    With params that are cut the devices run another program: the bits have been the same wherever we looked,
+    but nothing says that they must be, so these embeddings are kept apart.
+    """
+    return {
+        "model": card.fingerprint,
+        "forward": FORWARD_VERSION,
+        "output": output if embeds_at_unit_norm(card) else "features",
+        "pixels": recipe.key(),
+        "data": manifest.images_digest,
+        "precision": precision,
+        **({} if params == REPLICATED else {"params": params}),
+    }
+
+
+class Asked(NamedTuple):
+    """What the caller says of the layout; None leaves it to the data set's size."""
+
+    per_device_batch: BatchSize | None
+    rows_per_shard: int | None
+    params: str
+
+
+class Layout(NamedTuple):
+    """See above; `why` is `EmbedStats.batch_choice`."""
+
+    params: str
+    batch: int
+    rows_per_shard: int
+    why: str = ""
+
+
+@dataclasses.dataclass(eq=False)
+class DataSet(Passenger):
+    """A data set and where its embeddings go: to an entry of the store, or to memory.
+
+    Attributes:
+        name: the entry's, by which those with the same images are known; without an entry of its own.
+        found: the ids and embeddings of all rows that could be read, without an entry.
+    """
+
+    layout: Layout = dataclasses.field(kw_only=True)
+    store: Store | None = None
+    entry: Entry | None = None
+    found: tuple[list[str], np.ndarray] | None = None
+
+    @property
+    def name(self) -> str | int:
+        return id(self) if self.entry is None else self.entry.key_hash
+
+    def missing(self, allow_skipped: bool) -> list[int]:
+        """The numbers of the shards that are still to be made; without an entry there is one, of all rows."""
+        if self.entry is None:
+            return [0] if self.found is None else []
+        return self.entry.missing_shards(allow_skipped=allow_skipped)
+
+    def spans(self, first: int, allow_skipped: bool) -> list[Span]:
+        """This process's share of the rows that are still to be embedded.
+
+        By a shard's number, not by its place in the list: processes see different lists while another run
+        fills the store. Numbers go on (from `first`) over the data sets of a stream, many of which have one.
+        """
+        missing = self.missing(allow_skipped)
+        if self.entry is None:
+            return [Span(self, range(len(self.manifest))) for _ in missing]
+        mine = [k for k in missing if (first + k) % jax.process_count() == jax.process_index()]
+        return [Span(self, self.entry.shard_rows(k)) for k in mine]
+
+    def keep(self, span: range, rows: np.ndarray, features: np.ndarray) -> None:
+        """Keep what has come of a span: the rows that could be read, and their features [n, D]."""
+        ids = [self.manifest.ids[row] for row in rows]
+        if self.entry is None:
+            check_finite(ids, features)
+            self.found = ids, features
+            return
+        read = set(rows.tolist())
+        skipped = [self.manifest.ids[row] for row in span if row not in read]
+        self.entry.write_shard(
+            span.start // self.entry.manifest.rows_per_shard, ids, features, skipped=skipped
+        )
+
+    def halve(self) -> None:
+        """From now on half as many images a device; all processes call it at the same point.
+
+        Raises DataError if there is nothing to halve, or rows are stored: they keep the entry's batch.
+        """
+        batch, name = self.layout.batch, self.manifest.name or "the data set"
+        if batch == 1:
+            raise DataError(
+                f"{name}: not even one image fits a device's memory: end what else uses the device, cut the "
+                "params over several (--params sharded), or take fewer bits (--precision fast)"
+            )
+        half = batch // 2
+        shard = half * max(1, self.layout.rows_per_shard // half)
+        if self.entry is not None:
+            self._lay_out_again(shard, half)
+        self.layout = Layout(self.layout.params, half, shard, "a device's memory holds no more")
+
+    def _lay_out_again(self, rows_per_shard: int, batch: int) -> None:
+        store, entry = self.store, self.entry
+        assert store is not None
+        assert entry is not None
+
+        def write() -> None:  # one process looks: another run may fill the entry just now
+            if there := entry.shards - len(entry.missing_shards(allow_skipped=True)):
+                name = self.manifest.name or "the data set"
+                raise DataError(
+                    f"{name}: {self.layout.batch} images do not fit a device's memory, but {there} of its "
+                    f"{entry.shards} shards are stored in such batches, which an entry keeps: end what "
+                    f"else uses the device, or begin anew with --batch-size {batch} in another --store"
+                )
+            store.lay_out_again(entry, rows_per_shard=rows_per_shard, per_device_batch=batch)
+
+        first_writes(write, f"{entry.path}/key.json")
+        self.entry = store.reopen(entry)
+
+    def result(self, counted: bool) -> Embeddings:
+        """All rows; raises DataError where no image could be read. Not `counted`: as if read from a store."""
+        if self.entry is not None:
+            self.found = self.entry.read()
+        assert self.found is not None
+        ids, array = self.found
+        if not ids:
+            name = self.manifest.name or "the data set"
+            raise DataError(f"{name}: no image could be read, all were skipped")
+        present = set(ids)
+        skipped = tuple(name for name in self.manifest.ids if name not in present)
+        done = (self.forward_passes, self.images, self.compiles, self.decode_seconds, self.compute_seconds)
+        layout = self.layout
+        stats = EmbedStats(
+            *(done if counted else (0, 0, 0, 0.0, 0.0)),
+            skipped=skipped,
+            per_device_batch=layout.batch,
+            decoders=self.decoders,
+            params=layout.params,
+            batch_choice=layout.why,
+        )
+        return Embeddings(ids, array, self.entry and self.entry.key_hash, stats)
+
+
+def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Asked) -> DataSet:
+    """With its entry, where it is stored; all processes call it at the same point, and agree.
+
+    Raises:
+        UsageError: rows of a shard that are no multiple of the batch.
+        DataError: processes that mean different things, or do not share the store.
+    """
+    if store is None:
+        return DataSet(manifest, layout=_choose(stream, manifest, asked))
+
+    def key(params: str) -> dict[str, Any]:
+        return image_key(stream.model.card, manifest, stream.recipe, stream.precision, stream.output, params)
+
+    def decide() -> str:
+        for params in placements(asked.params):
+            if (kept := store.find(key(params))) is not None:
+                return json.dumps(Layout(params, kept.per_device_batch, kept.rows_per_shard))
+        return json.dumps(_choose(stream, manifest, asked))
+
+    layout = Layout(*json.loads(first_decides(decide, "how to embed")))
+    entry = _open(store, key(layout.params), stream.model, manifest, layout)
+    kept = entry.manifest
+    layout = layout._replace(batch=kept.per_device_batch, rows_per_shard=kept.rows_per_shard)
+    return DataSet(manifest, layout=layout, store=store, entry=entry)
+
+
+def _choose(stream: Stream, manifest: Manifest, asked: Asked) -> Layout:
+    n, batch, why = len(manifest), asked.per_device_batch, ""
+    first = batch if isinstance(batch, int) else min(IMAGE_BATCH, _padded(n))
+    params = choose_params(stream.model, stream.precision, stream.output, first, asked.params)
+    if batch == AUTO:
+        found = batch_size.choose(
+            stream.model, stream.precision, stream.output, params, n, progress=stream.progress
+        )
+        first, why = min(found.batch, _padded(n)), found.why
+    shard = default_shard(n, first) if asked.rows_per_shard is None else asked.rows_per_shard
+    if shard < 1 or shard % first:
+        raise UsageError(f"{shard} rows a shard is not a multiple of the batch of {first} images")
+    return Layout(params, first, shard, why)
+
+
+def _padded(n: int) -> int:
+    """The next power of two: for a data set smaller than a batch."""
+    return 1 << (n - 1).bit_length()
+
+
+def default_shard(n: int, batch: int) -> int:
+    """Whole batches: about an eighth of the data set, SHARD_ROWS at most (or one batch, if that is more)."""
+    return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
+
+
+def _open(store: Store, key: dict[str, Any], model: Any, manifest: Manifest, layout: Layout) -> Entry:
+    """The entry, after a check that all processes mean the same one and see the same disk."""
+    assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
+    entry = store.entry(
+        key,
+        ids=manifest.ids,
+        rows_per_shard=layout.rows_per_shard,
+        per_device_batch=layout.batch,
+        about={"model": str(model.card.id), "data": manifest.name, "selection": manifest.selection},
+    )
+    assert_same_everywhere(f"the store {store.root} (one directory that all hosts see)", entry.manifest.nonce)
+    return entry

@@ -1,0 +1,265 @@
+"""One stream of images through the devices of this process, of one data set or of several.
+
+A step takes a fixed number of images a device, and a big slice has many devices: a small data set fills a
+part of it. So the spans of several data sets follow each other. Each span is padded to whole batches of one
+device, not to a whole step: a row has the same place and the same neighbours in its device's batch, and its
+features the same bits, whatever rides before it, however many devices there are and wherever a killed run
+left off.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.decoders import AUTO, Decoders, Workers, choose
+from clipjax.data.pixels.joined import joined
+from clipjax.data.pixels.loader import Batches, Skipped, batches, pad_rows
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.forward import Forward, image_forward, watched
+from clipjax.errors import DataError
+from clipjax.models.network import Precision
+from clipjax.progress import Bar, progress_bar
+
+IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is handed over
+
+
+@dataclasses.dataclass(eq=False)
+class Passenger:
+    """A data set in a stream, and the account of what was done for it.
+
+    A step that carries several data sets, and the time that it takes, go to the account of the first.
+    """
+
+    manifest: Manifest
+    forward_passes: int = 0
+    images: int = 0
+    compiles: int = 0
+    decode_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    decoders: str = ""  # those that were measured to be the fastest
+
+
+class Span(NamedTuple):
+    """Rows of a data set that are embedded together."""
+
+    of: Passenger
+    rows: range
+
+
+class UnreadableError(Exception):
+    """Data sets that an unreadable image stops, each with what is said of its first."""
+
+    def __init__(self, errors: dict[Passenger, DataError]) -> None:
+        super().__init__(*errors.values())
+        self.errors = errors
+
+
+class _Pixels(NamedTuple):
+    """What goes to the devices in a step, or to one of them.
+
+    Attributes:
+        pixels: uint8 [B, S, S, 3].
+        read: bool [B]; False is padding, or one of `skipped`.
+        skipped: the images that could not be read, in order.
+    """
+
+    pixels: np.ndarray
+    read: np.ndarray
+    skipped: list[Skipped]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """How images become features; see `clipjax.embeddings.images.embed_many`."""
+
+    model: Any
+    recipe: PixelRecipe
+    pixel_store: PixelStore | None
+    precision: Precision
+    output: str
+    workers: Workers
+    progress: bool
+    on_error: str
+
+    def run(
+        self, spans: Sequence[Span], per_device_batch: int, params: str
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each span in turn: its rows that could be read, and their features [n, D].
+
+        Raises UnreadableError, unless such images are to be skipped, once the spans before are done;
+        OutOfMemoryError where a device does not hold the batch.
+        """
+        if not spans:
+            return
+        forward = image_forward(self.model, self.precision, self.output, per_device_batch, params)
+        rows = [pad_rows(np.arange(span.rows.start, span.rows.stop), per_device_batch) for span in spans]
+        plan = _Plan([span.of for span in spans], rows, forward.batch_size)
+        how = self._how_to_decode(plan)
+        try:
+            with (
+                contextlib.closing(self._pixels(plan, per_device_batch, how)) as pixels,
+                self._bar(spans) as bar,
+            ):
+                found = self._features(forward, per_device_batch, pixels, plan, bar)
+                pieces = _cut(found, [len(part) for part in rows])
+                for span, part, (read, features) in zip(spans, rows, pieces):
+                    span.of.images += int(read.sum())
+                    yield part[read], features[read]
+        finally:
+            spans[0].of.compiles += forward.compiles()
+
+    def _bar(self, spans: Sequence[Span]) -> Bar:
+        names = list(dict.fromkeys(span.of.manifest.name for span in spans))
+        what = names[0] if len(names) == 1 else f"{len(names)} data sets"
+        shown = self.progress and jax.process_index() == 0
+        total = sum(len(span.rows) for span in spans)
+        return progress_bar(total, f"embedding {what}".rstrip(), "image", shown=shown)
+
+    def _how_to_decode(self, plan: _Plan) -> dict[str, Any]:
+        """Options of the loader."""
+        if self.workers != AUTO:
+            return {"workers": self.workers, "on_error": "skip"}
+        whole, rows = plan.joined()
+        shown = self.progress and jax.process_index() == 0
+        chosen = choose(whole, self.recipe, rows, progress=shown)
+        for of, _ in plan.parts():
+            of.decoders = "" if chosen == Decoders() else str(chosen)
+        return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
+
+    def _pixels(self, plan: _Plan, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
+        """The pixels of each step."""
+        parts, size = plan.parts(), plan.batch_size
+        if self.pixel_store is not None:
+            piece = size if len(parts) == 1 else per_device_batch
+            with contextlib.closing(self._stored(self.pixel_store, parts, batch_size=piece, **how)) as pieces:
+                yield from _stacked(pieces, size // piece)
+            return
+        whole, rows = plan.joined()
+        yield from _taken(batches(whole, self.recipe, batch_size=size, rows=rows, **how))
+
+    def _stored(
+        self, store: PixelStore, parts: Sequence[tuple[Passenger, np.ndarray]], **how: Any
+    ) -> Generator[_Pixels]:
+        for of, rows in parts:
+            yield from _taken(store.batches(of.manifest, self.recipe, rows=rows, **how))
+
+    def _features(
+        self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], plan: _Plan, bar: Bar
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Which rows [B] were read, and features [B, D], of each step; the next is decoded and sent while one
+        computes."""
+        waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
+        for step in itertools.count():
+            account = plan.first(step)
+            start = time.perf_counter()
+            batch = next(source, None)
+            loaded = time.perf_counter()
+            account.decode_seconds += loaded - start
+            errors = {} if batch is None or self.on_error == "skip" else plan.errors(step, batch)
+            if batch is not None and not errors:
+                with watched(per_device_batch):
+                    waiting.append((batch.read, forward.run(batch.pixels)))
+                account.forward_passes += 1
+            last = batch is None or bool(errors)
+            while waiting and (last or len(waiting) == IN_FLIGHT):
+                read, features = waiting.popleft()
+                with watched(per_device_batch):  # it is only now that the device's own errors come
+                    done = read, np.asarray(features, np.float32)
+                account.compute_seconds += time.perf_counter() - loaded
+                bar.update(int(read.sum()))
+                yield done
+                loaded = time.perf_counter()
+            account.compute_seconds += time.perf_counter() - loaded
+            if errors:
+                raise UnreadableError(errors)
+            if last:
+                return
+
+
+class _Plan:
+    """Which row of which data set is where in the stream."""
+
+    def __init__(self, owners: Sequence[Passenger], rows: Sequence[np.ndarray], batch_size: int) -> None:
+        """
+        Args:
+            owners: of each span.
+            rows: int [n] of each span, -1 for padding.
+            batch_size: images in a step.
+        """
+        self._owners, self._rows, self.batch_size = owners, np.concatenate(rows), batch_size
+        self._ends = np.cumsum([len(part) for part in rows])
+
+    def parts(self) -> list[tuple[Passenger, np.ndarray]]:
+        """Each data set with its rows, in order."""
+        spans = zip(self._owners, np.split(self._rows, self._ends[:-1]))
+        groups = itertools.groupby(spans, key=lambda span: span[0])
+        return [(of, np.concatenate([rows for _, rows in group])) for of, group in groups]
+
+    def joined(self) -> tuple[Manifest, np.ndarray]:
+        """All data sets as one, and the rows of the stream in it."""
+        rows, start = [], 0
+        for of, part in self.parts():
+            rows.append(np.where(part < 0, part, part + start))
+            start += len(of.manifest)
+        return joined([of.manifest for of, _ in self.parts()]), np.concatenate(rows)
+
+    def first(self, step: int) -> Passenger:
+        """Whose the first row of a step is; behind the end, whose the last is."""
+        return self._owner(min(step * self.batch_size, len(self._rows) - 1))
+
+    def errors(self, step: int, batch: _Pixels) -> dict[Passenger, DataError]:
+        """The data sets with an unreadable image in a step, each with its first."""
+        start = step * self.batch_size
+        rows = self._rows[start : start + self.batch_size]
+        lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])
+        found: dict[Passenger, DataError] = {}
+        for place, skipped in zip(lost, batch.skipped, strict=True):
+            found.setdefault(self._owner(start + int(place)), skipped.error())
+        return found
+
+    def _owner(self, place: int) -> Passenger:
+        return self._owners[int(np.searchsorted(self._ends, place, side="right"))]
+
+
+def _taken(source: Batches) -> Generator[_Pixels]:
+    """Batches with what was skipped in each."""
+    with source:
+        for batch in source:
+            skipped, source.skipped = source.skipped, []
+            yield _Pixels(batch["pixels"], batch["row"] >= 0, skipped)
+
+
+def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
+    """So many pieces at once; the last step is filled up with padding."""
+    while group := list(itertools.islice(pieces, count)):
+        if count == 1:
+            yield group[0]
+            continue
+        nothing = _Pixels(np.zeros_like(group[0].pixels), np.zeros_like(group[0].read), [])
+        group += [nothing] * (count - len(group))
+        pixels, read = (np.concatenate(column) for column in list(zip(*group))[:2])
+        yield _Pixels(pixels, read, [skipped for piece in group for skipped in piece.skipped])
+
+
+def _cut(
+    stream: Iterator[tuple[np.ndarray, np.ndarray]], lengths: Sequence[int]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Regroup a stream of pairs of arrays into pieces of these lengths, whatever its own pieces are."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for length in lengths:
+        while sum(len(read) for read, _ in parts) < length:
+            parts.append(next(stream))
+        read, features = (np.concatenate(column) for column in zip(*parts))
+        yield read[:length], features[:length]
+        parts = [(read[length:], features[length:])]

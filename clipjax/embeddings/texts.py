@@ -1,0 +1,210 @@
+"""Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
+
+Texts are tokenised in blocks, sorted by length and encoded in chunks that are cut behind the last id that the
+text tower reads: the same vectors for a fraction of the work, and memory that does not grow with the texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.data.labels import PromptSet
+from clipjax.embeddings.images import text_encoder
+from clipjax.errors import DataError
+from clipjax.models import FORWARD_VERSION
+from clipjax.progress import progress_bar
+from clipjax.storage.digests import sha256_json
+
+CHUNK = 256  # texts encoded at once: enough to fill the matrix units, and little memory
+TOKENIZED = 4096  # texts tokenised at once
+LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
+
+
+def embed_texts(
+    model: Any,
+    texts: Sequence[str],
+    *,
+    name: str,
+    precision: str = "parity",
+    store: Any = None,
+    progress: bool = False,
+) -> np.ndarray:
+    """The embedding of each text, e.g. of a data set's captions. float32 [M, D], unit norm.
+
+    Args:
+        model: a zero-shot `clipjax.Model`, or any object with a card and `encode_text`.
+        name: what the texts are, for the store's listing.
+        store: a `clipjax.storage.store.Store`; a card without a fingerprint is never stored.
+
+    Raises:
+        DataError: `encode_text` does not return what it should, or an embedding is not finite.
+    """
+    distinct = list(dict.fromkeys(texts))
+    place = {text: row for row, text in enumerate(distinct)}
+
+    def compute() -> np.ndarray:
+        made: np.ndarray | None = None
+        with progress_bar(len(distinct), f"texts of {name}", "text", shown=progress) as bar:
+            for rows, embeddings in encode_texts(model, distinct, precision):
+                made = np.empty((len(distinct), embeddings.shape[1]), np.float32) if made is None else made
+                made[rows] = embeddings
+                bar.update(len(rows))
+        assert made is not None
+        return made
+
+    key = text_key(model, "texts", precision, texts=sha256_json(distinct))
+    about = {"model": str(model.card.id), "data": f"texts of {name}", "selection": ""}
+    ids = [str(row) for row in range(len(distinct))]
+    made = stored(store, key, about, ids, compute)
+    return made[[place[text] for text in texts]]
+
+
+def caption_texts(
+    ids: Sequence[str], captions: Sequence[Any], template: PromptSet
+) -> tuple[list[str], np.ndarray]:
+    """The texts of all images' captions, put into a template, and the row of each one's image.
+
+    Args:
+        ids: [N], what to call the images in an error.
+        captions: [N], a list of strings an image; a string is one caption.
+
+    Returns: M texts, int32 [M].
+
+    Raises:
+        DataError: an image has no caption, or one that is empty or no text.
+    """
+    texts, image_of_text = [], []
+    for row, given in enumerate(captions):
+        of_image = [given] if isinstance(given, str) else given
+        if not isinstance(of_image, Sequence) or not of_image:
+            raise DataError(f"{ids[row]} has no caption; give each image one or more, or leave it out")
+        for caption in of_image:
+            if not isinstance(caption, str) or not caption.strip():
+                raise DataError(f"{ids[row]}: its caption {caption!r} is empty or no text; mend or remove it")
+            texts += template.of_class(caption)
+            image_of_text.append(row)
+    return texts, np.array(image_of_text, np.int32)
+
+
+def are_cut(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """Which texts are too long for the context, so that the model reads their beginning alone. bool [M].
+
+    False throughout for a user's own text tower, which does not say.
+    """
+    if not hasattr(model, "network"):
+        return np.zeros(len(texts), bool)
+    steps = range(0, len(texts), TOKENIZED)
+    cut = [model.tokenizer.encode(texts[start : start + TOKENIZED]).truncated for start in steps]
+    return np.concatenate([np.zeros(0, bool), *cut])
+
+
+def text_key(model: Any, output: str, precision: str, **what: str) -> dict[str, Any] | None:
+    """What embeddings of texts depend on; None for a model that must not be stored."""
+    card = model.card
+    if card.fingerprint is None or not hasattr(model, "network"):
+        return None
+    return {
+        "output": output,
+        "model": card.fingerprint,
+        "forward": FORWARD_VERSION,
+        **what,
+        "tokenizer": dataclasses.asdict(model.tokenizer.spec),
+        "precision": precision,
+    }
+
+
+def encode_texts(
+    model: Any, texts: list[str], precision: str = "parity", chunk: int = CHUNK
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of (positions in `texts`, unit-norm float32 embeddings), a chunk at a time."""
+    if hasattr(model, "network"):
+        tokens = _Tokens.of(model, texts)
+        return _encode_tokens(text_encoder(model, precision), tokens, chunk)
+    return _encode_strings(model.encode_text, texts, chunk)
+
+
+def _encode_strings(
+    encode: Callable[..., Any], texts: list[str], chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A user's own text tower, which may return anything: shape and norms are checked."""
+    for start in range(0, len(texts), chunk):
+        rows = np.arange(start, min(start + chunk, len(texts)))
+        embeddings = np.asarray(encode([texts[row] for row in rows]), np.float32)
+        if embeddings.ndim != 2 or len(embeddings) != len(rows):
+            raise DataError(
+                f"encode_text made an array {list(embeddings.shape)} of {len(rows)} strings: it must return "
+                f"[{len(rows)}, D]"
+            )
+        norms = np.linalg.norm(embeddings, axis=1)
+        unit = np.abs(norms - 1) <= 1e-3
+        if not unit.all():
+            k = int(np.argmin(unit))
+            raise DataError(
+                f"encode_text made a vector of norm {norms[k]:.4g} of {texts[rows[k]]!r}: norms must be 1"
+            )
+        yield rows, embeddings
+
+
+class _Tokens(NamedTuple):
+    """The ids that decide the embeddings: those of text i are `ids[end[i] - length[i] : end[i]]`."""
+
+    ids: np.ndarray
+    end: np.ndarray
+    length: np.ndarray
+    context: int
+    pad_id: int
+
+    @staticmethod
+    def of(model: Any, texts: list[str], step: int = TOKENIZED) -> _Tokens:
+        tokenizer, tower = model.tokenizer, model.network.arch.text
+        parts, lengths, cut = [], [], 0
+        for start in range(0, len(texts), step):
+            tokens = tokenizer.encode(texts[start : start + step])
+            ids, length, cut = tokens.ids, tower.reach(tokens.ids), cut + int(tokens.truncated.sum())
+            parts.append(ids[np.arange(ids.shape[1]) < length[:, None]])
+            lengths.append(length)
+        length = np.concatenate(lengths)
+        context, pad_id = tokenizer.spec.context_length, tokenizer.pad_id
+        if cut:
+            warnings.warn(f"{cut} of {len(texts)} texts were cut to {context} tokens", stacklevel=2)
+        return _Tokens(np.concatenate(parts), np.cumsum(length), length, context, pad_id)
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """int32 [len(rows), L]; L is the longest of these texts, rounded up to LENGTH_STEP."""
+        longest = int(self.length[rows].max())
+        length = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.context)
+        batch = np.full((len(rows), length), self.pad_id, np.int32)
+        for place, row in enumerate(rows):
+            batch[place, : self.length[row]] = self.ids[self.end[row] - self.length[row] : self.end[row]]
+        return batch
+
+
+def _encode_tokens(
+    encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Shortest first, cut behind the last id that the tower reads: that changes nothing."""
+    order = np.argsort(tokens.length, kind="stable")
+    for start in range(0, len(order), chunk):
+        rows = order[start : start + chunk]
+        yield rows, np.asarray(encode(tokens.rows(rows)), np.float32)
+
+
+def stored(
+    store: Any,
+    key: dict[str, Any] | None,
+    about: dict[str, str],
+    ids: Sequence[str],
+    compute: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """The array [len(ids), D] of this key from the store, computed and kept there if it is missing."""
+    if store is None or key is None:
+        return compute()
+    entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
+    if entry.missing_shards():
+        entry.write_shard(0, list(ids), compute())
+    return entry.read()[1]

@@ -1,0 +1,323 @@
+"""Many runs in one call: every task that the data sets below one folder are made for.
+
+    planned = plan("ood", "/data")
+    for done in evaluate_all(model, planned.jobs, store="store", results="results"): ...
+
+A card says which tasks its data set is for and where it lies below the common folder (`place`); cards of the
+user's own (*.toml in that folder) join those that ship with clipjax. Collections are names for several tasks:
+`shifts` is classification on every natural and synthetic shift, `prompts` repeats accuracy, factors, OOD
+detection and calibration with one prompt set after another, from the same stored image embeddings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipjax.config import config_dir
+from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
+from clipjax.data.check import check_dataset
+from clipjax.data.labels import PromptSet, load_prompts
+from clipjax.devices.sharding import on_all
+from clipjax.embeddings.images import EmbedStats
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.evaluation.ahead import embed_ahead
+from clipjax.evaluation.rows import Result, refused
+from clipjax.evaluation.run import evaluate
+from clipjax.evaluation.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
+from clipjax.evaluation.task_names import collection
+from clipjax.storage import buckets
+from clipjax.storage.reading import exists, is_dir
+from clipjax.tasks.task import find_task
+
+NAMED = 3  # missing data sets that an error names
+
+
+class Located(NamedTuple):
+    """A data set and where it should lie."""
+
+    card: DatasetCard
+    root: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be.
+
+    Attributes:
+        data: what the numbers are of.
+        id: the in-distribution images of a task that needs some.
+        prompts: None: the data set's own.
+    """
+
+    task: str
+    data: Located
+    id: Located | None
+    prompts: PromptSet | None
+
+    def __str__(self) -> str:
+        prompts = "" if self.prompts is None else f", prompts {self.prompts.name}"
+        return f"{self.task} on {self.data.card.name}{prompts}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs, and one line for each data set that is not there."""
+
+    jobs: list[Job]
+    missing: list[str]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that is over: with its result, or with what went wrong."""
+
+    job: Job
+    result: Result | None
+    error: Exception | None = None
+
+
+class Loaded:
+    """Data sets that have been read: each is read, and hashed, once for all runs that share this."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[tuple[str, Path], Dataset] = {}
+
+    def dataset(self, data: Located) -> Dataset:
+        """Raises UsageError or DataError: what its reader finds wrong with it."""
+        key = (data.card.name, data.root)
+        if key not in self._datasets:
+            self._datasets[key] = load_dataset(data.card, data.root)
+        return self._datasets[key]
+
+    def request(self, job: Job, annotations: str | Path | None = None) -> dict[str, Any]:
+        """The arguments of `clipjax.evaluate` that say what a job is of.
+
+        Args:
+            annotations: for the tasks that read some, where the data set's card does not name its own.
+        """
+        reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
+        return {
+            "dataset": self.dataset(job.data),
+            "id_dataset": None if job.id is None else self.dataset(job.id),
+            "prompts": job.prompts,
+            "annotations": annotations if reads else None,
+        }
+
+
+def cards_below(data_root: str | Path) -> list[Located]:
+    """The user's own cards (*.toml in `data_root`) and those that ship with clipjax, by name.
+
+    A user's card replaces the shipped one of its name. Places are relative to `data_root`.
+    """
+    base = buckets.place(data_root).expanduser()
+    if not is_dir(base):
+        raise DataError(f"{base} is not a folder; give the one that holds the data sets")
+    cards = {card.name: card for card in [*cards_in(config_dir() / "datasets"), *cards_in(base)]}
+    return [Located(cards[name], place(base, cards[name])) for name in sorted(cards)]
+
+
+def place(base: Path, card: DatasetCard) -> Path:
+    """Where a data set lies below the common folder."""
+    return base / (card.place or card.name)
+
+
+def plan(
+    name: str,
+    data_root: str | Path,
+    prompts: Sequence[str | Path] = (),
+    *,
+    only: Sequence[str] = (),
+    places: Mapping[str, Path] | None = None,
+) -> Plan:
+    """The runs of a task or collection on what lies below `data_root`, and the data sets that do not.
+
+    Args:
+        name: of a task, a collection, or "all".
+        prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
+        only: names of data sets, or of families of them; empty: all.
+        places: where data sets lie that do not lie below `data_root`, by name.
+
+    Raises:
+        UsageError: there is no task, collection or prompt set of that name.
+        DataError: none of its data sets is there; the message names the folders looked for.
+    """
+    chosen = collection(name)
+    sets = _prompt_sets(prompts or chosen.prompts)
+    base, jobs, missing = buckets.place(data_root).expanduser(), [], _Missing()
+    places, located = places or {}, cards_below(base)
+    for task in map(find_task, chosen.tasks):
+        # Captions take a template as well, but only when they are asked for by name.
+        repeated = "head" in task.needs or (name == task.name and bool(prompts))
+        for data in (data for data in located if chosen.takes(data.card, task.name)):
+            if only and not {data.card.name, data.card.name.partition(":")[0]}.intersection(only):
+                continue
+            data = data._replace(root=places.get(data.card.name, data.root))
+            id_ = _id_of(base, data.card, places) if "id" in task.needs else None
+            absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
+            if absent and _is_demo(data.card) and not only:
+                continue
+            if absent:
+                missing.add(data, task.name, absent)
+            else:
+                jobs += [Job(task.name, data, id_, prompt) for prompt in (sets if repeated else [None])]
+    if not jobs:
+        raise DataError(f"{base} holds no data set for {name!r}: {missing.sentence()}")
+    return Plan(jobs, missing.lines())
+
+
+def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
+    """Each data set with its problems, None where it is not there; `decode` as in `check_dataset`."""
+    for located in cards_below(data_root):
+        if not exists(located.root):
+            if located.card.tasks and not _is_demo(located.card):
+                yield located, None
+        else:
+            problems = check_dataset(located.root, located.card, decode=decode)
+            yield located, [*problems, *card_problems(located.card)]
+
+
+def card_problems(card: DatasetCard) -> list[str]:
+    """What the tasks that a card names would miss beside its images: annotations, the card of the ID set."""
+    problems = []
+    for name in card.tasks:
+        try:
+            task = find_task(name)
+            if task.load_annotations is not None:
+                task.load_annotations(annotations_path(card))
+            if "id" in task.needs:
+                id_card(card)
+        except ClipjaxError as error:
+            problems.append(f"card {card.name}: {error}")
+    return problems
+
+
+def evaluate_all(
+    model: Any,
+    jobs: Sequence[Job],
+    *,
+    announce: Callable[[int, int, Job], None] | None = None,
+    annotations: str | Path | None = None,
+    loaded: Loaded | None = None,
+    catch: type[Exception] = ClipjaxError,
+    **settings: Any,
+) -> Iterator[Done]:
+    """Run the jobs in order. One that fails does not keep the others from their results.
+
+    With a store, small data sets are embedded first, all in one stream; what that took is in the statistics
+    of the first job that reads them.
+
+    Args:
+        model: a model, not its name. Where its own head is over other classes than a data set's, the result
+            is a row "not applicable" that says so.
+        jobs: of `plan`. A model with a head of its own has no prompts: jobs that differ in them alone are run
+            once.
+        announce: called before each with its number (from 1), how many there are, and the job.
+        annotations: for the tasks that read some, where the data set's card does not name its own.
+        loaded: data sets that other calls have read.
+        catch: what else than a ClipjaxError costs no other job.
+        settings: those of `clipjax.evaluate`.
+    """
+    chosen = distinct(jobs, own_head=has_own_head(model))
+    read = Loaded() if loaded is None else loaded
+
+    def what(job: Job) -> dict[str, Any]:
+        return read.request(job, annotations)
+
+    apart = settings.get("store") is None
+    ahead = _embed_ahead(model, chosen, what, settings)
+    for number, job in enumerate(chosen, 1):
+        if announce is not None:
+            announce(number, len(chosen), job)
+        try:
+            given = on_all(functools.partial(what, job), f"read the data of {job}", apart=apart)
+            result = evaluate(model, job.task, **given, **settings)
+        except NotApplicableError as error:
+            reason = f"not applicable: {error}"
+            task, name = find_task(job.task), job.data.card.name
+            yield Done(job, refused(model, task, name, reason, settings.get("results")))
+        except (ClipjaxError, catch) as error:
+            yield Done(job, None, error)
+        else:
+            for data in filter(None, (job.data, job.id)):
+                if (stats := ahead.pop(data.card.name, None)) is not None:
+                    result = replace(result, stats=result.stats.plus(stats))
+            yield Done(job, result)
+
+
+def _embed_ahead(
+    model: Any, jobs: Sequence[Job], what: Callable[[Job], dict[str, Any]], settings: dict[str, Any]
+) -> dict[str, EmbedStats]:
+    """What was done for each small data set of the jobs, by its name; see `clipjax.evaluation.ahead`."""
+    if settings.get("store") is None:
+        return {}
+    shared = {key: settings[key] for key in ("limit", "seed", "resamples", "decode") if key in settings}
+    runs = []
+    for job in jobs:
+        with contextlib.suppress(ClipjaxError):  # its own run will say it
+            runs.append((job.task, Request(**what(job), **shared)))
+    precisions = [settings.get("precision", "parity")]
+    if settings.get("compare_precision"):
+        precisions = ["parity", "fast"]
+    return embed_ahead(model, runs, precisions, settings)
+
+
+def _is_demo(card: DatasetCard) -> bool:
+    """Of the rendered world (`make demo`), which nobody misses below a folder of published data sets."""
+    return card.name.startswith("demo_")
+
+
+def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
+    """Each run once; a model with a head of its own has no prompts where it is asked for one."""
+    found: dict[tuple[str, str, str | None], Job] = {}
+    for job in jobs:
+        if own_head and "head" in find_task(job.task).needs:
+            job = replace(job, prompts=None)
+        found.setdefault((job.task, job.data.card.name, job.prompts and job.prompts.digest), job)
+    return list(found.values())
+
+
+def _prompt_sets(names: Sequence[str | Path]) -> list[PromptSet | None]:
+    """Read before anything runs, so that a wrong name costs nothing."""
+    return [load_prompts(name) for name in names] or [None]
+
+
+def _id_of(base: Path, card: DatasetCard, places: Mapping[str, Path]) -> Located:
+    found = id_card(card)
+    return Located(found, places.get(found.name, place(base, found)))
+
+
+@dataclass
+class _Missing:
+    """Data sets that are not there: the members of a family, and the tasks of a data set, share a line."""
+
+    tasks: dict[str, dict[str, None]] = field(default_factory=dict)
+    folders: dict[str, dict[Path, None]] = field(default_factory=dict)
+    near: set[str] = field(default_factory=set)  # those of which only the in-distribution set is not there
+
+    def add(self, data: Located, task: str, absent: Sequence[Path]) -> None:
+        card, root = data
+        family = card.name.partition(":")[0]
+        self.tasks.setdefault(family, {})[task] = None
+        self.folders.setdefault(family, {}).update(dict.fromkeys(absent))
+        if root not in absent:
+            self.near.add(family)
+
+    def lines(self) -> list[str]:
+        """One a family, those first that lack the least."""
+        lines = []
+        for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
+            first, *others = self.folders[family]
+            more = f", nor {others[0]}" if len(others) == 1 else f", nor do {len(others)} more"
+            more = more if others else ""
+            lines.append(f"{family} ({', '.join(tasks)}): {first} does not exist{more}")
+        return lines
+
+    def sentence(self) -> str:
+        lines = self.lines()
+        more = f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+        return "; ".join(lines[:NAMED]) + more or "no card names it"

@@ -1,0 +1,360 @@
+"""Two models on the same images: which is better, by how much, and could it be chance?
+
+    for found in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
+        print(found.metric, found.difference, found.interval, found.p_holm)
+
+The runs' per-image tables are joined by the images' ids, and the comparison is paired: what makes an image
+hard for both says nothing about which is better. Proportions are compared by McNemar's exact test, with an
+interval of the difference (MOVER); all other numbers by a bootstrap that draws the same images for both runs.
+p-values of one call are corrected together (Holm). Differences are the second minus the first. The task says
+what is compared (`Task.paired`), by the names of its rows; what cannot be is left out with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.errors import DataError, unknown_name
+from clipjax.evaluation.run import check_bootstrap
+from clipjax.evaluation.run_pairs import Choice, pairs_of
+from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, differ, percentile_interval
+from clipjax.metrics.intervals import Interval, paired_difference
+from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact
+from clipjax.results.store import ResultStore, Row
+from clipjax.tasks.task import About, Columns, Paired, find_task, metric_name
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two runs.
+
+    Attributes:
+        metric: as in the rows, with the slice behind it where there is one ("auroc score:msp").
+        first, second: its values.
+        difference: second - first, with its interval; None where no resample differs from another.
+        p_value: two-sided, of no difference; p_holm: corrected for all comparisons of the call.
+        test: "mcnemar_exact" or "paired_bootstrap_1000". The latter's p is at least 2 / 1001.
+        n: images.
+        gained, lost: images that the second or the first run alone has right; None for other metrics.
+        runs, models: of the first and of the second.
+        differs: what else the runs differ in ("prompts": (first's, second's)).
+        left_out: metrics of the two runs that are not compared, and why.
+    """
+
+    task: str
+    dataset: str
+    metric: str
+    first: float
+    second: float
+    difference: float
+    interval: Interval | None
+    p_value: float
+    p_holm: float
+    test: str
+    n: int
+    gained: int | None
+    lost: int | None
+    runs: tuple[str, str]
+    models: tuple[str, str]
+    differs: Mapping[str, tuple[Any, Any]]
+    left_out: Mapping[str, str]
+
+
+# What a row's convention does not say, since it is usual.
+_UNSAID = {"decode": "full"}
+
+
+class _Run(NamedTuple):
+    """The rows of a run and its per-image columns."""
+
+    rows: list[Row]
+    columns: Columns
+
+    @property
+    def row(self) -> Row:
+        """The first row, which says what all have in common."""
+        return self.rows[0]
+
+
+class _Found(NamedTuple):
+    """A metric's numbers before correction."""
+
+    metric: str
+    first: float
+    second: float
+    interval: Interval | None
+    p_value: float
+    test: str
+    n: int
+    gained: int | None = None
+    lost: int | None = None
+
+
+class _Pair(NamedTuple):
+    """Two runs with their images in one order, what each is compared by, and what came of it."""
+
+    runs: tuple[_Run, _Run]
+    paired: tuple[Paired, Paired]
+    found: list[_Found]
+    left_out: dict[str, str]
+
+
+def compare_runs(
+    first: str | Path,
+    second: str | Path,
+    results: str | Path = "results",
+    *,
+    metrics: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    prompts: str | None = None,
+    precision: str | None = None,
+    labels: str | None = None,
+) -> list[Comparison]:
+    """Compare two runs, or two models on everything that both were evaluated on in the same way.
+
+    Args:
+        first, second: a run id in `results`, the folder of a run, or a model's id. Of models those runs are
+            compared that were made in the same way (`clipjax.evaluation.run_pairs`), the newest where one
+            was repeated; two runs that are named may differ.
+        metrics: only these; the correction is for what is compared.
+        resamples, seed: of the paired bootstrap; the images drawn depend on the data set and the seed alone.
+
+        prompts, precision, labels: of the models' runs, where both have several: a prompt set, "parity" or
+            "fast", a label space.
+
+    Raises:
+        UsageError: no run or model of that name; both are one run; no metric of that name; the models have
+            several pairs of runs of one task and data set that were made in the same way.
+        DataError: the runs are of other tasks, data sets, images or annotations, or were made by another
+            version; the models have no runs made in the same way; one of `metrics` cannot be compared.
+    """
+    check_bootstrap(resamples, seed)
+    choice = Choice(prompts, precision, labels)
+    places, unlike = pairs_of((str(first), str(second)), Path(results), choice)
+    pairs = [_compare(*_aligned(_load(*a), _load(*b)), resamples, seed) for a, b in places]
+    pairs[0].left_out.update(unlike)
+    _check_metrics(metrics, pairs)
+    found = [(each, pair) for pair in pairs for each in pair.found if not metrics or each.metric in metrics]
+    corrected = holm([each.p_value for each, _ in found])
+    return [_comparison(each, float(p), pair) for (each, pair), p in zip(found, corrected)]
+
+
+def _check_metrics(metrics: Sequence[str], pairs: list[_Pair]) -> None:
+    known = {each.metric for pair in pairs for each in pair.found}
+    left_out = {name: why for pair in pairs for name, why in pair.left_out.items()}
+    for name in metrics:
+        if name not in known and name in left_out:
+            raise DataError(f"{name} cannot be compared: {left_out[name]}")
+        if name not in known:
+            raise unknown_name("metric", name, sorted(known))
+
+
+def _comparison(found: _Found, p_holm: float, pair: _Pair) -> Comparison:
+    a, b = pair.runs
+    return Comparison(
+        task=a.row["task"],
+        dataset=a.row["dataset"],
+        difference=found.second - found.first,
+        p_holm=p_holm,
+        runs=(a.row["run_id"], b.row["run_id"]),
+        models=(a.row["model"], b.row["model"]),
+        differs=_differs(pair),
+        left_out=pair.left_out,
+        **found._asdict(),
+    )
+
+
+def _differs(pair: _Pair) -> dict[str, tuple[Any, Any]]:
+    words = [
+        {**_UNSAID, **run.row["convention"], **paired.convention, "precision": run.row["precision"]}
+        for run, paired in zip(pair.runs, pair.paired)
+    ]
+    keys = [key for key in words[0] | words[1] if words[0].get(key) != words[1].get(key)]
+    return {key: (words[0].get(key), words[1].get(key)) for key in keys}
+
+
+def _load(root: Path, run_id: str) -> _Run:
+    store = ResultStore(root)
+    rows, columns = store.run(run_id), store.images(run_id).to_pydict()
+    row = rows[0]
+    version = find_task(row["task"]).version
+    if row["task_version"] != version:
+        raise DataError(
+            f"{run_id} was made by version {row['task_version']} of the task {row['task']!r}, this clipjax "
+            f"has version {version}: run it again"
+        )
+    if not columns.get("id"):
+        raise DataError(
+            f"{run_id} has no images to compare by ({row['note'] or 'its per-image table is empty'})"
+        )
+    return _Run(rows, columns)
+
+
+def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
+    """The two runs with their images in the first one's order."""
+    names = a.row["run_id"], b.row["run_id"]
+    ids = a.columns["id"], b.columns["id"]
+    for name, own in zip(names, ids):
+        if len(set(own)) != len(own):
+            raise DataError(f"{name}: an image id occurs twice in its per-image table: they cannot be joined")
+    place = {name: row for row, name in enumerate(ids[1])}
+    common = sum(name in place for name in ids[0])
+    if not common == len(ids[0]) == len(ids[1]):
+        raise DataError(
+            f"{names[0]} has {len(ids[0])} images and {names[1]} {len(ids[1])}, {common} in common: evaluate "
+            "both on the same images (the same --limit and --seed, none skipped)"
+        )
+    for part in ("images", "id"):
+        one, other = (_digest(run.row["recipe"].get(part)) for run in (a, b))
+        if None not in (one, other) and one != other:
+            raise DataError(
+                f"{names[0]} and {names[1]} have images of the same names, with other contents, labels or "
+                "columns: evaluate both on the same data"
+            )
+    order = [place[name] for name in ids[0]]
+    return a, _Run(b.rows, {name: [values[i] for i in order] for name, values in b.columns.items()})
+
+
+def _digest(part: Any) -> str | None:
+    return part.get("images") if isinstance(part, dict) else part
+
+
+# Numbers.
+
+
+def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
+    about = About(a.row["dataset"], None, resamples=resamples, seed=seed)
+    names, task = f"{a.row['run_id']} and {b.row['run_id']}", find_task(a.row["task"])
+    if task.paired is None:
+        raise DataError(f"{names}: the task {task.name!r} does not say what its runs are compared by")
+    try:
+        pair = _Pair((a, b), (task.paired(a.columns, about), task.paired(b.columns, about)), [], {})
+        _fill(pair, about)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{names} cannot be compared: {error}") from None
+    if not pair.found:
+        why = "; ".join(f"{name}: {reason}" for name, reason in pair.left_out.items())
+        why = f"({why})" if why else "without labels"
+        raise DataError(f"{names}: the task {task.name!r} has nothing to compare by {why}")
+    return pair
+
+
+def _of_other_annotations(pair: _Pair) -> Sequence[str]:
+    """The metrics that follow from annotations which the runs do not share; DataError where all do."""
+    names, digests = pair.paired[0].annotated, [run.row["recipe"].get("annotations") for run in pair.runs]
+    if digests[0] == digests[1]:
+        return ()
+    if names is None and None not in digests:
+        a, b = (run.row["run_id"] for run in pair.runs)
+        raise DataError(f"{a} and {b} have other annotations: evaluate both with the same (--annotations)")
+    return names or ()
+
+
+def _fill(pair: _Pair, about: About) -> None:
+    """Compare what both runs have, and say of the rest why not."""
+    one, other = pair.paired
+    n = len(pair.runs[0].columns["id"])
+    values = [_values(each, n) for each in pair.paired]
+    pair.left_out.update(_left_out(pair, values))
+    names = [name for name in values[0] if name not in pair.left_out]
+    pair.found.extend(
+        _proportion(name, one.right[name], other.right[name]) for name in names if name in one.right
+    )
+    if drawn := {name: (values[0][name], values[1][name]) for name in names if name not in one.right}:
+        found, without = _resampled(pair.paired, drawn, n, about)
+        pair.found.extend(found)
+        pair.left_out.update(without)
+
+
+def _values(paired: Paired, n: int) -> dict[str, float]:
+    """Every metric of a run."""
+    found = {name: float(np.mean(right)) for name, right in paired.right.items()}
+    if paired.resampled is None:
+        return found
+    once = paired.resampled(np.ones((1, n), np.int64))
+    return found | {name: float(value[0]) for name, value in once.items()}
+
+
+def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
+    """The metrics that the runs do not share, or that mean something else in each."""
+    found: dict[str, str] = {}
+    for run, own in zip(pair.runs, values):
+        without = {
+            metric_name(row["metric"], row["slice"]): row["note"] for row in run.rows if row["value"] is None
+        }
+        for name in values[0] | values[1]:
+            if name in without:
+                found[name] = f"{run.row['run_id']} has no value ({without[name]})"
+            elif name not in own or np.isnan(own[name]):
+                found[name] = f"{run.row['run_id']} has no value"
+    one, other = (paired.over for paired in pair.paired)
+    for name in one:
+        if name in other and not np.array_equal(one[name], other[name]):
+            found[name] = "the runs have it over other images"
+    shared = [name for name in _of_other_annotations(pair) if name in values[0] | values[1]]
+    return found | dict.fromkeys(shared, "the runs have other annotations")
+
+
+def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
+    gained, lost = count_discordant(first, second)
+    n, test = len(first), mcnemar_exact(gained, lost)
+    interval = paired_difference(gained, lost, n)
+    values = float(np.mean(first)), float(np.mean(second))
+    return _Found(metric, *values, interval, test.p_value, test.method, n, gained, lost)
+
+
+def _resampled(
+    both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
+) -> tuple[list[_Found], dict[str, str]]:
+    """Metrics that are no proportions, both runs on the same resamples; and why others are left out."""
+    first, second = (paired.resampled for paired in both)
+    assert first is not None
+    assert second is not None
+    try:
+        rows, samples = _samples(both[0], n, about)
+    except ValueError as error:  # too little to draw from
+        return [], dict.fromkeys(values, str(error))
+
+    def difference(*parts: np.ndarray) -> dict[str, np.ndarray]:
+        weights = np.empty((len(parts[0]), n), np.int64)
+        for place, part in zip(rows, parts):
+            weights[:, place] = part
+        before, after = first(weights), second(weights)
+        return {name: after[name] - before[name] for name in values}
+
+    found, left_out = [], {}
+    clustered, test = both[0].clusters is not None, f"paired_bootstrap_{about.resamples}"
+    for name, drawn in bootstrap(difference, *samples).items():
+        if without := int(np.isnan(drawn).sum()):
+            left_out[name] = f"{without} of {len(drawn)} resamples have no value"
+            continue
+        interval = percentile_interval(drawn, clustered=clustered) if differ(drawn) else None
+        found.append(_Found(name, *values[name], interval, _p_value(drawn), test, n))
+    return found, left_out
+
+
+def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
+    """The rows of each sample that is drawn by itself, and its resamples."""
+    groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
+    clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
+    names = list(dict.fromkeys(groups.tolist()))
+    rows = [np.flatnonzero(groups == name) for name in names]
+    samples = []
+    for name, place in zip(names, rows):
+        alone = clusters[place[0]] is None
+        codes = None if alone else np.unique(clusters[place].astype(str), return_inverse=True)[1]
+        data = about.dataset if paired.groups is None else str(name)
+        samples.append(Resampling(data, len(place), codes, about.resamples, about.seed))
+    return rows, samples
+
+
+def _p_value(draws: np.ndarray) -> float:
+    """Twice the share of resamples on the rarer side of 0; the sample itself counts as one of them."""
+    rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
+    return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))

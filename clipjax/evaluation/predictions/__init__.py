@@ -1,0 +1,1 @@
+"""The numbers of a task from what any framework says of each image."""

@@ -1,0 +1,294 @@
+"""Predictions as logits in an .npz: described as a task describes the features of any model, whose head then
+hands them through."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from clipjax.data.labels import LabelSpace, load_projection
+from clipjax.errors import DataError
+from clipjax.evaluation.predictions.checks import check_named
+from clipjax.evaluation.predictions.given import Described, Given, check_ids, with_file
+from clipjax.heads.head import identity_head
+from clipjax.storage.reading import check_regular
+from clipjax.tasks import ood
+from clipjax.tasks.task import Inputs
+
+# Task -> the arrays of its .npz, and whether they are needed.
+ARRAYS = {
+    "zeroshot": {"logits": True, "labels": True, "ids": False},
+    "imagenet_x": {"logits": True, "ids": True, "labels": False},
+    "imagenet_d": {"logits": True, "labels": True, "ids": True},
+    "ood": dict.fromkeys(("id_logits", "ood_logits"), True)
+    | dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
+    "calibration": {"logits": True, "labels": True, "ids": False, "calibration": False}
+    | dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
+}
+
+LOGITS = {"logits", "id_logits", "ood_logits", "id_cosines", "ood_cosines"}
+EXACT = 2**53  # float64 holds every whole number up to this one
+# How far rounding may take a cosine beyond -1 and 1.
+ROUNDING = 1e-3
+# What arrays may take beyond MAX_UNPACKED bytes: so many times the bytes that they were packed into.
+MAX_UNPACKED = 2**30
+MAX_RATIO = 50
+_HEADER_2 = np.lib.format.read_array_header_2_0
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+def read_arrays(given: Given) -> Described:
+    """The columns that the task's own `describe` makes of the logits."""
+    arrays = _load_arrays(given.path, ARRAYS[given.task.name], given.task.name)
+    logits = {name: _numbers(given.path, name, values) for name, values in arrays.items() if name in LOGITS}
+    if all(values.dtype == np.float32 for values in logits.values()):
+        return _described(given, arrays | logits)
+    # All in one dtype: scores of both sides are compared. Without x64 JAX would narrow them to float32.
+    logits = {name: values.astype(np.float64) for name, values in logits.items()}
+    with jax.enable_x64(True):
+        return _described(given, arrays | logits)
+
+
+def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
+    if given.task.name == "ood":
+        return _ood(given, arrays)
+    main = _inputs(given, arrays, "", given.dataset, given.space)
+    if all(main.columns.get("calibration", [False])):
+        raise DataError(f"{given.path}: all images are marked for calibration, none is left to measure")
+    known = None
+    if "id_logits" in arrays:
+        known = _inputs(given, arrays, "id_", f"{given.dataset} (calibration)", given.columns_of)
+        main = dataclasses.replace(main, id=known)
+    elif "id" in given.task.needs:
+        main = dataclasses.replace(main, id=main)
+    columns = with_file(given.path, {}, lambda: given.task.describe(main))
+    id_ids = known.ids if known is not None else None
+    return Described({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
+
+
+def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
+    """Images out of distribution have no classes of their own: all logits are over those of the ID images."""
+    names = {"id": "in_distribution", "ood": given.dataset}
+    parts = {side: _inputs(given, arrays, f"{side}_", name, given.columns_of) for side, name in names.items()}
+    _check_sides(given.path, parts["id"].features, parts["ood"].features)
+    more, m = {}, len(parts["ood"].ids)
+    if "ood_class" in arrays:
+        more["ood_class"] = _texts(given.path, arrays, "ood_class", m)
+        check_named(given, "ood_class", more["ood_class"], [True] * m)
+    main = dataclasses.replace(parts["ood"], id=parts["id"], columns=more)
+    columns = with_file(given.path, {}, lambda: given.task.describe(main))
+    if "id_cosines" in arrays or "ood_cosines" in arrays:
+        cosines = np.concatenate([_cosines(given.path, arrays, side, of) for side, of in parts.items()])
+        columns |= {name: np.asarray(score(cosines)) for name, score in ood.OF_COSINES.items()}
+    sides = (parts[side].ids for side in ("ood", "id"))
+    return Described(columns, parts["id"].label_space, None, *sides)
+
+
+def _check_sides(path: Path, known: np.ndarray, others: np.ndarray) -> None:
+    """Raises DataError if the logits of both sides are over other classes, or of the same images."""
+    if known.shape[1] != others.shape[1]:
+        raise DataError(
+            f"{path}: id_logits has {known.shape[1]} columns, but ood_logits {others.shape[1]}; give both "
+            "over the same classes"
+        )
+    if {row.tobytes() for row in others} <= {row.tobytes() for row in known}:
+        raise DataError(
+            f"{path}: each row of ood_logits is a row of id_logits, too; give the logits of other images as "
+            "ood_logits"
+        )
+
+
+def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Inputs) -> np.ndarray:
+    cosines, shape = _logits(path, arrays, f"{side}_cosines"), logits.features.shape
+    if cosines.shape != shape:
+        raise DataError(f"{path}: {side}_cosines has shape {cosines.shape}, {side}_logits {shape}")
+    beyond = np.flatnonzero((abs(cosines) > 1 + ROUNDING).any(axis=1))
+    if beyond.size:
+        row = cosines[beyond[0]]
+        raise DataError(
+            f"{path}: row {beyond[0]} of {side}_cosines holds {row[abs(row).argmax()]:g}, and a cosine is "
+            "-1 to 1; give cosines before any scale, not logits"
+        )
+    return cosines
+
+
+def _inputs(
+    given: Given, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
+) -> Inputs:
+    """One set of images whose features are logits; `space` is of its labels."""
+    path, logits = given.path, _logits(given.path, arrays, f"{prefix}logits")
+    n, k = logits.shape
+    numbers = tuple(map(str, range(k)))
+    of = given.columns_of or LabelSpace("numbered", numbers, numbers)
+    if len(of) != k:
+        raise DataError(f"{path}: {prefix}logits has {k} columns, but {of.name} has {len(of)} classes")
+    space = space or of
+    names = [f"{row:08d}" for row in range(n)]
+    if f"{prefix}ids" in arrays:
+        names = _texts(path, arrays, f"{prefix}ids", n)
+    check_ids(path, names)
+    columns = {}
+    if f"{prefix}calibration" in arrays:
+        columns["calibration"] = _marks(path, arrays, f"{prefix}calibration", n)
+    return Inputs(
+        names,
+        logits,
+        _labels(path, arrays, f"{prefix}labels", n, space),
+        identity_head(of),
+        space,
+        load_projection(of, space),
+        columns,
+        dataset=dataset,
+        annotations=given.about.annotations,
+        resamples=given.about.resamples,
+        seed=given.about.seed,
+    )
+
+
+def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list[str]:
+    if arrays[name].shape != (n,):
+        raise DataError(f"{path}: {name} has shape {arrays[name].shape}; give one for each of {n} images")
+    return arrays[name].astype(str).tolist()
+
+
+def _marks(path: Path, arrays: dict[str, np.ndarray], name: str, n: int) -> list[bool]:
+    if arrays[name].shape != (n,) or arrays[name].dtype != np.bool_:
+        raise DataError(
+            f"{path}: {name} is {arrays[name].dtype} of shape {arrays[name].shape}; give {n} bools"
+        )
+    if not arrays[name].any():
+        raise DataError(f"{path}: no image is marked in {name}; mark those to fit T on")
+    return arrays[name].tolist()
+
+
+def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise DataError(f"{path}: there is no {name!r}, but its other half is there")
+    return arrays[name]
+
+
+def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
+    """The same numbers as float32 (of float16 and float32) or float64 (of all others) [N, K].
+
+    Raises:
+        DataError: not numbers [N, K], not finite, or not exact in float64, where two may become equal.
+    """
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.size:
+        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give numbers [N, K]")
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if wrong.size:
+        raise DataError(f"{path}: row {wrong[0]} of {name} holds NaN or infinity")
+    if values.dtype.kind == "f" and values.dtype.itemsize <= 4:
+        return values.astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        exact = values.astype(np.float64)
+    if values.dtype.kind == "f":
+        rounded = exact.astype(values.dtype) != values
+    else:
+        rounded = (values > EXACT) | (values < -EXACT)
+    if (rows := np.flatnonzero(rounded.any(axis=1))).size:
+        number = values[rows[0]][rounded[rows[0]]][0]
+        raise DataError(
+            f"{path}: row {rows[0]} of {name} holds {number!s}, which float64 may round; give float64"
+        )
+    return exact
+
+
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], name: str, n: int, space: LabelSpace
+) -> np.ndarray | None:
+    if name not in arrays:
+        return None
+    values = arrays[name]
+    if values.shape != (n,) or values.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} is {values.dtype} of shape {values.shape}; give {n} whole numbers")
+    outside = np.flatnonzero((values < 0) | (values >= len(space)))
+    if outside.size:
+        raise DataError(
+            f"{path}: row {outside[0]} of {name} is {values[outside[0]]}, outside the {len(space)} classes "
+            f"of {space.name!r}"
+        )
+    return values.astype(np.int32)
+
+
+def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, np.ndarray]:
+    arrays = _read_npz(path)
+    missing = [name for name, needed in known.items() if needed and name not in arrays]
+    unknown = sorted(arrays.keys() - known.keys())
+    if missing or unknown:
+        what = f"no array {missing[0]!r}" if missing else f"an unknown array {unknown[0]!r}"
+        raise DataError(f"{path} has {what}; those of {task!r} are {', '.join(known)}")
+    return arrays
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file. NumPy's own messages are left out: they advise to allow pickles."""
+    save = "save it again with np.savez(file, name=array, ...)"
+    check_regular(path)
+    with path.open("rb") as stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except UNREADABLE:
+            raise DataError(f"{path} is not an .npz of plain arrays, or it is cut short; {save}") from None
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is not an .npz of plain arrays but a single array (.npy); {save}")
+        with file:
+            _check_headers(path, file)
+            return {name: _read_array(path, file, name) for name in file.files}
+
+
+def _check_headers(path: Path, file: np.lib.npyio.NpzFile) -> None:
+    """Raises DataError, before an array is read, for one whose header is not that of its bytes, which holds
+    Python objects, or which unpacks to more than the file is worth."""
+    total, archive = 0, cast(zipfile.ZipFile, file.zip)
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        try:
+            with archive.open(info) as member:
+                version = np.lib.format.read_magic(member)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else _HEADER_2
+                shape, _, dtype = read(member)
+                declared = member.tell() + math.prod(shape) * dtype.itemsize
+        except Exception:  # NumPy parses the header as Python: nearly anything is raised
+            raise _damaged(path, name) from None
+        if dtype.hasobject or declared != info.file_size:
+            raise _damaged(path, name)
+        total += declared
+    packed = sum(info.compress_size for info in archive.infolist())
+    if total > MAX_UNPACKED and total > MAX_RATIO * packed:
+        raise DataError(
+            f"{path}: {packed:,} bytes unpack to {total:,}, which no predictions do; save it with np.savez"
+        )
+
+
+def _damaged(path: Path, name: str) -> DataError:
+    return DataError(
+        f"{path} is not an .npz of plain arrays: {name!r} is damaged or holds Python objects; give "
+        "numbers, bools or texts (array.astype(str))"
+    )
+
+
+def _read_array(path: Path, file: Mapping[str, Any], name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except UNREADABLE:
+        array = None
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+        raise _damaged(path, name)
+    return array

@@ -1,0 +1,139 @@
+"""What a per-image table must hold, row by row: a table of others is not consistent by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.errors import DataError
+from clipjax.evaluation.predictions.given import Given
+from clipjax.tasks import ood
+
+# Tasks whose `correct` may be true by another label than the first, which alone is in the table.
+SEVERAL = ("vid_robust", "calibration")
+BOOLS = ("tied", "correct", "in_distribution", "annotated", "prototype", "conflict", "confused")
+
+ROUNDING = 1e-6  # how far rounding to float32 may take a number out of its range; confidences stay within
+PROBABILITY = (0.0, 1.0)
+# OOD scores -> the smallest and the largest value; the others have no bounds.
+SCORE_RANGES = dict.fromkeys(("msp", "mcm", "msp_confused"), PROBABILITY)
+SCORE_RANGES |= {"negative_entropy": (-math.inf, 0.0)}
+# The same of the columns of every task.
+_OF_STATE = {"confidence": PROBABILITY, "nll": (0.0, math.inf), "brier": (0.0, 2.0)}
+RANGES = {f"{name}_{state}": ends for name, ends in _OF_STATE.items() for state in ("before", "after")}
+RANGES |= {"confidence": PROBABILITY}
+
+Table = dict[str, list[Any]]
+"""Column name -> a list of N."""
+
+
+def check_table(given: Given, columns: Table) -> Table:
+    """The columns, classes as int (a table of floats may have written 394.0).
+
+    Raises:
+        DataError: a class is missing, a mark is not a bool, a score is not a number or out of its range,
+            `correct` contradicts the classes or `correct_top5`, an OOD image's class has no name; names the
+            row.
+    """
+    columns, is_ood = dict(columns), given.task.name == "ood"
+    ranges = RANGES | (SCORE_RANGES if is_ood else {})
+    for name in columns:
+        if name in BOOLS or name.startswith("correct_"):
+            _check_bools(given, name, columns[name])
+        elif name in ("label", "prediction"):
+            columns[name] = _classes(given, name, columns)
+        elif name in ranges and not (name.endswith("_after") and _has_no_temperature(columns)):
+            _check_range(given, name, columns[name], *ranges[name])
+        elif is_ood and name in ood.SCORES:
+            _check_range(given, name, columns[name])
+    if "correct" in columns:
+        _check_correct(given, columns)
+    if "ood_class" in columns and "in_distribution" in columns:
+        outside = [not inside for inside in columns["in_distribution"]]
+        check_named(given, "ood_class", columns["ood_class"], outside)
+    return columns
+
+
+def check_named(given: Given, name: str, texts: Sequence[Any], of: Sequence[bool]) -> None:
+    """Raises DataError naming the first row among `of` whose text is empty."""
+    for row, (text, counts) in enumerate(zip(texts, of)):
+        if counts and (text is None or not str(text).strip()):
+            raise DataError(f"{given.path}: row {row} has an empty {name}; name the class of each OOD image")
+
+
+def _check_bools(given: Given, name: str, values: list[Any]) -> None:
+    for row, value in enumerate(values):
+        if not isinstance(value, bool):
+            raise _wrong(given, row, name, value, "it must be a bool, true or false")
+
+
+def _check_range(
+    given: Given, name: str, values: list[Any], low: float = -math.inf, high: float = math.inf
+) -> None:
+    slack = 0.0 if name.startswith("confidence") else ROUNDING
+    ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
+    expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
+    for row, value in enumerate(values):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number and low - slack <= value <= high + slack):
+            raise _wrong(given, row, name, value, f"it must be a finite number{expected}")
+
+
+def _has_no_temperature(columns: Table) -> bool:
+    """Whether a calibration table has no fitted T: the columns that follow from T are then NaN."""
+    first = next(iter(columns.get("temperature", [])), None)
+    return not (isinstance(first, int | float) and 0 < first < math.inf)
+
+
+def _classes(given: Given, name: str, columns: Table) -> list[int]:
+    """Whole numbers within the label space, where one is known; -1 is "none" of an image of ImageNet-X that
+    nobody annotated."""
+    space, annotated = given.space, columns.get("annotated")
+    expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
+    found = []
+    for row, value in enumerate(columns[name]):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and value == int(value)):
+            raise _wrong(given, row, name, value, f"it must be {expected}")
+        unknown = name == "label" and value == -1 and annotated is not None and not annotated[row]
+        if not unknown and not 0 <= value < (math.inf if space is None else len(space)):
+            raise _wrong(given, row, name, value, f"it must be {expected}")
+        found.append(int(value))
+    return found
+
+
+def _check_correct(given: Given, columns: Table) -> None:
+    for row, correct in enumerate(columns["correct"]):
+        if "label" in columns and "prediction" in columns:
+            _check_right(given, columns, row)
+        if correct and not columns.get("correct_top5", columns["correct"])[row]:
+            raise DataError(
+                f"{given.path}: row {row} is correct but not correct_top5, though the best class is among "
+                "the best five; compute both from the same scores"
+            )
+
+
+def _check_right(given: Given, columns: Table, row: int) -> None:
+    """`correct` says whether the prediction is a right label: the label, or one of `accepted`."""
+    label, prediction, correct = (columns[name][row] for name in ("label", "prediction", "correct"))
+    accepted = columns["accepted"][row] if "accepted" in columns else None
+    if accepted is not None:
+        right, what = prediction in accepted, f"{accepted} are accepted"
+    else:
+        right, what = prediction == label, f"the label is {label}"
+        # What a run of ours wrote may know further labels of the image, too.
+        if correct and not right and (given.run or given.task.name in SEVERAL):
+            return
+    if correct != right:
+        advice = "" if right else ", or give all right labels of an image as a list in a column `accepted`"
+        raise DataError(
+            f"{given.path}: row {row} says correct={correct}, but the prediction is {prediction} and {what}; "
+            f"mend one of them{advice}"
+        )
+
+
+def _wrong(given: Given, row: int, name: str, value: Any, expected: str) -> DataError:
+    if value is None:
+        return DataError(f"{given.path}: row {row} has no value in {name!r}; {expected}")
+    return DataError(f"{given.path}: {name} of row {row} is {value!r}; {expected}")

@@ -1,0 +1,37 @@
+"""Whether a file of predictions holds all images of its data set, and of the ID set beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from clipjax.data.card_images import missing_of
+from clipjax.data.cards import DatasetCard
+from clipjax.errors import ClipjaxError
+from clipjax.evaluation.predictions.given import Described, Given
+from clipjax.evaluation.subject import id_card
+
+
+def shares(given: Given, described: Described) -> dict[str, Any]:
+    """The fields `part` and `id_part` of the rows."""
+    columns, card = described.columns, given.card
+    known, more = _id_card(card) if "id" in given.task.needs else None, 0
+    ids: Sequence[str] = columns["id"] if described.ids is None else described.ids
+    id_ids = described.id_ids
+    if described.ids is None and "in_distribution" in columns:  # a table of OOD detection has both sides
+        sides = list(zip(ids, columns["in_distribution"]))
+        ids, id_ids = ([name for name, inside in sides if inside is side] for side in (False, True))
+    elif described.ids is None and "calibration_images" in columns and card is not None and known == card:
+        # A table of the ID set itself has the test half alone.
+        more = int(columns["calibration_images"][0])
+    return {
+        "part": missing_of(card, ids, more),
+        "id_part": None if id_ids is None else missing_of(known, id_ids),
+    }
+
+
+def _id_card(card: DatasetCard | None) -> DatasetCard | None:
+    try:
+        return None if card is None else id_card(card)
+    except ClipjaxError:
+        return None

@@ -1,0 +1,234 @@
+"""Bring your own predictions: a task's numbers from the per-image outputs of any model of any framework.
+
+    result = evaluate_predictions("imagenet_x", "resnet50.csv")
+    clipjax eval shape_bias --predictions decisions.csv
+
+`.parquet`, every task: the per-image table that a run of ours writes (`images.parquet`; where the run's
+`run.json` lies beside it, it says model and data set), or a table with the same columns. `label` and
+`prediction` are class numbers from 0, `correct...` bools that agree with them; where an image has several
+right labels, a column `accepted` lists them.
+
+`.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as facebookresearch/imagenetx has them.
+
+`.csv`, shape_bias: `subj,session,trial,rt,object_response,category,condition,imagename`, the format of
+rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `category` (the shape) and `imagename`
+(its end is `<shape><i>-<texture><j>.<ending>`) are needed; "na" is no decision.
+
+`.npz`, five tasks. N images, K classes; ids are optional texts, else the numbers of the rows:
+
+    zeroshot     logits [N, K], labels [N], ids
+    imagenet_d   logits [N, K], labels [N], ids [N] (file names below the split's folder)
+    imagenet_x   logits [N, K], ids [N] (file names), labels
+    ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
+                 ood_class [M] (the classes of NINCO)
+    calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images and the
+                 others are measured (without it they are dealt out by their file names). Of a shift also
+                 id_logits, id_labels, id_ids, id_calibration of the images that T comes from.
+
+Columns of logits are the classes of `labels`, else of the data set's card, else they are numbered.
+
+Messages count the rows of .parquet and .npz from 0, and the lines of .csv from 1, which is the header.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.facts import STATED
+from clipjax.checkpoints.naming import own_name
+from clipjax.checkpoints.registry import model_card, model_ids
+from clipjax.data.cards import DatasetCard, label_spaces, read_card
+from clipjax.data.labels import Projection, load_labels
+from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.evaluation.predictions.arrays import ARRAYS, read_arrays
+from clipjax.evaluation.predictions.counts import shares
+from clipjax.evaluation.predictions.given import Given, Read, check_ids, with_file
+from clipjax.evaluation.predictions.tables import CSV, read_table
+from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
+from clipjax.evaluation.run import check_bootstrap
+from clipjax.evaluation.subject import annotations_path
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.results.provenance import count_compiles
+from clipjax.results.store import ResultStore
+from clipjax.storage.buckets import place
+from clipjax.storage.digests import sha256_files, sha256_json
+from clipjax.storage.reading import check_regular, exists, is_dir, is_file
+from clipjax.tasks.task import About, Outcome, Task, find_task
+
+# What a run beside its per-image table knows of the images.
+OF_RUN = ("sample", "part", "id_part", "skipped", "precision")
+# The data set of a task that has one.
+DATASETS = {"imagenet_x": "imagenet_x", "shape_bias": "cue_conflict"}
+
+
+def evaluate_predictions(
+    task: str,
+    file: str | Path,
+    *,
+    dataset: str | Path | None = None,
+    labels: str | Path | None = None,
+    annotations: str | Path | None = None,
+    model: str | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    results: str | Path | None = None,
+) -> Result:
+    """The numbers of a task from a file of predictions; see the module for the formats.
+
+    Args:
+        task: name of a task.
+        file: .parquet, .csv or .npz.
+        dataset: card of the images (name or file). Its label space says what labels mean, and its name is
+            part of the rows and of the bootstrap's seed. Default: the task's own data set, or what `run.json`
+            beside the file says, or the file's name.
+        labels: what the columns of logits, and without a card the labels, are.
+        annotations, seed, resamples, results: as `clipjax.evaluate`.
+        model: what to call the model in the rows; default as `run.json` says, or the file's name. A file does
+            not show whose outputs it holds: with a registered model's id the facts are that model's, as the
+            user states, and the name ends in "-unverified", so that its published numbers stay its own.
+
+    Raises:
+        UsageError, DataError: one sentence with the file, and the row or key, and what to do.
+    """
+    start, found, path = time.perf_counter(), find_task(task), place(file)
+    check_bootstrap(resamples, seed)
+    if results is not None:
+        ResultStore(results).check_root(written=True)
+    _check_file(path)
+    read = _reader(path, found)
+    given = _given(path, found, dataset, labels, annotations, resamples, seed)
+    with count_compiles() as compiles:
+        described = read(given)
+        columns, space, projection = described.columns, described.label_space, described.projection
+        check_ids(path, columns["id"])
+        about = dataclasses.replace(given.about, label_space=space)
+        measures = with_file(path, columns, lambda: found.measure(columns, about))
+    given = dataclasses.replace(given, space=space, about=about)
+    recipe = _recipe(given, projection)
+    name, facts = _named(model, given)
+    common = {
+        **identity(name, {"kind": "predictions", **facts}, found, given.dataset),
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": _convention(given, projection),
+        **NOT_EMBEDDED,
+        **shares(given, described),
+        **{name: given.run[name] for name in OF_RUN if name in given.run},
+        "wall_time": time.perf_counter() - start,
+        "compile_count": compiles.count,
+    }
+    return finish(common, Outcome(measures, columns), NO_STATS, results)
+
+
+def _named(model: str | None, given: Given) -> tuple[str, dict[str, Any]]:
+    """The model's name in the rows, and its facts."""
+    if model is None and "model" in given.run:
+        return given.run["model"], dict(given.run.get("model_facts", {}))
+    name = model or given.path.stem
+    if model is None or model not in model_ids():
+        return own_name(name), {}
+    facts = {**model_card(model).facts, "facts_origin": STATED, "facts_of": model}
+    return own_name(name), facts
+
+
+def _check_file(path: Path) -> None:
+    if is_dir(path):
+        table = path / "images.parquet"
+        give = str(table) if is_file(table) else "a .parquet, .csv or .npz file"
+        raise DataError(f"{path} is a folder; give {give}")
+    if not exists(path):
+        raise DataError(f"{path} does not exist; give a .parquet, .csv or .npz file")
+    check_regular(path)
+
+
+def _reader(path: Path, task: Task) -> Read:
+    """What reads the file into per-image columns, by its ending."""
+    readers: dict[str, Read] = {".parquet": read_table}
+    if task.name in CSV:
+        readers[".csv"] = CSV[task.name]
+    if task.name in ARRAYS:
+        readers[".npz"] = read_arrays
+    if path.suffix not in readers:
+        raise UsageError(f"{path}: the task {task.name!r} takes predictions as {', '.join(readers)}")
+    return readers[path.suffix]
+
+
+def _given(
+    path: Path,
+    task: Task,
+    dataset: str | Path | None,
+    labels: str | Path | None,
+    annotations: str | Path | None,
+    resamples: int,
+    seed: int,
+) -> Given:
+    run = _run_beside(path)
+    card, name = _card(dataset, run.get("dataset"), DATASETS.get(task.name))
+    columns_of = None if labels is None else load_labels(labels)
+    of_card = None if card is None else label_spaces(card)[0]
+    space = (columns_of or of_card) if dataset is None else (of_card or columns_of)
+    notes = None
+    if task.load_annotations is not None and (annotations is not None or path.suffix != ".parquet"):
+        notes = task.load_annotations(
+            place(annotations) if annotations else None if card is None else annotations_path(card)
+        )
+    elif annotations is not None:
+        raise UsageError(f"the task {task.name!r} takes no annotations: leave them out")
+    name = name or path.stem
+    about = About(name, space, notes, resamples, seed)
+    return Given(path, task, name, space, columns_of or space, about, run, card)
+
+
+def _card(
+    asked: str | Path | None, recorded: str | None, own: str | None
+) -> tuple[DatasetCard | None, str | None]:
+    """The data set's card and name. A recorded name may be that of a folder, without a card."""
+    if asked is not None:
+        card = read_card(asked)
+        return card, card.name
+    for name in filter(None, (recorded, own)):
+        try:
+            return read_card(name), name
+        except ClipjaxError:
+            return None, name
+    return None, None
+
+
+def _run_beside(path: Path) -> dict[str, Any]:
+    """What a run of ours wrote beside its table."""
+    if path.name != "images.parquet" or not is_file(path.parent / "run.json"):
+        return {}
+    runs = ResultStore(path.parent.parent)
+    runs.images(path.parent.name)  # is it the table that was written?
+    return runs.run(path.parent.name)[0]
+
+
+def _recipe(given: Given, projection: Projection | None) -> dict[str, Any]:
+    [digest] = sha256_files([given.path])
+    return {
+        "task": given.task.name,
+        "task_version": given.task.version,
+        "task_convention": dict(given.task.convention),
+        "predictions": digest,
+        "format": given.path.suffix,
+        "dataset": given.dataset,
+        "labels": given.space and given.space.digest,
+        "projection": projection and projection.digest,
+        "annotations": given.about.annotations and given.about.annotations.digest,
+        "bootstrap": {"resamples": given.about.resamples, "seed": given.about.seed},
+    }
+
+
+def _convention(given: Given, projection: Projection | None) -> dict[str, Any]:
+    of_run = given.run.get("convention", {})
+    return {
+        **of_run,
+        **given.task.convention,
+        "label_space": of_run.get("label_space") or (given.space and given.space.name),
+        "projection": of_run.get("projection")
+        or (projection and f"{projection.kind} from {projection.source}"),
+        "predictions": given.path.name,
+    }

@@ -1,0 +1,129 @@
+"""What comes of one run: a task's numbers become result rows with provenance.
+
+A row says what it is of (`identity`), how it was measured, and a number (`clipjax.tasks.task.Measure`);
+`finish` adds what is published of it and how it departs from the protocols, checks the rows and writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import pyarrow as pa
+
+from clipjax.embeddings.images import EmbedStats
+from clipjax.errors import UsageError
+from clipjax.results.protocols import with_protocols
+from clipjax.results.provenance import provenance
+from clipjax.results.references import with_references
+from clipjax.results.store import (
+    SCHEMA_VERSION,
+    ResultStore,
+    Row,
+    images_table,
+    model_facts,
+    new_run_id,
+    validate_rows,
+)
+from clipjax.storage.digests import sha256_json
+from clipjax.tasks.task import Measure, Outcome, Task
+
+# Of rows that no images were embedded for.
+NOT_EMBEDDED: Row = dict.fromkeys(
+    ("sample", "part", "id_part", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
+)
+NO_STATS = EmbedStats(0, 0, 0, 0.0, 0.0, (), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `evaluate` returns.
+
+    Attributes:
+        rows: the result rows (configs/result_row.schema.json), per-class rows included. With
+            `compare_precision` those of both profiles and of the comparison.
+        images: one row an image: id, label, prediction, confidence, ... (the comparison's: both predictions).
+        path: the folder that was written, None without `results` (and in all processes but the first).
+        stats: of the embedding, that of in-distribution images included: forward passes, images,
+            compilations, seconds; `share_waiting` is of them that the devices waited for pixels.
+    """
+
+    rows: list[Row]
+    images: pa.Table
+    path: Path | None
+    stats: EmbedStats
+
+    def value(self, metric: str, *, precision: str | None = None) -> float | None:
+        """The number of a metric over the whole data set."""
+        return self._row(metric, precision)["value"]
+
+    def interval(self, metric: str, *, precision: str | None = None) -> tuple[float, float] | None:
+        """The limits of its interval."""
+        interval = self._row(metric, precision)["interval"]
+        return None if interval is None else (interval["lo"], interval["hi"])
+
+    def _row(self, metric: str, precision: str | None) -> Row:
+        for row in self.rows:
+            if row["metric"] == metric and row["slice"] is None and precision in (None, row["precision"]):
+                return row
+        known = sorted({row["metric"] for row in self.rows if row["slice"] is None})
+        raise UsageError(f"the result has no metric {metric!r}; it has {', '.join(known)}")
+
+
+def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
+    """The fields that say what a row is of, and where it was computed."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": new_run_id(),
+        "origin": "measured",
+        "task": task.name,
+        "task_version": task.version,
+        "dataset": dataset,
+        "model": model,
+        "model_facts": dict(facts),
+        "reference": None,
+        **provenance(),
+    }
+
+
+def refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
+    """The one row of a model that the task is not defined for; `name` is the data set's."""
+    recipe = refused_recipe(model, task, name)
+    common = {
+        **identity(model.card.id, model_facts(model.card), task, name),
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": dict(task.convention),
+        **NOT_EMBEDDED,
+    }
+    return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
+
+
+def refused_recipe(model: Any, task: Task, name: str) -> dict[str, Any]:
+    """What identifies such a row."""
+    return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
+
+
+def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
+    """Rows from numbers; written by the first process, if anywhere."""
+    rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
+    validate_rows(rows)
+    path = None
+    if results is not None and jax.process_index() == 0:
+        path = ResultStore(results).add(rows, outcome.images)
+    return Result(rows, images_table(outcome.images), path, stats)
+
+
+def _fields(measure: Measure) -> Row:
+    return {
+        "metric": measure.metric,
+        "slice": measure.slice,
+        "value": measure.value,
+        "interval": None if measure.interval is None else measure.interval._asdict(),
+        "n": measure.n,
+        "aggregates": measure.aggregates,
+        "note": measure.note,
+    }

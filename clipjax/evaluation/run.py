@@ -1,0 +1,345 @@
+"""One task of one model on one data set: embeddings, head, numbers, result rows.
+
+    result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
+    result.value("top1"), result.interval("top1")
+    result.images                       # one row an image
+
+Everything is resolved and checked (`clipjax.evaluation.subject`) before the images are embedded. A store
+makes the second task on the same images, or the second prompt set, run no forward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.decoders import Workers
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.devices.sharding import on_all
+from clipjax.embeddings.images import BatchSize, Embeddings, check_settings, embed_images
+from clipjax.embeddings.params import check_params
+from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
+from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.rows import Result, finish, identity, refused
+from clipjax.evaluation.subject import Part, Request, Subject, adapter_of, load_asked, not_applicable, resolve
+from clipjax.heads.head import Head, classifier_head, zeroshot_head
+from clipjax.metrics import intervals
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.progress import progress_bar
+from clipjax.results.provenance import count_compiles
+from clipjax.results.store import ResultStore, Row, model_facts
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.store import Store
+from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task
+
+COMPARISON = "fast against parity"
+
+
+def evaluate(
+    model: Any,
+    task: str = "zeroshot",
+    *,
+    dataset: str | Path | DatasetCard | Dataset | None = None,
+    root: str | Path | None = None,
+    labels: str | Path | LabelSpace | None = None,
+    prompts: str | Path | PromptSet | None = None,
+    id_dataset: str | Path | DatasetCard | Dataset | None = None,
+    id_root: str | Path | None = None,
+    annotations: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    per_device_batch: BatchSize | None = None,
+    params: str = "auto",
+    precision: str = "parity",
+    compare_precision: bool = False,
+    store: str | Path | Store | None = None,
+    pixel_store: str | Path | PixelStore | None = None,
+    results: str | Path | None = None,
+    workers: Workers = 0,
+    on_error: str = "raise",
+    decode: str = "full",
+    progress: bool = True,
+) -> Result:
+    """Run one task.
+
+    Args:
+        model: what `load_model` takes or returns, or `clipjax.wrap` makes of your functions.
+        task: name of a task in `clipjax.tasks`.
+        dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
+        root: where the data lies. Without a card: a folder of class folders, a folder that holds images
+            itself (without labels), or a CSV/JSONL manifest.
+        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
+            a space.
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor
+            for models with an adapter, which have words of their own. In retrieval the one template that
+            captions go into; default none.
+        id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
+            default the one that the data set's card names, else "imagenet_val".
+        annotations: file or folder for a task that reads some; default as the task says.
+        limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
+        resamples: of bootstraps.
+        per_device_batch: images a device takes in one step, or "auto": what is fastest here, tried once.
+        params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
+        precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
+        compare_precision: run both and report how many predictions flip and how accuracy changes.
+        store: a folder (or `Store`) for embeddings; None keeps none.
+        pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
+            share; None keeps none.
+        results: a folder for rows and per-image tables; None writes nothing.
+        workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
+        on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
+        decode: "full", or "jpeg_scaled": JPEGs much larger than the model's input are decoded smaller. That
+            is faster and another pixel recipe: its numbers are not those of the reference's pixels.
+        progress: bars on stderr.
+
+    Returns: for a model that the task is not defined for, one row without a value that says why.
+
+    Raises:
+        UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
+            `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
+    """
+    found = find_task(task)
+    check_settings(per_device_batch, workers, on_error)
+    check_params(params)
+    check_bootstrap(resamples, seed)
+    if results is not None:
+        ResultStore(results).check_root(written=True)
+    if compare_precision and (precision != "parity" or found.name != "zeroshot"):
+        raise UsageError(
+            "compare_precision runs the task zeroshot in both profiles: leave precision (--precision) out"
+        )
+    if isinstance(model, str | Path):
+        from clipjax.checkpoints.load import load_model
+
+        model = load_model(model)
+    if not hasattr(model, "card"):
+        raise UsageError(
+            f"the model is a {type(model).__name__} without a card: make a model of your functions with "
+            "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
+        )
+    asked = Request(
+        dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples, decode
+    )
+    settings = {
+        "store": Store(store) if isinstance(store, str | PathLike) else store,
+        "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | PathLike) else pixel_store,
+        "per_device_batch": per_device_batch,
+        "params": params,
+        "workers": workers,
+        "on_error": on_error,
+        "progress": progress,
+    }
+    apart = settings["store"] is None
+    given = on_all(lambda: load_asked(asked), f"read the data of {task}", apart=apart)
+    if (reason := not_applicable(model, found)) is not None:
+        return refused(model, found, given.card.name, reason, results)
+    asked = dataclasses.replace(asked, dataset=given)
+    what = f"{task} on {given.card.name}"
+    subject = on_all(lambda: _resolved(model, found, asked, progress), f"prepare {what}", apart=apart)
+
+    def profile(precision: str) -> Result:
+        done = functools.partial(_profile, subject, precision, settings, results)
+        return on_all(done, f"finish {what}", apart=apart)
+
+    first = profile(precision)
+    return _compare(subject, first, profile("fast"), results) if compare_precision else first
+
+
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Raises UsageError for what cannot be resampled with."""
+    if resamples < 1:
+        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    if seed < 0:
+        raise UsageError(f"the seed must be at least 0, not {seed}")
+
+
+def hash_images(manifest: Manifest, progress: bool) -> None:
+    """The digest of the images, with a bar: the first time it reads them all."""
+    shown = progress and jax.process_index() == 0
+    with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
+
+        def advance(_: int) -> None:
+            bar.update()
+
+        manifest.compute_digest(advance)
+
+
+def _resolved(model: Any, task: Task, asked: Request, progress: bool) -> Subject:
+    subject = resolve(model, task, asked)
+    for part in subject.parts:
+        hash_images(part.manifest, progress)
+    _check_apart(subject)
+    return subject
+
+
+def _check_apart(subject: Subject) -> None:
+    """Raises DataError where a task that tells images from in-distribution ones is given the same twice."""
+    if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
+        return
+    contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
+    if contents[0] == contents[1]:
+        raise DataError(
+            f"{subject.part.name} and the in-distribution set {subject.id.name} are the same images: give "
+            f"{subject.task.name} images of other classes, root=FOLDER (--data on the command line)"
+        )
+
+
+def _profile(
+    subject: Subject, precision: str, settings: dict[str, Any], results: str | Path | None
+) -> Result:
+    """Embed, build the head, score and write, with one precision of the towers."""
+    start = time.perf_counter()
+    with count_compiles() as compiles:
+        embeddings, inputs = prepare(subject, precision, settings)
+        stats, skipped = embeddings.stats, embeddings.stats.skipped
+        if subject.id is not None:
+            of_id = _embed(subject.model, subject.id, precision, settings)
+            stats, skipped = stats.plus(of_id.stats), skipped + of_id.stats.skipped
+            inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, inputs.head, of_id))
+        if "captions" in subject.task.needs:
+            inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
+        outcome = subject.task.run(inputs)
+    images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
+    common = _common(
+        subject,
+        subject.recipe(precision, skipped, stats.params),
+        skipped=len(skipped),
+        per_device_batch=stats.per_device_batch,
+        wall_time=time.perf_counter() - start,
+        compile_count=compiles.count,
+    )
+    return finish(common, Outcome(outcome.measures, images), stats, results)
+
+
+def prepare(
+    subject: Subject, precision: str = "parity", settings: Mapping[str, Any] | None = None
+) -> tuple[Embeddings, Inputs]:
+    """The embeddings of the run's own data set, and what its task is given of them.
+
+    Args:
+        settings: `store`, `progress`, and whatever else `embed_images` takes.
+    """
+    settings = {"store": None, "progress": False, **(settings or {})}
+    # First: it costs less, and may fail.
+    make = functools.partial(_head, subject, precision, settings)
+    head = on_all(make, f"make the head for {subject.part.name}", apart=settings["store"] is None)
+    embeddings = _embed(subject.model, subject.part, precision, settings)
+    return embeddings, _inputs(subject, subject.part, head, embeddings)
+
+
+def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> Embeddings:
+    return embed_images(model, part.manifest, precision=precision, recipe=part.pixels, **settings)
+
+
+def _head(subject: Subject, precision: str, settings: dict[str, Any]) -> Head | None:
+    if subject.head_space is None:
+        return None
+    how = {"precision": precision, "store": settings["store"], "progress": settings["progress"]}
+    if (adapter := adapter_of(subject.model)) is not None:
+        return adapter.head(subject.model, subject.head_space, **how)
+    if subject.prompts is None:
+        return classifier_head(subject.model)
+    return zeroshot_head(subject.model, subject.head_space, subject.prompts, **how)
+
+
+def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddings) -> Inputs:
+    kept = _rows_of(part.manifest, embeddings.ids)
+    return Inputs(
+        ids=embeddings.ids,
+        features=embeddings.array,
+        labels=None if part.labels is None else part.labels[kept],
+        head=head,
+        label_space=part.label_space,
+        projection=part.projection,
+        columns={name: [column[i] for i in kept] for name, column in part.manifest.columns.items()},
+        dataset=part.name,
+        annotations=subject.annotations,
+        resamples=subject.resamples,
+        seed=subject.seed,
+    )
+
+
+def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[str, Any]) -> Captions:
+    """The captions of the images that could be read, in their order, embedded."""
+    if "captions" not in inputs.columns:
+        raise DataError(f"{inputs.dataset} has no captions; retrieval needs a column `captions` of lists")
+    assert subject.prompts is not None
+    texts, image_of_text = caption_texts(inputs.ids, inputs.columns["captions"], subject.prompts)
+    features = embed_texts(
+        subject.model,
+        texts,
+        name=inputs.dataset,
+        precision=precision,
+        store=settings["store"],
+        progress=settings["progress"],
+    )
+    return Captions(features, image_of_text, are_cut(subject.model, texts))
+
+
+def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
+    """Rows of the manifest that were embedded: all, unless unreadable images were skipped."""
+    row = {name: i for i, name in enumerate(manifest.ids)}
+    return [row[name] for name in ids]
+
+
+def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
+    """The fields that all rows of a run share."""
+    return {
+        **identity(subject.model.card.id, model_facts(subject.model.card), subject.task, subject.part.name),
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": subject.convention(),
+        "sample": subject.part.sample,
+        "part": subject.part.share,
+        "id_part": subject.id and subject.id.share,
+        "precision": recipe["precision"],
+        **measured,
+    }
+
+
+def _compare(subject: Subject, parity: Result, fast: Result, results: str | Path | None) -> Result:
+    """A third run: how many predictions flip between the profiles, and how accuracy changes."""
+    if parity.images["id"] != fast.images["id"]:
+        raise DataError(
+            "the two profiles could not read the same images; mend the unreadable ones and run again"
+        )
+    before, after = (np.asarray(result.images["prediction"]) for result in (parity, fast))
+    flipped = before != after
+    n, flips = len(flipped), int(flipped.sum())
+    measures = [Measure("flips", flips / n, n, intervals.wilson(flips, n))]
+    images: dict[str, Any] = {"id": parity.images["id"], "flipped": flipped}
+    for name, result in (("parity", parity), ("fast", fast)):
+        for column in ("prediction", "prediction_name", "confidence"):
+            images[f"{column}_{name}"] = result.images[column]
+    if "correct" in parity.images.column_names:
+        was, now = (np.asarray(result.images["correct"]) for result in (parity, fast))
+        gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
+        change = intervals.paired_difference(gained, lost, n)
+        measures.append(
+            Measure("top1_change", (gained - lost) / n, n, change, note=f"+{gained} -{lost} images")
+        )
+        images["label"] = parity.images["label"]
+    first, second = parity.rows[0], fast.rows[0]
+    recipe = {**first["recipe"], "precision": COMPARISON}
+    common = _common(
+        subject,
+        recipe,
+        skipped=first["skipped"],
+        per_device_batch=first["per_device_batch"],
+        wall_time=first["wall_time"] + second["wall_time"],
+        compile_count=first["compile_count"] + second["compile_count"],
+    )
+    compared = finish(common, Outcome(measures, images), fast.stats, results)
+    return dataclasses.replace(compared, rows=[*parity.rows, *fast.rows, *compared.rows])

@@ -1,0 +1,228 @@
+"""Which runs of two models are compared: those that were made in the same way.
+
+    pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
+
+Runs are matched as `clipjax results diff` matches rows: by task and data set, then by all that a recipe holds
+beside the model, else by prompts, label space, projection, ID set, annotations, precision and sample. What
+belongs to a model (its transform, tokenizer, logit scale; the prompts of one that has words or a head of its
+own) may differ. Of runs with one recipe the newest counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipjax.analysis.diff.differences import how
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.evaluation.run import COMPARISON
+from clipjax.results.completeness import is_whole
+from clipjax.results.store import ResultStore, Row
+from clipjax.storage.digests import canonical_json
+
+Place = tuple[Path, str]  # a folder of results, a run id in it
+# Of a recipe: what belongs to the model, how its numbers were resampled, and what `how` has in words.
+OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
+OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
+OF_MODEL |= {"prompts", "skipped"}  # prompts stand beside, by name and digest
+OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}
+
+
+class Choice(NamedTuple):
+    """Which of a model's runs count, where it has several; None: any."""
+
+    prompts: str | None = None
+    precision: str | None = None
+    labels: str | None = None
+
+
+class _Run(NamedTuple):
+    """A run by its first row, which says what all have in common."""
+
+    place: Place
+    row: Row
+
+    @property
+    def how(self) -> dict[str, str]:
+        return how(self.row)
+
+    @property
+    def own_prompts(self) -> bool:
+        """Whether no prompt set was asked for: a classifier, learned words, predictions of others."""
+        recipe = self.row["recipe"]
+        said = str(self.row["convention"].get("prompts") or "not applicable")
+        return said.startswith("not applicable") or "adapter" in recipe or "predictions" in recipe
+
+
+Pairs = list[tuple[_Run, _Run]]
+
+
+def pairs_of(
+    names: tuple[str, str], results: Path, choice: Choice
+) -> tuple[list[tuple[Place, Place]], dict[str, str]]:
+    """A pair of runs for each task and data set that two models, or runs, have in common.
+
+    Args:
+        names: of each a run id in `results`, the folder of a run, or a model's id.
+
+    Returns: the pairs; and the tasks and data sets without a pair, with the reason.
+
+    Raises:
+        UsageError: no run or model of that name, both are one run, or several pairs are possible.
+        DataError: nothing is common, nothing was made in the same way, or no run has what was chosen.
+    """
+    (first, named_first), (second, named_second) = (_runs_of(name, results) for name in names)
+    common = [key for key in first if key in second]
+    if not common:
+        if len(first) == len(second) == 1:
+            what = [f"{name} is of {task} on {data}" for name, [(task, data)] in zip(names, (first, second))]
+            raise DataError(f"{' and '.join(what)}: compare runs of one task on one data set")
+        raise DataError(f"{results}: {names[0]} and {names[1]} have no task and data set in common")
+    found, unlike = [], {}
+    for key in common:
+        both = first[key], second[key]
+        if not (named_first and named_second):
+            both = tuple(_chosen(runs, choice) for runs in both)
+            pairs = _one(names, key, _matching(*both))
+        else:
+            pairs = [(both[0][0], both[1][0])]
+        found += pairs
+        if not pairs:
+            unlike[f"{key[0]} on {key[1]}"] = _unlike(names, both, choice)
+    if not found:
+        what, why = next(iter(unlike.items()))
+        raise DataError(
+            f"{names[0]} and {names[1]} have no runs made in the same way of {what}: {why}; evaluate both "
+            "alike, or name two runs by their ids"
+        )
+    if any(a.place == b.place for a, b in found):
+        raise UsageError(f"{names[0]} and {names[1]} are one run: name two")
+    return [(a.place, b.place) for a, b in found], unlike
+
+
+def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
+    """The runs that a name stands for, by task and data set, newest first; and whether it names one run."""
+    if ((folder := ResultStore(name).root) / "run.json").is_file():
+        folder = folder.resolve()
+        run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
+        return _by_key([run]), True
+    store = ResultStore(results)
+    store.check_root(exists=True)
+    ids = store.run_ids()
+    if name in ids:
+        return _by_key([_Run((store.root, name), store.run(name)[0])]), True
+    runs = [(run_id, store.run(run_id)) for run_id in ids]
+    found = [_Run((store.root, run_id), rows[0]) for run_id, rows in runs if _counts(store, name, rows)]
+    if not found:
+        if any(rows[0]["model"] == name for _, rows in runs):
+            raise DataError(f"{name} has no measured run with a per-image table in {results}")
+        raise unknown_name("run or model", name, sorted({rows[0]["model"] for _, rows in runs}))
+    return _by_key(reversed(found)), False
+
+
+def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
+    found: dict[tuple[str, str], list[_Run]] = {}
+    for run in runs:
+        found.setdefault((run.row["task"], run.row["dataset"]), []).append(run)
+    return found
+
+
+def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
+    """Whether the run is this model's, with numbers and a per-image table, not a comparison of precisions."""
+    own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
+    measured = own and any(row["value"] is not None for row in rows)
+    return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
+
+
+def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
+    """The runs that are as chosen; prompts are not asked of one that has none."""
+    return [
+        run
+        for run in runs
+        if (choice.prompts in (None, run.row["convention"].get("prompts")) or run.own_prompts)
+        and choice.precision in (None, run.row["precision"])
+        and choice.labels in (None, run.row["convention"].get("label_space"))
+    ]
+
+
+def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
+    """The pairs made in the same way: by recipe where there are some, else by what is said in words."""
+    for key in (_recipe, _words):
+        pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
+        whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]
+        if pairs:
+            return whole or pairs
+    return []
+
+
+def _alike(a: _Run, b: _Run, key: Callable[[_Run], dict[str, Any]]) -> bool:
+    one, other = key(a), key(b)
+    if a.own_prompts or b.own_prompts:
+        one, other = ({**each, "prompts": None, "projection": None} for each in (one, other))
+    return one == other
+
+
+def _words(run: _Run) -> dict[str, Any]:
+    return run.how
+
+
+def _recipe(run: _Run) -> dict[str, Any]:
+    """All that a recipe holds beside the model, and what is said in words."""
+    recipe = {name: value for name, value in run.row["recipe"].items() if name not in OF_MODEL}
+    if isinstance(known := recipe.get("id"), Mapping):
+        recipe["id"] = {name: known[name] for name in known if name not in OF_MODEL}
+    pixels = run.row["recipe"].get("pixels")
+    decode = (pixels.get("decode") or "full") if isinstance(pixels, Mapping) else None
+    prompts = (run.how["prompts"], run.row["recipe"].get("prompts"))
+    return {**run.how, "prompts": prompts, "recipe": recipe, "decode": decode}
+
+
+def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list[_Run]:
+    """The newest of the runs that are alike in everything, the model's weights and transform included."""
+    own = ("model", "pixels", "adapter", "predictions")
+
+    def everything(run: _Run) -> str:
+        return canonical_json([key(run), [run.row["recipe"].get(name) for name in own]])
+
+    return list({everything(run): run for run in reversed(runs)}.values())
+
+
+def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
+    """The pairs, if there is at most one."""
+    if len(pairs) < 2:
+        return pairs
+    ways = _listed([run for pair in pairs for run in pair])
+    raise UsageError(
+        f"{names[0]} and {names[1]} have {len(pairs)} pairs of runs of {key[0]} on {key[1]} made in the same "
+        f"way, with {ways}: choose one, or name two runs by their ids"
+    )
+
+
+def _listed(runs: Sequence[_Run]) -> str:
+    """What runs differ in, with the option that chooses."""
+    said = []
+    for name in runs[0].how:
+        ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})
+        if len(ways) > 1:
+            option = f" (--{OPTIONS[name]})" if name in OPTIONS else ""
+            said.append(f"{name.replace('_', ' ')} {' or '.join(ways)}{option}")
+    return ", ".join(said) or "other weights, images or settings"
+
+
+def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: Choice) -> str:
+    """Why two models have no pair: what the runs of each were made with."""
+    asked = {option: value for option, value in zip(choice._fields, choice) if value is not None}
+    for name, runs in zip(names, both):
+        if not runs:
+            return f"no run of {name} has {', '.join(f'--{key} {value}' for key, value in asked.items())}"
+    several = [name for name in both[0][0].how if len({run.how[name] for runs in both for run in runs}) > 1]
+    said = [
+        f"{name} has {', '.join(f'{each} {_ways(runs, each)}' for each in several) or 'other settings'}"
+        for name, runs in zip(names, both)
+    ]
+    return "; ".join(said)
+
+
+def _ways(runs: Sequence[_Run], name: str) -> str:
+    return " or ".join(sorted({run.how[name] for run in runs}))

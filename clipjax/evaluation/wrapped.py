@@ -1,0 +1,175 @@
+"""A model of your own from two functions: its name, its pixels, and no facts but those that you state.
+
+model = clipjax.wrap(
+    encode_image, encode_text, name="mine", image_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+    logit_scale=100.0,
+)
+clipjax.evaluate(model, root="pets")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from clipjax.checkpoints.card import LABELS, Preprocess
+from clipjax.checkpoints.facts import STATED, UNKNOWN, check_facts
+from clipjax.checkpoints.naming import taken_names
+from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.errors import UsageError
+
+Triple = Sequence[float]
+
+
+@dataclass(frozen=True)
+class OwnCard:
+    """What result rows and heads need to know of a wrapped model; see `clipjax.checkpoints.card.Card` for
+    the fields.
+    """
+
+    id: str
+    kind: Literal["zero_shot", "classifier"]
+    preprocess: Preprocess
+    logit_scale: float | None
+    logit_bias: float | None
+    facts: Mapping[str, Any]
+    facts_origin: str
+    label_space: LabelSpace | None
+    fingerprint: str | None
+    unknown: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts_of: str | None = None
+    normalize_features: bool = False
+
+    @property
+    def classes(self) -> str | None:
+        return None if self.label_space is None else LABELS
+
+
+class Wrapped:
+    """A model for `clipjax.evaluate`; made by `wrap`."""
+
+    def __init__(
+        self,
+        card: OwnCard,
+        encode_image: Callable[[Any], Any],
+        encode_text: Callable[[Any], Any] | None,
+        tokenizer: Callable[[list[str]], Any] | None,
+    ) -> None:
+        self.card = card
+        self._encode_image, self._encode_text, self._tokenizer = encode_image, encode_text, tokenizer
+        self.params: dict[str, Any] = {}
+        if card.label_space is not None:  # its outputs are the logits: the head hands them through
+            size = len(card.label_space)
+            self.params["head"] = {
+                "kernel": np.eye(size, dtype=np.float32),
+                "bias": np.zeros(size, np.float32),
+            }
+
+    def __repr__(self) -> str:
+        return f"Wrapped({self.card.id!r}, {self.card.kind})"
+
+    def encode_image(self, images: Any) -> Any:
+        """float32 [B, H, W, 3], normalised -> [B, D], or the logits [B, K] of a classifier."""
+        return self._encode_image(images)
+
+    def encode_text(self, texts: Any) -> Any:
+        """A list of strings (or what the tokenizer made of it) -> [B, D]. Raises UsageError without texts."""
+        if self._encode_text is None:
+            raise UsageError(f"{self.card.id} has no encode_text: give one to clipjax.wrap")
+        return self._encode_text(texts if self._tokenizer is None else self._tokenizer(list(texts)))
+
+
+def wrap(
+    encode_image: Callable[[Any], Any],
+    encode_text: Callable[[Any], Any] | None = None,
+    *,
+    name: str,
+    image_size: int,
+    mean: Triple,
+    std: Triple,
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+    resize_size: int | None = None,
+    tokenizer: Callable[[list[str]], Any] | None = None,
+    logit_scale: float | None = None,
+    logit_bias: float | None = None,
+    classes: str | Path | LabelSpace | None = None,
+    facts: Mapping[str, Any] | None = None,
+    fingerprint: str | None = None,
+) -> Wrapped:
+    """A model for `clipjax.evaluate` from two functions.
+
+    Args:
+        encode_image: float32 [B, H, W, 3], resized, cropped and normalised as below -> float [B, D] of unit
+            norm; of a classifier the logits [B, K].
+        encode_text: a list of strings -> [B, D] of unit norm; it gets what `tokenizer` returns where there is
+            one. None for a classifier.
+        name: what rows, tables and figures call it; no published model's name.
+        image_size, resize_size: sides in pixels of the crop, and of what it is cut from; by default the same.
+        mean, std: of each channel, of pixels in [0, 1].
+        interpolation, resize_mode: as `clipjax.data.pixels.preprocess.PixelRecipe` has them; by default
+            CLIP's.
+        tokenizer: list of strings -> what encode_text takes.
+        logit_scale, logit_bias: logits are scale * cosine + bias; 100 is the scale of most CLIPs. A zero-shot
+            task needs the scale.
+        classes: of a classifier: what its K outputs are, a name in configs/labels, a CSV file or a space.
+        facts: what you state of it, columns of configs/models.csv: {"train_source": "LAION-2B"}.
+        fingerprint: what changes whenever its embeddings do. Without one they are not stored.
+
+    Raises:
+        UsageError: what is missing or wrong, by its name.
+    """
+    for what, function in {
+        "encode_image": encode_image,
+        "encode_text": encode_text,
+        "tokenizer": tokenizer,
+    }.items():
+        if not callable(function) and (function is not None or what == "encode_image"):
+            raise UsageError(f"clipjax.wrap: {what} is {function!r}, should be a function")
+    if not isinstance(name, str) or not name.strip() or name in taken_names():
+        raise UsageError(f"clipjax.wrap: the name {name!r} is empty or a published model's: choose another")
+    if (encode_text is None) == (classes is None):
+        raise UsageError(
+            "clipjax.wrap: give encode_text, or for a classifier (whose encode_image returns logits) classes"
+        )
+    space = load_labels(classes) if isinstance(classes, str | Path) else classes
+    card = OwnCard(
+        id=name,
+        kind="zero_shot" if encode_text is not None else "classifier",
+        preprocess=_preprocess(image_size, resize_size, resize_mode, interpolation, mean, std),
+        logit_scale=None if logit_scale is None else float(logit_scale),
+        logit_bias=None if logit_bias is None else float(logit_bias),
+        facts={} if facts is None else check_facts(facts),
+        facts_origin=UNKNOWN if facts is None else STATED,
+        label_space=space,
+        fingerprint=fingerprint,
+        unknown={} if facts is not None else {"facts": "a model of your own: nobody stated them"},
+    )
+    return Wrapped(card, encode_image, encode_text, tokenizer)
+
+
+def _preprocess(
+    image_size: int, resize_size: int | None, mode: str, interpolation: str, mean: Triple, std: Triple
+) -> Preprocess:
+    """Raises UsageError for sizes, modes and statistics that make no sense."""
+    channels = {"mean": mean, "std": std}
+    for what, values in channels.items():
+        array = np.asarray(values, np.float64)
+        if array.shape != (3,) or not np.isfinite(array).all() or (what == "std" and (array <= 0).any()):
+            raise UsageError(f"clipjax.wrap: {what} is {values!r}, should be three numbers, one a channel")
+    red, green, blue = ((float(mean[i]), float(std[i])) for i in range(3))
+    found = Preprocess(
+        image_size=image_size,
+        resize_size=image_size if resize_size is None else resize_size,
+        resize_mode=mode,
+        interpolation=interpolation,
+        mean=(red[0], green[0], blue[0]),
+        std=(red[1], green[1], blue[1]),
+    )
+    found.recipe()
+    return found

@@ -1,0 +1,1 @@
+"""What is trained on: splits as types, few-shot lists, batches."""

@@ -1,0 +1,138 @@
+"""What a method trains on: batches of images or of features, random views, features of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from clipjax.data.pixels.decoders import AUTO, WORTH, choose
+from clipjax.data.pixels.loader import Batches, TrainingBatches, batches, training_batches, training_order
+from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.images import embed_images
+from clipjax.errors import UsageError
+from clipjax.finetune.data.splits import Split
+from clipjax.finetune.method import Setup
+
+# Batches of features that wait for the step: to find their order takes longer than the step of a small head.
+_BATCHES_AHEAD = 2
+
+
+def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> TrainingBatches:
+    """This process's batches of the training split, without end, augmented as the recipe says.
+
+    Args:
+        captions: int32 [K,T,L], token ids of T captions of each class; one of them is drawn for each image
+            and epoch.
+
+    Returns: an iterator of {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with
+        captions, "tokens" int32 [b,L]; b is the recipe's batch over the number of processes.
+
+    Raises:
+        UsageError: a batch that does not divide over the processes.
+        DataError: on iteration, an unreadable image.
+    """
+    return training_batches(
+        setup.train.manifest,
+        _pixels(setup),
+        batch_size=_process_batch(setup),
+        seed=setup.seed,
+        augmentation=setup.recipe.augmentation,
+        labels=setup.train.labels,
+        class_tokens=captions,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **_decoding(setup, setup.steps * setup.recipe.batch_size),
+    )
+
+
+def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
+    """The same batches of images in the same order, with their features in place of pixels.
+
+    Args:
+        features: float32 [N,D] of the training split, as from `split_features`.
+
+    Returns: an iterator of {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
+
+    Raises:
+        UsageError: a batch that does not divide over the processes.
+    """
+    size, labels = _process_batch(setup), setup.train.labels
+    order = training_order(
+        len(setup.train), setup.seed, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+
+    def stack(places: Any) -> dict[str, np.ndarray]:
+        rows = np.array([row for _, row in places], np.int32)
+        return {"features": features[rows], "label": labels[rows].astype(np.int32), "row": rows}
+
+    def batches_from(done: int) -> grain.IterDataset:
+        elements = order.slice(slice(done * size, None))
+        dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        dataset = dataset.batch(size, drop_remainder=True, batch_fn=stack)
+        return grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_BATCHES_AHEAD)
+
+    return TrainingBatches(batches_from)
+
+
+def view_batches(setup: Setup, view: int) -> Batches:
+    """One pass over the training split in manifest order: random view number `view` of every image.
+
+    Every process reads all images, in batches of the recipe's whole size.
+
+    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; the last batch is padded, with
+        rows of -1. Without an augmentation in the recipe all views are the model's own.
+    """
+    return batches(
+        setup.train.manifest,
+        _pixels(setup),
+        batch_size=setup.recipe.batch_size,
+        **_decoding(setup, len(setup.train)),
+        augmentation=setup.recipe.augmentation,
+        seed=setup.seed,
+        epoch=view,
+    )
+
+
+def split_features(setup: Setup, split: Split) -> np.ndarray:
+    """Features float32 [N,D] of a split, in manifest order, with the model's own preprocessing.
+
+    They have unit norm for a zero-shot model, and are kept in the store where the settings name one.
+
+    Raises:
+        DataError: an unreadable image.
+    """
+    embeddings = embed_images(
+        setup.model,
+        split.manifest,
+        store=setup.settings.store,
+        precision=setup.recipe.precision,
+        workers=setup.settings.workers,
+        progress=setup.settings.progress,
+    )
+    return embeddings.array
+
+
+def _pixels(setup: Setup) -> PixelRecipe:
+    return setup.model.card.preprocess.recipe(rgb="first")
+
+
+def _process_batch(setup: Setup) -> int:
+    size, processes = setup.recipe.batch_size, jax.process_count()
+    if size % processes:
+        raise UsageError(f"a batch of {size} does not divide over {processes} processes")
+    return size // processes
+
+
+def _decoding(setup: Setup, images: int) -> dict[str, Any]:
+    """Options of the loader that decodes so many images of the training split; no batch depends on them."""
+    settings = setup.settings
+    if settings.workers != AUTO:
+        return {"workers": settings.workers}
+    enough = min(images, max(len(setup.train), WORTH))
+    rows = np.resize(np.arange(len(setup.train)), enough)
+    shown = settings.progress and jax.process_index() == 0
+    return dataclasses.asdict(choose(setup.train.manifest, _pixels(setup), rows, progress=shown))

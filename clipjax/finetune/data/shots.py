@@ -1,0 +1,167 @@
+"""Few-shot training sets as files: which images, drawn with which seed, and a hash over it all.
+
+A list is drawn once and read by every method that is compared. The images of a class are ranked by the hash
+of (seed, id), as `Manifest.sample` does: 4 shots lie in 16, and no library's generator is part of it. What is
+held out for validation comes from the other end of the ranking of its own seed. A list drawn from what a
+hold-out left serves runs without one too, so that methods with and without a search train on the same images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError, UsageError
+from clipjax.finetune.data.splits import Split, TrainSplit, ValidationSplit, class_counts
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import check_regular, read_json
+from clipjax.storage.writing import write_bytes
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shots:
+    """A list of training images.
+
+    Attributes:
+        dataset: its name.
+        drawn_from: `Manifest.order_digest` of the images that they were drawn from.
+        content: SHA-256 over ids, bytes and class ids of the images drawn.
+        seed, per_class: of the draw.
+        ids: of the images, in manifest order.
+    """
+
+    dataset: str
+    drawn_from: str
+    content: str
+    seed: int
+    per_class: int
+    ids: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Over everything."""
+        return sha256_json(self.record())
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as JSON."""
+        return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
+
+    def of(self, split: TrainSplit) -> TrainSplit:
+        """The images of the list, in their order.
+
+        Args:
+            split: the whole training split, or what a hold-out left of it.
+
+        Raises:
+            DataError: it is of another data set, has no such images, or has changed since.
+        """
+        if self.dataset != split.name:
+            raise DataError(f"the list of shots was drawn from {self.dataset}, and not from {split.name}")
+        place = {name: row for row, name in enumerate(split.manifest.ids)}
+        if missing := [name for name in self.ids if name not in place]:
+            raise DataError(
+                f"{len(missing)} of {len(self.ids)} images in the list of shots ({missing[0]}, ...) are not "
+                f"among the {len(split)} training images of {split.name}: it was drawn from another data "
+                "set, or they are held out for validation"
+            )
+        title = f"{self.per_class} shots a class, seed {self.seed}"
+        chosen = split.select([place[name] for name in self.ids], title)
+        if _content(chosen) != self.content:
+            raise DataError(
+                f"the images or labels of {split.name} have changed since the list of shots was drawn: same "
+                "names, other contents"
+            )
+        return chosen
+
+
+def write_shots(shots: Shots, path: Path) -> None:
+    """Write a list as JSON, with its hash. Raises DataError where the disk is full or cannot be written."""
+    text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
+    write_bytes(path, text.encode())
+
+
+def read_shots(path: Path) -> Shots:
+    """A list from its file. Raises DataError for one that is missing, damaged or was changed."""
+    check_regular(path)
+    try:
+        record = read_json(path)
+        given, version = record.pop("sha256"), record.pop("version")
+        shots = Shots(**{**record, "ids": tuple(record["ids"])})
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path} is not a list of shots; draw it anew") from None
+    if version != VERSION:
+        raise DataError(f"{path}: a list of shots of another version; draw it anew")
+    if shots.sha256 != given:
+        raise DataError(f"{path}: the list of shots was changed after it was drawn (its hash is another)")
+    return shots
+
+
+def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
+    """Draw `per_class` images of each class.
+
+    Raises:
+        UsageError: fewer than one.
+        DataError: a class has fewer; names it and the count.
+    """
+    if per_class < 1:
+        raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
+    _enough(split, per_class, f"{per_class} shots a class")
+    rows = np.sort(np.concatenate([ranked[:per_class] for ranked in _ranking(split, seed)]))
+    drawn = split.select(rows)
+    return Shots(
+        split.name, split.manifest.order_digest, _content(drawn), seed, per_class, drawn.manifest.ids
+    )
+
+
+def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
+    """Take `per_class` images of each class out of the training data, to choose by.
+
+    Returns: the rest, and what was held out.
+
+    Raises:
+        UsageError: fewer than one.
+        DataError: a class would be left without an image; names it and the count.
+    """
+    if per_class < 1:
+        raise UsageError(f"at least 1 image a class must be held out, not {per_class}")
+    _enough(split, per_class + 1, f"{per_class} held out and 1 left to train on")
+    held = np.sort(np.concatenate([ranked[-per_class:] for ranked in _ranking(split, seed)]))
+    rest = np.setdiff1d(np.arange(len(split)), held)
+    title = f"{per_class} a class held out, seed {seed}"
+    chosen = split.select(held, title)
+    validation = ValidationSplit(chosen.name, chosen.manifest, chosen.labels, chosen.label_space)
+    return split.select(rest, f"all but {title}"), validation
+
+
+def _content(split: Split) -> str:
+    classes = [split.label_space.ids[k] for k in split.labels]
+    return sha256_json([split.manifest.images_digest, classes])
+
+
+def _ranking(split: Split, seed: int) -> list[np.ndarray]:
+    """The rows of each class by the hash of (seed, id)."""
+    rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in split.manifest.ids]
+    rows: list[list[int]] = [[] for _ in split.label_space.ids]
+    for row in sorted(range(len(split)), key=rank.__getitem__):
+        rows[split.labels[row]].append(row)
+    return [np.array(each, np.int64) for each in rows]
+
+
+def _enough(split: Split, needed: int, what: str) -> None:
+    counts = class_counts(split)
+    if np.all(counts >= needed):
+        return
+    short = np.flatnonzero(counts < needed)
+    k = int(short[np.argmin(counts[short])])
+    name = split.label_space.ids[k]
+    has = "no images" if counts[k] == 0 else f"{counts[k]} image{'' if counts[k] == 1 else 's'}"
+    more = "" if len(short) == 1 else f" ({len(short)} classes have too few)"
+    raise DataError(f"{split.name}: {what} are asked for, and the class {name!r} has {has}{more}")

@@ -1,0 +1,90 @@
+"""The weights at the end of each epoch, and the choice among them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from clipjax.checkpoints.fetch import on_this_disk
+from clipjax.checkpoints.native import write_safetensors
+from clipjax.devices.sharding import first_writes
+from clipjax.errors import DataError
+from clipjax.finetune.data.splits import Split, ValidationSplit
+from clipjax.finetune.search import choose
+from clipjax.finetune.training.step import TrainState, fetch
+from clipjax.finetune.training.trees import Params, flatten, merge, nest
+
+
+class Epochs:
+    """The trained leaves and the statistics at the end of each epoch of a run.
+
+    Args:
+        images, batch_size, steps: an epoch ends with the last whole batch of each pass over the images, the
+            last one with the run.
+        folder: where they are kept, a file an epoch; None: in memory.
+    """
+
+    def __init__(self, images: int, batch_size: int, steps: int, folder: Path | None) -> None:
+        passes = steps * batch_size // images
+        ends = {number * images // batch_size for number in range(1, passes + 1)} - {0}
+        self._steps = sorted({step for step in ends if step < steps} | {steps})
+        self._folder = folder
+        self._held: dict[int, dict[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def due(self, step: int) -> bool:
+        return step in self._steps
+
+    def keep(self, step: int, state: TrainState) -> None:
+        """All processes call it, the first one writes. Raises DataError where it cannot."""
+        leaves = flatten(fetch(merge(state.params, state.statistics)))
+        if self._folder is None:
+            self._held[step] = leaves
+        else:
+            file = self._file(step)
+            first_writes(functools.partial(write_safetensors, file, leaves, {}), str(file))
+
+    def _file(self, step: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{self._steps.index(step) + 1}.safetensors"
+
+    def read(self, epoch: int) -> Params:
+        """Trained leaves and statistics at the end of epoch 1, 2, ...; raises DataError for a lost file."""
+        step = self._steps[epoch - 1]
+        if self._folder is None:
+            return nest(self._held[step])
+        try:
+            return nest(load_file(on_this_disk(self._file(step))))
+        except Exception as error:  # safetensors has an exception class of its own
+            raise DataError(
+                f"{self._file(step)} cannot be read ({error}): the weights of epoch {epoch} are lost; remove "
+                f"{self._folder.parent} and train again"
+            ) from error
+
+    def best(
+        self,
+        frozen: Params,
+        accuracy: Callable[[Params, ValidationSplit], float],
+        split: Split | None,
+    ) -> tuple[Params, dict[str, Any]]:
+        """All params at the end of the epoch of the highest accuracy on a validation split, and what was
+        seen; errors as of `clipjax.finetune.search.choose`."""
+        choice = choose(
+            range(1, len(self) + 1),
+            lambda epoch, held_out: accuracy(merge(frozen, self.read(epoch)), held_out),
+            split,
+            "the epoch",
+        )
+        chosen = {
+            "epoch": choice.best,
+            "epoch_accuracy": choice.accuracy,
+            "epoch_accuracies": list(choice.tried),
+        }
+        return merge(frozen, self.read(choice.best)), chosen

@@ -1,0 +1,211 @@
+"""What a run tells while it trains: a line on stderr, metrics.csv and TensorBoard events.
+
+Only the first process writes. A run that goes on from step 400 cuts its logs back to that step first, so that
+no step is told of twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+
+from clipjax.devices.sharding import first_writes
+from clipjax.errors import DataError
+from clipjax.progress import progress_bar
+from clipjax.storage.bucket_files import BucketFiles
+from clipjax.storage.buckets import BucketPath
+from clipjax.storage.publishing import naming, working_copy
+
+METRICS = "metrics.csv"
+_LOG = logging.getLogger(__name__)
+_FIRST = ("step", "epoch", "loss", "accuracy", "grad_norm", "learning_rate", "images_per_s")
+# Steps that the rate is taken over.
+_WINDOW = 20
+# Steps between TensorBoard's points: nobody looks at more, and a small step takes less than writing one.
+_POINTS_EVERY = 10
+
+
+class Logs:
+    """The logs of one run.
+
+    Args:
+        steps: in all.
+        batch_size: images in the global batch.
+        images: in an epoch; None leaves epochs out.
+        folder: for metrics.csv and TensorBoard's events; None writes none. On a bucket they are what
+            `publish` and `close` have last uploaded of their working copy.
+        description, progress: the line on stderr, with loss, accuracy, images/s and the time left.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        *,
+        batch_size: int,
+        images: int | None = None,
+        folder: Path | None = None,
+        description: str = "train",
+        progress: bool = True,
+    ) -> None:
+        self._batch_size, self._images = batch_size, images
+        self._steps, self._description = steps, description
+        self._first = jax.process_index() == 0
+        self._place = folder if self._first else None
+        self._folder = None if self._place is None else working_copy(self._place)
+        self._progress = progress and self._first
+        self._bar: Any = None
+        self._table: _Table | None = None
+        self._events: Any = None
+        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+
+    def start(self, done: int) -> None:
+        """Begin behind step `done`."""
+        self._bar = progress_bar(self._steps, self._description, "step", shown=self._progress, initial=done)
+        self._times.append((done, time.perf_counter()))
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell of a step that is done; steps come in order.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        if not self._first:
+            return
+        epoch = {} if self._images is None else {"epoch": step * self._batch_size / self._images}
+        row = {**epoch, **metrics, "images_per_s": self._rate(step)}
+        if self._progress:
+            names = [name for name in ("loss", "accuracy") if name in metrics]
+            shown = [
+                *(f"{name} {metrics[name]:.3g}" for name in names),
+                f"{row['images_per_s']:.3g} images/s",
+            ]
+            self._bar.set_postfix_str(", ".join(shown), refresh=step == self._steps)
+            self._bar.update()
+        if self._folder is not None:
+            try:
+                self._write(self._folder, step, row)
+            except OSError as error:
+                reason = error.strerror or error
+                raise DataError(f"no logs can be written to {self._folder}: {reason}") from error
+
+    def _rate(self, step: int) -> float:
+        now = time.perf_counter()
+        before, then = self._times[0]
+        self._times.append((step, now))
+        return (step - before) * self._batch_size / max(now - then, 1e-9)
+
+    def _write(self, folder: Path, step: int, row: Mapping[str, float]) -> None:
+        if self._table is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fetch(folder / METRICS)
+            self._table = _Table(folder / METRICS, step, row)
+            self._events = _summary_writer(folder, step)
+        self._table.add(step, row)
+        if step % _POINTS_EVERY == 0 or step == self._steps:
+            for name, value in row.items():
+                if math.isfinite(value):  # of another the writer would complain on stderr
+                    self._events.add_scalar(name, value, step)
+
+    def _fetch(self, table: Path) -> None:
+        """What a run on another machine has written of a table that lies on a bucket."""
+        assert self._place is not None
+        if isinstance(self._place, BucketPath) and not table.exists():
+            with contextlib.suppress(FileNotFoundError):
+                table.write_bytes((self._place / METRICS).read_bytes())
+
+    def publish(self) -> None:
+        """Bring the logs up to the last step that was told to their bucket, where they lie on one.
+
+        Raises DataError on the first process where that fails or refuses, then on the others as well.
+        """
+        first_writes(self._upload, "the logs")
+
+    def _upload(self) -> None:
+        if self._table is None or self._folder is None or not isinstance(self._place, BucketPath):
+            return
+        self._events.flush()
+        with naming(self._folder):
+            for file in self._folder.iterdir():
+                if file.is_file():
+                    BucketFiles().upload(file, self._place / file.name)
+
+    def close(self) -> None:
+        """End the logs. Of a full disk it only warns: the run may be ending with an error that says more."""
+        if self._bar is not None:
+            self._bar.close()
+        try:
+            if self._table is not None:
+                self._table.close()
+            if self._events is not None:
+                self._upload()
+                self._events.close()
+        except DataError as error:
+            _LOG.warning("the logs on the bucket are not whole, those in %s are: %s", self._folder, error)
+        except OSError as error:
+            _LOG.warning("the logs in %s are not whole: %s", self._folder, error.strerror or error)
+            if self._events is not None:  # it would try again as the interpreter ends, with a traceback
+                self._events.file_writer.event_writer = contextlib.ExitStack()
+
+
+class _Table:
+    """metrics.csv from `step` on: what a stopped run wrote of it and of later steps is dropped."""
+
+    def __init__(self, file: Path, step: int, row: Mapping[str, float]) -> None:
+        rest = sorted(name for name in row if name not in _FIRST)
+        self._columns = [*(name for name in _FIRST if name == "step" or name in row), *rest]
+        before = [old for old in read_metrics(file) if old["step"] < step]
+        draft = file.with_suffix(".tmp")
+        with draft.open("w", newline="") as out:
+            writer = csv.DictWriter(out, self._columns, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(_written(old) for old in before)
+        os.replace(draft, file)
+        self._out: IO[str] = file.open("a", newline="", buffering=1)  # a line is on its way as it ends
+        self._writer = csv.DictWriter(self._out, self._columns, restval="", extrasaction="ignore")
+
+    def add(self, step: int, row: Mapping[str, float]) -> None:
+        self._writer.writerow(_written({"step": step, **row}))
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def _written(row: Mapping[str, float]) -> dict[str, str]:
+    # Nine digits are a float32 to the last bit.
+    return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.csv: "step" an integer, the others floats; [] where there is no such file.
+
+    A line that was cut short, because the run was killed while it wrote, ends them.
+    """
+    if not file.is_file():
+        return []
+    rows: list[dict[str, Any]] = []
+    with file.open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            try:
+                values = {name: float(value) for name, value in row.items() if value != ""}
+                rows.append({**values, "step": int(row["step"])})
+            except (TypeError, ValueError, KeyError):
+                break
+    return rows
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    """Of TensorBoard's events: it drops what an earlier run wrote of `step` and later ones."""
+    from tensorboardX import SummaryWriter  # here: it imports torch, where there is one
+
+    purge = step if step > 1 else None
+    return SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=f".{step}")

@@ -1,0 +1,54 @@
+"""What classification methods share: logits of a linear head, cross-entropy, accuracy.
+
+Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features are divided by their norm, then a
+linear layer with bias) and torch.nn.CrossEntropyLoss, label smoothing included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+def unit_norm(features: Array) -> Array:
+    """Rows divided by their L2 norm, float32 [B, D].
+
+    As torch's normalize (eps 1e-12), with a gradient that stays finite at a row of zeros.
+    """
+    square = jnp.sum(features * features, axis=-1, keepdims=True)
+    return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) -> Array:
+    """float32 [B, D] -> float32 [B, K], as `clipjax.heads.head.logits` has it at scale 1.
+
+    Args:
+        head: {"kernel" [D, K], "bias" [K]}, or a kernel alone; a scale is inside the kernel.
+        normalize: features are brought to unit norm first.
+    """
+    features = unit_norm(features) if normalize else features
+    logits = jnp.matmul(features, head["kernel"], precision="highest")
+    return logits + head["bias"] if "bias" in head else logits
+
+
+def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
+    """The mean cross-entropy of a batch, float32 [].
+
+    Args:
+        logits: float32 [B, K].
+        labels: int32 [B].
+        label_smoothing: this share of the target is spread evenly over all K classes.
+    """
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+    """The share of rows whose largest logit is that of their label, float32 []."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

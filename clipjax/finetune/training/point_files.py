@@ -1,0 +1,107 @@
+"""The files of a resume point: the size and SHA-256 of each, noted in the point itself and written last.
+
+Orbax would see a file that was cut short only while it reads, and a flipped bit never.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from clipjax.errors import DataError
+from clipjax.storage.digests import sha256_file, version_of
+from clipjax.storage.reading import read_json
+from clipjax.storage.writing import write_bytes
+
+# Written last into a resume point: on a bucket, a folder without it does not count as one.
+SIZES = "sizes.json"
+
+
+class Contents(NamedTuple):
+    """What a file held when it was written; `sha256` is None in points of versions that noted sizes alone."""
+
+    size: int
+    sha256: str | None
+
+
+def write_contents(folder: Path) -> None:
+    """Note what every file of a resume point holds, inside it.
+
+    Raises OSError or DataError where the disk fails.
+    """
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    digests = _hashed(folder, names)
+    contents = {
+        name: {"bytes": version_of(folder / name).size, "sha256": sha256}
+        for name, sha256 in zip(names, digests)
+        if name != SIZES
+    }
+    write_bytes(folder / SIZES, json.dumps(contents).encode())
+
+
+def read_contents(folder: Path) -> dict[str, Contents]:
+    """What `write_contents` has noted. Raises DataError where it is missing or damaged."""
+    contents = {}
+    for name, value in read_json(folder / SIZES).items():
+        entry = {"bytes": value, "sha256": None} if type(value) is int else value
+        if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
+            raise DataError(f"{folder / SIZES} is damaged at {name!r}")
+        contents[name] = Contents(entry["bytes"], entry["sha256"])
+    return contents
+
+
+def wrong_size(folder: Path) -> str | None:
+    """What to say of a file of a resume point, also on a bucket, that is missing or cut short.
+
+    None where all are right, or where nothing is noted.
+    """
+    if not (folder / SIZES).is_file():
+        return None
+    try:
+        contents = read_contents(folder)
+    except DataError:
+        return f"its {SIZES} is damaged"
+    for name, (size, _) in contents.items():
+        try:
+            there = version_of(folder / name).size
+        except OSError:
+            there = 0
+        if there != size:
+            return f"{name} has {there} bytes, {size} were written"
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What to say of a file of a resume point on this disk that is not what was written; reads them all.
+
+    None where all are right, or where no digest is noted.
+    """
+    if not (folder / SIZES).is_file():
+        return None
+    if (wrong := wrong_size(folder)) is not None:
+        return wrong
+    expected = {name: sha256 for name, (_, sha256) in read_contents(folder).items() if sha256 is not None}
+    try:
+        digests = _hashed(folder, list(expected))
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    for (name, sha256), digest in zip(expected.items(), digests):
+        if digest != sha256:
+            return f"{name} was changed after it was written: its SHA-256 is not that in {SIZES}"
+    return None
+
+
+def has_digests(folder: Path) -> bool:
+    """Whether `damage` sees every change in a resume point that is whole."""
+    if not (folder / SIZES).is_file():
+        return False
+    return all(sha256 is not None for _, sha256 in read_contents(folder).values())
+
+
+def _hashed(folder: Path, names: list[str]) -> list[str]:
+    """Nothing is remembered: what a disk has lost changes no time of a file."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda name: sha256_file(folder / name), names))

@@ -1,0 +1,127 @@
+"""Solve a `Problem`: one optimiser, one sharded step, one loop, for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from clipjax.devices.sharding import assert_same_everywhere
+from clipjax.errors import UsageError
+from clipjax.finetune.identity import identity
+from clipjax.finetune.method import Problem, Setup
+from clipjax.finetune.search import validation_split
+from clipjax.finetune.training.epochs import Epochs
+from clipjax.finetune.training.logs import Logs
+from clipjax.finetune.training.loop import fit
+from clipjax.finetune.training.resume import Checkpoints
+from clipjax.finetune.training.step import check_batch, fetch, init_state, make_step, state_shardings
+from clipjax.finetune.training.trees import Params, flatten, merge, split
+from clipjax.storage.digests import sha256_json
+
+
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        params: all of the problem's; the trained leaves and statistics on the host, the others as they were.
+        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} where an epoch was chosen; {} otherwise.
+    """
+
+    params: Params
+    chosen: Mapping[str, Any]
+
+
+def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
+    """All params of a problem, the trained ones as the recipe leaves them.
+
+    Args:
+        name: of this phase: the line on stderr, and the sub-folder of its checkpoints and logs.
+
+    Raises:
+        UsageError: a batch that does not divide over devices and parts, or is larger than the split; an epoch
+            to choose without a validation split.
+        DataError: a loss that is not finite, unreadable images, unusable checkpoints or those of another run.
+        Interrupted: it was asked to stop; the same call goes on from there.
+    """
+    if problem.steps == 0:
+        return Trained(problem.params, {})
+    recipe, settings = setup.recipe, setup.settings
+    _check_batch(problem, setup)
+    folder = None if settings.folder is None else settings.folder / name
+    epochs = _epochs(problem, setup, name)
+    parts = split(problem.params, problem.trained, update_statistics=recipe.batch_norm != "frozen")
+    rate = recipe.schedule.of(recipe.optimizer.learning_rate, problem.steps, recipe.epochs)
+    tx = recipe.optimizer.transformation(rate)
+    shardings = state_shardings(parts, tx, settings.mesh, settings.rules)
+    step = make_step(
+        problem.loss,
+        tx,
+        settings.mesh,
+        shardings,
+        problem.constrain,
+        frozen=parts.frozen,
+        rules=settings.rules,
+        accumulate=recipe.accumulate,
+        rate=rate,
+        compiler_options=problem.compiler_options,
+    )
+    made_of = {}
+    if folder is not None or jax.process_count() > 1:
+        made_of = _identity(problem, setup, bool(parts.statistics))
+    assert_same_everywhere("the fine-tuning run", sha256_json(made_of))
+    state = fit(
+        init_state(parts, tx, shardings, setup.seed),
+        step,
+        problem.batches(),
+        steps=problem.steps,
+        mesh=settings.mesh,
+        logs=Logs(
+            problem.steps,
+            batch_size=recipe.batch_size,
+            images=len(setup.train),
+            folder=folder,
+            description=name,
+            progress=settings.progress,
+        ),
+        checkpoints=None if folder is None else Checkpoints(folder / "checkpoints", made_of),
+        every=settings.every,
+        snapshots=epochs,
+        ids=setup.train.manifest.ids,
+    )
+    if epochs is None:
+        return Trained(merge(parts.frozen, fetch(state.statistics), fetch(state.params)), {})
+    del state, step
+    assert problem.accuracy is not None
+    return Trained(*epochs.best(parts.frozen, problem.accuracy, setup.validation))
+
+
+def _epochs(problem: Problem, setup: Setup, name: str) -> Epochs | None:
+    recipe, folder = setup.recipe, setup.settings.folder
+    if "epoch" not in recipe.select:
+        return None
+    validation_split(setup.validation, "the epoch")
+    if problem.accuracy is None:
+        raise UsageError(f"{recipe.method} cannot choose an epoch: leave 'epoch' out of the recipe's select")
+    where = None if folder is None else folder / name / "epochs"
+    return Epochs(len(setup.train), recipe.batch_size, problem.steps, where)
+
+
+def _identity(problem: Problem, setup: Setup, statistics: bool) -> dict[str, str]:
+    """What decides the weights of a run, for `Checkpoints`."""
+    record = {path.replace("/", "."): str(value) for path, value in flatten(identity(setup)).items()}
+    record |= {"steps": str(problem.steps), "processes": str(jax.process_count())}
+    if statistics and setup.recipe.batch_norm == "per_device":
+        record["devices"] = str(setup.settings.mesh.size)
+    return record
+
+
+def _check_batch(problem: Problem, setup: Setup) -> None:
+    recipe = setup.recipe
+    if problem.contrastive and recipe.accumulate > 1:
+        raise UsageError(
+            f"{recipe.method} compares the images of a batch with each other: accumulate = "
+            f"{recipe.accumulate} would make it another loss; use remat = true to save memory"
+        )
+    check_batch(recipe.batch_size, setup.settings.mesh, len(setup.train), recipe.accumulate)

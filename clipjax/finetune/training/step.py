@@ -1,0 +1,225 @@
+"""The one training step: jitted, sharded, donated; a method is a loss function.
+
+The state is a pytree on a mesh: trained parameters by the rules of `clipjax.devices.sharding` (replicated
+for data parallel, split for FSDP), the optimiser's moments where their parameters lie. The loss sees the
+global batch, so a contrastive loss has all negatives on any number of devices; the compiler adds the
+collectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from clipjax.devices.platforms import tracing_for
+from clipjax.devices.sharding import (
+    DP,
+    Rules,
+    batch_sharding,
+    params_sharding,
+    put,
+    replicated,
+    shard_params,
+    state_sharding,
+)
+from clipjax.errors import UsageError
+from clipjax.finetune.training.trees import Params, Parts, merge
+
+Metrics = dict[str, Array]
+Batch = dict[str, Array]
+
+
+class Aux(NamedTuple):
+    """What a loss returns beside its value.
+
+    Attributes:
+        metrics: scalars to show.
+        statistics: the new values of BatchNorm's running statistics, a tree like the state's `statistics`;
+            {} where there are none.
+    """
+
+    metrics: Metrics
+    statistics: Params
+
+
+# (all params, global batch, PRNG key of this step) -> scalar loss and what comes with it.
+Loss = Callable[[Params, Batch, Array], tuple[Array, Aux]]
+Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes (also used for a state of shardings, or of abstract arrays).
+
+    Attributes:
+        step: int32 [], steps done.
+        params: the trained leaves, float32, in a nested dict.
+        statistics: BatchNorm's running statistics that the forward pass updates; {} where there are none.
+        opt_state: of the optimiser.
+        key: uint32 key data; the key of step i is this one folded with i.
+    """
+
+    step: Any
+    params: Params
+    statistics: Params
+    opt_state: Any
+    key: Any
+
+
+def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None:
+    """Raise UsageError for a global batch that devices and parts cannot share, or larger than the data."""
+    if size % (mesh.size * accumulate):
+        parts = "" if accumulate == 1 else f" in {accumulate} parts"
+        raise UsageError(
+            f"a batch of {size}{parts} does not divide over {mesh.size} devices: "
+            f"give a multiple of {mesh.size * accumulate}"
+        )
+    if size > images:
+        raise UsageError(
+            f"a batch of {size} is larger than the data set of {images}: give {images} or less "
+            f"(--set batch_size={images})"
+        )
+
+
+def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
+    """Where each leaf of the state lies, as a state of NamedShardings.
+
+    Args:
+        parts: of arrays or `jax.ShapeDtypeStruct`.
+        rules: path rules, `clipjax.devices.sharding.DP` or `FSDP`.
+    """
+    shardings = params_sharding(parts.trained, mesh, rules)
+    everywhere = replicated(mesh)
+    statistics = jax.tree.map(lambda _: everywhere, parts.statistics)
+    opt_state = state_sharding(tx, parts.trained, shardings)
+    return TrainState(everywhere, shardings, statistics, opt_state, everywhere)
+
+
+def init_state(
+    parts: Parts, tx: optax.GradientTransformation, shardings: TrainState, seed: int
+) -> TrainState:
+    """The state before the first step, on the mesh; a copy, so that donating it leaves `parts` alone."""
+    placed, statistics = (
+        # Through the host, where cutting an array into its parts needs no program for each shape.
+        jax.tree.map(lambda x, sharding: put(np.array(x), sharding), part, where)
+        for part, where in (
+            (parts.trained, shardings.params),
+            (parts.statistics, shardings.statistics),
+        )
+    )
+    opt_state = jax.jit(tx.init, out_shardings=shardings.opt_state)(placed)
+    key = put(jax.random.key_data(jax.random.key(seed)), shardings.key)
+    return TrainState(put(jnp.int32(0), shardings.step), placed, statistics, opt_state, key)
+
+
+def make_step(
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: TrainState,
+    constrain: Callable[[Params], Params] | None = None,
+    *,
+    frozen: Params | None = None,
+    rules: Rules = DP,
+    accumulate: int = 1,
+    rate: optax.Schedule | None = None,
+    compiler_options: Mapping[str, str] | None = None,
+) -> Step:
+    """Compile-once `step(state, batch) -> (state, metrics)`.
+
+    Args:
+        loss: the method.
+        tx: the optimiser.
+        shardings: from `state_shardings`.
+        constrain: brings the trained parameters back into their bounds after each update.
+        frozen: the leaves that the loss reads beside the state's; placed by `rules` once, and not copied
+            where they lie there already.
+        accumulate: the batch goes through the loss in this many parts, one after the other, and their
+            gradients are averaged: the memory of a part, the step of the whole. A loss whose examples see
+            each other (contrastive) would be another one.
+        rate: the schedule that `tx` follows, for the metrics alone.
+        compiler_options: for the whole program.
+
+    Returns: a function that donates its state (the old one is gone afterwards). The batch is a dict of arrays
+        split over axis 0, as from `clipjax.devices.sharding.shard_batch`. Metrics are the loss function's,
+        with `loss`, `grad_norm` (before clipping) and, where `rate` is given, `learning_rate`.
+    """
+    placed = shard_params(frozen or {}, mesh, rules)
+    platform = mesh.devices.flat[0].platform
+
+    def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        with tracing_for(platform):
+            value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate, shardings.params)
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
+        # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            if rate is not None:
+                metrics["learning_rate"] = jnp.asarray(rate(state.step), jnp.float32)
+        params: Params = optax.apply_updates(state.params, updates)  # type: ignore[assignment]
+        params = params if constrain is None else constrain(params)
+        return TrainState(state.step + 1, params, aux.statistics, opt_state, state.key), metrics
+
+    where = jax.tree.map(lambda leaf: leaf.sharding, placed)
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, where, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=None if compiler_options is None else dict(compiler_options),
+    )
+    return lambda state, batch: jitted(state, placed, batch)
+
+
+def _gradients(
+    loss: Loss, state: TrainState, fixed: Params, batch: Batch, key: Array, accumulate: int, where: Params
+) -> tuple[Array, Params, Aux]:
+    """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own.
+
+    One copy of the gradients is held, their sum so far, split over the devices as `where` says. BatchNorm's
+    statistics go from part to part, as through the small batches that the parts are.
+    """
+
+    def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:
+        def of(trained: Params) -> tuple[Array, Aux]:
+            return loss(merge(fixed, statistics, trained), rows, key)
+
+        (value, aux), gradients = jax.value_and_grad(of, has_aux=True)(state.params)
+        return value, gradients, Aux(aux.metrics, aux.statistics or statistics)
+
+    if accumulate == 1:
+        return one(state.statistics, batch, key)
+
+    def body(carry: tuple[Params, Params], part: tuple[Batch, Array]) -> tuple[tuple[Params, Params], Any]:
+        statistics, total = carry
+        value, gradients, aux = one(statistics, *part)
+        total = jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, total, gradients), where)
+        return (aux.statistics, total), (value, aux.metrics)
+
+    parts = jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    zeros = jax.lax.with_sharding_constraint(jax.tree.map(jnp.zeros_like, state.params), where)
+    start = (state.statistics, zeros)
+    (statistics, total), found = jax.lax.scan(body, start, (parts, jax.random.split(key, accumulate)))
+    value, metrics = jax.tree.map(lambda x: x.mean(axis=0), found)
+    return value, jax.tree.map(lambda x: x / accumulate, total), Aux(metrics, statistics)
+
+
+def fetch(tree: Params) -> Params:
+    """A tree of arrays on any mesh -> whole NumPy arrays of our own, on every process; all call it."""
+
+    def whole(leaf: Array) -> np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.array(leaf)
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+    return jax.tree.map(whole, tree)

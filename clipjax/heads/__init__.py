@@ -1,0 +1,1 @@
+"""Heads: from embeddings to one logit a class."""

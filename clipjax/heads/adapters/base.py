@@ -1,0 +1,99 @@
+"""Adapters: what a method has learned beside a model whose weights it left alone.
+
+An adapted model is a base model and a few tensors. It embeds images as its base does, so embeddings are
+shared; what differs is the head: built from learned context vectors (CoOp), or with a cache of training
+images beside it (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind of adapter.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+import clipjax.heads.adapters
+from clipjax.data.labels import LabelSpace
+from clipjax.errors import DataError
+from clipjax.heads.head import Head
+from clipjax.storage.digests import sha256_json
+
+
+class Adapter(Protocol):
+    """A kind of adapter.
+
+    Attributes:
+        kind: its name in card.json ("coop", "tip_adapter").
+        tensors: what adapter.safetensors holds, float32 or int32, by name.
+        facts: what card.json says beside them: plain JSON.
+        prompts: what result rows say in place of a prompt set ("CoOp, 16 vectors").
+        labels: the classes that it knows and no others: its head is over them, and a data set with other
+            classes is scored through a projection, as a classifier's. None: it takes any classes by name.
+    """
+
+    kind: str
+
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]: ...
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+
+    @property
+    def prompts(self) -> str: ...
+
+    @property
+    def labels(self) -> LabelSpace | None: ...
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Adapter:
+        """The inverse of `tensors` and `facts`. Raises DataError for parts that do not fit each other."""
+        ...
+
+    def head(self, model: Any, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
+        """The head over `labels`. Raises UsageError where the adapter knows other classes only."""
+        ...
+
+
+@functools.cache
+def all_adapters() -> dict[str, type[Adapter]]:
+    """Every kind of adapter by name."""
+    found: dict[str, type[Adapter]] = {}
+    for module in pkgutil.iter_modules(clipjax.heads.adapters.__path__):
+        kind = getattr(importlib.import_module(f"clipjax.heads.adapters.{module.name}"), "ADAPTER", None)
+        if kind is None:
+            continue
+        if kind.kind in found:
+            raise DataError(f"two kinds of adapter have the name {kind.kind!r}")
+        found[kind.kind] = kind
+    return found
+
+
+def make_adapter(
+    kind: str, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: str
+) -> Adapter:
+    """An adapter from what a checkpoint holds of it.
+
+    Raises:
+        DataError: beginning with `where`: an unknown kind, or parts that do not fit each other.
+    """
+    if kind not in all_adapters():
+        known = ", ".join(all_adapters()) or "none"
+        raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
+    try:
+        return all_adapters()[kind].from_parts(tensors, facts)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """SHA-256 of everything that the adapter is."""
+    tensors = {}
+    for name, tensor in adapter.tensors.items():
+        array = np.ascontiguousarray(tensor)
+        tensors[name] = [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    return sha256_json({"kind": adapter.kind, "facts": dict(adapter.facts), "tensors": tensors})

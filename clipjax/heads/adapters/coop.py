@@ -1,0 +1,359 @@
+"""CoOp: class prompts with learned vectors in place of the words around the class name.
+
+Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. A prompt is
+[start] [V_1] ... [V_M] [class name] "." [end]; `position` "middle" puts the name behind half of the vectors,
+"front" before all of them. An underscore in a name is a space.
+
+One context serves any class names, so that a model trained on ImageNet is evaluated on any label space.
+Class-specific contexts (`csc`) know their own classes only.
+
+A causal tower that reads out at the end token needs no more of the prompts than the longest of them, and what
+they all begin with (start and context, for "end") goes through the tower once: see
+`clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from clipjax.checkpoints.model import unit_norm
+from clipjax.data.labels import LabelSpace
+from clipjax.embeddings.texts import CHUNK, stored, text_key
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.heads.adapters.base import adapter_digest
+from clipjax.heads.head import Head, logit_scale
+from clipjax.models.network import Network, Precision, known_precision
+from clipjax.progress import progress_bar
+
+Position = Literal["end", "middle", "front"]
+
+
+class Prompts(NamedTuple):
+    """Class prompts with room for a context.
+
+    Attributes:
+        ids: int32 [K, L], token ids; 0 where a vector of the context stands.
+        slots: int32 [K, L], which vector stands there; -1 where a token does.
+        places: int32 [K], where the tower reads a prompt out.
+        shared: so many leading columns are the same in all prompts, and before every place.
+    """
+
+    ids: Any
+    slots: Any
+    places: Any
+    shared: int
+
+    def rows(self, rows: np.ndarray) -> Prompts:
+        """The prompts of some classes, cut behind the longest of them."""
+        length = self.places[rows].max() + 1
+        return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.places[rows], self.shared)
+
+
+def class_prompts(model: Any, names: Sequence[str], size: int, position: Position, *, csc: bool) -> Prompts:
+    """The prompts of classes around a context of `size` vectors.
+
+    Args:
+        model: a `clipjax.Model`.
+        csc: each class has a context of its own.
+
+    Raises:
+        UsageError: an unknown position, or a text tower that cannot be given vectors.
+        DataError: a prompt that is longer than the tower's context; names the class.
+    """
+    if position not in get_args(Position):
+        raise unknown_name("position", position, list(get_args(Position)))
+    model.network.check_embedded()
+    tokenizer, tower = model.tokenizer, model.network.arch.text
+    start, end, context = len(tokenizer.start), len(tokenizer.end), tower.context_length
+    names = [name.replace("_", " ") for name in names]
+    texts, alone = tokenizer.encode([name + "." for name in names]), tokenizer.encode(names)
+    ids = np.full((len(names), context), tokenizer.pad_id, np.int32)
+    slots = np.full((len(names), context), -1, np.int32)
+    for k, name in enumerate(names):
+        length = texts.lengths[k] + size
+        if texts.truncated[k] or length > context:
+            raise DataError(
+                f"the prompt of class {name!r} does not fit into the {context} tokens of "
+                f"{model.card.id}: shorten the name or n_ctx = {size}"
+            )
+        body = texts.ids[k, start : texts.lengths[k] - end]
+        order = _arrange(len(body), alone.lengths[k] - start - end, size, position)
+        ids[k, :length] = [
+            *tokenizer.start,
+            *(0 if vector >= 0 else body[token] for vector, token in order),
+            *tokenizer.end,
+        ]
+        slots[k, start : length - end] = [vector for vector, _ in order]
+    return _cut(ids, slots, tower, csc)
+
+
+def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tuple[int, int]]:
+    """What stands between start and end: (number of a vector, -1) or (-1, number of a token).
+
+    Args:
+        tokens: of the class name with its full stop; the first `name` of them are the name's.
+    """
+    before = {"end": size, "middle": size // 2, "front": 0}[position]
+    vectors, body = [(i, -1) for i in range(size)], [(-1, i) for i in range(tokens)]
+    if position == "end":
+        return vectors + body
+    return vectors[:before] + body[:name] + vectors[before:] + body[name:]
+
+
+def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
+    """The columns that decide the features, and how many of them all prompts have in common."""
+    reach = tower.reach(ids)
+    ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
+    if tower.min_length > 1:  # all tokens see each other
+        return Prompts(ids, slots, reach - 1, 0)
+    same = (ids == ids[0]).all(axis=0) & (slots == slots[0]).all(axis=0)
+    if csc:
+        same &= (slots < 0).all(axis=0)
+    shared = int(np.argmin(np.append(same, False)))
+    return Prompts(ids, slots, reach - 1, min(shared, int(reach.min()) - 1))
+
+
+def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
+    """The rows of prompts in one, two or three groups of similar length.
+
+    Few classes have long names, and each group is only as long as its longest prompt: of ImageNet's 1,000
+    prompts of up to 13 tokens behind the shared ones a third of the tokens is left.
+
+    Args:
+        least: so many tokens each further group must save, since it is one more pass to compile.
+    """
+    lengths = prompts.places + 1 - prompts.shared
+    own = np.unique(lengths)
+
+    def tokens(ends: tuple[int, ...]) -> int:
+        return int(np.asarray(ends)[np.searchsorted(ends, lengths)].sum())
+
+    choices = [
+        (*cuts, int(own[-1])) for k in range(3) for cuts in itertools.combinations(own[:-1].tolist(), k)
+    ]
+    ends = np.array(min(choices, key=lambda ends: tokens(ends) + least * len(ends)))
+    group = np.searchsorted(ends, lengths)
+    return [np.flatnonzero(group == k) for k in range(len(ends))]
+
+
+def class_features(
+    network: Network,
+    params: Mapping[str, Any],
+    prompts: Prompts,
+    context: Array,
+    *,
+    precision: Precision,
+    remat: bool = False,
+    place: Callable[[Array], Array] = lambda tokens: tokens,
+) -> Array:
+    """The text features of prompts around a context.
+
+    Args:
+        context: float32 [M, D], or [K, M, D] with class-specific contexts.
+        remat: see `Network.encode_embedded`.
+        place: of tokens [K, L, D] on devices, inside a jit.
+
+    Returns: float32 [K, E], not of unit norm.
+    """
+    table, shared = params["text"]["token_embedding"], prompts.shared
+    first = _vectors(table, prompts.ids[:1, :shared], prompts.slots[:1, :shared], context)[0]
+    tokens = _vectors(table, prompts.ids[:, shared:], prompts.slots[:, shared:], context)
+    return network.encode_embedded(
+        dict(params),
+        place(tokens),
+        jnp.asarray(prompts.places),
+        precision=precision,
+        beginning=first,
+        remat=remat,
+    )
+
+
+def _vectors(table: Array, ids: Any, slots: Any, context: Array) -> Array:
+    """[K, L] ids and slots -> [K, L, D], with the vectors of the context in their slots."""
+    words = jnp.take(jnp.asarray(table, jnp.float32), ids, axis=0, mode="clip")
+    if isinstance(slots, np.ndarray) and (slots < 0).all():
+        return words  # known before anything is computed: nothing to differentiate
+    places = jnp.maximum(slots, 0)
+    if context.ndim == 2:
+        vectors = jnp.take(context, places, axis=0, mode="clip")
+    else:
+        vectors = jnp.take_along_axis(context[: len(ids)], places[..., None], axis=1, mode="clip")
+    return jnp.where((jnp.asarray(slots) >= 0)[..., None], vectors, words)
+
+
+@dataclass(frozen=True, eq=False)
+class CoOp:
+    """A learned context; see `clipjax.heads.adapters.base.Adapter`.
+
+    Attributes:
+        context: float32 [M, D], or [K, M, D] with class-specific contexts.
+        position: of the class name: "end", "middle" or "front".
+        init: the text that the vectors started from, "" for random ones.
+        classes: what it was trained on: {"name", "digest"} of the label space and, with class-specific
+            contexts, "ids" and "names", [K] each.
+    """
+
+    context: np.ndarray
+    position: Position
+    init: str
+    classes: Mapping[str, Any]
+
+    kind = "coop"
+
+    @classmethod
+    def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
+        """What training on the classes of `labels` has made."""
+        own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
+        return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
+
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        return {"context": self.context}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"position": self.position, "csc": self.csc, "init": self.init, "classes": dict(self.classes)}
+
+    @property
+    def csc(self) -> bool:
+        """Whether each class has a context of its own."""
+        return self.context.ndim == 3
+
+    @property
+    def labels(self) -> LabelSpace | None:
+        if not self.csc:
+            return None
+        return LabelSpace(self.classes["name"], tuple(self.classes["names"]), tuple(self.classes["ids"]))
+
+    @property
+    def prompts(self) -> str:
+        position = "" if self.position == "end" else f", name in the {self.position}"
+        return f"CoOp, {self.context.shape[-2]} vectors{' a class' if self.csc else ''}{position}"
+
+    @classmethod
+    def from_parts(cls, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> CoOp:
+        if set(tensors) != {"context"} or set(facts) != {"position", "csc", "init", "classes"}:
+            raise DataError(
+                "a CoOp adapter is the tensor context and the facts position, csc, init and classes, not "
+                f"{', '.join(sorted([*tensors, *facts])) or 'nothing'}"
+            )
+        found = cls(np.asarray(tensors["context"]), facts["position"], facts["init"], facts["classes"])
+        if problem := found._problem(facts["csc"]):
+            raise DataError(f"a CoOp adapter with {problem}: save the model again")
+        return found
+
+    def _problem(self, csc: Any) -> str | None:
+        """What does not fit together, or None."""
+        shape = self.context.shape
+        if self.context.dtype != np.float32 or len(shape) != (3 if csc else 2) or 0 in shape:
+            return f"csc = {csc} has a context of {self.context.dtype} {list(shape)}"
+        if not np.isfinite(self.context).all():
+            return "a context that is not finite"
+        if self.position not in get_args(Position):
+            return f"position {self.position!r}, which is not one of {', '.join(get_args(Position))}"
+        lists = [self.classes.get(key, ()) for key in ("ids", "names")] if csc else []
+        if any(len(each) != shape[0] for each in lists):
+            return f"{shape[0]} contexts and {len(lists[0])} classes"
+        return None
+
+    def head(
+        self,
+        model: Any,
+        labels: LabelSpace,
+        *,
+        precision: str = "parity",
+        store: Any = None,
+        progress: bool = False,
+    ) -> Head:
+        """The head over any label space; with class-specific contexts over (some of) their own classes.
+
+        Raises:
+            UsageError: class-specific contexts and another class, the context of a tower of another width, or
+                as `class_prompts`.
+            DataError: a prompt that is too long, or whose features have no direction; names the class.
+        """
+        width = model.network.arch.text.width if model.network.arch.text is not None else None
+        if width != self.context.shape[-1]:
+            raise UsageError(
+                f"these CoOp vectors have {self.context.shape[-1]} numbers, and the text tower of "
+                f"{model.card.id} takes {width}: use the model that they were trained with"
+            )
+        context = self._context_of(labels)
+        scale = logit_scale(model.card)
+        key = text_key(model, "coop_head", precision, context=adapter_digest(self), classes=labels.digest)
+        about = {"model": str(model.card.id), "data": f"{self.prompts}, of {labels.name}", "selection": ""}
+
+        def compute() -> np.ndarray:
+            prompts = class_prompts(model, labels.classes, context.shape[-2], self.position, csc=self.csc)
+            return _embed(model, prompts, context, known_precision(precision), labels, progress)
+
+        kernel = jnp.asarray(stored(store, key, about, labels.ids, compute).T)
+        bias = (
+            None
+            if model.card.logit_bias is None
+            else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
+        )
+        return Head(kernel, bias, scale, normalize=True, label_space=labels)
+
+    def _context_of(self, labels: LabelSpace) -> np.ndarray:
+        """The context, of class-specific ones those of these classes."""
+        if not self.csc:
+            return self.context
+        row = {name: k for k, name in enumerate(self.classes["ids"])}
+        if missing := [name for name, item in zip(labels.classes, labels.ids) if item not in row]:
+            raise UsageError(
+                f"{missing[0]!r} of {labels.name} is none of the {len(row)} classes that class-specific "
+                f"contexts were trained on ({self.classes['name']}): train CoOp with csc = false"
+            )
+        return self.context[[row[item] for item in labels.ids]]
+
+
+def _embed(
+    model: Any,
+    prompts: Prompts,
+    context: np.ndarray,
+    precision: Precision,
+    labels: LabelSpace,
+    progress: bool,
+) -> np.ndarray:
+    """The unit-norm features of all prompts, float32 [K, E], a chunk of one size at a time."""
+    count = len(prompts.ids)
+    size = min(CHUNK, count)
+    encode = _encoder(model.network, precision, prompts.shared)
+    parts = []
+    with progress_bar(count, "learned prompts", "prompt", shown=progress) as bar:
+        for start in range(0, count, size):
+            # The last class again where none is left.
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            own = context if context.ndim == 2 else context[rows]
+            parts.append(np.asarray(encode(model.params, own, *(part[rows] for part in prompts[:3]))))
+            bar.update(min(size, count - start))
+    features = np.concatenate(parts)[:count]
+    usable = np.isfinite(features).all(axis=1) & (np.abs(features).max(axis=1) > 0)
+    if not usable.all():
+        name = labels.classes[int(np.argmin(usable))]
+        raise DataError(
+            f"class {name!r}: the features of its learned prompt have no direction (zero, or not finite)"
+        )
+    return features
+
+
+@functools.lru_cache(maxsize=16)
+def _encoder(network: Network, precision: Precision, shared: int) -> Callable[..., Array]:
+    def encode(params: Any, context: Array, ids: Array, slots: Array, places: Array) -> Array:
+        prompts = Prompts(ids, slots, places, shared)
+        return unit_norm(class_features(network, params, prompts, context, precision=precision))
+
+    return jax.jit(encode, compiler_options=network.compiler_options("text"))
+
+
+ADAPTER = CoOp

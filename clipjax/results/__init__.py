@@ -1,0 +1,1 @@
+"""Result rows on disk, and published numbers beside them. Imports no JAX."""

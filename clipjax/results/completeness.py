@@ -1,0 +1,141 @@
+"""Whether a result row is of a whole data set. Imports no JAX.
+
+    is_whole(row)     # neither of a part of the data set, nor of a random sample
+    in_words(row)     # "373 of 1,280 images"; None for all of them
+
+Two fields of a row say so. `part` (and `id_part`, of the in-distribution images): the data, or the file of
+predictions, held another number of images than the data set's card, or images that are not the card's.
+`sample` (and `id_sample` in the convention): `--limit` drew from what the data held. Images that could not be
+read are a field of their own, `skipped`. Rows of older versions have no `part`; `recovered` counts their
+per-image table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipjax.data.card_images import shipped_count
+from clipjax.storage.buckets import readable
+
+Row = dict[str, Any]
+
+
+def part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
+    """What the data held of the data set's images; None: all, or it is not known how many there are."""
+    return row.get("part")
+
+
+def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
+    """The same for the in-distribution images."""
+    return row.get("id_part")
+
+
+def is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether nothing says that the row is of other images than all of its data set and its ID set."""
+    samples = row["sample"], row["convention"].get("id_sample")
+    return not any((*samples, part_of(row), id_part_of(row)))
+
+
+def in_words(row: Mapping[str, Any]) -> str | None:
+    """Which images the row is of: "373 of 1,280 images"; None for all of them."""
+    sides = (
+        (part_of(row), row["sample"], "images"),
+        (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
+    )
+    return ", ".join(share(*side) for side in sides if side[0] or side[1]) or None
+
+
+def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, images: str = "") -> str:
+    """How many images of how many, with the word for them: "373 of 1,280 images"."""
+    held, of = (sample["limit"], sample["of"]) if sample else (0, 0)
+    foreign = 0
+    if part:
+        held, of, foreign = held or part["images"], part["of"], part.get("foreign", 0)
+    counts = f"{held:,} {'of' if held <= of else 'instead of'} {of:,}"
+    others = f"({foreign:,} of them not the data set's)" if foreign else ""
+    return " ".join(filter(None, (counts, images, others)))
+
+
+def noted(note: str | None, words: str | None) -> str | None:
+    """The note of a published number beside one of ours, which is of such images (None: all)."""
+    return "; ".join(filter(None, (words and f"ours is of {words}", note))) or None
+
+
+def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each data set that is not whole: which of its images the rows are of."""
+    found = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
+    return [f"{dataset}: {words}" for dataset, words in found]
+
+
+# Rows of older versions.
+
+
+def recovered(rows: list[Row], table: Path) -> list[Row]:
+    """The rows of one run with `part` and `id_part`: of an older version, from its per-image table.
+
+    Args:
+        table: the run's `images.parquet`. Where it is not there or is damaged, the rows stay as they are.
+    """
+    row = rows[0]
+    if "part" in row or row["origin"] != "measured" or all(each["value"] is None for each in rows):
+        return rows
+    if (id_set := _id_set(row)) is None and shipped_count(row["dataset"]) is None:
+        return rows
+    if (held := _held(row, id_set, table)) is None:
+        return rows
+    named = zip(("part", "id_part"), (row["dataset"], id_set), held, _samples(row))
+    parts = {field: _part(dataset, n, sample, row["skipped"] or 0) for field, dataset, n, sample in named}
+    found = [each | parts for each in rows]
+    return [_compared(each) for each in found] if any(parts.values()) else found
+
+
+def _compared(row: Row) -> Row:
+    """A row whose comparisons say which images it is of, as those of a newer run do."""
+    words, protocol = in_words(row), row.get("protocol")
+    known = [one | {"note": noted(one["note"], words)} for one in row["reference"] or ()]
+    if protocol is None:
+        return row | {"reference": known or None}
+    sides = {"images": part_of(row), "ID images": id_part_of(row)}
+    departures = [f"{images}: {share(part, None)}, not all" for images, part in sides.items() if part]
+    departures = [*protocol["departures"], *departures]
+    return row | {"reference": known or None, "protocol": protocol | {"departures": departures}}
+
+
+def _id_set(row: Row) -> str | None:
+    return row["convention"].get("id") if row["task"] == "ood" else None
+
+
+def _samples(row: Row) -> tuple[Any, Any]:
+    return row["sample"], row["convention"].get("id_sample")
+
+
+def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
+    """The images of the data set and of the ID set in a run's table; None without a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(readable(table))
+        names, n = file.schema_arrow.names, file.metadata.num_rows
+        if id_set is not None and "in_distribution" in names:
+            inside = sum(file.read(["in_distribution"])["in_distribution"].to_pylist())
+            return n - inside, inside
+        if row["task"] == "calibration" and row["convention"].get("id") == row["dataset"] and n:
+            # The table is of the test half alone.
+            n += int(file.read(["calibration_images"])["calibration_images"][0].as_py())
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+        return None
+    return n, 0
+
+
+def _part(
+    dataset: str | None, held: int, sample: Mapping[str, int] | None, skipped: int
+) -> dict[str, int] | None:
+    of = None if dataset is None else shipped_count(dataset)
+    if sample is not None:
+        held, skipped = sample["of"], 0
+    if of is None or held <= of <= held + skipped:  # an old row does not say which side was skipped from
+        return None
+    return {"images": held + skipped if held < of else held, "of": of}

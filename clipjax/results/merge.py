@@ -1,0 +1,76 @@
+"""Runs of several result folders in one. Imports no JAX."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipjax.errors import DataError
+from clipjax.results.run_files import IMAGES, ROWS, RUN
+from clipjax.results.store import ResultStore, flush
+from clipjax.storage.buckets import BucketPath
+
+
+def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
+    """Copy the runs of several result folders into one; returns how many were added.
+
+    On one file system the copies are hard links: a run is never changed, so that it need not be there twice.
+    (Who edits a file in one folder edits it in all; its digest tells.) Every run is read whole before.
+
+    Raises:
+        DataError: a folder holds no runs; a run is damaged, copied in part, or exists in both places with
+            different rows.
+    """
+    target, added = ResultStore(out), 0
+    for folder in folders:
+        source = ResultStore(folder)
+        if not (runs := source.run_ids()):
+            raise DataError(f"{source.root} holds no results")
+        for run_id in runs:
+            here, there = source.root / run_id, target.root / run_id
+            source.verify(run_id)
+            if not target.has(run_id) and _copied(here, target):
+                added += 1
+            elif not _is_same(here, there):
+                raise DataError(f"{here} and {there} are one run with different rows; remove the wrong one")
+    return added
+
+
+def _copied(run: Path, target: ResultStore) -> bool:
+    """Copy a run; False where another merge was first."""
+    try:
+        target.create(run.name, functools.partial(_copy, run))
+    except DataError:
+        if not target.has(run.name):
+            raise
+        return False
+    return True
+
+
+def _is_same(here: Path, there: Path) -> bool:
+    """Whether two folders hold the same rows and images. Raises DataError where one is not a whole run."""
+    names = [RUN, ROWS, *([IMAGES] if (here / IMAGES).is_file() else [])]
+    files = [(folder / name) for name in names for folder in (here, there)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{missing[0]} is missing: restore or remove its folder")
+    return all(one.read_bytes() == other.read_bytes() for one, other in zip(files[::2], files[1::2]))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    for path in source.iterdir():
+        if not _linked(path, folder / path.name):
+            (folder / path.name).write_bytes(path.read_bytes())
+            flush(folder / path.name)
+
+
+def _linked(path: Path, link: Path) -> bool:
+    """Whether the file could be given another name: not from a bucket, nor on every file system."""
+    if isinstance(path, BucketPath):
+        return False
+    try:
+        os.link(path, link)
+    except OSError:
+        return False
+    return True

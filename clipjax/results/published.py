@@ -1,0 +1,389 @@
+"""Published tables of other projects -> scores of registered models, and result rows of origin "published".
+
+    numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
+    ResultStore("results").add(published_rows(numbers))
+
+Which column of which file is which number of ours says configs/reference_sources.toml, and what is known of
+models that are not registered configs/published_models.toml. From a checkout, `python -m
+clipjax.results.published FOLDER...` brings configs/reference_scores.csv up to date: each folder holds the
+files of one source; the numbers of other sources stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError, unknown_name
+from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
+from clipjax.results.published_models import facts
+from clipjax.results.references import FIELDS, Score, scores, sources
+from clipjax.results.store import SCHEMA_VERSION, Row, model_facts, new_run_id
+from clipjax.storage.digests import sha256_json
+from clipjax.storage.reading import is_dir, is_file, read_csv
+
+QUICKGELU = "-quickgelu"
+METHOD = "clopper_pearson_of_rounded"  # of the count of images that the published value is nearest to
+
+Name = tuple[str, ...]
+
+
+class Number(NamedTuple):
+    """A published number as a result row needs it.
+
+    Attributes:
+        n: the images that it is a proportion of; None where that is not known, or it is none.
+        facts: of its model; None for a registered one, whose facts the registry has.
+    """
+
+    score: Score
+    n: int | None
+    facts: Mapping[str, Any] | None
+
+
+def readable_sources() -> list[str]:
+    """The sources whose published tables can be read."""
+    return [name for name, source in sources().items() if "columns" in source]
+
+
+def read_published(source: str, path: str | Path) -> list[Score]:
+    """What is compared with results: the numbers of registered models that a task of ours gives, too.
+
+    Returns them model by model in the registry's order. Arguments and errors as of `read_numbers`.
+    """
+    tables = _tables(source, Path(path).expanduser())
+    return [
+        number.score
+        for model in _registered(source, tables)
+        for column in _compared(source)
+        if column.file in tables and (number := _number(source, column, model, tables[column.file]))
+    ]
+
+
+def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[Number]:
+    """All numbers of a source's tables, model by model: the registered ones in the registry's order, then
+    the others in the order of the files.
+
+    A model that is not registered is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`,
+    `open_clip:ViT-H-14-quickgelu:dfn5b`, `testbed:resnet50`.
+
+    Args:
+        source: of `readable_sources`.
+        path: one of its files, under its published name, or a folder with some of them.
+        registered: leave the other models out.
+
+    Raises:
+        UsageError: there is no such source.
+        DataError: no file of the source is there, or one is damaged: a column is missing, a model is listed
+            twice, a cell is no number or no proportion; names the file, and the line or model.
+    """
+    tables = _tables(source, Path(path).expanduser())
+    models = _registered(source, tables)
+    if not registered:
+        models += _unregistered(source, tables, Path(path).expanduser(), models)
+    columns = {name: _all_columns(source, table) for name, table in tables.items()}
+    found = [
+        _number(source, column, model, table)
+        for model in models
+        for name, table in tables.items()
+        for column in columns[name]
+    ]
+    return [number for number in found if number is not None]
+
+
+class _Table:
+    """One published file: its rows by what names a model there."""
+
+    def __init__(self, path: Path, name: Sequence[str]) -> None:
+        self.path = path
+        self.rows: dict[Name, dict[str, str]] = {}
+        for row in read_csv(path):
+            if missing := [column for column in name if column not in row]:
+                raise DataError(f"{path}: there is no column {missing[0]!r}")
+            if (own := tuple(row[column] for column in name)) in self.rows:
+                raise DataError(f"{path} lists {' '.join(own)} twice; keep one of the lines")
+            self.rows[own] = row
+        if not self.rows:
+            raise DataError(f"{path} lists no model")
+        self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
+
+    def value(self, name: Name, column: str) -> float | None:
+        """None where nothing was measured: a blank cell."""
+        row = self.rows[name]
+        if column not in row:
+            raise DataError(f"{self.path}: there is no column {column!r}")
+        if not row[column].strip():
+            return None
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(row[column].replace(",", ""))):
+                return number
+        raise self.wrong(name, column, "no number")
+
+    def wrong(self, name: Name, column: str, why: str) -> DataError:
+        return DataError(f"{self.path}: {column!r} of {' '.join(name)} is {self.rows[name][column]!r}: {why}")
+
+
+def _tables(source: str, path: Path) -> dict[str, _Table]:
+    if source not in readable_sources():
+        raise unknown_name("source", source, readable_sources())
+    files = _files(source)
+    folder, wanted = (path, files) if is_dir(path) else (path.parent, [path.name])
+    there = [name for name in wanted if name in files and is_file(folder / name)]
+    if not there:
+        raise DataError(f"{path} is not a table of {source}, nor a folder with one: {', '.join(files)}")
+    return {name: _Table(folder / name, sources()[source]["name"]) for name in there}
+
+
+def _files(source: str) -> list[str]:
+    records = [*sources()[source]["columns"], *sources()[source].get("others", ())]
+    return list(dict.fromkeys(record["file"] for record in records))
+
+
+class _Column(NamedTuple):
+    """A column of a file: which number it is; `n` as in `Number`."""
+
+    file: str
+    title: str
+    task: str
+    dataset: str
+    slice: str | None
+    metric: str
+    convention: str | None
+    note: str | None
+    n: int | None
+
+
+def _column(record: Mapping[str, Any], title: str) -> _Column:
+    words = {key: record[key].replace("{column}", title) for key in ("dataset", "metric")}
+    part, convention, note = (record.get(key) for key in ("slice", "convention", "note"))
+    n = record.get("n") or (None if "n" in record else _images(words["dataset"]))
+    file, task = record["file"], record["task"]
+    return _Column(file, title, task, words["dataset"], part, words["metric"], convention, note, n)
+
+
+@functools.cache
+def _images(dataset: str) -> int | None:
+    from clipjax.data.cards import read_card
+
+    return read_card(dataset).images
+
+
+def _compared(source: str) -> list[_Column]:
+    return [_column(record, record["column"]) for record in sources()[source]["columns"]]
+
+
+def _all_columns(source: str, table: _Table) -> list[_Column]:
+    """The columns of a file that are compared, then those that the patterns of `others` take."""
+    found = [column for column in _compared(source) if column.file == table.path.name]
+    taken = {column.title for column in found}
+    for title in table.titles:
+        for record in sources()[source].get("others", ()):
+            if record["file"] == table.path.name and re.fullmatch(record["column"], title):
+                found += [] if title in taken else [_column(record, title)]
+                break
+    return found
+
+
+class _Model(NamedTuple):
+    """A model of a source: its id, its names there (the first in a table counts), facts as `Number`'s."""
+
+    id: str
+    names: Sequence[Name]
+    facts: Mapping[str, Any] | None
+
+
+def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
+    """Those that a table lists."""
+    library, listed = sources()[source].get("library"), {name for t in tables.values() for name in t.rows}
+    rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == library]
+    models = [_Model(row["id"], _names(row), None) for row in rows]
+    return [model for model in models if listed.intersection(model.names)]
+
+
+def _names(model: Mapping[str, str]) -> list[Name]:
+    """What the library calls a registered model; open_clip's other spelling of its architecture comes last.
+
+    Both spellings listed are two measurements where the weights leave the activation to the name, and the
+    registry's is the one that the weights were trained with. With only one listed, it is that model.
+    """
+    arch, tag = model["library_arch"], model["tag"]
+    if model["library"] == "timm":
+        return [(f"{arch}.{tag}", model["crop_size"])]
+    other = arch.removesuffix(QUICKGELU) if arch.endswith(QUICKGELU) else arch + QUICKGELU
+    return [(arch, tag), (other, tag)]
+
+
+def _unregistered(
+    source: str, tables: Mapping[str, _Table], path: Path, registered: Sequence[_Model]
+) -> list[_Model]:
+    """All other names. The other spelling of a registered model that is listed under both has no facts but
+    whose it is: its numbers are of the same weights, and would stand in a trend twice."""
+    profile = _profile(source, path if is_dir(path) else path.parent)
+    spellings = {name: model.id for model in registered for name in model.names}
+    own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
+    found: dict[Name, _Model] = {}
+    for table in tables.values():
+        for name in table.rows:
+            if name in own or name in found:
+                continue
+            if name in spellings:
+                known: dict[str, Any] = {"other_spelling_of": spellings[name]}
+            else:
+                known = facts(source, name) | _measures(source, table, name) | profile.get(name[0], {})
+            found[name] = _Model(_id(source, name), [name], known)
+    return list(found.values())
+
+
+def _id(source: str, name: Name) -> str:
+    """Never that of a registered model, which have no colon. At timm the image size is part of the name."""
+    if sources()[source]["name"][-1] == "img_size":
+        return f"{source}:{name[0]}@{name[1]}px"
+    return ":".join((source, *name))
+
+
+def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
+    columns = sources()[source].get("facts", {})
+    found = {fact: table.value(name, column) for fact, column in columns.items()}
+    return _sizes({fact: value for fact, value in found.items() if value is not None})
+
+
+def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Facts by the first part of the name, from another file of the source; empty where that is not there."""
+    record = dict(sources()[source].get("profile", {}))
+    if not record or not is_file(folder / record["file"]):
+        return {}
+    table = _Table(folder / record.pop("file"), [record.pop("by")])
+    return {
+        name[0]: _sizes({fact: table.value(name, column) for fact, column in record.items()})
+        for name in table.rows
+    }
+
+
+def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {fact: int(value) if fact == "image_size" else value for fact, value in found.items()}
+
+
+def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
+    """The number of one model; None if the table does not list it, or has a blank cell."""
+    found = next((name for name in model.names if name in table.rows), None)
+    value = None if found is None else table.value(found, column.title)
+    if found is None or value is None:
+        return None
+    whole = 100 if sources()[source].get("percent") else 1
+    if not 0 <= value <= whole:
+        raise table.wrong(found, column.title, f"not between 0 and {whole}")
+    notes = [column.note, None if found == model.names[0] else f"listed as {' '.join(found)}"]
+    score = Score(
+        model=model.id,
+        task=column.task,
+        dataset=column.dataset,
+        slice=column.slice,
+        metric=column.metric,
+        value=round(value / whole, 6),
+        source=source,
+        convention=column.convention,
+        note="; ".join(filter(None, notes)) or None,
+    )
+    return Number(score, column.n, model.facts)
+
+
+def published_rows(numbers: Sequence[Number]) -> list[Row]:
+    """Result rows of one run: what is not known of a published number is null. Loads JAX (the registry)."""
+    from clipjax.checkpoints.registry import model_card
+
+    unknown = (
+        "task_version",
+        "aggregates",
+        "sample",
+        "skipped",
+        "reference",
+        "precision",
+        "per_device_batch",
+    )
+    unknown += ("versions", "xla_flags", "device", "git_revision", "wall_time", "compile_count")
+    common = {
+        **dict.fromkeys(unknown),
+        "schema_version": SCHEMA_VERSION,
+        "run_id": new_run_id(),
+        "origin": "published",
+    }
+    known: dict[str, Mapping[str, Any]] = {}
+    rows = []
+    for number, interval in zip(numbers, _intervals(numbers)):
+        score = number.score
+        if score.model not in known:
+            own = model_facts(model_card(score.model)) if number.facts is None else number.facts
+            known[score.model] = own
+        rows.append(
+            common | _fields(score) | {"n": number.n, "interval": interval, "model_facts": known[score.model]}
+        )
+    return rows
+
+
+def _fields(score: Score) -> Row:
+    task, dataset, part, metric = score.key[1:]
+    recipe = {"source": score.source, "model": score.model, "task": task, "dataset": dataset}
+    recipe |= {"slice": part, "metric": metric, "convention": score.convention}
+    return {
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "task": task,
+        "dataset": dataset,
+        "slice": part,
+        "model": score.model,
+        "metric": metric,
+        "value": score.value,
+        "note": score.note,
+        "convention": {"source": score.source} | score.pairs,
+    }
+
+
+def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
+    """Of the counts that the values are nearest to: a published value is rounded."""
+    n = np.array([number.n or 1 for number in numbers])
+    values = np.array([number.score.value for number in numbers])
+    limits = clopper_pearson_limits(np.rint(values * n), n)
+    for number, lo, hi in zip(numbers, *(side.tolist() for side in limits)):
+        known = {"lo": lo, "hi": hi, "level": LEVEL, "method": METHOD}
+        yield None if number.n is None else known
+
+
+def as_csv(found: Iterable[Score]) -> str:
+    """Scores as configs/reference_scores.csv holds them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows([getattr(score, name) for name in FIELDS] for score in found)
+    return text.getvalue()
+
+
+def updated(folders: Sequence[str | Path]) -> list[Score]:
+    """All published numbers, source by source; those of the sources that the folders hold are read anew.
+
+    Raises:
+        DataError: a folder holds the tables of no source.
+    """
+    new: dict[str, list[Score]] = {}
+    order = list(sources())
+    for folder in folders:
+        held = [s for s in readable_sources() if any(is_file(Path(folder) / name) for name in _files(s))]
+        if not held:
+            raise DataError(f"{folder} holds the published tables of none of {', '.join(readable_sources())}")
+        new |= {source: read_published(source, folder) for source in held}
+    kept = [score for score in scores() if score.source not in new]
+    return sorted([*kept, *(s for found in new.values() for s in found)], key=lambda s: order.index(s.source))
+
+
+if __name__ == "__main__":
+    (config_dir() / "reference_scores.csv").write_text(as_csv(updated(sys.argv[1:])), encoding="utf-8")

@@ -1,0 +1,136 @@
+"""A JSON Schema as a function that says yes or no, ten times faster than jsonschema. Imports no JAX.
+
+    fits = compiled(schema)
+    fits(value)   # what jsonschema.Draft202012Validator(schema).is_valid(value) says
+
+Only the keywords that configs/result_row.schema.json needs are known. A store of 100,000 rows is checked
+while it is read; what is wrong with a row that does not fit, jsonschema says.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+Check = Callable[[Any], bool]
+
+_SILENT = {"$schema", "title", "description"}
+_EXACT = {"string": str, "object": dict, "array": list, "integer": int, "number": float, "null": type(None)}
+
+
+def compiled(schema: Mapping[str, Any]) -> Check:
+    """The check of a schema.
+
+    Raises:
+        ValueError: it has a keyword that is not known here, or a `type` that JSON does not have.
+    """
+    if unknown := schema.keys() - _SILENT - _KEYWORDS.keys() - {"properties", "additionalProperties"}:
+        raise ValueError(f"{min(unknown)!r} is no keyword that clipjax.results.row_check knows")
+    checks = [_KEYWORDS[name](value) for name, value in schema.items() if name in _KEYWORDS]
+    if "properties" in schema or "additionalProperties" in schema:
+        checks.append(_fields(schema.get("properties", {}), schema.get("additionalProperties", True)))
+    return functools.reduce(_both, checks) if checks else lambda _: True
+
+
+# Calls and loops, not all(...) and any(...): a generator takes as long as what it checks.
+
+
+def _both(first: Check, second: Check) -> Check:
+    return lambda value: first(value) and second(value)
+
+
+def _either(first: Check, second: Check) -> Check:
+    return lambda value: first(value) or second(value)
+
+
+def _type(names: str | list[str]) -> Check:
+    """By the value's own type where that decides; what else counts (5.0 as an integer), jsonschema says."""
+    wanted = [names] if isinstance(names, str) else names
+    if unknown := set(wanted) - _EXACT.keys():
+        raise ValueError(f"{min(unknown)!r} is no type that clipjax.results.row_check knows")
+    exact = tuple(_EXACT[name] for name in wanted)
+    is_type = Draft202012Validator.TYPE_CHECKER.is_type
+    return lambda value: type(value) in exact or any(is_type(value, name) for name in wanted)
+
+
+def _const(wanted: Any) -> Check:
+    return _enum([wanted])
+
+
+def _enum(wanted: list[Any]) -> Check:
+    """Equal and of the same truth: 1 is not true."""
+    return lambda value: any(
+        value == one and isinstance(value, bool) == isinstance(one, bool) for one in wanted
+    )
+
+
+def _pattern(text: str) -> Check:
+    search = re.compile(text).search
+    return lambda value: not isinstance(value, str) or search(value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) or Draft202012Validator.TYPE_CHECKER.is_type(value, "number")
+
+
+def _minimum(limit: float) -> Check:
+    return lambda value: not (_is_number(value) and value < limit)
+
+
+def _above(limit: float) -> Check:
+    return lambda value: not (_is_number(value) and value <= limit)
+
+
+def _below(limit: float) -> Check:
+    return lambda value: not (_is_number(value) and value >= limit)
+
+
+def _any_of(schemas: list[Mapping[str, Any]]) -> Check:
+    return functools.reduce(_either, map(compiled, schemas))
+
+
+def _items(schema: Mapping[str, Any]) -> Check:
+    check = compiled(schema)
+    return lambda value: not isinstance(value, list) or all(map(check, value))
+
+
+def _min_items(least: int) -> Check:
+    return lambda value: not isinstance(value, list) or len(value) >= least
+
+
+def _required(names: list[str]) -> Check:
+    wanted = set(names)
+    return lambda value: not isinstance(value, dict) or value.keys() >= wanted
+
+
+def _fields(properties: Mapping[str, Any], others: bool | Mapping[str, Any]) -> Check:
+    known = {name: compiled(schema) for name, schema in properties.items()}
+    rest = compiled(others) if isinstance(others, Mapping) else lambda _: bool(others)
+
+    def check_fields(value: Any) -> bool:
+        if isinstance(value, dict):
+            for name, field in value.items():
+                if not known.get(name, rest)(field):
+                    return False
+        return True
+
+    return check_fields
+
+
+_KEYWORDS: dict[str, Callable[[Any], Check]] = {
+    "type": _type,
+    "const": _const,
+    "enum": _enum,
+    "pattern": _pattern,
+    "minimum": _minimum,
+    "exclusiveMinimum": _above,
+    "exclusiveMaximum": _below,
+    "anyOf": _any_of,
+    "items": _items,
+    "minItems": _min_items,
+    "required": _required,
+}

@@ -1,0 +1,131 @@
+"""Result rows: their schema, and the lines of a run as rows. Imports no JAX.
+
+The schema is configs/result_row.schema.json. Beyond it, the lower limit of an interval is not above the upper
+one, and no two rows of a run are of one number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from clipjax.config import config_dir
+from clipjax.errors import DataError
+from clipjax.results.row_check import Check, compiled
+from clipjax.storage.reading import parse_json
+
+Row = dict[str, Any]
+
+# What a number of a run is known by. Recipes tell precisions apart; imported runs are of many models.
+_NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
+
+
+@functools.cache
+def row_schema() -> dict[str, Any]:
+    return json.loads((config_dir() / "result_row.schema.json").read_text(encoding="utf-8"))
+
+
+def validate_rows(rows: Sequence[Row]) -> None:
+    """Check the rows of a run against the schema.
+
+    Raises:
+        DataError: without rows; a row breaks the schema (the field is named), or two rows are of one number.
+    """
+    if not rows:
+        raise DataError("a run without rows is not a result")
+    seen = set[tuple[Any, ...]]()
+    for row in rows:
+        if problem := row_problem(row) or _beyond_schema(row, seen):
+            raise DataError(f"result row {row.get('metric')!r}: {problem}")
+
+
+def row_problem(row: Row, *, whole: bool = True) -> str | None:
+    """What the schema says against a row: the field and why. None for a good one.
+
+    Args:
+        whole: False for a part of a row's fields.
+    """
+    fits, validator = _checks(whole)
+    if fits(row):
+        return None
+    error = next(validator.iter_errors(row))
+    return f"{'.'.join(map(str, error.absolute_path)) or 'the row'}: {error.message}"
+
+
+@functools.cache
+def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
+    """The fast check, and what says more of a row that does not pass it."""
+    schema = row_schema() | ({} if whole else {"required": []})
+    return compiled(schema), jsonschema.Draft202012Validator(schema)
+
+
+def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
+    """What else is wrong with a row; `seen` are the numbers of the rows before it, and takes in its own."""
+    interval = row["interval"]
+    if interval is not None and interval["lo"] > interval["hi"]:
+        return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
+    number = tuple([row[name] for name in _NUMBER])
+    if number in seen:
+        return f"an earlier row has the same metric, slice ({row['slice']}) and recipe"
+    seen.add(number)
+    return None
+
+
+def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
+    """The rows of a run, checked.
+
+    Args:
+        shared: the fields that its rows share.
+        lines: the others, a JSON object for each row.
+        path: the file of the lines, which errors name.
+
+    Raises:
+        DataError: a line is not a row, or is of the same number as an earlier one; the line is named.
+    """
+    with _no_collection():
+        return list(_joined(shared, lines, path))
+
+
+def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
+    keys, seen = None, set[tuple[Any, ...]]()
+    for number, line in enumerate(lines, 1):
+        rest = parsed(line, path, f":{number}")
+        row = shared | rest
+        # The shared fields are checked with the first row: that takes a quarter of the time.
+        problem = row_problem(rest, whole=False) if rest.keys() == keys else row_problem(row)
+        if problem := problem or _beyond_schema(row, seen):
+            raise damaged(path, f":{number}", problem)
+        keys = rest.keys()
+        yield row
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Rows are trees, which leave no cycles: looking for them would take a third of the time of reading."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
+    """Parse one JSON object of a run. Raises DataError for anything else."""
+    try:
+        return parse_json(data, f"{path}{line}")
+    except DataError as error:
+        raise DataError(f"{error}; delete {path.parent} or restore it") from None
+
+
+def damaged(path: Path, line: str, problem: str) -> DataError:
+    """The error for a run that is not what was written: it stops every table, as one without it would lie."""
+    return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")

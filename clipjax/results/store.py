@@ -1,0 +1,359 @@
+"""Results: rows with provenance, and one Parquet row an image. Imports no JAX.
+
+A run is a folder named by its run id, written once and never changed:
+
+    run.json         the fields that all rows of the run share, and digests of all files
+    (`clipjax.results.run_files`) rows.jsonl       the other fields, one row a line
+    images.parquet   one row an image, from which every metric can be recomputed
+
+It is written beside its place and renamed when complete, so that it is whole or absent, and runs that write
+at the same time do not meet; on a bucket `run.json` comes last, and makes it a run. A row joined with its
+run's shared fields follows configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run,
+and `ResultStore.rows` returns the newest of each recipe. A run dated in the future counts as the oldest
+(`run_order`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import io
+import itertools
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipjax.devices.flags import public_flags
+from clipjax.errors import DataError
+from clipjax.results.completeness import recovered
+from clipjax.results.remarks import remark
+from clipjax.results.rows import Row, damaged, parse_rows, parsed, row_problem, row_schema, validate_rows
+from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
+from clipjax.storage.bucket_files import BucketFiles
+from clipjax.storage.buckets import BucketPath, check_folder, place
+
+SCHEMA_VERSION = 1
+AHEAD = 300  # seconds that the clock of the machine that wrote a run may be before ours
+FUTURE = "dated in the future (a wrong clock?), and not counted as the newest until that time has come"
+
+__all__ = ["ResultStore", "Row", "model_facts", "new_run_id", "row_schema", "validate_rows"]
+
+
+def new_run_id() -> str:
+    """UTC time to the microsecond and a random suffix: sorts by time, and no two processes draw the same."""
+    return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
+
+
+def _dated(moment: datetime.datetime) -> str:
+    return f"{moment:%Y%m%dT%H%M%S.%f}Z"
+
+
+def run_order(run_id: str) -> tuple[bool, str]:
+    """What runs are sorted by, oldest first: their date, with those dated in the future before all others.
+
+    A run whose date is more than AHEAD seconds from now was written by a machine with a wrong clock; as the
+    newest it would hide every later measurement until that date.
+    """
+    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # not a folder of another name
+    return not future, run_id
+
+
+@functools.lru_cache(maxsize=4)
+def _latest(minute: int) -> str:
+    """The last date that is not in the future. Made once a minute: every row is asked about."""
+    return _dated(datetime.datetime.fromtimestamp(60 * minute + 60 + AHEAD, datetime.UTC))
+
+
+class ResultStore:
+    """A folder of runs.
+
+    Args:
+        root: a directory, or the URL of a folder of a bucket; created by the first `add`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = place(root).expanduser()
+
+    def check_root(self, *, exists: bool = False, written: bool = False) -> None:
+        """Raises DataError if the folder is a file, lies in one, or is not what it should be: there, or open
+        to be written to."""
+        found = self.root.exists()  # of a bucket, also whether we may ask
+        if exists and not found:
+            raise DataError(
+                f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
+            )
+        if not isinstance(self.root, BucketPath):
+            check_folder(self.root, "a folder of results", written=written)
+
+    def add(self, rows: Sequence[Row], images: Mapping[str, Any] | None = None) -> Path:
+        """Write one run; returns its folder.
+
+        Args:
+            rows: complete rows with one common `run_id`.
+            images: column name -> N values (lists, or arrays of one or two axes), or None for no table.
+
+        Raises:
+            DataError: a row breaks the schema (the field is named), the run exists, or the disk is full; then
+                nothing of the run is there.
+        """
+        validate_rows(rows)
+        if len(ids := {row["run_id"] for row in rows}) != 1:
+            raise DataError(f"a run has one run_id, these rows have {len(ids)}")
+        table = None if images is None else images_table(images)
+
+        def write(folder: Path) -> None:
+            shared, rest = _split(rows)
+            data = {ROWS: "".join(json.dumps(row, allow_nan=False) + "\n" for row in rest).encode()}
+            files = {ROWS: described(data[ROWS], len(rest))}
+            if table is not None:
+                data[IMAGES] = _parquet(table)
+                files[IMAGES] = described(data[IMAGES], table.num_rows)
+            for name, content in {**data, RUN: sealed(shared, files)}.items():
+                (folder / name).write_bytes(content)
+                flush(folder / name)
+
+        return self.create(ids.pop(), write)
+
+    def run_ids(self) -> list[str]:
+        """The runs, oldest first (`run_order`). One that is dated in the future is a remark."""
+        if not self.root.is_dir():
+            return []
+        found = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
+        for run_id in itertools.takewhile(lambda run_id: not run_order(run_id)[0], found):
+            remark(FUTURE, str(self.root / run_id))
+        return found
+
+    def rows(self, *, every: bool = False) -> list[Row]:
+        """The rows of the newest run of each recipe, or of every run; oldest run first.
+
+        Raises:
+            DataError: a run is damaged or was written by a newer clipjax; the file is named.
+        """
+        names = self.run_ids()
+        runs = [self.run(run_id) for run_id in names]
+        _refuse_copies(self.root, names, runs)
+        if every:
+            return [row for rows in runs for row in rows]
+        newest = {row["recipe_hash"]: row["run_id"] for rows in runs for row in rows}
+        return [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
+
+    def run(self, run_id: str) -> list[Row]:
+        """The rows of one run.
+
+        Raises:
+            DataError: it is damaged, was copied in part, or was written by a newer clipjax; the file, and
+                where it can be told the line, are named.
+        """
+        shared, files = self._opened(run_id)
+        path = self.root / run_id / ROWS
+        data = _read(path)
+        files.check(ROWS, data)
+        try:
+            lines = data.decode().splitlines()
+        except ValueError as error:
+            raise damaged(path, "", str(error)) from None
+        if rows := parse_rows(shared, lines, path):
+            return recovered(rows, self.root / run_id / IMAGES)
+        raise damaged(path, "", "it has no rows")
+
+    def shared(self, run_id: str) -> Row:
+        """The fields that all rows of a run share, from `run.json` alone.
+
+        Raises:
+            DataError: as `run`; of the file of rows, that it is missing or shorter than it was.
+        """
+        shared, _ = self._opened(run_id)
+        if problem := row_problem(shared, whole=False):
+            raise damaged(self.root / run_id / RUN, "", problem)
+        return shared
+
+    def verify(self, run_id: str) -> None:
+        """Read every file of a run.
+
+        Raises:
+            DataError: as `run` and `images`; a file that was written is not there.
+        """
+        _, files = self._opened(run_id)
+        if not files.known:  # what no digest proves must at least be readable
+            self.run(run_id)
+        elif (path := self.root / run_id / ROWS).exists():
+            files.check(ROWS, _read(path))
+        else:
+            files.check(ROWS, None)
+        if files.has_images():
+            self.images(run_id)
+
+    def _opened(self, run_id: str) -> tuple[Row, RunFiles]:
+        """The shared fields as `run.json` has them, and the digests of the run's files."""
+        folder = self.root / run_id
+        data = _read(folder / RUN)
+        shared = parsed(data, folder / RUN)
+        if (version := shared.get("schema_version")) != SCHEMA_VERSION:
+            raise DataError(
+                f"{folder / RUN}: schema_version is {version}, this clipjax reads {SCHEMA_VERSION}"
+            )
+        files = RunFiles(folder, data, shared)
+        if isinstance(flags := shared.get("xla_flags"), str):
+            shared["xla_flags"] = public_flags(flags)  # older versions wrote them with paths
+        files.check_sizes()
+        return shared, files
+
+    def left_out(self) -> list[str]:
+        """Names of the folders here that are no runs because they have no run.json (hidden ones aside)."""
+        if not self.root.is_dir():
+            return []
+        folders = (path for path in self.root.glob("[!.]*") if path.is_dir())
+        return sorted(path.name for path in folders if not (path / "run.json").exists())
+
+    def images(self, run_id: str) -> pa.Table:
+        """The per-image table of one run.
+
+        Raises:
+            DataError: it has none, or the file is damaged, missing or shorter than it was.
+        """
+        path = self.root / run_id / IMAGES
+        _, files = self._opened(run_id)
+        if not path.is_file():
+            files.check(IMAGES, None)
+            raise DataError(f"{path} does not exist: the run has no per-image table")
+        data = _read(path)
+        files.check(IMAGES, data)
+        try:
+            return pq.read_table(pa.BufferReader(data))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise damaged(path, "", f"not a whole Parquet file: {error}") from None
+
+    def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
+        """Fill a folder with `write` where nobody sees it, then let it be the run.
+
+        Raises DataError if the run exists, or cannot be written: then nothing of it is there.
+        """
+        home = self.root / run_id
+        if self.has(run_id):
+            raise DataError(f"{home} exists already: results are never overwritten")
+        try:
+            (_upload if _on_bucket(home) else _rename)(home, write)
+        except OSError as error:
+            raise DataError(
+                f"{home}: the run cannot be written ({error.strerror or error}); free some space or choose "
+                "another results folder, then run again: finished embeddings are kept in the store"
+            ) from error
+        return home
+
+    def has(self, run_id: str) -> bool:
+        """Whether there is such a run, or on a disk anything of its name."""
+        home = self.root / run_id
+        return (home / "run.json" if _on_bucket(home) else home).exists()
+
+
+def _on_bucket(path: Path) -> bool:
+    return isinstance(path, BucketPath)
+
+
+def _rename(home: Path, write: Callable[[Path], None]) -> None:
+    beside = home.with_name(f".{home.name}.{secrets.token_hex(4)}.tmp")  # two merges may copy one run at once
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        os.rename(beside, home)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _upload(home: Path, write: Callable[[Path], None]) -> None:
+    """The folder's files become objects, `run.json` last; what has failed is taken back."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
+        write(Path(folder))
+        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "run.json"):
+            target: Any = home / path.name
+            if not BucketFiles().create(target, path.read_bytes()):
+                raise DataError(f"{target} exists already: results are never overwritten")
+            undo.callback(_take_back, target)
+        undo.pop_all()
+
+
+def _take_back(target: Any) -> None:
+    with contextlib.suppress(DataError):  # a bucket that fails; without run.json it is no run anyway
+        target.unlink(missing_ok=True)
+
+
+def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
+    """Refuse a run that is there twice, under another folder's name: each of its rows would count twice."""
+    folders: dict[str, str] = {}
+    for name, rows in zip(names, runs):
+        if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
+            raise DataError(f"{root / other} and {root / name} are one run: remove one of them")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise damaged(path, "", str(getattr(error, "strerror", None) or error)) from None
+
+
+def model_facts(card: Any) -> dict[str, Any]:
+    """The snapshot of a card that result rows carry; a resized model's says from which size and how, a
+    fine-tuned one's how it was made (of the recipe name and digest)."""
+    arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
+    lineage = dict(getattr(card, "lineage", None) or {})
+    if isinstance(recipe := lineage.pop("recipe", None), Mapping):
+        lineage["recipe"] = recipe.get("name")
+    return {
+        **dict(getattr(card, "facts", {})),
+        "arch": arch and arch.name,
+        "kind": card.kind,
+        "image_size": card.preprocess.image_size,
+        **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
+        **({"lineage": lineage} if lineage else {}),
+        **facts_origin(card),
+    }
+
+
+def facts_origin(card: Any) -> dict[str, Any]:
+    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.facts`); empty where it has no origin."""
+    if (origin := getattr(card, "facts_origin", None)) is None:
+        return {}
+    return {"facts_origin": origin, "facts_of": card.facts_of}
+
+
+def images_table(columns: Mapping[str, Any]) -> pa.Table:
+    """A per-image table from columns of equal length; an array of two axes becomes a column of lists."""
+    return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
+
+
+def _values(column: Any) -> Any:
+    """What pyarrow takes: it knows neither arrays of two axes nor arrays of Python strings."""
+    if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
+        return column.tolist()
+    return column
+
+
+def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
+    """Fields that all rows share, and the rows without them. Facts and versions are written once a run."""
+    shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
+    return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
+
+
+def _parquet(table: pa.Table) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, compression="zstd")
+    return out.getvalue()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

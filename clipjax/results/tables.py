@@ -1,0 +1,136 @@
+"""Result rows as tables for people: a summary, and exports as CSV, Markdown and LaTeX. Imports no JAX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clipjax.checkpoints.facts import origin_in_words
+from clipjax.errors import UsageError
+from clipjax.results.completeness import in_words, is_whole
+from clipjax.results.escaping import csv_cell, markdown, tex_row
+from clipjax.results.store import Row, row_schema
+
+FORMATS = ("csv", "markdown", "latex")
+
+
+def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of a short table: what a person reads first.
+
+    Task and prompts have a column where the rows differ in them, slices, notes, ... where there are some.
+    "of" is which images the rows are of, where they are not a whole data set: "373 of 1,280 images".
+    """
+    titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
+    titles += ["published", "source", "difference", "n", "of", "precision", "note"]
+    optional = ("slice", "published", "source", "difference", "of", "note")
+    cells = [
+        [
+            model_name(row),
+            row["task"],
+            row["dataset"],
+            (row["convention"] or {}).get("prompts") or "",
+            row["slice"] or "",
+            row["metric"],
+            _number(row["value"]),
+            _interval(row["interval"]),
+            *_beside(row),
+            "" if row["n"] is None else str(row["n"]),
+            in_words(row) or "",
+            row["precision"] or "",
+            _note(row),
+        ]
+        for row in rows
+    ]
+    found = {title: {row[i] for row in cells} for i, title in enumerate(titles)}
+    hidden = {title for title in optional if found[title] <= {""}}
+    hidden |= {title for title in ("task", "prompts") if len(found[title]) < 2}
+    used = [i for i, title in enumerate(titles) if title not in hidden]
+    return [titles[i] for i in used], [[row[i] for i in used] for row in cells]
+
+
+def model_name(row: Row) -> str:
+    """A model for images of another size than its own says so: `ID@336px`."""
+    facts = row["model_facts"]
+    return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
+
+
+def _beside(row: Row) -> tuple[str, str, str]:
+    """Value, source and difference of what is published of a number; of a published one itself its source."""
+    if row["origin"] == "published":
+        return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
+    return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
+
+
+def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
+    """Published values, their sources and how far ours is from each, "; " between several."""
+    found = row["reference"] or []
+    return (
+        "; ".join(value.format(one["value"]) for one in found),
+        "; ".join(one["source"] for one in found),
+        "; ".join(difference.format(one["difference"]) for one in found),
+    )
+
+
+def _note(row: Row) -> str:
+    skipped = f"{row['skipped']} unreadable images skipped" if row["skipped"] else ""
+    return "; ".join(filter(None, [row["note"], skipped, origin_in_words(row["model_facts"])]))
+
+
+def export_rows(rows: Sequence[Row], form: str) -> str:
+    """Rows as text: "csv" with every field, "markdown" or "latex" (booktabs) with the summary.
+
+    Raises:
+        UsageError: another form.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}; known: {', '.join(FORMATS)}")
+    if form == "csv":
+        return _csv(rows)
+    titles, cells = summary_table(rows)
+    return as_markdown(titles, cells) if form == "markdown" else as_latex(titles, cells)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _interval(interval: Mapping[str, Any] | None) -> str:
+    return "" if interval is None else f"[{interval['lo']:.4f}, {interval['hi']:.4f}]"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Every field, in the schema's order; objects as JSON, interval and reference as columns of their own."""
+    names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
+    parts = ("lo", "hi", "level", "method")
+    lines = []
+    for row in rows:
+        interval = row["interval"] or {}
+        limits = (interval.get(part) for part in parts)
+        lines.append([*(_cell(row.get(name)) for name in names), *limits, *_published(row, "{}", "{}")])
+    return as_csv([*names, *parts, "published", "source", "difference"], lines)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """CSV for people and spreadsheets: see `clipjax.results.escaping.csv_cell`."""
+    text = io.StringIO()
+    safe = (map(csv_cell, line) for line in (titles, *lines))
+    csv.writer(text, lineterminator="\n").writerows(safe)
+    return text.getvalue()
+
+
+def as_markdown(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    text = [[markdown(cell) for cell in row] for row in [titles, *cells]]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [text[0], ["---"] * len(titles), *text[1:]])
+
+
+def as_latex(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    body = [tex_row(row) for row in [titles, *cells]]
+    lines = [rf"\begin{{tabular}}{{{'l' * len(titles)}}}", r"\toprule", body[0], r"\midrule", *body[1:]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

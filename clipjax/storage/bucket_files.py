@@ -1,0 +1,137 @@
+"""What `clipjax.storage.local_files.LocalFiles` is on a disk, on a bucket: whole, immutable objects."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from etils import epath
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BLOCK, BucketPath
+
+
+class BucketFiles:
+    """The methods of `LocalFiles`, for objects.
+
+    A bucket knows no locks, so nothing is ever removed here that a run may be using: `unless_held` is never
+    sure, and `clean` leaves everything. An upload is all or nothing by itself.
+    """
+
+    def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
+        """Put a complete object at `path`, or nothing at all.
+
+        Returns False, and leaves the object alone, where one exists and `replace` is false.
+        Raises DataError if it cannot be written.
+        """
+        target, attempts = _bucket_path(path), 0
+
+        def upload(fs: Any, name: str) -> None:
+            nonlocal attempts
+            attempts += 1
+            if replace and _knows_create(fs):
+                fs.pipe_file(name, data)
+            elif _knows_create(fs):
+                fs.pipe_file(name, data, mode="create")
+            else:
+                _upload_beside(fs, name, lambda beside: fs.pipe_file(beside, data), replace=replace)
+
+        try:
+            _write(target, upload)
+        except FileExistsError:
+            # Perhaps an attempt of ours had arrived after all, and only the answer was lost.
+            return attempts > 1 and self.read(target) == data
+        return True
+
+    def upload(self, file: Path, path: Path | epath.Path) -> None:
+        """Put a file of this disk at `path`, whole, in the place of what is there; large ones in parts.
+
+        Raises DataError if it cannot be written.
+        """
+        if file.stat().st_size <= BLOCK:
+            self.create(path, file.read_bytes(), replace=True)
+            return
+
+        def upload(fs: Any, name: str) -> None:
+            if _knows_create(fs):
+                fs.put_file(str(file), name)
+            else:
+                _upload_beside(fs, name, lambda beside: fs.put_file(str(file), beside), replace=True)
+
+        _write(_bucket_path(path), upload)
+
+    def read(self, path: Path | epath.Path) -> bytes | None:
+        """The object's bytes, or None where there is none."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def touch(self, path: epath.Path) -> None:
+        """Nothing: an object keeps no time of last use."""
+
+    def used(self, path: epath.Path) -> float:
+        """When it was written, in seconds since the epoch."""
+        return path.stat().mtime
+
+    def hold(self, path: epath.Path) -> IO[bytes]:
+        """Something to close: an entry of a bucket is held by everybody.
+
+        Raises FileNotFoundError where there is none.
+        """
+        if not path.exists():
+            raise FileNotFoundError(path)
+        return io.BytesIO()
+
+    @contextlib.contextmanager
+    def unless_held(self, path: epath.Path) -> Iterator[bool]:
+        """False: somebody may hold it."""
+        yield False
+
+    def clean(self, directory: epath.Path) -> None:
+        """Nothing: what an upload leaves that was cut off is no object."""
+
+
+def _write(target: BucketPath, upload: Callable[[Any, str], None]) -> None:
+    try:
+        target.ask(upload, "write")
+    except FileNotFoundError:
+        raise DataError(f"{target}: there is no bucket {target.parts[1]}; create it or correct it") from None
+
+
+def _bucket_path(path: Any) -> BucketPath:
+    assert isinstance(path, BucketPath), path
+    return path
+
+
+def _knows_create(fs: Any) -> bool:
+    """Whether the filesystem itself refuses to replace an object on request, in one step."""
+    name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
+    owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
+    return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (
+        inspect.signature(vars(owner)[name]).parameters
+    )
+
+
+def _upload_beside(fs: Any, name: str, put: Callable[[str], object], *, replace: bool) -> None:
+    """Write with `put` under a name of its own, then move: whole or absent.
+
+    Of two at once, the last one stays.
+    """
+    folder, _, last = name.rpartition("/")
+    temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
+    with contextlib.suppress(NotImplementedError):
+        fs.makedirs(folder, exist_ok=True)
+    try:
+        put(temporary)
+        if not replace and fs.exists(name):
+            raise FileExistsError(name)
+        fs.mv(temporary, name)
+    finally:
+        with contextlib.suppress(Exception):
+            fs.rm_file(temporary)

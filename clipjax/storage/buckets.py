@@ -1,0 +1,339 @@
+"""Buckets: a path may be a URL (gs://, s3://, whatever fsspec knows) wherever `place` makes the path.
+
+Three things are promised of a bucket, whatever library speaks to it:
+
+- An object is asked for by its name. What a listing shows may be late; it never decides that something is
+  not there.
+- What may pass (a server's 5xx, a timeout, a lost connection) is tried ATTEMPTS times, with pauses that
+  double. What will not pass (no permission, no such bucket) is said at once.
+- Every failure is one sentence that names the URL, and what to do.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import fnmatch
+import hashlib
+import io
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from etils import epath
+from etils.epath import stat_utils
+
+from clipjax.errors import DataError, UsageError
+
+ATTEMPTS = 5  # of one request
+BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
+REQUESTS = 32  # at the same time, where many objects are asked for
+FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
+
+# How a URL begins; with one slash where pathlib has taken the other (`Path("gs://b")` is gs:/b).
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
+_LOCAL = ("file", "local")
+_EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
+_CREDENTIALS = {
+    "gcs": "log in (`gcloud auth application-default login`), or name an account's key file in "
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+
+_TRANSIENT = {
+    getattr(errno, name, errno.EIO)
+    for name in ("EIO", "EREMOTEIO", "EBUSY", "EAGAIN", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EPIPE")
+}
+# What aiohttp, requests, botocore, google-auth and gcsfs call a connection or a transfer that broke.
+_BROKEN = {
+    *("ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout", "HTTPClientError"),
+    *("TransportError", "ChecksumError", "ChunkedEncodingError"),
+}
+_REFUSED = {"NoCredentialsError", "PartialCredentialsError", "GoogleAuthError"}
+
+T = TypeVar("T")
+
+
+class BucketError(DataError):
+    """A bucket does not answer, or refuses to: nothing is known of what it holds."""
+
+
+def place(path: str | os.PathLike[str]) -> Path:
+    """A path on a disk, or a `BucketPath` where it is a URL: that has of `Path` what reading needs.
+
+    Raises UsageError for a URL without a bucket.
+    """
+    if isinstance(path, BucketPath):
+        return cast(Path, path)
+    text = os.fspath(path)
+    if not (found := _SCHEME.match(text)):
+        return Path(path)
+    scheme, rest = found[1], text[found.end() :]
+    if scheme in _LOCAL:
+        return Path("/" + rest)
+    if not rest:
+        raise UsageError(f"{text} names no bucket; write {scheme}://BUCKET/FOLDER")
+    return cast(Path, BucketPath(f"{scheme}://{rest}"))
+
+
+def refuse_url(path: str | os.PathLike[str], what: str) -> None:
+    """Raises UsageError for a URL where `what` is to be written, which only a disk can take."""
+    if isinstance(url := place(path), BucketPath):
+        raise UsageError(
+            f"{url}: {what} is written to a disk: give a folder there, and copy it to the bucket"
+        )
+
+
+def readable(path: Path) -> Any:
+    """What pyarrow reads a file from: its path, or on a bucket the opened object."""
+    return path.open("rb") if isinstance(path, BucketPath) else path
+
+
+@epath.register_path_cls
+class BucketPath(epath.Path):
+    """The URL of an object, or of a folder: what the names of objects have in common.
+
+    Reading an object that is not there raises FileNotFoundError; everything else that goes wrong is a
+    DataError (mostly a `BucketError`), or a UsageError where a package is missing.
+    """
+
+    _listed: dict[str, Any] | None = None  # what the listing said that it comes from
+
+    def __str__(self) -> str:
+        return f"{self.parts[0]}//{'/'.join(self.parts[1:])}"
+
+    __fspath__ = __str__
+
+    def __repr__(self) -> str:
+        return f"BucketPath({str(self)!r})"
+
+    def absolute(self) -> BucketPath:
+        return self
+
+    def resolve(self, strict: bool = False) -> BucketPath:
+        return self
+
+    def expanduser(self) -> BucketPath:
+        return self
+
+    def exists(self) -> bool:
+        return self._kind() is not None
+
+    def is_file(self) -> bool:
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def _kind(self) -> str | None:
+        try:
+            return self._info()["type"]
+        except FileNotFoundError:
+            return None
+
+    def _info(self) -> dict[str, Any]:
+        return self._listed or self.ask(lambda fs, name: fs.info(name))
+
+    def stat(self) -> stat_utils.StatResult:
+        """Size in bytes, and when it was written in whole seconds since the epoch (0 if that is unknown)."""
+        info = self._info()
+        return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
+
+    def version(self) -> tuple[int, int]:
+        """Size in bytes, and a number that changes with the object.
+
+        That is a hash of what the bucket says of it (etag, time, ...), as fsspec's `ukey`; asked by name.
+        """
+        info = self.ask(lambda fs, name: fs.info(name))
+        digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()
+        return info["size"] or 0, int(digest[:15], 16)
+
+    def iterdir(self) -> Iterator[BucketPath]:
+        """What a listing shows: an object that was written just now may be missing."""
+        own, found = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
+        for info in found:
+            name = info["name"].strip("/")
+            if name != own.strip("/"):  # some list the folder itself
+                path = self / name.rsplit("/", 1)[-1]
+                path._listed = info
+                yield path
+
+    def glob(self, pattern: str) -> Iterator[BucketPath]:
+        """As of `Path`, without `**`; parts without a wildcard are asked for by name."""
+        first, _, rest = pattern.partition("/")
+        if re.search(r"[*?\[]", first):
+            found = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
+        else:
+            found = [self / first]
+        for path in found:
+            if rest:
+                yield from path.glob(rest)
+            elif path.exists():
+                yield path
+
+    def rglob(self, pattern: str) -> Iterator[BucketPath]:
+        """As of `Path`, of names without a folder."""
+        for path in _listing(self):
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+            if path.is_dir():
+                yield from path.rglob(pattern)
+
+    def read_bytes(self) -> bytes:
+        return self.ask(lambda fs, name: fs.cat_file(name))
+
+    def read_range(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop`, fewer where the object ends before."""
+        if stop <= start:
+            return b""
+        return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
+
+    def read_text(self, encoding: str | None = "utf-8", errors: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def open(self, mode: str = "rb", **_: Any) -> IO[bytes]:  # type: ignore[override]
+        """A file to read at random; what it reads is fetched in blocks."""
+        if mode != "rb":
+            raise ValueError(
+                f"{mode!r}: objects are opened to be read; `clipjax.storage.bucket_files` writes them"
+            )
+        return io.BufferedReader(_Object(self), BLOCK)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            self.ask(lambda fs, name: fs.rm_file(name), "remove")
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def ask(self, request: Callable[[Any, str], T], verb: str = "read") -> T:
+        """What `request(filesystem, name)` returns, after as many attempts as it takes.
+
+        Raises FileNotFoundError and FileExistsError as they come; see the class for others.
+        """
+        fs, name = self._filesystem()
+        for attempt in range(ATTEMPTS):
+            try:
+                return request(fs, name)
+            except FileNotFoundError:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self)) from None
+            except FileExistsError:
+                raise
+            except Exception as error:
+                if not _may_pass(error) or attempt == ATTEMPTS - 1:
+                    raise self._failure(error, verb) from error
+            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1))
+        raise AssertionError("unreachable")
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Of fsspec, which keeps one for all paths; listings are not kept, so that they are not old."""
+        import fsspec
+
+        scheme = self.parts[0].removesuffix(":")
+        try:
+            return fsspec.core.url_to_fs(str(self), use_listings_cache=False)
+        except ImportError as error:
+            how = f'pip install "clipjax[{_EXTRAS[scheme]}]"' if scheme in _EXTRAS else _reason(error)
+            raise UsageError(
+                f"{scheme}://{self.parts[1]}: what reads {scheme}:// is not installed: {how}"
+            ) from None
+        except ValueError as error:
+            raise UsageError(f"{self}: {scheme}:// is no kind of place ({_reason(error)})") from None
+        except Exception as error:
+            raise self._failure(error, "read") from error
+
+    def _failure(self, error: Exception, verb: str) -> DataError:
+        why = _reason(error)
+        if _is_refusal(error):
+            scheme = self.parts[0].removesuffix(":")
+            usual = f"give credentials as fsspec's {scheme} takes them"
+            how = _CREDENTIALS.get(_EXTRAS.get(scheme, ""), usual)
+            return BucketError(f"{self}: the bucket does not let you {verb} it ({why}): {how}")
+        if _may_pass(error):
+            return BucketError(
+                f"{self}: could not {verb} it {ATTEMPTS} times in a row ({why}); run again when the bucket "
+                "answers: what is finished is kept"
+            )
+        return DataError(f"{self}: could not {verb} it ({why}); check the address")
+
+
+class _Object(io.RawIOBase):
+    """An object as a file: each read is one request."""
+
+    def __init__(self, path: BucketPath) -> None:
+        self._path, self._at = path, 0
+        self._size = path.version()[0]
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._path.read_range(self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _listing(folder: BucketPath) -> list[BucketPath]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _written(info: dict[str, Any]) -> float:
+    for key in ("mtime", "LastModified", "updated", "last_modified", "modified", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return value
+    return 0.0
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status, 0 where there is none."""
+    text = str(getattr(error, "code", None) or getattr(error, "status", None))
+    return int(text) if text.isdecimal() else 0
+
+
+def _is_refusal(error: BaseException) -> bool:
+    said = isinstance(error, OSError) and str(error).startswith("Forbidden")  # gcsfs, of 403
+    named = _is(error, _REFUSED) and not _is(error, _BROKEN)
+    return isinstance(error, PermissionError) or said or named or _status(error) in (401, 403)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, TimeoutError | ConnectionError) or _is(error, _BROKEN):
+        return True
+    broken = isinstance(error, OSError) and error.errno in _TRANSIENT
+    return broken or _status(error) in (408, 429) or 500 <= _status(error) < 600
+
+
+def _is(error: BaseException, names: set[str]) -> bool:
+    return any(cls.__name__ in names for cls in type(error).__mro__)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200].rstrip(".")
+
+
+def check_folder(root: Path, what: str, *, written: bool) -> None:
+    """Raises DataError where a folder is a file, lies in one, or is to be written and closed to us."""
+    nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise DataError(f"{nearest} is a file, not {what}; choose another one")
+    if written and not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(f"{nearest} cannot be written to; choose another place for {what}")

@@ -1,0 +1,252 @@
+"""SHA-256 of files, remembered between runs.
+
+Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in
+the user's cache under its path and `Version`, and computed again only when one of them changes.
+
+Size and modification time do not tell a file from another one: `cp -p`, `rsync -t` and `tar` set the time.
+The time of change (ctime) is the system's own, which no program sets, and a file renamed into its place has
+another inode. A clock moves in steps, so a file may change twice within one: as git does for its index ("racy
+git", in its Documentation/technical), nothing is remembered of a file that changed just before it was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
+
+T = TypeVar("T")
+
+SETTLED_NS = 2 * 10**9  # FAT, the coarsest clock of a file system in use, moves in steps of two seconds
+_ASKED = 500  # paths that one query names
+_ATTEMPTS = 3  # to read a file that changes meanwhile
+
+
+class Version(NamedTuple):
+    """What tells a file from another one in its place, without reading it.
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: time of modification, in nanoseconds; on a bucket, a number that changes with the object.
+        ctime_ns, inode, device: time of change, and which file of which file system; 0 on a bucket.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int = 0
+    inode: int = 0
+    device: int = 0
+
+    def is_settled(self, now_ns: int) -> bool:
+        """Whether a change after `now_ns` is sure to give another version; on a bucket every change does."""
+        return not any(self[2:]) or max(self.mtime_ns, self.ctime_ns) + SETTLED_NS < now_ns
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where clipjax keeps what it can make again: $CLIPJAX_CACHE, else ~/.cache/clipjax."""
+    return Path(environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, no NaN. What keys and fingerprints hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256_json(value: object) -> str:
+    return sha256_bytes(canonical_json(value).encode())
+
+
+def version_of(path: Path) -> Version:
+    """The version of a file or of an object on a bucket.
+
+    Raises OSError where there is no such file; `BucketPath.ask` says what else of a bucket.
+    """
+    if isinstance(path, BucketPath):
+        return Version(*path.version())
+    status = path.stat()
+    return Version(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+
+
+def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
+    """`read(version)`, and the version, of a file that did not change while it was read.
+
+    Raises:
+        DataError: the file is not there, or changes each time that it is read; what `read` raises, if the
+            file has not changed.
+    """
+    try:
+        for _ in range(_ATTEMPTS):
+            before, value, failure = version_of(path), None, None
+            try:
+                value = read(before)
+            except (OSError, DataError) as error:
+                failure = error
+            if version_of(path) == before:
+                if failure is not None:
+                    raise failure
+                return cast(T, value), before
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    raise DataError(f"{path} changes while it is read: run again when it is written")
+
+
+def clock_ns(folder: Path) -> int:
+    """The time, for `Version.is_settled`, in nanoseconds since the epoch.
+
+    The earlier of this machine's clock and that of the folder's file system: a file server's may be behind.
+    """
+    now = time.time_ns()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            now = min(now, os.fstat(file.fileno()).st_ctime_ns)
+    return now
+
+
+def _threads(path: Path) -> ThreadPoolExecutor:
+    """As many as read that at the same time: a disk keeps the processors busy, a bucket is waited for."""
+    return ThreadPoolExecutor(REQUESTS if isinstance(path, BucketPath) else os.cpu_count() or 1)
+
+
+def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
+    """Digests of the files' contents, in order; only files that changed since the last call are read.
+
+    Args:
+        paths: existing files.
+        progress: called with the number of bytes of each file, as it is done.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    absolute = [place(path).absolute() for path in paths]
+    memory = _Memory(absolute)
+    digests = []
+    with _threads(absolute[0] if absolute else Path()) as pool:
+        for digest, size in pool.map(memory.digest, absolute):
+            digests.append(digest)
+            if progress is not None:
+                progress(size)
+    memory.save()
+    return digests
+
+
+def sha256_file(path: Path, size: int | None = None) -> str:
+    """The digest of a file as it is now: nothing is remembered.
+
+    Args:
+        size: of an object on a bucket, in bytes; by default the bucket is asked for it.
+
+    Raises OSError where it cannot be read; what `BucketPath.ask` says of a bucket.
+    """
+    if not isinstance(path, BucketPath):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, size = hashlib.sha256(), path.version()[0] if size is None else size
+    for start in range(0, size, BLOCK):
+        digest.update(path.read_range(start, min(start + BLOCK, size)))
+    return digest.hexdigest()
+
+
+def sha256_parts(
+    path: Path,
+    parts: Sequence[str],
+    read: Callable[[int], bytes],
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Digests of parts of one large file, in order; remembered as long as the file does not change.
+
+    Args:
+        path: an existing file.
+        parts: what tells the parts apart in it, one text each.
+        read: the number of a part -> its bytes; called from several threads, for parts not remembered.
+        progress: called with the number of bytes read of each part, as it is done.
+
+    Raises:
+        DataError: the file cannot be read; what `read` raises.
+    """
+    names = [f"{path.absolute()}#{part}" for part in parts]
+    memory = _Memory(names)
+
+    def digests_of(version: Version) -> list[tuple[str, int]]:
+        def digest(i: int) -> tuple[str, int]:
+            if (known := memory.find(names[i], version)) is not None:
+                return known, 0
+            data = read(i)
+            return sha256_bytes(data), len(data)
+
+        found = []
+        with _threads(path) as pool:
+            for value, size in pool.map(digest, range(len(names))):
+                found.append((value, size))
+                if progress is not None:
+                    progress(size)
+        return found
+
+    found, version = read_still(path, digests_of)
+    for name, (value, _) in zip(names, found):
+        memory.add(name, version, value)
+    memory.save()
+    return [value for value, _ in found]
+
+
+class _Memory:
+    """What earlier runs computed of some files, by path and version; a cache that fails only costs time.
+
+    The table is not that of versions of clipjax that knew files by size and modification time alone.
+    """
+
+    def __init__(self, paths: Sequence[Path | str]) -> None:
+        self.file = cache_dir() / "digests.sqlite"
+        self.now = clock_ns(self.file.parent)
+        self.new: list[tuple[str, str, str]] = []
+        self.known: dict[str, tuple[str, str]] = {}
+        with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
+            for start in range(0, len(paths), _ASKED):
+                asked = [str(path) for path in paths[start : start + _ASKED]]
+                marks = ", ".join("?" * len(asked))
+                found = table.execute(f"SELECT * FROM versions WHERE path IN ({marks})", asked)
+                self.known |= {path: tuple(row) for path, *row in found}
+
+    @contextlib.contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(self.file, timeout=30)) as table, table:
+            # The version as text: an inode may be larger than the integers of SQLite.
+            table.execute("CREATE TABLE IF NOT EXISTS versions (path TEXT PRIMARY KEY, version TEXT, sha256)")
+            yield table
+
+    def find(self, name: str, version: Version) -> str | None:
+        known = self.known.get(name)
+        return known[1] if known is not None and known[0] == canonical_json(version) else None
+
+    def add(self, name: str, version: Version, sha256: str) -> None:
+        """To be remembered, where the version is sure to change with the file and it is new."""
+        if version.is_settled(self.now) and self.find(name, version) is None:
+            self.new.append((name, canonical_json(version), sha256))
+
+    def digest(self, path: Path) -> tuple[str, int]:
+        found, version = read_still(
+            path, lambda version: self.find(str(path), version) or sha256_file(path, version.size)
+        )
+        self.add(str(path), version, found)
+        return found, version.size
+
+    def save(self) -> None:
+        if self.new:
+            with contextlib.suppress(OSError, sqlite3.Error), self._table() as table:
+                table.executemany("INSERT OR REPLACE INTO versions VALUES (?, ?, ?)", self.new)

@@ -1,0 +1,128 @@
+"""Parquet files that may be damaged, or made to fill the memory: what one declares is checked first.
+
+A few hundred bytes of Parquet can stand for gigabytes: a row count is only a number, pages are compressed,
+and a dictionary's value of megabytes may stand in every row. So what the footer declares is bounded, and rows
+are read a few at a time and their bytes counted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import place, readable
+from clipjax.storage.digests import Version, version_of
+from clipjax.storage.parquet_footer import RowGroup, read_footer
+from clipjax.storage.reading import check_regular
+
+MAX_VALUES = 20_000_000  # of one column of a file; lists count each element
+MAX_BYTES = 2 * 2**30  # of the values that are read at once: a row group of images, or a table
+BATCH_BYTES = 2**28  # of the values of one batch of rows, at most
+BATCH_ROWS = 65_536
+
+
+def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetFile:
+    """An opened file whose footer was read and keeps the bounds.
+
+    Args:
+        groups: check these row groups alone, because no other is going to be read.
+
+    Raises:
+        DataError: it is not a regular file or not a whole Parquet file; a column declares too much.
+    """
+    check_regular(path)
+    try:
+        parquet = pq.ParquetFile(readable(path))
+        declared = _declared(str(path), version_of(path))
+        _check(path, declared if groups is None else [declared[group] for group in groups])
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise DataError(f"{path}: not a whole Parquet file ({first_line(error)}); copy it again") from None
+    return parquet
+
+
+@functools.lru_cache(maxsize=64)
+def _declared(path: str, version: Version) -> list[RowGroup]:
+    """Read once of each file, however many of its row groups are read one by one."""
+    return read_footer(place(path))
+
+
+def _check(path: Path, groups: Sequence[RowGroup]) -> None:
+    values: dict[str, int] = {}
+    for group in groups:
+        for column in group.columns:
+            if column.size > MAX_BYTES:
+                raise DataError(
+                    f"{path}: a row group of the column {column.name!r} unpacks to {column.size:,} bytes, "
+                    f"and {MAX_BYTES:,} is the limit; write the file again with smaller row groups"
+                )
+            values[column.name] = values.get(column.name, 0) + max(column.values, group.rows)
+            if values[column.name] > MAX_VALUES:
+                raise DataError(
+                    f"{path}: the column {column.name!r} declares more than {MAX_VALUES:,} values; write "
+                    "several files"
+                )
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
+    """The values of a file's columns, all of them by default.
+
+    Raises:
+        DataError: as `read_batches`.
+    """
+    try:
+        names = open_parquet(path).schema_arrow.names if columns is None else columns
+        read: dict[str, list[Any]] = {name: [] for name in names}
+        for batch in read_batches(path, names):
+            for name, values in read.items():
+                values += batch.column(name).to_pylist()
+    except UnicodeDecodeError as error:  # a text, or the name of a column
+        raise DataError(f"{path}: a text is not UTF-8 ({error.reason}); copy it again") from None
+    return read
+
+
+def read_batches(
+    path: Path, columns: Sequence[str], groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of these columns (or leaves of structs), batch by batch.
+
+    Raises:
+        DataError: as `open_parquet`; a damaged row group; values of more than MAX_BYTES in all.
+    """
+    parquet, total = open_parquet(path, groups), 0
+    try:
+        declared = _declared(str(path), version_of(path))
+        for group in range(len(declared)) if groups is None else groups:
+            rows = _rows_of_a_batch(declared[group], columns)
+            for batch in parquet.iter_batches(rows, row_groups=[group], columns=list(columns)):
+                total += batch.nbytes
+                if total > MAX_BYTES:
+                    what = "the file" if groups is None else f"row group {group}"
+                    raise DataError(
+                        f"{path}: the values of {', '.join(columns)} in {what} take more than "
+                        f"{MAX_BYTES:,} bytes; write smaller row groups, or several files"
+                    )
+                yield batch
+    except MemoryError:  # pyarrow's is an ArrowException as well
+        raise
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise DataError(f"{path}: damaged ({first_line(error)}); copy it again") from None
+
+
+def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
+    """As many rows as take BATCH_BYTES even where each holds the longest value that its column can have."""
+    longest = 1
+    for column in group.columns:
+        if column.is_bytes and any(f"{column.name}.".startswith(f"{name}.") for name in columns):
+            longest = max(longest, column.size)  # a value is in its column at least once
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // longest))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

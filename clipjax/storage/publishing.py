@@ -1,0 +1,130 @@
+"""What is made on this disk and lies on a bucket: written to a working copy, then uploaded whole.
+
+    CACHE/working/gs/bucket/folder/file        is the working copy of gs://bucket/folder/file
+
+A folder goes up file by file, and last the one that makes it what it is (card.json of a model, sizes.json of
+a resume point): a folder without that one is not seen. An upload that fails leaves the working copy, and
+names it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.storage.bucket_files import BucketFiles
+from clipjax.storage.buckets import BucketPath
+from clipjax.storage.digests import cache_dir
+
+_UNFINISHED = ".uploading"  # in a folder that is not whole yet
+_AT_ONCE = 8  # uploads: each may hold some blocks of a large file
+
+
+def working_copy(path: Path) -> Path:
+    """Where on this disk something is made: the path itself, or the place in the cache of what a URL names.
+
+    Raises UsageError for a URL that leaves its folder.
+    """
+    if not isinstance(path, BucketPath):
+        return path
+    if ".." in path.parts:
+        raise UsageError(f"{path}: write the address without '..'")
+    return cache_dir().joinpath("working", path.parts[0].rstrip(":"), *path.parts[1:])
+
+
+def publish(folder: Path, target: BucketPath, last: str) -> None:
+    """Let a folder of this disk lie on a bucket too, whole or not at all.
+
+    Args:
+        target: the folder there; what it holds of such a folder is replaced.
+        last: the file by which the folder is known: the first to be removed, and created at the end.
+
+    Raises:
+        DataError: the bucket fails or refuses, or another run has published there meanwhile; names `folder`,
+            which is left as it is.
+    """
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    names.remove(last)
+    with naming(folder):
+        BucketFiles().create(target / _UNFINISHED, b"", replace=True)
+        remove(target, last, but=[*names, _UNFINISHED])
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(lambda name: BucketFiles().upload(folder / name, target / name), names):
+                pass
+        if not BucketFiles().create(target / last, (folder / last).read_bytes()):
+            raise DataError(f"{target} was written by another run at the same time: let one go on")
+    with contextlib.suppress(DataError):  # some may write there, and not remove
+        (target / _UNFINISHED).unlink(missing_ok=True)
+
+
+def is_unfinished(target: Path | BucketPath) -> bool:
+    """Whether a folder is one of a bucket that `publish` has begun, and was cut off."""
+    return isinstance(target, BucketPath) and (target / _UNFINISHED).exists()
+
+
+def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
+    """Take a published folder back: first the file that it is known by, then what a listing shows.
+
+    Args:
+        but: other files to leave there.
+
+    Raises DataError where the bucket fails or refuses.
+    """
+    if (target / last).exists():
+        (target / last).unlink(missing_ok=True)
+    left = {str(target / name) for name in but}
+    for path in list(target.rglob("*")):
+        if path.is_file() and str(path) not in left:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def uploading(target: BucketPath) -> Iterator[Path]:
+    """A file to write, which is `target` at the end; its working copy is kept where the upload fails.
+
+    Raises DataError where the bucket fails or refuses; names the copy.
+    """
+    draft = working_copy(cast(Path, target))
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield draft
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    with naming(draft):
+        BucketFiles().upload(draft, target)
+    draft.unlink()
+
+
+def moved(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Where files lie that were written to the working copy of a folder: on a bucket they are uploaded now.
+
+    Raises DataError where the bucket fails or refuses; names the copy.
+    """
+    if not isinstance(folder, BucketPath):
+        return list(files)
+    for file in files:
+        with naming(file):
+            BucketFiles().upload(file, folder / file.name)
+        file.unlink()
+    return [cast(Path, folder / file.name) for file in files]
+
+
+def forget(path: Path) -> None:
+    """Remove the working copy of something that lies on its bucket."""
+    if (copy := working_copy(path)) != path:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def naming(copy: Path) -> Iterator[None]:
+    """Says in the message of a failed upload where the whole copy is."""
+    try:
+        yield
+    except ClipjaxError as error:
+        raise type(error)(f"{error}; the copy on this disk is kept: {copy}") from error

@@ -1,0 +1,258 @@
+"""Reading small files that a user may have damaged: text, JSON, CSV, TOML, and whether a file is there.
+
+Every reader of clipjax goes through these functions, so that one kind of bad input gets one answer: a
+`DataError` that names the file (and the line), and says what is wrong. A path may be a URL
+(`clipjax.storage.buckets`).
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BucketPath
+
+AnyPath = Path | epath.Path
+
+# A name that no file can have: too long for the file system, or a chain of links without an end.
+_IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP}
+_KINDS = {dict: "a JSON object", list: "a JSON list"}
+
+
+def exists(path: AnyPath) -> bool:
+    """Whether there is something at the path. False for a name that no file can have (too long, with a NUL).
+
+    Raises:
+        DataError: the system does not let us look (no permission, a failing disk).
+    """
+    return _look(path, path.exists)
+
+
+def is_file(path: AnyPath) -> bool:
+    """Whether the path is a file; answers and raises as `exists`."""
+    return _look(path, path.is_file)
+
+
+def is_dir(path: AnyPath) -> bool:
+    """Whether the path is a folder; answers and raises as `exists`."""
+    return _look(path, path.is_dir)
+
+
+def _look(path: AnyPath, look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except ValueError:  # a NUL, or a character that no file name can hold
+        return False
+    except OSError as error:
+        if error.errno in _IMPOSSIBLE:
+            return False
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def check_regular(path: AnyPath) -> None:
+    """Refuse what is not a file of bytes: reading a FIFO or a device may never end.
+
+    Raises:
+        DataError: it does not exist, is a folder, a FIFO, a socket or a device, or cannot be looked at.
+    """
+    if isinstance(path, BucketPath):
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is not a regular file (a FIFO, a socket or a device): give a file")
+
+
+def read_bytes(path: AnyPath) -> bytes:
+    """The contents of a regular file, or of an object on a bucket.
+
+    Raises:
+        DataError: as `check_regular`, or the file cannot be read.
+    """
+    check_regular(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: AnyPath, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+def read_text(path: AnyPath) -> str:
+    """A UTF-8 text file, without the byte order mark that some editors put in front.
+
+    Raises:
+        DataError: as `read_bytes`, or the file is not UTF-8.
+    """
+    return decode_text(read_bytes(path), path)
+
+
+def decode_text(data: bytes, where: object) -> str:
+    """UTF-8 bytes as text, without a byte order mark.
+
+    Args:
+        where: the file, and the place in it, which an error begins with.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def read_lines(path: AnyPath) -> list[str]:
+    """The lines of a text file that are not blank; spaces within a line are not touched."""
+    return [line for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_toml(path: AnyPath) -> dict[str, Any]:
+    """Parse one TOML file.
+
+    Raises:
+        DataError: as `read_text`; a syntax error names the file and the line.
+    """
+    return parse_toml(read_text(path), path)
+
+
+def parse_toml(text: str, where: object) -> dict[str, Any]:
+    """Parse TOML text; an error begins with `where`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise DataError(f"{where}: brackets are nested too deeply") from None
+    except ValueError as error:  # a syntax error, or an integer of thousands of digits
+        raise DataError(f"{where}: {error}") from None
+
+
+def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
+    """A CSV file as one dict a row.
+
+    Raises:
+        DataError: as `read_text`; the header has a name twice; a row has too many or too few cells; a quote
+            is never closed, or stands where none may. Names the line.
+    """
+    return parse_csv(read_text(path), path, delimiter)
+
+
+def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, str]]:
+    """CSV text as one dict a row; see `read_csv`. An error begins with `where` and the line."""
+    return [row for _, row in numbered_csv(text, where, delimiter)]
+
+
+def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
+    """The line that each row ends in, and the row; see `read_csv`."""
+    # strict: an unbalanced quote would otherwise swallow every line after it into one cell.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = list(reader.fieldnames or [])
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise DataError(f"{where}:1: two columns have the name {min(doubled)!r}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(f"{where}:{reader.line_num}: expected {len(names)} cells")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{where}:{reader.reader.line_num}: not CSV ({error})") from None
+
+
+def read_json(path: AnyPath, kind: type = dict) -> Any:
+    """The JSON value of a file.
+
+    Args:
+        kind: what it must be, `dict` or `list`; `object` for anything.
+
+    Raises:
+        DataError: as `read_text` and `parse_json`.
+    """
+    return parse_json(read_bytes(path), path, kind)
+
+
+def read_jsonl(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSONL file that is not blank.
+
+    Raises:
+        DataError: as `read_json`, naming the line.
+    """
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, parse_json(line, f"{path}:{number}")
+
+
+def parse_json(text: str | bytes, where: object, kind: type = dict) -> Any:
+    """The JSON value that a text is, strictly: no NaN, no infinity, no name twice in one object.
+
+    Args:
+        where: the file, and the place in it, which an error begins with.
+        kind: see `read_json`.
+
+    Raises:
+        DataError: it is not JSON, is nested too deeply, has a number too large for a float, half a surrogate
+            pair in a string, or is not of the kind.
+    """
+    text = decode_text(text, where) if isinstance(text, bytes) else text
+    try:
+        value = _DECODER.decode(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # only an escape can make half a pair
+    except RecursionError:
+        raise DataError(f"{where} is not JSON we read: brackets are nested too deeply") from None
+    except UnicodeEncodeError:
+        raise DataError(f"{where}: a string has half a surrogate pair (\\ud800 to \\udfff)") from None
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise DataError(f"{where} is not {_KINDS.get(kind, kind.__name__)}")
+    return value
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {max(names, key=names.count)!r} appears twice in one object")
+    return record
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """Reject numbers too large for a float (1e400 parses as infinity)."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
+
+
+def _integer(text: str) -> int:
+    _finite(text)
+    return int(text)
+
+
+# Shared: building a decoder costs as much as parsing one line.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_no_doubles, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer
+)

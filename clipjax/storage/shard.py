@@ -1,0 +1,90 @@
+"""A stored shard as bytes: a safetensors file.
+
+Its tensors are `array` (any rank and dtype), `ids` (JSON, as bytes), `sha256` (of both) and
+`per_device_batch`, the images that a device took at once when the rows were made: the last bits depend on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import safetensors.numpy
+
+from clipjax.storage.writing import DTYPES
+
+SCHEMA = 1
+"""Version of the files; part of every key, so an entry of another version is never read as ours."""
+
+
+def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
+    """The bytes of a shard."""
+    names = np.frombuffer(json.dumps(list(ids)).encode(), np.uint8)
+    array = np.ascontiguousarray(array)
+    tensors = {
+        "array": array,
+        "ids": names,
+        "sha256": _checksum(names, array),
+        "per_device_batch": np.array(per_device_batch, np.int32),
+    }
+    return safetensors.numpy.save(tensors, metadata={"format": f"clipjax-store-{SCHEMA}"})
+
+
+def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
+    """Ids, rows, and the batch that they were made in (None in a file of an earlier clipjax).
+
+    Raises ValueError if the bytes are not a whole, unchanged shard.
+    """
+    try:
+        tensors = _tensors(data)
+        names, array, checksum = tensors["ids"], tensors["array"], tensors["sha256"]
+        batch = tensors.get("per_device_batch")
+        batch = None if batch is None else int(batch)
+        same = np.array_equal(checksum, _checksum(names, array))
+        ids = json.loads(names.tobytes()) if same else []
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"truncated or foreign: {error}") from None
+    if not same:
+        raise ValueError("checksum differs")
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids) or array.ndim < 1:
+        raise ValueError("foreign: its ids are not a list of texts, or its array has no rows")
+    return ids, array, batch
+
+
+_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+def _tensors(data: bytes) -> dict[str, np.ndarray]:
+    """Views on the bytes, which are most of what is read: the library would copy every tensor.
+
+    Raises one of the errors that `unpack` catches if the header is missing or does not fit the rest.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8:start]), memoryview(data)[start:]
+    header.pop("__metadata__", None)
+    ends = [tensor["data_offsets"][1] for tensor in header.values()]
+    if max(ends, default=0) != len(body):
+        raise ValueError(f"{len(body)} bytes of tensors where {max(ends, default=0)} are expected")
+    return {
+        name: np.frombuffer(body[slice(*tensor["data_offsets"])], _DTYPES[tensor["dtype"]]).reshape(
+            tensor["shape"]
+        )
+        for name, tensor in header.items()
+    }
+
+
+def _checksum(names: np.ndarray, array: np.ndarray) -> np.ndarray:
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} {names.size} ".encode())
+    digest.update(names.data)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -1,0 +1,287 @@
+"""Files and folders that appear whole or not at all, and survive a crash once they are there.
+
+    .NAME.<32 hex digits>.tmp     a draft of NAME; its writer holds a lock on it (flock) as long as it lives
+    .NAME.<32 hex digits>.old     what was NAME, where a disk cannot exchange two folders in one step
+
+Who writes NAME next removes the drafts of dead writers. A NAME that is missing while its `.old` is there was
+put aside by a run that was killed: `restore_folder` brings it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BucketPath, place
+from clipjax.storage.publishing import uploading
+
+# In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
+DTYPES = {
+    np.dtype(numpy): name
+    for name, numpy in {
+        "BOOL": np.bool_,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "I16": np.int16,
+        "U16": np.uint16,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I32": np.int32,
+        "U32": np.uint32,
+        "F32": np.float32,
+        "F64": np.float64,
+        "I64": np.int64,
+        "U64": np.uint64,
+    }.items()
+}
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file as its own library does, byte by byte; it appears whole or not at all.
+
+    Args:
+        path: of the file, or its URL on a bucket.
+        tensors: arrays by name.
+        metadata: strings for the header, e.g. {"format": "pt"}.
+
+    Returns: the file's SHA-256.
+
+    Raises:
+        DataError: it cannot be written; nothing half-written is left.
+    """
+    path = place(path)
+    with writing(path), whole_file(path) as draft:
+        return write_tensors(draft, tensors, metadata)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all. Raises DataError where it cannot be written."""
+    path = place(path)
+    with writing(path), whole_file(path) as draft, draft.open("wb") as file:
+        file.write(data)
+        flush(file.fileno(), file.flush)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write under: `path` is what was written there, at the end; after an error it is as it
+    was. On a bucket that is an upload.
+
+    Raises OSError, or of a bucket DataError (see `clipjax.storage.publishing.uploading`).
+    """
+    if isinstance(path, BucketPath):
+        with uploading(path) as draft:
+            yield draft
+        return
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _draft(path, lambda draft: os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)) as draft:
+        yield draft
+        os.replace(draft, path)
+        flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill: it is `folder` at the end; after an error that is as it was.
+
+    At every moment the name is that of the old folder or of the new one; where the disk cannot exchange two
+    folders, a killed run may leave the old one put aside (see `restore_folder`).
+
+    Raises OSError.
+    """
+    folder = folder.absolute()
+    with draft_folder(folder) as draft:
+        yield draft
+        flush_folder(draft)
+        try:
+            os.rename(draft, folder)  # an empty folder is replaced
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            if not _exchange(draft, folder):
+                _replace(draft, folder)
+        flush_folder(folder.parent)
+
+
+@contextlib.contextmanager
+def draft_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which is removed at the end unless it has another name by then.
+
+    Raises OSError.
+    """
+
+    def make(draft: Path) -> int:
+        draft.mkdir()
+        return os.open(draft, os.O_RDONLY)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_folder(folder)
+    with _draft(folder, make) as draft:
+        yield draft
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring a folder back that a killed run has put aside and not replaced. Does nothing where it may not."""
+    if os.path.lexists(folder):
+        return
+    for aside in _beside(folder, "old"):
+        with contextlib.suppress(OSError), _locked(aside):  # waits for a writer that lives
+            if not os.path.lexists(folder):
+                os.rename(aside, folder)
+
+
+def sweep(path: Path) -> None:
+    """Remove what dead writers of `path` have left beside it: the lock of a dead writer is free."""
+    for left in [*_beside(path, "tmp"), *(_beside(path, "old") if os.path.lexists(path) else [])]:
+        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+            _remove(left)
+
+
+@contextlib.contextmanager
+def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """What `make` creates and opens beside `path`, held; its name is gone afterwards, whatever happened."""
+    sweep(path)
+    draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    descriptor = make(draft)
+    try:
+        with contextlib.suppress(OSError):  # a disk that knows no locks, where nothing is swept up either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(descriptor, draft):
+            yield draft
+        else:  # swept up between making and locking: take another
+            with _draft(path, make) as again:
+                yield again
+    finally:
+        _remove(draft)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int = 0) -> Iterator[None]:
+    """Hold a file or folder. Raises OSError where it is held, or has another place once it is free."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        if not _is_at(descriptor, path):
+            raise FileNotFoundError(path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
+
+
+def _beside(path: Path, ending: str) -> list[Path]:
+    """The drafts of `path`, or what was put aside of it, by name."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.{ending}")
+    try:
+        return sorted(path.parent / name for name in os.listdir(path.parent) if ours.fullmatch(name))
+    except (OSError, ValueError):
+        return []
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap what two names stand for, in one step (renameat2(2)); False where system or disk cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(b))
+
+
+def _replace(draft: Path, folder: Path) -> None:
+    """Exchange in two steps; the old folder is held, so that nobody restores it between them."""
+    aside = draft.with_suffix(".old")
+    with _locked(folder):
+        os.rename(folder, aside)
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            os.rename(aside, folder)
+            raise
+        _remove(aside)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file inside a folder that nobody sees yet; flushed to the disk. Returns its
+    SHA-256."""
+    rank = {dtype: -place for place, dtype in enumerate(DTYPES)}
+    names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        shape, dtype = list(tensors[name].shape), DTYPES[tensors[name].dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        blocks = (_array(tensors[name]).reshape(-1).view(np.uint8) for name in names)
+        for block in itertools.chain((len(raw).to_bytes(8, "little"), raw), blocks):
+            file.write(block)  # type: ignore[arg-type]
+            digest.update(block)  # type: ignore[arg-type]
+        flush(file.fileno(), file.flush)
+    return digest.hexdigest()
+
+
+def _array(tensor: Any) -> np.ndarray:
+    return np.ascontiguousarray(tensor.read() if hasattr(tensor, "read") else tensor)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk into a DataError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}); nothing was left of it") from None
+
+
+def flush(descriptor: int, push: Callable[[], Any]) -> None:
+    """Brings an open file to the disk; `push` empties what Python holds back."""
+    push()
+    os.fsync(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a crash."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,264 @@
+"""Tasks: from stored features to numbers. One file a task, found by scanning for a module-level `TASK`.
+
+A task never runs a model, and it works in two steps. `describe` turns `Inputs` (features and a head) into one
+row an image: labels, predictions, confidences, scores. `measure` turns such rows into numbers with intervals,
+and knows nothing of features: rows that another framework made, or an earlier run stored, give the same
+numbers (`clipjax eval TASK --predictions FILE`). A task also says what it needs, which section of the paper
+it belongs to, and its convention: what the literature leaves open.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+import clipjax.tasks
+from clipjax.data.labels import LabelSpace, Projection
+from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.metrics.intervals import Interval
+
+if TYPE_CHECKING:
+    from clipjax.heads.head import Head
+
+Columns = Mapping[str, Any]
+"""One row an image: column name -> N values, arrays of one or two axes, or lists."""
+
+
+def finite_column(columns: Columns, name: str) -> np.ndarray:
+    """A column of numbers. float32 [N] where it is stored so, else float64 [N].
+
+    Raises:
+        DataError: a number is not finite; names the image, or the row where there is no column `id`.
+    """
+    values = np.asarray(columns[name])
+    if values.dtype != np.float32:
+        values = values.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        which = columns["id"][int(bad[0])] if "id" in columns else f"row {bad[0]}"
+        raise DataError(f"{which}: its {name} is {values[bad[0]]}")
+    return values
+
+
+class Annotations(Protocol):
+    """What is known of images beside the data set itself, e.g. the factors of ImageNet-X."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the contents: part of a run's recipe."""
+        ...
+
+
+@dataclass(frozen=True)
+class About:
+    """What numbers need beside the per-image columns.
+
+    Attributes:
+        dataset: its name. Part of the seed of its resamples, so that all scores and models share them.
+        label_space: of the data set; None where it has no classes.
+        annotations: what the task's `load_annotations` gave; None for a task without.
+        resamples, seed: of bootstraps.
+    """
+
+    dataset: str
+    label_space: LabelSpace | None
+    annotations: Any = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Embedded captions of a data set's images.
+
+    Attributes:
+        features: float32 [M, D], unit norm.
+        image_of_text: int [M], the row of each caption's image.
+        cut: bool [M], which were too long for the model's context; None where that is not known.
+    """
+
+    features: np.ndarray
+    image_of_text: np.ndarray
+    cut: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a task is given.
+
+    Attributes:
+        ids: [N], stable names of the images.
+        features: float32 [N, D], as the store holds them.
+        labels: int [N], indices into `label_space`; None for a data set without labels.
+        head: from features to logits over `head.label_space`; None for a task that needs none.
+        label_space: of the data set; None where it has no classes.
+        projection: from the head's label space to the data set's; None if they are the same.
+        columns: the manifest's further columns, [N] each.
+        dataset: the data set's name.
+        id: the in-distribution images that a task compares with (OOD detection) or calibrates on.
+        captions: for a task that needs them.
+        annotations, resamples, seed: see `About`.
+    """
+
+    ids: Sequence[str]
+    features: np.ndarray
+    labels: np.ndarray | None
+    head: Head | None
+    label_space: LabelSpace | None
+    projection: Projection | None = None
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    dataset: str = ""
+    id: Inputs | None = None
+    captions: Captions | None = None
+    annotations: Any = None
+    resamples: int = RESAMPLES
+    seed: int = 0
+
+    @property
+    def about(self) -> About:
+        return About(self.dataset, self.label_space, self.annotations, self.resamples, self.seed)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number. `value` is None where it is not defined, and `note` then says why.
+
+    Attributes:
+        metric: e.g. "top1"; accuracies are fractions, 0..1.
+        n: images that it rests on.
+        slice: which part of the data set, e.g. "class:n01440764"; None for all of it.
+        aggregates: what it is an unweighted mean over (e.g. "classes"); None for a mean over images.
+    """
+
+    metric: str
+    value: float | None
+    n: int
+    interval: Interval | None = None
+    slice: str | None = None
+    aggregates: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task returns: its numbers, and columns of length N with what is known of each image."""
+
+    measures: list[Measure]
+    images: dict[str, Any]
+
+
+def metric_name(metric: str, slice: str | None) -> str:
+    """What a number is called where its slice has no column of its own: "auroc score:msp"."""
+    return metric if slice is None else f"{metric} {slice}"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What two runs on the same images are compared by (`clipjax compare`).
+
+    Every metric is one that `measure` gives, by its `metric_name`.
+
+    Attributes:
+        right: whether each image is right, bool [N] a metric (or those of what it is over: some of the
+            images, or sets of them): proportions, compared by McNemar's test.
+        over: of a metric of `right` over some of the images: which, bool [N]. Not compared where the runs
+            have others.
+        resampled: every other number as a function of how often each image is drawn: int [B, N] -> float64
+            [B] a metric. Compared by a paired bootstrap.
+        groups: [N], names of the samples that are drawn independently of each other, where there are several
+            (in- and out-of-distribution images); None: all images are one.
+        clusters: [N], names of what is drawn in one piece (images of one object); None, also for all images
+            of one group: each image by itself.
+        annotated: the metrics that follow from annotations, which are not compared where the runs have
+            others; None: all do, and such runs are not compared at all.
+        convention: what else the numbers follow from, e.g. {"headline": "mcm"}; said where runs differ.
+    """
+
+    right: Mapping[str, np.ndarray] = field(default_factory=dict)
+    resampled: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    groups: Sequence[str] | None = None
+    clusters: Sequence[str | None] | None = None
+    over: Mapping[str, np.ndarray] = field(default_factory=dict)
+    annotated: Sequence[str] | None = None
+    convention: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record that a task module exposes as `TASK`.
+
+    Attributes:
+        version: raised whenever the same inputs may give another number.
+        section: of the paper.
+        needs: what must exist of a model and a data set: "head" (classes), "labels", "text" (a zero-shot
+            model: not applicable to a classifier), "id" (a second, in-distribution data set), "captions",
+            "annotations".
+        convention: what a reader must know to compare the number with another's.
+        describe: see the module's docstring. Raises DataError naming the image that cannot be used.
+        measure: likewise; also takes columns read back from a run's images.parquet (the column `id` too).
+        load_annotations: the user's file or folder, or None for the default, -> annotations.
+        paired: from per-image columns, also those read back; of `About` only `dataset` is there. Runs of a
+            task without it are not compared.
+    """
+
+    name: str
+    version: int
+    section: str
+    needs: tuple[str, ...]
+    convention: Mapping[str, Any]
+    describe: Callable[[Inputs], dict[str, Any]]
+    measure: Callable[[Columns, About], list[Measure]]
+    load_annotations: Callable[[Path | None], Annotations] | None = None
+    paired: Callable[[Columns, About], Paired] | None = None
+
+    def run(self, inputs: Inputs) -> Outcome:
+        """Both steps."""
+        images = self.describe(inputs)
+        return Outcome(self.measure(images, inputs.about), images)
+
+
+@functools.cache
+def all_tasks() -> dict[str, Task]:
+    """Every task by its name.
+
+    Raises:
+        ValueError: two modules use one name (a mistake of the programmer, not of the user).
+    """
+    found: dict[str, Task] = {}
+    for module in pkgutil.iter_modules(clipjax.tasks.__path__, f"{clipjax.tasks.__name__}."):
+        task = getattr(importlib.import_module(module.name), "TASK", None)
+        if task is not None:
+            add_task(found, task)
+    return found
+
+
+def add_task(found: dict[str, Task], task: Task) -> None:
+    """Put a task among those found; a second one of the same name is refused."""
+    if task.name in found:
+        raise ValueError(f"two tasks are called {task.name!r}: give one of the modules another TASK.name")
+    found[task.name] = task
+
+
+def find_task(name: str) -> Task:
+    """The task of this name; UsageError with the nearest names if there is none."""
+    tasks = all_tasks()
+    if name not in tasks:
+        raise unknown_task(name, list(tasks))
+    return tasks[name]
+
+
+def unknown_task(name: str, known: list[str]) -> UsageError:
+    """The error for a name that is no task, with the nearest ones."""
+    if name == "curation":
+        return UsageError(
+            "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"
+        )
+    return unknown_name("task", name, known)

@@ -1,0 +1,336 @@
+"""TPU-proved without a TPU: a forward pass compiled ahead of time, and what the executable says.
+
+libtpu, which `pip install "jax[tpu]"` brings, is the real TPU compiler and runs on any machine; JAX
+describes the chips to it (`jax.experimental.topologies`). So for every chip of configs/chips.toml one can see
+that a model compiles, at which batch it fits the memory, that its data-parallel forward has no collective,
+and that in the parity profile every dot and convolution keeps HIGHEST precision: on a TPU a float32 type
+alone would be multiplied in bfloat16.
+
+The program is the one that embedding runs: uint8 pixels or token ids to features, params replicated and the
+batch split over the chips. It is left to the partitioner, not stated with `shard_map`, so that a forward
+which mixes examples would show up as a collective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.model import unit_norm
+from clipjax.checkpoints.registry import model_card
+from clipjax.config import config_dir
+from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
+from clipjax.errors import UsageError, unknown_name
+from clipjax.models.network import Network, Precision
+from clipjax.storage.reading import read_toml
+from clipjax.verification.hlo import CompiledProgram
+
+LARGEST = 4096  # examples a chip: more at a time gain nothing
+
+_HIGHEST = "operand_precision={highest,highest}"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of TPU: see configs/chips.toml."""
+
+    name: str
+    topology: str
+    memory_gib: int
+    slices: tuple[str, ...]
+    cores: str = "default"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one chip computes: function(params, batch) -> features.
+
+    Attributes:
+        params: the tower's params, abstract. example: one example of the batch, without the batch axis.
+    """
+
+    function: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    example: jax.ShapeDtypeStruct
+
+    def batch(self, size: int, sharding: Any = None) -> jax.ShapeDtypeStruct:
+        shape = (size, *self.example.shape)
+        return jax.ShapeDtypeStruct(shape, self.example.dtype, sharding=sharding)
+
+
+@dataclass(frozen=True)
+class Executable:
+    """What a compiled program says about itself; bytes and batch are those of one chip."""
+
+    batch: int
+    argument_bytes: int
+    temporary_bytes: int
+    collectives: dict[str, int]
+    products: int
+    highest: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a tower of a model, in one precision, on one kind of chip.
+
+    Attributes:
+        gflops: of the dots and convolutions, for one example.
+        executable: of the largest batch (a power of two, up to `LARGEST`) that fits a chip; None when it does
+            not compile.
+        problem: why it does not compile.
+    """
+
+    model: str
+    tower: str
+    precision: Precision
+    chip: str
+    gflops: float
+    executable: Executable | None
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def aot_table(
+    ids: Sequence[str],
+    chips: Sequence[str],
+    *,
+    towers: Sequence[str] = ("vision", "text"),
+    precisions: Sequence[Precision] = get_args(Precision),
+) -> Iterator[Row]:
+    """Compile towers of registered models for kinds of chips; yields each row as soon as it is known.
+
+    A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity). JAX is switched to the
+    CPU: the chips are only described.
+
+    Raises:
+        UsageError: an unknown model or chip, or an environment without the TPU compiler.
+    """
+    known = load_chips()
+    if unknown := [name for name in chips if name not in known]:
+        raise unknown_name("chip", unknown[0], list(known))
+    wanted = programs(ids, towers=towers, precisions=precisions)
+    use_tpu_compiler()
+    for card, tower, precision in wanted:
+        forward = forward_of(card, tower, precision)
+        for chip in chips:
+            yield _row(card, tower, precision, known[chip], forward)
+
+
+def programs(
+    ids: Sequence[str],
+    *,
+    towers: Sequence[str] = ("vision", "text"),
+    precisions: Sequence[Precision] = get_args(Precision),
+) -> list[tuple[Card, str, Precision]]:
+    """What `aot_table` compiles for each kind of chip. Raises UsageError for an unknown model."""
+    cards = [model_card(name) for name in ids]
+    return [
+        (card, tower, precision)
+        for card in cards
+        for tower in (towers if card.arch.text is not None else {"vision"}.intersection(towers))
+        for precision in precisions
+    ]
+
+
+def load_chips() -> dict[str, Chip]:
+    """The chips of configs/chips.toml by name."""
+    records = read_toml(config_dir() / "chips.toml")
+    return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
+
+
+def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
+    """A tower as embedding runs it: uint8 pixels or whole-length token ids to features."""
+    network = Network(card.arch)
+    params = {tower: network.abstract_params()[tower]}
+    if tower == "text":
+        ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)  # type: ignore[union-attr]
+        return Forward(
+            lambda params, ids: unit_norm(network.encode_text(params, ids, precision=precision)), params, ids
+        )
+    mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
+
+    def encode(params: Any, pixels: jax.Array) -> jax.Array:
+        features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
+        return features if card.arch.text is None else unit_norm(features)
+
+    return Forward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))
+
+
+def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward) -> Row:
+    flops = product_flops(jax.make_jaxpr(forward.function)(forward.params, forward.batch(1)).jaxpr)
+    facts = (card.id, tower, precision, chip.name, flops / 1e9)
+    try:
+        executable = largest(lambda batch: compile_forward(forward, chip, batch))
+    except jax.errors.JaxRuntimeError as error:
+        return Row(*facts, None, str(error).splitlines()[0])
+    return Row(*facts, executable, None if executable else f"not one example fits {chip.memory_gib} GiB")
+
+
+# --- compiling ---
+
+
+def use_tpu_compiler() -> None:
+    """Compile for TPUs that are only described, in this process; JAX is switched to the CPU.
+
+    The variables stand for what libtpu would ask the metadata server of a TPU machine.
+
+    Raises UsageError for an environment without the TPU compiler.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UsageError(
+            "this environment has no TPU compiler: make one of its own with `python -m venv .venv-tpu` and "
+            "`.venv-tpu/bin/pip install 'clipjax[tpu]'` (in a checkout: `make tpu-env`), and run "
+            "`.venv-tpu/bin/clipjax models --aot ...`; see docs/tpu.md"
+        )
+    jax.config.update("jax_platforms", "cpu")
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it locks the chips, of which there are none here
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+
+def slice_mesh(chip: Chip, topology: str) -> Mesh:
+    """The chips of a slice, such as "v5e:16x16", as a mesh of the data axis alone."""
+    from jax.experimental import topologies
+
+    described = topologies.get_topology_desc(topology, platform="tpu", chip_config_name=chip.cores)
+    return make_mesh(described.devices)
+
+
+def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
+    """The forward of `batch` examples a chip on the chip's slice; None when that does not fit the memory.
+
+    Raises:
+        jax.errors.JaxRuntimeError: it does not compile for any other reason.
+    """
+    mesh = slice_mesh(chip, chip.topology)
+    whole, split = replicated(mesh), batch_sharding(mesh)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), forward.params)
+    lowered = jax.jit(forward.function, out_shardings=split).lower(
+        params, forward.batch(batch * mesh.size, split)
+    )
+    start = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    executable = _read(compiled, batch, time.perf_counter() - start)
+    # The compiler refuses temporaries that exceed the memory, and counts the arguments too only at times.
+    needed = executable.argument_bytes + executable.temporary_bytes
+    return executable if needed <= chip.memory_gib * 2**30 else None
+
+
+def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executable:
+    memory: Any = compiled.memory_analysis()
+    program = CompiledProgram(compiled.as_text() or "")
+    return Executable(
+        batch=batch,
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        collectives=program.collectives,
+        products=len(program.products),
+        highest=sum(_HIGHEST in product.attributes for product in program.products),
+        seconds=round(seconds, 1),
+    )
+
+
+def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
+    """The executable of the largest batch that fits, a power of two up to `LARGEST`; None if not one does.
+
+    From the top: what does not fit is refused in seconds, what does takes minutes to compile.
+    """
+    batch = LARGEST
+    while (executable := compile_at(batch)) is None and batch > 1:
+        batch //= 2
+    return executable
+
+
+# --- counting ---
+
+
+def product_flops(jaxpr: Jaxpr) -> int:
+    """Floating-point operations of a program's dots and convolutions, two a multiply-add.
+
+    XLA's own cost analysis counts the body of a scan once; here it counts as often as it runs. Of the
+    branches of a `cond`, which is also how a program differs between platforms, the costliest counts. Zeros
+    that pad a convolution count as operands.
+
+    Raises:
+        ValueError: a product inside a loop of unknown length.
+    """
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * kernel.size // out_channels
+    inner = [product_flops(jaxpr) for jaxpr in _jaxprs(params)]
+    if name == "while" and any(inner):
+        raise ValueError("products inside a loop of unknown length: their number cannot be counted")
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * (params["length"] if name == "scan" else 1)
+
+
+def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+# --- showing ---
+
+
+def table_titles() -> tuple[str, ...]:
+    """The columns of the table."""
+    return (
+        *("model", "tower", "precision", "chip", "compiles", "GFLOP an example", "largest batch"),
+        *("arguments (MB)", "temporaries (MB)", "collectives", "HIGHEST of products"),
+    )
+
+
+def table_cells(row: Row) -> tuple[str, ...]:
+    """A row under `table_titles()`; memory is at the largest batch."""
+    facts = (row.model, row.tower, row.precision, row.chip)
+    if row.executable is None:
+        return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 5)
+    program = row.executable
+    return (
+        *facts,
+        f"{program.seconds:.0f} s",
+        f"{row.gflops:.1f}",
+        f"{program.batch}+" if program.batch == LARGEST else str(program.batch),
+        f"{program.argument_bytes / 1e6:.0f}",
+        f"{program.temporary_bytes / 1e6:.0f}",
+        ", ".join(f"{count} {name}" for name, count in program.collectives.items()) or "0",
+        f"{program.highest} of {program.products}",
+    )

@@ -1,0 +1,208 @@
+"""What of the registry is proven: one row a model, its status from the parity record.
+
+`clipjax verify --all --random-init` builds every architecture in the reference library and in clipjax and
+writes configs/parity.json: whether the full-size tensors account for each other one to one, and whether a
+narrow model with the same flags gives the same numbers. The table printed by `clipjax models`, and those
+between markers in README.md and docs/models.md, are made from it:
+
+    python -m clipjax.verification.coverage README.md docs/models.md     # write the tables anew
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.registry import Subject, groups, registry, subjects
+from clipjax.config import config_dir
+from clipjax.errors import unknown_name
+from clipjax.models import FORWARD_VERSION
+from clipjax.models.parity_record import read_record
+from clipjax.storage.reading import read_text, read_toml
+
+VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
+    "verified",
+    "shapes only",
+    "unverified",
+    "not supported",
+)
+_RECORD_IT = "run `clipjax verify --all --random-init`"
+_MARKED = re.compile(r"(<!-- coverage: (\w+) -->\n).*?(<!-- end of coverage -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One registered model.
+
+    Attributes:
+        id, group, arch: as in configs/models.csv.
+        vision, text: families of the towers; text is None for a classifier.
+        params_m: millions of parameters of the image tower (with its head, for a classifier).
+        image_size: pixels a side.
+        status: one of STATUSES: "verified" (full-size keys and shapes, and narrow numbers with the same
+            flags), "shapes only", "unverified" (no record of this version of the forward pass, or a failed
+            one) or "not supported".
+        why: what is missing; empty for a verified model.
+        tokenizer: "built in" or "needs files from the repo"; None for a classifier.
+    """
+
+    id: str
+    group: str
+    arch: str
+    vision: str | None
+    text: str | None
+    params_m: float
+    image_size: int
+    status: str
+    why: str
+    tokenizer: str | None
+
+
+def coverage(group: str | None = None) -> list[Coverage]:
+    """A row for every registered model (of one group), in the registry's order.
+
+    Raises:
+        UsageError: no such group, with the nearest ones.
+        DataError: configs/parity.json is damaged.
+    """
+    if group is not None and group not in groups():
+        raise unknown_name("group", group, groups())
+    record, of_arch = read_record(), {subject.arch: subject for subject in subjects()}
+    rows = [row for row in registry().values() if group in (None, row["group"])]
+    return [_row(row, of_arch[row["arch"]], record) for row in rows]
+
+
+def counts(rows: Sequence[Coverage]) -> dict[str, int]:
+    """How many of the rows have each status."""
+    found = Counter(row.status for row in rows)
+    return {status: found[status] for status in STATUSES if found[status]}
+
+
+def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the whole table: one line a model."""
+    titles = ["model", "group", "image tower", "text tower", "params (M)", "image", "status", "tokenizer"]
+    cells = [
+        [
+            row.id,
+            row.group,
+            row.vision or "",
+            row.text or "none",
+            f"{row.params_m:.2f}",
+            str(row.image_size),
+            f"{row.status}: {row.why}" if row.why else row.status,
+            row.tokenizer or "none",
+        ]
+        for row in rows
+    ]
+    return titles, cells
+
+
+def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
+    """Titles and cells of the short table: one line a pair of tower families."""
+    titles = ["image tower", "text tower", "architectures", "models", "verified", "tokenizer"]
+    pairs: dict[tuple[str, str], list[Coverage]] = {}
+    for row in rows:
+        pairs.setdefault((row.vision or "", row.text or "none"), []).append(row)
+    cells = []
+    for (vision, text), members in pairs.items():
+        archs = sorted({row.arch for row in members})
+        verified = sum(row.status == VERIFIED for row in members)
+        tokenizer = ", ".join(sorted({row.tokenizer or "none" for row in members}))
+        cells.append([vision, text, str(len(archs)), str(len(members)), str(verified), tokenizer])
+    return titles, cells
+
+
+def markdown(which: str, rows: Sequence[Coverage]) -> str:
+    """The table "models" or "families" in Markdown, and the summary below it."""
+    titles, cells = {"models": table, "families": family_table}[which](rows)
+    lines = [titles, ["---"] * len(titles), *cells]
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in cells), "", summary(rows)])
+
+
+def summary(rows: Sequence[Coverage]) -> str:
+    """One sentence: how many models have each status, and against which versions."""
+    said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
+    libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
+    return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."
+
+
+def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
+    """The table as JSON: counts, the reference libraries' versions, and one object a model."""
+    return {
+        "counts": counts(rows),
+        "libraries": read_record()["libraries"],
+        "models": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def with_tables(text: str) -> str:
+    """`text` with every table between `<!-- coverage: NAME -->` and `<!-- end of coverage -->` made anew."""
+    rows = coverage()
+    return _MARKED.sub(lambda found: f"{found[1]}{markdown(found[2], rows)}\n{found[3]}", text)
+
+
+def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> Coverage:
+    vision, text = _families(row["arch"])
+    status, why = UNSUPPORTED, f"no configs/archs/{row['arch']}.toml"
+    if vision is not None:
+        status, why = _status(row, subject, record)
+    return Coverage(
+        id=row["id"],
+        group=row["group"],
+        arch=row["arch"],
+        vision=vision,
+        text=text,
+        params_m=float(row["params_m"]),
+        image_size=int(row["crop_size"]),
+        status=status,
+        why=why,
+        tokenizer=_tokenizer(row["tokenizer"]),
+    )
+
+
+def _tokenizer(name: str) -> str | None:
+    """Whether a tokenizer's vocabulary ships with clipjax; None where no text is encoded."""
+    if not name:
+        return None
+    built_in = (config_dir() / "tokenizers" / f"{name}.txt").is_file()
+    return "built in" if built_in else "needs files from the repo"
+
+
+def _families(arch: str) -> tuple[str | None, str | None]:
+    """The families that an architecture's file names, read without importing a model."""
+    path = config_dir() / "archs" / f"{arch}.toml"
+    towers = read_toml(path) if path.is_file() else {}
+    return towers.get("vision", {}).get("family"), towers.get("text", {}).get("family")
+
+
+def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:
+    """(status, why it is not verified)."""
+    found = record["archs"].get(row["arch"])
+    if found is None or record["rows"].get(row["id"]) != row["arch"]:
+        return UNVERIFIED, f"no parity record; {_RECORD_IT}"
+    if found["forward_version"] != FORWARD_VERSION:
+        return UNVERIFIED, f"recorded for forward pass {found['forward_version']}, this is {FORWARD_VERSION}"
+    if found["arch_hash"] != subject.digest:
+        return UNVERIFIED, f"its record or its rows have changed since; {_RECORD_IT}"
+    if found["full_size"] != "equal":
+        return UNVERIFIED, found["full_size"]
+    if not found["narrow"]["passed"]:
+        return SHAPES, found["narrow"]["problem"]
+    return VERIFIED, ""
+
+
+def main(paths: Sequence[str]) -> None:
+    """Write the tables in those files anew."""
+    for path in map(Path, paths):
+        path.write_text(with_tables(read_text(path)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,22 @@
+"""The same images and prompts through both frameworks, the whole way: where does the first number differ?
+
+    done = crosscheck("b32", dataset="imagenet_val", root="imagenet/val", limit=512)
+    done.first_difference                   # None, or the name of a stage
+    done.write("crosscheck")                # record.json and sheet.png
+
+`clipjax.verification.verify` gives both sides the same random inputs; here each side has its own earlier
+stages: it decodes and resizes, tokenizes, embeds, builds its head, scores and counts. The reference runs in
+a subprocess (`converters.golden.crosscheck`) with its library's own public code.
+
+    ours.py        a resolved run (`clipjax.evaluation.subject`) -> the arrays of our side, by the code of
+    `clipjax eval` reference.py   the same run as a job for the reference, and the arrays that it leaves
+    side.py        what both sides have
+    stages.py      the comparison of each stage, its measure and its tolerance
+    record.py      the outcome, the JSON record and its digest
+    sheet.py       the contact sheet of the worst images
+"""
+
+from clipjax.verification.crosscheck.record import Crosscheck, read_record
+from clipjax.verification.crosscheck.run import LIMIT, crosscheck
+
+__all__ = ["LIMIT", "Crosscheck", "crosscheck", "read_record"]

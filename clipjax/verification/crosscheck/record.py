@@ -1,0 +1,102 @@
+"""The outcome of a crosscheck: a JSON record with a digest of its own, and the contact sheet beside it.
+
+The record carries the recipe hash that the result rows of the same run have (`clipjax eval zeroshot` on the
+same data, with the same limit, seed and prompts): by it a row and the record that stands for it find each
+other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from clipjax.errors import DataError
+from clipjax.storage.digests import canonical_json, sha256_json
+from clipjax.storage.local_files import LocalFiles
+from clipjax.storage.reading import read_json
+from clipjax.verification.crosscheck.stages import Flip, Stage
+
+RECORD_VERSION = 1
+RECORD, SHEET = "record.json", "sheet.png"
+
+
+@dataclass(frozen=True, eq=False)
+class Crosscheck:
+    """What `crosscheck` returns.
+
+    Attributes:
+        about: model, data, recipe, libraries and versions: what was compared (see `to_dict`).
+        stages: every comparison, in the order of the computation.
+        flips: the images with another prediction, largest margin first.
+        top1: the accuracy of each side; None where there are no labels.
+        sheet: the worst images of both sides as a PNG.
+    """
+
+    about: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    flips: tuple[Flip, ...]
+    top1: tuple[float, float] | None
+    sheet: bytes = field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return all(stage.passed for stage in self.stages)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The name of the first stage that differs, or None."""
+        return next((stage.name for stage in self.stages if not stage.passed), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record, its digest first."""
+        stages = [{**dataclasses.asdict(stage), "passed": stage.passed} for stage in self.stages]
+        record = {
+            "record_version": RECORD_VERSION,
+            **self.about,
+            "passed": self.passed,
+            "first_difference": self.first_difference,
+            "stages": stages,
+            "flips": [dataclasses.asdict(flip) for flip in self.flips],
+            "top1": None if self.top1 is None else {"ours": self.top1[0], "theirs": self.top1[1]},
+        }
+        record = json.loads(canonical_json(record))  # as it is read back
+        return {"digest": sha256_json(record), **record}
+
+    def write(self, root: str | Path) -> Path:
+        """Write record and sheet into a folder of their own below `root`, which says what they are of.
+
+        Returns: the record's file; an earlier record is never overwritten.
+
+        Raises:
+            DataError: the disk is full or cannot be written.
+        """
+        record = self.to_dict()
+        parts = (record["model"], record["data"]["name"], record["against"], record["digest"][:12])
+        folder = Path(root) / "-".join(re.sub(r"[^\w.@]+", "_", part) for part in parts)
+        text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        for name, content in ((SHEET, self.sheet), (RECORD, text.encode())):
+            LocalFiles().create(epath.Path(folder / name), content, replace=True)
+        return folder / RECORD
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A record that `Crosscheck.write` left.
+
+    Raises:
+        DataError: there is none, or it was changed after it was written.
+    """
+    try:
+        record = read_json(Path(path))
+        digest = record["digest"]
+    except (DataError, KeyError) as error:
+        raise DataError(f"{path} is not the record of a crosscheck ({error}): run it again") from None
+    if digest != sha256_json({key: value for key, value in record.items() if key != "digest"}):
+        raise DataError(f"{path} was changed after it was written, its digest is another: run it again")
+    return record

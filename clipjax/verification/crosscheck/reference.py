@@ -1,0 +1,219 @@
+"""The reference's side: the run as a job for its process, and the arrays that it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.model import Model
+from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
+from clipjax.data.text.vocabularies import files_in
+from clipjax.errors import ClipjaxError, UsageError
+from clipjax.evaluation.subject import Subject
+from clipjax.progress import Bar, progress_bar
+from clipjax.storage.digests import sha256_files
+from clipjax.verification.crosscheck.side import Side, read_side
+from clipjax.verification.verify import failure_reason, reference_model
+
+_NEEDED = ("torch", "torchvision", "open_clip", "timm")
+# The configuration beside weights, and how the tables of their layouts begin.
+_CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transformers": "config.json"}
+_LAYOUTS = {"open_clip": "open_clip", "timm": "timm", "transformers": "hf_"}
+# The sets of files that transformers' tokenizers read; it ships none, not even CLIP's.
+_VOCABULARIES = {
+    "openai_bpe": (("tokenizer.json",), ("vocab.json", "merges.txt")),
+    "siglip": (("spiece.model",),),
+}
+
+
+def check_installed() -> None:
+    """Raises ClipjaxError where the reference libraries are not installed."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ClipjaxError(
+            f"the reference cannot be run, {missing[0]} is not installed: pip install 'clipjax[reference]'"
+        )
+
+
+def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
+    """Run a job's library in a subprocess on the images and prompts of a resolved run.
+
+    Args:
+        job: of `make_job`.
+        folder: an existing one, for the job and the arrays.
+
+    Raises:
+        ClipjaxError: the libraries are not installed, or the reference could not be run; says why.
+    """
+    check_installed()
+    (folder / "job.json").write_text(json.dumps(job))
+    _run(folder, job["library"], progress)
+    side = read_side(folder)
+    sha256 = sha256_files([Path(job["checkpoint"])])[0]
+    weights = {"weights": job["weights"], "checkpoint_sha256": sha256}
+    return dataclasses.replace(side, facts={**side.facts, **weights})
+
+
+def make_job(
+    subject: Subject,
+    library: str,
+    folder: Path,
+    checkpoint: str | Path | None = None,
+    batch: int = 32,
+) -> dict[str, Any]:
+    """What `converters.golden.crosscheck` takes; the encoded images lie in a file beside it.
+
+    Args:
+        folder: an existing one, for the images and the weights.
+        checkpoint: weights for the reference to load; default the file that the model was read from, where
+            the library reads it itself, else the model's own weights, written back.
+
+    Raises:
+        UsageError: the library has no tokenizer for the model.
+        DataError: an image that cannot be read.
+        ConversionError: a model that does not fit the library's layout.
+    """
+    model, part = subject.model, subject.part
+    tokenizer = None if subject.prompts is None else _tokenizer(model, library)
+    config, original = config_folder(model, library), original_file(model, library)
+    arch = config and library != "timm" and config / _CONFIGS[library]
+    chosen = reference_model(model, library, folder, arch or None, checkpoint or original)
+    source = model.card.source
+    named = source.library == library and not str(chosen["arch"]).endswith(".json")
+    images, lengths = folder / "images.bin", []
+    with images.open("wb") as file:
+        for row in range(len(part.manifest)):
+            lengths.append(file.write(part.manifest.open(row)))
+    given = "given" if checkpoint else "the model's own file" if original else "written back by clipjax"
+    return {
+        **{key: str(value) for key, value in chosen.items()},
+        "sizes": json.loads(Path(chosen["sizes"]).read_text()) if "sizes" in chosen else None,
+        "weights": given,
+        "tag": source.tag if named else None,
+        "config": config and str(config),
+        "preprocess": dataclasses.asdict(model.card.preprocess),
+        "tokenizer": tokenizer,
+        "resized": model.card.resized is not None,
+        "ids": part.manifest.ids,
+        "images": str(images),
+        "lengths": lengths,
+        "pre_crop": part.pixels.pre_crop,
+        # The data set's images are square crops: they are resized to the model's size, and that is all.
+        "already_cropped": part.pixels.resize_size != model.card.preprocess.resize_size,
+        "texts": _texts(subject.prompts, subject.head_space),
+        "projection": part.projection and dataclasses.asdict(part.projection),
+        "accepted": _accepted(subject),
+        "batch": batch,
+    }
+
+
+def config_folder(model: Model, library: str) -> Path | None:
+    """The folder of the weights, where the library's own configuration lies in it and made the card."""
+    weights, place = model.card.weights, model.place
+    if weights is None or weights.expected is not None or (place is not None and place.card is not None):
+        return None
+    folder = weights.files[0].parent
+    return folder if model.card.source.library == library and (folder / _CONFIGS[library]).is_file() else None
+
+
+def original_file(model: Model, library: str) -> Path | None:
+    """The safetensors file that the model was read from, if it is one that the library reads."""
+    weights, layout = model.card.weights, model.origin.layout or ""
+    if weights is None or weights.expected is not None or model.card.resized is not None:
+        return None
+    own = layout.startswith(_LAYOUTS[library]) and len(weights.files) == 1
+    return weights.files[0] if own and weights.files[0].suffix == ".safetensors" else None
+
+
+def _tokenizer(model: Model, library: str) -> dict[str, Any]:
+    spec = model.tokenizer.spec
+    sets = _VOCABULARIES.get(spec.name) if library == "transformers" else None
+    files = model.tokenizer_files if sets is None else _files_of(model, sets)
+    return {**dataclasses.asdict(spec), "files": [str(path) for path in files]}
+
+
+def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
+    """The first of these sets of files that lies beside the vocabulary or the weights, or on their hub."""
+    from converters.hub import found_files
+
+    weights, repo = model.card.weights, model.card.source.repo
+    folders = [path.parent for path in (*model.tokenizer_files, *(weights.files if weights else ()))]
+    beside = (files for folder in folders for names in sets if (files := files_in(folder, names)))
+    for files in itertools.chain(beside, found_files([repo] if repo else [], sets, download=True)):
+        return files
+    raise UsageError(
+        f"transformers has no tokenizer for {model.card.id}: put {' or '.join(map(' and '.join, sets))} of a "
+        "repository of transformers beside the weights, or crosscheck against open_clip"
+    )
+
+
+def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, Any] | None:
+    """The words; and under a shipped set's name, which a library may have too, that name alone counts."""
+    if prompts is None or classes is None:
+        return None
+    return {
+        "prompts_name": prompts.name if _is_shipped(prompts, load_prompts) else None,
+        "templates": prompts.templates,
+        "sentences": None if prompts.sentences is None else dict(prompts.sentences),
+        "classes_name": classes.name if _is_shipped(classes, load_labels) else None,
+        "classes": classes.classes,
+    }
+
+
+def _is_shipped(given: Any, load: Any) -> bool:
+    try:
+        return load(given.name).digest == given.digest
+    except ClipjaxError:
+        return False
+
+
+def _accepted(subject: Subject) -> list[list[int]] | None:
+    """The right labels of each image."""
+    part = subject.part
+    if part.labels is None:
+        return None
+    several = part.manifest.columns.get("accepted")
+    return several if several is not None else [[int(label)] for label in part.labels]
+
+
+def _run(folder: Path, library: str, progress: bool) -> None:
+    """The process, with a bar a stage; what it says of a failure is in its errors."""
+    command = [sys.executable, "-m", "converters.golden", "crosscheck"]
+    command += ["--job", str(folder / "job.json"), "--folder", str(folder)]
+    errors = folder / "errors.txt"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            _follow(process, library, progress)
+        finally:
+            process.kill()  # it has ended, unless we were stopped
+    if process.returncode:
+        reason = failure_reason(errors.read_text()) or f"exit code {process.returncode}"
+        raise ClipjaxError(f"the {library} reference could not be run: {reason}")
+
+
+def _follow(process: subprocess.Popen[str], library: str, progress: bool) -> None:
+    assert process.stdout is not None
+    bars: dict[str, Bar] = {}
+    done: dict[str, int] = {}
+    for line in process.stdout:
+        if not line.startswith('{"stage"'):
+            continue  # a library's own word
+        event: Mapping[str, Any] = json.loads(line)
+        stage = event["stage"]
+        if stage not in bars:
+            bars[stage] = progress_bar(event["of"], f"{library}: {stage}", " " + stage, shown=progress)
+        bars[stage].update(event["done"] - done.get(stage, 0))
+        done[stage] = event["done"]
+    for bar in bars.values():
+        bar.close()
+    process.wait()

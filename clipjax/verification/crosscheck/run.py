@@ -1,0 +1,122 @@
+"""One crosscheck: a run resolved as `clipjax eval` resolves it, both sides, the comparison."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.export import refuse_adapter
+from clipjax.checkpoints.model import Model
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.subject import Request, Subject, resolve
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.results.provenance import provenance
+from clipjax.storage.digests import sha256_json
+from clipjax.tasks.task import find_task
+from clipjax.verification.crosscheck.ours import our_side
+from clipjax.verification.crosscheck.record import Crosscheck
+from clipjax.verification.crosscheck.reference import check_installed, make_job, their_side
+from clipjax.verification.crosscheck.sheet import draw_sheet
+from clipjax.verification.crosscheck.side import Side
+from clipjax.verification.crosscheck.stages import compare
+from clipjax.verification.verify import chosen_library
+
+LIMIT = 512
+BATCH = 32
+
+
+def crosscheck(
+    model: Model | str | Path,
+    against: str | None = None,
+    *,
+    dataset: str | Path | DatasetCard | Dataset | None = None,
+    root: str | Path | None = None,
+    labels: str | Path | LabelSpace | None = None,
+    prompts: str | Path | PromptSet | None = None,
+    limit: int | None = LIMIT,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    batch: int = BATCH,
+    progress: bool = True,
+) -> Crosscheck:
+    """Run both frameworks on the same images and prompts and compare them stage by stage.
+
+    Args:
+        model: a loaded model, or whatever `clipjax.load_model` takes.
+        against: "open_clip", "timm" or "transformers"; by default the library that the model's card names.
+        dataset, root, labels, prompts: as `clipjax.evaluate` takes them.
+        limit, seed: a random sample of this many images; None takes all of them.
+        checkpoint: weights for the reference to load; default the safetensors file that the model was read
+            from, else the model's own weights, written back in the library's format.
+        batch: images at once, on both sides.
+        progress: bars on stderr.
+
+    Raises:
+        UsageError, DataError: as `clipjax.evaluate`; a model that the library has no counterpart of.
+        ClipjaxError: the reference libraries are not installed, or could not be run.
+    """
+    if batch < 1:
+        raise UsageError(f"the batch size must be at least 1, not {batch}")
+    check_installed()
+    if not isinstance(model, Model):
+        from clipjax.checkpoints.load import load_model
+
+        model = load_model(str(model))
+    refuse_adapter(model, "crosscheck")
+    library = chosen_library(model, against, "crosscheck")
+    asked = Request(dataset, root, labels, prompts, limit=limit, seed=seed, resamples=RESAMPLES)
+    subject = resolve(model, find_task("zeroshot"), asked)
+    _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
+    with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
+        check_room(subject, Path(temporary))
+        folders = [Path(temporary) / name for name in ("reference", "ours")]
+        for folder in folders:
+            folder.mkdir()
+        batch = min(batch, len(subject.part.manifest))
+        job = make_job(subject, library, folders[0], checkpoint, batch)  # first: what has no counterpart
+        # Ours before theirs: it names an image that cannot be decoded.
+        ours = our_side(subject, folders[1], batch=batch, progress=progress)
+        theirs = their_side(job, folders[0], progress=progress)
+        return judge(subject, ours, theirs)
+
+
+def check_room(subject: Subject, folder: Path) -> None:
+    """Raises DataError where the images of both sides would fill the disk."""
+    pixels = len(subject.part.manifest) * subject.part.pixels.image_size**2 * 3
+    needed, free = 2 * 5 * pixels, shutil.disk_usage(folder).free  # a byte and a float32, twice
+    if needed > free:
+        raise DataError(
+            f"{folder.parent} has {free / 1e9:.1f} GB left, both sides take {needed / 1e9:.1f} GB: "
+            "compare fewer (--limit), or set TMPDIR to a larger disk"
+        )
+
+
+def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
+    """The comparison of two sides of a run, and all that its record says."""
+    stages, flips = compare(subject, ours, theirs)
+    top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
+    sheet = draw_sheet(subject, ours, theirs, stages, flips)
+    return Crosscheck(_about(subject, theirs), stages, flips, top1, sheet)
+
+
+def _about(subject: Subject, theirs: Side) -> dict[str, Any]:
+    """What was compared, with what, when and where."""
+    part, recipe = subject.part, subject.recipe("parity", ())
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": subject.model.card.id,
+        "fingerprint": subject.model.card.fingerprint,
+        "against": theirs.facts["library"],
+        "data": {"name": part.name, "digest": part.manifest.digest, "n": len(part.manifest)},
+        "sample": part.sample,
+        "recipe_hash": sha256_json(recipe),
+        "recipe": recipe,
+        "convention": subject.convention(),
+        "reference": dict(theirs.facts),
+        **provenance(),
+    }

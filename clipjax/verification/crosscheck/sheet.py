@@ -1,0 +1,74 @@
+"""The contact sheet: an image a row, as we see it, as the reference sees it, and where they differ."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from clipjax.evaluation.subject import Subject
+from clipjax.verification.crosscheck.side import Side
+from clipjax.verification.crosscheck.stages import Flip, Stage
+
+SIDE, GAP, TEXT, LINE = 112, 6, 300, 15
+INK = "#222222"
+
+
+def draw_sheet(
+    subject: Subject, ours: Side, theirs: Side, stages: Sequence[Stage], flips: Sequence[Flip]
+) -> bytes:
+    """A PNG: the flipped images first, then the worst of the first stage that differs, else of the logits."""
+    stage = worst_stage(stages)
+    chosen = list(dict.fromkeys([*(flip.id for flip in flips), *(name for name, _ in stage.worst)]))
+    chosen = chosen[:8] or list(subject.part.manifest.ids[:4])
+    row_of = {name: row for row, name in enumerate(subject.part.manifest.ids)}
+    width = 3 * (SIDE + GAP) + TEXT
+    sheet = Image.new("RGB", (width, LINE + 2 * GAP + len(chosen) * (SIDE + GAP)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, title in enumerate(("clipjax", str(theirs.facts["library"]), "difference")):
+        draw.text((column * (SIDE + GAP) + GAP, GAP), title, INK, font)
+    for place, name in enumerate(chosen):
+        top = LINE + 2 * GAP + place * (SIDE + GAP)
+        _draw_tiles(sheet, top, ours.pixels[row_of[name]], theirs.pixels[row_of[name]])
+        lines = _lines(subject, ours, theirs, stage, name, row_of[name])
+        for number, line in enumerate(lines):
+            draw.text((3 * (SIDE + GAP) + GAP, top + number * LINE), line, INK, font)
+    file = io.BytesIO()
+    sheet.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def worst_stage(stages: Sequence[Stage]) -> Stage:
+    """Of the stages of images the first that differs, else the logits."""
+    of_images = [stage for stage in stages if stage.of == "images"]
+    wrong = (stage for stage in of_images if not stage.passed)
+    return next(wrong, next(stage for stage in of_images if stage.name == "logits"))
+
+
+def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Both crops, and their difference: the largest of the channels, stretched from black to white."""
+    for column, tile in enumerate((ours, theirs)):
+        image = Image.fromarray(np.ascontiguousarray(tile)).resize((SIDE, SIDE))
+        sheet.paste(image, (column * (SIDE + GAP), top))
+    if ours.shape == theirs.shape:
+        apart = np.abs(ours.astype(np.float32) - theirs).max(axis=2)
+        shrunk = np.asarray(Image.fromarray(apart).resize((SIDE, SIDE), Image.Resampling.BOX))
+        grey = (255 * shrunk / max(float(shrunk.max()), 1e-9)).astype(np.uint8)
+        sheet.paste(Image.fromarray(grey), (2 * (SIDE + GAP), top))
+
+
+def _lines(subject: Subject, ours: Side, theirs: Side, stage: Stage, name: str, row: int) -> list[str]:
+    """What is said of an image; long names are cut."""
+    space = subject.part.label_space
+    assert space is not None
+    mine, other = (space.classes[int(side.prediction[row])] for side in (ours, theirs))
+    error = dict(stage.worst).get(name)
+    lines = [name[-44:], mine if mine == other else f"{mine} | {other}"]
+    if error is not None:
+        lines.append(f"{stage.name}: {error:.3g} (allowed {stage.tolerance:.3g})")
+    if stage.name != "pixels" and ours.pixels[row].shape == theirs.pixels[row].shape:
+        apart = int(np.abs(ours.pixels[row].astype(np.int16) - theirs.pixels[row]).max())
+        lines.append(f"pixels: {apart} grey levels" if apart else "pixels: equal")
+    return lines

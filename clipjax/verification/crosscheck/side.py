@@ -1,0 +1,66 @@
+"""What one side computes at each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.errors import DataError
+from clipjax.storage.reading import read_json
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """N images, and for a zero-shot model the P prompts of K classes.
+
+    Attributes:
+        decoded: [N], size and SHA-256 of each image's RGB bytes, before anything is done to it.
+        pixels: uint8 [N, S, S, 3], resized and cropped.
+        tensor: float32 [N, S, S, 3], what the image tower reads.
+        prompts: [P], class by class; None for a classifier.
+        token_ids: int [P, L]; None for a classifier.
+        head: float32 [K, D], a unit vector a class; None for a classifier.
+        features: float32 [N, D], of unit norm for a zero-shot model.
+        logits: float32 [N, K], over the head's classes.
+        scores: float32 [N, G], over the data set's classes (the logits, where these are the head's).
+        prediction: int32 [N], the best of the data set's classes.
+        top1: the share of images with a right prediction; None where there are no labels.
+        facts: what the side says of itself.
+    """
+
+    decoded: list[str]
+    pixels: np.ndarray
+    tensor: np.ndarray
+    prompts: list[str] | None
+    token_ids: np.ndarray | None
+    head: np.ndarray | None
+    features: np.ndarray
+    logits: np.ndarray
+    scores: np.ndarray
+    prediction: np.ndarray
+    top1: float | None
+    facts: Mapping[str, Any]
+
+
+def read_side(folder: Path) -> Side:
+    """The arrays that `converters.golden crosscheck` left in a folder; those of images stay on the disk.
+
+    Raises:
+        DataError: the folder does not hold a whole run.
+    """
+    try:
+        meta = read_json(folder / "meta.json")
+        mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("pixels", "tensor")}
+        names = ["features", "logits", "scores", "prediction"]
+        names += [] if meta["prompts"] is None else ["token_ids", "head"]
+        arrays: dict[str, Any] = dict.fromkeys(("token_ids", "head"))
+        arrays |= {name: np.load(folder / f"{name}.npy") for name in names}
+        return Side(**mapped, **arrays, **meta)
+    except (DataError, OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{folder} does not hold what a reference left there ({error}): run it again"
+        ) from None

@@ -1,0 +1,306 @@
+"""The parity record: does every registered architecture compute what the reference library's does?
+
+For every architecture of configs/models.csv two things are shown, without the weights of any model:
+
+* full size: the reference's state dict, built on PyTorch's meta device for each row by the name and tag that
+  the row gives, maps one to one onto our params, by key and by shape;
+* numbers: a narrow model with the library's own flags and weights in which every tensor matters
+  (`converters.golden.condition`) gives the same stages, embeddings and logits, by the measure and within the
+  tolerances of `clipjax.verification.verify`.
+
+The libraries run in one subprocess (`converters.golden sweep`) while this process converts and compares. The
+record (configs/parity.json) is written after each architecture, so that an interrupted sweep goes on; what it
+holds for the same arch record, rows, libraries and forward pass is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.native import load_params
+from clipjax.checkpoints.registry import Subject, model_card, registry, subjects
+from clipjax.errors import ClipjaxError, DataError
+from clipjax.models import FORWARD_VERSION
+from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
+from clipjax.models.network import Network
+from clipjax.models.parity_record import empty_record, read_record, record_path
+from clipjax.progress import progress_bar
+from clipjax.verification.verify import Report, compare, random_inputs, read_golden
+
+EQUAL = "equal"
+SEED, BATCH = 0, 3
+_PACKAGES = ("open_clip_torch", "timm", "transformers", "torch", "jax")
+_RESULTS = ("image_embedding", "text_embedding", "features", "logits")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep leaves.
+
+    Attributes:
+        path: the record's file.
+        entries: the record of each architecture that was asked for and is in it.
+        done: the names of those that were not already up to date.
+        missing: the names of those that are not in the record, as `limit` did not let them.
+    """
+
+    path: Path
+    entries: Mapping[str, Mapping[str, Any]]
+    done: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong, by architecture."""
+        return {name: problem for name, entry in self.entries.items() if (problem := problem_of(entry))}
+
+    def to_json(self) -> str:
+        record = {
+            "passed": not self.problems,
+            "record": str(self.path),
+            "archs": len(self.entries),
+            "done": list(self.done),
+            "missing": list(self.missing),
+            "problems": self.problems,
+        }
+        return json.dumps(record, indent=1)
+
+
+def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | None = None) -> Swept:
+    """Bring the parity record up to date.
+
+    Args:
+        path: the record; by default configs/parity.json of this installation.
+        only: names of architectures; by default all of the registry.
+        limit: do at most this many of those that are not up to date.
+
+    Raises:
+        DataError: `path` holds something else, or cannot be written.
+        ClipjaxError: the reference libraries are not installed, or their process died.
+    """
+    path = path or record_path()
+    versions = library_versions()
+    record = read_record(path)
+    if record["libraries"] != versions:
+        record = empty_record(versions)
+    asked = [subject for subject in subjects() if not only or subject.arch in only]
+    stale = [subject for subject in asked if not up_to_date(record, subject)][:limit]
+    if stale:
+        _check_place(path)
+    with progress_bar(len(stale), "verify", "arch", shown=bool(stale)) as bar:
+        for subject, entry in _entries(stale):
+            record["archs"][subject.arch] = entry
+            record["rows"] |= dict.fromkeys(subject.rows, subject.arch)
+            _write_record(path, record)
+            bar.set_postfix_str(subject.arch)
+            bar.update()
+    entries = {s.arch: record["archs"][s.arch] for s in asked if up_to_date(record, s)}
+    missing = tuple(s.arch for s in asked if s.arch not in entries)
+    return Swept(path, entries, tuple(s.arch for s in stale), missing)
+
+
+def problem_of(entry: Mapping[str, Any]) -> str | None:
+    """Why an architecture's entry does not show it to be the reference's; None when it does."""
+    if entry["full_size"] != EQUAL:
+        return entry["full_size"]
+    return entry["narrow"]["problem"]
+
+
+# --- the record ---
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of all that decides a number.
+
+    Raises:
+        ClipjaxError: one of the reference libraries is not installed.
+    """
+    try:
+        found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ClipjaxError(
+            f"the parity record needs the reference libraries, and {error.name} is not installed: "
+            "pip install 'clipjax[reference]'"
+        ) from None
+    return {name.removesuffix("_torch"): version for name, version in found.items()}
+
+
+def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
+    """Whether the record has this architecture, for its present rows, record and forward pass."""
+    entry = record["archs"].get(subject.arch)
+    now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
+    return entry is not None and now.items() <= entry.items()
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """In the registry's order, whole or not at all; what the registry no longer has is left out."""
+    archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
+    rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
+    with _writing(path) as partial:
+        partial.write_text(json.dumps({**record, "archs": archs, "rows": rows}, indent=1) + "\n")
+        os.replace(partial, path)
+
+
+def _check_place(path: Path) -> None:
+    """Before the libraries run, not after: can the record be written?"""
+    with _writing(path) as partial:
+        partial.touch()
+        partial.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Generator[Path]:
+    """The file beside `path` that becomes it."""
+    try:
+        yield path.with_name(path.name + ".partial")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): name another file") from None
+
+
+# --- asking the reference ---
+
+
+def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]]]:
+    """(architecture, its entry) as each is answered."""
+    if not stale:
+        return
+    with tempfile.TemporaryDirectory(prefix="clipjax-parity-") as temporary:
+        folder = Path(temporary)
+        answers = ask([question for subject in stale for question in _questions(subject, folder)], folder)
+        for subject in stale:
+            full = _full_size(subject, [next(answers) for _ in subject.names])
+            numbers = _numbers(subject, next(answers))
+            entry = {"library": subject.library, "library_arch": subject.names[0].partition(".")[0]}
+            entry |= {"arch_hash": subject.digest, **full, "narrow": numbers}
+            today = datetime.datetime.now(datetime.UTC).date().isoformat()
+            yield subject, {**entry, "forward_version": FORWARD_VERSION, "date": today}
+        answers.close()
+
+
+def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
+    """As `converters.golden.sweep` takes them: the shapes of every name, then the numbers of the first."""
+    narrow, inputs = narrow_arch(load_arch(subject.arch)), folder / f"{subject.arch}.npz"
+    arrays: dict[str, Any] = random_inputs(narrow, BATCH, SEED)
+    np.savez(inputs, **arrays)
+    numbers = {"numbers": subject.names[0], "sizes": arch_to_dict(narrow), "inputs": str(inputs)}
+    shapes = [{"shapes": name, "library": subject.library} for name in subject.names]
+    return [*shapes, {**numbers, "library": subject.library, "seed": SEED}]
+
+
+def ask(questions: list[dict[str, Any]], folder: Path) -> Generator[dict[str, Any]]:
+    """The answers, each as soon as the libraries' process has given it."""
+    (folder / "questions.json").write_text(json.dumps(questions))
+    command = [sys.executable, "-m", "converters.golden", "sweep"]
+    command += ["--questions", str(folder / "questions.json"), "--folder", str(folder)]
+    errors = folder / "errors.txt"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    try:
+        for _ in questions:
+            line = process.stdout.readline() if process.stdout else ""
+            if not line:
+                last = (errors.read_text().strip().splitlines() or [f"exit code {process.wait()}"])[-1]
+                raise ClipjaxError(f"the reference libraries could not be run: {last}")
+            yield json.loads(line)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# --- judging its answers ---
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A tensor of which only shape and type are known."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """keys, params and full_size: "equal", or the first problem."""
+    from converters.engine import flatten
+
+    target = Network(load_arch(subject.arch)).abstract_params()
+    facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
+    for name, answer in zip(subject.names, answers):
+        problem = answer.get("problem") or account(answer["shapes"], target)
+        if problem:
+            return {**facts, "full_size": f"{name}: {problem}"}
+        facts["keys"] = len(answer["shapes"])
+    return {**facts, "full_size": EQUAL}
+
+
+def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+    """What keeps a state dict from mapping onto our params, or None."""
+    from converters.engine import ConversionError, detect_table, plan_conversion
+
+    source: Any = {key: _Described(tuple(shape), np.dtype(kind)) for key, (shape, kind) in shapes.items()}
+    try:
+        plan_conversion(source, target, detect_table(source))
+    except ConversionError as error:
+        count = len(error.problems)
+        return f"{count} problem{'s' * (count > 1)}, the first: {error.problems[0]}"
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The narrow model's outcome: passed, problem, worst_stage [name, error] and the results' errors."""
+    if "problem" in answer:
+        return {"passed": False, "problem": answer["problem"], "worst_stage": None, **_errors(None)}
+    checkpoint, golden = Path(answer["checkpoint"]), Path(answer["golden"])
+    try:
+        report = compare(_narrow_model(subject, checkpoint), subject.library, read_golden(golden))
+    except DataError as error:
+        return {"passed": False, "problem": str(error), "worst_stage": None, **_errors(None)}
+    finally:
+        checkpoint.unlink()
+        golden.unlink()
+    return judged(report)
+
+
+def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
+    from converters.engine import detect_table, plan_conversion
+    from converters.sources import open_source
+
+    card = model_card(next(iter(subject.rows)))
+    card = dataclasses.replace(card, arch=narrow_arch(load_arch(subject.arch)), tokenizer=None)
+    source = open_source(checkpoint)
+    plan = plan_conversion(source, Network(card.arch).abstract_params(), detect_table(source))
+    return Model(card, load_params(plan))
+
+
+def judged(report: Report) -> dict[str, Any]:
+    """What the record keeps of a comparison: the stage nearest to its tolerance, and the results."""
+    errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
+    worst = max(errors, key=errors.__getitem__, default=None)
+    found = {stage.name: stage.error for stage in report.stages}
+    problem = report.problem
+    if problem is None and not report.passed:
+        problem = f"narrow numbers differ first at {report.first_difference}"
+    worst_stage = None if worst is None else [worst, found[worst]]
+    return {"passed": report.passed, "problem": problem, "worst_stage": worst_stage, **_errors(report)}
+
+
+def _errors(report: Report | None) -> dict[str, float | None]:
+    found = {stage.name: stage.error for stage in report.stages} if report else {}
+    return {name: found.get(name) for name in _RESULTS}

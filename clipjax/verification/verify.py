@@ -1,0 +1,390 @@
+"""Is this the same model as the reference? Stage by stage: stem, every block, pooling, projection, logits.
+
+The reference is PyTorch's own model of open_clip, timm or transformers, run in a subprocess
+(`converters.golden`: no torch in this process), or a golden file that such a run left behind, which needs no
+torch at all. Both sides see the same float32 inputs, the reference on the CPU, our side in the "parity"
+profile on JAX's default device.
+
+A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
+entries, measured against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely.
+Logits agree within 1e-3 x max(1, |b|): absolutely up to magnitude 1, relatively beyond it.
+
+Everything fails closed: a reference that cannot be run, a stage that one side lacks, another shape, a NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.checkpoints.export import has_tower_alone
+from clipjax.checkpoints.model import Model, token_ids, unit_norm
+from clipjax.errors import DataError, UsageError
+from clipjax.models.arch import Arch, arch_to_dict
+from clipjax.models.network import Network
+from clipjax.storage.reading import exists, is_file
+
+LIBRARIES = ("open_clip", "timm", "transformers")
+STAGE_TOLERANCE = 5e-5
+EMBEDDING_TOLERANCE = 1e-5
+LOGIT_TOLERANCE = 1e-3
+INPUTS = ("images", "ids")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One comparison. `error` is None where there is nothing to compare; then `problem` says why."""
+
+    name: str
+    error: float | None
+    tolerance: float
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.problem is None and self.error is not None and self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a verification.
+
+    Attributes:
+        model: the id of the model's card.
+        against: "open_clip", "timm" or "golden".
+        stages: every comparison, in forward order.
+        reference: what the reference said of itself: library, version, arch, checkpoint_sha256, torch.
+        problem: why no comparison could be made, or None.
+    """
+
+    model: str
+    against: str
+    stages: tuple[Stage, ...] = ()
+    reference: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.problem is None and bool(self.stages) and all(stage.passed for stage in self.stages)
+
+    @property
+    def first_difference(self) -> str | None:
+        """The name of the first stage that differs, or None."""
+        return next((stage.name for stage in self.stages if not stage.passed), None)
+
+    def to_json(self) -> str:
+        stages = [{**asdict(stage), "passed": stage.passed} for stage in self.stages]
+        record = {
+            "model": self.model,
+            "against": self.against,
+            "passed": self.passed,
+            "first_difference": self.first_difference,
+            "problem": self.problem,
+            "reference": self.reference,
+            "stages": stages,
+        }
+        return json.dumps(record, indent=1, allow_nan=False)
+
+
+def verify(
+    model: Model | str | Path,
+    against: str | None = None,
+    *,
+    golden: str | Path | None = None,
+    arch: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    batch: int = 3,
+    seed: int = 0,
+) -> Report:
+    """Compares a model with its reference, stage by stage.
+
+    Args:
+        model: a loaded model, or whatever `clipjax.load_model` takes.
+        against: "open_clip", "timm" or "transformers": run the library in a subprocess; "golden": read a
+            golden file. By default the library that the card names, open_clip where it names none.
+        golden: the golden file; it holds the inputs too.
+        arch: the reference's name of the architecture, or its own configuration (JSON). By default what lies
+            beside the weights or, where there is none, the name in the card or the card's own arch record.
+        checkpoint: weights for the reference to load. By default the model's own, written back in the
+            reference's format.
+        batch, seed: how many random images and texts to compare on.
+
+    Raises:
+        UsageError: unknown `against`, no golden file given, or a classifier against a library that has none
+            like it (one fine-tuned from a CLIP: any library).
+        DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
+    """
+    if against not in (*LIBRARIES, "golden", None):
+        raise UsageError(f"cannot verify against {against!r}: give {', '.join(LIBRARIES)} or golden")
+    if against == "golden" and golden is None:
+        raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
+    if isinstance(model, Model):
+        loaded = model
+    else:
+        from clipjax.checkpoints.load import load_model
+
+        loaded = load_model(str(model))
+    if loaded.card.weights is not None:
+        _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
+    if against == "golden":
+        return compare(loaded, against, read_golden(Path(str(golden))))
+    against = chosen_library(loaded, against)
+    if arch is None and not isinstance(model, Model):
+        arch = _config_beside(Path(model), against)
+    inputs = random_inputs(loaded.card.arch, batch, seed)
+    with tempfile.TemporaryDirectory(prefix="clipjax-verify-") as folder:
+        out, problem = run_reference(loaded, against, Path(folder), arch, checkpoint, inputs)
+        if problem is not None:
+            return Report(loaded.card.id, against, problem=problem)
+        return compare(loaded, against, read_golden(out))
+
+
+def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
+    """The library asked for or, by default, the one that the card names, open_clip where it names none.
+
+    Raises:
+        UsageError: there is no such library, or it has no counterpart of a classifier; says what to verify
+            instead, or to do what `doing` calls it.
+    """
+    card = model.card
+    library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
+    if library not in LIBRARIES:
+        raise UsageError(f"there is no reference library {library!r}: give {', '.join(LIBRARIES)}")
+    if has_tower_alone(model):
+        base = (card.lineage or {}).get("base", "a CLIP")
+        raise UsageError(
+            f"{card.id} is a classifier fine-tuned from {base}, and no library has its counterpart: {doing} "
+            f"{base}, or compare the tower that `clipjax export` writes with open_clip's model.visual"
+        )
+    if library != "timm" and card.arch.text is None:
+        raise UsageError(f"{card.id} is a classifier, which {library} does not have: {doing} it against timm")
+    return library
+
+
+# ------------------------------------------------------------------------------------------ both sides
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a reference run left: its inputs, every stage in forward order, and what it says of itself."""
+
+    inputs: dict[str, np.ndarray]
+    stages: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def read_golden(path: Path) -> Golden:
+    """Reads a file written by `converters.golden`.
+
+    Raises:
+        DataError: it does not exist, is not such a file, or is truncated.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        stages = {name: arrays[name] for name in meta.pop("stages")}
+        return Golden({name: arrays[name] for name in INPUTS if name in arrays}, stages, meta)
+    except FileNotFoundError:
+        raise DataError(f"golden file {path} does not exist") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is not a golden file, or not a whole one ({error}): write it again"
+        ) from None
+
+
+def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
+    """images [B, S, S, 3] float32 of unit size and, for a dual encoder, ids [B, L] int32 of all lengths."""
+    rng = np.random.default_rng(seed)
+    size = arch.vision.image_size
+    images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
+    return {"images": images} | ({} if arch.text is None else {"ids": random_ids(arch.text, batch, rng)})
+
+
+def random_ids(text: Any, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Texts that fill the context, then shorter ones, the last of them empty, framed as the tower's own."""
+    start, end, pad = text.frame
+    words = np.setdiff1d(np.arange(text.vocab_size), [*start, *end, pad])
+    ids = np.full((batch, text.context_length), pad, np.int32)
+    room = text.context_length - len(start) - len(end)
+    for row, length in zip(ids, np.linspace(room, 0, batch).astype(int)):
+        framed = [*start, *rng.choice(words, length), *end]
+        row[: len(framed)] = framed
+    return ids
+
+
+def run_reference(
+    model: Model,
+    library: str,
+    folder: Path,
+    arch: str | Path | None,
+    checkpoint: str | Path | None,
+    inputs: dict[str, np.ndarray],
+) -> tuple[Path, str | None]:
+    """Runs the library in a subprocess; returns the golden file, and what went wrong or None."""
+    given, out = folder / "inputs.npz", folder / "golden.npz"
+    arrays: dict[str, Any] = inputs
+    np.savez(given, **arrays)
+    options = reference_model(model, library, folder, arch, checkpoint) | {"inputs": given, "out": out}
+    command = [sys.executable, "-m", "converters.golden", "run"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return out, None
+    reason = failure_reason(done.stderr) or f"exit code {done.returncode}"
+    return out, f"the {library} reference could not be run: {reason}"
+
+
+def reference_model(
+    model: Model,
+    library: str,
+    folder: Path,
+    arch: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+) -> dict[str, str | Path]:
+    """What the reference's process is to build and load: `arch`, `library`, `checkpoint` and perhaps `sizes`.
+
+    Args:
+        folder: for the files that are written for it.
+        arch, checkpoint: as `verify` takes them.
+    """
+    record, source = folder / "arch.json", model.card.source
+    record.write_text(json.dumps(arch_to_dict(model.card.arch)))
+    if arch is None and source.library == library and source.arch is not None:
+        arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
+    options: dict[str, str | Path] = {"arch": arch or record, "library": library}
+    options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
+    # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
+    if library == "timm" or model.card.resized is not None:
+        options["sizes"] = record
+    return options
+
+
+def failure_reason(stderr: str) -> str:
+    """The last exception of a traceback: its line and, where it is a heading, the one below; or the last."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    first = errors[-1] if errors else len(lines) - 1
+    heading = bool(errors) and lines[first].rstrip().endswith(":")
+    return " ".join(textwrap.shorten(line, 200) for line in lines[first : first + 1 + heading])
+
+
+def _config_beside(path: Path, library: str) -> Path | None:
+    """The reference's own configuration, where the model was read from a folder that has one."""
+    if exists(path / "card.json"):
+        return None
+    names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())
+    return next((path / name for name in names if is_file(path / name)), None)
+
+
+def _export(model: Model, library: str, path: Path) -> Path:
+    """The model's weights as that library reads them."""
+    from clipjax.checkpoints.native import export_model
+    from converters.foreign.templates import SIGLIP, is_like
+
+    layout = None
+    if library == "transformers":
+        layout = "hf_siglip" if is_like(arch_to_dict(model.card.arch), SIGLIP) else "hf_clip"
+    return export_model(model, path, layout)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "tower"))
+def _capture(
+    network: Network, tower: str, params: Any, inputs: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    encode = network.encode_image if tower == "vision" else network.encode_text
+    return encode(params, inputs, precision="parity", capture=True)
+
+
+def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every stage and result of our side, under the names of `converters.golden.run`."""
+    stages: dict[str, Any] = {}
+    features: dict[str, jax.Array] = {}
+    towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
+    if model.card.arch.text is not None:
+        inputs = {**inputs, "ids": token_ids(inputs["ids"], model.card.arch)}
+    for tower, name in zip(towers, INPUTS):
+        features[tower], captured = _capture(model.network, tower, model.params, jnp.asarray(inputs[name]))
+        stages |= {f"{tower}.{stage}": x for stage, x in captured.items()}
+    dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    if model.card.arch.text is None:
+        results = {"features": features["vision"]}
+        if head := model.params.get("head"):
+            results["logits"] = dot(features["vision"], head["kernel"]) + head["bias"]
+    else:
+        image, text = unit_norm(features["vision"]), unit_norm(features["text"])
+        scale, bias = model.params["logit_scale"], model.params.get("logit_bias")
+        logits = jnp.exp(scale) * dot(image, text.T)
+        results = {"image_embedding": image, "text_embedding": text, "logit_scale": scale}
+        results |= {} if bias is None else {"logit_bias": bias}
+        results["logits"] = logits if bias is None else logits + bias
+    return {name: np.asarray(x) for name, x in (stages | results).items()}
+
+
+# ------------------------------------------------------------------------------------------ comparison
+
+
+def compare(model: Model, against: str, golden: Golden) -> Report:
+    """Our stages beside those of a golden, in its order."""
+    try:
+        ours = our_stages(model, golden.inputs)
+    except (KeyError, DataError, UsageError) as error:
+        problem = f"this model cannot be run on the golden's inputs: {error}"
+        return Report(model.card.id, against, reference=golden.meta, problem=problem)
+    names = [*golden.stages, *(name for name in ours if name not in golden.stages)]
+    stages = tuple(compare_stage(name, ours.get(name), golden.stages.get(name)) for name in names)
+    return Report(model.card.id, against, stages, golden.meta)
+
+
+def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
+    """One stage; see the module's docstring for the measure and the tolerance of each kind."""
+    tolerance = tolerance_of(name)
+    if (problem := incomparable(ours, theirs)) is not None:
+        return Stage(name, None, tolerance, problem)
+    assert ours is not None
+    assert theirs is not None
+    return Stage(name, float(np.max(differences(name, ours, theirs))), tolerance)
+
+
+def tolerance_of(name: str) -> float:
+    """How much of `differences` a stage of this name is allowed."""
+    if name.endswith("_embedding"):
+        return EMBEDDING_TOLERANCE
+    return LOGIT_TOLERANCE if name == "logits" else STAGE_TOLERANCE
+
+
+def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | None:
+    """Why two arrays cannot be compared, or None."""
+    if ours is None or theirs is None:
+        return f"only {'the reference' if ours is None else 'this model'} has it"
+    if ours.shape != theirs.shape:
+        return f"shape {list(ours.shape)}, the reference has {list(theirs.shape)}"
+    if not (ours.size and np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return "empty, or not all of it is finite"
+    return None
+
+
+def differences(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """How far each number is off, by the measure of its stage (see the module's docstring); float64."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    if name.endswith("_embedding"):
+        scale: Any = 1.0
+    elif name == "logits":
+        scale = np.maximum(1.0, np.abs(b))
+    else:
+        scale = np.abs(b) + np.sqrt(np.mean(b**2)) + np.finfo(np.float64).tiny
+    return np.abs(a - b) / scale

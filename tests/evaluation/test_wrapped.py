@@ -1,0 +1,106 @@
+"""A model of one's own from two functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from _colours import COLOURS, ColourModel, paint
+
+import clipjax
+from clipjax.data.labels import LabelSpace
+from clipjax.errors import UsageError
+from clipjax.storage.store import Store
+
+PIXELS = {"image_size": 8, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+NAMES = ("blue", "red", "white")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    for name in NAMES:
+        paint(tmp_path / "world" / name / "0.png", name)
+    paint(tmp_path / "world" / "red" / "1.png", "blue")
+    return tmp_path / "world"
+
+
+def wrapped(**changed: Any) -> Any:
+    eyes = ColourModel()
+    given = {"encode_image": eyes.encode_image, "encode_text": eyes.encode_text, "name": "mine"}
+    return clipjax.wrap(**{**given, **PIXELS, "logit_scale": 20.0, **changed})
+
+
+def test_a_zero_shot_model(world: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    result = clipjax.evaluate(wrapped(), root=world, prompts="single", store=store, progress=False)
+    assert result.value("top1") == 3 / 4
+    row = result.rows[0]
+    assert row["model"] == "mine"
+    assert row["model_facts"] == {
+        "arch": None,
+        "kind": "zero_shot",
+        "image_size": 8,
+        "facts_origin": "unknown",
+        "facts_of": None,
+    }
+    assert not store.ls()
+    facts = {"train_source": "CC12M"}
+    known = wrapped(facts=facts, fingerprint="colours 1")
+    stated = clipjax.evaluate(known, root=world, prompts="single", store=store, progress=False)
+    assert store.ls()
+    assert stated.rows[0]["model_facts"].items() >= {**facts, "facts_origin": "stated"}.items()
+
+
+def test_a_tokenizer_makes_what_encode_text_gets(world: Path) -> None:
+    seen = []
+
+    def encode(ids: np.ndarray) -> np.ndarray:
+        seen.append(ids)
+        return ColourModel.embed(np.array(list(COLOURS.values()))[ids] / 127.5 - 1)
+
+    def tokenizer(texts: list[str]) -> np.ndarray:
+        return np.array([next(k for k, name in enumerate(COLOURS) if name in text) for text in texts])
+
+    model = wrapped(encode_text=encode, tokenizer=tokenizer)
+    assert clipjax.evaluate(model, root=world, prompts="single", progress=False).value("top1") == 3 / 4
+    assert seen
+
+
+def test_a_classifier_whose_outputs_are_logits(world: Path) -> None:
+    target = ColourModel.embed(np.array([COLOURS[name] for name in NAMES]) / 127.5 - 1)
+    eyes = ColourModel()
+    space = LabelSpace("colours", NAMES, NAMES)
+    model = wrapped(
+        encode_image=lambda images: eyes.encode_image(images) @ target.T, encode_text=None, classes=space
+    )
+    result = clipjax.evaluate(model, root=world, progress=False)
+    assert result.value("top1") == 3 / 4
+    assert result.rows[0]["model_facts"]["kind"] == "classifier"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"encode_image": None}, "encode_image is None, should be a function"),
+        ({"encode_text": 3}, "encode_text is 3, should be a function"),
+        ({"encode_text": None}, "give encode_text, or for a classifier"),
+        ({"classes": "imagenet"}, "give encode_text, or for a classifier"),
+        ({"name": "vit_b_32-openai"}, "'vit_b_32-openai' is empty or a published model's"),
+        ({"name": ""}, "is empty or a published"),
+        ({"image_size": 0}, "size"),
+        ({"interpolation": "nearest"}, "nearest"),
+        ({"mean": (0.5, 0.5)}, "mean is .* should be three numbers"),
+        ({"std": (0, 1, 1)}, "std is .* should be three numbers"),
+        ({"facts": {"grup": "x"}}, "did you mean group"),
+    ],
+)
+def test_what_makes_no_model(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        wrapped(**changed)
+
+
+def test_an_object_without_a_card_is_refused_with_the_way_to_go(world: Path) -> None:
+    with pytest.raises(UsageError, match=r"the model is a object without a card: .* clipjax\.wrap\("):
+        clipjax.evaluate(object(), root=world)

@@ -1,0 +1,261 @@
+"""Compiling ahead of time: what is counted and read, the kept table, a narrow model on the real compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.registry import model_card
+from clipjax.errors import UsageError
+from clipjax.models.arch import families, family_of, load_arch
+from clipjax.verification import aot
+from clipjax.verification.aot import (
+    Executable,
+    Row,
+    forward_of,
+    largest,
+    load_chips,
+    product_flops,
+    table_cells,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYERS, WIDTH, TOKENS = 3, 256, 1 + (64 // 32) ** 2
+
+
+@pytest.fixture
+def card() -> Card:
+    """ViT-B-32 of three blocks and four heads, for images of 64 pixels."""
+    arch: Any = load_arch("ViT-B-32")
+    small = {"width": WIDTH, "mlp_width": 4 * WIDTH, "layers": LAYERS, "heads": 4, "embed_dim": 64}
+    vision = dataclasses.replace(arch.vision, image_size=64, **small)
+    text = dataclasses.replace(arch.text, vocab_size=100, **small)
+    arch = dataclasses.replace(arch, vision=vision, text=text)
+    return dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
+
+
+# --- counting ---
+
+
+def flops(function: Any, *args: Any) -> int:
+    return product_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def test_flops_of_a_vit_are_those_of_its_formula(card: Card) -> None:
+    forward = forward_of(card, "vision", "parity")
+    block = TOKENS * (4 * WIDTH * WIDTH + 2 * WIDTH * 4 * WIDTH) + 2 * TOKENS * TOKENS * WIDTH
+    patches = (TOKENS - 1) * 32 * 32 * 3 * WIDTH
+    wanted = 2 * (patches + LAYERS * block + WIDTH * 64)
+    assert flops(forward.function, forward.params, forward.batch(1)) == wanted
+    assert flops(forward.function, forward.params, forward.batch(8)) == 8 * wanted
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_a_scan_counts_as_often_as_it_runs(tower: str, card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA counts the body once; unrolled it counts everything, and what is not a product beside it."""
+    forward = forward_of(card, tower, "parity")
+    args = (forward.params, forward.batch(8))
+    counted, once = flops(forward.function, *args), xla_flops(forward.function, *args)
+    monkeypatch.setattr(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+    again = forward_of(card, tower, "parity")
+    unrolled = xla_flops(lambda *args: again.function(*args), *args)
+    assert counted < unrolled < 1.05 * counted
+    assert once < 0.6 * counted
+
+
+def xla_flops(function: Any, *args: Any) -> float:
+    cost: Any = jax.jit(function).lower(*args).cost_analysis()
+    return cost["flops"]
+
+
+def test_flops_of_convolutions_branches_and_calls() -> None:
+    x, kernel, depthwise = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 6)), jnp.ones((3, 3, 1, 4))
+
+    def conv(x: Any, kernel: Any, groups: int) -> Any:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "SAME", dimension_numbers=numbers, feature_group_count=groups
+        )
+
+    assert flops(lambda x, k: conv(x, k, 1), x, kernel) == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)
+    assert flops(lambda x, k: conv(x, k, 4), x, depthwise) == 2 * (2 * 4 * 4 * 4) * (3 * 3)
+    square = jnp.ones((5, 5))
+    product = 2 * 5**3
+    assert flops(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), square) == (
+        2 * product
+    )
+    assert flops(jax.jit(jax.checkpoint(lambda x: x @ x)), square) == product
+    with pytest.raises(ValueError, match="loop of unknown length"):
+        flops(lambda x: jax.lax.while_loop(lambda x: x[0, 0] > 0, lambda x: x @ x, x), square)
+
+
+# --- choosing a batch, reading, showing ---
+
+
+@pytest.mark.parametrize(("fits", "found"), [(10**9, 4096), (4095, 2048), (700, 512), (1, 1), (0, None)])
+def test_the_largest_batch_is_the_first_from_above_that_compiles(fits: int, found: int | None) -> None:
+    tried = []
+
+    def compile_at(batch: int) -> Executable | None:
+        tried.append(batch)
+        return Executable(batch, 1, 1, {}, 1, 1, 0.1) if batch <= fits else None
+
+    executable = largest(compile_at)
+    assert (executable and executable.batch) == found
+    assert tried == [4096 >> i for i in range(len(tried))]
+    assert tried[-1] == (found or 1)
+
+
+HLO = """
+ENTRY %main (a: f32[8,8], b: f32[8,8]) -> f32[8,8] {
+%c.1 = f32[8,8]{1,0} convolution(%a, %b), window={size=1}, operand_precision={highest,highest}, metadata={}
+ROOT %d.1 = f32[8,8]{1,0} dot(%a, %b), lhs_contracting_dims={1}, operand_precision={highest,default}
+%convolution_add_fusion = f32[8,8]{1,0} fusion(%c.1, %d.1), kind=kOutput, calls=%computation
+%r = (f32[8]{0}, f32[8]{0}) all-reduce-start(%c.1), channel_id=1
+%e = f32[8]{0} all-reduce-done(%r)
+%g = f32[64]{0} all-gather(%c.1), channel_id=2
+"""
+
+
+def test_what_is_read_from_an_executable() -> None:
+    memory = SimpleNamespace(argument_size_in_bytes=5, temp_size_in_bytes=7)
+    compiled: Any = SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: HLO)
+    assert aot._read(compiled, 8, 1.0) == Executable(8, 5, 7, {"all-reduce": 1, "all-gather": 1}, 2, 1, 1.0)
+
+
+def test_cells_say_why_a_program_does_not_compile() -> None:
+    row = Row("m", "vision", "fast", "v4", 1.25, None, "not one example fits 32 GiB")
+    assert table_cells(row)[4] == "no: not one example fits 32 GiB"
+    assert len(table_cells(row)) == len(aot.table_titles())
+
+
+def test_unknown_chips_and_missing_compilers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"v4", "v5e", "v5p", "v6e"} <= set(load_chips())
+    with pytest.raises(UsageError, match="v5e"):
+        next(aot.aot_table(["vit_b_32-openai"], ["v5"]))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"no TPU compiler: make one of its own with `python -m venv"):
+        next(aot.aot_table(["vit_b_32-openai"], ["v5e"]))
+
+
+def test_the_programs_of_models() -> None:
+    """Both towers of a CLIP, the one of a classifier, in both precisions."""
+    found = aot.programs(["vit_b_32-openai", "tf_efficientnet_lite0-in1k"])
+    assert [(card.arch.name, tower) for card, tower, precision in found if precision == "fast"] == [
+        ("ViT-B-32-quickgelu", "vision"),
+        ("ViT-B-32-quickgelu", "text"),
+        ("tf_efficientnet_lite0", "vision"),
+    ]
+    assert len(found) == 6
+
+
+# --- the kept table ---
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
+def test_the_kept_table_is_that_of_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    tpu_table = script("tpu_table", monkeypatch)
+    records = json.loads((ROOT / "docs" / "tpu.json").read_text())
+    assert (ROOT / "docs" / "tpu.md").read_text() == tpu_table.page(records)
+    seen = set()
+    for row in map(tpu_table.row_of, records):
+        assert row.executable is not None, row
+        assert row.executable.collectives == {}, row
+        assert row.executable.highest == (row.executable.products if row.precision == "parity" else 0), row
+        seen.add(family_of(getattr(model_card(row.model).arch, row.tower)).name)
+    assert seen == set(families()), "benchmarks/tpu_table.py compiles a member of the missing family"
+
+
+def test_the_kept_slices_are_those_of_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chip does what the traced program does, on 4 to 256 chips of every kind, and waits for none."""
+    weak_scaling = script("weak_scaling", monkeypatch)
+    records = json.loads((ROOT / "docs" / "weak_scaling.json").read_text())
+    assert (ROOT / "docs" / "tpu.md").read_text() == weak_scaling.page(records)
+    weak_scaling.check(records)
+    kept = {tuple(row[key] for key in (*weak_scaling.SAME, "batch", "flops")) for row in records}
+    for model, tower, precision, batch, count in kept:
+        forward = forward_of(model_card(model), tower, precision)
+        assert count == flops(forward.function, forward.params, forward.batch(batch))
+    for tower, sizes in (("vision", {4, 16, 64, 256}), ("text", {4, 256})):
+        for chip in load_chips().values():
+            found = {row["devices"] for row in records if (row["chip"], row["tower"]) == (chip.name, tower)}
+            assert found == sizes, (chip.name, tower)
+    for record, wrong in ((records[0], {"collectives": {"all-reduce": 1}}), (records[-1], {"flops": 1})):
+        with pytest.raises(SystemExit, match=r"wait for each other|not constant"):
+            weak_scaling.check([*records, {**record, **wrong}])
+
+
+# --- the real compiler ---
+
+COMPILE = """
+import dataclasses, json, sys
+from clipjax import aot
+from clipjax.checkpoints.card import card_from_dict
+
+card = card_from_dict(json.load(sys.stdin), "the test's card")
+aot.use_tpu_compiler()
+chip = aot.load_chips()["v5e"]
+
+def facts(forward, batch):
+    executable = aot.compile_forward(forward, chip, batch)
+    return executable and dataclasses.asdict(executable)
+
+parity, fast = (aot.forward_of(card, "vision", precision) for precision in ("parity", "fast"))
+mixing = dataclasses.replace(
+    fast, function=lambda params, x: (y := fast.function(params, x)) - y.mean(0, keepdims=True)
+)
+found = {"parity": facts(parity, 8), "fast": facts(fast, 8), "mixing": facts(mixing, 8)}
+found["too much"] = facts(fast, 2**21)
+print("answer", json.dumps(found))
+"""
+
+
+def tpu_python() -> str:
+    """An interpreter with libtpu: of CLIPJAX_TPU_PYTHON, of `make tpu-env`, or this one."""
+    candidates = [os.environ.get("CLIPJAX_TPU_PYTHON"), str(ROOT / ".venv-tpu" / "bin" / "python")]
+    candidates = [python for python in candidates if python and Path(python).exists()]
+    if not candidates and importlib.util.find_spec("libtpu"):
+        return sys.executable
+    if not candidates:
+        pytest.skip("no TPU compiler: jax[tpu] is not installed here (`make tpu-env` installs it apart)")
+    return candidates[0]
+
+
+def test_a_narrow_model_compiles_for_a_tpu(card: Card) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run(
+        [tpu_python(), "-c", COMPILE],
+        input=json.dumps(card.to_dict()),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.partition("answer ")[2])
+    parity, fast = found["parity"], found["fast"]
+    assert parity["highest"] == parity["products"] >= 10
+    assert (fast["highest"], parity["collectives"], fast["collectives"]) == (0, {}, {})
+    assert parity["argument_bytes"] > 4 * 3 * 12 * WIDTH * WIDTH
+    assert sum(found["mixing"]["collectives"].values()) > 0
+    assert found["too much"] is None
