@@ -1,0 +1,68 @@
+"""The refusals of clipjax: every message that the code raises, read from the source.
+
+    .venv/bin/python tests/_refusals.py           # writes tests/refusals.txt anew
+    .venv/bin/python tests/_refusals.py FOLDER    # prints those of another checkout
+
+A line is `Error: message`, with {} for what is filled in, or `helper: texts` for `raise helper(...)`. It does
+not name the file, so moving code changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST = ROOT / "tests" / "refusals.txt"
+
+
+def refusals(root: Path) -> list[str]:
+    """The distinct refusals of a checkout, sorted."""
+    files = [*root.glob("clipjax/**/*.py"), *root.glob("converters/**/*.py")]
+    return sorted({line for file in files for line in _of_file(file)})
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    raised = {node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            if node in raised or name.endswith("Error"):
+                for texts in product(*(_texts(argument) for argument in node.args)):
+                    message = "; ".join(texts) if name.endswith("Error") else "; ".join(_said(texts))
+                    if any(letter.isalpha() for letter in message):
+                        yield f"{name}: {message}".encode("unicode_escape").decode()
+
+
+def _said(texts: tuple[str, ...]) -> list[str]:
+    """The arguments of a helper that are texts."""
+    return [text for text in texts if text != "{}"]
+
+
+def _texts(node: ast.expr) -> list[str]:
+    """What an expression may read, each hole as {}."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            return ["".join(choice) for choice in product(*(_texts(part) for part in parts))]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*_texts(body), *_texts(orelse)]
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return ["".join(choice) for choice in product(_texts(left), _texts(right))]
+    return ["{}"]
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print("\n".join(refusals(Path(sys.argv[1]))))
+    else:
+        LIST.write_text("\n".join(refusals(ROOT)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
