@@ -1,1 +1,1 @@
-"""Image bytes -> pixels as each reference library makes them, and batches of these."""
+"""Image bytes -> pixels as each reference library makes them, and batches of pixels."""

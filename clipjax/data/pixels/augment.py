@@ -1,8 +1,8 @@
-"""Random resized crop and flip on the host, as torchvision has them, seeded per image and epoch.
+"""Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-PIL images. Given the box and the flip, the pixels are equal to torchvision's to the byte; the boxes have the
-same distribution, and are drawn by NumPy's generator instead of torch's.
+    PIL images. For the same box and flip, pixels equal torchvision's to the byte. Boxes have the same
+    distribution but come from NumPy's generator, not torch's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import PIL.Image
 
 from clipjax.data.pixels.preprocess import RESAMPLING, to_rgb
 
-# Boxes that do not fit into the image before the central one is taken.
+# Draws of a box before the central one is taken.
 _TRIES = 10
 
 
@@ -26,10 +26,10 @@ class Augmentation:
     """How a training image is changed each time it is seen.
 
     Attributes:
-        scale: smallest and largest share of the image's area that a crop keeps.
-        ratio: smallest and largest ratio of its width to its height.
-        interpolation: of the resize of the crop to the model's size.
-        flip: the probability of a horizontal flip.
+        scale: smallest and largest share of the image's area in a crop.
+        ratio: smallest and largest width / height of a crop.
+        interpolation: for resizing the crop.
+        flip: probability of a horizontal flip.
     """
 
     scale: tuple[float, ...] = (0.08, 1.0)
@@ -55,23 +55,22 @@ class Box(NamedTuple):
 
 
 def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random.Generator:
-    """The generator of one image in one epoch: of these values alone, whatever is drawn elsewhere.
+    """The random generator of one image in one epoch, determined by the arguments alone.
 
     Args:
-        use: what is drawn, "pixels" or "caption": each use has a generator of its own, so that one does not
-            shift the other.
+        use: "pixels" or "caption", so that drawing one does not shift the other.
     """
     digest = hashlib.sha256(f"{seed}\n{epoch}\n{use}\n{image_id}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
 def sample_box(size: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator) -> Box:
-    """The box of a random resized crop: uniform in area, log-uniform in the ratio of its sides.
+    """The box of a random resized crop: uniform in area, log-uniform in width / height.
 
     Args:
-        size: width and height of the image, as PIL gives them.
+        size: (width, height), in PIL's order.
 
-    Returns: a box inside the image; the largest central one within the ratios if none of ten draws fits.
+    Returns: a box inside the image; if none of ten draws fits, the largest central one within the ratios.
     """
     width, height = size
     smallest, largest = augmentation.scale
@@ -101,13 +100,13 @@ def augmented_pixels(
     """One random view of an image.
 
     Args:
-        image: of any mode; it becomes RGB before all else, as in torchvision's folder loader.
+        image: of any mode; becomes RGB first, as in torchvision's folder loader.
         size: S, the side that the model sees.
 
     Returns: uint8 [S, S, 3].
 
     Raises:
-        DataError: a mode that has no RGB form.
+        DataError: the mode has no RGB form.
     """
     image = to_rgb(image)
     box = sample_box(image.size, augmentation, rng)
@@ -116,7 +115,7 @@ def augmented_pixels(
 
 
 def crop_pixels(image: PIL.Image.Image, box: Box, flip: bool, size: int, interpolation: str) -> np.ndarray:
-    """The box of an RGB image, resized with antialiasing and perhaps mirrored: uint8 [S, S, 3]."""
+    """A box of an RGB image, resized with antialiasing, mirrored if `flip`: uint8 [S, S, 3]."""
     crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
     pixels = np.asarray(crop.resize((size, size), RESAMPLING[interpolation]))
     return pixels[:, ::-1] if flip else pixels

@@ -1,10 +1,9 @@
-"""How many threads or worker processes decode fastest: measured once, on images of the data set itself.
+"""How many threads or worker processes decode fastest: measured once, on images of the data set.
 
-Threads share one interpreter, which PIL lets go of while it decodes and resizes; worker processes share
-nothing, and take memory and seconds to start. Which is faster depends on the machine and on the images, so
-`--workers auto` tries: the same first images with each setting, all read once before, so that the disk does
-not decide. What was fastest is remembered in the user's cache by machine, pixel recipe, and rough size and
-format of the images.
+Threads share one interpreter, which PIL releases while it decodes and resizes. Worker processes share
+nothing, but take memory and seconds to start. `--workers auto` decodes the same first images with each
+setting. All images are read once before, so that the disk does not decide. The user's cache keeps the fastest
+setting by machine, pixel recipe, and rough size and format of the images.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from clipjax.storage.reading import read_json
 AUTO = "auto"
 Workers = int | Literal["auto"]
 
-SAMPLE = 96  # images that each setting decodes
-WORTH = 1000  # images to decode, at least, for a measurement to be worth its seconds
-_BATCH = 8  # small: the first one comes soon, and time is counted from there
-_NEARLY = 0.95  # of the fastest rate: the simplest setting that reaches it is taken
-_PAST = 0.9  # of the rate before: more of the same does not help any more
+SAMPLE = 96  # images decoded with each setting
+WORTH = 1000  # with fewer images to decode, a measurement is not worth its seconds
+_BATCH = 8  # small: timing starts after the first batch
+_NEARLY = 0.95  # the simplest setting within this share of the fastest rate is taken
+_PAST = 0.9  # below this share of the rate before, more threads or workers no longer help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Decoders:
 
     Attributes:
         workers: processes; 0 decodes in this one.
-        threads: in each; None: one a core, or one in a worker.
+        threads: per process; None: one per core, or one in a worker.
     """
 
     workers: int = 0
@@ -74,13 +73,13 @@ def choose(
     progress: bool = False,
     rate: Rate | None = None,
 ) -> Decoders:
-    """What decodes such images fastest here; what no run has measured yet is measured now.
+    """The fastest setting for these images here; measured now unless an earlier run did.
 
     Args:
-        rows: of the manifest, those that are to be decoded; -1 is padding. With few of them nothing is
-            measured: without a measurement of an earlier run, `Decoders()`.
+        rows: rows of the manifest to decode; -1 is padding. With few rows nothing is measured: the result is
+            an earlier run's, else `Decoders()`.
         progress: show a bar on stderr.
-        rate: images a second of a setting, in place of a measurement.
+        rate: replaces the measurement (images a second of a setting).
     """
     rows = rows[rows >= 0]
     sample = rows[:SAMPLE].tolist()
@@ -101,7 +100,7 @@ def choose(
 def images_per_second(
     manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
 ) -> float:
-    """How fast a setting decodes, once it has started."""
+    """How fast a setting decodes, after its first batch."""
     with batches(
         manifest,
         recipe,
@@ -121,7 +120,7 @@ def images_per_second(
 def _measure(
     manifest: Manifest, recipe: PixelRecipe, sample: Sequence[int], progress: bool, rate: Rate
 ) -> dict[Decoders, float]:
-    """Images a second of 1, 2, 4, ... threads and of 2, 4, ... workers, until more does not help."""
+    """Rates of 1, 2, 4, ... threads, then of 2, 4, ... workers, each until more does not help."""
     rates: dict[Decoders, float] = {}
     series = [[Decoders(0, n) for n in _counts(1)], [Decoders(n) for n in _counts(2)]]
     with progress_bar(sum(map(len, series)), "measuring how to decode", "setting", shown=progress) as bar:
@@ -141,7 +140,7 @@ def _cores() -> int:
 
 
 def _counts(first: int) -> Iterator[int]:
-    """first, twice that, ... and the number of cores."""
+    """first, twice that, ..., and the number of cores."""
     count = first
     while count < _cores():
         yield count
@@ -151,9 +150,9 @@ def _counts(first: int) -> Iterator[int]:
 
 
 def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
-    """The commonest format, and how many megapixels an image has (a power of two); None for too few to tell.
+    """The commonest format and the mean megapixels (a power of two); None if fewer than SAMPLE / 2 open.
 
-    Reads the images, so that whoever decodes first does not wait for the disk alone.
+    Reading warms the disk cache, so that the first setting measured does not pay for the disk.
     """
     formats, pixels = Counter(), []
     for row in sample:
@@ -176,7 +175,7 @@ def _remembered(path: Path) -> Decoders | None:
 
 
 def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
-    """For the next run; a cache that fails only costs time."""
+    """A failure to write is ignored: it only costs the next run time."""
     record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
     with contextlib.suppress(DataError):
         LocalFiles().create(epath.Path(path), record.encode(), replace=True)

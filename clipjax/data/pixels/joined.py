@@ -1,4 +1,4 @@
-"""Several data sets as one, for whoever reads their images in one go."""
+"""Several data sets read as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipjax.data.manifest import Manifest, Opener, Progress
 
 @dataclasses.dataclass(frozen=True)
 class JoinedOpener:
-    """The images of several openers, one opener after the other; image i of opener k is `starts[k] + i`."""
+    """The images of several openers in a row; image i of opener k is `starts[k] + i`."""
 
     openers: tuple[Opener, ...]
     starts: tuple[int, ...]
@@ -47,7 +47,10 @@ def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def joined(manifests: Sequence[Manifest]) -> Manifest:
-    """The images of one or more manifests, without labels and columns; ids are told apart by a number."""
+    """One manifest of all images, without labels and columns.
+
+    With more than one manifest, ids get the manifest's number in front.
+    """
     if len(manifests) == 1:
         return manifests[0]
     ids = tuple(f"{k}/{name}" for k, manifest in enumerate(manifests) for name in manifest.ids)

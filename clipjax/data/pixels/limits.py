@@ -1,4 +1,4 @@
-"""How large an image may be: beyond that it is refused before it takes memory; and how many at once."""
+"""Limits on the size of an image, and on the pixels decoded at one time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import PIL.Image
 from clipjax.errors import DataError
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow itself draws the line (it warns from half of that on). Real ones reach about 100 million."""
+"""Pillow's own limit (it warns from half of it). Real images reach about 100 million pixels."""
 
 MAX_BYTES = 8 * MAX_PIXELS
-"""Of an encoded image: four channels of 16 bits, not compressed."""
+"""Largest encoded image: four channels of 16 bits, not compressed."""
 
 
 def check_bytes(size: int, name: str) -> None:
-    """Raises DataError naming the image whose file has too many bytes for any image within `MAX_PIXELS`."""
+    """Raises DataError naming the image if its file is larger than any image of `MAX_PIXELS` can be."""
     if size > MAX_BYTES:
         raise DataError(
             f"{name}: {size:,} bytes, more than any image of {MAX_PIXELS:,} pixels takes; make it smaller or "
@@ -27,9 +27,9 @@ def check_bytes(size: int, name: str) -> None:
 
 
 class InFlight:
-    """Pixels that the threads of a process have decoded at one time, at most `most` of them.
+    """At most `most` decoded pixels at one time, over all threads of the process.
 
-    An image of more waits until it is the only one.
+    A larger image waits until it is the only one.
     """
 
     def __init__(self, most: int) -> None:
@@ -39,9 +39,9 @@ class InFlight:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[Callable[[PIL.Image.Image], None]]:
-        """A function that waits until an image, whose header is read, may be decoded.
+        """Yields a function to call with one image after its header is read, before it is decoded.
 
-        Its pixels count until the block ends; one block is for one image.
+        It waits until the image's pixels fit; they count until the block ends.
         """
         held = 0
 
@@ -62,4 +62,4 @@ class InFlight:
 
 
 DECODED = InFlight(2 * MAX_PIXELS)
-"""Of this process, whatever reads images: about 1.4 GB at four bytes a pixel, in a few copies."""
+"""Shared by everything that reads images: about 1.4 GB at four bytes a pixel, in a few copies."""

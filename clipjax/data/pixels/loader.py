@@ -1,9 +1,8 @@
 """The loader: rows of a manifest -> batches of pixels, through grain.
 
-Decoding is the wall, so images are decoded by several threads (PIL releases the interpreter lock) or, if
-asked, by worker processes; the order of the rows is the same for any number of either. Every batch has one
-shape: a row of -1 is padding, or an image that could not be read and was skipped. Pixels are uint8;
-normalisation is the device's work.
+Decoding is the bottleneck, so several threads (PIL releases the interpreter lock) or worker processes decode.
+Their number never changes the order. Every batch has one shape: row -1 is padding, or a skipped image. Pixels
+are uint8; the device normalises them.
 """
 
 from __future__ import annotations
@@ -30,28 +29,27 @@ from clipjax.storage.buckets import BucketError
 
 Batch = dict[str, np.ndarray]
 
-# Decoded images that wait for the consumer, in batches: enough to hide a slow file, small beside the model.
+# Batches decoded ahead: enough to hide a slow file, small beside the model.
 _BATCHES_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read: its row, its id and why (names the file)."""
+    """An image that could not be read: its row, its id and the reason (which names the file)."""
 
     row: int
     id: str
     reason: str
 
     def error(self) -> DataError:
-        """What is raised where it may not be skipped."""
+        """The error to raise where images may not be skipped."""
         return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
 
 
 class Batches(Iterator[Batch]):
-    """An iterator of batches {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists what was left out
-    so far.
+    """Iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists images left out so far.
 
-    Close it (or use it in a `with` statement) to end its threads and workers before it is used up.
+    Close it (or use `with`) to end its threads and workers early.
     """
 
     def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
@@ -100,20 +98,18 @@ def batches(
     """Batches of the given rows, in their order.
 
     Args:
-        manifest, recipe: what to read, and what pixels to make of it.
-        batch_size: B, the images in a batch. The last batch is padded with rows of -1 and pixels of zero.
-        rows: indices into the manifest, default all of them; -1 is padding, so that a caller may pad parts
-            itself.
+        batch_size: B. The last batch is padded with rows of -1 and pixels of zero.
+        rows: indices into the manifest, default all; -1 is padding.
         workers: worker processes that decode; 0 decodes in threads of this process.
-        threads: threads that decode, in each process; default one a core (one in a worker).
-        on_error: an unreadable image is a DataError naming it ("raise"), or becomes padding and is listed in
-            `skipped` ("skip").
-        augmentation, seed, epoch: a random view of each image in place of the recipe's: the one that a
-            training run of this seed sees in this epoch.
+        threads: decoding threads per process; default one per core (one in a worker).
+        on_error: "raise": an unreadable image is a DataError naming it; "skip": it becomes padding and is
+            listed in `skipped`.
+        augmentation, seed, epoch: instead of the recipe's resize and crop, the random view that a training
+            run of this seed sees in this epoch.
 
     Raises:
         DataError: on iteration, in the order of the rows.
-        UsageError: a batch size below 1, a negative count, an unknown `on_error`.
+        UsageError: see `check_options`.
     """
     check_options(batch_size, workers, threads, on_error)
     rows = np.arange(len(manifest)) if rows is None else np.asarray(rows)
@@ -124,7 +120,7 @@ def batches(
 
 
 def check_options(batch_size: int, workers: int, threads: int | None, on_error: str) -> None:
-    """Raises UsageError for a batch size below 1, a negative count, an unknown `on_error`."""
+    """Raises UsageError for a batch size below 1, a negative count or an unknown `on_error`."""
     if batch_size < 1 or workers < 0 or (threads is not None and threads < 0):
         raise UsageError(
             "the batch size must be at least 1, and the numbers of workers and threads at least 0"
@@ -134,18 +130,16 @@ def check_options(batch_size: int, workers: int, threads: int | None, on_error: 
 
 
 def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """int32 rows with -1 appended up to a multiple."""
+    """Rows as int32, with -1 appended up to a multiple."""
     padding = np.full(-len(rows) % multiple, -1, np.int32)
     return np.concatenate([rows.astype(np.int32), padding])
 
 
 def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """This process's rows of 0 .. n_rows-1: a contiguous part, padded with -1 so that all take equally many
-    steps.
+    """One process's contiguous part of rows 0 .. n_rows-1, padded with -1: all take equally many steps.
 
     Args:
-        n_rows: images in the data set.
-        batch_size: images that one process takes in one step.
+        batch_size: images per process and step.
 
     Returns: int32 [steps * batch_size].
     """
@@ -155,22 +149,19 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 
 
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
-    """Batches without end, or of some epochs; resumed exactly by `get_state()` and `set_state(state)`.
+    """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
 
-    Everything drawn depends on the seed, the epoch and the image alone, so the number of batches read is the
-    whole state: a run may go on with another number of threads or workers.
+    Randomness depends on seed, epoch and image alone, so the number of batches read is the whole state,
+    whatever the number of threads or workers.
     """
 
     def __init__(self, batches_from: Callable[[int], grain.IterDataset]) -> None:
-        """
-        Args:
-            batches_from: number of batches to leave out -> the others.
-        """
+        """`batches_from(n)` gives the batches after the first n."""
         super().__init__()
         self._batches_from = batches_from
         self._done = 0
         self._running: list[grain.DatasetIterator] = []  # none or one
-        # Threads that still read ahead when the interpreter ends would abort it.
+        # Threads that still read ahead at interpreter exit would abort it.
         weakref.finalize(self, _close_all, self._running)
 
     def __next__(self) -> dict[str, Any]:
@@ -222,29 +213,26 @@ def training_batches(
     workers: int = 0,
     threads: int | None = None,
 ) -> TrainingBatches:
-    """Shuffled batches, without end unless `epochs` is given, each epoch in an order of its own.
+    """Shuffled batches, endless unless `epochs` is given; each epoch has its own order.
 
-    The order depends on the seed alone, and a random view or caption on seed, epoch and image.
-    `iterator.get_state()` and `set_state(state)` resume exactly; grain's orbax handler saves the state beside
-    the parameters. An incomplete last batch is dropped.
+    The order depends on the seed alone; a random view or caption on seed, epoch and image. grain's orbax
+    handler saves the iterator's state beside the parameters. An incomplete last batch is dropped.
 
     Args:
-        batch_size: images in one process's batch.
-        augmentation: how each image is changed each time; None: as the recipe says, always the same.
-        labels: int [N], to be in the batch.
-        captions: the column with each image's caption, or with a list of captions of which one is drawn each
-            time.
-        tokenize: texts -> int32 [B,L]; without it the texts themselves are in the batch.
-        class_tokens: int32 [K,T,L], captions of the classes: one of the T of an image's label is drawn each
-            time.
+        batch_size: B, images in one process's batch.
+        augmentation: random views; None: the recipe's pixels each time.
+        labels: int [N], added to the batch.
+        captions: column with each image's caption, or list of captions (one is drawn each time).
+        tokenize: texts -> int32 [B,L]; without it the batch holds the texts.
+        class_tokens: int32 [K,T,L], T captions of each class; one is drawn each time.
         process_index, process_count: this process's part; together the processes read every image once an
             epoch.
 
-    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, where asked for, "label" int32
-        [B], "tokens" int32 [B,L] or "text".
+    Returns: iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, if asked for, "label" int32 [B],
+        "tokens" int32 [B,L] or "text".
 
     Raises:
-        DataError: the manifest has no such column, or is empty; on iteration, an unreadable image.
+        DataError: the manifest lacks the column or is empty; on iteration, an unreadable image.
         UsageError: class tokens without labels, or together with captions.
     """
     if captions is not None and captions not in manifest.columns:
@@ -270,7 +258,7 @@ def training_batches(
 def training_order(
     images: int, seed: int, epochs: int | None = None, process_index: int = 0, process_count: int = 1
 ) -> grain.MapDataset[tuple[int, int]]:
-    """(epoch, row) in the order in which a process trains: each epoch shuffled anew by the seed."""
+    """(epoch, row) in a process's training order; the seed shuffles each epoch anew."""
     order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
     order = order.map_with_index(lambda index, row: (index // images, row))
     return order.slice(slice(process_index, None, process_count))
@@ -278,8 +266,7 @@ def training_order(
 
 @dataclasses.dataclass(frozen=True)
 class _Decode:
-    """(epoch, row) -> {"pixels", "row", "failed"}; what is wrong with an image is a value, so it arrives in
-    order."""
+    """(epoch, row) -> {"pixels", "row", "failed"}. A failure is a value, so that it arrives in order."""
 
     opener: Opener
     recipe: PixelRecipe
@@ -320,8 +307,7 @@ class _Decode:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingElement:
-    """(epoch, row) -> what `_Decode` gives, with "text" and "choice": of several captions the one of this
-    epoch."""
+    """(epoch, row) -> `_Decode`'s result with the drawn caption, "text", or its number, "choice"."""
 
     decode: _Decode
     texts: list | None
@@ -358,7 +344,7 @@ class _StackForTraining:
 
     def __call__(self, elements: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch = _stack(elements)
-        if batch["failed"]:  # raised where the batch arrives: grain adds words of its own to an error
+        if batch["failed"]:  # raised by the consumer: grain adds its own words to an error
             return batch
         if self.labels is not None:
             batch["label"] = self.labels[batch["row"]].astype(np.int32)
@@ -379,9 +365,9 @@ def _batched(
     stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
     drop_remainder: bool = False,
 ) -> grain.IterDataset:
-    """Elements read ahead by threads or worker processes, stacked into batches in a thread of their own.
+    """Elements read ahead by threads or workers, then stacked into batches in one more thread.
 
-    Workers take single elements and batches are made here, so that the order does not depend on their number.
+    Workers take single elements, so the order does not depend on their number.
     """
     if threads is None:
         threads = 1 if workers else os.cpu_count() or 1
@@ -389,9 +375,9 @@ def _batched(
     dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag here, and nobody else has parsed any
-        # Elements travel through pipes: copying an image costs little beside decoding it, and no shared
-        # memory can be left behind, however a process ends.
+            flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, and nothing else here parses them
+        # Elements travel through pipes, not shared memory: copying is cheap beside decoding, and a killed
+        # process leaves no shared memory behind.
         options = grain.experimental.DatasetOptions(min_shm_size=2**62)
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
@@ -401,7 +387,7 @@ def _batched(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker: exit as soon as the parent is gone, even if it was killed; Ctrl-C is the parent's."""
+    """In a worker: exit when the parent ends, even if killed; leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

@@ -1,18 +1,15 @@
-"""Decoded pixels, kept: an image is decoded once for all models that share a pixel recipe.
+"""Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
-Decoding is the wall, not the model. So the resized uint8 pixels of a data set are an entry of a
-`clipjax.storage.store.Store`, with all that comes with one: addressed by content, so that a changed image is
-another entry; shards that are whole or absent and carry a checksum, verified at every read; safe with any
-number of runs at once. The first model fills the entry as it decodes what it needs anyway, a run that was
-killed goes on, and every other model reads.
+The resized uint8 pixels of a data set become an entry of a `clipjax.storage.store.Store`. The first model
+fills it from what it decodes anyway, a killed run continues, and later models read. A changed image makes
+another entry; any number of runs may use one.
 
-- A shard has SHARD_BYTES or less, and a power of two rows, so that the shards of embeddings are made of whole
-  ones. It is read whole, since the checksum is over the whole: SHA-256 takes a fiftieth of the time that
-  decoding takes.
-- An image that cannot be read is missing in its shard. Whoever asks for it decodes it again, and so sees what
-  is wrong, or that nothing is wrong any more.
-- The store is a convenience: where there is no room for it, or the disk is full, a run says so and goes on
-  decoding without keeping. Only a data set that exceeds the whole budget is refused.
+- A shard has at most SHARD_BYTES and a power of two rows, so that whole shards of pixels make a shard of
+  embeddings. It is read whole, because its checksum covers it all; SHA-256 takes a fiftieth of the time of
+  decoding.
+- Shards leave out unreadable images. A reader decodes them again, and sees the problem, or that it is gone.
+- The store is optional: without room, a run logs a warning and decodes without keeping. Only a data set
+  larger than the whole budget is refused.
 """
 
 from __future__ import annotations
@@ -39,24 +36,24 @@ from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Entry, EntryInfo, Store
 
 KIND = "pixels"
-BUDGET = 100 * 10**9  # bytes of all entries together: ImageNet's validation images at 224 pixels take 7.5 GB
-SHARD_BYTES = 32 * 10**6  # at most: 128 images of 224 pixels
-SHARD_ROWS = 512  # at most, for small images: as many as a shard of embeddings
-SHARDS = 8  # at least, for a data set of more than a few images
-SPARE_BYTES = 10**9  # left free on the disk, for embeddings and results
-READERS = 4  # shards read ahead, at most
-_DECODED = 64  # images that come from the decoders at once
+BUDGET = 100 * 10**9  # bytes over all entries: ImageNet's validation images at 224 pixels take 7.5 GB
+SHARD_BYTES = 32 * 10**6  # at most: 128 images of 224 pixels, the next lower power of two
+SHARD_ROWS = 512  # at most, for small images; a shard of embeddings has as many
+SHARDS = 8  # at least, unless the data set is tiny
+SPARE_BYTES = 10**9  # kept free on the disk for embeddings and results
+READERS = 4  # at most this many shards are read ahead
+_DECODED = 64  # images per batch of the decoders
 
 _log = logging.getLogger(__name__)
 
-# The rows of a shard, each with its pixels uint8 [S,S,3] or with why the image cannot be read.
+# Row -> its pixels uint8 [S,S,3], or the reason why the image cannot be read.
 _Shard = dict[int, np.ndarray | str]
 
 
 def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
-    """What decoded pixels depend on. Other versions of the decoders may give other bytes.
+    """Everything that decoded pixels depend on, the decoders' versions included.
 
-    The wheels of Pillow bring all decoders along; a distribution's may use another libjpeg.
+    Pillow's wheels bring all decoders; a distribution's may use another libjpeg.
     """
     decoder = {"pillow": PIL.__version__, "libjpeg_turbo": PIL.features.version("libjpeg_turbo")}
     made_by = {"transform": PIXELS_VERSION, "decoder": decoder}
@@ -68,10 +65,9 @@ class PixelStore:
     """A folder of decoded pixels.
 
     Attributes:
-        root: a directory, created when the first entry is, or the URL of a folder of a bucket. Hosts need not
-            share it.
-        budget: bytes of all entries of pixels together. Before an entry is filled, the longest unused others
-            are removed to make room for it, except those that a run reads just then.
+        root: a folder, created with the first entry, or the URL of one on a bucket. Hosts need not share it.
+        budget: bytes of all entries of pixels. To make room, the longest unused others are removed, except
+            those that a run is reading.
     """
 
     root: str | os.PathLike[str]
@@ -88,15 +84,14 @@ class PixelStore:
         threads: int | None = None,
         on_error: str = "raise",
     ) -> Batches:
-        """What `clipjax.data.pixels.loader.batches` gives, byte by byte, from stored pixels where there are
-        any.
+        """`clipjax.data.pixels.loader.batches`, byte for byte, from stored pixels where there are any.
 
-        A shard that is not there is decoded and stored, even if only some of its rows are asked for.
+        A missing shard is decoded whole and stored, even if only some of its rows are asked for.
 
         Args: as of `clipjax.data.pixels.loader.batches`.
 
         Raises:
-            UsageError: the pixels of the data set alone exceed the budget; wrong options.
+            UsageError: the pixels of this data set alone exceed the budget; wrong options.
             DataError: the store cannot be created or is damaged; on iteration, an unreadable image.
             ValueError: rows that do not ascend (padding aside): each shard is read once.
         """
@@ -116,7 +111,7 @@ class PixelStore:
         return Batches(stored, manifest.ids, on_error == "skip")
 
     def _open(self, manifest: Manifest, recipe: PixelRecipe) -> tuple[Entry, IO[bytes]]:
-        """The entry, created if there is none, and what keeps it from being removed."""
+        """The entry, and the open file that protects it from removal."""
         size = len(manifest) * _row_bytes(recipe)
         if size > self.budget:
             raise UsageError(
@@ -126,7 +121,7 @@ class PixelStore:
             )
         about = {"data": manifest.name, "selection": manifest.selection, "pixels": in_words(recipe)}
         while True:
-            with contextlib.suppress(FileNotFoundError):  # another run has made room just now: again
+            with contextlib.suppress(FileNotFoundError):  # another run removed it just now: try again
                 entry = Store(self.root).entry(
                     pixel_key(manifest, recipe),
                     ids=manifest.ids,
@@ -139,11 +134,11 @@ class PixelStore:
                 return entry, entry.hold()
 
     def _has_room(self, entry: Entry, absent: int, manifest: Manifest, recipe: PixelRecipe) -> bool:
-        """Whether `absent` more shards may be stored, after removing what has to be removed for them."""
+        """Remove unused entries as needed; whether `absent` more shards then fit."""
         store, size = Store(self.root), len(manifest) * _row_bytes(recipe)
         others = [info for info in store.ls() if info.key.get("kind") == KIND and info.name != entry.key_hash]
         taken = sum(map(_full_bytes, others))
-        for info in reversed(others):  # the longest unused first
+        for info in reversed(others):  # the longest unused come first
             if taken + size > self.budget and store.remove(info.name):
                 taken -= _full_bytes(info)
         more = min(size, absent * entry.manifest.rows_per_shard * _row_bytes(recipe))
@@ -166,7 +161,6 @@ def _row_bytes(recipe: PixelRecipe) -> int:
 
 
 def _full_bytes(info: EntryInfo) -> int:
-    """What an entry of pixels takes once it is filled."""
     return info.rows * 3 * info.key["pixels"]["image_size"] ** 2
 
 
@@ -200,7 +194,7 @@ class _Decoder:
     threads: int | None
 
     def decode(self, rows: Sequence[int], *, workers: int | None = None) -> Generator[tuple[int, Any]]:
-        """Each of the rows, in order, with its pixels or with why the image cannot be read."""
+        """(row, pixels or the reason why it cannot be read), in the order of `rows`."""
         source = batches(
             self.manifest,
             self.recipe,
@@ -219,7 +213,7 @@ class _Decoder:
 
 
 class _Once(grain.IterDataset[dict[str, Any]]):
-    """A data set for grain that can be gone through once."""
+    """A grain data set that can be iterated once."""
 
     def __init__(self, reader: _Reader):
         super().__init__()
@@ -230,22 +224,22 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 
 
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
-    """Stacked batches, as the loader's decoders make them, of shards that are read or decoded and stored.
+    """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
 
-    Shards that are there are read by threads, a few ahead. The rows of the others come from one stream of
-    decoded images; a shard is stored, by a thread, as soon as its last row has come. Memory is bounded by
-    READERS shards that are read, one that is decoded and one that is written.
+    Threads read stored shards a few ahead. The rows of absent shards come from one stream of decoded images;
+    a thread stores a shard once its last row has come. Memory holds at most READERS shards being read, one
+    being decoded and one being written.
 
     Attributes:
-        absent: the shards that were not there.
-        keep: whether what is decoded is stored.
+        absent: the shards not stored at the start.
+        keep: whether decoded shards are stored.
     """
 
     def __init__(self, entry: Entry, hold: IO[bytes], decoder: _Decoder, rows: np.ndarray):
         """
         Args:
-            hold: is closed at the end.
-            rows: int [batches, B], ascending but for -1, which is padding.
+            hold: closed at the end.
+            rows: int [batches, B], ascending; -1 is padding.
         """
         super().__init__()
         self._entry, self._hold, self._decoder = entry, hold, decoder
@@ -256,16 +250,16 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         self._decoded = decoder.decode([row for k in self.absent for row in entry.shard_rows(k)])
         self._to_read = collections.deque(k for k in needed if k not in set(self.absent))
         self._readers = min(READERS, max(1, decoder.threads or os.cpu_count() or 1))
-        self._pool = concurrent.futures.ThreadPoolExecutor(self._readers + 1)  # one writes
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._readers + 1)  # the extra one writes
         self._reading: collections.deque[tuple[int, concurrent.futures.Future[_Shard]]] = collections.deque()
         self._writing: concurrent.futures.Future[None] | None = None
-        self._filling: dict[int, _Shard] = {}  # shards of which some rows have come from the decoders
+        self._filling: dict[int, _Shard] = {}  # shards still being decoded
         self._current: tuple[int, _Shard] = (-1, {})
 
     def __next__(self) -> dict[str, Any]:
         rows = next(self._batches, None)
         if rows is None:
-            while self._filling:  # rows of the last shard that nobody asked for
+            while self._filling:  # complete the last shard beyond the rows asked for
                 self._take_decoded()
             self._wait_for_writing()
             raise StopIteration
@@ -291,7 +285,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         return shard[row]
 
     def _shard(self, k: int) -> _Shard:
-        """Shard k: as it is stored, or what there is of it so far."""
+        """Shard k: as stored, or what is decoded of it so far."""
         while self._to_read and len(self._reading) < self._readers:
             ahead = self._to_read.popleft()
             self._reading.append((ahead, self._pool.submit(self._read, ahead)))
@@ -300,7 +294,6 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         return self._filling.setdefault(k, {})
 
     def _take_decoded(self) -> None:
-        """The next decoded image goes to its shard; a shard that is full is stored."""
         row, value = next(self._decoded)
         k = row // self._entry.manifest.rows_per_shard
         shard = self._filling.setdefault(k, {})
@@ -315,7 +308,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
             self._writing.result()
 
     def _read(self, k: int) -> _Shard:
-        """A stored shard. Whatever it lacks is decoded; all of it, if it turns out to be damaged."""
+        """A stored shard. Rows it lacks are decoded; all of them if it is damaged."""
         ids, array = self._entry.load_shard(k) or ([], [])
         stored, rows = dict(zip(ids, array)), self._entry.shard_rows(k)
         shard: _Shard = {row: stored[self._entry.ids[row]] for row in rows if self._entry.ids[row] in stored}
@@ -350,9 +343,9 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         for _, reading in self._reading:
             reading.cancel()
         self._decoded.close()
-        self._pool.shutdown()  # a shard that is being written is finished
+        self._pool.shutdown()  # waits for a shard that is being written
         self._hold.close()
-        # Grain's iterators live until garbage is collected; the pixels need not.
+        # grain's iterators live until garbage collection; the pixels need not.
         self._reading.clear()
         self._filling.clear()
         self._current = (-1, {})

@@ -1,20 +1,20 @@
 """Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
 
-Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
-`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
-`CLIPImageProcessorPil` on RGB images (5.24; its tensor backend resizes uint8 tensors, which is off by 1/255,
-and both lay transparent images on white, which nothing else does). What matters:
+Byte-equal on PIL images to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
+`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py). Byte-equal on RGB images to
+transformers' `CLIPImageProcessorPil` (5.24). Its tensor backend resizes uint8 tensors and differs by 1/255.
+Both put transparent images on white, which no other library does. What matters:
 
-- The long side is `int(size * long / short)`; crop offsets are Python's `round` (halves go to the even side),
-  in transformers the floor.
-- An image smaller than the crop is padded with zero in *its own* mode, before the conversion to RGB: in CMYK
-  zero is white.
-- PIL always antialiases, except for palette and 1-bit images, which it silently resizes with nearest.
-  Whether an image becomes RGB before or after the resize therefore changes pixels: the recipe says which.
-- The orientation in the EXIF data is not applied.
+- The long side is `int(size * long / short)`. Crop offsets use Python's `round` (halves go to the even side);
+  transformers takes the floor.
+- An image smaller than the crop is padded with zero in *its own* mode, before it becomes RGB: in CMYK zero is
+  white.
+- PIL always antialiases, except palette and 1-bit images, which it silently resizes with nearest. So RGB
+  before or after the resize gives other pixels: the recipe says which.
+- The EXIF orientation is not applied.
 
-Not equal, and a recipe of its own: `decode="jpeg_scaled"` lets libjpeg decode a JPEG that is much larger than
-the target at a half, a quarter or an eighth of its size, which is faster and changes pixels.
+`decode="jpeg_scaled"` equals no reference: libjpeg decodes a JPEG much larger than the target at a half, a
+quarter or an eighth of its size, which is faster.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ RgbOrder = Literal["first", "last"]
 Crop = Literal["round", "floor"]
 Decode = Literal["full", "jpeg_scaled"]
 
-# A JPEG that is decoded smaller stays at least so many times larger than what it is resized to: the resize
-# then averages what libjpeg leaves, as Pillow's own `thumbnail` does (its `reducing_gap`).
+# A JPEG decoded smaller stays this many times larger than its resized size: the resize then averages what
+# libjpeg leaves, as Pillow's own `thumbnail` does (its `reducing_gap`).
 SCALED_GAP = 2
 
-PIXELS_VERSION = 1  # of `to_pixels`: any change of a byte raises it; it is in the keys of stored pixels
+PIXELS_VERSION = 1  # raise it if `to_pixels` changes any byte; it is in the keys of stored pixels
 
 RESAMPLING = {"bicubic": PIL.Image.Resampling.BICUBIC, "bilinear": PIL.Image.Resampling.BILINEAR}
 
@@ -55,22 +55,22 @@ class PixelRecipe:
     """How an image becomes uint8 pixels: everything that changes a byte, and nothing else.
 
     Attributes:
-        image_size: side of the square crop that the model sees, in pixels.
-        resize_size: side that the image is resized to before the crop (timm: floor(image_size / crop_pct)).
-        resize_mode: "shortest" (short side becomes resize_size), "longest" (long side does, the rest is
-            padded) or "squash" (both sides do, the aspect ratio is lost).
+        image_size: S, side of the square crop that the model sees, in pixels.
+        resize_size: side before the crop (timm: floor(image_size / crop_pct)).
+        resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash" (both;
+            the aspect ratio is lost).
         interpolation: "bicubic" or "bilinear", antialiased.
-        rgb: "first" (RGB before all else, as torchvision's folder loader) or "last" (after the crop, as
-            open_clip's own transform; timm's transform takes RGB images only).
+        rgb: when the image becomes RGB: "first" (torchvision's folder loader) or "last" (after the crop, as
+            in open_clip's transform; timm's takes RGB images only).
         pre_crop: pixels cut from each side of the original (2 for ObjectNet, whose images have a border).
-        crop: where the centre crop starts when the margin is odd: "round" (half of it, rounded to the even
-            side, as torchvision) or "floor" (as transformers).
-        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller (see
-            `Scale`). Not the reference's pixels.
+        crop: start of the centre crop if the margin is odd: "round" (half, rounded to even, as torchvision)
+            or "floor" (as transformers).
+        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller. Not the
+            reference's pixels.
 
     Raises:
-        UsageError: a size that is not positive, or a mode, interpolation, order, crop or way to decode that
-            does not exist.
+        UsageError: a size that is not positive, or an unknown mode, interpolation, order, crop or way to
+            decode.
     """
 
     image_size: int
@@ -98,8 +98,8 @@ class PixelRecipe:
     def key(self) -> dict[str, Any]:
         """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays.
 
-        Without `crop` and `decode` where they are "round" and "full": so are the keys of what was stored
-        before there were others.
+        `crop` "round" and `decode` "full" are left out, so that keys stored before these fields existed stay
+        equal.
         """
         key = dataclasses.asdict(self)
         for name, usual in (("crop", "round"), ("decode", "full")):
@@ -109,15 +109,17 @@ class PixelRecipe:
 
 
 class Scale(NamedTuple):
-    """That an image was decoded smaller: its full (width, height), and how many times smaller."""
+    """An image decoded smaller: its full (width, height), and how many times smaller it is."""
 
     full: tuple[int, int]
     shrink: int
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """What of the small image was in the full one: an eighth of 1,001 pixels is 126, the last nearly
-        empty."""
+        """The full image's extent in pixels of the small one.
+
+        An eighth of 1,001 pixels is 126; the last is nearly empty.
+        """
         return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
 
 
@@ -128,11 +130,11 @@ def open_scaled(
     *,
     before: Callable[[PIL.Image.Image], object] | None = None,
 ) -> tuple[PIL.Image.Image, Scale | None]:
-    """`open_image` for a recipe of "jpeg_scaled", and what `to_pixels` has to know of it.
+    """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
-    A JPEG is decoded at an eighth, a quarter or a half of its size, whichever is the smallest that leaves it
-    SCALED_GAP times larger than its resize wants it, in both directions; anything else, and an image with a
-    border to cut, in full. Pixels differ from those of a full decoding; where each comes from does not.
+    A JPEG is decoded at an eighth, a quarter or a half: the smallest that stays SCALED_GAP times larger than
+    its resized size in both directions. Other images, and those with a border to cut, are decoded in full.
+    Pixel values differ from a full decoding; positions do not.
     """
     scales: list[Scale] = []
 
@@ -156,19 +158,18 @@ def open_image(
     shrink: int | Callable[[PIL.Image.Image], int] = 1,
     before: Callable[[PIL.Image.Image], object] | None = None,
 ) -> PIL.Image.Image:
-    """Decode one image completely, so that damage shows here and not in the middle of a batch.
+    """Decode one image completely, so that damage shows here and not inside a batch.
 
     Args:
         source: the encoded file, or its path.
-        name: what to call the image in an error; the path where none is given.
-        shrink: decode a JPEG at this fraction of its size, or at what a function makes of the image whose
-            header alone is read.
-        before: is called with that image, too, before it is decoded.
+        name: what errors call the image; default its path.
+        shrink: decode a JPEG at 1/shrink of its size; a function computes the number from the image's header.
+        before: called with that image, before it is decoded.
 
     Raises:
-        DataError: the file is missing, truncated, not an image, or too large: of more than `MAX_PIXELS`, or
-            with texts that unpack to more than Pillow allows. Pixels are not decoded then. (From half of
-            `MAX_PIXELS` on Pillow warns; where warnings are errors, that is the limit.)
+        DataError: the file is missing, truncated, not an image, or too large: more than `MAX_PIXELS` (not
+            decoded then), or texts that unpack to more than Pillow allows. Pillow warns from half of
+            `MAX_PIXELS`; where warnings are errors, that is the limit.
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:
@@ -177,7 +178,7 @@ def open_image(
         raise DataError(f"{name}: cannot be read ({error.strerror}); replace or remove it") from None
     try:
         image = PIL.Image.open(io.BytesIO(data))  # reads the header alone
-        if image.width * image.height > MAX_PIXELS:  # whoever lifted Pillow's own limit did not lift ours
+        if image.width * image.height > MAX_PIXELS:  # holds even where Pillow's own limit was lifted
             raise _too_large(name, f"{image.width:,} x {image.height:,}", f"{MAX_PIXELS:,}")
         if before is not None:
             before(image)
@@ -215,18 +216,17 @@ def _too_large(name: str, pixels: str, limit: str) -> DataError:
 
 
 def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None = None) -> np.ndarray:
-    """Resize, crop and convert one image as the reference transform does, up to but without its ToTensor.
+    """Resize, crop and convert one image as the reference transform does before its ToTensor.
 
     Args:
-        image: a PIL image of any mode.
-        recipe: what to do with it.
-        scale: of `open_scaled`, where the image was decoded smaller.
+        image: of any mode.
+        scale: from `open_scaled`, if the image was decoded smaller.
 
     Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
 
     Raises:
-        DataError: the image is no larger than the border to cut, so thin that nothing is left of its short
-            side or that more than `MAX_PIXELS` become of it, or of a mode that PIL cannot turn into RGB.
+        DataError: the image is no larger than the border to cut; so thin that its short side vanishes or it
+            exceeds `MAX_PIXELS` when resized; or of a mode that PIL cannot turn into RGB.
     """
     if recipe.rgb == "first":
         image = to_rgb(image)
@@ -239,7 +239,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in RGB. Raises DataError for a mode that has no RGB form."""
+    """The image in RGB. Raises DataError if its mode has no RGB form."""
     try:
         return image.convert("RGB")
     except ValueError as error:
@@ -256,9 +256,9 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
 
 
 def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
-    """(width, height) after the resize and before the crop.
+    """(width, height) after the resize, before the crop.
 
-    Raises DataError for an image that is too thin: nothing would be left of it, or more than `MAX_PIXELS`.
+    Raises DataError if the image is so thin that a side vanishes or the result exceeds `MAX_PIXELS`.
     """
     width, height = _scaled_sides(size, recipe)
     if min(width, height) < 1:
@@ -272,7 +272,7 @@ def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
 
 
 def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
-    """Truncated for the short side, rounded for the long one."""
+    """ "shortest" truncates, "longest" rounds, as the references do."""
     width, height = size
     target = recipe.resize_size
     if recipe.resize_mode == "squash":
@@ -286,25 +286,25 @@ def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]
 
 
 def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
-    """Crop the middle; beyond the edge PIL fills with zero, which is what the reference pads with."""
+    """Crop the middle; PIL fills with zero beyond the edge, as the reference pads."""
     width, height = image.size
     left, top = _offset(width, size, crop), _offset(height, size, crop)
     return image.crop((left, top, left + size, top + size))
 
 
 def _offset(length: int, size: int, crop: Crop) -> int:
-    """Where the crop starts; the odd pixel of a padding goes to the far side, or, by "floor", to the near."""
+    """The odd pixel of a padding goes to the far side; with "floor" to the near one."""
     if crop == "floor":
         return (length - size) // 2
     return -((size - length) // 2) if length < size else round((length - size) / 2)
 
 
 def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(pixels / 255 - mean) / std per channel, on the device; may be called inside jit.
+    """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
-    XLA turns a division by a broadcast value into a multiplication by its reciprocal, which differs from
-    PyTorch in the last bits (4.8e-7 for CLIP's statistics). There are only 256 values a channel, so they are
-    looked up and equal ToTensor + Normalize to the bit. A TPU gathers slowly and computes instead.
+    XLA turns division by a broadcast value into multiplication by its reciprocal, which differs from PyTorch
+    in the last bits (4.8e-7 for CLIP's statistics). A channel has 256 values, so they are looked up, equal to
+    ToTensor + Normalize to the bit. A TPU gathers slowly, so it computes.
 
     Args:
         pixels: uint8 [..., 3].
@@ -329,7 +329,7 @@ def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
 def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """`normalize` in NumPy: uint8 [..., W, 3] -> float32, equal to ToTensor + Normalize to the bit."""
     width = pixels.shape[-2]
-    # A whole row at a time: NumPy broadcasts over a last axis of three numbers eight times slower.
+    # A whole row at a time: NumPy is eight times slower when it broadcasts over a last axis of three.
     values = pixels.astype(np.float32).reshape(*pixels.shape[:-2], 3 * width)
     values /= np.float32(255)
     values -= np.tile(np.asarray(mean, np.float32), width)
