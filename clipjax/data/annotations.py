@@ -1,15 +1,15 @@
 """Visual factors of images: the annotation files of ImageNet-X, or files of the same formats.
 
-`*_top_factor.jsonl`     an image a line: `file_name`, `class`, and 0 or 1 a factor: one, or none, is 1
-`*_multi_factor.jsonl`   the same images, all their factors
-`prototypical_paths.csv` `file_name`: images that were shown to the annotators as typical of their class
-`*real_labels.jsonl`     all labels that are right (ReaL): `{"file_name": [classes], ...}`, or one list in the
+`*_top_factor.jsonl`     one image per line: `file_name`, `class`, and each factor 0 or 1; at most one is 1
+`*_multi_factor.jsonl`   the same images with all their factors
+`prototypical_paths.csv` `file_name`: images shown to the annotators as typical of their class
+`*real_labels.jsonl`     all correct labels (ReaL): `{"file_name": [classes], ...}`, or one list in the
                          order of ImageNet's validation images
-`*metaclasses.csv`       `name`, a line a class in label order: the group of the class
+`*metaclasses.csv`       `name`, one line per class in label order: the group of the class
 
-The first two are required, and a number that needs another one is not applicable without it. The files of
-ImageNet-X come with the package `imagenet-x` (CC BY-NC: they are not part of clipjax), which is found but
-never imported. Factors go by their names: the order of the keys is not that of the package.
+The first two are required; without the others, numbers that need them are not applicable. ImageNet-X's files
+come with the package `imagenet-x` (CC BY-NC, so not in clipjax), which is located but never imported. Factors
+are matched by name: our order differs from the package's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clipjax.storage.reading import check_regular, exists, is_file, read_csv, re
 
 PACKAGE = "imagenet_x"
 TOP, MULTI = "_top_factor.jsonl", "_multi_factor.jsonl"
-DEFAULT_PART = "_val"  # where a folder holds several pairs of files
+DEFAULT_PART = "_val"  # preferred if a folder holds several pairs of files
 NOT_FACTORS = ("file_name", "class", "justification", "one_word")
 OF_ALL_CLASSES = "imagenet_1k_classes_to_100_metaclasses.csv"
 OTHER = "other"
@@ -39,17 +39,17 @@ OTHER = "other"
 
 @dataclass(frozen=True, eq=False)
 class FactorAnnotations:
-    """What is known of the annotated images.
+    """The annotated images; None where a file is absent.
 
     Attributes:
         names: [A], file names without folders.
-        classes: int32 [A], the class of each.
-        factors: [F], in the order of configs/imagenet_x.toml, unknown ones behind as the file has them.
+        classes: int32 [A].
+        factors: [F], in the order of configs/imagenet_x.toml, then unknown ones in the file's order.
         top, multi: bool [A, F].
-        prototypes: file names of the prototypes; None where there is no list of them.
-        accepted: file name -> its right labels; None likewise.
-        metaclasses: the group of each class; None likewise.
-        digest: SHA-256 of the files.
+        prototypes: file names.
+        accepted: file name -> its correct labels.
+        metaclasses: the group of each class.
+        digest: SHA-256 over the files' names and contents.
     """
 
     names: tuple[str, ...]
@@ -63,10 +63,10 @@ class FactorAnnotations:
     digest: str
 
     def rows(self, ids: Sequence[str]) -> np.ndarray:
-        """The annotation of each image by its file name, -1 for one without. int [N].
+        """int [N]: each image's annotation, by file name; -1 without one.
 
         Raises:
-            DataError: two images have one annotation, or none has any; names them.
+            DataError: two images share an annotation, or no image has one; names them.
         """
         row = {name: i for i, name in enumerate(self.names)}
         found = np.array([row.get(posixpath.basename(name), -1) for name in ids], np.int64)
@@ -94,11 +94,10 @@ def load_factors(path: Path | None = None) -> FactorAnnotations:
     """Read annotations.
 
     Args:
-        path: a folder of these files, or one of its `*_top_factor.jsonl`; None: those of the package
-            imagenet-x (its validation part).
+        path: a folder, or a `*_top_factor.jsonl` in it; None: the validation part of the package imagenet-x.
 
     Raises:
-        UsageError: no path, and the package is not installed; a folder that holds several pairs of files.
+        UsageError: no path and no package; a folder with several pairs of files.
         DataError: a file is missing or a line is wrong; names file and line.
     """
     top_file = _top_file(_package_folder() if path is None else path)
@@ -179,7 +178,7 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
-    """Raises DataError for a record without name or class; the folder is cut from its name."""
+    """Raises DataError for a record without name or class; strips the folder from its name."""
     if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
     if not _is_class(record.get("class")):
@@ -202,7 +201,7 @@ def _marks(record: dict[str, Any], keys: list[str], where: str) -> list[int]:
 
 
 def _aligned(names, classes, factors, second, top_file: Path, multi_file: Path) -> np.ndarray:
-    """The second file's marks in the order of the first, of which it must have every image."""
+    """The second file's marks in the order of the first."""
     other_names, other_classes, other_factors, marks = second
     if set(factors) != set(other_factors):
         raise DataError(f"{multi_file} and {top_file.name} have different factors")

@@ -1,8 +1,7 @@
-"""Checking a data set before a run: layout, counts, class order, prompts, and whether each image can be read.
+"""Check a data set before a run: layout, counts, class order, prompts, and that each image can be read.
 
-Every problem is one sentence. Where the data lies in another folder than the one given (an archive that
-unpacks into a folder of its own, a class folder given instead of their parent), the sentence names the right
-one. Data sets on a bucket are checked, too, but nothing near them is looked at.
+Every problem is one sentence. It names the right folder if the data is near the one given: an archive's own
+folder, a class folder's parent. Near a bucket's folder nothing is searched.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
-UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers pass over
-SHRINK = 8  # JPEGs are decoded at an eighth of their size
-USUAL = PixelRecipe(224, 224)  # by which an image is too thin: the model is not known
+UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers ignore
+SHRINK = 8  # JPEGs are decoded at 1/8 of their size
+USUAL = PixelRecipe(224, 224)  # decides which images are too thin: the model is not known
 SHARDED = ("webdataset", "hf_parquet")
-NEARBY = 50  # folders on one level that are looked into for the right one
-NAMED = 8  # classes, files, ... named in full
+NEARBY = 50  # folders searched per level for the right one
+NAMED = 8  # classes, files, ... named before "and N more"
 MAPPINGS = (
     "folder_to_objectnet_label.json",
     "objectnet_to_imagenet_1k.json",
@@ -48,11 +47,11 @@ def check_dataset(
     *,
     decode: bool = True,
 ) -> list[str]:
-    """What is wrong with the data at `root`, one sentence a problem; empty if nothing is.
+    """Every problem of the data at `root`, one sentence each.
 
     Args:
         progress: called with the number of bytes of each image.
-        decode: read every image once, JPEGs at an eighth of their size (quick, and truncation still shows).
+        decode: read every image once, JPEGs at an eighth of their size (quick; truncation still shows).
 
     Raises:
         UsageError, DataError: for a wrong card, as `read_card`.
@@ -90,7 +89,7 @@ def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
 
 
 def _order_problems(manifest: Manifest) -> Iterator[str]:
-    """Numbers in the order of texts: labels that are wrong and look right."""
+    """Class numbers sorted as texts give wrong labels that look right."""
     names = manifest.label_names or ()
     if names and all(name.isdecimal() for name in names):
         by_value = sorted(names, key=int)
@@ -102,7 +101,6 @@ def _order_problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _name_problems(dataset: Dataset) -> Iterator[str]:
-    """The card's prompt set and projection fit its classes."""
     card, space, head = dataset.card, dataset.label_space, dataset.head_space
     try:
         if card.prompts is not None:
@@ -116,14 +114,13 @@ def _name_problems(dataset: Dataset) -> Iterator[str]:
 
 
 def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
-    """Images that the reader passes over because of their ending."""
     if card.reader not in ("folder", "flat"):
         return
     known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
     unread = [ending for ending in UNREAD if ending not in known]
     try:
         found = list(Walk(root).files(unread))
-    except DataError as error:  # in a folder that the reader left out
+    except DataError as error:  # raised by a folder that the reader ignores
         yield str(error)
         return
     if found:
@@ -159,7 +156,7 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
-    """What may help where the reader found nothing that it could read, beyond what its `message` says."""
+    """Advice after the reader found nothing that it could read, beyond what its `message` says."""
     if card.reader in SHARDED:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
@@ -198,7 +195,7 @@ def _archives(folder: Path) -> list[Path]:
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
-    """A folder near `root` that holds the data set: the card's classes, or else its number of images."""
+    """A folder near `root` with the card's classes, or its number of images."""
     if card.images is None and not _names_classes(card):
         return None
     for folder in _nearby(root, card):
@@ -216,7 +213,7 @@ def _names_classes(card: DatasetCard) -> bool:
 
 
 def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
-    """Folders where the data may lie: the card's own place, two levels down, and two levels up."""
+    """Folders that may hold the data: the card's own place, two levels down, two levels up."""
     if not is_dir(root):
         return
     parts = Path(card.place or card.name).parts
@@ -224,7 +221,7 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
     below = list(_folders(root))
     candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     candidates += below + [folder for parent in below for folder in _folders(parent)]
-    if card.reader not in ("flat", "folder") or _names_classes(card):  # others would read all that lies above
+    if card.reader not in ("flat", "folder") or _names_classes(card):  # others would read the whole parent
         candidates += list(islice(root.absolute().parents, 2))
     for folder in candidates:
         if folder not in seen and is_dir(folder):
@@ -237,7 +234,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> list[Listed]:
-    """What lies in a folder, sorted; nothing where it cannot be read: the reader has named it."""
+    """Empty if it cannot be read: the reader reports that."""
     try:
         return sorted(list_folder(folder))
     except DataError:
@@ -245,7 +242,7 @@ def _listed(folder: Path) -> list[Listed]:
 
 
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
-    """Whether ObjectNet's own mappings, where they lie beside the images, say what our projection says."""
+    """Compare our projection with ObjectNet's own mappings beside the images."""
     space, head = dataset.label_space, dataset.head_space
     if dataset.card.label_space != "objectnet" or space is None or head is None or not is_dir(folder):
         return
@@ -265,7 +262,7 @@ def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
 
 
 def _objectnet_groups(folder: Path) -> dict[str, set[int]]:
-    """Image folder -> ImageNet classes, joined as mlfoundations/wise-ft does (src/datasets/objectnet.py)."""
+    """Image folder -> ImageNet classes, joined as in mlfoundations/wise-ft (src/datasets/objectnet.py)."""
     label_of, names_of, number_of = (read_json(folder / name) for name in MAPPINGS[:3])
     lines = read_text(folder / MAPPINGS[3]).splitlines()
     index_of_number = {number: int(index) for index, number in number_of.items()}

@@ -1,9 +1,11 @@
-"""Label spaces, projections between them, and prompt sets: all of them files.
+"""Label spaces, projections between them, and prompt sets, all read from files.
 
-A label space is configs/labels/NAME.csv (`id,name` in label order), a projection
-configs/labels/FROM-to-TO.toml, a prompt set configs/prompts/NAME.txt (templates) or a JSON file of sentences
-per class (the format of CuPL); `A+B` is what the two prompt sets hold together. Wherever a name is taken, a
-path to a file of the same format works too.
+- Label space: configs/labels/NAME.csv (`id,name` in label order).
+- Projection: configs/labels/FROM-to-TO.toml.
+- Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format). `A+B`
+  joins two.
+
+In place of a label space's or prompt set's name, a path to such a file works.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ class LabelSpace:
 
     Attributes:
         name: of the file, e.g. "imagenet".
-        classes: what goes into a prompt; may repeat ("missile" and "sunglasses" do in ImageNet).
-        ids: unique; the names of the class folders (ImageNet's synsets).
+        classes: names for prompts; may repeat ("missile" and "sunglasses" do in ImageNet).
+        ids: unique names of the class folders (ImageNet's synsets).
     """
 
     name: str
@@ -46,7 +48,7 @@ class LabelSpace:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of ids and names, in order; the space's own name is not part of it."""
+        """SHA-256 of ids and names, in order, without the space's own name."""
         return sha256_json([self.ids, self.classes])
 
 
@@ -56,8 +58,8 @@ class Projection:
 
     Attributes:
         source, target: names of the two label spaces.
-        kind: "select" takes one class each, "max" the largest of a group of classes (logits stay logits),
-            "mean_prob" averages softmax probabilities over a group.
+        kind: "select" takes one class each, "max" the largest of a group (logits stay logits), "mean_prob"
+            averages a group's softmax probabilities.
         groups: for each class of `target`, indices into `source`.
     """
 
@@ -73,12 +75,12 @@ class Projection:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """What a class is described with: templates, sentences of its own, or both.
+    """The texts that describe a class: templates, its own sentences, or both.
 
     Attributes:
         name: of the file, e.g. "openai_80", or "openai_80+cupl" of two.
-        templates: each with `{}` where the class name goes; empty for a set of sentences.
-        sentences: class name -> its sentences, as they stand in the file (leading spaces kept), or None.
+        templates: each with `{}` for the class name.
+        sentences: class name -> its sentences as in the file (leading spaces kept), or None.
     """
 
     name: str
@@ -86,7 +88,7 @@ class PromptSet:
     sentences: Mapping[str, tuple[str, ...]] | None = None
 
     def of_class(self, name: str) -> tuple[str, ...]:
-        """The prompts of one class, templates first; classes that share a name share them.
+        """The prompts of one class, templates first; classes of the same name share them.
 
         Raises:
             DataError: a set of sentences has none for `name`.
@@ -102,7 +104,7 @@ class PromptSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the contents; the set's own name is not part of it."""
+        """SHA-256 of the contents, without the set's own name."""
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 
@@ -119,14 +121,14 @@ def load_labels(name: str | Path) -> LabelSpace:
 
 
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
-    """The projection from one label space to another; None if they have the same classes.
+    """The projection between two label spaces; None if their classes are the same.
 
-    A file configs/labels/SOURCE-to-TARGET.toml says how; without one, a target whose ids are all ids of the
+    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target whose ids are all ids of the
     source (class folders named by ImageNet's synsets, say) takes those classes.
 
     Raises:
         UsageError: there is no such file, and the target has other classes.
-        DataError: the file does not fit the two spaces; the message names the class.
+        DataError: the file does not fit the two spaces; names the class.
     """
     if source.ids == target.ids:
         return None
@@ -166,14 +168,14 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 
 
 def load_prompts(name: str | Path) -> PromptSet:
-    """A prompt set by its name in configs/prompts, or from a file: .txt (templates) or .json (sentences).
+    """A prompt set by its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
 
-    "A+B" (openai_80+cupl.json) is both: a class's prompts are those of A, then those of B, each counting
-    once in their mean, as CuPL combines its sentences with the 80 templates.
+    "A+B" (openai_80+cupl.json): a class's prompts are those of A, then those of B, with equal weight in their
+    mean, as CuPL adds its sentences to the 80 templates.
 
     Raises:
         UsageError: there is no prompt set of that name.
-        DataError: a file that does not exist or is no prompt set; two sets that both hold sentences.
+        DataError: a file is missing or not a prompt set; both sets hold sentences.
     """
     if "+" in str(name) and not is_file(Path(name)):
         parts = str(name).split("+")
@@ -218,7 +220,7 @@ def _read_sentences(path: Path) -> PromptSet:
 
 
 def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
-    """The file a name stands for: a path with one of `suffixes`, or a file in configs/`folder`."""
+    """The path itself, if it ends in one of `suffixes`, or the file of that name in configs/`folder`."""
     path = Path(name)
     if path.suffix in suffixes:
         if not exists(path):

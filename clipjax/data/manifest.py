@@ -1,10 +1,9 @@
 """The manifest: the order of a data set, and the encoded bytes of its images.
 
-Everything downstream (store keys, per-image rows, shards of work) speaks of images by their row in a
-manifest. An image's id is stable (its path relative to the root). The digest depends on ids, labels,
-columns and on the content of every image, but not on where the data lies: a copy keeps the digest, an edited
-file changes it. `images_digest` leaves labels and columns out: it is what embeddings depend on, so that two
-tasks that read the same images with other annotations share them.
+Store keys, per-image rows and shards refer to images by row of a manifest. An image's id is its path relative
+to the root. The digest depends on ids, labels, columns and image contents, not on the location: a copy keeps
+it, an edited file changes it. Embeddings depend on `images_digest`, without labels and columns, so tasks with
+other annotations of the same images share them.
 """
 
 from __future__ import annotations
@@ -30,33 +29,33 @@ from clipjax.storage.reading import is_file
 
 Progress = Callable[[int], None]
 
-# The extensions that torchvision's folder loader reads (torchvision/datasets/folder.py, IMG_EXTENSIONS).
+# As in torchvision's folder loader (torchvision/datasets/folder.py, IMG_EXTENSIONS).
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class Opener(Protocol):
-    """Reads encoded images by row. Small and picklable: it is what travels to worker processes."""
+    """Reads encoded images by row. Small and picklable: worker processes get it."""
 
     def open(self, i: int) -> bytes:
-        """The encoded bytes of image i; raises DataError naming the image if it cannot be read."""
+        """Encoded bytes of image i; raises DataError naming an unreadable image."""
         ...
 
     def where(self, i: int) -> str:
-        """What a message calls image i: its whole path, or the record that it is."""
+        """Image i in messages: its whole path, or its record."""
         ...
 
     def select(self, rows: Sequence[int]) -> Opener:
-        """An opener of these rows alone, renumbered from 0."""
+        """An opener of these rows, renumbered from 0."""
         ...
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """SHA-256 of every image's bytes, in order; `progress` is called with bytes read after each."""
+        """SHA-256 of every image's bytes, in order; `progress` gets the bytes of each."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FileOpener:
-    """Images that are files: `paths` relative to `root`, a folder or its URL."""
+    """Images in files: `paths` relative to `root`, a folder or its URL."""
 
     root: str
     paths: tuple[str, ...]
@@ -64,7 +63,7 @@ class FileOpener:
     def open(self, i: int) -> bytes:
         path = epath.Path(place(self.root)) / self.paths[i]
         try:
-            if "://" not in self.root:  # on a bucket it would be one more request
+            if "://" not in self.root:  # on a bucket this would cost a request
                 status = os.stat(path)
                 check_bytes(status.st_size, self.where(i))
                 if not stat.S_ISREG(status.st_mode):  # reading a FIFO would never end
@@ -85,7 +84,7 @@ class FileOpener:
 
 
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
-    """Those of the files below `root` that do not exist."""
+    """The named files below `root` that do not exist."""
     if not isinstance(root, BucketPath):
         return [name for name in names if not is_file(root / name)]
     with ThreadPoolExecutor(REQUESTS) as pool:
@@ -98,13 +97,12 @@ class Manifest:
     """The images of a data set in a fixed order.
 
     Attributes:
-        ids: one unique, stable string an image: its posix path relative to the root, or its key.
-        opener: reads the encoded bytes.
-        labels: int32 [N], indices into the label names; None where the data has none.
-        columns: further values, one list of N JSON values a name (captions, groups, ...).
-        label_names: what label k is called in the data itself (folder name, class label); None if unknown.
-        name: what to call it in messages and results. Not part of the digest.
-        selection: how it was cut from the whole data set, "" for all of it. Not part of the digest.
+        ids: unique and stable: each image's posix path relative to the root, or its key.
+        labels: int32 [N], indices into the label names; None if the data has none.
+        columns: further values by name, N JSON values each (captions, groups, ...).
+        label_names: the data's own name of each label (folder name, class label); None if unknown.
+        name: for messages and results; not in the digest.
+        selection: how it was cut from the whole data set, "" for all; not in the digest.
     """
 
     ids: tuple[str, ...]
@@ -130,7 +128,7 @@ class Manifest:
         return len(self.ids)
 
     def open(self, i: int) -> bytes:
-        """Encoded bytes of image i; raises DataError naming the file if it cannot be read."""
+        """Encoded bytes of image i; raises DataError naming an unreadable file."""
         return self.opener.open(i)
 
     @property
@@ -140,12 +138,12 @@ class Manifest:
 
     @property
     def images_digest(self) -> str:
-        """SHA-256 over ids and contents in order, whatever the labels say. Reads as `digest` does."""
+        """SHA-256 over ids and contents in order, without labels. Reads as `digest` does."""
         self.compute_digest()
         return self.__dict__["_images_digest"]
 
     def compute_digest(self, progress: Progress | None = None) -> str:
-        """The digest, telling `progress` the bytes of each image as it is hashed (or found in the cache)."""
+        """The digest; `progress` gets the bytes of each image, hashed or found in the cache."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
             for i, content in enumerate(self.opener.content_digests(progress)):
@@ -159,7 +157,7 @@ class Manifest:
 
     @functools.cached_property
     def order_digest(self) -> str:
-        """SHA-256 over the ids in order: cheap, reads no image. What processes compare at start-up."""
+        """SHA-256 over the ids in order, without reading images; processes compare it at start-up."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
@@ -175,10 +173,10 @@ class Manifest:
         )
 
     def sample(self, limit: int, seed: int = 0) -> Manifest:
-        """A uniform random sample of `limit` images, in manifest order; all of them if there are no more.
+        """A uniform random sample of `limit` images, in manifest order; all if there are no more.
 
-        The sample is the `limit` images whose hash of (seed, id) is smallest, so it depends on the images and
-        the seed alone, not on their order or on a library's generator, and a smaller sample lies in a larger.
+        It takes the images with the smallest hash of (seed, id): their order and library generators do not
+        matter, and a larger sample contains a smaller one.
         """
         if limit < 1:
             raise UsageError(f"the limit must be at least 1 image, not {limit}")

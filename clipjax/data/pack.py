@@ -1,9 +1,8 @@
-"""Packing: loose images -> shards with a manifest.json, verified by reading back.
+"""Pack loose images into shards with a manifest.json, verified by reading back.
 
-Each shard appears whole, by a rename or an upload, once it has been read back and every image in it has the
-SHA-256 of its source; manifest.json appears last. A run that was interrupted goes on: shards that are there
-are read, and kept where their images are those of the source. Packing once more into a folder that is
-finished looks at every shard, and writes those again that were damaged.
+A shard is read back, and every image compared with the SHA-256 of its source, before it appears by a rename
+or an upload. manifest.json appears last. An interrupted run continues and keeps correct shards. Packing again
+into a finished folder checks every shard and rewrites damaged ones.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
 from clipjax.storage.writing import whole_file
 
-PLAN = "packing.json"  # in a folder that is not finished
+PLAN = "packing.json"  # exists until the folder is finished
 IMAGES_PER_SHARD = 1000
 
-# How encoded images begin, for members whose ids say nothing.
+# First bytes of encoded images, for members whose ids do not tell the format.
 _KINDS = {
     b"\xff\xd8": "jpg",
     b"\x89PNG": "png",
@@ -56,7 +55,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Packed:
-    """What was done: shards of which `kept` were there already."""
+    """The result; `kept` of the `shards` existed before."""
 
     folder: Path
     digest: str
@@ -76,16 +75,15 @@ def pack(
     """Write the images of a data set as shards, in order.
 
     Args:
-        manifest: the data set.
-        folder: where to, also on a bucket; new, empty, or left by an earlier run of the same.
+        folder: also on a bucket; new, empty, or left by an earlier run of the same packing.
         kind: "webdataset" or "array_record".
-        images_per_shard: of every shard but the last.
-        progress: called with the number of images of each shard, as it is done.
+        images_per_shard: in every shard but the last.
+        progress: called with each finished shard's number of images.
 
     Raises:
         UsageError: an unknown kind, a shard of no images, ArrayRecord files on a bucket.
-        DataError: the folder holds something else, an image that cannot be read, a full disk, a shard that
-            does not read back; finished shards are kept.
+        DataError: the folder holds something else, an unreadable image, a full disk, a shard that does not
+            read back; finished shards are kept.
     """
     if kind not in KINDS:
         raise unknown_name("format", kind, list(KINDS))
@@ -126,20 +124,19 @@ def pack(
 
 
 def _digest(folder: Path, manifest: Manifest) -> str:
-    """Read back from a disk; each object was read back before its upload, and has the size of then."""
+    """From a disk, read back. On a bucket each object was read back before its upload."""
     return manifest.digest if isinstance(folder, BucketPath) else read_packed(folder).digest
 
 
 def refuse_within(data: str | Path, folder: str | Path) -> None:
-    """Raises UsageError where `folder`, to be packed into, lies in the data set's own: it would be read as a
-    part of it."""
+    """Raises UsageError if `folder` is inside the data set, where its shards would be read as data."""
     around, inside = place(data).expanduser(), place(folder).expanduser()
     if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
 def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
-    """Raises DataError where a finished folder is not what packing this data set would make."""
+    """Raises DataError if packing this data set would not give the finished folder."""
     record = read_record(folder)
     images, own = record["shards"][0]["images"], json.loads(json.dumps(_record(manifest, kind, [])))
     if any(own[key] != record[key] for key in ("kind", "ids", "labels", "label_names", "columns")):
@@ -157,7 +154,6 @@ def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether every shard holds what manifest.json says."""
     try:
         read_packed(folder).opener.content_digests()
     except BucketError:
@@ -168,7 +164,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any]:
-    """What decides the shards, but for the images' bytes."""
+    """Everything that decides the shards, except the images' bytes."""
     labels = None if manifest.labels is None else manifest.labels.tolist()
     others = sha256_json([labels, manifest.label_names, manifest.columns])
     order = manifest.order_digest
@@ -182,7 +178,7 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """The folder is new, or left by a run of the same plan: nobody's files are written over."""
+    """Never overwrites foreign files: the folder is new, or left by the same plan."""
     path = folder / PLAN
     if is_file(path):
         if path.read_text() != json.dumps(plan):
@@ -198,7 +194,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, Any]:
-    """What manifest.json says, but for the shards."""
+    """manifest.json without its shards."""
     return {
         "format": FORMAT,
         "kind": kind,
@@ -224,16 +220,16 @@ def _finish(
 
 
 class _Shards:
-    """Writes single shards, or finds them done."""
+    """Writes shards, or finds them done."""
 
     def __init__(self, manifest: Manifest, form: _Format) -> None:
         self.manifest = manifest
         self.form = form
 
     def kept(self, path: Path, rows: range, size: int | None) -> list[str] | None:
-        """The SHA-256 of the images in a shard of an earlier run; None where it is not there or not right.
+        """SHA-256 of the images in an earlier run's shard; None if it is missing or wrong.
 
-        size: in bytes, where it is known.
+        size: expected bytes, if known.
         """
         if not is_file(path) or size not in (None, version_of(path)[0]):
             return None
@@ -260,16 +256,16 @@ class _Format(Protocol):
     """A kind of shard."""
 
     def write(self, path: Path, rows: range) -> list[str]:
-        """Write these rows of the data set; the SHA-256 of each image."""
+        """Write these rows of the data set; returns the SHA-256 of each image."""
         ...
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """The SHA-256 of each image in a shard; raises DataError or RuntimeError where it is damaged."""
+        """SHA-256 of each image in a shard; raises DataError or RuntimeError if it is damaged."""
         ...
 
 
 class _Records:
-    """An ArrayRecord file: a record is an encoded image."""
+    """An ArrayRecord file; a record is an encoded image."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -277,7 +273,7 @@ class _Records:
     def write(self, path: Path, rows: range) -> list[str]:
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        # One record at a time can be read; encoded images do not get smaller.
+        # Groups of one allow reading single records; encoded images do not compress.
         writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
         try:
             digests = []
@@ -319,7 +315,7 @@ class _Tar:
         return digests
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """Also holds the other members against what they should be."""
+        """Also compares the other members with their expected contents."""
         members = walk_tar(path)
         digests = []
         with path.open("rb") as file:
@@ -340,7 +336,7 @@ class _Tar:
         return digests
 
     def _members(self, row: int, image: bytes | None) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of a sample; the image first (without `image`, its name is not known)."""
+        """(name, content), the image first; without `image` its name is ""."""
         yield "" if image is None else self._image_name(row, image), image or b""
         stem = split_name(self.manifest.ids[row])[0] if self.keep_names else f"{row:08d}"
         if self.manifest.labels is not None:
@@ -364,7 +360,7 @@ _FORMATS = {"webdataset": _Tar, "array_record": _Records}
 
 
 def _are_member_names(ids: Sequence[str]) -> bool:
-    """Whether every id can be the name of an image's member, with a key of its own."""
+    """Whether every id can name an image's member, with its own key."""
     keys = set()
     for name in ids:
         key, extension = split_name(name)
@@ -385,7 +381,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path, what: str) -> Iterator[None]:
-    """Turns what the system says of a full disk into one sentence."""
+    """One sentence for the system's error of a full disk."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError

@@ -58,7 +58,7 @@ def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random
     """The random generator of one image in one epoch, determined by the arguments alone.
 
     Args:
-        use: "pixels" or "caption", so that drawing one does not shift the other.
+        use: "pixels" or "caption": drawing one does not shift the other.
     """
     digest = hashlib.sha256(f"{seed}\n{epoch}\n{use}\n{image_id}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
@@ -68,7 +68,7 @@ def sample_box(size: tuple[int, int], augmentation: Augmentation, rng: np.random
     """The box of a random resized crop: uniform in area, log-uniform in width / height.
 
     Args:
-        size: (width, height), in PIL's order.
+        size: (width, height), as in PIL.
 
     Returns: a box inside the image; if none of ten draws fits, the largest central one within the ratios.
     """
@@ -97,16 +97,9 @@ def _central_box(width: int, height: int, narrowest: float, widest: float) -> Bo
 def augmented_pixels(
     image: PIL.Image.Image, augmentation: Augmentation, size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """One random view of an image.
+    """One random view of an image, uint8 [S, S, 3] with S = `size`.
 
-    Args:
-        image: of any mode; becomes RGB first, as in torchvision's folder loader.
-        size: S, the side that the model sees.
-
-    Returns: uint8 [S, S, 3].
-
-    Raises:
-        DataError: the mode has no RGB form.
+    The image becomes RGB first, as in torchvision's folder loader. Raises DataError if it has no RGB form.
     """
     image = to_rgb(image)
     box = sample_box(image.size, augmentation, rng)

@@ -1,9 +1,9 @@
 """How many threads or worker processes decode fastest: measured once, on images of the data set.
 
-Threads share one interpreter, which PIL releases while it decodes and resizes. Worker processes share
-nothing, but take memory and seconds to start. `--workers auto` decodes the same first images with each
-setting. All images are read once before, so that the disk does not decide. The user's cache keeps the fastest
-setting by machine, pixel recipe, and rough size and format of the images.
+Threads share one interpreter, which PIL releases while it decodes and resizes; worker processes cost memory
+and seconds to start. `--workers auto` decodes the same images with each setting, read once before so that the
+disk does not decide. The user's cache keeps the fastest by machine, pixel recipe, and rough size and format
+of the images.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def choose(
     """The fastest setting for these images here; measured now unless an earlier run did.
 
     Args:
-        rows: rows of the manifest to decode; -1 is padding. With few rows nothing is measured: the result is
-            an earlier run's, else `Decoders()`.
+        rows: rows to decode; -1 is padding. With few rows nothing is measured: the result is an earlier
+            run's, else `Decoders()`.
         progress: show a bar on stderr.
         rate: replaces the measurement (images a second of a setting).
     """
@@ -100,7 +100,7 @@ def choose(
 def images_per_second(
     manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
 ) -> float:
-    """How fast a setting decodes, after its first batch."""
+    """Speed of a setting after its first batch."""
     with batches(
         manifest,
         recipe,
@@ -150,7 +150,7 @@ def _counts(first: int) -> Iterator[int]:
 
 
 def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
-    """The commonest format and the mean megapixels (a power of two); None if fewer than SAMPLE / 2 open.
+    """The commonest format and mean megapixels (a power of two); None if fewer than SAMPLE / 2 images open.
 
     Reading warms the disk cache, so that the first setting measured does not pay for the disk.
     """
@@ -175,7 +175,7 @@ def _remembered(path: Path) -> Decoders | None:
 
 
 def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
-    """A failure to write is ignored: it only costs the next run time."""
+    """An error is ignored: it only costs the next run time."""
     record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
     with contextlib.suppress(DataError):
         LocalFiles().create(epath.Path(path), record.encode(), replace=True)

@@ -18,7 +18,7 @@ MAX_BYTES = 8 * MAX_PIXELS
 
 
 def check_bytes(size: int, name: str) -> None:
-    """Raises DataError naming the image if its file is larger than any image of `MAX_PIXELS` can be."""
+    """Raises DataError naming the image if its file is larger than any image of `MAX_PIXELS`."""
     if size > MAX_BYTES:
         raise DataError(
             f"{name}: {size:,} bytes, more than any image of {MAX_PIXELS:,} pixels takes; make it smaller or "
@@ -27,10 +27,8 @@ def check_bytes(size: int, name: str) -> None:
 
 
 class InFlight:
-    """At most `most` decoded pixels at one time, over all threads of the process.
-
-    A larger image waits until it is the only one.
-    """
+    """At most `most` decoded pixels at one time, over the process's threads; a larger image waits to be
+    alone."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -39,7 +37,7 @@ class InFlight:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[Callable[[PIL.Image.Image], None]]:
-        """Yields a function to call with one image after its header is read, before it is decoded.
+        """Yields a function to call with one image, its header read, before it is decoded.
 
         It waits until the image's pixels fit; they count until the block ends.
         """

@@ -35,14 +35,14 @@ _BATCHES_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read: its row, its id and the reason (which names the file)."""
+    """An unreadable image; `reason` names the file."""
 
     row: int
     id: str
     reason: str
 
     def error(self) -> DataError:
-        """The error to raise where images may not be skipped."""
+        """The error where images may not be skipped."""
         return DataError(f"{self.reason} (clipjax eval can leave such images out: --on-error skip)")
 
 
@@ -151,8 +151,8 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
     """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
 
-    Randomness depends on seed, epoch and image alone, so the number of batches read is the whole state,
-    whatever the number of threads or workers.
+    Seed, epoch and image decide all randomness. So the number of batches read is the whole state, for any
+    number of threads or workers.
     """
 
     def __init__(self, batches_from: Callable[[int], grain.IterDataset]) -> None:
@@ -307,7 +307,7 @@ class _Decode:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingElement:
-    """(epoch, row) -> `_Decode`'s result with the drawn caption, "text", or its number, "choice"."""
+    """Adds the drawn caption, "text", or its number, "choice", to the result of `_Decode`."""
 
     decode: _Decode
     texts: list | None

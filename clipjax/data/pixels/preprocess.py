@@ -1,20 +1,17 @@
 """Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
 
-Byte-equal on PIL images to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
-`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py). Byte-equal on RGB images to
-transformers' `CLIPImageProcessorPil` (5.24). Its tensor backend resizes uint8 tensors and differs by 1/255.
-Both put transparent images on white, which no other library does. What matters:
+Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
+`transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
+`CLIPImageProcessorPil` (5.24) on RGB images. Its tensor backend resizes uint8 tensors and differs by 1/255;
+both put transparent images on white, as no other library does. What matters:
 
-- The long side is `int(size * long / short)`. Crop offsets use Python's `round` (halves go to the even side);
+- The long side is `int(size * long / short)`. Crop offsets use `round` (halves go to the even side);
   transformers takes the floor.
-- An image smaller than the crop is padded with zero in *its own* mode, before it becomes RGB: in CMYK zero is
-  white.
-- PIL always antialiases, except palette and 1-bit images, which it silently resizes with nearest. So RGB
-  before or after the resize gives other pixels: the recipe says which.
+- An image smaller than the crop is padded with zero in *its own* mode: in CMYK zero is white.
+- PIL always antialiases, except palette and 1-bit images, which it silently resizes with nearest. So the
+  recipe says when an image becomes RGB.
 - The EXIF orientation is not applied.
-
-`decode="jpeg_scaled"` equals no reference: libjpeg decodes a JPEG much larger than the target at a half, a
-quarter or an eighth of its size, which is faster.
+- `decode="jpeg_scaled"` equals no reference; see `open_scaled`.
 """
 
 from __future__ import annotations
@@ -57,20 +54,19 @@ class PixelRecipe:
     Attributes:
         image_size: S, side of the square crop that the model sees, in pixels.
         resize_size: side before the crop (timm: floor(image_size / crop_pct)).
-        resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash" (both;
-            the aspect ratio is lost).
+        resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash" (both,
+            so the aspect ratio is lost).
         interpolation: "bicubic" or "bilinear", antialiased.
-        rgb: when the image becomes RGB: "first" (torchvision's folder loader) or "last" (after the crop, as
-            in open_clip's transform; timm's takes RGB images only).
-        pre_crop: pixels cut from each side of the original (2 for ObjectNet, whose images have a border).
-        crop: start of the centre crop if the margin is odd: "round" (half, rounded to even, as torchvision)
-            or "floor" (as transformers).
+        rgb: the image becomes RGB "first" (torchvision's folder loader) or "last" (after the crop:
+            open_clip's transform; timm's takes RGB images only).
+        pre_crop: pixels cut from each side of the original (2 for ObjectNet's border).
+        crop: start of the centre crop if the margin is odd: "round" (half, rounded to even: torchvision) or
+            "floor" (transformers).
         decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller. Not the
             reference's pixels.
 
     Raises:
-        UsageError: a size that is not positive, or an unknown mode, interpolation, order, crop or way to
-            decode.
+        UsageError: a size that is not positive, or an unknown name.
     """
 
     image_size: int
@@ -98,8 +94,7 @@ class PixelRecipe:
     def key(self) -> dict[str, Any]:
         """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays.
 
-        `crop` "round" and `decode` "full" are left out, so that keys stored before these fields existed stay
-        equal.
+        Leaves out `crop` "round" and `decode` "full": keys from before these fields must stay equal.
         """
         key = dataclasses.asdict(self)
         for name, usual in (("crop", "round"), ("decode", "full")):
@@ -132,9 +127,9 @@ def open_scaled(
 ) -> tuple[PIL.Image.Image, Scale | None]:
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
-    A JPEG is decoded at an eighth, a quarter or a half: the smallest that stays SCALED_GAP times larger than
-    its resized size in both directions. Other images, and those with a border to cut, are decoded in full.
-    Pixel values differ from a full decoding; positions do not.
+    libjpeg decodes a JPEG faster at an eighth, a quarter or a half: here the smallest that stays SCALED_GAP
+    times larger than its resized size in both directions. Other images, and those with a border to cut, are
+    decoded in full. Pixel values change; positions do not.
     """
     scales: list[Scale] = []
 
@@ -216,17 +211,15 @@ def _too_large(name: str, pixels: str, limit: str) -> DataError:
 
 
 def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None = None) -> np.ndarray:
-    """Resize, crop and convert one image as the reference transform does before its ToTensor.
+    """Resize, crop and convert one image of any mode, as the reference transform does before its ToTensor.
 
     Args:
-        image: of any mode.
         scale: from `open_scaled`, if the image was decoded smaller.
 
     Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
 
     Raises:
-        DataError: the image is no larger than the border to cut; so thin that its short side vanishes or it
-            exceeds `MAX_PIXELS` when resized; or of a mode that PIL cannot turn into RGB.
+        DataError: no larger than the border to cut; too thin (see `resized_size`); no RGB form.
     """
     if recipe.rgb == "first":
         image = to_rgb(image)
@@ -302,9 +295,9 @@ def _offset(length: int, size: int, crop: Crop) -> int:
 def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
-    XLA turns division by a broadcast value into multiplication by its reciprocal, which differs from PyTorch
-    in the last bits (4.8e-7 for CLIP's statistics). A channel has 256 values, so they are looked up, equal to
-    ToTensor + Normalize to the bit. A TPU gathers slowly, so it computes.
+    XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
+    for CLIP's statistics. So the 256 values of a channel are looked up, equal to ToTensor + Normalize to the
+    bit. A TPU gathers slowly and computes.
 
     Args:
         pixels: uint8 [..., 3].

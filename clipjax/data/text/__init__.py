@@ -1,1 +1,1 @@
-"""Text -> token ids, as each model's training had it."""
+"""Text -> token ids, as in each model's training."""

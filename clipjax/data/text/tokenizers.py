@@ -1,14 +1,12 @@
 """Token ids equal to the reference: CLIP's byte-level BPE, and the tokenizers of SigLIP and (XLM-)RoBERTa.
 
 CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
-repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
-The merges, which ship with clipjax, run in the `tokenizers` library, which is not asked to split: its own
-splitting differs from `regex` on some Unicode text. No step looks across a space, so the ids of a
-space-separated word are computed once and remembered.
+repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes
+with the `tokenizers` library. That library does not split, because its splitting differs from `regex` on some
+Unicode text. No step looks across a space, so the ids of each space-separated word are cached.
 
-The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers. Cleaning, truncation,
-padding and the ids around a text are done here, and `clipjax.data.text.vocabularies` reads their files, which
-come with the weights.
+The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers.
+`clipjax.data.text.vocabularies` reads their files, which come with the weights; all other steps are here.
 """
 
 from __future__ import annotations
@@ -39,19 +37,19 @@ START, END = "<start_of_text>", "<end_of_text>"
 _PIECES = regex.compile(
     rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
-_WORDS_REMEMBERED = 2**18  # about 60 MB; the memory is emptied when it is full
+_WORDS_REMEMBERED = 2**18  # about 60 MB; the cache is emptied when full
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """What decides the ids of a text; part of the model card and of the key of stored text embeddings.
+    """Everything that decides the ids of a text; in the model card and the key of stored text embeddings.
 
     Attributes:
         name: "openai_bpe", or a file in configs/tokenizers without its ending.
-        context_length: number of ids a text becomes, start, end and padding included.
-        clean: "lower", "whitespace" (case is kept), "canonicalize" (lower case without ASCII punctuation) or
-            "canonicalize_hf" (the same as transformers does it for SigLIP).
-        sha256: digest of the vocabulary's files; None until they are seen, where they come with the weights.
+        context_length: ids per text, with start, end and padding.
+        clean: "lower", "whitespace" (keeps case), "canonicalize" (lower case, no ASCII punctuation) or
+            "canonicalize_hf" (transformers' variant, for SigLIP).
+        sha256: of the vocabulary's files; None until files that come with weights are read.
     """
 
     name: str
@@ -69,13 +67,13 @@ class Tokens(NamedTuple):
 
 
 def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> TokenizerSpec:
-    """The spec of a tokenizer, before any files that come with weights have been seen.
+    """A tokenizer's spec, before files that come with weights are read.
 
     Args:
-        clean: how texts are cleaned; by default as the tokenizer's models were trained.
+        clean: default: as in the training of the tokenizer's models.
 
     Raises:
-        UsageError: unknown name or cleaning, with the nearest ones, or a context too short for start and end.
+        UsageError: unknown name or cleaning (names the nearest), or a context too short for start and end.
     """
     _check_name(name)
     if clean is None:
@@ -89,10 +87,10 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
 
 
 def vocab_size(name: str) -> int:
-    """Number of ids of a tokenizer, special tokens included.
+    """Number of ids, special tokens included.
 
     Raises:
-        UsageError: unknown name, with the nearest ones.
+        UsageError: unknown name; names the nearest.
     """
     _check_name(name)
     return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
@@ -106,15 +104,14 @@ def _check_name(name: str) -> None:
 
 @functools.cache
 def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokenizer:
-    """The tokenizer of a spec (from `tokenizer_spec` or a card).
+    """The tokenizer of a spec.
 
     Args:
-        files: the vocabulary, for a tokenizer whose files come with weights (see `vocabularies.Rules.files`).
+        files: the vocabulary, if it comes with weights (see `vocabularies.Rules.files`).
 
     Raises:
         UsageError: as `tokenizer_spec`.
-        DataError: the vocabulary's files are missing, damaged, another tokenizer's, or not those that the
-            spec was made with.
+        DataError: files missing, damaged, another tokenizer's, or not those of the spec.
     """
     own = tokenizer_spec(spec.name, spec.context_length, spec.clean)
     if spec.name == _OPENAI:
@@ -140,16 +137,14 @@ class Tokenizer:
     """Texts to ids: `tokenizer(["a photo of a cat"])` -> int32 [1, context_length].
 
     Attributes:
-        spec: what was loaded.
-        sha256: digest of the vocabulary's files.
-        files: those that came with weights.
+        files: vocabulary files that came with weights.
         vocab_size: number of ids; 49408 for CLIP.
-        start, end: ids put around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
+        start, end: ids around every text; (49406,) and (49407,) for CLIP, () and (1,) for SigLIP.
         pad_id: fills the rest of the context; 0 for CLIP, 1 for the others.
     """
 
     def __init__(self, spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> None:
-        """`spec` and `files` as `load_tokenizer` has checked them."""
+        """Use `load_tokenizer`, which checks `spec` and `files`."""
         self.spec = spec
         self.sha256 = spec.sha256
         self.files = files
@@ -166,7 +161,7 @@ class Tokenizer:
             self._bodies = vocabularies.read_vocabulary(own, files)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Ids of the texts, int32 [N, context_length]; warns with a count when texts were cut to fit.
+        """Ids int32 [N, context_length]; warns with the number of texts cut to fit.
 
         Raises:
             DataError: a text is not a string.
@@ -182,7 +177,7 @@ class Tokenizer:
     def encode(self, texts: str | Sequence[str]) -> Tokens:
         """Ids, lengths and which texts were cut, without a warning.
 
-        A text that is too long keeps its first tokens, and its end tokens.
+        A cut text keeps its first tokens and its end tokens.
 
         Raises:
             DataError: a text is not a string.
@@ -214,7 +209,6 @@ class _Words(dict[str, tuple[int, ...]]):
         self._special = {token: vocabulary[token] for token in (START, END)}
 
     def bodies(self, texts: list[str]) -> Iterable[Sequence[int]]:
-        """The ids of cleaned texts, without start and end."""
         return (tuple(chain.from_iterable(map(self.__getitem__, text.split()))) for text in texts)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
@@ -232,7 +226,7 @@ class _Words(dict[str, tuple[int, ...]]):
 
 
 def _byte_letters() -> list[str]:
-    """One visible letter for each byte (GPT-2): itself if printable Latin-1, else the next from U+0100 on."""
+    """GPT-2's visible letter for each byte: itself if printable Latin-1, else the next from U+0100."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(others)) for byte in range(256)]
@@ -250,7 +244,7 @@ def _merges_file() -> bytes:
 def _read_merges() -> tuple[list[tuple[str, str]], dict[str, int]]:
     """(merges by rank, {token: id}).
 
-    Ids in order: visible bytes, the other bytes, both again as word ends, merges, start of text, end of text.
+    Ids in order: visible bytes, other bytes, both again as word ends, merges, start of text, end of text.
     """
     merges = []
     for number, line in enumerate(_merges_file().decode().splitlines()[1:], start=2):
@@ -282,12 +276,12 @@ def _lower(text: str) -> str:
 
 
 def _canonicalize(text: str) -> str:
-    """big_vision's canonical text: no ASCII punctuation (an underscore is a space), lower case."""
+    """big_vision's canonical text: lower case, no ASCII punctuation, underscores become spaces."""
     return " ".join(_repair(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
 def _canonicalize_hf(text: str) -> str:
-    """transformers' `SiglipTokenizer`: nothing is repaired, and an underscore is dropped."""
+    """transformers' `SiglipTokenizer`: repairs nothing and drops underscores."""
     return " ".join(text.encode(errors="replace").decode().lower().translate(_NO_PUNCTUATION).split())
 
 

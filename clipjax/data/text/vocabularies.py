@@ -1,10 +1,10 @@
-"""Vocabulary files of the tokenizers that do not ship with clipjax: SigLIP's, RoBERTa's and XLM-RoBERTa's.
+"""Vocabulary files of tokenizers that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
-configs/tokenizers/NAME.toml says what such a file must hold and how texts are framed. Of the files only the
-vocabulary is taken: pieces with scores and the table of characters (sentencepiece), or tokens and merges
-(BPE), and the added tokens of a tokenizer.json. The steps around it are those of transformers 5.24, which
-rebuilds them in the same way (`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`), and the search for
-the best pieces is done by the `tokenizers` library. sentencepiece's own files are read without its library.
+configs/tokenizers/NAME.toml states what such a file must hold. Only the vocabulary is read from it: pieces
+with scores and the table of characters (sentencepiece), tokens and merges (BPE), and the added tokens of a
+tokenizer.json. The other steps are those of transformers 5.24, which rebuilds them in the same way
+(`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`); the `tokenizers` library finds the best pieces.
+sentencepiece files are read without its library.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import is_file, parse_json, read_json, read_text, read_toml
 
-_MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # the names of `Rules.model` in a tokenizer.json
-_OWN_SPECIALS = 3  # a sentencepiece model begins with special tokens of its own: unknown, start, end or pad
+_MODELS = {"unigram": "Unigram", "byte_bpe": "BPE"}  # `Rules.model` -> its name in a tokenizer.json
+_OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unknown, start, end or pad
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How a tokenizer frames texts and what its vocabulary must hold; one configs/tokenizers/NAME.toml.
+    """How a tokenizer frames texts, and what its vocabulary must hold; one configs/tokenizers/NAME.toml.
 
     Attributes:
-        name: of the tokenizer.
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
-        clean: how texts are cleaned unless the model's configuration says otherwise.
+        clean: default cleaning; a model's configuration may name another.
         vocab_size: number of ids, special tokens included.
-        special: special tokens with their ids.
-        start, end: ids put around every text.
+        special: special tokens and their ids.
+        start, end: ids around every text.
         pad: id that fills the rest of the context.
-        files: sets of files that hold the vocabulary; any one of them will do, the first is preferred.
+        files: alternative sets of files, the preferred first.
         repos: hub repositories that have them.
     """
 
@@ -60,7 +59,7 @@ class Rules:
 
 @functools.cache
 def rules() -> dict[str, Rules]:
-    """The rules of every tokenizer whose files do not ship with clipjax, by name."""
+    """The rules of every tokenizer that clipjax does not ship, by name."""
     return {
         path.stem: _rules(path.stem, read_toml(path))
         for path in sorted((config_dir() / "tokenizers").glob("*.toml"))
@@ -83,19 +82,18 @@ def _rules(name: str, record: dict[str, Any]) -> Rules:
 
 
 def files_in(folder: Path, names: Sequence[str]) -> tuple[Path, ...] | None:
-    """Those files of a folder; None where one is missing."""
     paths = tuple(folder / name for name in names)
     return paths if all(is_file(path) for path in paths) else None
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a vocabulary: of its file, or of the digests of its files in the order of `Rules.files`."""
+    """SHA-256 of a vocabulary's one file, or of its files' digests in the order of `Rules.files`."""
     digests = sha256_files(files)
     return digests[0] if len(digests) == 1 else sha256_json(digests)
 
 
 def missing(name: str, sha256: str | None = None) -> DataError:
-    """What to say when no files of a tokenizer can be found; with a digest, they were there once."""
+    """The error for missing files; with a `sha256` they existed once."""
     wanted = " or ".join(" and ".join(names) for names in rules()[name].files)
     if sha256 is not None:
         return DataError(
@@ -110,10 +108,10 @@ def missing(name: str, sha256: str | None = None) -> DataError:
 
 
 def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], list[list[int]]]:
-    """What turns cleaned texts into ids, without start, end and padding.
+    """A function from cleaned texts to ids, without start, end and padding.
 
     Raises:
-        DataError: a file that cannot be understood, or whose vocabulary is another tokenizer's.
+        DataError: a file is unreadable, or holds another tokenizer's vocabulary.
     """
     names = tuple(path.name for path in files)
     try:
@@ -125,7 +123,7 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
             tokenizer = _from_sentencepiece(own, files[0].read_bytes())
     except DataError:
         raise
-    except Exception as error:  # `tokenizers` raises bare Exceptions for a vocabulary it cannot take
+    except Exception as error:  # `tokenizers` raises bare Exceptions for a bad vocabulary
         why = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{files[0]} is damaged, or no vocabulary of {own.name}: {why}") from None
     _check(own, tokenizer, files[0])
@@ -169,7 +167,7 @@ def _byte_bpe(vocabulary: dict[str, int], merges: list[Any]) -> tokenizers.Token
 def _with_added(
     own: Rules, tokenizer: tokenizers.Tokenizer, added: dict[str, AddedToken]
 ) -> tokenizers.Tokenizer:
-    """Tokens that are found in a text before anything else: the special ones, and those that a file adds."""
+    """Tokens found in a text before anything else: the special ones, and the file's own."""
     special = {token: AddedToken(token, normalized=False, special=True) for token in own.special}
     tokenizer.add_tokens(list((special | added).values()))
     return tokenizer
@@ -179,11 +177,13 @@ def _with_added(
 
 
 def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
-    """A tokenizer.json: its vocabulary, compiled characters and added tokens, and none of its other steps."""
+    """A tokenizer.json without its steps: vocabulary, compiled characters and added tokens."""
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise ValueError("it has no object 'model'")
     model, wanted = record["model"], _MODELS[own.model]
-    kind = model.get("type") or ("Unigram" if isinstance(model["vocab"], list) else "BPE")  # old ones lack it
+    kind = model.get("type") or (
+        "Unigram" if isinstance(model["vocab"], list) else "BPE"
+    )  # old files lack it
     if kind != wanted:
         raise ValueError(f"its model is {kind}, not {wanted}: bring the tokenizer.json of {own.repos[0]}")
     if own.model == "unigram":
@@ -208,7 +208,7 @@ def _from_vocab_and_merges(own: Rules, vocabulary: str, merges: str) -> tokenize
 
 
 def _characters(normalizer: dict[str, Any] | None) -> bytes:
-    """The compiled table in a tokenizer.json's normalizer, which may be one of a sequence."""
+    """The compiled table in a tokenizer.json's normalizer."""
     if normalizer is None:
         return b""
     for step in normalizer.get("normalizers", [normalizer]):
@@ -218,7 +218,7 @@ def _characters(normalizer: dict[str, Any] | None) -> bytes:
 
 
 def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
-    """sentencepiece's ModelProto (sentencepiece_model.proto); its first pieces give way to our specials."""
+    """A ModelProto (sentencepiece_model.proto); our special tokens replace its first pieces."""
     pieces: list[tuple[str, float]] = []
     characters = b""
     for field, value in _fields(data):
@@ -239,7 +239,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of the fields of a protobuf message; the value is bytes, or for a varint an integer."""
+    """(number, value) of a protobuf message's fields; values are bytes, or an integer for a varint."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -254,7 +254,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """(number, place after it): seven bits a byte, lowest first, the top bit says that more follow."""
+    """(number, place after it): seven bits a byte, lowest first; the top bit means more follow."""
     number = shift = 0
     while True:
         byte = data[place]
