@@ -1,1 +1,1 @@
-"""Result rows -> trends, figures, claims, a report. Imports no JAX."""
+"""Trends, figures, claims and a report from result rows. Imports no JAX."""

@@ -1,1 +1,1 @@
-"""Statements about robustness as data (configs/claims.toml), and what rows say of them."""
+"""Claims about robustness as data (configs/claims.toml), and their verdicts from rows."""

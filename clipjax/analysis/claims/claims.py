@@ -1,13 +1,13 @@
-"""What result rows make of the claims ledger: holds, does not hold, or cannot be told.
+"""Verdicts on the claims ledger from result rows: holds, does not hold, or cannot be told.
 
     for verdict in check(ledger(), ResultStore("results").rows()):
         print(verdict.claim.key, verdict.word, verdict.findings)
 
-The rule is `RULE`; `decide` and `conjoin` are it.
+`RULE` is the rule; `decide` and `conjoin` apply it.
 
-Each part is a question of its own, at the ledger's level: of twenty that are not so in truth, one is decided
-by chance. `correct="holm"` holds that risk for all parts together (Holm 1979): all are asked at the level of
-m parts; where some are decided, the others are asked again at that of so many fewer, until none follows.
+Each part is a test of its own at the ledger's level: of twenty false ones, chance decides about one.
+`correct="holm"` bounds that risk for all m parts together (Holm 1979): it tests at the level for m parts,
+then at the level for those left undecided, until no more are decided.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ RULE = (
 )
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 CORRECTIONS = ("none", "holm")
-DRAWS_BEYOND = 2  # of a bootstrap, at each end of an interval of Holm's correction
-FEWEST = 2  # models of a group, or pairs, that a mean is taken of
+DRAWS_BEYOND = 2  # bootstrap draws beyond each end of an interval of Holm's correction
+FEWEST = 2  # models of a group, or pairs, for a mean
 NO_INTERVAL = "no interval of this level: too few models, pairs or draws, or all draws agree"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What rows make of one part.
+    """What rows show for one part.
 
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
-        value, lo, hi, method: the statistic; None where it could not be taken.
+        value, lo, hi, method: the statistic; None where it could not be computed.
         level: of the interval.
         n: models of each group, or pairs.
-        rows: the result rows that it rests on.
-        why: what is missing, where it cannot be told for lack of rows.
-        left_out: numbers that do not count, as they are not of whole data sets: whose, and of which images.
+        rows: the rows used.
+        why: what is missing for a decision.
+        left_out: numbers not used because they are not of whole data sets, with model and images.
     """
 
     part: Part
@@ -79,17 +79,16 @@ class Finding:
 
     @property
     def measured(self) -> bool:
-        """Whether there were rows enough for the statistic."""
+        """Whether the statistic could be computed."""
         return self.value is not None
 
     def runs(self) -> list[str]:
-        """The runs that its rows are of."""
         return sorted({row["run_id"] for row in self.rows})
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What rows make of a claim, and of each of its parts."""
+    """What rows show for a claim and each of its parts."""
 
     claim: Claim
     word: str
@@ -98,8 +97,6 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A part's statistic before it is decided; or why there is none."""
-
     part: Part
     number: Bounded | None = None
     n: tuple[int, ...] = ()
@@ -119,16 +116,15 @@ def check(
     correct: str = "none",
     resamples: int = RESAMPLES,
 ) -> list[Verdict]:
-    """Hold claims against result rows.
+    """Check claims against result rows.
 
     Args:
-        claims: their keys; default all.
+        claims: keys; default all.
         level: of the intervals; default the ledger's.
-        prompts: the prompt set, where a number was measured with several and the claim does not say; default
-            the ledger's.
-        precision: likewise.
+        prompts: for numbers measured with several sets, where the claim names none; default the ledger's.
+        precision: the one to prefer.
         correct: "none" or "holm".
-        resamples: draws of bootstraps, at least; Holm's correction takes as many as its level asks for.
+        resamples: bootstrap draws; Holm's correction may take more.
 
     Raises:
         UsageError: there is no such claim or correction, or the level is not between 0 and 1.
@@ -143,7 +139,7 @@ def check(
     asked = [(claim, part) for claim in chosen for part in claim.parts]
     measured = [_measure(claim, part, evidence, resamples) for claim, part in asked]
     tests = sum(each.number is not None for each in measured)
-    # Holm's first step asks at the level of all that can be asked: there must be draws beyond each end.
+    # Holm's first step has the strictest level: there must be draws beyond each end there.
     draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
     if correct == "holm" and draws > resamples:
         measured = [_measure(claim, part, evidence, draws) for claim, part in asked]
@@ -163,7 +159,7 @@ def conjoin(needs: int, words: Sequence[str]) -> str:
 
 
 def decide(lo: float, hi: float, part: Part) -> str:
-    """The word for an interval. Sides: see configs/claims.toml."""
+    """The word for an interval. configs/claims.toml defines the sides."""
     low, high = part.at - part.margin, part.at + part.margin
     claimed, other = {
         "above": (lo > part.at, hi < part.at),
@@ -177,7 +173,6 @@ def decide(lo: float, hi: float, part: Part) -> str:
 
 
 def _decide(measured: Sequence[_Measured], level: float, correct: str, tests: int) -> list[Finding]:
-    """Findings in the order of the parts; with Holm's correction for so many tests, step by step."""
     if correct == "none" or not tests:
         return [_finding(each, level) for each in measured]
     decided = 0
@@ -199,7 +194,6 @@ def _finding(each: _Measured, level: float) -> Finding:
 
 
 def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measured:
-    """A part's statistic with so many draws of a bootstrap, if there are rows enough."""
     settings = {"resamples": draws}
     try:
         if part.pairs is not None:
@@ -214,12 +208,12 @@ def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measu
         against = _against(part, evidence, group)
         number = _COMPARED[part.statistic](part, group, against, settings)
         return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
-    except (TooLittle, ClipjaxError) as error:  # the latter: a number that has no place on the scale, ...
+    except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number with no place on the scale
         return _Measured(part, why=f"no task yet: {claim.no_task}" if claim.no_task else str(error))
 
 
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
-    """The models that the group is held against, without those of the group where the rows are the same."""
+    """The models to compare with; those of the group are left out unless their rows differ."""
     few = FEWEST if part.statistic == "group_difference" else FEWEST_DRAWN
     apart = part.group.convention != part.against.convention
     return evidence.sample(part, part.against, few, without=None if apart else group)
@@ -274,7 +268,7 @@ def _correlation_difference(
 
 
 def _points(part: Part, sample: Sample) -> list[Point]:
-    """Of x and y; with `than`, of y less it."""
+    """Points of x and y; with `than`, of y less `than`."""
     assert part.x is not None
     found = []
     for model, cells in zip(sample.models, sample.cells):

@@ -1,11 +1,11 @@
-"""Which result rows a part of a claim rests on: the models of its groups, or its pairs, with their numbers.
+"""The result rows behind a part of a claim: the models of its groups, or its pairs, with their numbers.
 
     evidence = Evidence(ResultStore("results").rows(), prompts="openai_80")
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
-    evidence.pairs(part, 2)                   # (of the ones, of the others), in one order
+    evidence.pairs(part, 2)                   # two samples in one order: (against, group)
 
-What is too little to say anything is a `TooLittle`, which names what is missing. A number of a part of a data
-set, or of a sample of it, does not count: it is missing, with the images that it is of.
+Too few models or pairs raise `TooLittle`, which names what is missing. A number that covers only part of a
+data set, or a sample of it, counts as missing; the message says which images it covers.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 
 Tables = dict[Column, dict[str, Cell]]
-"""The cells of each model, by column."""
+"""Column -> model -> its cell."""
 
 
 class TooLittle(Exception):
-    """Why rows cannot tell."""
+    """Rows cannot tell; the message says why."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some models, each with a cell of every column wanted.
+    """Some models, each with a cell for every column.
 
-    left_out: numbers of others that do not count, as they are not of whole data sets: whose, and of what.
+    left_out: numbers not used because they are not of whole data sets, with model and images.
     """
 
     models: tuple[str, ...]
@@ -45,7 +45,7 @@ class Sample:
     left_out: tuple[str, ...] = ()
 
     def values(self, column: Column) -> np.ndarray:
-        """Their numbers, float64 [N]."""
+        """The column's numbers, float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
     def rows(self) -> list[Row]:
@@ -53,10 +53,10 @@ class Sample:
 
 
 class Evidence:
-    """Result rows, read column by column and kept.
+    """Result rows; cells are computed once per column.
 
     Args:
-        prompts, precision: as `cells_of` has them, where a selection does not say.
+        prompts, precision: as in `cells_of`; a selection's own prompts take precedence.
     """
 
     def __init__(self, rows: Iterable[Row], prompts: str | None = None, precision: str = "parity") -> None:
@@ -68,7 +68,7 @@ class Evidence:
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
     def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
-        """The models of a selection that have a number of every column of the part, by name.
+        """The models of a selection that have a number in every column of the part, by name.
 
         Args:
             without: models to leave out.
@@ -90,7 +90,7 @@ class Evidence:
         return _sample(whole, found)
 
     def pairs(self, part: Part, at_least: int) -> tuple[Sample, Sample]:
-        """The ones and the others of all pairs with both numbers, in one order.
+        """The two sides (against, group) of all pairs with both numbers, in one order.
 
         Raises:
             TooLittle: there are fewer than `at_least`.
@@ -115,7 +115,7 @@ class Evidence:
         return self._models[key]
 
     def _pair_names(self, part: Part) -> Iterator[tuple[str, str]]:
-        """(against, group) of every pair, whether there are rows or not."""
+        """(against, group) of every pair, with or without rows."""
         if isinstance(part.pairs, tuple):
             yield from part.pairs
         elif part.pairs == "model":
@@ -136,7 +136,6 @@ class Evidence:
         return {column: self._column(column, which) for column in columns}
 
     def _column(self, column: Column, which: Selection) -> dict[str, Cell]:
-        """A column's cells by model, of the rows that a selection takes."""
         key = canonical_json(which.convention), column
         if key not in self._cells:
             prompts = None if "prompts" in which.convention else self._prompts
@@ -154,7 +153,7 @@ class Evidence:
 
 
 def _whole(cell: Cell) -> Cell:
-    """The cell; where a row is not of its whole data set, one that misses it and says so."""
+    """The cell; a row that covers only part of its data set becomes missing, and the value None."""
     if cell.part is None:
         return cell
     parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))
@@ -173,7 +172,6 @@ def _sample(
     whole: Sequence[tuple[str, Mapping[Column, Cell | None]]],
     found: Sequence[tuple[str, Mapping[Column, Cell | None]]],
 ) -> Sample:
-    """The models that have every cell, of those found."""
     left_out = (
         f"{model}: {term_of(row)} ({words})"
         for model, cells in found
@@ -189,7 +187,6 @@ def _sample(
 
 
 def _lacking(have: str, of_models: Iterable[Mapping[Column, Cell | None]]) -> str:
-    """What is there, and the two rows that most models lack."""
     lacking: Counter[str] = Counter()
     for cells in of_models:
         for column, cell in cells.items():

@@ -1,10 +1,10 @@
-"""The claims ledger, configs/claims.toml: statements about models, each with what can check it.
+"""The claims ledger, configs/claims.toml: statements about models, and the statistics that check them.
 
     for claim in ledger().claims:
         print(claim.section, claim.statement, len(claim.parts))
 
-A part is one statistic: of some columns, of some models, and on which side of a number it has to lie. The
-file explains its own words; `clipjax.analysis.claims.claims` says what result rows make of it.
+A part is one statistic of some columns and models, and the side of a number where it must lie. The file
+explains its keys; `clipjax.analysis.claims.claims` decides from result rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 PAIRINGS = ("parent", "resolution_pair", "model")
 
 _TREND = {"x", "group", "against"}
-# statistic -> the keys that it needs beside y and side
+# statistic -> the keys that it needs besides y and side
 STATISTICS: Mapping[str, set[str]] = {
     "effective_robustness": _TREND,
     "trend_offset": _TREND,
@@ -48,8 +48,8 @@ class Selection:
     """Models by their facts, and which of their rows.
 
     Attributes:
-        where: fact -> the value that it has, or a list of values, as `groups.matches` has them.
-        convention: likewise of a row's convention; {} for any row.
+        where: fact -> its value, or a list of allowed values; see `groups.matches`.
+        convention: the same for a row's convention; {} for any row.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Part:
-    """One statistic and where it has to lie; configs/claims.toml says what the words mean.
+    """One statistic and where it must lie; configs/claims.toml defines the words.
 
     Attributes:
         pairs: a name of PAIRINGS, a tuple of (against, group) ids, or None.
@@ -83,11 +83,11 @@ class Part:
     scale: str
 
     def columns(self) -> list[Column]:
-        """Those that it reads."""
+        """The columns that it reads."""
         return [column for column in (self.x, self.y, self.than) if column is not None]
 
     def __str__(self) -> str:
-        """What it is of, e.g. "r over imagenet: clip, against imagenet_models"."""
+        """Columns and models, e.g. "r over imagenet: clip, against imagenet_models"."""
         of = self.y.key + (f" less {self.than.key}" if self.than else "")
         of += f" over {self.x.key}" if self.x else ""
         if isinstance(self.pairs, tuple):
@@ -98,7 +98,7 @@ class Part:
 
     @property
     def bound(self) -> str:
-        """Where it has to lie, e.g. "above 0", "within 0.01"."""
+        """Where it must lie, e.g. "above 0", "within 0.01"."""
         if self.side in ("within", "apart"):
             return f"{self.side} {self.margin:g}" + (f" of {self.at:g}" if self.at else "")
         if self.side.startswith("not_"):
@@ -112,10 +112,10 @@ class Claim:
     """A statement of the study.
 
     Attributes:
-        section: of the paper, with the number of the observation and the figure.
-        needs: how many of its parts must hold.
-        beware: what the statistic does not control for, beside what its kind does not (docs/claims.md).
-        no_task: what the claim rests on and no task measures yet.
+        section: of the paper, with observation and figure.
+        needs: the number of parts that must hold.
+        beware: what the statistic does not control for, beyond what docs/claims.md says of its kind.
+        no_task: what the claim needs that no task measures yet.
     """
 
     key: str
@@ -129,7 +129,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A file of claims; `level` and `prompts` are for all of them."""
+    """A file of claims; `level` and `prompts` apply to all."""
 
     level: float
     prompts: str | None
@@ -139,7 +139,7 @@ class Ledger:
         """One claim.
 
         Raises:
-            UsageError: there is none of that key.
+            UsageError: none has that key.
         """
         found = {claim.key: claim for claim in self.claims}
         if key not in found:
@@ -152,14 +152,14 @@ def ledger(file: Path | None = None) -> Ledger:
     """The claims of configs/claims.toml, or of another file of that form.
 
     Raises:
-        DataError: the file is not of that form; names it, the claim and the key.
+        DataError: the file does not have that form; the message names file, claim and key.
     """
     path = config_dir() / "claims.toml" if file is None else file
     return _Reader(path, read_toml(path)).ledger()
 
 
 class _Reader:
-    """Reads one file. `place` is where it is, for its errors: "", or "claim KEY: "."""
+    """Reads one file. `place` ("" or "claim KEY: ") begins its error messages."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
         self.path, self.record, self.place = path, record, ""
@@ -198,7 +198,6 @@ class _Reader:
         return Claim(key, section, statement, needs, parts, beware, no_task)
 
     def _parts(self, record: Mapping[str, Any]) -> Iterator[Part]:
-        """One for each column of y, each group and each of those that it is held against."""
         statistic = self._one_of(record, "statistic", list(STATISTICS))
         self._check_keys(record, statistic)
         of_rows, against_rows = (self._table(record, name) for name in ("rows", "against_rows"))
@@ -283,7 +282,7 @@ class _Reader:
         return facts
 
     def _shown(self, key: str, name: str) -> Mapping[str, Any]:
-        """The facts of a group of configs/groups.toml, as SCHEME.GROUP."""
+        """The facts of a group of configs/groups.toml, named SCHEME.GROUP."""
         known = {f"{scheme}.{group.key}": group.where for scheme in schemes() for group in groups(scheme)}
         if name not in known:
             raise self._unknown(f"groups.{key}", "group of configs/groups.toml", name, known)

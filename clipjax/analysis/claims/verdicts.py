@@ -1,7 +1,7 @@
 """Verdicts on claims as tables and records: what `clipjax claims` prints and writes.
 
-print_table(*summary(verdicts))     # a line a claim
-print_table(*measured(verdicts))    # a line for each part that could be measured
+print_table(*summary(verdicts))     # one line per claim
+print_table(*measured(verdicts))    # one line per measured part
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMATS = ("table", "markdown", "json")
 
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: a line a claim, with how its parts fared."""
+    """Titles and cells: one line per claim."""
     cells = [
         [each.word, each.claim.key, each.claim.section, _fared(each), each.claim.statement]
         for each in verdicts
@@ -32,14 +32,14 @@ def summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _fared(verdict: Verdict) -> str:
-    """How many parts have each word, e.g. "holds: 4, cannot be told: 1"."""
+    """The outcomes of its parts, e.g. "holds: 4, cannot be told: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
     return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
 
 
 def measured(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: a line for each part that could be measured."""
+    """Titles and cells: one line per measured part."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.word, *_numbers(each)]
         for verdict in verdicts
@@ -50,7 +50,7 @@ def measured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def unmeasured(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: a line for each part that could not, and why."""
+    """Titles and cells: one line per part without a statistic, and why."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.why or ""]
         for verdict in verdicts
@@ -61,7 +61,7 @@ def unmeasured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def used(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: a line for each result row of each part."""
+    """Titles and cells: one line per row of each part."""
     cells = [
         [verdict.claim.key, *_of(each.part), *_cells(_row(row))]
         for verdict in verdicts
@@ -72,7 +72,7 @@ def used(verdicts: Sequence[Verdict]) -> Table:
 
 
 def left_out(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: a line for each number that does not count, as it is not of a whole data set."""
+    """Titles and cells: one line per number left out, because it is not of a whole data set."""
     cells = {
         (verdict.claim.key, *_of(each.part), words): None
         for verdict in verdicts
@@ -112,10 +112,10 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
-    """As "markdown" (the summary, and what was measured) or "json" (everything).
+    """Format "markdown" (summary and measured parts) or "json" (everything).
 
     Args:
-        rows: also every result row used.
+        rows: whether to add every row used.
     """
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
@@ -125,19 +125,18 @@ def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
 
 
 def _record(verdict: Verdict, rows: bool) -> dict[str, Any]:
-    """A claim with everything that decided it."""
     parts = [_of_finding(each, rows) for each in verdict.findings]
     return {**about(verdict.claim), "verdict": verdict.word, "parts": parts}
 
 
 def about(claim: Claim) -> dict[str, Any]:
-    """What a claim says, whatever the rows."""
+    """The claim itself, without its verdict."""
     names = ("key", "section", "statement", "beware", "no_task", "needs")
     return {name: getattr(claim, name) for name in names}
 
 
 def of_part(part: Part) -> dict[str, Any]:
-    """What is asked of which rows."""
+    """A part's statistic, and the rows it needs."""
     return {
         "statistic": part.statistic,
         "of": str(part),
@@ -162,6 +161,6 @@ def _of_finding(each: Finding, rows: bool) -> dict[str, Any]:
 
 
 def _interval(each: Finding) -> dict[str, Any]:
-    """Its limits; None for one that is infinite: too few pairs for the level."""
+    """Infinite limits (too few pairs for the level) become None."""
     lo, hi = (None if limit is None or math.isinf(limit) else limit for limit in (each.lo, each.hi))
     return {"lo": lo, "hi": hi, "level": each.level, "method": each.method}

@@ -1,1 +1,1 @@
-"""Two sets of rows: matched, what changed, what was done otherwise."""
+"""Two sets of rows compared: what changed, and what was done differently."""

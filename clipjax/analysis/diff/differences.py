@@ -1,11 +1,11 @@
-"""Two sets of result rows held against each other: what changed, by how much, and what was done otherwise.
+"""Compare two sets of result rows: what changed, by how much, and what was done differently.
 
     found = compare_rows(ResultStore("before").rows(), ResultStore("after").rows())
     found.pairs[0].difference, found.departures()
 
-Rows are matched by what they are of (task, data set, slice, metric, model), and of several such rows those
-with the same recipe, then with the same convention, precision and sample, then with the same convention. What
-is left is matched only where each side has one row of the number: `departures` says what was done otherwise.
+Rows match by task, data set, slice, metric and model. Among several such rows the recipe decides, then
+convention with precision and sample, then convention alone. The rest match only where each side has one row
+of the number; `departures` then says what was done differently.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 
 METHOD = "sum_of_half_widths"
-# What can decide a number, then what computed it.
+# What can change a number, then what computed it.
 _FIELDS = ("origin", "convention", "precision", "sample", "task_version", "recipe")
 _SURROUNDINGS = ("per_device_batch", "versions", "xla_flags", "device", "git_revision")
 
@@ -30,7 +30,7 @@ Key = tuple[Hashable, ...]
 
 
 class Departure(NamedTuple):
-    """One thing that was done otherwise: its dotted name in a result row, and its value on each side."""
+    """One thing done differently: its dotted name in a result row, and its value on each side."""
 
     aspect: str
     a: str
@@ -45,10 +45,9 @@ class Pair:
     """Two rows of one number.
 
     Attributes:
-        interval: of the difference: lo, hi, level, method. From the rows alone it is known only what it is at
-            most: the images are shared, so that the errors may add up (sd(B - A) <= sd(A) + sd(B)). None
-            where a row has no interval, and for one recipe: the same model on the same images does not
-            differ by chance of the images.
+        interval: of the difference: lo, hi, level, method. An upper bound: the images are shared, so the
+            errors may add up (sd(B - A) <= sd(A) + sd(B)). None where a row has no interval, and for one
+            recipe: the same model on the same images does not differ by chance of the images.
     """
 
     a: Row
@@ -58,16 +57,16 @@ class Pair:
 
     @property
     def difference(self) -> float | None:
-        """b minus a; None where one of them has no value."""
+        """b minus a; None where one has no value."""
         return difference(self.a, self.b)
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether an interval is known and 0 lies outside of it."""
+        """Whether the interval is known and excludes 0."""
         return self.interval is not None and not self.interval["lo"] <= 0 <= self.interval["hi"]
 
     def beyond(self, tolerance: float) -> bool:
-        """Whether the values are further apart; also where only one side has a value."""
+        """Whether the values differ by more than `tolerance`, or only one side has a value."""
         if self.difference is None:
             return (self.a["value"] is None) != (self.b["value"] is None)
         return abs(self.difference) > tolerance
@@ -78,7 +77,7 @@ class Differences:
     """What `compare_rows` found.
 
     Attributes:
-        pairs: a value on one side only first, then the largest difference.
+        pairs: first those with a value on one side only, then by decreasing difference.
         only_a, only_b: rows without a partner, in their order.
     """
 
@@ -87,7 +86,6 @@ class Differences:
     only_b: tuple[Row, ...]
 
     def beyond(self, tolerance: float) -> list[Pair]:
-        """The pairs whose values are further apart."""
         return [pair for pair in self.pairs if pair.beyond(tolerance)]
 
     def departures(self) -> list[tuple[Departure, int]]:
@@ -96,7 +94,7 @@ class Differences:
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
-    """Match the rows of two sets. Rows of one set that no key tells apart stay alone."""
+    """Match the rows of two sets. Rows of one set that share every key stay without a partner."""
     left, right, pairs = list(a), list(b), []
     for key in (_with_recipe, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
@@ -106,11 +104,11 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
 
 
 def difference(a: Row, b: Row) -> float | None:
-    """The value of b minus that of a; None where one of them has none."""
+    """The value of b minus that of a; None where one has none."""
     return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
 
 
-# Which row belongs to which.
+# Matching rows.
 
 
 def _named(row: Row) -> Key:
@@ -118,13 +116,12 @@ def _named(row: Row) -> Key:
 
 
 def ways_of(row: Row) -> dict[str, str]:
-    """How a number was measured: where two rows differ in one of these, neither stands for the other."""
+    """How a number was measured: rows that differ here do not measure the same."""
     said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
     return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
 
 
 def how(row: Row) -> dict[str, str]:
-    """`ways_of`, with the precision and the random sample of images as well."""
     sample = canonical_json([row["sample"], row["convention"].get("id_sample")])
     return ways_of(row) | {"precision": str(row["precision"]), "sample": sample}
 
@@ -144,7 +141,7 @@ def _with_recipe(row: Row) -> Key:
 def _match(
     a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs of rows with one key that each side has once, and the rows of both sides that are left."""
+    """Pairs of rows whose key occurs once on each side, and the rows left on both sides."""
     of_a, of_b = _once(a, key), _once(b, key)
     pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
     matched = {id(row) for pair in pairs for row in pair}
@@ -153,7 +150,6 @@ def _match(
 
 
 def _once(rows: Sequence[Row], key: Callable[[Row], Key]) -> dict[Key, Row]:
-    """The rows that no other has the key of."""
     keys = [key(row) for row in rows]
     count = Counter(keys)
     return {k: row for k, row in zip(keys, rows) if count[k] == 1}
@@ -163,11 +159,11 @@ def _rank(pair: Pair) -> tuple[bool, float]:
     return (pair.difference is not None or not pair.beyond(0), -abs(pair.difference or 0))
 
 
-# What is known of two matched rows.
+# Comparing matched rows.
 
 
 def _interval(a: Row, b: Row) -> dict[str, Any] | None:
-    """See `Pair.interval`. It leaves 0 out exactly where the rows' own intervals have no point in common."""
+    """See `Pair.interval`. It excludes 0 exactly where the rows' own intervals do not overlap."""
     change, of_a, of_b = difference(a, b), a["interval"], b["interval"]
     if change is None or of_a is None or of_b is None or of_a["level"] != of_b["level"]:
         return None
@@ -179,7 +175,7 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
 
 
 def _departures(a: Row, b: Row) -> Iterator[Departure]:
-    """A recipe's digests stand for what is said in words elsewhere, and come after it."""
+    """The recipe comes last of `_FIELDS`: its digests repeat what other fields have in words."""
     for field in (*_FIELDS, *_SURROUNDINGS):
         if a[field] != b[field]:
             yield from _differing(field, a[field], b[field])
@@ -195,6 +191,5 @@ def _differing(name: str, a: Any, b: Any) -> Iterator[Departure]:
 
 
 def _text(value: Any) -> str:
-    """A value in a few characters: a digest or a long text is cut."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:12]}..."

@@ -20,7 +20,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def summary(found: Differences, tolerance: float) -> list[str]:
-    """Lines for a person: how many rows were matched, changed, and stand alone."""
+    """Lines for a person: how many rows match, changed, and have no partner."""
     beyond = found.beyond(tolerance)
     equal = sum(not pair.beyond(0) for pair in found.pairs)
     chance = sum(pair.beyond_chance for pair in beyond)
@@ -33,8 +33,10 @@ def summary(found: Differences, tolerance: float) -> list[str]:
 
 
 def changes(found: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
-    """The pairs that are further apart, in the order of `Differences.pairs`. What all pairs were made
-    otherwise in is left out: see `otherwise`."""
+    """The pairs that differ by more than `tolerance`, in the order of `Differences.pairs`.
+
+    Departures common to all pairs are left out: see `otherwise`.
+    """
     shared = {one for one, count in found.departures() if count == len(found.pairs)}
     lines = []
     for pair in found.beyond(tolerance)[:limit]:
@@ -50,13 +52,13 @@ def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
 
 
 def otherwise(found: Differences, limit: int | None = None) -> Table:
-    """What was done otherwise, and in how many of the matched numbers."""
+    """What was done differently, and for how many of the matched numbers."""
     lines = [[*one, str(count)] for one, count in found.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 
 
 def export_differences(found: Differences, tolerance: float, form: str) -> str:
-    """As "markdown" (the changes), "csv" (all, one a line) or "json" (all, and what was done otherwise).
+    """As "markdown" (the changes), "csv" (all, one per line) or "json" (all, with the departures).
 
     Raises:
         UsageError: another form.
@@ -72,7 +74,7 @@ def export_differences(found: Differences, tolerance: float, form: str) -> str:
 
 
 def records(found: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
-    """Every pair that is further apart and every row without a partner: the values of FIELDS."""
+    """Every pair beyond the tolerance and every row without a partner: the values of FIELDS."""
     pairs = [_record(pair.a, pair.b, pair) for pair in found.beyond(tolerance)]
     return pairs + [_record(row, None) for row in found.only_a] + [_record(None, row) for row in found.only_b]
 
@@ -105,7 +107,7 @@ def _names(row: Row) -> list[str]:
 
 
 def _values(pair: Pair) -> list[str]:
-    """Of a difference as many digits as show that there is one."""
+    """Small differences in scientific notation, so that they do not show as 0."""
     change, interval = pair.difference, pair.interval
     small = change is not None and 0 < abs(change) < 5e-5
     shown = "" if change is None else f"{change:+.1e}" if small else f"{change:+.4f}"
@@ -118,7 +120,6 @@ def _value(row: Row) -> str:
 
 
 def _used(titles: list[str], lines: list[list[str]]) -> Table:
-    """Without the columns that nothing stands in, of those that may be empty."""
     optional = ("slice", "interval", "departs in")
     kept = [i for i, title in enumerate(titles) if title not in optional or any(line[i] for line in lines)]
     return [titles[i] for i in kept], [[line[i] for i in kept] for line in lines]

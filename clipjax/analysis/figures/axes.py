@@ -1,7 +1,7 @@
-"""Axes of figures: numbers on a probit, logit or linear scale, with ticks that people read.
+"""Axes of figures on a probit, logit or linear scale, with readable ticks.
 
-Coordinates are transformed before they are drawn, so that a fit is a straight line; the ticks stand at
-transformed places and are labelled with the numbers themselves.
+Coordinates are transformed before drawing, so that a fit is a straight line. Ticks stand at transformed
+places and show the numbers themselves.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from clipjax.analysis.rows.scales import inverse, transform
 
 MARGIN = 0.08
-FEWEST, NARROWEST = 4, 0.14  # ticks, and their distance as a share of the axis
-# Coarse to fine; the first with enough ticks between the ends is taken.
+FEWEST, NARROWEST = 4, 0.14  # least number of ticks; least distance, as a share of the axis
+# Coarse to fine: the first set with enough ticks between the ends is used.
 _TAILS = [0.0001, 0.001, 0.01]
 _SETS = [
     [*_TAILS, 0.1, 0.5, 0.9, *(1 - t for t in reversed(_TAILS))],
@@ -29,7 +29,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """Numbers to write at an axis from `low` to `high`, in the metric's own units."""
+    """Tick values for an axis from `low` to `high`, in the metric's own units."""
     if scale == "linear":
         found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
@@ -48,14 +48,14 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(places: np.ndarray) -> tuple[float, float]:
-    """Where an axis with these (transformed) places begins and ends: with a margin."""
+    """The first and last coordinate of an axis with these (transformed) places, margin included."""
     low, high = float(places.min()), float(places.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room
 
 
 def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, unit: str) -> None:
-    """Limits (transformed) and ticks of the axis "x" or "y"."""
+    """Set limits (transformed) and ticks of axis "x" or "y"."""
     low, high = (float(end) for end in inverse(np.array(numbers), scale))
     found = ticks(low, high, scale)
     labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in found]

@@ -1,4 +1,4 @@
-"""Every figure and table of the paper from result rows: what is drawn, and what is missing.
+"""Every figure and table of the paper from result rows, and what each lacks.
 
 index = RowIndex(ResultStore("results").rows())
 done = [analyze(load_spec(name), index, Path("figures")) for name in spec_names()]
@@ -32,7 +32,7 @@ from clipjax.storage.writing import write_bytes
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FORMATS = (*FIGURE_FORMATS, *TABLE_FORMATS)
 NO_LINE = "no line of the table is of it"
-PROMPTS = "openai_80"  # the study's, where a number was measured with several sets
+PROMPTS = "openai_80"  # the study's prompt set, for numbers measured with several
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Done:
     """One figure or table.
 
     Attributes:
-        files: what was written; none where there was nothing to show.
-        drawn, panels: panels with a model (of a table: lines), and how many there are.
+        files: those written; none if there was nothing to show.
+        drawn, panels: panels (of a table: lines) with a model, and all of them.
         models: those shown.
-        missing: rows that are not there.
-        placeless: models that have the rows and are in no group; those of the user are shown as yours.
-        numbers: what a figure draws; None of a table.
-        parts: the numbers shown that are not of whole data sets: of which model, and of which images.
+        missing: rows that are absent.
+        placeless: models with the rows but in no group; the user's own are shown as yours.
+        numbers: what a figure draws; None for a table.
+        parts: (model, images) of numbers shown that are not of whole data sets.
     """
 
     spec: Spec
@@ -61,7 +61,7 @@ class Done:
 
     @property
     def why_empty(self) -> str:
-        """What is missing where nothing is drawn: rows of all models, some of each model, or a group."""
+        """Why nothing is drawn: rows of all models, some of each model, or a group is missing."""
         apart = len({each.model for each in self.placeless})
         if apart:
             return f"none: {counted(apart, 'model')} with the rows in none of the groups"
@@ -85,9 +85,9 @@ def analyze(
     """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
 
     Args:
-        formats: those of figures are for figures, those of tables for tables; "csv" of a figure are the
-            numbers that it draws, `out/NAME_points.csv` and, of one with trends, `out/NAME_trends.csv`.
-        prompts, precision: which rows to take where there are several, see `cells_of`.
+        formats: of figures and tables; each uses its own. A figure's "csv" is the numbers drawn:
+            `out/NAME_points.csv` and, with trends, `out/NAME_trends.csv`.
+        prompts, precision: as in `cells_of`.
 
     Raises:
         DataError: as `cells_of`; a number has no place on its axis; a file cannot be written.
@@ -120,7 +120,7 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 
 def commands(spec: Spec) -> list[str]:
-    """What makes the rows of a figure."""
+    """The commands that make the rows of a figure."""
     if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
@@ -129,7 +129,7 @@ def commands(spec: Spec) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """What each panel of a figure shows; arguments as `analyze`."""
+    """The content of each panel of a figure; arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 
@@ -150,7 +150,6 @@ def _content(spec: Spec, panel: Panel, index: RowIndex, prompts: str | None, pre
 
 
 def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Placeless]:
-    """The points that no group of a figure has a place for, and why."""
     for point in found:
         look = look_of(spec, point.model, point.facts)
         if look is None or look[0] is YOURS:
@@ -158,7 +157,7 @@ def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Pla
 
 
 def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
-    """Raises DataError if a number has no place on its axis, e.g. per cent: whose, of which run."""
+    """Raises DataError, with model, row and run, if a number (e.g. percent) has no place on its axis."""
     for point in found:
         for axis, cell in zip(panel.axes, (point.x, point.y)):
             if problem := _out_of_place(axis, cell.value):
@@ -179,9 +178,9 @@ def _out_of_place(axis: Axis, value: float | None) -> str | None:
 def _lacking(
     spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
 ) -> Iterator[tuple[str | None, str]]:
-    """Rows that no model has; then those of models that the figure shows and that have some but not all."""
+    """Rows that no model has (None first); then, for models that the figure shows, those they lack."""
     somewhere = [term for term in terms if index.of(term)]
-    by_model = replace(spec, shapes=())  # shapes may tell prompts, which are of a point and not of a model
+    by_model = replace(spec, shapes=())  # shapes may depend on prompts, which belong to a point, not a model
     yield from ((None, str(term)) for term in terms if term not in somewhere)
     for model in index.models_of(somewhere):
         lacking = [] if model in there else [term for term in somewhere if not _has(index, term, model)]

@@ -1,4 +1,4 @@
-"""What all figures have around their points: titles, one legend, and what an empty panel says."""
+"""What all figures share around their points: titles, a legend, and text in empty panels."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from clipjax.analysis.rows.points import Point
 from clipjax.analysis.rows.scales import ends_on_scale, transform
 from clipjax.analysis.trends.trends import too_little
 
-NAMED = 4  # missing rows that a panel names
-WIDE = 34  # characters of a line in a panel
+NAMED = 4  # at most this many missing rows in a panel's text
+WIDE = 34  # characters per line of a panel's text
 CUTS = {"x": (CARETLEFT, CARETRIGHT), "y": (CARETDOWN, CARETUP)}  # heads of cut bars: lower and upper end
 CUT = "arrow: an interval that the scale cuts, at 0 or 1"
-FEWEST = 3  # models that a trend line is drawn through
+FEWEST = 3  # models for a trend line
 
 
 @dataclass
 class Drawing:
-    """A figure to save, and for each of its collections of points (by gid) the names of the points."""
+    """A figure to save; `names` maps each collection of points (gid) to its points' names."""
 
     figure: Figure
     names: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Missing(NamedTuple):
-    """A row that is not there: of one model, or of all where `model` is None."""
+    """An absent row, of one model or (`model` None) of all."""
 
     panel: str
     model: str | None
@@ -46,7 +46,7 @@ class Missing(NamedTuple):
 
 
 class Placeless(NamedTuple):
-    """A model with all rows of a panel and in no group: why, and whether it is shown as yours."""
+    """A model with all rows of a panel but in no group; why, and whether it is shown as yours."""
 
     panel: str
     model: str
@@ -59,8 +59,8 @@ class Content:
     """What a panel shows.
 
     Attributes:
-        points: all models that have its numbers; a strip's have the one number as x and as y. Those in no
-            group are drawn as `YOURS` if they are the user's own; trends may be fitted to the others.
+        points: all models with its numbers; in a strip x and y are the same number. The user's own models in
+            no group are drawn as `YOURS`. Others in no group are not drawn, but trends may use them.
         missing: what it lacks.
         placeless: the points in no group.
     """
@@ -72,12 +72,12 @@ class Content:
 
 
 def name_of(point: Point) -> str:
-    """The model, and where prompts are told apart those."""
+    """The model, and its prompts where told apart."""
     return " ".join(filter(None, (point.model, point.facts.get("prompts"))))
 
 
 def said(point: Point, panel: Panel) -> str:
-    """The point in words: its name and its numbers."""
+    """The point in words: name and numbers."""
     numbers = zip(panel.axes, (point.x, point.y))
     parts = [f"{axis.column.title} {cell.value:.4g}{_part(cell)}" for axis, cell in numbers]
     stated = f" ({STATED})" if is_stated(point.facts) else ""
@@ -89,13 +89,13 @@ def _part(cell: Cell) -> str:
 
 
 def parts_of(point: Point, panel: Panel) -> list[str]:
-    """The point's numbers that are not of whole data sets: of which axis, and of which images."""
+    """The point's numbers that are not of whole data sets, as "axis: images"."""
     numbers = zip(panel.axes, (point.x, point.y))
     return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
 
 
 def drawn(spec: Spec, content: Content) -> list[Point]:
-    """The points that the figure has a look for."""
+    """The points with a look."""
     return [point for point, look in looks(spec, content) if look is not None]
 
 
@@ -105,12 +105,12 @@ def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
 
 
 class Places(NamedTuple):
-    """One number of N points on the scale of its axis.
+    """One number of N points in coordinates of its axis.
 
     Attributes:
-        at: where the points stand. [N].
-        ends: where their intervals end (the point itself where it has none). [2, N].
-        cut: whether an end is cut, since the scale does not reach it: see `ends_on_scale`. bool [2, N].
+        at: the points, [N].
+        ends: the ends of their intervals (without one: the point itself), [2, N].
+        cut: whether the scale cuts an end, see `ends_on_scale`. bool [2, N].
     """
 
     at: np.ndarray
@@ -118,12 +118,11 @@ class Places(NamedTuple):
     cut: np.ndarray
 
     def of(self, members: Sequence[int]) -> Places:
-        """Some of the points."""
         return Places(*(part[..., list(members)] for part in self))
 
 
 def places_of(points: Sequence[Point], which: str, scale: str) -> Places:
-    """Where one number ("x" or "y") of some points stands on a scale."""
+    """One number ("x" or "y") of some points in coordinates of a scale."""
     cells: list[Cell] = [getattr(point, which) for point in points]
     n = np.array([cell.n for cell in cells], np.float64)
     limits = np.array([ends_of(point, which) for point in points]).T
@@ -140,14 +139,14 @@ def has_cut(spec: Spec, content: Content) -> bool:
 
 
 def ends_of(point: Point, which: str) -> tuple[float, float]:
-    """The interval of one of its numbers; the number itself twice where there is none."""
+    """The interval of one number; without one, the number twice."""
     cell: Cell = getattr(point, which)
     assert cell.value is not None
     return (cell.interval["lo"], cell.interval["hi"]) if cell.interval else (cell.value, cell.value)
 
 
 def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
-    """Instead of points: which rows are missing, and what makes them."""
+    """Write into an empty panel which rows are missing, and the commands that make them."""
     area.set_axis_off()
     made = [line for each in commands for line in textwrap.wrap(each, WIDE, break_on_hyphens=False)]
     words = [*_why_empty(content), "", *(made if content.missing else ())]
@@ -155,7 +154,6 @@ def say_missing(area: Axes, content: Content, commands: Sequence[str]) -> None:
 
 
 def _why_empty(content: Content) -> list[str]:
-    """What a panel without points lacks: a group, some rows of each model, or rows of all models."""
     if content.placeless:
         names = ", ".join(dict.fromkeys(each.model for each in content.placeless))
         said = f"no model in these groups; in none of them: {textwrap.shorten(names, 3 * WIDE)}"
@@ -172,7 +170,7 @@ def _why_empty(content: Content) -> list[str]:
 
 
 def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: str) -> None:
-    """Heads on the ends of bars along "x" or "y" that the scale cuts; `beside`, the other coordinate [N]."""
+    """Draw heads where the scale cuts bars along "x" or "y"; `beside` is the other coordinate, [N]."""
     for head, at, some in zip(CUTS[which], bars.ends, bars.cut):
         if some.any():
             pair = (at[some], beside[some]) if which == "x" else (beside[some], at[some])
@@ -180,9 +178,9 @@ def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: 
 
 
 def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
-    """Rings around models whose facts the user states, and the names of highlighted ones.
+    """Draw rings around models with stated facts, and names of highlighted models.
 
-    Call it after the limits of the axes are set: a name stands on the side that has room.
+    Call it after setting the axes' limits: a name stands on the side with room.
     """
     stated = [k for k, point in enumerate(shown) if is_stated(point.facts)]
     if stated:
@@ -205,7 +203,7 @@ def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: n
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
-    """Titles of axes: once for neighbours that are shown and share one, at the left and below."""
+    """Title the axes, left and below; neighbours that share a title show it once."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
         area, left = grid.flat[k], k % across > 0 and shown[k - 1]
@@ -222,14 +220,13 @@ def _alike(first: Axis | None, second: Axis) -> bool:
 
 
 def axis_title(axis: Axis) -> str:
-    """What an axis shows, with its unit."""
     return f"{axis.column.title} ({axis.unit})" if axis.unit else axis.column.title
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
-    """The entries of the legend: every group of the figure, also those without a model; shapes; lines.
+    """The legend's entries: all groups of the figure, even without a model; shapes; lines.
 
-    Last the marks that only some figures have: stars, rings of stated facts, and models in no group.
+    Last come marks that only some figures have: stars, rings and models in no group.
     """
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
     found = _counts((point, group) for point, (group, _) in shown)
@@ -247,7 +244,7 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
 
 
 def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
-    """Entries of the legend for stars, for rings and for models in no group, as far as a figure has them."""
+    """The legend's entries for stars, rings and models in no group, where used."""
     found = []
     if any(point.model in spec.highlight for point in shown):
         found.append(_sign("*", 9.0, INK, "star: highlighted"))
@@ -262,7 +259,7 @@ def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
 
 
 def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
-    """One legend below the panels; where it has several parts, each is a column."""
+    """One legend below the panels; each of several parts is a column."""
     rows, columns = legend_shape(figure.get_figwidth(), parts)
     blank = Line2D([], [], linestyle="none", label=" ")
     padded = [[*part, *[blank] * (rows - len(part))] if len(parts) > 1 else part for part in parts]
@@ -271,7 +268,7 @@ def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
 
 
 def legend_shape(width: float, parts: Sequence[Sequence[Line2D]]) -> tuple[int, int]:
-    """Rows and columns of the legend of a figure so many inches wide."""
+    """Rows and columns of the legend; `width` in inches."""
     if len(parts) > 1:
         return max(map(len, parts)), len(parts)
     columns = max(2, min(4, int(width // 2.6)))
@@ -279,7 +276,6 @@ def legend_shape(width: float, parts: Sequence[Sequence[Line2D]]) -> tuple[int, 
 
 
 def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
-    """Models of each group by its key, each once."""
     members: dict[str, set[str]] = {}
     for point, group in some:
         members.setdefault(group.key, set()).add(point.model)
@@ -287,9 +283,9 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 
 
 def members_of(line: FitLine, content: Content) -> list[Point]:
-    """The points of the models that a trend is to run through, drawn or not.
+    """The points that a trend is fitted to, drawn or not.
 
-    The user's own models in no group are left out unless the line asks for them.
+    The user's own models in no group are left out unless `line.yours`.
     """
     apart = set() if line.yours else {each.model for each in content.placeless}
     some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
@@ -297,7 +293,7 @@ def members_of(line: FitLine, content: Content) -> list[Point]:
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend runs through; none where they are too little, or the panel is above one."""
+    """The points that a trend runs through; none if too few, or if the panel shows distances from one."""
     found = [] if content.panel.above else members_of(line, content)
     return [] if too_little(found, FEWEST) else found
 
@@ -325,7 +321,7 @@ def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
 
 
 def line_colour(spec: Spec, line: FitLine) -> str:
-    """A line's own colour, or that of the group of its key."""
+    """The line's own colour, or that of the group with its key."""
     if line.colour is not None:
         return LINE_COLOURS[line.colour]
     return next((group.colour for group in spec.groups if group.key == line.key), INK)

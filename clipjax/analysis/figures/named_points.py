@@ -1,4 +1,4 @@
-"""Points of an SVG that know their names: a browser shows a point's `<title>` when the mouse rests on it."""
+"""Names for the points of an SVG: a browser shows a point's `<title>` under the mouse."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ XLINK = "http://www.w3.org/1999/xlink"
 
 
 def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
-    """Give each point of the named collections its title.
+    """Add a title to each point of the named collections.
 
     Args:
-        svg: as matplotlib writes it.
-        names: gid of a collection of points -> a title for each of its points, in their order.
+        svg: as written by matplotlib.
+        names: gid of a collection -> a title per point, in order.
 
     Raises:
-        ValueError: a collection is not there, or has another number of points.
+        ValueError: a collection is absent, or has another number of points.
     """
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
@@ -35,6 +35,6 @@ def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
 
 
 def _marks(group: ET.Element) -> list[ET.Element]:
-    """What matplotlib draws for each point: a copy of one path, or where sizes differ a path of its own."""
+    """Matplotlib's elements for the points: copies of one path or, where sizes differ, one path each."""
     copies = list(group.iter(f"{{{SVG}}}use"))
     return copies or list(group.iter(f"{{{SVG}}}path"))

@@ -1,7 +1,7 @@
-"""The numbers that a figure draws, as CSV: a line a point, and a line a trend.
+"""The numbers that a figure draws, as CSV: one line per point, one per trend.
 
-Numbers are in the metric's own units (accuracies as fractions) and in full; slopes and intercepts are those
-of the coordinates of the axes' scales. docs/analysis.md has every column.
+Numbers are in the metric's own units (accuracies as fractions), unrounded; slopes and intercepts are in
+coordinates of the axes' scales. docs/analysis.md describes every column.
 """
 
 from __future__ import annotations
@@ -53,29 +53,29 @@ TREND = (
 
 @dataclass(frozen=True)
 class FigureNumbers:
-    """What a figure draws: a `Content` for each of its panels."""
+    """What a figure draws: one `Content` per panel."""
 
     spec: Spec
     contents: Sequence[Content]
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """Of each panel, with intervals."""
+        """The trends of each panel, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Ending of the name and text of each file: points, and trends where the figure has any."""
+        """(ending of the name, text) of each file: points, and trends if the figure has any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """A record of `POINT` for each point that is drawn or that a trend runs through."""
+        """A record of `POINT` for each point that is drawn or that a trend uses."""
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
 
     def trend_records(self) -> Iterator[dict[str, Any]]:
-        """A record of `TREND` for each panel and trend, also where there is no line: then with the reason."""
+        """A record of `TREND` for each panel and trend; without a line, with the reason."""
         reference = reference_of(self.spec)
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             for trend in trends:
@@ -119,7 +119,7 @@ def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
 
 
 def _about(axis: Axis) -> tuple[str, str, str]:
-    """Title, scale and unit of the numbers in the file; an axis may show fractions as per cent or points."""
+    """Title, scale and unit: the file has fractions even where the axis shows percent or points."""
     return axis.column.title, axis.scale, "fraction" if axis.unit else ""
 
 
@@ -130,7 +130,6 @@ def _limits(interval: Mapping[str, Any] | None) -> list[Any]:
 def _above(
     spec: Spec, content: Content, trends: Sequence[Trend], some: Sequence[Point]
 ) -> list[dict[str, Any]]:
-    """How far each point lies above the reference; of a panel that shows it, what it shows."""
     if key := content.panel.above:
         told = [(point.y.value, point.y.interval, False) for point in some]
     else:

@@ -1,4 +1,4 @@
-"""The trends of one panel: what its lines are drawn by, and what a table of its numbers says."""
+"""The trends of one panel, for drawing and for the table of its numbers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ class Trend:
     """A line of a panel.
 
     Attributes:
-        members: the points that it is to run through.
+        members: the points to fit.
         fit: None where there is no line.
-        difference: it less the figure's reference; None of the reference, and where one of them is no line.
-        reasons: why what is None cannot be told.
+        difference: this trend less the figure's reference; None for the reference itself, and where one of
+            the two has no line.
+        reasons: why attributes are None.
     """
 
     line: FitLine
@@ -32,19 +33,19 @@ class Trend:
 
 
 def reference_of(spec: Spec) -> FitLine | None:
-    """The trend that the others of a figure, and its models, are held against.
+    """The trend with which the figure's other trends and models are compared.
 
-    The second of its `difference`, else that which a panel is above, else its first; None without trends.
+    The second of its `difference`, else the trend that a panel is above, else the first; None without trends.
     """
     named = [*spec.difference[1:], *(panel.above for panel in spec.panels if panel.above)]
     return next((line for line in spec.fits if not named or line.key == named[0]), None)
 
 
 def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
-    """The trends of a panel, in the figure's order, each drawn by a stream of its own.
+    """The trends of a panel, in the figure's order, each with its own draws.
 
     Args:
-        resamples: draws for intervals; the lines are the same with 0.
+        resamples: draws for intervals; 0 gives the same lines without.
 
     Raises:
         DataError: as `fit_points`.

@@ -1,7 +1,7 @@
-"""Tables of the paper from result rows: a line a model, each number with interval, n and the paper's beside.
+"""Tables of the paper from result rows: one line per model; numbers with interval, n and the paper's value.
 
-Where several models fit a line (three seeds of one fine-tuning), each has a line of its own. A number is
-there only if all rows that it averages are. The user's own models that fit no line have the last lines.
+Several models that fit a line (three seeds of one fine-tuning) have one line each. A number needs all rows
+that it averages. The user's own models that fit no line come last.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from clipjax.results.references import lookup
 from clipjax.results.store import Row
 from clipjax.results.tables import as_csv, as_latex, as_markdown
 
-TABLE_FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}  # and the endings of their files
-PAPER = "paper"  # of the sources of published numbers
+TABLE_FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}  # format -> ending of its file
+PAPER = "paper"  # one of the sources of published numbers
 FIELDS = (
     "model",
     "facts_origin",
@@ -39,9 +39,9 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class FilledLine:
-    """A line of a table. `model` is None, and `cells` are, where nothing was measured of it.
+    """A line of a table. `model` and all `cells` are None if nothing was measured.
 
-    `published` has the paper's number of each column, None where it has none.
+    `published` has the paper's number of each column, or None.
     """
 
     line: TableLine
@@ -51,7 +51,7 @@ class FilledLine:
 
     @property
     def name(self) -> str | None:
-        """The model, and whether its facts are stated by the user."""
+        """The model, and whether the user states its facts."""
         facts = (row["model_facts"] for cell in self.cells if cell is not None for row in cell.rows)
         return f"{self.model} ({STATED})" if any(map(is_stated, facts)) else self.model
 
@@ -59,7 +59,7 @@ class FilledLine:
 def fill_table(
     spec: Spec, index: RowIndex, prompts: str | None = None, precision: str = "parity"
 ) -> list[FilledLine]:
-    """The lines of a table, in its order; then those of the user's own models that fit none, as "yours".
+    """The lines of a table, in its order; then the user's own models that fit none, as "yours".
 
     Raises:
         DataError: as `cells_of`.
@@ -71,7 +71,7 @@ def fill_table(
 
 
 def _own_lines(spec: Spec) -> list[TableLine]:
-    """A line for any model, for each of the different columns that the table's lines have."""
+    """A line for any model, per different set of columns."""
     found: dict[tuple[Column, ...], TableLine] = {}
     for line in spec.lines:
         if not line.to_come:
@@ -85,7 +85,6 @@ def _own_lines(spec: Spec) -> list[TableLine]:
 
 
 def _is_own(filled: FilledLine) -> bool:
-    """Whether a line has a number of one of the user's own models."""
     rows = [row for cell in filled.cells if cell is not None for row in cell.rows]
     return bool(rows) and is_own(rows[0]["model_facts"])
 
@@ -107,7 +106,7 @@ def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str)
 
 
 def _agrees(row: Row, line: TableLine) -> bool:
-    """Whether the row's convention says what the line's does, where it says anything."""
+    """Whether the row's convention has the line's values; keys it lacks do not count."""
     convention = row["convention"]
     return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
 
@@ -130,7 +129,7 @@ def _published(line: TableLine, column: Column) -> float | None:
 
 
 def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
-    """The table as "markdown" or "latex" (for people), or "csv" (every number a line of its own)."""
+    """The table as "markdown" or "latex" (for people), or "csv" (one line per number)."""
     if form == "csv":
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]
@@ -139,7 +138,7 @@ def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
         for each in lines
     ]
     about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
-    about = " ".join(f"{about} {spec.caption}".split())  # of one line: in LaTeX it is a comment
+    about = " ".join(f"{about} {spec.caption}".split())  # on one line: in LaTeX it is a comment
     if form == "markdown":
         return f"{about}\n\n{as_markdown(titles, cells)}"
     return f"% {about}\n{as_latex(titles, cells)}"
@@ -150,7 +149,6 @@ def _empty(line: TableLine) -> str:
 
 
 def _counts(spec: Spec, lines: Sequence[FilledLine]) -> str:
-    """The images that the numbers of each column rest on."""
     said = []
     for k, column in enumerate(spec.lines[0].columns):
         counts = sorted({cell.n for each in lines if (cell := each.cells[k]) is not None and cell.n})

@@ -37,16 +37,16 @@ from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.scales import transform
 from clipjax.analysis.trends.resampling import RESAMPLES
 
-WIDTH, HEIGHT = 2.45, 2.25  # inches a panel
-ALONE = 3.4  # its height where it stands alone in its line
-LINE = 0.18  # inches a line of the legend
-SIZES = {"*": 46, "P": 26, "X": 26}  # of markers, in square points; else:
+WIDTH, HEIGHT = 2.45, 2.25  # inches per panel
+ALONE = 3.4  # height in inches of a panel alone in its line
+LINE = 0.18  # inches per line of the legend
+SIZES = {"*": 46, "P": 26, "X": 26}  # square points per marker; the others:
 SIZE = 20
-STAR = 150  # of a highlighted model's
+STAR = 150  # square points, of a highlighted model's star
 
 
 class Series(NamedTuple):
-    """The points of one look, by their place in the panel's list; `star`: highlighted ones."""
+    """The points of one look, as indices into the panel's list; `star`: highlighted ones."""
 
     group: Group
     marker: str
@@ -58,8 +58,8 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
     """All panels of a figure, and one legend.
 
     Args:
-        contents: one a panel of the spec, in its order.
-        commands: what makes the missing rows, as an empty panel says it.
+        contents: one per panel of the spec, in its order.
+        commands: those that make missing rows, shown in empty panels.
     """
     lines = -(-len(contents) // spec.across)
     entries, width = handles(spec, contents), max(WIDTH * spec.across, 5.2)
@@ -84,7 +84,7 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
-    """One panel; returns the names of the points of each of its collections, by gid."""
+    """One panel; returns the points' names of each collection, by gid."""
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
@@ -93,8 +93,8 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
     for key, series in _series(spec, content).items():
         _draw_series(area, series, x, y, f"{gid}-{key}")
         names[f"{gid}-{key}"] = [said(points[i], panel) for i in series.members]
-    limits = [ends(np.append(x.ends, x.at)), ends(np.append(y.ends, y.at))]  # no interval is cut at the frame
-    trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # of lines no interval is drawn
+    limits = [ends(np.append(x.ends, x.at)), ends(np.append(y.ends, y.at))]  # the frame cuts no interval
+    trends = trends_of(spec, content, RESAMPLES if spec.difference else 0)  # lines show no interval
     for trend in trends:
         line = trend.line
         if line.key == panel.above:
@@ -112,9 +112,9 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """One for each group, of a figure with shapes for each group and shape, that has points.
+    """The series with points: one per group (and shape, if any).
 
-    Those of few points come last, so that they lie on top; stars lie on top of all.
+    Those of few points come last, to lie on top; stars lie on top of all.
     """
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
@@ -153,13 +153,13 @@ def _draw_series(area: Axes, series: Series, all_x: Places, all_y: Places, gid: 
 
 
 def _broken(ends: ArrayLike) -> np.ndarray:
-    """First and last coordinates of segments, [2, N], as one line with gaps: one path in a file, not N."""
+    """Segments [2, N] as one line with gaps: one path in the file, not N."""
     both = np.asarray(ends)
     return np.concatenate([both, np.full_like(both[:1], np.nan)]).T.ravel()
 
 
 def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
-    """The trend of some models, from the first of them to the last, light at its edges to lie on points."""
+    """The trend from its first model to its last, with a white edge to stand out."""
     line, found = trend.line, trend.fit
     if found is None:
         return
@@ -172,7 +172,6 @@ def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> N
 
 
 def _angle(spec: Spec, trends: Sequence[Trend]) -> str:
-    """The tangent of the angle between two trends, with its interval; "" where one of them is missing."""
     difference = next(trend.difference for trend in trends if trend.line.key == spec.difference[0])
     found = None if difference is None else difference.tan
     if found is None:

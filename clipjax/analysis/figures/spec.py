@@ -1,9 +1,9 @@
-"""Figures and tables as data: configs/figures/*.toml -> which numbers stand where.
+"""Figures and tables as data: configs/figures/*.toml -> which numbers go where.
 
     spec = load_spec("fig1")
     [panel.y.column for panel in spec.panels]
 
-configs/figures/README.md says what each key means. Nothing here reads a result row or draws.
+configs/figures/README.md defines every key. This module reads no result rows and draws nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ STYLES = ("solid", "dashed", "dotted", "dashdot")
 UNITS = ("%", "points", "")
 
 Where = Mapping[str, Any]
-"""Fact of a model -> the value, or one of several, that it must have."""
+"""Fact of a model -> the required value, or a list of allowed ones."""
 
 
 @dataclass(frozen=True)
 class Axis:
     """A number of a model, and how it is drawn.
 
-    `unit`: "%" or "points" where its ticks are hundredths, else "".
+    `unit`: "%" or "points" if ticks show hundredths, else "".
     """
 
     column: Column
@@ -50,7 +50,7 @@ class Panel:
     """One panel; a strip has no `y`.
 
     Attributes:
-        above: key of a fit: y is then the number less what that trend expects (effective robustness).
+        above: key of a fit: y is then the number less that trend (effective robustness).
     """
 
     title: str
@@ -65,10 +65,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class FitLine:
-    """A trend line: through which models, by which method, and how it looks.
+    """A trend line: its models, method and look.
 
-    `key` is the key of a group where it has the group's colour. The user's own models in no group are left
-    out unless `yours`.
+    With `key` of a group it has the group's colour. The user's own models in no group are left out unless
+    `yours`.
     """
 
     key: str
@@ -82,9 +82,9 @@ class FitLine:
 
 @dataclass(frozen=True)
 class TableLine:
-    """A line of a table: what stands below its head, and whose numbers it shows.
+    """A line of a table: its cells below the head, and the models and columns whose numbers it shows.
 
-    `to_come` is a slot: no task makes its rows yet.
+    `to_come` marks a slot whose rows no task makes yet.
     """
 
     cells: tuple[str, ...]
@@ -101,9 +101,9 @@ class Spec:
 
     Attributes:
         caption: of a table, or of a figure to come.
-        made_by: what makes rows of it that its suite does not.
-        across: panels a line.
-        highlight: models to draw as stars with their names, which no file says but the user.
+        made_by: commands for rows that its suite does not make.
+        across: panels per line.
+        highlight: models to draw as stars with names; set by the user, never by a file.
     """
 
     name: str
@@ -147,11 +147,11 @@ def spec_names() -> list[str]:
 
 
 def load_spec(name: str | Path) -> Spec:
-    """A figure by name, or from a file that ends in .toml.
+    """A figure by name, or from a file ending in .toml.
 
     Raises:
-        UsageError: there is none of that name.
-        DataError: an unknown, missing or mistyped key; names file and key.
+        UsageError: none has that name.
+        DataError: an unknown, missing or mistyped key; the message names file and key.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -162,7 +162,7 @@ def load_spec(name: str | Path) -> Spec:
 
 
 class _Record:
-    """A table of a TOML file whose keys are taken one by one, with what is wrong said by file and key."""
+    """A TOML table whose keys are taken one by one; errors name file and key. `done` rejects unknown keys."""
 
     def __init__(self, record: Any, where: str) -> None:
         if not isinstance(record, Mapping):
@@ -236,7 +236,7 @@ def _figure(record: _Record, kind: str) -> dict[str, Any]:
 
 
 def _groups(record: _Record, key: str) -> tuple[Group, ...]:
-    """The groups of a scheme of configs/groups.toml (of which `only` some), or the file's own."""
+    """The groups of a scheme of configs/groups.toml (or `only` some), or the file's own."""
     if isinstance(record.rest.get(key), list):
         del record.rest[key]
         return groups(key, Path(record.where))
@@ -258,7 +258,6 @@ def _fit(record: _Record) -> FitLine:
 
 
 def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:
-    """The panels, line by line, and how many stand in a line."""
     across, down = ([each.rest for each in record.tables(key)] for key in ("across", "down"))
     wrap = record.take("wrap", int)
     if wrap is not None and wrap < 1:
@@ -294,7 +293,7 @@ def _axis(record: _Record) -> Axis:
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
-    """The value with `{word}` in all its texts replaced; words may stand in words."""
+    """The value with every `{word}` in its texts replaced, twice: words may contain words."""
     if isinstance(value, Mapping):
         return {key: _filled(each, words, where) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""One number of many models as a strip: a line of points a group, larger models larger points (Fig. 2)."""
+"""One number of many models as a strip: one line of points per group, sized by `spec.size` (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from clipjax.analysis.rows.groups import Group
 from clipjax.analysis.rows.points import Point
 
 SMALLEST, LARGEST = 14, 120  # of markers, in square points
-STAR = 190  # of a highlighted model's
-LINE = 90  # characters of a line below a panel
-SPREAD = 0.3  # how far from their line points may stand, lines being 1 apart
+STAR = 190  # square points, of a highlighted model's star
+LINE = 90  # characters per line below a panel
+SPREAD = 0.3  # largest distance of points from their line; lines are 1 apart
 
 
 def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """A panel a number, a line a group of the scheme, from top to bottom in its order.
+    """One panel per number; one line per group, from top to bottom in the scheme's order.
 
     Args:
-        contents: one a panel of the spec, in its order.
-        commands: what makes the missing rows, as an empty panel says it.
+        contents: one per panel of the spec, in its order.
+        commands: those that make missing rows, shown in empty panels.
     """
     groups = _lines(spec, contents)
     figure = new_figure(2.2 + 4.2 * len(contents), 1.6 + 0.42 * len(groups))
@@ -61,13 +61,11 @@ def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str])
 
 
 def _lines(spec: Spec, contents: Sequence[Content]) -> list[Group]:
-    """The groups from top to bottom; last, where some model is in none, `YOURS`."""
     shown = [look[0] for content in contents for _, look in looks(spec, content) if look is not None]
     return [*spec.groups, *([YOURS] if any(group is YOURS for group in shown) else [])]
 
 
 def _explained(spec: Spec, contents: Sequence[Content]) -> str:
-    """What marks mean, in one line below the panels."""
     shown = [point for content in contents for point in drawn(spec, content)]
     parts = ["larger points: more parameters"] if spec.size else []
     parts += ["bars: intervals of the numbers", "lines: medians of the groups"]
@@ -98,7 +96,7 @@ def _draw(
         area.vlines(middle, height - 0.4, height + 0.4, color=group.colour, linewidth=1.6, zorder=2.5)
         names |= _draw_points(area, spec, panel, group, members, x, y, f"{gid}-{group.key}")
         own.append((members, x, y))
-        limits += [x, *bars.ends]  # no interval is cut at the frame
+        limits += [x, *bars.ends]  # the frame cuts no interval
     area.set_yticks(range(len(labels)), labels)
     for tick, label in zip(area.get_yticklabels(), labels):
         tick.set_color(QUIET if label.endswith(": no models") else INK)
@@ -121,7 +119,6 @@ def _draw_points(
     y: np.ndarray,
     gid: str,
 ) -> dict[str, list[str]]:
-    """The points of a group, and its highlighted ones as stars; returns the names of each collection."""
     sizes = _sizes([point.facts.get(spec.size) if spec.size else None for point in members])
     starred = [point.model in spec.highlight for point in members]
     looks_of: dict[bool, dict[str, Any]] = {
@@ -139,7 +136,7 @@ def _draw_points(
 
 
 def _offsets(x: np.ndarray) -> np.ndarray:
-    """-1 to 1: neighbours in x stand apart, the same values always in the same way."""
+    """-1 to 1: neighbours in x stand apart; the same values always get the same offsets."""
     steps = np.array([0, 0.6, -0.6, 0.3, -0.3, 0.9, -0.9]) if len(x) > 3 else np.zeros(1)
     found = np.empty(len(x))
     found[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
@@ -147,7 +144,7 @@ def _offsets(x: np.ndarray) -> np.ndarray:
 
 
 def _sizes(facts: Sequence[Any]) -> list[float]:
-    """Areas that grow with the fact within the group, by rank; the middle where it is not known."""
+    """Marker areas by the fact's rank within the group; a middle one where unknown."""
     known = sorted({fact for fact in facts if isinstance(fact, int | float)})
     step = (LARGEST - SMALLEST) / max(len(known) - 1, 1)
     middle = (SMALLEST + LARGEST) / 3

@@ -1,7 +1,7 @@
-"""How our figures look, and how they are written: one place, so that all of them match.
+"""The look and the writing of all our figures, in one place so that they match.
 
-Colours are the eight of Okabe and Ito (Color Universal Design, 2008), which people with any colour vision
-tell apart. Figures are written as PNG, to look at, and as PDF, whose text stays text, to print.
+Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. Figures
+are PNG for screens, and PDF, whose text stays text, for print.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 INK, QUIET, NO_ROWS = "#222222", "#8A8A8A", "#C4C4C4"
 LINE_COLOURS = {"blue": "#0B3D91", "grey": QUIET, "black": INK}  # of trend lines
 MARKERS = "osD^vPX*"
-FORMATS = ("png", "pdf")  # and "svg", whose points know their names
+FORMATS = ("png", "pdf")  # `save_figure` also writes "svg", with names on its points
 
 RC: Any = {
     "font.family": "DejaVu Sans",
@@ -41,7 +41,7 @@ RC: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "lines.markersize": 7,
-    "text.parse_math": False,  # names are shown as they are: a $ in one is no formula
+    "text.parse_math": False,  # names are shown as they are: a $ does not start a formula
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "clipjax",
@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Distances from the values to their lower and to their upper limits; 0 where a row has no interval."""
+    """Distances from the values to their lower and their upper limits; 0 without an interval."""
     limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
     return [
         [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
@@ -67,9 +67,9 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 def draw_points(
     panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
 ) -> None:
-    """The values of rows with their intervals, in the marker and colour of the k-th model.
+    """Draw the values of rows with their intervals, in marker and colour of the k-th model.
 
-    A value without an interval is a hollow marker: what is not known is not drawn as known exactly.
+    Values without an interval are hollow: they must not look exact.
     """
     colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
     panel.errorbar(
@@ -89,13 +89,13 @@ def draw_points(
 
 
 def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """An entry in the legend, the last one, for the hollow markers of `draw_points`: why they are hollow."""
+    """Add a last entry to the legend for the hollow markers of `draw_points`: why they are hollow."""
     bare = [row for row in rows if row["interval"] is None]
     if bare:
         notes = {row.get("note") or "" for row in bare}
         only = notes.pop() if len(notes) == 1 else ""
         label = only if only.startswith("no interval") else "no interval"
-        # Not `plot`, whose entries stand before those of `errorbar`.
+        # Not `plot`: its entries would come before those of `errorbar`.
         panel.errorbar([], [], fmt="o", color=QUIET, markerfacecolor="white", markersize=5, label=label)
 
 
@@ -105,13 +105,13 @@ def save_figure(
     formats: Sequence[str] = FORMATS,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
-    """Write the figure as `out` with the formats' endings; returns the files.
+    """Write the figure as `out` with each format's ending; returns the files.
 
     Args:
-        names: what points of an SVG are called, see `named_points.name_points`.
+        names: names of an SVG's points, see `named_points.name_points`.
 
     Raises:
-        DataError: they cannot be written.
+        DataError: the files cannot be written.
     """
     paths = [Path(out).with_suffix(f".{form}") for form in formats]
     for path, form in zip(paths, formats):
@@ -120,7 +120,7 @@ def save_figure(
 
 
 def _show_hidden(figure: Figure) -> None:
-    """Control characters in names have no glyph, and end an SVG: draw them as escapes."""
+    """Draw control characters in names as escapes: they have no glyph and end an SVG."""
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if (shown := visible(text.get_text(), "\n")) != text.get_text():

@@ -1,9 +1,9 @@
-"""Models that no group of a figure has a place for: which of them are the user's own, and why they fit none.
+"""Models in no group of a figure: which are the user's own, and why they fit none.
 
-    look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are not known
+    look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are unknown
 
-A figure shows the user's own models in any case. Other models that its groups exclude by a known fact (a
-standard ResNet among CLIPs) are not of the figure; `why_none` names that fact.
+A figure always shows the user's own models. Other models that its groups exclude by a known fact (a standard
+ResNet among CLIPs) do not belong to the figure; `why_none` names that fact.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_stated(facts: Mapping[str, Any]) -> bool:
 def is_own(facts: Mapping[str, Any]) -> bool:
     """Whether a model is the user's own: facts not from the registry, no known group, or fine-tuned here.
 
-    Rows written before `facts_origin` was recorded are told by the last two. A published model that is not
-    registered may have no known group either, but only what was measured has an `arch` or is predictions.
+    Rows older than `facts_origin` are judged by the last two. An unregistered published model may lack a
+    group too, but only measured ones have an `arch` or are predictions.
     """
     measured = "arch" in facts or facts.get("kind") == "predictions"
     return (
@@ -40,10 +40,10 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 
 
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
-    """How a figure shows a model; None where it does not.
+    """How a figure shows a model; None if it does not.
 
-    A model in no group is shown as `YOURS` if it is the user's own or highlighted. A highlighted model is
-    shown even if the figure is of other models.
+    A model in no group is shown as `YOURS` if it is the user's own or highlighted. Highlighted models are
+    shown even in a figure of other models.
     """
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:
@@ -55,7 +55,7 @@ def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
 
 
 def why_none(spec: Spec, facts: Mapping[str, Any]) -> str:
-    """Why no group (or shape) of a figure has a place for a model: facts not known, or that exclude it."""
+    """Why a model is in no group (or shape): unknown facts, or facts that exclude it."""
     wheres = [[spec.models]] if spec.models and not matches(facts, spec.models) else []
     schemes = [scheme for scheme in (spec.groups, spec.shapes) if scheme and group_of(facts, scheme) is None]
     wheres += [[group.where for group in scheme] for scheme in schemes]
@@ -74,6 +74,6 @@ def _why(facts: Mapping[str, Any], wheres: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _refuted(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether a known fact is not what a condition asks for."""
+    """Whether a known fact contradicts a condition."""
     known = {name: wanted for name, wanted in where.items() if facts.get(name) is not None}
     return not matches(facts, known)

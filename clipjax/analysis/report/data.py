@@ -1,11 +1,10 @@
-"""What the report page holds of result rows: one JSON object, compact enough for a page of its own.
+"""The report page's data: result rows as one compact JSON object.
 
     report_data(rows, "results")
 
-The page shows a column for each number that models have in common: task, data set, part, metric and, where
-a model has that number in several ways (prompt sets, precisions, ...), the way. Everything is columnar, and
-what many numbers share is stored once in `interned`; an index stands for it (-1 for null). An object is
-interned as [index of its keys, index of each value ...].
+The page has a column per number (task, data set, slice, metric) and per way of measuring it (prompt sets,
+precisions, ...) where a model has several. Data is columnar. Shared values are stored once in `interned` and
+referred to by index (-1 for null). An object is interned as [index of its keys, index of each value ...].
 """
 
 from __future__ import annotations
@@ -26,31 +25,28 @@ from clipjax.results.references import sources
 from clipjax.results.store import Row, run_order
 from clipjax.results.tables import model_name
 
-# Parts that are left out: a thousand classes would be a thousand columns.
+# Slices left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")
 ASPECTS = ("prompts", "precision", *WAYS)
 LEARNED = "prompts"  # the aspect that may be a part of the model
-NOT_APPLICABLE = "not applicable"  # what a classifier's convention says of prompts
+NOT_APPLICABLE = "not applicable"  # "prompts" in a classifier's convention
 SOURCE = "train_source"
-HASH = 16  # hexadecimal digits of a recipe hash that are shown
+HASH = 16  # hexadecimal digits shown of a recipe hash
 
 Variant = tuple[tuple[str, str], ...]
-"""In which ways a column's numbers were measured, where there are several: (aspect, way)."""
+"""How a column's numbers were measured, for aspects with several ways: (aspect, way)."""
 
 
 def report_data(
     rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that the page shows.
-
-    Of several rows of one number the same is taken as by `cells_of`.
+    """Everything that the page shows. `cells_of`'s rule picks among several rows of one number.
 
     Args:
         rows: result rows, e.g. `ResultStore.rows()`.
-        name: what the page calls these results.
-        parts: also numbers of parts of data sets (factors, scores, ...). Those of single classes and of
-            confidence bins are never there.
-        highlight: models to draw as stars with their names; those without a number on the page are left out.
+        name: of these results, on the page.
+        parts: whether to include slices (factors, scores, ...). Single classes and confidence bins never are.
+        highlight: models to draw as stars with names; those without a number on the page are left out.
     """
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
     models = {model_name(row): row["model_facts"] for row in kept}
@@ -80,7 +76,7 @@ def report_data(
 
 
 class Interner:
-    """Values of JSON, each stored once."""
+    """JSON values, each stored once."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
@@ -93,14 +89,16 @@ class Interner:
         return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
-        """The index of an object whose keys and values are interned, too."""
+        """The index of an object whose keys and values are interned too."""
         if value is None:
             return -1
         parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
         return self._at(parts, list(parts))
 
     def _at(self, key: Any, value: Any) -> int:
-        """Keys of texts, names, parts and other values never meet; JSON is made of these last alone."""
+        """Four kinds of key never collide: (None, text) of texts, tuples of names or of indices, JSON of the
+        rest.
+        """
         if key not in self._index:
             self._index[key] = len(self.values)
             self.values.append(value)
@@ -119,7 +117,7 @@ class Records:
             self.columns.setdefault(name, []).append(value)
 
     def once(self, record: Mapping[str, Any]) -> int:
-        """The index of a record, which is added if it is new."""
+        """The index of a record, added if new."""
         key = tuple(record.values())
         if key not in self._index:
             self._index[key] = len(self._index)
@@ -134,10 +132,7 @@ def _is_left_out(part: str | None, parts: bool) -> bool:
 
 
 def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, list[Row]]]]:
-    """The page's columns with the rows of each model.
-
-    Tasks, and the data sets of each, are in the order of the paper's summary; others as they first appear.
-    """
+    """Tasks and their data sets are in the order of the paper's summary; others follow as they appear."""
     terms: dict[Term, list[Row]] = {}
     for row in rows:
         terms.setdefault(term_of(row), []).append(row)
@@ -153,9 +148,10 @@ def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, lis
 
 
 def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
-    """Rows of one number by the ways of which some model has several; one that says nothing is in each.
+    """Rows of one number by way, for aspects in which some model has several ways.
 
-    So are prompts that only models with no others have: CoOp's, say, which were learned with the model.
+    A row without a way is in every variant; so are prompts of models with no others (CoOp's, learned with the
+    model).
     """
     stated = [{name: way for name in ASPECTS if (way := _way(row, name)) is not None} for row in rows]
     several: dict[str, list[str]] = {}
@@ -174,7 +170,7 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a row stands in the column of a way: it says that, or nothing, or prompts of its own model."""
+    """Whether a row belongs in a way's column: it has that way, none, or prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
 
@@ -187,18 +183,17 @@ def _way(row: Row, name: str) -> str | None:
 
 
 def _preferred(row: Row) -> tuple[Any, ...]:
-    """The order of `cells_of`; prompts and precision are the column's."""
+    """The order of `cells_of`; the column fixes prompts and precision."""
     return is_whole(row), row["origin"] == "measured", run_order(row["run_id"])
 
 
 def _is_headline(term: Term) -> bool:
-    """Whether the paper's summary has this number of some data set: such columns are shown at first."""
+    """Whether the paper's summary has this number for some data set; such columns show first."""
     terms = (one for column in curation_columns() for one in column.terms)
     return any((term.task, term.metric, term.slice) == (one.task, one.metric, one.slice) for one in terms)
 
 
 def _run(row: Row, interner: Interner) -> dict[str, Any]:
-    """What tells how a number was made and is, as a rule, common to its run."""
     plain = ("origin", "task_version", "sample", "skipped", "precision", "per_device_batch", "xla_flags")
     return {
         "run_id": interner.of(row["run_id"]),
@@ -228,12 +223,11 @@ def _cell(row: Row, interner: Interner) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits are more than a page shows, and a third of what a float takes."""
+    """To six significant digits: more than a page shows, a third of a float's length."""
     return None if value is None else float(f"{value:.6g}")
 
 
 def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every way to colour models: the schemes of configs/groups.toml, then by training source."""
     for name in schemes():
         scheme = groups(name)
         found = [group_of(one, scheme) for one in facts]
@@ -251,7 +245,7 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _scheme(
     title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A scheme as the page has it; the user's own models in no group are in a last one, `yours`."""
+    """A scheme as JSON. A last group, `yours`, has the user's own models in no group."""
     of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
     shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {

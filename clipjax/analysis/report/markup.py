@@ -1,4 +1,4 @@
-"""HTML elements from Python: text is escaped unless it was made here, so that no name is ever markup."""
+"""HTML elements from Python. Text is escaped unless it was made here, so that no name becomes markup."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from clipjax.results.escaping import xml
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
 
 def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
-    """An element; attributes, and children that are no `Html`, are escaped.
+    """An element; attributes, and children that are not `Html`, are escaped.
 
-    `None` is left out. An attribute's name is written as Python can: `class_`, `data_value`.
+    `None` is left out. Attribute names are Python names: `class_`, `data_value`.
     """
     said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(xml(value))}"'

@@ -1,7 +1,7 @@
-"""The report page: page.html with its style, its scripts and the data of the results, one file, no network.
+"""The report page: page.html with its style, scripts and data in one file, without network.
 
-A policy in the page lets a browser run this one script and fetch nothing. All text from results is either
-escaped here or set as text by the script, so that no name is ever markup.
+A policy in the page lets a browser run only this script and fetch nothing. All text from results is escaped
+here or set as text by the script, so that no name becomes markup.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
     """The page as text.
 
     Args:
-        data: of `report_data`.
-        sections: further ones, between the table and the explanations.
+        data: from `report_data`.
+        sections: more sections, between the table and the explanations.
     """
     script = script_text()
     name = html.escape(xml(f"Results: {data['name']}"))
@@ -46,15 +46,15 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
 
 
 def script_text() -> str:
-    """All scripts as one, which leaves no name in the page's global scope."""
+    """All scripts as one, without names in the page's global scope."""
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
 
 def embedded(data: Mapping[str, Any]) -> str:
-    """JSON that a script element may hold: without `<`, nothing in it ends the element or opens a comment.
+    """JSON for a script element: without `<`, nothing in it ends the element or opens a comment.
 
-    Of a column of cells or runs that says one thing throughout, that thing stands once, as {"every": it}.
+    A column of cells or runs with one value throughout is stored as {"every": value}.
     """
     data = {**data, **{name: _packed(data[name]) for name in ("cells", "runs")}}
     data = {key: value if key in ("cells", "runs") else _visible(value) for key, value in data.items()}
@@ -63,7 +63,7 @@ def embedded(data: Mapping[str, Any]) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """The value with hidden characters of its texts shown; cells and runs refer to texts by number."""
+    """The value with hidden characters of its texts shown."""
     if isinstance(value, str):
         return xml(value)
     if isinstance(value, Mapping):
@@ -101,7 +101,6 @@ def _facts(data: Mapping[str, Any]) -> str:
 
 
 def _origin(data: Mapping[str, Any]) -> str:
-    """When the runs were, how many numbers are measured, and what is not on the page."""
     runs = data["runs"]
     named = [data["interned"][run] for run in runs.get("run_id", [])]
     days = sorted(f"{run[:4]}-{run[4:6]}-{run[6:8]}" for run in named)

@@ -1,6 +1,6 @@
-"""Sections of the report that are written beforehand: the paper's figures, its tables, the claims.
+"""Sections of the report made beforehand: the paper's figures, its tables, the claims.
 
-Where there is nothing to show, a section says why.
+A section with nothing to show says why.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from clipjax.analysis.report.svg import inline
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex
 from clipjax.errors import DataError, counted
 
-SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who see none
-RUNS = 3  # that a statistic names
+SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who cannot see it
+RUNS = 3  # at most this many run ids per statistic
 
 
 class Section(NamedTuple):
-    """A part of the page under a title of its own."""
+    """A titled part of the page."""
 
     title: str
     body: Html
@@ -36,7 +36,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Taken:
-    """Which rows figures and tables take, where there are several of one number; see `cells_of`."""
+    """The rows that figures and tables use where a number has several; see `cells_of`."""
 
     prompts: str | None = None
     precision: str = "parity"
@@ -56,7 +56,7 @@ def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Sect
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:
-    """Every claim with its verdict, and in a fold each of its statistics and the rows that it rests on."""
+    """Every claim with its verdict and, folded, its statistics and the rows used."""
     counts = Counter(verdict.word for verdict in verdicts)
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
@@ -66,7 +66,6 @@ def claims_section(verdicts: Sequence[Verdict]) -> Section:
 
 
 def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
-    """What is drawn of each; then those of which nothing is, and why."""
     shown, absent = [], []
     for spec in specs:
         try:
@@ -81,7 +80,7 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
-    """Why a figure or table is not on the page; `why` is of `Done.why_empty`."""
+    """The error for an absent figure or table; `why` is `Done.why_empty`."""
     if why == "all":
         return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
     return DataError(f"{spec.title}: missing rows: {why}")
@@ -92,7 +91,7 @@ def _about(spec: Spec) -> str:
 
 
 def _anchor(spec: Spec) -> str:
-    """The figure's id on the page, which no part of the page itself has; a user's file may have any name."""
+    """The figure's id; the prefix keeps a user's file name from being an id of the page itself."""
     return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
 
 
@@ -124,7 +123,7 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
 
 
 def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
-    """A table in a box of its own; its heads are buttons, by which the page's script sorts."""
+    """A table in its own box; the page's script sorts it by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))
     table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)
@@ -139,7 +138,6 @@ def _line(each: FilledLine) -> Iterator[Html]:
 
 
 def _number(column: Column, cell: Cell | None, published: float | None) -> Html:
-    """A value with its interval, n, the paper's number and the difference; or how much of it is there."""
     paper = None if published is None else f"paper {published:g}"
     if cell is None or cell.value is None:
         have = "–" if cell is None else f"– ({len(cell.rows)} of {counted(len(column.terms), 'row')})"
@@ -188,7 +186,6 @@ def _finding(each: Finding) -> Html:
 
 
 def _found(each: Finding) -> Html:
-    """The statistic with its interval, level, method and n; or why there is none."""
     if each.value is None:
         return joined(each.why)
     ends = (each.lo, each.hi)

@@ -1,11 +1,10 @@
-"""An SVG of matplotlib's as a part of an HTML page: half its bytes, and nothing that reaches the page.
+"""A matplotlib SVG as part of an HTML page: half the bytes, and no effect on the rest of the page.
 
     inline(Path("fig1.svg").read_bytes(), "fig1", "Accuracy by factor")
 
-Kept are shapes, texts and the names of points, which a browser shows under the mouse. Left out are metadata,
-the style sheet (its two rules are inherited from the root) and ids that nothing refers to; the others begin
-with the figure's name, so that figures do not borrow each other's shapes. What all parts of a group have in
-common is said once, by the group.
+Kept: shapes, texts and point names, which a browser shows under the mouse. Dropped: metadata, the style sheet
+(the root's style replaces its two rules) and unused ids. Other ids get the figure's name as prefix, so that
+figures do not use each other's shapes. Attributes common to a group move to the group.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from clipjax.analysis.figures.named_points import SVG, XLINK
 from clipjax.analysis.report.markup import Html
 from clipjax.results.escaping import xml
 
-DIGITS = 2  # of a coordinate, in points: finer than a screen shows
-POINT = 4 / 3  # pixels
+DIGITS = 2  # decimals of a coordinate in points: finer than a screen shows
+POINT = 4 / 3  # in pixels
 ROOT_STYLE = "stroke-linejoin: round; stroke-linecap: butt"
 SHARED = ("style", "clip-path")
 _NUMBER = re.compile(r"-?\d+\.\d+")
-_COMMAND = re.compile(r" ?([A-Za-z]) ")  # of a path; spaces around it say nothing
+_COMMAND = re.compile(r" ?([A-Za-z]) ")  # of a path; the spaces around it are redundant
 _OPACITY = re.compile(r"(^|;)opacity:")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
@@ -32,11 +31,11 @@ def inline(svg: bytes, name: str, title: str) -> Html:
     """The figure as an `svg` element of HTML.
 
     Args:
-        svg: as matplotlib writes it, with text as text.
-        name: what its ids begin with; no other figure of the page may have it.
-        title: what a screen reader says of it.
+        svg: as written by matplotlib, with text as text.
+        name: prefix of its ids, unique on the page.
+        title: for screen readers.
     """
-    root = ET.fromstring(xml(svg.decode()))  # matplotlib writes control characters as they are
+    root = ET.fromstring(xml(svg.decode()))  # matplotlib does not escape control characters
     _strip(root)
     used = {found for each in root.iter() for value in each.attrib.values() for found in _references(value)}
     for each in root.iter():
@@ -51,7 +50,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
 
 
 def _strip(node: ET.Element) -> None:
-    """Names without namespaces, as HTML has them; no metadata, style sheets or indentation."""
+    """Remove namespaces from names (HTML has none), metadata, style sheets and indentation."""
     for child in list(node):
         if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
             node.remove(child)
@@ -70,7 +69,7 @@ def _references(value: str) -> Iterator[str]:
 
 
 def _shorten(node: ET.Element, name: str, used: set[str]) -> None:
-    """Fewer digits; ids that are referred to with the figure's name before them, and no others."""
+    """Round numbers; prefix used ids with the figure's name and remove the others."""
     if node.get("id") is not None and node.attrib["id"] not in used:
         del node.attrib["id"]
     for key, value in node.attrib.items():
@@ -92,7 +91,7 @@ def _renamed(found: re.Match[str], name: str) -> str:
 
 
 def _gather(node: ET.Element) -> None:
-    """Attributes that all shapes of a group share become the group's; groups that say nothing dissolve."""
+    """Move attributes shared by all shapes of a group to the group; dissolve groups without any."""
     for child in node:
         _gather(child)
     if any(_is_idle(child) for child in node):
@@ -110,8 +109,9 @@ def _gather(node: ET.Element) -> None:
 
 
 def _may_move(key: str, shapes: Sequence[ET.Element]) -> bool:
-    """Whether a group may have what its shapes have. A shape that is moved is clipped in its own coordinates,
-    and a translucent group is not a group of translucent shapes."""
+    """Whether a group may take the attribute. Shapes with a transform are clipped in their own coordinates;
+    a translucent group is not a group of translucent shapes.
+    """
     if key == "clip-path":
         return not any(shape.get("transform") for shape in shapes)
     return not _OPACITY.search(shapes[0].attrib[key])

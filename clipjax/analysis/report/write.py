@@ -1,4 +1,4 @@
-"""The report: result rows -> one HTML page with tables, plots, figures, claims and how each number was made.
+"""The report: result rows -> one HTML page of tables, plots, figures, claims and how each number was made.
 
     write_report(ResultStore("results").rows(), Path("report.html"), "results")
 
@@ -32,10 +32,10 @@ class Choices:
     Attributes:
         figures: names or files of figures and tables; None for all that ship with clipjax.
         claims: a file of the form of configs/claims.toml; None for that file.
-        prompts, precision: which rows figures, tables and claims take of several, see `cells_of`. Without
-            prompts the study's, or what the file of claims says.
-        parts: also numbers of parts of data sets, see `report_data`.
-        highlight: models to draw as stars with their names.
+        prompts, precision: for figures, tables and claims, as in `cells_of`. Default prompts: the study's,
+            for claims those of the file.
+        parts: whether to include slices of data sets, see `report_data`.
+        highlight: models to draw as stars with names.
     """
 
     figures: Sequence[str] | None = None
@@ -48,7 +48,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it: the size of the page in MB (1e6 bytes), models and numbers on it."""
+    """Size of the page in MB (1e6 bytes); models and numbers on it."""
 
     megabytes: float
     models: int
@@ -56,11 +56,11 @@ class Written:
 
 
 def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = Choices()) -> Written:
-    """Write the page; it appears whole or not at all.
+    """Write the page, whole or not at all.
 
     Raises:
-        UsageError: there is no figure of a name.
-        DataError: a file of figures or claims is not of its form; the page cannot be written.
+        UsageError: no figure has one of the names.
+        DataError: a file of figures or claims does not have its form; the page cannot be written.
     """
     names = spec_names() if choices.figures is None else choices.figures
     specs = [replace(load_spec(each), highlight=choices.highlight) for each in names]

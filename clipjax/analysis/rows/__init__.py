@@ -1,1 +1,1 @@
-"""Which rows make one number of a model, which models a group, and the scales of numbers."""
+"""Which rows make one number of a model, which models form a group, and scales of numbers."""

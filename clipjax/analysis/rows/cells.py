@@ -1,10 +1,9 @@
-"""One number of a model: which result rows it is made of, and what is missing of it.
+"""Cells: one number of a model, the rows behind it, and the rows it lacks.
 
     cells_of(ResultStore("results").rows(), [column])   # -> {model: [its Cell]}
 
-A column (of a table, an axis of a figure, a side of a claim) names the rows that it averages. Of several
-rows of one number the same one is taken everywhere, by the rule of `cells_of`. A cell knows its rows; it has
-a value only if none is missing.
+A column (of a table, an axis of a figure, a side of a claim) names the rows that it averages; a cell has a
+value only if none is missing. If a number has several rows, every caller picks the same one (`cells_of`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from clipjax.results.references import Score, compare, lookup
 from clipjax.results.store import Row, run_order
 from clipjax.results.tables import model_name
 
-# Of a row's convention: where two rows of one number differ in it, neither stands for the other.
+# Parts of a row's convention. Two rows of one number that differ in one are different measurements.
 WAYS = {
     "label_space": "label spaces",
     "projection": "projections",
@@ -32,7 +31,7 @@ INDEPENDENT, SHARED = "root_sum_of_squares", "mean_of_half_widths"
 
 
 class Term(NamedTuple):
-    """One row that a column averages, by what names it."""
+    """What identifies a row that a column averages."""
 
     task: str
     dataset: str
@@ -49,9 +48,9 @@ class Column:
 
     Attributes:
         better: "higher", "lower" or "neither".
-        shared: what the rows have in common, so that their errors do not cancel; None where each rests on
-            images of its own.
-        scale: of an axis; a name of `clipjax.analysis.rows.scales`.
+        shared: what the rows have in common, so that their errors do not cancel; None where each has its own
+            images.
+        scale: of an axis, from `clipjax.analysis.rows.scales`.
     """
 
     key: str
@@ -67,10 +66,10 @@ class Cell:
     """A column's number of one model.
 
     Attributes:
-        rows: the result rows that it averages, in the column's order.
-        missing: the rows that are not there, or have no value, and then why. With any, `value` is None.
+        rows: the rows averaged, in the column's order.
+        missing: rows that are absent or have no value (then with the reason). If any, `value` is None.
         interval: lo, hi, level, method; None where a row has none.
-        reference: what is published of it, as in a result row.
+        reference: published numbers, as in a result row.
     """
 
     column: Column
@@ -82,19 +81,19 @@ class Cell:
 
     @property
     def part(self) -> str | None:
-        """Which images it is of, where a row is not of its whole data set: "373 of 1,280 images"."""
+        """The images used, if a row covers only part of its data set: "373 of 1,280 images"."""
         found = {words: None for row in self.rows if (words := in_words(row))}
         return None if not found else next(iter(found)) if len(found) == 1 else f"parts of {len(found)} sets"
 
     @property
     def n(self) -> int | None:
-        """Images of all rows together; None where a row does not say."""
+        """Images of all rows together; None where a row does not record them."""
         counts = [row["n"] for row in self.rows]
         return None if None in counts or not counts else sum(counts)
 
 
 class RowIndex:
-    """Result rows by what names them. Build it once where many columns are read from the same rows."""
+    """Result rows by what identifies them. Build it once to read many columns from the same rows."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}
@@ -105,16 +104,15 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """The rows of one number, by the model's name."""
+        """The rows of one number, by model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """The models that have a row of any of these, in the order of the rows."""
+        """The models with a row of any of these, in row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
     def __iter__(self) -> Iterator[Row]:
-        """All rows, number by number."""
         return (row for by_model in self._found.values() for rows in by_model.values() for row in rows)
 
 
@@ -122,7 +120,7 @@ def column_from(record: Mapping[str, Any], where: str) -> Column:
     """A column from its record in a TOML file.
 
     Args:
-        where: the file and the place in it, which an error begins with.
+        where: file and place, with which error messages begin.
 
     Raises:
         DataError: something is missing or unknown.
@@ -154,19 +152,19 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the order of the columns.
 
-    Several rows may have one number. Rows of whole data sets are taken before those of parts or samples,
-    measured rather than published ones, those with the given prompts and precision, and of what is left the
-    newest. So a part is a model's number only where nothing whole is there, and then `Cell.part` says so.
+    Where a number has several rows, the cell uses the whole data set before parts and samples; measured
+    before published; then `precision`, `prompts`, and the newest run. So a part of a data set is used only if
+    nothing whole exists; `Cell.part` shows it.
 
     Args:
-        models: names as `model_name` writes them, in the order wanted; default all. A model without a row of
+        models: names as written by `model_name`, in the order wanted; default all. A model without a row of
             any column has no entry.
-        prompts: the prompt set, where a number was measured with several.
-        precision: likewise.
+        prompts: the set to use where a number was measured with several.
+        precision: the one to prefer.
 
     Raises:
-        DataError: a number was measured with several prompt sets and `prompts` does not say which; or in
-            several other ways (`WAYS`), of which all but one must be left out.
+        DataError: a number was measured with several prompt sets and `prompts` picks none; or in several
+            other ways (`WAYS`): all but one must be left out.
     """
     index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
     terms = dict.fromkeys(term for column in columns for term in column.terms)
@@ -180,17 +178,17 @@ def cells_of(
 
 
 def _term(slice: str | None = None, **names: Any) -> Term:
-    """A slice of "" is none: so a template of several columns may name one for some of them."""
+    """A slice of "" is none: a template of several columns sets it for some of them only."""
     return Term(slice=None if slice == "" else slice, **names)
 
 
 def term_of(row: Mapping[str, Any]) -> Term:
-    """What names a row's number."""
+    """What identifies a row's number."""
     return Term(row["task"], row["dataset"], row["metric"], row["slice"])
 
 
 def prompts_of(row: Row) -> str | None:
-    """The prompt set of a row; None where none is known or none was used."""
+    """The prompt set of a row; None if unknown or not used."""
     return row["convention"].get("prompts")
 
 
@@ -219,9 +217,9 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
 
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
-    """What rows say of one part of their convention -> a run that says so. One that says nothing agrees.
+    """{each value of one part of the convention: a run that has it}. Rows without a value agree with any.
 
-    Annotations go by the digest in the recipe, beside their name where they have one.
+    Annotations compare by their digest in the recipe, shown after their name if they have one.
     """
     found: dict[str, str] = {}
     for row in rows:
@@ -252,12 +250,12 @@ def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
 
 
 def _comparable(rows: Sequence[Row]) -> bool:
-    """A number that is itself published is not compared with one."""
+    """A published number is not compared with published numbers."""
     return any(row["origin"] == "measured" for row in rows) or len(rows) > 1
 
 
 def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
-    """Scores of the column that the conventions of all its rows agree with; of one row, those of the row."""
+    """Scores that agree with the conventions of all rows: of the column or, for one row, of the row."""
     term, *others = column.terms
     if others:
         found = lookup(model, "curation", "", column.key)
@@ -267,10 +265,10 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The rows' intervals combined, each side for itself; a single row's own.
+    """The rows' intervals combined, each side separately; for a single row, its own.
 
-    Data sets of their own images err independently: the half-widths add up as squares (MOVER, Zou & Donner
-    2008). Rows that share images err together: the mean of the half-widths is what the interval is at most.
+    Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
+    2008). Rows that share images err together: the mean half-width is an upper bound.
     """
     limits = [row["interval"] for row in rows]
     if None in limits or len({limit["level"] for limit in limits}) > 1:

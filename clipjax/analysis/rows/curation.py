@@ -1,11 +1,11 @@
-"""The curation table: a line a model, a column an aspect of robustness, from result rows and nothing else.
+"""The curation table (Table IV of the paper, for any models): one line per model, one column per aspect of
+robustness.
 
     table = curation_table(ResultStore("results").rows())
     print(export_curation(table, "markdown"))
 
-It is Table IV of the paper for any set of models. configs/curation.toml says which rows each column averages;
-another file of that form makes a table of other data sets. A cell knows its rows and what is missing; it has
-a value only if nothing is. Where something is published of a cell, that stands beside.
+configs/curation.toml lists the rows that each column averages; another file of that form makes a table of
+other data sets. Published numbers stand beside the cells.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clipjax.results.store import Row
 from clipjax.results.tables import as_csv, as_latex, as_markdown, model_name
 from clipjax.storage.reading import read_toml
 
-NAMED = 3  # rows that an error names
+NAMED = 3  # at most this many rows in an error message
 FORMATS = ("table", "markdown", "latex", "csv", "json")
 CELL_FIELDS = ("model", "column", "value", "lo", "hi", "level", "method", "rows", "missing")
 CELL_FIELDS += ("part", "published", "source", "difference")
@@ -43,7 +43,7 @@ NOTE = (
 )
 
 Table = dict[str, list[Cell]]
-"""Model, as `model_name` writes it -> its cells, in the order of the columns. Never empty."""
+"""Model, as written by `model_name` -> its cells, in the order of the columns. Never empty."""
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def columns(file: Path | None = None) -> tuple[Column, ...]:
     """The columns of configs/curation.toml, or of another file of that form.
 
     Raises:
-        DataError: the file is not of that form; names it and the column.
+        DataError: the file does not have that form; the message names file and column.
     """
     path = config_dir() / "curation.toml" if file is None else file
     found = read_toml(path).get("columns")
@@ -67,21 +67,17 @@ def curation_table(
     precision: str = "parity",
     of: Sequence[Column] | None = None,
 ) -> Table:
-    """The table of some models.
-
-    Which of several rows of one number is taken: see `cells_of`.
+    """The table of some models. `cells_of` picks among several rows of one number.
 
     Args:
         rows: result rows, e.g. `ResultStore.rows()`.
-        models: their ids, in the order wanted; default all that have a row of some column.
-        prompts: the prompt set, where a number was measured with several.
-        precision: likewise.
+        models: ids, in the order wanted; default all with a row of some column.
+        prompts, precision: as in `cells_of`.
         of: the columns; default those of the paper's table.
 
     Raises:
-        UsageError: a model has no row at all.
-        DataError: no row belongs to any column; a number was measured with several prompt sets and `prompts`
-            does not say which; or in several other ways (`WAYS`), of which all but one must be left out.
+        UsageError: a model is unknown, or has no row that the columns average.
+        DataError: no row belongs to any column; or as `cells_of`.
     """
     of = columns() if of is None else of
     index = RowIndex(rows)
@@ -98,7 +94,6 @@ def curation_table(
 
 
 def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
-    """Why the table is empty: there are no rows, or none of those that its columns average."""
     terms = list(dict.fromkeys(term for column in of for term in column.terms))
     tasks = sorted({term.task for term in terms})
     if not index.models:
@@ -110,9 +105,9 @@ def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
 
 
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: a line a model and, where something is published, a line for each source.
+    """Titles and cells: one line per model and, below it, one per source of published numbers.
 
-    A cell that misses rows says how many it has, e.g. `(5 of 7)`, and no value. `NOTE` explains the star.
+    An incomplete cell shows how many rows it has, e.g. `(5 of 7)`. `NOTE` explains the star.
     """
     lines = []
     for model, cells in table.items():
@@ -136,9 +131,9 @@ def _is_plain(rows: Sequence[Row]) -> bool:
 
 
 def long(table: Table) -> list[dict[str, Any]]:
-    """Everything of every cell, one record a cell: the values of CELL_FIELDS.
+    """One record per cell with the values of CELL_FIELDS.
 
-    `rows` are records of the rows averaged: what names them, value, interval, where they are from.
+    `rows` are records of the rows averaged: identity, value, interval, origin.
     """
     return [_record(model, cell) for model, cells in table.items() for cell in cells]
 
@@ -163,7 +158,7 @@ def _record(model: str, cell: Cell) -> dict[str, Any]:
 
 
 def listing(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a table of all rows: which number went into which cell, and what is missing."""
+    """Titles and cells: one line per row of each cell, and one per missing row."""
     lines = []
     for model, cells in table.items():
         for cell in cells:
@@ -175,12 +170,11 @@ def listing(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def _named(row: Row) -> str:
-    """What names a row, and which images it is of where they are not all."""
     return f"{term_of(row)} ({words})" if (words := in_words(row)) else str(term_of(row))
 
 
 def export_curation(table: Table, form: str) -> str:
-    """The table as "markdown" or "latex" (wide), "csv" or "json" (everything of every cell).
+    """The table as "markdown" or "latex" (wide), "csv" or "json" (every detail of every cell).
 
     Raises:
         UsageError: another form.
@@ -197,7 +191,6 @@ def export_curation(table: Table, form: str) -> str:
 
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """One line a cell; lists are written with "; " between, rows by what names them and their value."""
     lines = []
     for record in records:
         rows = [f"{term_of(row)} = {row['value']}" for row in record["rows"]]

@@ -1,10 +1,10 @@
-"""Groups of models, by their facts: what figures colour, what trends are fitted to, what claims compare.
+"""Groups of models by their facts: for colours in figures, trends and claims.
 
     scheme = groups("paper")
-    group = group_of(row["model_facts"], scheme)      # None: the scheme has no place for the model
+    group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
 
-The schemes are configs/groups.toml. A model belongs to the first group whose conditions its facts meet; a
-fact that is not known meets none, so that no model is put anywhere by a guess.
+configs/groups.toml has the schemes. A model belongs to the first group whose conditions its facts meet. An
+unknown fact meets no condition: no model is placed by a guess.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 
-MARKERS = tuple("osD^v<>PX*pdhH8")  # those of matplotlib's that have a face to fill
+MARKERS = tuple("osD^v<>PX*pdhH8")  # the fillable markers of matplotlib
 FIELDS = ("key", "title", "colour", "marker", "filled", "where")
 
 
@@ -30,13 +30,13 @@ class Group:
     """Some models, and how a figure shows them.
 
     Attributes:
-        key: what commands and configs call it.
-        title: what a legend says.
+        key: its name in commands and configs.
+        title: its name in a legend.
         colour: #RRGGBB.
-        marker: as matplotlib names it.
+        marker: matplotlib's name.
         filled: whether its markers are filled.
-        where: fact -> the value that it must have, or a list of such values. A `*` in a string stands for
-            anything: "LAION-*".
+        where: fact -> the required value, or a list of allowed ones. `*` in a string matches anything:
+            "LAION-*".
     """
 
     key: str
@@ -47,22 +47,22 @@ class Group:
     where: Mapping[str, Any]
 
     def has(self, facts: Mapping[str, Any]) -> bool:
-        """Whether a model with these facts meets every condition."""
+        """Whether these facts meet every condition."""
         return matches(facts, self.where)
 
 
 def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
-    """Whether facts meet the conditions of a `where`; a fact that is not there meets none."""
+    """Whether facts meet all conditions of a `where`; an absent fact meets none."""
     return all(_meets(facts.get(name), wanted) for name, wanted in where.items())
 
 
 def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
-    """The first group that a model belongs to."""
+    """The first group whose conditions the facts meet."""
     return next((group for group in scheme if group.has(facts)), None)
 
 
 def schemes(file: Path | None = None) -> list[str]:
-    """The names of the schemes of configs/groups.toml, or of another file of that form."""
+    """The names of the schemes in configs/groups.toml, or in another file of that form."""
     return list(read_toml(_path(file)))
 
 
@@ -72,7 +72,8 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
 
     Raises:
         UsageError: there is no such scheme.
-        DataError: the file is not of the form of configs/groups.toml; names it, the scheme and the group.
+        DataError: the file does not have the form of configs/groups.toml; the message names file, scheme and
+            group.
     """
     path = _path(file)
     records = read_toml(path)

@@ -1,8 +1,8 @@
 """Models as points: two numbers of each, for scatter plots, trends and claims.
 
-    points(rows, x, y)    # one Point a model that has both
+    points(rows, x, y)    # one Point per model that has both
 
-A model that misses one of the two is no point; `Cell.missing` of `cells_of` says what it misses.
+A model that lacks one of the two is not a point; `Cell.missing` of `cells_of` says what it lacks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Point:
     """A model's two numbers; both cells have a value.
 
     Attributes:
-        model: as `model_name` writes it.
-        facts: `model_facts` of its rows; of `points_of_prompts` with "prompts" beside.
+        model: as written by `model_name`.
+        facts: `model_facts` of its rows; from `points_of_prompts` also "prompts".
     """
 
     model: str
@@ -42,9 +42,7 @@ def points(
     prompts: str | None = None,
     precision: str = "parity",
 ) -> list[Point]:
-    """The models that have both numbers, in the order of their names.
-
-    Which of several rows of one number is taken, and what is refused: see `cells_of`.
+    """The models that have both numbers, by name. `cells_of` picks among several rows of one number.
 
     Raises:
         DataError: as `cells_of`.
@@ -68,7 +66,7 @@ def points_of_prompts(
     """A point for each model and prompt set that both numbers were measured with, set by set.
 
     Args:
-        prompts: the sets, in order; default all that the rows have, by name.
+        prompts: the sets, in order; default all in the rows, by name.
     """
     of_set: dict[str | None, list[Row]] = {}
     for row in rows:
@@ -82,7 +80,7 @@ def points_of_prompts(
 
 
 def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, list[Point]], list[Point]]:
-    """{key of every group of the scheme: its points, maybe none}, and the points that no group has."""
+    """{key of every group: its points, possibly none}, and the points in no group."""
     found: dict[str, list[Point]] = {group.key: [] for group in scheme}
     rest = []
     for point in some:
@@ -92,7 +90,7 @@ def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, l
 
 
 def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, y and the images that each rests on (NaN where not known), float64 [N] each."""
+    """x, y, and the images that each rests on (NaN where unknown), float64 [N] each."""
     columns = (
         [point.x.value for point in some],
         [point.y.value for point in some],

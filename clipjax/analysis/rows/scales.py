@@ -1,13 +1,13 @@
-"""Scales of an axis: the coordinates in which a trend is a straight line.
+"""Scales of an axis: coordinates in which a trend is a straight line.
 
     probit    Phi^-1(a), the normal quantile (Taori et al. 2020)      fractions 0..1
     logit     ln(a / (1 - a))                                          fractions 0..1
     log       ln(a)                                                    positive values, e.g. NLL
     linear    a
 
-Probit and logit have no place for 0 and 1. A value that rests on n images is kept within 1/(2n) and
-1 - 1/(2n), half an image from either end; one whose n is not known within those limits for `UNKNOWN_N`
-images. That moves nothing else: a proportion of n images that is neither 0 nor 1 lies within them.
+Probit and logit are infinite at 0 and 1. So a value that rests on n images is clipped to 1/(2n) and 1 -
+1/(2n), half an image from either end (n = `UNKNOWN_N` where unknown). No other value moves: a proportion of n
+images other than 0 and 1 lies within.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
     Args:
         values: fractions for probit and logit, positive for log.
-        n: images that each rests on, NaN where not known; None where none is.
+        n: images per value, NaN where unknown; None where all are.
 
     Raises:
         UsageError: there is no such scale, or a value has no place on it.
@@ -57,7 +57,7 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
 
 def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
-    """The values that lie at these coordinates: `transform` the other way.
+    """Coordinates -> values in the metric's own units.
 
     Raises:
         UsageError: there is no such scale.
@@ -67,14 +67,14 @@ def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
 
 
 def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
-    """Fractions moved off 0 and 1, by the rule above."""
+    """Fractions moved off 0 and 1 by the rule above."""
     known = np.full(values.shape, np.nan) if n is None else np.asarray(n, np.float64)
     edge = 0.5 / np.where(known > 0, known, UNKNOWN_N)
     return np.clip(values, edge, 1 - edge)
 
 
 def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
-    """Limits of intervals; those beyond the ends of a scale (0 and 1; of log 0) are moved to its ends."""
+    """Limits of intervals, those beyond the ends of the scale (0 and 1; for log 0) moved to its ends."""
     found = np.asarray(limits, np.float64)
     if scale == "log":
         return np.maximum(found, np.finfo(np.float64).tiny)
@@ -82,14 +82,14 @@ def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
 
 
 def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the ends of intervals, and which of them are cut because the scale does not reach them.
+    """Coordinates of the ends of intervals, and which ends are cut because the scale does not reach them.
 
-    Ends nearer to 0 or 1 than half an image (probit, logit) stand at that limit; ends at or below 0 (log) at
+    Ends nearer to 0 or 1 than half an image (probit, logit) move to that limit; ends at or below 0 (log) to
     half the smallest positive end.
 
     Args:
         limits: float [2, N], lower and upper ends in the metric's own units.
-        n: images that each interval rests on, [N].
+        n: images per interval, [N].
 
     Returns: float64 [2, N], bool [2, N].
     """
@@ -110,7 +110,7 @@ def check_scale(scale: str) -> None:
 
 
 def checked(values: ArrayLike, scale: str) -> np.ndarray:
-    """The values as float64, if all of them have a place on the scale; raises as `transform` does."""
+    """The values as float64, all of which have a place on the scale; raises as `transform`."""
     check_scale(scale)
     found = np.asarray(values, np.float64)
     if not np.isfinite(found).all():

@@ -1,1 +1,1 @@
-"""Lines through models, how groups differ, correlations; all with intervals over models."""
+"""Lines through models, group differences, correlations; each with an interval over models."""

@@ -1,4 +1,4 @@
-"""How well one number of models predicts another: correlations with intervals."""
+"""Correlations over models, with intervals."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def correlation(
     seed: int = SEED,
     stream: int = 0,
 ) -> Estimate:
-    """A correlation over models, with a bootstrap over models; NaN where x or y is one number.
+    """A correlation over models, with a bootstrap over models; NaN where x or y is constant.
 
-    Spearman's and Kendall's depend on the order alone, and so on no scale; Pearson's is of the values given
-    (`scales.transform` for another scale). Ties share their mean rank in Spearman's; Kendall's is tau-b.
+    Spearman's and Kendall's depend on the order alone; Pearson's on the scale of the values. Ties share their
+    mean rank (Spearman); Kendall's is tau-b.
 
     Args:
-        x, y: a number a model, float [N].
-        kind: of `KINDS`.
+        x, y: one number per model, float [N].
+        kind: one of `KINDS`.
 
     Raises:
-        UsageError: an unknown kind, a level that is none.
-        DataError: a value is NaN, or there are fewer than two models.
+        UsageError: an unknown kind, or a level outside 0 to 1.
+        DataError: a value is NaN or infinite, or there are fewer than two models.
     """
     if kind not in KINDS:
         raise unknown_name("correlation", kind, list(KINDS))
     check_settings(level, resamples)
     across, up = checked(x, "linear"), checked(y, "linear")
     check_pairs(across, up)
-    n, order = len(across), np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    n, order = len(across), np.lexsort((up, across))  # sorted: the caller's order does not change the draws
     across, up = across[order], up[order]
     times = np.concatenate([np.ones((1, n)), multiplicities(n, resamples, seed, stream)])
     value, *draws = _kendall(across, up, times) if kind == "kendall" else _pearson(across, up, times, kind)
@@ -57,7 +57,7 @@ def correlation(
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:
-    """Pearson's correlation, of values or of their ranks, where each model counts so many times [R, N]."""
+    """Correlation of values, or of their ranks. times: how often each draw has each model, [R, N]."""
     total = times.sum(1, keepdims=True)
     sides = []
     for values in (x, y):
@@ -71,7 +71,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b: pairs in the same order less those in opposite order, over pairs that are not tied."""
+    """Concordant less discordant pairs, over the pairs that are not tied (tau-b)."""
     of_x, of_y = _order(x), _order(y)
 
     def pairs(which: np.ndarray) -> np.ndarray:
@@ -82,9 +82,9 @@ def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _order(values: np.ndarray) -> np.ndarray:
-    """[N, N]: 1 where the model of the row has the larger value, -1 where the smaller, 0 where they are tied.
+    """[N, N]: 1 where the row's model has the larger value, -1 where the smaller, 0 where tied.
 
-    The sum over columns is twice the rank, ties sharing their mean, but for a constant.
+    A row's sum is twice the model's mean rank, up to a constant.
     """
     return np.sign(values[:, None] - values[None, :])
 

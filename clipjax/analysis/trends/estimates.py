@@ -1,8 +1,8 @@
-"""Numbers with intervals at any level: what a claim is decided by. Pure numpy and scipy.
+"""Numbers with an interval at any level, by which claims are decided. Pure numpy and scipy.
 
-A `Bounded` number gives its interval at the level asked for, so that one computation serves several levels
-(Holm's correction asks for many). Sources: Welch 1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken
-2014, section 3.3 (Wilcoxon's interval); Zou and Donner 2008 (MOVER: differences of independent numbers).
+Holm's correction asks for many levels; a `Bounded` number is computed once for all of them. Sources: Welch
+1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's interval); Zou and
+Donner 2008 (MOVER).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import scipy.stats
 
 from clipjax.analysis.trends.resampling import METHOD, Estimate
 
-EXACT = 100  # pairs, up to which the distribution of Wilcoxon's statistic is counted out
+EXACT = 100  # up to this many pairs, Wilcoxon's distribution is computed exactly
 
 Limits = tuple[float, float]
 EVERYTHING = (-math.inf, math.inf)
@@ -24,8 +24,9 @@ EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Bounded:
-    """A number. `at(level)` is its interval (lo, hi), `EVERYTHING` where it cannot be told; `method` names
-    how the interval is made."""
+    """A number. `at(level)` is its interval (lo, hi), or `EVERYTHING` where none is known; `method` names
+    the kind of interval.
+    """
 
     value: float
     at: Callable[[float], Limits]
@@ -35,7 +36,7 @@ class Bounded:
 def bootstrapped(found: Estimate) -> Bounded:
     """A number with the interval of a bootstrap over models.
 
-    A level that the draws do not resolve (their outermost would bound it) has no interval.
+    A level with less than one draw beyond each end has the interval `EVERYTHING`.
     """
 
     def at(level: float) -> Limits:
@@ -46,7 +47,7 @@ def bootstrapped(found: Estimate) -> Bounded:
 
 
 def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
-    """Mean of `second` [M] less that of `first` [N], with Welch's t interval. M and N are 2 or more."""
+    """Mean of `second` [M] less mean of `first` [N], with Welch's t interval. M, N >= 2."""
     parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
     error = math.sqrt(sum(parts))
     bottom = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second)))
@@ -55,7 +56,7 @@ def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
 
 
 def mean_of(differences: np.ndarray) -> Bounded:
-    """Mean of paired differences [N], with Student's t interval. N is 2 or more."""
+    """Mean of paired differences [N], with Student's t interval. N >= 2."""
     n = len(differences)
     error = float(np.std(differences, ddof=1)) / math.sqrt(n)
     return _t(float(np.mean(differences)), error, n - 1, "paired_t")
@@ -70,10 +71,10 @@ def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
 
 
 def shift_of(differences: np.ndarray) -> Bounded:
-    """Hodges and Lehmann's shift of paired differences [N], with the interval of Wilcoxon's signed-rank test.
+    """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 means of two (or of one with itself). Its interval holds the
-    shifts that the test does not reject; with too few pairs for the level it is everything.
+    The shift is the median of the N (N + 1) / 2 pairwise means (each difference with itself included). The
+    interval holds the shifts that the test does not reject; `EVERYTHING` with too few pairs for the level.
     """
     n = len(differences)
     means = np.sort((differences[:, None] + differences[None, :])[np.triu_indices(n)] / 2)
@@ -86,7 +87,7 @@ def shift_of(differences: np.ndarray) -> Bounded:
 
 
 def _rank_quantile(n: int, alpha: float) -> int:
-    """The largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs; 0 if there is none."""
+    """The largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs; 0 if none."""
     if n > EXACT:
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.stats.norm.ppf(alpha / 2)))
@@ -95,7 +96,7 @@ def _rank_quantile(n: int, alpha: float) -> int:
 
 
 def _signed_rank_probabilities(n: int) -> np.ndarray:
-    """P(W = 0), P(W = 1), ...: each rank counts with a probability of one half."""
+    """P(W = 0), P(W = 1), ...: each rank counts with probability one half."""
     found = np.ones(1)
     for rank in range(1, n + 1):
         added = np.zeros(len(found) + rank)
@@ -106,7 +107,7 @@ def _signed_rank_probabilities(n: int) -> np.ndarray:
 
 
 def difference_of(first: Bounded, second: Bounded) -> Bounded:
-    """`second` less `first` of two independent numbers; each side's distances add up as squares (MOVER)."""
+    """`second` less `first`, both independent; the distances of each side add up as squares (MOVER)."""
     value = second.value - first.value
 
     def at(level: float) -> Limits:

@@ -28,15 +28,16 @@ ANGLE = (
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """How the trends of two groups differ: a less b.
+    """The trend of group a less the trend of group b.
 
     Attributes:
         a, b: the trends; None where a group has too few models or one x.
         slope: difference of the slopes.
         offset: difference of y at `at`, in the metric's own units.
-        at: a common x: the middle of what both groups have, in coordinates.
-        tan: of the angle between the lines, by the convention `ANGLE` (Fig. 8 of the paper: tan(Delta_S)).
-        reasons: why what is None cannot be told.
+        at: x of the offset, in the metric's own units. By default the middle, on x's scale, of the shared
+            range.
+        tan: tangent of the angle between the lines, by `ANGLE` (tan(Delta_S) in Fig. 8 of the paper).
+        reasons: why attributes are None.
     """
 
     a: Fit | None
@@ -52,14 +53,14 @@ class GroupDifference:
 def compare_groups(
     a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
 ) -> GroupDifference:
-    """The trends of two groups, each fitted and drawn by itself: models in both make intervals too wide.
+    """Fit the trends of two groups, each with its own draws. Models in both groups make intervals too wide.
 
-    What cannot be told is None and has a reason: anything of a group of fewer than `resampling.FEWEST` models
-    or with one x, and the offset where the groups have no x in common.
+    Results are None, with a reason, if a group has fewer than `resampling.FEWEST` models or one x; the offset
+    also if the groups share no x.
 
     Args:
-        at: the x of the offset, in the metric's own units.
-        settings: as `fit` has them; the scales are those of the points' columns.
+        at: x of the offset, in the metric's own units.
+        settings: those of `fit`. Default scales: those of the points' columns.
 
     Raises:
         UsageError, DataError: as `fit`.
@@ -77,7 +78,7 @@ def compare_groups(
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
-    """`compare_groups` of trends that are there already, each drawn by a `stream` of its own."""
+    """`compare_groups` of trends already fitted, each with its own `stream`."""
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:
@@ -96,7 +97,7 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
 
 
 def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Of the angle from the line with the `second` slope to that with the `first`; see `ANGLE`.
+    """Tangent of the angle from the line of slope `second` to that of slope `first`; see `ANGLE`.
 
     NaN from 90 degrees on, where the tangent changes its sign.
     """
@@ -106,7 +107,7 @@ def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def _common_x(one: Fit, two: Fit) -> float | None:
-    """The middle of the x that both have, in coordinates; None where they have none."""
+    """The middle, on x's scale, of the range that both share, in the metric's own units."""
     low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
     if low > high:
         return None
@@ -128,7 +129,7 @@ def _offset(one: Fit, two: Fit, at: float) -> Estimate:
 
 
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of two groups side by side: they are independent, so any order will do."""
+    """Groups are independent: any pairing of their draws will do."""
     both = min(len(first), len(second))
     return first[:both], second[:both]
 

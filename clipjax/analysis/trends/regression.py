@@ -1,10 +1,13 @@
-"""Straight lines through points, many sets of points at once: least squares, and Huber's robust regression.
+"""Straight lines through many sets of points at once: least squares, and Huber's robust regression.
 
-Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as statsmodels' RLM with
-HuberT and seaborn's robust=True have it: begin with least squares; the scale of the residuals is
-median(|r|) / 0.6745, about 0; a point whose residual is more than k = 1.345 scales has the weight k / (its
-residual in scales), every other one 1; weighted least squares; and again, until no fitted value moves.
-(RLM stops by a measure that depends on the unit of y; at rest, both agree.)
+Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as in statsmodels' RLM with
+HuberT and seaborn's robust=True. Start from least squares; repeat until no fitted value moves:
+
+    scale = median(|residual|) / 0.6745, about 0
+    weight = min(1, k scale / |residual|), k = 1.345
+    line = weighted least squares
+
+RLM's stopping rule depends on the unit of y; once converged, both agree.
 """
 
 from __future__ import annotations
@@ -17,26 +20,26 @@ import scipy.stats
 METHODS = ("huber", "ols")
 K = 1.345
 _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
-_ROUNDING = 1e-13  # of the size of y: residuals that are nothing else
-# Points that are worked on together: what a processor keeps near. Sets do not meet, so no bit moves.
+_ROUNDING = 1e-13  # relative to y: residuals below are rounding errors
+# Points computed at a time, to fit the processor's cache. Sets are independent, so results do not change.
 _BLOCK = 2**16
 
 
 class Stop(NamedTuple):
-    """When to stop: no fitted value moves by more than `tolerance` scales of the residuals; after `steps`."""
+    """Stop when no fitted value moves by more than `tolerance` residual scales, or after `steps` steps."""
 
     tolerance: float
     steps: int
 
 
-# Of a line that is reported, and of one of a thousand draws. Few points may take thousands of steps.
+# For a line that is reported, and for bootstrap draws. A set of few points may take thousands of steps.
 FINE, COARSE = Stop(1e-10, 20_000), Stop(1e-5, 500)
 
 
 class Lines(NamedTuple):
-    """Lines y = intercept + slope x, one a set: float64 [R] each; and the weights of the points [R, N].
+    """Lines y = intercept + slope x, one per set, float64 [R] each; weights of the points [R, N].
 
-    Both are NaN where all x of a set are one number.
+    Slope and intercept are NaN where all x of a set are equal.
     """
 
     slope: np.ndarray
@@ -45,11 +48,11 @@ class Lines(NamedTuple):
 
 
 def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
-    """The line through each set of points, x regarded as exact.
+    """The line through each set of points, x taken as exact.
 
     Args:
         x, y: float64 [R, N], finite.
-        method: of `METHODS`.
+        method: one of `METHODS`.
     """
     rows = max(1, _BLOCK // x.shape[1])
     parts = [

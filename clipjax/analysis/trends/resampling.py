@@ -1,7 +1,7 @@
-"""Bootstrap over models: how far a statistic of some models would move with other models like them.
+"""Bootstrap over models: how far a statistic would move with other models like these.
 
-Models are drawn with replacement, as many as there are (Efron 1979); an interval is the central part of what
-the statistic is in the draws (the percentile interval). Seeded: the same numbers give the same interval.
+Each draw takes N of N models with replacement (Efron 1979); an interval is the central part of the draws'
+values (percentile). Seeded: the same numbers give the same interval.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from clipjax.errors import UsageError
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 FEWEST = 5
-"""Models from which on there is an interval: of 4 there are only 35 different draws."""
+"""The fewest models with an interval: 4 models have only 35 different draws."""
 _ROUNDING = 1e-12
 METHOD = "bootstrap_of_models_percentile"
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A statistic of models, with what it was in the draws.
+    """A statistic over models, with its values in bootstrap draws.
 
     Attributes:
-        n: models that it rests on.
-        draws: its values in the draws in which it was defined [R]. Empty without a bootstrap.
-        undefined: draws in which it was not defined, e.g. a slope where all models drawn have one x.
+        n: the number of models.
+        draws: the statistic where it is defined, [R]. Empty without a bootstrap.
+        undefined: the number of draws where it is not, e.g. a slope where all models drawn have one x.
         level: of `interval`.
     """
 
@@ -39,10 +39,11 @@ class Estimate:
 
     @property
     def interval(self) -> dict[str, Any] | None:
-        """lo, hi, level, method, as result rows have it.
+        """The lo, hi, level and method of a result row's interval.
 
-        None for fewer than `FEWEST` models, without draws, where it was defined in no more than half of them,
-        or where all agree (as on models in perfect order): then resampling does not see how sure it is.
+        None for fewer than `FEWEST` models, without draws, or if at most half of the draws define the
+        statistic. Also None where all draws agree (as on models in perfect order): resampling then shows no
+        uncertainty.
         """
         found = self.at(self.level)
         if found is None:
@@ -50,7 +51,7 @@ class Estimate:
         return {"lo": found[0], "hi": found[1], "level": self.level, "method": METHOD}
 
     def at(self, level: float) -> tuple[float, float] | None:
-        """The limits of the interval of another level."""
+        """Limits at another level."""
         few = self.n < FEWEST or len(self.draws) <= self.undefined
         if few or np.ptp(self.draws) <= _ROUNDING * abs(self.value):
             return None
@@ -59,13 +60,13 @@ class Estimate:
 
 
 def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """An `Estimate` of draws among which NaN stands for "not defined"."""
+    """An `Estimate` from draws in which NaN means "not defined"."""
     defined = draws[np.isfinite(draws)]
     return Estimate(float(value), n, defined, len(draws) - len(defined), level)
 
 
 def check_settings(level: float, resamples: int) -> None:
-    """Raises UsageError unless intervals can be made so."""
+    """Raises UsageError unless 0 < level < 1 and resamples >= 0."""
     if not 0 < level < 1:
         raise UsageError(f"the level of intervals is {level:g}: it must lie between 0 and 1")
     if resamples < 0:
@@ -73,15 +74,15 @@ def check_settings(level: float, resamples: int) -> None:
 
 
 def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """Which models each draw holds: int [resamples, n], indices below n.
+    """The models in each draw: int [resamples, n], indices below n.
 
     Args:
-        stream: groups that are drawn independently have different ones.
+        stream: groups with different streams are drawn independently.
     """
     return np.random.default_rng([seed, stream]).integers(0, n, (resamples, n))
 
 
 def multiplicities(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """The draws of `draw` as how often each model is in them: float64 [resamples, n]."""
+    """How often each model is in each draw of `draw`: float64 [resamples, n]."""
     drawn = draw(n, resamples, seed, stream) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

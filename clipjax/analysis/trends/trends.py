@@ -1,10 +1,10 @@
-"""Trends after Taori et al. 2020: a line through models, and how far a model or a group lies off it.
+"""Trends after Taori et al. 2020: a line through models, and how far models or groups lie above it.
 
     baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
-    effective_robustness(clips, baseline)                 # of each model: y less what the trend expects of it
+    effective_robustness(clips, baseline)                 # per model: y less the y that the trend expects
 
-x and y are turned into coordinates of their scales (`clipjax.analysis.rows.scales`) and a straight line is
-fitted to these; whatever is said of accuracies is turned back. docs/trends.md has the formulas.
+The line is straight in the coordinates of the axes' scales (`clipjax.analysis.rows.scales`); results are in
+the metric's own units. docs/trends.md has the formulas.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Fit:
     """A line through models: coordinate of y = intercept + slope * coordinate of x.
 
     Attributes:
-        n: models that it was fitted to.
+        n: the number of models fitted.
         ends: their smallest and largest x, in the metric's own units.
-        weights: of the models, 1 for those that Huber's loss does not hold back. float64 [n].
+        weights: one per model, below 1 where Huber's loss downweights it. float64 [n].
         draws: (slope, intercept) in the bootstrap draws that have a line, [R, 2].
-        undefined: how many draws have none, because all models drawn have one x.
+        undefined: the number of draws without a line, because all models drawn have one x.
         level: of the intervals.
         seed: of the draws.
     """
@@ -73,7 +73,7 @@ class Fit:
 
     @property
     def slope_interval(self) -> dict[str, Any] | None:
-        """lo, hi, level, method; None for fewer models than `resampling.FEWEST`, or without draws."""
+        """See `Estimate.interval`."""
         return self.slope_estimate.interval
 
     @property
@@ -82,16 +82,16 @@ class Fit:
 
     @property
     def convention(self) -> dict[str, Any]:
-        """What the literature leaves open, as result rows say such things."""
+        """What the literature leaves open, as in a result row's convention."""
         return _convention(
             self.method, self.scale_x, self.scale_y, len(self.draws) + self.undefined, self.seed
         )
 
     def predict(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
-        """y that the trend expects at x, both in the metric's own units.
+        """The y that the trend expects at x, both in the metric's own units.
 
         Args:
-            n: images that x rests on; see `scales.transform`.
+            n: images per x; see `scales.transform`.
 
         Raises:
             UsageError, DataError: x has no place on its scale, or is NaN.
@@ -99,7 +99,7 @@ class Fit:
         return inverse(self.intercept + self.slope * transform(x, self.scale_x, n), self.scale_y)
 
     def predictions(self, x: ArrayLike, n: ArrayLike | None = None) -> np.ndarray:
-        """`predict` in every draw: [R, ...]."""
+        """`predict` for every draw: [R, ...]."""
         at = transform(x, self.scale_x, n)
         slope, intercept = (part.reshape(-1, *[1] * at.ndim) for part in self.draws.T)
         return inverse(intercept + slope * at, self.scale_y)
@@ -107,10 +107,10 @@ class Fit:
     def band(
         self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Limits of the trend at each x (pointwise), in the metric's own units; None without an interval.
+        """Pointwise limits of the trend at each x, in the metric's own units; None without an interval.
 
         Args:
-            n: as `predict` has it.
+            n: images per x; see `scales.transform`.
         """
         if self.slope_interval is None:
             return None
@@ -133,18 +133,18 @@ def fit(
     seed: int = SEED,
     stream: int = 0,
 ) -> Fit:
-    """The line through models, x regarded as exact.
+    """The line through models, x taken as exact.
 
     Args:
-        x, y: a number a model, in the metric's own units. float [N].
+        x, y: one number per model, in the metric's own units. float [N].
         method: "huber" or "ols".
-        scale: of x, and of y where `scale_y` does not say.
-        n_x, n_y: images that each number rests on; see `scales.transform`.
-        resamples: draws of the bootstrap over models; 0 for no intervals.
-        stream: groups that are to be drawn independently have different ones.
+        scale: of x, and of y without a `scale_y`.
+        n_x, n_y: images per number; see `scales.transform`.
+        resamples: bootstrap draws of models; 0 for no intervals.
+        stream: groups with different streams are drawn independently.
 
     Raises:
-        UsageError: an unknown method or scale, a value that has no place on its scale, a level that is none.
+        UsageError: an unknown method or scale, a value with no place on its scale, a level outside 0 to 1.
         DataError: a value is NaN, there are fewer than two models, or all have one x.
     """
     if method not in METHODS:
@@ -157,7 +157,7 @@ def fit(
         raise DataError(
             f"all {counted(len(across), 'model')} have the same x ({own[0]:g}): no trend goes through them"
         )
-    order = np.lexsort((up, across))  # the draws are of models, in whatever order they come
+    order = np.lexsort((up, across))  # sorted: the caller's order does not change the draws
     [slope], [intercept], [sorted_weights] = lines(across[None, order], up[None, order], method)
     weights = np.empty_like(sorted_weights)
     weights[order] = sorted_weights
@@ -171,7 +171,7 @@ def fit(
 
 
 def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
-    """Raises DataError unless x and y are as many numbers, at least so many, in one dimension."""
+    """Raises DataError unless x and y have one shape [N] with N >= `at_least`."""
     if x.ndim != 1 or x.shape != y.shape:
         raise DataError(f"x has the shape {x.shape} and y {y.shape}: give a number of each for every model")
     if len(x) < at_least:
@@ -179,7 +179,7 @@ def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
 
 
 def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
-    """`fit` of points, on the scales of their columns.
+    """`fit` through points. Default scales: those of their columns.
 
     Raises:
         UsageError, DataError: as `fit`.
@@ -191,12 +191,12 @@ def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How far a model lies above (below: negative) a trend.
+    """How far a model lies above a trend (negative: below).
 
     Attributes:
-        value: y less what the trend expects at the model's x, in the metric's own units.
-        interval: lo, hi, level, method. None where y has none, or the trend.
-        extrapolated: whether x lies beyond the models that the trend was fitted to.
+        value: y less the y that the trend expects, in the metric's own units.
+        interval: lo, hi, level, method. None where y or the trend has none.
+        extrapolated: whether x is outside the range of the models fitted.
     """
 
     model: str
@@ -207,11 +207,11 @@ class Robustness:
 
 
 def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustness]:
-    """Of each model, in order.
+    """The effective robustness of each model, in order.
 
-    Its interval combines those of y, of the trend, and of x (through the trend) where x has one; the name of
-    the method says which. Each side's distances add up as squares (MOVER, Zou & Donner 2008), as for numbers
-    that err independently. Those of the same images do not, and then the interval is wider than it need be.
+    The interval combines those of y, of the trend, and of x (through the trend) if x has one of y's level;
+    its method names them. The distances of each side add up as squares (MOVER, Zou & Donner 2008), as for
+    independent numbers. For numbers from the same images the interval is too wide.
 
     Raises:
         UsageError: an x has no place on the trend's scale.
@@ -221,7 +221,7 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
 
 
 def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, float]]:
-    """Limits of the trend at each point whose y has an interval, of that level; all at once."""
+    """{index of a point whose y has an interval: limits of the trend there, at that interval's level}."""
     found: dict[int, tuple[float, float]] = {}
     levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
     for level in {*levels} - {None}:
@@ -248,7 +248,7 @@ def _interval(
     of_y, of_x = point.y.interval, point.x.interval
     assert of_y is not None
     y = value + expected
-    # How far y may be below and above what was measured, and the expectation above and below what was fitted.
+    # y may lie below (above) the measured value, and the expectation above (below) the fitted one.
     down, up = [y - of_y["lo"], band[1] - expected], [of_y["hi"] - y, expected - band[0]]
     names = "mover_y_trend"
     if of_x is not None and of_x["level"] == of_y["level"]:
@@ -262,11 +262,10 @@ def _interval(
 
 
 def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
-    """The mean effective robustness of a group of two models or more.
+    """The mean effective robustness of a group of at least two models.
 
-    It varies from model to model of the group (Student's t) and with the models of the trend (bootstrap); the
-    distances add up as squares (MOVER), as for numbers that err independently: no model of the group should
-    be among those of the trend.
+    Two uncertainties add up as squares (MOVER): Student's t over the group, and the bootstrap over the
+    trend's models. They count as independent, so no model should be in both.
 
     Raises:
         UsageError, DataError: an x has no place on the trend's scale; there are fewer than two points.
@@ -280,14 +279,13 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
-    """Why no trend of so many models or more goes through the points; None where one does."""
+    """Why points have no trend (fewer than `fewest`, or one x); None if they have one."""
     if len(points) < fewest:
         return needed(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None
 
 
 def needed(n: int, fewest: int = FEWEST) -> str:
-    """What to say of so few models."""
     return f"{counted(n, 'model')}, {fewest} are needed"
 
 

@@ -1,1 +1,1 @@
-"""The figures of single tasks: accuracy, factors, cues, scores, fine-tuning."""
+"""Figures of single tasks: accuracy, factors, cues, scores, fine-tuning."""

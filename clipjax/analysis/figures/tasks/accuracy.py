@@ -1,4 +1,4 @@
-"""Figures from result rows (see `clipjax.results.store`) and from nothing else."""
+"""Accuracy of models as a figure, from result rows (see `clipjax.results.store`)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ Row = dict[str, Any]
 # metric -> (name in the legend, marker, whether it is filled)
 _ACCURACIES = {"top1": ("top-1", "o", True), "top5": ("top-5", "s", False)}
 
-# Width of a label such as "12.3%" with its margins, as a share of an axis from 0 to 1.
+# Width of a label such as "12.3%" with margins, as a share of an axis from 0 to 1.
 LABEL = 0.14
 
 
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy of models with its intervals: one line a model, one panel a data set, best model on top.
+    """Accuracy of models with intervals: one line per model, one panel per data set, best model on top.
 
-    Shows the rows of whole data sets with the metrics "top1" and "top5"; the per-class rows tell the number
-    of classes, and with it what guessing would give, which is drawn as a line.
+    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance.
 
     Args:
-        rows: result rows.
-        out: the files to write, less their endings.
+        out: path of the files without ending.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no row has an accuracy, or the files cannot be written.
@@ -51,7 +49,7 @@ def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
             panel.set_title(f"{dataset} (n = {max(row['n'] for row in here):,})", loc="left")
         panels[0].set_yticks(range(len(models)), models)
         panels[0].set_ylim(-0.6, len(models) - 0.4)
-        # Every panel has the same names, but those without classes no chance: each is taken once.
+        # Panels share their names (those without classes lack "chance"): the legend has each once.
         legend = {n: h for panel in panels for h, n in zip(*panel.get_legend_handles_labels())}
         figure.legend(legend.values(), legend.keys(), loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
@@ -87,7 +85,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], cla
 
 
 def _value_label(panel: Axes, value: float, height: int, chance: float | None) -> None:
-    """The value above its marker; beside the line of chance where it would lie on it."""
+    """The value above its marker, or beside the line of chance where they would overlap."""
     crossed = chance is not None and abs(value - chance) < LABEL / 2
     panel.annotate(
         f"{value:.1%}",
@@ -101,7 +99,7 @@ def _value_label(panel: Axes, value: float, height: int, chance: float | None) -
 
 
 def _by_accuracy(rows: Sequence[Row]) -> list[str]:
-    """The models, the one with the lowest best accuracy first."""
+    """Lowest best accuracy first."""
     best: dict[str, float] = {}
     for row in rows:
         if row["metric"] == "top1":
@@ -110,7 +108,6 @@ def _by_accuracy(rows: Sequence[Row]) -> list[str]:
 
 
 def _classes(rows: Sequence[Row], dataset: str) -> int:
-    """How many classes of the data set have a row of their own."""
     return len({row["slice"] for row in rows if _is(row, dataset=dataset, metric="class_accuracy")})
 
 

@@ -1,4 +1,4 @@
-"""Shape bias as a figure: category by category, and over all images."""
+"""Shape bias as a figure, by category and over all images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Row = dict[str, Any]
 
 
 def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Shape bias of each category with its interval, a marker a model; lines are the bias over all images.
+    """Shape bias per category with interval, one marker per model; lines: over all images.
 
     Args:
-        rows: result rows of the task shape_bias.
-        out: the files to write, less their endings.
+        rows: of the task shape_bias.
+        out: path of the files without ending.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no row is the shape bias of a category, or the files cannot be written.

@@ -1,4 +1,4 @@
-"""Visual factors as a figure: which factors make a model err more than it does on average."""
+"""Visual factors as a figure: which factors make a model err more than its average."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Row = dict[str, Any]
 
 
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
-    """Error ratios with their intervals: a line a factor, the hardest on top, a marker a model.
+    """Error ratios with intervals: one line per factor, hardest on top, one marker per model.
 
     Args:
-        rows: result rows of the task imagenet_x.
-        out: the files to write, less their endings.
+        rows: of the task imagenet_x.
+        out: path of the files without ending.
         variant: of the annotations, see `clipjax.tasks.imagenet_x`.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no row is an error ratio of that variant, or the files cannot be written.
@@ -59,7 +59,7 @@ def _ratios(rows: Sequence[Row], start: str) -> dict[tuple[str, str], Row]:
 
 
 def _by_difficulty(ratios: dict[tuple[str, str], Row]) -> list[str]:
-    """The factors, the one with the lowest mean ratio first."""
+    """Lowest mean ratio first."""
     of_factor: dict[str, list[float]] = {}
     for (_, factor), row in ratios.items():
         of_factor.setdefault(factor, []).append(row["value"])

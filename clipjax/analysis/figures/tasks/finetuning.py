@@ -1,4 +1,4 @@
-"""What fine-tuning changes, as figures: method against number, and the way from one model to the other."""
+"""Effects of fine-tuning as figures: numbers by method, and interpolation between two models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
     slice: str | None = None
 
     def find(self, rows: Sequence[Row], model: str) -> Row | None:
-        """The newest row of a model with a value."""
+        """The model's newest row with a value."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
         found = [r for r in rows if tuple(r[n] for n in names) == wanted and r["value"] is not None]
@@ -36,15 +36,14 @@ class Panel(NamedTuple):
 def methods_figure(
     rows: Sequence[Row], base: str, models: Sequence[str], panels: Sequence[Panel], out: str | Path
 ) -> list[Path]:
-    """Fine-tuned models of one base: a panel a number, a line a model, the base as a dashed line through all.
+    """Fine-tuned models of one base: one panel per number, one line per model, the base as a dashed line.
 
     Args:
-        rows: result rows.
         base: the model that all started from.
-        models: fine-tuned ones, from top to bottom; named by how they were tuned.
-        out: the files to write, less their endings.
+        models: fine-tuned ones, from top to bottom; labelled with their method.
+        out: path of the files without ending.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no model has any of the numbers, or the files cannot be written.
@@ -85,16 +84,16 @@ def methods_figure(
 def alpha_figure(
     rows: Iterable[Row], reference: str, out: str | Path, *, written: float | None = None
 ) -> list[Path]:
-    """WiSE-FT's curve: accuracy where the model was fine-tuned against accuracy on each shift, by alpha.
+    """WiSE-FT's curve: accuracy on the fine-tuning data against accuracy on each shift, by alpha.
 
     Args:
-        rows: result rows of interpolated models (their facts' lineage names alpha), task zeroshot.
+        rows: of interpolated models (with alpha in their lineage), task zeroshot.
         reference: the data set of the horizontal axis.
-        out: the files to write, less their endings.
-        written: the alpha of the model that is kept; a ring around its points.
+        out: path of the files without ending.
+        written: alpha of the model kept; its points get a ring.
 
     Raises:
-        DataError: fewer than two alphas have an accuracy on `reference`, no other data set is there, or the
+        DataError: fewer than two alphas have an accuracy on `reference`, there is no other data set, or the
             files cannot be written.
     """
     found = {
@@ -122,7 +121,7 @@ def alpha_figure(
             ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
             area.plot(x, y, "o", label=f"alpha {written:g}, written", **ring)
         for axis in (area.xaxis, area.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0))  # as many decimals as tell the ticks apart
+            axis.set_major_formatter(PercentFormatter(1.0))  # enough decimals to tell the ticks apart
         area.margins(0.08)
         area.set_xlabel(f"accuracy on {reference}")
         area.set_ylabel("accuracy on the shift, 95 % intervals")
@@ -132,7 +131,6 @@ def alpha_figure(
 
 
 def _curve(area: Axes, points: Mapping[Any, tuple[Row, Row]], colour: str, label: str) -> None:
-    """A line through the points of each alpha, with their intervals on the shift."""
     if not points:
         return
     across, up = (list(rows) for rows in zip(*points.values()))
@@ -150,7 +148,7 @@ def _alpha(row: Row) -> float | None:
 
 
 def _name(rows: Sequence[Row], model: str, base: str) -> str:
-    """How a model was tuned, as its rows say; the base is the zero-shot model."""
+    """How a model was tuned; "before" for the base."""
     if model == base:
         return "before"
     facts = next((row["model_facts"] for row in rows if row["model"] == model), {})

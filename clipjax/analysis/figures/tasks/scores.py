@@ -27,13 +27,13 @@ NAMES = {
 
 
 def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy against confidence, bin by bin, before and after temperature scaling; below, the bins' sizes.
+    """Accuracy against confidence per bin, before and after temperature scaling; below, the bins' sizes.
 
     Args:
-        rows: result rows of one run of the task `calibration`.
-        out: the files to write, less their endings.
+        rows: of one run of the task `calibration`.
+        out: path of the files without ending.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: the rows have no reliability diagram, or the files cannot be written.
@@ -62,7 +62,7 @@ def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
 
 
 def _bins(rows: Sequence[Row], state: str) -> list[tuple[int, Row, int]]:
-    """(number of the bin, its accuracy, how many bins there are), for bins that hold images."""
+    """(number of the bin, its row, number of bins), for bins with images."""
     start, found = f"reliability/{state}/bin:", []
     for row in rows:
         if (row["slice"] or "").startswith(start) and row["metric"] == "accuracy":
@@ -98,11 +98,11 @@ def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) 
     """Histograms of every score, in- against out-of-distribution, with AUROC and the 95 % threshold.
 
     Args:
-        rows: result rows of one run of the task `ood`.
-        images: its per-image table, column name -> values.
-        out: the files to write, less their endings.
+        rows: of one run of the task `ood`.
+        images: its per-image table, column -> values.
+        out: path of the files without ending.
 
-    Returns: the files written: .png and .pdf.
+    Returns: the .png and .pdf written.
 
     Raises:
         DataError: the table has no OOD scores, or the files cannot be written.
@@ -131,7 +131,6 @@ def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) 
 
 
 def _area(row: Row | None) -> str:
-    """A row's AUROC with its interval, where it has them."""
     if row is None or row["value"] is None:
         return "no AUROC"
     limits = row["interval"]
