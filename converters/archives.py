@@ -1,7 +1,7 @@
 """Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
 
-Nothing in a file is ever run: pickles go through `converters.pickles`. No size that a file states is believed
-before it was held against the file's own.
+Nothing in a file is ever run: `converters.pickles` reads pickles. Every size in a file is checked against the
+file's own before use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from converters.tensors import Source, Tensor, is_shape
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
 _LEGACY_PROTOCOL = 1001
-_MOST_DIRECTORY = 16 * 2**20  # bytes of a zip archive's directory: some 150,000 entries
+_MOST_DIRECTORY = 16 * 2**20  # bytes of a zip archive's directory, some 150,000 entries
 _MOST_PICKLE = 64 * 2**20  # bytes of data.pkl, see `converters.pickles`
 _MOST_NPY_HEADER = 12 + 10_000  # numpy.lib.format reads no more than 10,000 characters
 
@@ -56,7 +56,7 @@ def open_zip(path: Path) -> Source:
 
 
 class _Archive:
-    """A zip archive whose entries are stored, not compressed: places in the file."""
+    """A zip archive of uncompressed entries, each a place in the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,7 +72,7 @@ class _Archive:
                 raise ValueError(f"the entry {name!r} points out of the archive")
 
     def place(self, name: str) -> tuple[int, int]:
-        """(offset, size) of an entry's data. Data of several entries may not be compressed: no bombs."""
+        """(offset, size) of an entry's data. Compressed entries are refused: no zip bombs."""
         if name not in self.entries:
             raise DataError(f"{self.path}: entry {cut(name)} is missing; get the file again")
         info = self.entries[name]
@@ -132,7 +132,7 @@ class _Archive:
 
 
 class _DirectoryFile(io.FileIO):
-    """A zip archive's file: zipfile reads the whole directory at once, as long as the archive states."""
+    """Limits a read, because zipfile reads a directory of whatever length the archive states."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MOST_DIRECTORY:
@@ -147,7 +147,7 @@ def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
-    with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote, and of strange literals
+    with warnings.catch_warnings(action="ignore"):  # about Python 2's headers and odd literals
         shape, fortran, dtype = read_header(file)
     return shape, fortran, dtype, file.tell()
 
@@ -175,7 +175,7 @@ def open_legacy(path: Path) -> Source:
 
 
 def _legacy_place(file: BinaryIO, key: str, storage: StorageRef | None, path: Path) -> int:
-    """Where the data of the next storage starts; leaves `file` after it."""
+    """Start of the next storage's data; leaves `file` after it."""
     if storage is None:
         raise DataError(f"{path}: damaged file (storage {cut(repr(key))} belongs to no tensor)")
     count = file.read(8)

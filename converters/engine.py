@@ -1,12 +1,12 @@
-"""From foreign tensors to params and back, by table, accounting for every tensor in both directions.
+"""Foreign tensors to params and back, by table, with every tensor accounted for in both directions.
 
     source = open_source(path)
     plan = plan_conversion(source, network.abstract_params(), detect_table(source))
     for path, array in plan.leaves(np.float32): ...
 
-Planning looks at names and shapes only: every leaf filled once, every source tensor used exactly once or
-dropped for a reason, all shapes equal; everything that is wrong is listed by name. Then arrays are read leaf
-by leaf, so that a caller can place each on a device, or write it to a file, and let it go.
+Planning reads names and shapes only. Every leaf must be filled once, every source tensor used exactly once or
+dropped for a reason, and all shapes equal; every violation is listed by name. Arrays are then read leaf by
+leaf, so that a caller can place or write each one and release it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from clipjax.errors import DataError
 from converters.ops import OPS, Op
 from converters.table import Table, load_table, table_names
 
-_BLOCK = 64  # rows transposed at a time: they stay in the processor's cache, about seven times as fast
+_BLOCK = 64  # rows transposed at a time: they stay in the CPU cache, which is about seven times as fast
 _SHOWN = 4  # problems in the message of a ConversionError
 
 
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` has one entry for each tensor or leaf; the message says first, as `hint`, what would
-    fit, and shows a few of them.
+    `problems` has one entry per tensor or leaf; the message shows `hint` (what would fit) and a few of them.
     """
 
     def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
@@ -47,7 +46,7 @@ class ConversionError(DataError):
 
 
 class LazyTensor(Protocol):
-    """What the engine needs of a source's tensor; see `converters.tensors.Tensor`."""
+    """What the engine needs of a source tensor; see `converters.tensors.Tensor`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -58,15 +57,15 @@ class LazyTensor(Protocol):
 
 
 def detect_table(keys: Mapping[str, Any]) -> Table:
-    """The layout that knows most of these keys.
+    """The layout that covers most of these keys.
 
     Raises:
-        DataError: no layout knows half of them, or two know equally many.
+        DataError: no layout covers half of them, or two cover equally many.
     """
     scores = {name: sum(map(load_table(name).knows, keys)) for name in table_names()}
     best = max(scores.values())
     names = [name for name, score in scores.items() if score == best]
-    # CoCa's layout is a CLIP's and more: of two that know the same keys, the one that the other contains.
+    # CoCa's layout contains CLIP's: if both cover the same keys, take the smaller.
     rows = {
         name: frozenset((row.target, row.source, row.op) for row in load_table(name).rows) for name in names
     }
@@ -86,7 +85,7 @@ def detect_table(keys: Mapping[str, Any]) -> Table:
 
 @dataclass(frozen=True)
 class Piece:
-    """What fills one layer of a leaf (all of it, when `layer` is None)."""
+    """What fills one layer of a leaf, or all of it if `layer` is None."""
 
     layer: int | None
     key: str
@@ -99,9 +98,9 @@ class Plan:
 
     Attributes:
         table: the layout's name.
-        shapes: the shape of each leaf.
-        pieces: what fills each leaf.
-        carried: tensors of the source that no leaf holds but that its file needs.
+        shapes, pieces: of each leaf: its shape, and what fills it.
+        source: all tensors by key.
+        carried: source tensors that no leaf holds but that its file needs.
     """
 
     table: str
@@ -112,16 +111,15 @@ class Plan:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """The name of each leaf's dtype in the source."""
         return {path: self.dtype(path).name for path in self.pieces}
 
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, array) for every leaf, the largest first, so that the last copies are small ones.
+        """(path, array) for every leaf, the largest first, so that the last copies are small.
 
         Args:
-            dtype: what to cast to; None keeps the source's.
+            dtype: default the source's.
 
-        Arrays are fresh and aligned so that `jax.device_put` takes them over without a copy on a CPU: do not
+        Arrays are fresh and aligned, so that `jax.device_put` takes them over without a copy on a CPU: do not
         write to them afterwards.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
@@ -133,11 +131,10 @@ class Plan:
                 yield path, leaf
 
     def lazy(self) -> dict[str, LazyLeaf]:
-        """Every leaf by path, in the source's dtype, to be read one by one."""
+        """Every leaf by path, in the source's dtype, read one by one."""
         return {path: LazyLeaf(self, path) for path in self.shapes}
 
     def dtype(self, path: str) -> np.dtype:
-        """What the source holds a leaf in."""
         return self.source[self.pieces[path][0].key].dtype
 
     def read(self, path: str) -> np.ndarray:
@@ -165,8 +162,6 @@ class Plan:
 
 @dataclass(frozen=True)
 class LazyLeaf:
-    """A leaf of a plan that has not been read."""
-
     plan: Plan
     path: str
 
@@ -190,14 +185,12 @@ def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any],
     """Account for every leaf and every source tensor.
 
     Args:
-        source: tensors by key; only `.shape` and `.dtype` are looked at.
+        source: tensors by key; only `.shape` and `.dtype` are read.
         target: the abstract params, nested dict of leaves with `.shape`.
-        table: the source's layout.
 
     Raises:
-        ConversionError: with every leaf unfilled or filled twice, every source tensor missing, unknown, or
-        used
-            not exactly once, and every shape that differs.
+        ConversionError: lists every leaf unfilled or filled twice, every source tensor missing, unknown or
+            not used exactly once, and every shape that differs.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
     pieces, problems = _assign(shapes, table)
@@ -210,7 +203,7 @@ def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any],
 
 
 def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[str, list[Piece]], list[str]]:
-    """The pieces of each leaf, by the one row whose path matches."""
+    """The pieces of each leaf, from the one row whose path matches."""
     pieces: dict[str, list[Piece]] = {}
     problems = []
     for path, shape in shapes.items():
@@ -230,7 +223,7 @@ def _assign(shapes: Mapping[str, tuple[int, ...]], table: Table) -> tuple[dict[s
 def _compare(
     source: Mapping, shapes: Mapping[str, tuple[int, ...]], pieces: Mapping[str, list[Piece]]
 ) -> list[str]:
-    """Source tensors that are missing, or of another shape or kind than their leaf needs."""
+    """Source tensors that are missing, or whose shape or kind the leaf cannot take."""
     problems = []
     for path, parts in pieces.items():
         for piece in parts:
@@ -243,7 +236,7 @@ def _compare(
                 problems.append(f"{piece.key} has shape {tuple(tensor.shape)}, {path} needs {wanted}")
             elif not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
                 problems.append(f"{piece.key} holds {tensor.dtype}, not floating-point numbers")
-            elif tensor.dtype == np.float64:  # params are float32: it could not be written back as it was
+            elif tensor.dtype == np.float64:  # float32 params could not be written back as float64
                 problems.append(f"{piece.key} holds float64, of which float32 is used: save it as float32")
         kinds = {source[piece.key].dtype.name for piece in parts if piece.key in source}
         if len(kinds) > 1:
@@ -276,7 +269,7 @@ def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table:
 def convert(
     source: Mapping[str, LazyTensor], target: Mapping[str, Any], table: Table
 ) -> dict[str, np.ndarray]:
-    """All leaves of `target` by path, in the source's dtype; see `plan_conversion` for what is refused."""
+    """All leaves of `target` by path, in the source's dtype; raises as `plan_conversion`."""
     return dict(plan_conversion(source, target, table).leaves())
 
 
@@ -286,14 +279,13 @@ def export(
     """The reference's state dict, bit for bit what `convert` read.
 
     Args:
-        leaves: arrays or lazy tensors by path, e.g. of `converters.tensors`.
-        carried: what the checkpoint carried beside the leaves, by the reference's key.
+        leaves: arrays or lazy tensors by path.
+        carried: tensors that the checkpoint carried beside the leaves, by the reference's key.
 
-    Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element is written as a
-    scalar.
+    Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element becomes a scalar.
 
     Raises:
-        ConversionError: a leaf that the table does not know, or a tensor that is not filled exactly once.
+        ConversionError: a leaf that the table lacks, or a tensor not filled exactly once.
     """
     pieces, problems = _assign({path: tuple(leaf.shape) for path, leaf in leaves.items()}, table)
     blocks: dict[str, dict[tuple[int, int], np.ndarray]] = defaultdict(dict)
@@ -324,10 +316,10 @@ def export(
 
 
 def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
-    """The reference's own layout for params that came in the layout `origin`, or, without it, that fits.
+    """The reference's layout for params that came in layout `origin`; without it, the one that fits.
 
     Raises:
-        ConversionError: no layout has a place for all leaves; the problems are those of the nearest.
+        ConversionError: no layout has a place for all leaves; lists the problems of the nearest.
     """
     if origin is not None:
         return load_table(load_table(origin).exported)
@@ -368,9 +360,9 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of zeros in pages of its own, aligned as XLA asks of a host buffer that it takes over.
+    """An array of zeros in its own pages, aligned as XLA requires of a host buffer that it takes over.
 
-    NumPy's own large arrays ask for huge pages, which on a fragmented machine are slower to get than to fill.
+    NumPy requests huge pages for large arrays; on a fragmented machine those are slower to get than to fill.
     """
     size = math.prod(shape) * dtype.itemsize
     pages = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

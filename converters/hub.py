@@ -3,8 +3,8 @@
     found = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     found.path, found.revision
 
-Downloads and their cache are huggingface_hub's; with HF_HUB_OFFLINE=1 only its cache is looked at. All files
-of a model are of one commit of its repository: the one that its weights were found in.
+huggingface_hub downloads and caches; with HF_HUB_OFFLINE=1 only its cache is searched. All files of a model
+come from one commit: the one that has its weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import exists, is_dir, is_file, read_text
 from converters.sources import WEIGHT_NAMES, index_parts
 
-# Configuration that stands beside weights; `converters.foreign` reads them.
+# Configuration beside weights, read by `converters.foreign`.
 CONFIG_NAMES = ("open_clip_config.json", "config.json", "preprocessor_config.json")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -30,9 +30,9 @@ class Resolved:
     """A checkpoint on this machine.
 
     Attributes:
-        path: the weights' file, or a folder that holds them.
-        folder: where configuration beside the weights lies.
-        repo, file, revision: hub repository, file in it and its commit; None outside the hub's cache.
+        path: the weights' file or folder.
+        folder: of the configuration beside the weights.
+        repo, file, revision: hub repository, file in it and commit; None outside the hub's cache.
     """
 
     path: Path
@@ -47,7 +47,7 @@ _cached: ContextVar[bool] = ContextVar("cached", default=False)
 
 @contextmanager
 def only_cached() -> Iterator[None]:
-    """Within it nothing is downloaded: what is not in the hub's cache is not there."""
+    """Inside it nothing is downloaded: only the hub's cache counts."""
     token = _cached.set(True)
     try:
         yield
@@ -58,16 +58,14 @@ def only_cached() -> Iterator[None]:
 def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
     """The files of a checkpoint: a path that exists, else a hub id `org/name`.
 
-    A path in the hub's cache is a file or folder of its repository.
+    A path in the hub's cache belongs to its repository.
 
     Args:
-        src: a file, a folder, or a hub repository.
-        filename: the weights' file in the repository or folder; by default the first of `WEIGHT_NAMES`.
-        revision: commit of the repository; by default that of its main branch, and from the cache alone that
-            of the snapshot with most of the files.
+        filename: the weights' file in the repository or folder; default the first of `WEIGHT_NAMES`.
+        revision: default main's commit; with the cache alone, the snapshot with most of the files.
 
     Raises:
-        DataError: there is neither, or the hub (offline: its cache) does not have it; says what to do.
+        DataError: there is neither, or the hub (offline: its cache) lacks it; says what to do.
     """
     path = Path(src)
     if exists(path):
@@ -89,10 +87,10 @@ def found_files(
     download: bool,
     revisions: Mapping[str, str | None] | None = None,
 ) -> Iterator[tuple[Path, ...]]:
-    """Sets of files that hub repositories have in the cache, then, with `download`, on the hub.
+    """Sets of files that hub repositories have, first in the cache, then, with `download`, on the hub.
 
-    Whatever cannot be had is passed over; a hub that cannot be reached is asked once. The files of a set are
-    of one commit: that in `revisions`, or the one of the first file.
+    Missing files are skipped; an unreachable hub is asked once. The files of a set come from one commit: that
+    in `revisions`, or the first file's.
     """
     from huggingface_hub import errors
 
@@ -110,7 +108,7 @@ def found_files(
 
 
 def _of_one_commit(repo: str, names: Sequence[str], revision: str | None, cached: bool) -> tuple[Path, ...]:
-    """Files of a repository; raises what huggingface_hub does where it lacks one."""
+    """Raises huggingface_hub's errors for a missing file."""
     import huggingface_hub
 
     found: list[Path] = []
@@ -143,7 +141,7 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
 
 
 def _file(repo: str, name: str, revision: str | None) -> Path | None:
-    """The file in the hub's cache, downloaded if need be; None where the repository does not have it."""
+    """The file in the hub's cache, downloaded if needed; None if the repository lacks it."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -174,10 +172,8 @@ def _only_cache() -> bool:
 
 
 def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
-    """The commit in the hub's cache that has the weights with all parts, and most configuration beside them.
-
-    With several, the one that the main branch was at; None where none has weights.
-    """
+    """The cached commit with whole weights and most configuration; of equals, main's. None without
+    weights."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -202,7 +198,7 @@ def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
 def _place_in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
     """(repository, file in it, commit) of a path in the hub's cache; all None for any other path.
 
-    The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; the folder of a commit has no file.
+    The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; for a commit's folder the file is None.
     """
     parts = path.absolute().parts
     for i in range(len(parts) - 2):

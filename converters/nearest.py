@@ -1,7 +1,7 @@
-"""Which architecture of configs/archs a checkpoint is, where the one it was taken for does not fit.
+"""Which architecture of configs/archs a checkpoint is, after the assumed one did not fit.
 
-The parity record (configs/parity.json) has the number of parameters of every registered architecture: only
-the few of (nearly) the checkpoint's own number are built and compared, tensor by tensor.
+The parity record (configs/parity.json) has every registered architecture's number of parameters. So only
+those of (nearly) the checkpoint's number are built and compared, tensor by tensor.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from clipjax.models.parity_record import read_record
 from converters.engine import ConversionError, LazyTensor, Plan, detect_table, plan_conversion
 from converters.table import Table
 
-_COMPARED = 4  # architectures of another number of parameters that are looked at
+_COMPARED = 4  # architectures of another number of parameters to compare
 
 
 def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
-    """`plan_conversion` of a checkpoint in the layout that it has.
+    """`plan_conversion` of a checkpoint in its own layout.
 
     Raises:
-        ConversionError: it does not fit; the message names the architecture that it fits, or nearly fits.
-        DataError: no layout knows its tensors.
+        ConversionError: it does not fit; names the architecture that fits, or nearly.
+        DataError: no layout covers its tensors.
     """
     table = detect_table(source)
     try:
@@ -34,7 +34,7 @@ def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
 
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
-    """Registered architectures that a checkpoint fits by names and shapes; they may differ in activations."""
+    """Registered architectures that fit by names and shapes; their activations may differ."""
     table = detect_table(source)
     params = _registered()
     same = [name for name in params if params[name] == _count(source, table)]
@@ -42,7 +42,7 @@ def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
 
 
 def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:
-    """What the tensors are, or which architecture of the same kind has half the problems or fewer."""
+    """Which architecture the tensors are, or one of the same kind with at most half the problems."""
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
     dual = "logit_scale" in source
@@ -65,7 +65,6 @@ def _problems(source: Mapping[str, LazyTensor], table: Table, name: str) -> list
 
 
 def _registered() -> dict[str, int]:
-    """The number of parameters of every architecture in the parity record."""
     return {name: entry["params"] for name, entry in read_record()["archs"].items()}
 
 

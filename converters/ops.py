@@ -1,8 +1,8 @@
 """The permitted moves of a tensor between a foreign checkpoint and a leaf of our params.
 
-An op is a block of rows of the source (torch keeps the q, k and v projections of attention in one array, one
-under the other) followed by a permutation of axes. Both are exactly invertible, so what was read can be
-written back bit by bit. A table names ops by the keys of `OPS`.
+An op takes a block of the source's rows (torch stacks attention's q, k and v projections in one array), then
+permutes axes. Both steps are exactly invertible, so params are written back bit for bit. Tables name ops by
+the keys of `OPS`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Op:
     """leaf = transpose(source rows [part * n, (part + 1) * n), axes), n = rows / parts.
 
     Attributes:
-        axes: the source's axis for each axis of the leaf; None leaves them as they are.
+        axes: the source's axis for each axis of the leaf; None: no permutation.
         part, parts: which of `parts` equal blocks of rows.
-        flat: the source may also be a vector of one element where the leaf is a scalar.
-        lead: how many leading axes of length 1 the source has that the leaf lacks.
+        flat: a vector of one element may fill a scalar leaf.
+        lead: number of leading axes of length 1 that the leaf lacks.
     """
 
     axes: tuple[int, ...] | None = None
@@ -34,7 +34,7 @@ class Op:
         return self.axes is None and not self.flat and not self.lead
 
     def source_shape(self, leaf: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape that the source must have; None when this op cannot make a leaf of that shape."""
+        """The shape that the source must have; None if this op cannot make such a leaf."""
         if self.axes is not None:
             if len(leaf) != len(self.axes):
                 return None
@@ -73,7 +73,7 @@ OPS = {
     "q_linear": Op(axes=_MATRIX, part=0, parts=3),
     "k_linear": Op(axes=_MATRIX, part=1, parts=3),
     "v_linear": Op(axes=_MATRIX, part=2, parts=3),
-    # Where attention has its queries elsewhere.
+    # For attention that keeps its queries in another array.
     "k_of_kv": Op(part=0, parts=2),
     "v_of_kv": Op(part=1, parts=2),
     "k_of_kv_linear": Op(axes=_MATRIX, part=0, parts=2),

@@ -1,7 +1,7 @@
 """What a torch pickle may hold: the values that it builds, and the only names that it may call.
 
-None of the names is imported: each stands for a function here. Limits keep a short pickle from describing a
-value that takes for ever to build, hash or print.
+No name is imported: each stands for a function here. Limits stop a short pickle from describing a value that
+takes forever to build, hash or print.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class StorageRef:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor that the pickle describes: a strided window (in elements) of a storage."""
+    """A strided window (in elements) of a storage."""
 
     storage: StorageRef
     offset: int
@@ -75,7 +75,7 @@ class Inert:
 
 
 def cut(value: object, most: int = 200) -> str:
-    """A text out of a file that may be hostile, short and without control characters."""
+    """A text from a file that may be hostile, short and without control characters."""
     text = str(value)
     text = text if len(text) <= most else f"{text[:most]}..."
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
@@ -86,14 +86,14 @@ def is_index(value: Any) -> bool:
 
 
 def copied(argument: Any) -> int:
-    """Bytes, about, of what a builder makes of an argument: an entry of a dict takes some hundred."""
+    """Approximate bytes that a builder copies from an argument; a dict's entry takes some hundred."""
     if isinstance(argument, str | bytes):
         return len(argument)
     return 128 * len(argument) if isinstance(argument, list | tuple | dict) else 0
 
 
 def key_of(value: Any) -> Any:
-    """Keys are short scalars: hashing a tuple of tuples of shared tuples would never end."""
+    """Keys must be short scalars: hashing a tuple of tuples of shared tuples would never end."""
     if not isinstance(value, str | int | float | bytes | None):
         raise TypeError(f"a key that is a {type(value).__name__}")
     if isinstance(value, str | bytes) and len(value) > LONGEST_NAME:
@@ -114,7 +114,7 @@ def pairs(items: list[Any]) -> dict[Any, Any]:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorRef:
-    """A window of a storage, checked to lie inside it. `rest` may end in the metadata of negated views."""
+    """A window inside a storage, checked. `rest` may end in the metadata of negated views."""
     if not isinstance(storage, StorageRef) or not is_index(offset) or len(shape) != len(strides):
         raise ValueError("a tensor without a storage")
     if len(shape) > _MOST_DIMENSIONS or not all(is_index(n) for n in (*shape, *strides)):
@@ -139,7 +139,7 @@ def _ordered_dict(items: Any = ()) -> dict[Any, Any]:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """`_codecs.encode`, how protocol 2 writes bytes."""
+    """`_codecs.encode`, with which protocol 2 writes bytes."""
     if encoding != "latin1":
         raise ValueError("bytes in another encoding than latin1")
     return text.encode(encoding)
@@ -152,7 +152,6 @@ def _size(sizes: Any = ()) -> tuple[Any, ...]:
 
 
 def _device(kind: Any = None, index: Any = None) -> str:
-    """A device, as text; nobody needs it."""
     return f"{key_of(kind)}:{key_of(index)}"
 
 
@@ -170,7 +169,7 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_tensorlist": lambda values: values,
     "_codecs.encode": _encode,
 }
-# Beside the state dict in a training checkpoint: options and NumPy scalars, whose values nobody needs.
+# Options and NumPy scalars beside a training checkpoint's state dict; nothing uses their values.
 CLASSES = {
     "argparse.Namespace",
     "numpy.dtype",

@@ -1,15 +1,14 @@
 """Torch's pickles, read without torch and without running anything.
 
-A pickle is a program for a stack machine. Here it is interpreted one opcode at a time: the opcodes that a
-state dict needs are spelled out below, the only names it may mention are those in `BUILDERS`, `CLASSES`,
-`DTYPES` and (in a TorchScript archive) its own module classes, and none of them is imported. Anything else
-is refused by name.
+A pickle is a program for a stack machine, interpreted here opcode by opcode. Only the opcodes that a state
+dict needs exist. The only names allowed are those in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript
+archive) its own module classes; none is imported. Anything else is refused by name.
 
-A short pickle can describe a value that takes for ever to hash, print or copy: each tuple holds the one
-before it twice. So nothing nested is hashed or printed here (keys, names and devices are text or numbers),
-and bytes, opcodes and copies are counted.
+A short pickle can describe a value that takes forever to hash, print or copy, for example tuples that each
+hold the one before twice. So nothing nested is hashed or printed (keys, names and devices are text or
+numbers), and bytes, opcodes and copies are counted.
 
-Reference for what the names mean: torch/_utils.py and torch/serialization.py (torch 2.13).
+Source for the names' meaning: torch/_utils.py and torch/serialization.py (torch 2.13).
 """
 
 from __future__ import annotations
@@ -39,32 +38,32 @@ from converters.pickle_values import (
     storage_key,
 )
 
-# Far above every state dict's: one of 5,000 tensors takes 600 kB and 150,000 opcodes.
+# Far above any state dict: 5,000 tensors take 600 kB and 150,000 opcodes.
 _MOST_BYTES = 64 * 2**20  # of one pickle
 _MOST_OPCODES = 4_000_000
-_MOST_COPIED = 2**26  # bytes in all, about, that calls copy out of their arguments
+_MOST_COPIED = 2**26  # approximate bytes in all that calls copy from their arguments
 
 
 @dataclass(frozen=True)
 class _Global:
-    """What GLOBAL leaves on the stack: a name, and what REDUCE or NEWOBJ may do with it, if anything."""
+    """GLOBAL leaves this on the stack: a name, and what REDUCE or NEWOBJ may build with it, if anything."""
 
     name: str
     build: Callable[..., Any] | None = None
 
 
 def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[Any, dict[str, StorageRef]]:
-    """Interpret one pickle, leaving `file` right behind its STOP opcode.
+    """Interpret one pickle, leaving `file` just after its STOP opcode.
 
     Args:
         where: file name for error messages.
-        torchscript: whether the archive's own `__torch__` classes are allowed, as `Inert` objects.
+        torchscript: allow the archive's own `__torch__` classes, as `Inert` objects.
 
-    Returns: (value, storages): plain Python objects, with a `TensorRef` for each tensor and `Inert` objects;
-    and every storage that was named, whole, by its key.
+    Returns: (value, storages): plain Python objects, `TensorRef` for tensors and `Inert` objects; and every
+        named storage, whole, by its key.
 
     Raises:
-        DataError: a name that is not part of a state dict, or a damaged pickle.
+        DataError: a name outside a state dict, or a damaged pickle.
     """
     machine = _Machine(where, torchscript)
     try:
@@ -73,7 +72,7 @@ def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[
         raise DataError(f"{where}: damaged pickle ({type(error).__name__}: {cut(error)})") from None
 
 
-# What reading damaged bytes raises, here and in NumPy's and zipfile's readers.
+# Raised by damaged bytes, here and in NumPy's and zipfile's readers.
 DAMAGE = (
     *(ValueError, IndexError, KeyError, TypeError, AttributeError),
     *(OverflowError, MemoryError, RecursionError),
@@ -81,7 +80,7 @@ DAMAGE = (
 
 
 class _Bounded:
-    """The part of a file that one pickle may take: opcodes announce their lengths, which may be false."""
+    """At most `_MOST_BYTES` of a file: opcodes state their lengths, which may be false."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -106,10 +105,10 @@ class _Bounded:
 def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
     """The tensors of a state dict, or of a tree of TorchScript modules under their dotted names.
 
-    A module's attributes that are not tensors (`training`, hooks) are left out.
+    Module attributes other than tensors (`training`, hooks) are left out.
 
     Raises:
-        DataError: a state dict with an entry that is not a tensor, or modules that contain themselves.
+        DataError: an entry of a state dict is not a tensor, or modules contain themselves.
     """
     if isinstance(root, Inert):
         return _module_tensors(root, where)
@@ -142,7 +141,7 @@ def _module_tensors(root: Inert, where: str) -> dict[str, TensorRef]:
 
 
 class _Machine:
-    """The stack machine of one pickle; see pickletools for what each opcode means."""
+    """The stack machine of one pickle; pickletools explains each opcode."""
 
     def __init__(self, where: str, torchscript: bool) -> None:
         self.where = where
@@ -178,7 +177,7 @@ class _Machine:
         return items
 
     def find(self, name: str) -> Any:
-        """The value of a global name: a dtype, an allowed builder or class, or a refusal."""
+        """A global name's dtype, builder or class; any other name is refused."""
         if len(name) > LONGEST_NAME:
             raise ValueError(f"a name of {len(name)} characters")
         if name in DTYPES:
@@ -198,7 +197,7 @@ class _Machine:
             raise DataError(f"{self.where}: the pickle calls {called}; refused, nothing was run")
         if len(arguments) > MOST_ARGUMENTS:
             raise ValueError(f"a call with {len(arguments)} arguments")
-        # A call takes one opcode whatever the size of what it copies.
+        # The count of opcodes does not bound copies: one call may copy any amount.
         self.copied += sum(map(copied, arguments))
         if self.copied > _MOST_COPIED:
             raise ValueError("calls that copy the same values again and again")
@@ -215,7 +214,7 @@ class _Machine:
         target.extend(items)
 
     def set_state(self, target: Any, state: Any) -> None:
-        """BUILD. A state dict's own attributes (`_metadata`) are not kept."""
+        """BUILD. A state dict's own attributes (`_metadata`) are dropped."""
         if isinstance(target, Inert):
             target.state = state if isinstance(state, dict) else {}
         elif type(target) is not dict:

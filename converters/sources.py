@@ -1,11 +1,11 @@
-"""Checkpoint files as mappings of lazily read tensors, whatever they were written with.
+"""Checkpoint files of any format as mappings of lazily read tensors.
 
     source = open_source("open_clip_model.safetensors")
     source["logit_scale"].shape, source["logit_scale"].read()
 
-Formats are told apart by content: safetensors, torch's zip archives, its older plain pickles, TorchScript
-archives, NumPy's npz (all of these in archives.py), and an index (JSON) of several such files. All of them
-keep a tensor as a plain run of bytes, so a tensor is a place in a file (tensors.py).
+Content decides the format: safetensors; torch's zip archives and older plain pickles, TorchScript archives
+and NumPy's npz (archives.py); or a JSON index of several such files. All keep a tensor as a plain run of
+bytes, so a tensor is a place in a file (tensors.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from converters.archives import open_legacy, open_zip
 from converters.pickle_values import cut
 from converters.tensors import Source, Tensor, is_shape
 
-# Weights in a folder, in open_clip's order of preference (open_clip 3.3 factory.py, _find_checkpoint_in_dir).
+# In open_clip's order of preference (open_clip 3.3 factory.py, _find_checkpoint_in_dir).
 WEIGHT_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_model.safetensors.index.json",
@@ -51,22 +51,20 @@ SAFETENSORS_DTYPES = {
     "I64": np.dtype(np.int64),
     "U64": np.dtype(np.uint64),
 }
-# A part of a checkpoint that an index puts together, as transformers and huggingface_hub name them.
+# A part of a sharded checkpoint, as transformers and huggingface_hub name it.
 _PART = re.compile(r"-(?P<part>\d{5})-of-(?P<of>\d{5})(?P<kind>\.\w+)$")
-_MOST_HEADER = (
-    25_000_000  # bytes of a safetensors header, as huggingface_hub; of one of 5,000 tensors: 600 kB
-)
+_MOST_HEADER = 25_000_000  # bytes of a safetensors header, as huggingface_hub; 5,000 tensors take 600 kB
 
 
 def open_source(path: str | Path) -> Source:
-    """Open a checkpoint file, or the weights in a folder (safetensors first, see `WEIGHT_NAMES`).
+    """Open a checkpoint file, or the weights in a folder (the first of `WEIGHT_NAMES`).
 
     Training checkpoints are unwrapped as open_clip does: the state dict under `state_dict`, without the
     `module.` prefix of distributed training.
 
     Raises:
-        DataError: nothing there, a format that is not read, a damaged or truncated file, or a pickle that
-            names anything that is not part of a state dict.
+        DataError: no such file, an unknown format, a damaged or truncated file, or a pickle that names
+            anything outside a state dict.
     """
     path = Path(path)
     if is_dir(path):
@@ -80,7 +78,7 @@ def open_source(path: str | Path) -> Source:
 
 
 def _open_file(path: Path, part: bool = False) -> Source:
-    """Open a file; a `part` of an index may not be an index itself."""
+    """A `part` of an index may not be an index itself."""
     check_regular(path)
     try:
         with path.open("rb") as file:
@@ -201,7 +199,7 @@ def _damaged(path: Path, key: str, what: str) -> DataError:
 
 
 def index_parts(path: Path) -> dict[str, str]:
-    """The file of each tensor of an index, every one a name in the index's own folder.
+    """The file of each tensor of an index, a name in the index's own folder.
 
     Raises:
         DataError: it cannot be read, is not an index, or names a file elsewhere.

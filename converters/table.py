@@ -1,11 +1,13 @@
-"""The tables: which tensor of a foreign checkpoint fills which leaf of ours, one file of `tables/` a layout.
+"""Tables: which tensor of a foreign checkpoint fills which leaf of ours, one `tables/*.txt` per layout.
 
-A table (`converters/tables/*.txt`) has one row a leaf: its path, the source's key, an op of
-`converters.ops`. `{i}` in a key is the leaf's stacked axis 0 and `{i+1}` one more, so a table holds for any
-depth; `{name}` in a path is any one part of it (or what `{name:pattern}` says), put in the key's `{name}`.
-`ignore PATTERN reason` names tensors that are dropped, `carry PATTERN reason` those that no model needs but
-that belong to the reference's file, `include NAME name=value ...` takes another table's rows, with values
-for their names and `prefix=` before their keys, `export as NAME` says which layout to write such params in.
+A row has a leaf's path, the source's key and an op of `converters.ops`. `{i}` in a key is the index on the
+leaf's stacked axis 0 and `{i+1}` one more, so a table fits any depth. `{name}` in a path matches one part of
+it (or `{name:pattern}` a pattern) and fills the key's `{name}`. Other lines:
+
+    ignore PATTERN reason            tensors to drop
+    carry PATTERN reason             tensors that no model needs but the reference's file has
+    include NAME name=value ...      another table's rows, names filled, `prefix=` before their keys
+    export as NAME                   the layout in which to write such params
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the leaf's path, the key it comes from, the op's name, where the line stands."""
+    """One line of a table: the leaf's path, the source's key, the op's name, the line's place."""
 
     target: str
     source: str
@@ -46,7 +48,7 @@ class Row:
         return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
 
     def key(self, names: Mapping[str, str], layer: int | None) -> str:
-        """The source's key for a leaf whose path gave `names`, and for one layer of it."""
+        """The source's key for one layer of a leaf whose path gave `names`."""
 
         def value(match: re.Match[str]) -> str:
             if found := _LAYER.fullmatch(match[1]):
@@ -72,7 +74,7 @@ class Table:
 
     Attributes:
         ignored, carried: {pattern of keys: reason}.
-        exported: the layout to write params in that came in this one.
+        exported: the layout in which to write params that came in this one.
     """
 
     name: str
@@ -87,7 +89,7 @@ class Table:
         return re.compile("|".join([*(row.source_pattern for row in self.rows), *others]))
 
     def knows(self, key: str) -> bool:
-        """Whether some row, or an ignore or carry line, covers this source key."""
+        """Whether a row, or an ignore or carry line, covers this source key."""
         return self._known.fullmatch(key) is not None
 
     def drops(self, key: str) -> bool:
@@ -98,7 +100,7 @@ class Table:
 
 
 def table_names() -> list[str]:
-    """The layouts that can be read; files that start with an underscore are parts of others."""
+    """The layouts that can be read; a file with a leading underscore is a part of others."""
     return sorted(path.stem for path in TABLES.glob("*.txt") if not path.stem.startswith("_"))
 
 
@@ -108,7 +110,7 @@ def load_table(name: str) -> Table:
 
     Raises:
         UsageError: there is no such table.
-        DataError: a line that is not understood, by its number.
+        DataError: a malformed line; names its number.
     """
     path = TABLES / f"{name}.txt"
     if not path.is_file():
@@ -117,7 +119,7 @@ def load_table(name: str) -> Table:
 
 
 def parse_table(text: str, name: str) -> Table:
-    """A table from its text; see the module's docstring for the syntax."""
+    """A table from its text; the module's docstring has the syntax."""
     rows: list[Row] = []
     ignored: dict[str, str] = {}
     carried: dict[str, str] = {}
@@ -145,6 +147,6 @@ def parse_table(text: str, name: str) -> Table:
 
 
 def _substitute(template: str, group: Callable[[str, str], str]) -> str:
-    """A regular expression: the template's text as it is, and `group(name, pattern)` for `{name:pattern}`."""
+    """A regular expression: the template's text, with `group(name, pattern)` for each `{name:pattern}`."""
     parts = re.split(r"\{([^}]+)\}", template)
     return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))

@@ -1,7 +1,7 @@
 """A tensor as a place in a file, and a file of such tensors.
 
-Opening a checkpoint reads headers and pickles only; data is read with `preadv` into memory of the caller's
-choice. Nothing is memory-mapped, so no pages of the file count as ours.
+Opening a checkpoint reads headers and pickles only; `preadv` reads data into the caller's memory. Nothing is
+memory-mapped, so no pages of the file count as ours.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from clipjax.errors import DataError
 
 
 def is_shape(shape: Iterable[object]) -> bool:
-    """Whether these can be the sizes of a tensor: at most 32 natural numbers, none larger than any file."""
+    """Whether these can be a tensor's sizes: at most 32 natural numbers, none larger than any file."""
     sizes = tuple(shape)
     return len(sizes) <= 32 and all(type(n) is int and 0 <= n < 2**62 for n in sizes)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: where its first element lies and, unless C-contiguous, its strides in elements."""
+    """A tensor in a file: the place of its first element and, unless C-contiguous, its strides in
+    elements."""
 
     path: Path
     offset: int
@@ -45,16 +46,16 @@ class Tensor:
         return (1 + sum((n - 1) * s for n, s in zip(self.shape, self.strides))) * self.dtype.itemsize
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The tensor `self[start:stop]`, as lazy as this one."""
+        """`self[start:stop]`, as lazy as this one."""
         step = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
         offset = self.offset + start * step * self.dtype.itemsize
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self, out: np.ndarray | None = None) -> np.ndarray:
-        """The values, in a fresh array or in `out` (C-contiguous, of this shape and dtype).
+        """The values, in a fresh array or in `out` (C-contiguous, same shape and dtype).
 
         Raises:
-            DataError: the file cannot be read, or is shorter than when it was opened.
+            DataError: the file cannot be read, or is shorter than when opened.
         """
         if out is None:
             out = np.empty(self.shape, self.dtype)
@@ -85,9 +86,9 @@ class Source(Mapping[str, Tensor]):
     """The tensors of one checkpoint by name.
 
     Attributes:
-        format: what the files were found to be, e.g. "safetensors" or "torch zip".
+        format: e.g. "safetensors" or "torch zip".
         files: the files that hold the tensors.
-        metadata: the strings that a safetensors file carries beside its tensors.
+        metadata: a safetensors file's strings.
     """
 
     def __init__(

@@ -194,7 +194,6 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, Any]:
-    """manifest.json without its shards."""
     return {
         "format": FORMAT,
         "kind": kind,
@@ -220,8 +219,6 @@ def _finish(
 
 
 class _Shards:
-    """Writes shards, or finds them done."""
-
     def __init__(self, manifest: Manifest, form: _Format) -> None:
         self.manifest = manifest
         self.form = form
@@ -360,7 +357,7 @@ _FORMATS = {"webdataset": _Tar, "array_record": _Records}
 
 
 def _are_member_names(ids: Sequence[str]) -> bool:
-    """Whether every id can name an image's member, with its own key."""
+    """Whether the ids can be the images' member names, each with its own key."""
     keys = set()
     for name in ids:
         key, extension = split_name(name)

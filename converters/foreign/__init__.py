@@ -1,16 +1,13 @@
-"""What the configuration beside foreign weights says: an architecture record and the fields of a model card.
-
-Formats are told apart by their fields, one file each:
+"""The configuration beside foreign weights -> an architecture record and the fields of a model card.
 
     open_clip.py       open_clip_config.json
     transformers.py    config.json of a CLIPModel or SiglipModel, with its preprocessor_config.json
     timm.py            config.json
-    templates.py       towers of a known kind with sizes of their own
-    card.py            strict reading, and the card that they all fill
+    templates.py       towers of a known kind with their own sizes
+    card.py            strict reading, and the card record
 
-The architecture is the one of configs/archs where the library's own name or config says so. Otherwise it is
-derived, and then a field that changes what a network computes is either understood or refused by name; a
-number that is not there is refused too.
+The architecture is one of configs/archs if the library's name or config says so. Otherwise it is derived: a
+field that changes the computation is understood or refused by name, and a missing number is refused.
 """
 
 from __future__ import annotations
@@ -24,14 +21,13 @@ from converters.foreign import open_clip, timm, transformers
 
 
 def read_foreign_card(folder: Path) -> dict[str, Any] | None:
-    """The card record (`clipjax.checkpoints.card.card_from_dict`) that the configuration in `folder`
-    describes.
+    """The card record (for `clipjax.checkpoints.card.card_from_dict`) of the configuration in `folder`.
 
-    Returns: None when there is no configuration.
+    Returns: None without a configuration.
 
     Raises:
-        DataError: a configuration of an unknown kind, with an unknown field, that contradicts itself, or that
-            leaves open a number that changes the result.
+        DataError: the configuration is of an unknown kind, has an unknown field, contradicts itself, or lacks
+            a number that changes the result.
     """
     own, config = folder / "open_clip_config.json", folder / "config.json"
     if exists(own):

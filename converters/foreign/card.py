@@ -12,12 +12,12 @@ from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch
 from clipjax.storage.reading import read_toml
 
-_OPENAI_IDS = 49408  # of OpenAI's merges, configs/tokenizers/openai_bpe.txt
+_OPENAI_IDS = 49408  # ids of OpenAI's merges, configs/tokenizers/openai_bpe.txt
 _AT_CONVERSION = "filled at conversion: only the weights can tell"
 
 
 def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
-    """A value that must be there, and be of a kind of `_KINDS`.
+    """A required value of one of the `_KINDS`.
 
     Args:
         where: the file, or "file: section".
@@ -34,16 +34,16 @@ def get(record: Mapping[str, Any], key: str, where: str, kind: str) -> Any:
 
 
 def choose(record: Mapping[str, Any], key: str, where: str, known: Mapping[Any, str]) -> str:
-    """What a value that must be there means, of those that clipjax knows."""
+    """The meaning of a required value; raises DataError if it is not in `known`."""
     value = get(record, key, where, "any")
-    if value not in list(known):  # not `in known`: JSON also has values without a hash
+    if value not in list(known):  # not `in known`: JSON values may be unhashable
         names = ", ".join(map(str, known))
         raise DataError(f"{at(where, key)} is {_short(value)}; clipjax knows {names}")
     return known[value]
 
 
 def refuse_unknown(record: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """A field that clipjax does not read may change numbers, unless it is known not to."""
+    """Raises DataError for a field not in `known`: it may change numbers."""
     for key in sorted(record.keys() - set(known)):
         raise DataError(f"{where} has the field {key!r}, which clipjax does not know; name a card instead")
 
@@ -61,7 +61,7 @@ def square(record: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def at(where: str, key: str) -> str:
-    """How errors call a key: "file: key" or "file: section.key"."""
+    """A key in errors: "file: key" or "file: section.key"."""
     return f"{where}{': ' if where.endswith('.json') else '.'}{key}"
 
 
@@ -82,8 +82,8 @@ def _are_three(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
-# Kinds of values: the test, and what the error calls it. The bounds are far above every known model's, and
-# keep a wrong number from being built.
+# Kind -> its test, and its name in errors. The bounds are far above every known model's, and keep a wrong
+# number from being built.
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "any": (lambda value: True, "anything"),
     "size": (_is_size, "a whole number from 1 to 1000000"),
@@ -110,14 +110,14 @@ def card_record(
     preprocess: Mapping[str, Any],
     clean: str | None = None,
 ) -> dict[str, Any]:
-    """The card's JSON record; what a configuration does not say is null with its reason.
+    """The card's JSON record; whatever the configuration lacks is null, with its reason.
 
     Args:
         name: the card's id.
-        arch: the arch record; checked, and given its name in configs/archs where it is one of those.
+        arch: the arch record; checked, and named if it is one of configs/archs.
         where: the configuration's file.
         source, preprocess: fields of the card's tables of these names.
-        clean: how texts are cleaned; by default as the tokenizer's own models were trained.
+        clean: how texts are cleaned; default: as the tokenizer's own models were trained.
     """
     whole = named(arch_to_dict(arch_from_dict(dict(arch), where)))
     unknown = {"facts": "the configuration beside the weights does not say how they were trained"}
@@ -147,7 +147,7 @@ def card_record(
 
 
 def named(record: dict[str, Any]) -> dict[str, Any]:
-    """An arch record under its name in configs/archs, where it is one of those."""
+    """An arch record under its name in configs/archs, if it is one of those."""
     for name in arch_names():
         known = arch_to_dict(load_arch(name))
         if {**record, "name": name} == known:
@@ -156,7 +156,8 @@ def named(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, str]) -> dict[str, Any] | None:
-    """The tokenizer with as many ids as the text tower; None, with its reason, where there is none."""
+    """The tokenizer with the text tower's number of ids; None, with the reason in `unknown`, if there is
+    none."""
     folder, size = config_dir() / "tokenizers", text["vocab_size"]
     context = {"context_length": text["context_length"]}
     if size == _OPENAI_IDS:

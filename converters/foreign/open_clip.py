@@ -1,9 +1,8 @@
-"""`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg, whose defaults are part of
-the format; coca_model.py).
+"""`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg; coca_model.py).
 
-configs/open_clip.json holds the library's own configs of the architectures in configs/archs. A tower whose
-fields are those of one of them is that one's; a plain tower of CLIP is derived for any size; everything else
-is refused by the field in which it differs from the nearest one.
+The classes' defaults are part of the format. configs/open_clip.json holds the library's configs of the
+architectures in configs/archs. A tower with the fields of one of them is that tower; a plain CLIP tower is
+derived for any size; any other is refused by the field that differs from the nearest one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from converters.foreign.templates import CLIP, RESNET, tower_like
 
 Kind = Literal["vision", "text"]
 
-_PIXELS = {  # the library's PreprocessCfg with its defaults (transform.py)
+_PIXELS = {  # PreprocessCfg's defaults (transform.py)
     "mode": "RGB",
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
@@ -32,7 +31,7 @@ _PIXELS = {  # the library's PreprocessCfg with its defaults (transform.py)
 _INTERPOLATIONS = {name: name for name in ("bicubic", "bilinear")}
 _RESIZE_MODES = {name: name for name in ("shortest", "longest", "squash")}
 
-# Fields with their defaults: those that size a plain tower, and those that make it another network.
+# Field -> default: first the sizes of a plain tower, then what makes it another network.
 _SIZES: dict[Kind, dict[str, Any]] = {
     "vision": {
         "layers": 12,
@@ -84,7 +83,7 @@ _KIND: dict[Kind, dict[str, Any]] = {
         "hf_model_name": None,
     },
 }
-# Fields that are read only where another one is set: {that one: {field: default}}.
+# Fields read only if another one is set: {that one: {field: default}}.
 _UNDER = {
     "attentional_pool": {"attn_pooler_queries": 256, "attn_pooler_heads": 8},
     "timm_model_name": {
@@ -109,7 +108,7 @@ _CLEANINGS = {None: None, **{name: name for name in ("lower", "whitespace", "can
 
 
 def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
-    """The card record of an open_clip_config.json; see `converters.foreign.read_foreign_card`."""
+    """See `converters.foreign.read_foreign_card`."""
     model, inside = get(record, "model_cfg", where, "object"), f"{where}: model_cfg"
     refuse_unknown(model, _TOP, inside)
     get({"quick_gelu": False, **model}, "quick_gelu", inside, "switch")
@@ -134,20 +133,20 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
 
 
 def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
-    """As many ids as OpenAI's merges have, but those of another tokenizer."""
+    """The ids are as many as OpenAI's merges have, but another tokenizer's."""
     if card["tokenizer"] and card["tokenizer"]["name"] == "openai_bpe":
         card["tokenizer"], card["unknown"]["tokenizer"] = None, why
 
 
 @functools.cache
 def known_configs() -> dict[str, dict[str, Any]]:
-    """The library's config of each architecture of configs/archs that it has."""
+    """open_clip's own config of each architecture in configs/archs."""
     configs = read_json(config_dir() / "open_clip.json")
     return {name: configs[name] for name in arch_names() if name in configs}
 
 
 def _clean(text: Mapping[str, Any], where: str) -> str | None:
-    """How texts are cleaned, where the file says it."""
+    """None: the file does not say."""
     given = {"tokenizer_kwargs": {}, **{key: value for key, value in text.items() if value is not None}}
     options = get(given, "tokenizer_kwargs", where, "object")
     return choose({"clean": None, **options}, "clean", at(where, "tokenizer_kwargs"), _CLEANINGS)
@@ -176,7 +175,6 @@ def _preprocess(given: Mapping[str, Any], size: int, where: str) -> dict[str, An
 
 
 def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
-    """The record of one tower."""
     section = f"{kind}_cfg"
     given = get(model, section, f"{where}: model_cfg", "object")
     known = {**_SIZES[kind], **_KIND[kind], **{k: v for under in _UNDER.values() for k, v in under.items()}}
@@ -191,7 +189,7 @@ def _tower(model: Mapping[str, Any], kind: Kind, where: str) -> dict[str, Any]:
 
 
 def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str, Any]:
-    """What decides a tower's numbers: the fields that its class reads, with their defaults."""
+    """Everything that decides a tower's numbers: the fields that its class reads, with defaults."""
     given = model[f"{kind}_cfg"]
     foreign = next((key for key in ("timm_model_name", "hf_model_name") if given.get(key)), None)
     fields = {foreign: None} if foreign else {**_SIZES[kind], **_KIND[kind]}
@@ -203,14 +201,14 @@ def _meaning(model: Mapping[str, Any], kind: Kind, where: str = "") -> dict[str,
     for key in found.keys() & {"image_size", "patch_size"}:
         found[key] = square(found, key, where)
     for key in found.keys() & {"timm_proj", "norm_kwargs"}:
-        found[key] = found[key] or None  # "" and null are one, {} and null too
+        found[key] = found[key] or None  # "", {} and null mean the same
     if not foreign:
         found["quick_gelu"] = model.get("quick_gelu", False)
     return {**found, "embed_dim": model["embed_dim"]}
 
 
 def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:
-    """The first field in which a tower differs from the nearest known one."""
+    """Names the first field that differs from the nearest known tower."""
 
     def differences(config: Mapping[str, Any], kind: Kind) -> list[str]:
         ours, theirs = _meaning(model, kind, where), _meaning(config, kind)
@@ -230,7 +228,7 @@ def _unknown(model: Mapping[str, Any], kind: Kind, where: str) -> DataError:
 
 
 def _vision(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A plain image tower: CLIP's vision transformer, or its ResNet where `layers` is a list."""
+    """A plain image tower: CLIP's vision transformer, or its ResNet if `layers` is a list."""
     width, head_width = (get(fields, key, where, "size") for key in ("width", "head_width"))
     sizes = {name: fields[name] for name in ("image_size", "width", "embed_dim")}
     if isinstance(fields["layers"], list):
@@ -248,14 +246,12 @@ def _vision(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _text(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A plain text tower: CLIP's."""
     names = ("context_length", "vocab_size", "width", "heads", "embed_dim")
     sizes = {name: get(fields, name, where, "size") for name in names}
     return tower_like(CLIP, "text", **sizes, **_blocks(fields, where))
 
 
 def _blocks(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What the towers' blocks have in common."""
     norm = {
         "eps": 1e-5,
         **get({**fields, "norm_kwargs": fields["norm_kwargs"] or {}}, "norm_kwargs", where, "object"),

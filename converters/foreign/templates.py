@@ -1,7 +1,7 @@
-"""Towers of a kind that configs/archs knows, with sizes of their own.
+"""Towers of a kind in configs/archs, with their own sizes.
 
-A foreign configuration that names no architecture still says of which kind its towers are: those of CLIP or
-of SigLIP. All that is not a size then comes from the record of an architecture of that kind.
+A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP. Everything but
+sizes then comes from an architecture of that kind.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _OWN = {
 
 
 def tower_like(name: str, tower: Literal["vision", "text"], **own: Any) -> dict[str, Any]:
-    """The record of the tower of architecture `name`, with sizes, activation and eps of one's own."""
+    """The tower record of architecture `name`, with its own sizes, activation and eps."""
     return {**arch_to_dict(load_arch(name))[tower], **own}
 
 
 def is_like(record: dict[str, Any], name: str) -> bool:
-    """Whether both towers of an arch record are of the kind of `name`: equal but for what is their own."""
+    """Whether both towers of an arch record equal those of `name` except in `_OWN`."""
     known = arch_to_dict(load_arch(name))
 
     def kind(tower: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
-configs/models.csv says which architecture of configs/archs a name (and tag) of timm is. Number of classes and
-image size are the file's; whatever else `model_args` changes is refused.
+configs/models.csv maps timm's name (and tag) to an architecture of configs/archs. The number of classes and
+the image size are the file's; any other change in `model_args` is refused.
 
-The tag stays in the file when the weights are trained further. The card therefore has the registered model's
-id, `name.tag`, only where its architecture is that model's to the number of classes and there are no
-`label_names`; any other model is called `name-folder`.
+The tag stays in the file when the weights are trained further. So the card gets the registered id,
+`name.tag`, only if its architecture equals that model's, number of classes included, and there are no
+`label_names`. Any other model is called `name-folder`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from clipjax.models.arch import arch_to_dict, load_arch
 from clipjax.storage.reading import read_csv
 from converters.foreign.card import card_record, choose, get, square
 
-_POOLS = {"class": "token", "map": "map"}  # our vision poolings; a tower without the key takes the mean
+_POOLS = {"class": "token", "map": "map"}  # our vision poolings; without the key: the mean
 _CROPS = {"center": "shortest", "squash": "squash"}
 _INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear"}
 
 
 def read(record: Mapping[str, Any], where: str, folder: str) -> dict[str, Any]:
-    """The card record of a timm config.json; see `converters.foreign.read_foreign_card`."""
+    """See `converters.foreign.read_foreign_card`."""
     name = get(record, "architecture", where, "text")
     config, inside = get(record, "pretrained_cfg", where, "object"), f"{where}: pretrained_cfg"
     tag = get({"tag": "", **config}, "tag", inside, "text") or None
@@ -55,7 +55,7 @@ def _image_size(config: Mapping[str, Any], where: str) -> int:
 
 
 def _refuse_other_args(args: Mapping[str, Any], built: Mapping[str, Any], where: str) -> None:
-    """`model_args` say how timm builds the model: all that they may say is what clipjax builds."""
+    """`model_args` may only repeat what clipjax builds."""
     for key, value in args.items():
         if key not in built:
             raise DataError(f"{where}: model_args.{key} is {value!r}, which clipjax does not know")
@@ -75,7 +75,7 @@ def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
 
 
 def _identify(card: dict[str, Any], row: Mapping[str, str], tag: str | None, labelled: bool) -> None:
-    """The registered id and classes, where the card's model is the registered one; see the docstring."""
+    """Set the registered id and classes if this is the registered model; see the module's docstring."""
     registered = arch_to_dict(load_arch(row["arch"]))
     if labelled:
         card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"

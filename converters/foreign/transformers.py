@@ -1,10 +1,9 @@
-"""transformers' `config.json` of a CLIPModel or SiglipModel, with its `preprocessor_config.json`
-(transformers 5.24 models/clip, models/siglip).
+"""transformers' `config.json` of a CLIPModel or SiglipModel, with its `preprocessor_config.json`.
 
-SigLIP's files leave out what equals the library's defaults, which have never changed and so are part of the
-format. CLIP's say everything, and what one does not say is refused.
+Source: transformers 5.24 models/clip, models/siglip. SigLIP's files leave out the library's defaults, which
+    never changed and so are part of the format. CLIP's state everything; a missing value is refused.
 
-Pixels are those of `CLIPImageProcessorPil` on RGB images, whose crop starts at the floor of half the margin.
+Pixels are those of `CLIPImageProcessorPil` on RGB images: the crop starts at the floor of half the margin.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ _SIGLIP_DEFAULTS = {  # of SiglipTextConfig and SiglipVisionConfig
     "max_position_embeddings": 64,
 }
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
-# Steps that old files leave out: the library's image processors have always done the one and not the other.
+# For old files without these steps: the library then rescales and does not crop.
 _PIXEL_DEFAULTS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False}
 _READ = {*_SIGLIP_DEFAULTS, "eos_token_id", "projection_dim", "projection_size"}
-# Fields of a tower that change no number of its features: those of training, of storage, of what a forward
-# pass returns, and what transformers 4 wrote of text generation into every file.
+# Fields that change no number of a tower's features: of training, storage and a forward pass's output, and of
+# text generation (transformers 4 wrote those into every file).
 _WITHOUT_EFFECT = {
     *("attention_dropout", "dropout", "initializer_factor", "initializer_range", "gradient_checkpointing"),
     *("model_type", "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype"),
@@ -65,7 +64,7 @@ _WITHOUT_EFFECT = {
 
 
 def read(record: Mapping[str, Any], where: str, folder: Path) -> dict[str, Any]:
-    """The card record of a folder's config.json; see `converters.foreign.read_foreign_card`."""
+    """See `converters.foreign.read_foreign_card`."""
     kind = record["model_type"]
     if record.get("architectures") not in (None, [MODELS[kind]]):
         raise DataError(f"{where}: architectures is {record['architectures']!r}, not [{MODELS[kind]!r}]")
@@ -95,7 +94,7 @@ def _clip(
 
 
 def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) -> None:
-    """transformers takes the values of `*_config_dict`, which old files have, before those of `*_config`."""
+    """transformers prefers the values of `*_config_dict`, in old files, to those of `*_config`."""
     for key, value in (second or {}).items():
         if key in _READ and value != config.get(key, value):
             raise DataError(f"{where}.{key} is {value!r}, but {config[key]!r} in the section without _dict")
@@ -145,8 +144,11 @@ def _tower(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _pools_at_highest_id(text: Mapping[str, Any], where: str) -> None:
-    """transformers reads out at the first `eos_token_id`, but at the highest id where that is 2 (its old
-    files): both are the highest id, as long as the end of text is the last of the vocabulary."""
+    """transformers reads out at the first `eos_token_id`, or, if that is 2 (its old files), at the highest
+    id.
+
+    Both are the highest id if the end of text is the vocabulary's last.
+    """
     end, size = get(text, "eos_token_id", where, "any"), get(text, "vocab_size", where, "size")
     if end not in (2, size - 1):
         raise DataError(f"{where}.eos_token_id is {end!r}; clipjax reads out at the highest id, {size - 1}")
@@ -173,7 +175,7 @@ def _preprocess(path: Path, image_size: int) -> dict[str, Any]:
 
 
 def _resize(record: Mapping[str, Any], image_size: int, where: str) -> dict[str, Any]:
-    """Either the short side and a centre crop that cuts, or both sides to the image size."""
+    """The short side and a centre crop, or both sides to the image size."""
     both = {"height": image_size, "width": image_size}
     size, crops = get(record, "size", where, "any"), get(record, "do_center_crop", where, "switch")
     crop = record.get("crop_size", image_size) if crops else image_size

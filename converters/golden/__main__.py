@@ -1,14 +1,12 @@
-"""`python -m converters.golden run`: a checkpoint and a batch of inputs in, one .npz out.
+"""`python -m converters.golden run`: a checkpoint and a batch of inputs -> one .npz.
 
-`--inputs` holds `images` float32 [B, H, W, 3], normalised, and for a dual encoder `ids` int32 [B, L].
-`--arch` is a name the library knows or, for an architecture of one's own, the path of a JSON file: an
-open_clip model config, a transformers config.json or clipjax's own arch record.
-The output holds the inputs, one array a stage, the last results, and `meta`: a JSON string with the order of
-the stages, the library versions and the checkpoint's SHA-256.
+`--inputs` has `images` float32 [B, H, W, 3], normalised, and for a dual encoder `ids` int32 [B, L]. `--arch`
+is the library's name or the path of a JSON file: an open_clip model config, a transformers config.json or
+clipjax's arch record. The output has the inputs, one array per stage, the results, and `meta`: a JSON string
+with the order of the stages, the library versions and the checkpoint's SHA-256.
 
-`python -m converters.golden sweep` answers many questions in one process (see `converters.golden.sweep`),
-`python -m converters.golden crosscheck` goes the whole way from images to scores, and
-`python -m converters.golden configs NAME ...` prints open_clip's model configs, for configs/open_clip.json.
+Other commands: `sweep` answers many questions in one process (`converters.golden.sweep`); `crosscheck` goes
+from images to scores; `configs NAME ...` prints open_clip's model configs, for configs/open_clip.json.
 """
 
 from __future__ import annotations
@@ -67,7 +65,7 @@ def sweep(
     questions: Annotated[Path, typer.Option(help="JSON: a list of questions.")],
     folder: Annotated[Path, typer.Option(help="Existing folder for the answers' files.")],
 ) -> None:
-    """Answer a list of questions, a line of JSON each as soon as it is answered."""
+    """Answer a list of questions; print a line of JSON as soon as each is answered."""
     for answer in answers(json.loads(questions.read_text()), folder):
         print(json.dumps(answer), flush=True)
 
@@ -77,7 +75,7 @@ def run_crosscheck(
     job: Annotated[Path, typer.Option(help="JSON: see `converters.golden.crosscheck`.")],
     folder: Annotated[Path, typer.Option(help="Existing folder for the arrays.")],
 ) -> None:
-    """Take images and prompts the reference's whole way; a line of JSON for each batch that is done."""
+    """Run images and prompts through the reference; print a line of JSON after each batch."""
 
     def report(stage: str, done: int, of: int) -> None:
         print(json.dumps({"stage": stage, "done": done, "of": of}), flush=True)

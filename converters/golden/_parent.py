@@ -1,6 +1,6 @@
-"""The reference's process ends with the process that started it, however that one ends.
+"""End the reference's process with the process that started it, however that one ends.
 
-Imported first: the number of the parent is another as soon as the parent has gone.
+Import this first: the parent's process id changes as soon as the parent ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _TICK = 1.0  # seconds
 
 
 def end_with_parent() -> None:
-    """From now on exit when the parent has gone."""
+    """Start a thread that exits once the parent has ended."""
 
     def wait() -> None:
         while os.getppid() == _PARENT:

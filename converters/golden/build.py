@@ -1,7 +1,7 @@
-"""The reference's own model, by the name that its library gives it.
+"""The reference's own model, by the library's name.
 
-With `sizes`, a clipjax arch record of a narrow variant, widths, depths and image size are those of the
-record and everything else is still the library's: a flag that our own record has wrong is not copied.
+With `sizes` (a clipjax arch record of a narrow variant) only widths, depths and image size come from the
+record. The rest stays the library's, so that an error in our record is not copied.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def build_model(
     """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: a name of the library or, for open_clip, a model config: the dict itself or the path of its JSON
-            (an `open_clip_config.json` will do). For transformers, which knows no names, a model's config.
-        sizes: our record of a narrow variant of that architecture, or of one for images of another size; for
-            transformers the latter alone.
+        arch: the library's name. For open_clip also a model config: a dict or the path of its JSON (an
+            `open_clip_config.json` works). For transformers, which has no names, always a config.
+        sizes: our record of a narrow variant, or of one for another image size; for transformers only the
+            latter.
     """
     if library == "transformers":
         return build_transformers(arch, sizes)
@@ -54,7 +54,7 @@ def build_model(
     trunk: dict[str, Any] = {}
     if sizes is not None:
         trunk = resize(config, sizes)
-    config["text_cfg"] |= {"hf_model_pretrained": False}  # nothing is downloaded
+    config["text_cfg"] |= {"hf_model_pretrained": False}  # no download
     narrow_timm = functools.partial(timm.create_model, **trunk)
     hub = hub_configs(None if sizes is None else sizes["text"])
     with mock.patch.object(timm, "create_model", narrow_timm), hub:
@@ -62,7 +62,7 @@ def build_model(
 
 
 def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
-    """The class of a model config; takes out the key that only says which."""
+    """A model config's class; removes the key that only selects it."""
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     if "multimodal_cfg" in config:
         return CoCa
@@ -70,12 +70,12 @@ def open_clip_class(config: dict[str, Any]) -> type[nn.Module]:
 
 
 def resize(config: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
-    """Puts the sizes of a record into an open_clip config; returns what a timm trunk is to be given."""
+    """Put a record's sizes into an open_clip config; returns arguments for a timm trunk."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     narrow = config.get("embed_dim") != sizes["vision"]["embed_dim"]
     config["embed_dim"] = sizes["vision"]["embed_dim"]
     text |= families()[sizes["text"]["family"]].open_clip_sizes(sizes["text"])
-    if narrow and "multimodal_cfg" in config:  # CoCa's decoder, which is built but never run
+    if narrow and "multimodal_cfg" in config:  # CoCa's decoder is built but never run
         config["multimodal_cfg"] |= {"width": 64, "heads": 1, "layers": 1, "attn_pooler_heads": 1}
     if "timm_model_name" in vision:
         vision["image_size"] = sizes["vision"]["image_size"]
@@ -103,9 +103,9 @@ def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The open_clip model config of a clipjax arch record, for one that has no name in the library.
+    """The open_clip model config of a clipjax arch record without a name in the library.
 
-    Only the plain CLIP towers: here the flags are the record's too.
+    Only plain CLIP towers. Here the flags come from the record too.
     """
     if not (is_like(record, PLAIN) or is_like(record, RESNET)):
         raise SystemExit(
@@ -126,9 +126,9 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
-    """Loads a checkpoint of any kind open_clip reads; every key must match.
+    """Load a checkpoint of any kind that open_clip reads; every key must match.
 
-    But for the buffer that transformers no longer keeps since 4.31, which open_clip drops as well.
+    Exception: the buffer that transformers dropped in 4.31; open_clip drops it as well.
     """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     state.pop("text.transformer.embeddings.position_ids", None)

@@ -1,6 +1,4 @@
-"""Conditioned reference weights: first every layer by its class (weights.py), then each tower by its file in
-`converters.golden.towers`.
-"""
+"""Conditioned reference weights: every layer by its class (weights.py), then each tower by its own file."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ LOGIT_SCALE = 50.0
 
 @torch.no_grad()
 def condition(model: Any, seed: int) -> None:
-    """Sets every tensor of a reference model in place."""
+    """Set every tensor of a reference model in place."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in model.modules():

@@ -1,19 +1,19 @@
-"""`clipjax crosscheck`'s other side: images and prompts in, what the reference makes of them stage by stage.
+"""The reference's side of `clipjax crosscheck`: images and prompts -> the reference's arrays, by stage.
 
-The job is a JSON object (`clipjax.verification.crosscheck.reference` writes it):
+The job is a JSON object, written by `clipjax.verification.crosscheck.reference`:
 
-    library, arch, checkpoint, sizes   what to build and load, as `run` takes it
+    library, arch, checkpoint, sizes   what to build and load, as for `run`
     tag, config                        the weights' name in the library; the folder of their configuration
-    preprocess, tokenizer              clipjax's card, for what the library itself does not say
-    resized                            whether the model is for images of another size than its weights
-    ids, images, lengths               the images' names, and a file of them, encoded, one behind the other
-    pre_crop, already_cropped          what the data set's own protocol asks of its images
+    preprocess, tokenizer              clipjax's card, for what the library does not state
+    resized                            whether the model's image size differs from its weights'
+    ids, images, lengths               the images' names; one file of encoded images; bytes of each
+    pre_crop, already_cropped          the data set's protocol for its images
     texts                              prompts and class names of a zero-shot head, or null
     projection                         {kind, groups} from the head's classes to the data set's, or null
-    accepted                           the right labels of each image, or null
+    accepted                           the correct labels of each image, or null
     batch                              images at once
 
-Every array becomes a .npy file in the folder, and `meta.json`, written last, holds the rest.
+Every array becomes a .npy file in the folder; `meta.json`, written last, has the rest.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from torch import Tensor
 from converters.golden.pipelines import PIPELINES, Pipeline
 
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
-Report = Callable[[str, int, int], None]  # stage, how many are done by now, of how many
+Report = Callable[[str, int, int], None]  # stage, number done, total
 
 
 @torch.inference_mode()
 def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Runs the reference on a job and writes what it computes at each stage into the folder."""
+    """Run the reference on a job and write every stage's arrays to the folder."""
     pipeline = PIPELINES[job["library"]](job)
     decoded, features = run_images(pipeline, job, folder, report)
     meta: dict[str, Any] = {"decoded": decoded, "prompts": None}
@@ -81,7 +81,7 @@ def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
 def run_images(
     pipeline: Pipeline, job: Mapping[str, Any], folder: Path, report: Report
 ) -> tuple[list[str], Tensor]:
-    """The digest of each decoded image, and the features; pixels and tensors go to their files."""
+    """Each decoded image's digest, and the features; pixels and tensors go to their files."""
     n, files = len(job["lengths"]), {}
     decoded, features, start = [], [], 0
     report("images", 0, n)
@@ -105,7 +105,7 @@ def run_images(
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """As torchvision's pil_loader does."""
+    """As torchvision's pil_loader."""
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except Exception as error:  # PIL's decoders raise nearly anything
@@ -113,7 +113,7 @@ def decode(data: bytes, name: str) -> Image.Image:
 
 
 def array_file(folder: Path, name: str, n: int, first: np.ndarray) -> np.memmap:
-    """A .npy file of n arrays like the first."""
+    """A .npy file of n arrays like `first`."""
     return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", first.dtype, (n, *first.shape))
 
 
@@ -124,7 +124,7 @@ def encoded_images(path: Path, lengths: list[int]) -> Iterator[bytes]:
 
 
 def digest_of(image: Image.Image) -> str:
-    """Size and SHA-256 of an RGB image's bytes, as `clipjax.verification.crosscheck.ours` has it."""
+    """Size and SHA-256 of an RGB image's bytes, as in `clipjax.verification.crosscheck.ours`."""
     return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
@@ -140,7 +140,7 @@ def project(logits: Tensor, projection: Mapping[str, Any] | None) -> Tensor:
 
 
 def accuracy(prediction: Tensor, accepted: list[list[int]] | None) -> float | None:
-    """The share of images whose prediction is one of their right labels."""
+    """The share of images with a correct prediction."""
     if accepted is None:
         return None
     return sum(int(k) in right for k, right in zip(prediction, accepted)) / len(accepted)

@@ -1,8 +1,8 @@
 """The reference's whole way from an image file to class scores, with the libraries' own public code.
 
-A pipeline has the library's transform, its model, its tokenizer and its way to build a zero-shot head. Each
-setting comes from the library (its pretrained configuration of a NAME, or the configuration that lies beside
-the weights); only where it has none from what clipjax's card says, and `facts` tells which it was.
+A pipeline is the library's transform, model, tokenizer and zero-shot head. Settings come from the library:
+its pretrained configuration of a NAME, or the configuration beside the weights. clipjax's card only fills
+gaps, and `facts` records the source of each.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from torchvision.transforms import ToTensor
 
 from converters.golden.build import LIBRARIES, build_model, load_strict, model_config
 
-TEXTS = 64  # encoded at once
+TEXTS = 64  # texts encoded at once
 CARD = "clipjax's card"
-# Prompt sets and class names that open_clip has itself.
+# Prompt sets and class names that open_clip has too.
 TEMPLATES = {
     "openai_80": open_clip.OPENAI_IMAGENET_TEMPLATES,
     "openai_7": open_clip.SIMPLE_IMAGENET_TEMPLATES,
 }
 CLASSES = {"imagenet": open_clip.IMAGENET_CLASSNAMES}
-# What the tokenizer_config.json of each library's repositories says, for files that lie without it: a
-# converted folder has none. open_clip cleans SigLIP's texts itself, transformers' tokenizer does.
+# tokenizer_config.json of each library's repositories, for files without one (a converted folder has none).
+# open_clip itself cleans SigLIP's texts; in transformers the tokenizer does.
 _TOKENIZERS: dict[str, dict[str, dict[str, Any]]] = {
     "open_clip": {
         "siglip": {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "pad_token": "</s>", "legacy": False},
@@ -59,7 +59,7 @@ _CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
 class Head(NamedTuple):
-    """prompts in the order in which the tokenizer saw them, their ids int [P, L], and unit columns [D, K]."""
+    """prompts in the tokenizer's order, their ids int [P, L], and unit columns [D, K]."""
 
     prompts: list[str]
     ids: Tensor
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 
 
 class Pipeline:
-    """What all three share: the model, and what is to be told of where its settings come from."""
+    """The common part: the model, and the facts about the source of its settings."""
 
     def __init__(self, job: Mapping[str, Any], library: str) -> None:
         self.model: Any = build_model(job["arch"], library, job["sizes"])
@@ -79,7 +79,7 @@ class Pipeline:
         raise NotImplementedError
 
     def features(self, tensors: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, D]: of unit norm for a CLIP, what the head reads for a classifier."""
+        """[B, 3, S, S] -> [B, D]: unit norm for a CLIP, the head's input for a classifier."""
         raise NotImplementedError
 
     def logits(self, features: Tensor, head: Head | None) -> Tensor:
@@ -90,7 +90,7 @@ class Pipeline:
         return scores if bias is None else scores + bias
 
     def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
-        """The zero-shot head of the job's prompts; `report` is told how many classes are done."""
+        """The zero-shot head of the job's prompts; `report` gets the number of classes of each step."""
         raise NotImplementedError
 
 
@@ -176,7 +176,7 @@ class Timm(Pipeline):
         if job["tag"]:
             return resolve_data_config(resized, model=self.model), f"timm's {job['arch']}"
         settings = {key: given[key] for key in ("interpolation", "mean", "std")}
-        # timm resizes to the floor of size / crop_pct, which must not fall below by rounding.
+        # timm resizes to the floor of size / crop_pct: the half keeps rounding from lowering it.
         share = size / (given["resize_size"] + 0.5)
         crop = {"crop_pct": share, "crop_mode": _CROP_MODES[given["resize_mode"]]}
         return {**settings, **crop, "input_size": (3, size, size)}, CARD
@@ -192,10 +192,10 @@ class Timm(Pipeline):
 
 
 class Transformers(Pipeline):
-    """transformers: the processors of PIL images, the folder's tokenizer, `get_image_features`.
+    """transformers: its processors of PIL images, the folder's tokenizer, `get_image_features`.
 
-    Its default processors resize tensors, which is off by a grey level from what the models were trained
-    with; those of PIL are what every other library computes.
+    The default processors resize tensors, a grey level off from the models' training; PIL's give what every
+    other library computes.
     """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Transformers(Pipeline):
         if job["texts"] is not None:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(tokenizer_folder(job))
             self.length = job["tokenizer"]["context_length"]
-            # SigLIP was trained without a mask of the padding: its text tower reads the ids alone.
+            # SigLIP was trained without a padding mask: its text tower reads the ids alone.
             self.names = ("input_ids",) if kind == "Siglip" else ("input_ids", "attention_mask")
             self.facts |= {"tokenizer": type(self.tokenizer).__name__}
 
@@ -240,7 +240,7 @@ class Transformers(Pipeline):
         return F.normalize(pooled(self.model.get_image_features(pixel_values=tensors)), dim=-1)
 
     def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
-        """transformers has no builder: the mean of the unit features of a class's prompts, of unit norm."""
+        """transformers has no builder: the normalised mean of a class's unit text features."""
         prompts: list[str] = []
         ids, columns = [], []
         how: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": self.length}
@@ -263,7 +263,7 @@ PIPELINES = {"open_clip": OpenClip, "timm": Timm, "transformers": Transformers}
 
 
 def tokenizer_folder(job: Mapping[str, Any]) -> Path:
-    """The folder of a tokenizer's files; where no tokenizer_config.json lies there, a copy with one."""
+    """The folder of a tokenizer's files; without a tokenizer_config.json, a copy that has one."""
     files = [Path(path) for path in job["tokenizer"]["files"]]
     if (files[0].parent / "tokenizer_config.json").is_file():
         return files[0].parent
@@ -277,7 +277,7 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
 
 
 def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """A torchvision transform step by step: the pixels that its ToTensor gets, and what it returns."""
+    """A torchvision transform step by step: its ToTensor's input pixels, and its result."""
     pixels, value = None, image
     for step in transform.transforms:
         if isinstance(step, ToTensor):
@@ -291,9 +291,9 @@ def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarra
 def batches_of_classes(
     texts: Mapping[str, Any], prompts: int = TEXTS
 ) -> list[tuple[list[str], Sequence[Callable[[str], str]]]]:
-    """Classes and what makes their prompts, about so many prompts at a time.
+    """(class names, their prompt templates), about `prompts` prompts per batch.
 
-    The library's own templates and class names, where clipjax's have the name of some that it has.
+    Uses the library's own templates and class names where it has a set of that name.
     """
     templates = TEMPLATES.get(texts["prompts_name"]) or [filled(text) for text in texts["templates"]]
     names = list(CLASSES.get(texts["classes_name"]) or texts["classes"])
@@ -306,10 +306,10 @@ def batches_of_classes(
 
 
 def filled(template: str) -> Callable[[str], str]:
-    """A template as a function of the class name; a sentence has no place for it."""
+    """A template as a function of the class name; a sentence has no `{}`."""
     return lambda name: template.replace("{}", name)
 
 
 def pooled(output: Any) -> Tensor:
-    """The features of transformers' towers: a tensor before version 5, the output's `pooler_output` since."""
+    """Features of transformers' towers: the tensor before version 5, the output's `pooler_output` since."""
     return output if isinstance(output, Tensor) else output.pooler_output

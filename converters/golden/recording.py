@@ -1,4 +1,4 @@
-"""Recording what goes through a torch model, and what the file of a tower has to offer."""
+"""Record what goes through a torch model; what a tower file provides."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Tower:
     """How to treat the torch towers of one class.
 
     Attributes:
-        takes: whether a module is such a tower. A text tower of open_clip's `CLIP`, which has no module of
-            its own, is the whole model.
-        stages: (tower, inputs) -> every stage in forward order, channels last, named as our side names them;
-            the last one holds the features. Images come as torch has them, [B, 3, H, W]; ids as [B, L].
-        condition: (tower, seed) -> None, sets in place what the class of a layer does not tell.
+        takes: whether a module is such a tower. The text tower of open_clip's `CLIP` has no module of its
+            own: there the tower is the whole model.
+        stages: (tower, inputs) -> every stage in forward order, channels last, under our names; the last one
+            holds the features. Images come as in torch, [B, 3, H, W]; ids as [B, L].
+        condition: (tower, seed) -> None, sets in place what a layer's class does not tell.
     """
 
     takes: Callable[[nn.Module], bool]
@@ -35,11 +35,11 @@ def channels_last(x: Tensor) -> Tensor:
 def recording(
     modules: dict[str, nn.Module], inputs_of: dict[str, nn.Module] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Records what `modules` return and what `inputs_of` are given, in the order of the forward pass."""
+    """Record the outputs of `modules` and the inputs of `inputs_of`, in forward order."""
     stages: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        # A copy: the reference's activations work in place.
+        # A copy, because the reference's activations work in place.
         return lambda _module, args, output=None: stages.__setitem__(
             name, channels_last(args[0] if output is None else output).clone()
         )

@@ -30,8 +30,8 @@ def run(model: Any, images: np.ndarray, ids: np.ndarray | None = None) -> dict[s
     """Every stage and the results.
 
     A dual encoder gives `image_embedding` and `text_embedding` (unit norm), `logit_scale` (its logarithm, as
-    stored), `logit_bias` where it has one and `logits` [images, texts]; a classifier (ids None) gives
-    `features` and, where it has a head, `logits`.
+    stored), `logit_bias` if it has one, and `logits` [images, texts]. A classifier (ids None) gives
+    `features` and, if it has a head, `logits`.
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     visual, *texts = towers_of(model)
@@ -68,7 +68,7 @@ def clip_results(model: Any, image: Tensor, text: Tensor) -> dict[str, Tensor]:
 def write_golden(
     out: Path, arrays: dict[str, np.ndarray], inputs: dict[str, np.ndarray], facts: dict[str, Any]
 ) -> None:
-    """Writes inputs, arrays and `meta` as one .npz, which appears only when complete."""
+    """Write inputs, arrays and `meta` as one .npz, which appears only when complete."""
     meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
     partial = out.with_name(out.name + ".partial")
     with partial.open("wb") as file:

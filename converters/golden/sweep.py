@@ -1,14 +1,14 @@
 """Many architectures in one process: full-size keys and shapes, and the numbers of narrow models.
 
-Importing the libraries takes longer than most of what is asked of them, so `clipjax.verification.parity`
-asks everything of one process. A question is a dict:
+Importing the libraries takes longer than most questions, so `clipjax.verification.parity` sends all of them
+to one process. A question is a dict:
 
     {"shapes": NAME, "library": L}                    the state dict of a model at full size
     {"numbers": NAME, "library": L, "sizes": RECORD, "inputs": FILE.npz, "seed": N}
                                                       a narrow model of conditioned weights, and its golden
 
-The answer to the n-th one has `"question": n` and either `"problem"`, what went wrong in one line, or what
-was asked: `"shapes"`, {key: [shape, dtype]}, or `"checkpoint"` and `"golden"`, the paths of two files.
+Answer n has `"question": n` and one of: `"problem"` (one line), `"shapes"` ({key: [shape, dtype]}), or
+`"checkpoint"` and `"golden"` (the paths of two files).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from converters.golden.run import run, write_golden
 
 
 def answers(questions: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in order; one that cannot be given does not stop the others."""
-    torch.set_num_threads(1)  # narrow models, and our own side runs beside this
+    """The answers in order; one failure does not stop the others."""
+    torch.set_num_threads(1)  # narrow models, and our side runs at the same time
     for number, question in enumerate(questions):
         try:
             answer = shapes(question) if "shapes" in question else numbers(question, folder / str(number))
@@ -47,7 +47,7 @@ def shapes(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Weights of a narrow model, and every stage that it computes from the inputs."""
+    """Weights of a narrow model, and every stage it computes from the inputs."""
     arch, library = question["numbers"], question["library"]
     torch.manual_seed(question["seed"])
     model = build_model(arch, library, question["sizes"])

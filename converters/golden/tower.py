@@ -1,4 +1,4 @@
-"""One file a family; see `converters.golden`."""
+"""The tower files; see `converters.golden`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converters.golden.recording import Tower
 
 @functools.cache
 def families() -> dict[str, ModuleType]:
-    """The files of this folder by name, which is the family's name in an arch record."""
+    """The files in towers/, by name: the family's name in an arch record."""
     names = sorted(module.name for module in pkgutil.iter_modules(towers.__path__))
     return {name: importlib.import_module(f"{towers.__name__}.{name}") for name in names}
 
@@ -23,7 +23,7 @@ def tower_of(module: Any) -> Tower:
     """How to treat a torch tower.
 
     Raises:
-        SystemExit: no file of this folder takes its class.
+        SystemExit: no tower file takes its class.
     """
     for family in families().values():
         for tower in family.TOWERS:

@@ -27,13 +27,13 @@ _NAMES = {
 
 
 def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None = None) -> nn.Module:
-    """The model of a config (the dict, or the path of its JSON), in eval mode.
+    """The model of a config (a dict, or the path of its JSON), in eval mode.
 
     Args:
-        sizes: our record of the model for images of another size.
+        sizes: our record of the model for another image size.
 
     Raises:
-        SystemExit: a config of another model, or an arch record that transformers has no model for.
+        SystemExit: another model's config, or an arch record without a transformers model.
     """
     record = arch if isinstance(arch, dict) else json.loads(Path(arch).read_text())
     record = from_record(record) if "vision" in record else record
@@ -49,7 +49,7 @@ def build_transformers(arch: str | dict[str, Any], sizes: dict[str, Any] | None 
 
 
 def from_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The config of a clipjax arch record; here the flags are the record's too."""
+    """The config of a clipjax arch record. Here the flags come from the record too."""
     towers = {
         f"{name}_config": {
             theirs: record[name][ours] for ours, theirs in _NAMES.items() if ours in record[name]

@@ -1,13 +1,14 @@
 """Conditioned reference weights by layer: PyTorch models in which every tensor, and every eps, matters.
 
-On a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied by
-zero, attention is uniform, biases are zero, and eps is lost in a large variance. Parity shown there proves
-little. `converters.golden.condition` sets, from a seed, norm scales of 0.6 to 1.4 and biases of +-0.2,
-projections that keep the signal's size, queries and keys that make attention choose, and BatchNorm
-statistics measured by a train-mode pass. What is normalised is kept small, so that eps counts in every norm:
-a LayerNorm reads a residual stream of scale STREAM (all that is written to it is scaled alike), a BatchNorm
-a convolution of gain CONV_GAIN. tests/verification/test_reference.py shows that every tensor, and every eps,
-then moves the output.
+Under a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied
+by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. Parity shown there
+proves little. `converters.golden.condition` sets, from a seed: norm scales of 0.6 to 1.4, biases of +-0.2,
+projections that keep the signal's size, queries and keys that make attention choose, and BatchNorm statistics
+from a train-mode pass.
+
+Inputs of norms are kept small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM
+(everything written to it is scaled alike), a BatchNorm a convolution of gain CONV_GAIN.
+tests/verification/test_reference.py shows that every tensor and every eps then moves the output.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from torch import Tensor, nn
 
 STREAM = 0.015  # a variance of 20 to 100 times eps = 1e-5
 CONV_GAIN = 0.05
-BRANCH_GAIN = 0.3  # of a ResNet's residual branches: at 1 RN50 amplifies its own rounding errors 200 times
+BRANCH_GAIN = 0.3  # of a ResNet's residual branches: at 1, RN50 amplifies its own rounding errors 200 times
 ATTENTION_GAIN = 1.3  # attention logits of about this squared: neither uniform nor one-hot
 
 
 def set_by_class(module: nn.Module) -> None:
-    """What the class of a layer tells; a tower's file sets the rest."""
+    """Set what a layer's class determines; a tower's file sets the rest."""
     if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
         module.weight.uniform_(0.6, 1.4)
         module.bias.uniform_(-0.2, 0.2)
@@ -54,7 +55,7 @@ def scaled_normal(weight: Tensor, gain: float) -> None:
 
 
 def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
-    """Scales everything that a transformer's blocks write to the residual stream."""
+    """Scale everything that a transformer's blocks write to the residual stream."""
     for linears in writers:
         for linear in linears:
             linear.weight.mul_(STREAM)
@@ -62,7 +63,7 @@ def condition_residual(writers: Iterable[tuple[nn.Linear, ...]]) -> None:
 
 
 def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[str, float]) -> None:
-    """Sets BatchNorm statistics by a train-mode pass; `gains` scale the named norms first."""
+    """Set BatchNorm statistics in a train-mode pass; `gains` scale the named norms first."""
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     momenta = [norm.momentum for norm in norms.values()]
     for name, norm in norms.items():
@@ -73,12 +74,12 @@ def measure_batch_norms(model: Any, image_size: int, seed: int, gains: Mapping[s
     model.train()
     model(torch.from_numpy(images(image_size, 8, seed)).permute(0, 3, 1, 2))
     model.eval()
-    for norm, momentum in zip(norms.values(), momenta):  # as it was, for those who train
+    for norm, momentum in zip(norms.values(), momenta):  # restored for training
         norm.momentum = momentum
 
 
 def images(size: int, batch: int, seed: int) -> np.ndarray:
-    """[batch, size, size, 3] float32: noise over a coarse pattern, so that no two images look alike."""
+    """[batch, size, size, 3] float32: noise over a coarse pattern, so that images differ clearly."""
     rng = np.random.default_rng([seed, 1])
     coarse = rng.normal(size=(batch, 4, 4, 3))
     cells = np.arange(size) * 4 // size

@@ -174,7 +174,6 @@ def _size(count: int) -> str:
 
 
 def in_words(recipe: PixelRecipe) -> str:
-    """A recipe for a listing."""
     resize = {"shortest": "short side", "longest": "long side", "squash": "both sides"}[recipe.resize_mode]
     parts = [f"{recipe.image_size} px", f"{resize} {recipe.resize_size}", recipe.interpolation]
     parts += [f"RGB {recipe.rgb}"]

@@ -1,1 +1,1 @@
-"""How the towers of the reference are run and conditioned: one file a family, found by scanning."""
+"""How to run and condition the reference's towers: one file per family, found by scanning."""

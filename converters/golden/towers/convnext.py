@@ -14,7 +14,7 @@ from converters.golden.weights import STREAM, scaled_normal
 
 def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
     sizes = {"dims": list(record["widths"]), "depths": list(record["depths"])}
-    # A classifier's hidden layer is as wide as the features that its head reads.
+    # A classifier's hidden layer has the width of the features that its head reads.
     return sizes | ({"head_hidden_size": record["embed_dim"]} if record["projection"] == "hidden" else {})
 
 
@@ -42,7 +42,7 @@ def projects(model: Any) -> bool:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every norm, that of the head too, reads something of scale STREAM."""
+    """Every norm, also the head's, reads inputs of scale STREAM."""
     trunk = trunk_of(model)
     scaled_normal(trunk.stem[0].weight, STREAM)
     trunk.stem[0].bias.uniform_(-STREAM, STREAM)

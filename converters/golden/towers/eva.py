@@ -19,7 +19,7 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
         "embed_dim": record["width"],
         "depth": record["layers"],
         "num_heads": record["heads"],
-        # timm takes the integer part of width x ratio: the half keeps it off the edge.
+        # timm truncates width x ratio: the half keeps it off the edge.
         "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
     }
 
@@ -41,14 +41,14 @@ def condition(visual: Any, seed: int) -> None:
     condition_residual((block.attn.proj, block.mlp.fc2) for block in trunk.blocks)
     for block in trunk.blocks:
         condition_attention(block.attn)
-        if isinstance(block.mlp, SwiGLU):  # small, for the eps of the norm inside
+        if isinstance(block.mlp, SwiGLU):  # small, so that the inner norm's eps counts
             condition_residual([(block.mlp.fc1_x,)])
         if isinstance(block, EvaBlockPostNorm):
             condition_post_norm(block)
 
 
 def condition_attention(attn: Any) -> None:
-    """Queries and keys that choose, biases, and small values where a norm follows."""
+    """Queries and keys that make attention choose, biases, and small values where a norm follows."""
     if attn.qkv is None:
         for linear in (attn.q_proj, attn.k_proj):
             scaled_normal(linear.weight, ATTENTION_GAIN)
@@ -61,9 +61,10 @@ def condition_attention(attn: Any) -> None:
 
 
 def condition_post_norm(block: Any) -> None:
-    """The norms write the stream, so they are small; what reads it as it is makes up for that.
+    """The norms write the stream, so they are small; layers that read it directly compensate.
 
-    Unnormalised the stream grows, to about twice STREAM: queries and keys are to choose no harder for it.
+    The stream is not normalised and grows to about twice STREAM; queries and keys must not choose harder for
+    it.
     """
     for norm in (block.norm1, block.norm2):
         norm.weight.mul_(STREAM)

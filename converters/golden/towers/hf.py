@@ -1,6 +1,6 @@
 """The towers of transformers' CLIPModel and SiglipModel (transformers 5).
 
-Their projections belong to the whole model, so that a tower here is the model and which half of it is meant.
+Projections belong to the whole model, so a tower here is the model and one of its halves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def image_stages(tower: ImageTower, images: Tensor) -> dict[str, Tensor]:
     vision, clip = tower.model.vision_model, is_clip(tower.model)
     blocks = vision.encoder.layers
     modules = {"patch_embed": vision.embeddings.patch_embedding, **numbered("blocks", blocks)}
-    if clip:  # of the class token alone
+    if clip:  # the class token only
         modules["pooled"] = vision.post_layernorm
     with recording(modules, inputs_of={"embed": blocks[0]}) as found:
         features = tower.model.get_image_features(images).pooler_output

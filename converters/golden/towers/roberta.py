@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedConfig, RobertaConfig, XLMRoberta
 from converters.golden.recording import Tower, numbered, recording
 from converters.golden.weights import ATTENTION_GAIN, STREAM, scaled_normal
 
-# What differs from the config classes' defaults in config.json of these repositories on the hub, which
-# open_clip would download.
+# Differences from the config classes' defaults in these hub repositories' config.json, which open_clip would
+# download.
 _BOTH = {"max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 _HUB: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
@@ -33,7 +33,7 @@ _SIZES = {
 
 
 def hub_configs(record: dict[str, Any] | None) -> AbstractContextManager[Any]:
-    """`AutoConfig.from_pretrained` without the hub, with the sizes of our record of the tower if given."""
+    """`AutoConfig.from_pretrained` without the hub, with the sizes of our tower record if given."""
 
     def from_pretrained(name: str, **_: Any) -> PreTrainedConfig:
         kind, facts = _HUB[name]
@@ -56,7 +56,7 @@ def stages(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def condition(model: Any, seed: int) -> None:
-    """Every norm returns, and so reads, a stream of scale STREAM; what must not stay small is scaled back."""
+    """Every norm writes and reads a stream of scale STREAM; what must not stay small is scaled back."""
     for module in model.transformer.modules():
         if isinstance(module, nn.Embedding):
             module.weight.normal_(std=STREAM)

@@ -19,7 +19,7 @@ def timm_sizes(record: dict[str, Any]) -> dict[str, Any]:
         "embed_dim": record["width"],
         "depth": record["layers"],
         "num_heads": record["heads"],
-        # timm takes the integer part of width x ratio: the half keeps it off the edge.
+        # timm truncates width x ratio: the half keeps it off the edge.
         "mlp_ratio": (record["mlp_width"] + 0.5) / record["width"],
     }
 
@@ -54,7 +54,7 @@ def condition(model: Any, seed: int) -> None:
 
 
 def condition_block(block: Any) -> None:
-    """Queries and keys that choose; small branches, by their LayerScale where there is one."""
+    """Queries and keys that make attention choose; small branches, by their LayerScale if there is one."""
     width = block.attn.qkv.in_features
     scaled_normal(block.attn.qkv.weight[: 2 * width], ATTENTION_GAIN)
     if isinstance(block.ls1, LayerScale):
@@ -65,7 +65,7 @@ def condition_block(block: Any) -> None:
 
 
 def condition_pool(pool: Any) -> None:
-    """What the query reads is small, for the eps of the norm behind it."""
+    """The query reads small values, so that the next norm's eps counts."""
     pool.latent.normal_()
     scaled_normal(pool.q.weight, ATTENTION_GAIN)
     scaled_normal(pool.kv.weight[: pool.kv.in_features], ATTENTION_GAIN)

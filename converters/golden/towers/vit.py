@@ -16,7 +16,7 @@ __all__ = ["TOWERS", "open_clip_sizes", "timm_sizes"]
 
 def open_clip_sizes(record: dict[str, Any]) -> dict[str, Any]:
     names = ("image_size", "patch_size", "width", "layers")
-    # open_clip takes the integer part of width x ratio: the half keeps it off the edge.
+    # open_clip truncates width x ratio: the half keeps it off the edge.
     ratio = (record["mlp_width"] + 0.5) / record["width"]
     sizes = {name: record[name] for name in names}
     sizes |= {"head_width": record["width"] // record["heads"], "mlp_ratio": ratio}
@@ -46,7 +46,7 @@ def condition(visual: Any, seed: int) -> None:
 
 
 def condition_pool(pool: Any) -> None:
-    """Small queries, and small outputs for the norm behind."""
+    """Small queries, and small outputs for the next norm."""
     pool.query.normal_(std=STREAM)
     scaled_normal(pool.attn.q_proj_weight, ATTENTION_GAIN)
     scaled_normal(pool.attn.k_proj_weight, ATTENTION_GAIN)
