@@ -1,3 +1,1 @@
-"""Is it the same model, stage by stage; does it compile for other chips; what is proved of each
-architecture.
-"""
+"""Whether a model matches its reference stage by stage, compiles for other chips, and is proved."""

@@ -1,14 +1,13 @@
-"""TPU-proved without a TPU: a forward pass compiled ahead of time, and what the executable says.
+"""Forward passes compiled for TPUs without a TPU, and the facts read from the executables.
 
-libtpu, which `pip install "jax[tpu]"` brings, is the real TPU compiler and runs on any machine; JAX
-describes the chips to it (`jax.experimental.topologies`). So for every chip of configs/chips.toml one can see
-that a model compiles, at which batch it fits the memory, that its data-parallel forward has no collective,
-and that in the parity profile every dot and convolution keeps HIGHEST precision: on a TPU a float32 type
-alone would be multiplied in bfloat16.
+libtpu, which `pip install "jax[tpu]"` brings, is the real TPU compiler and runs on any machine; JAX describes
+the chips to it (`jax.experimental.topologies`). For every chip of configs/chips.toml one sees whether a model
+compiles, which batch fits the memory, that the data-parallel forward has no collective, and that parity keeps
+HIGHEST precision in every dot and convolution: by default a TPU multiplies even float32 in bfloat16.
 
-The program is the one that embedding runs: uint8 pixels or token ids to features, params replicated and the
-batch split over the chips. It is left to the partitioner, not stated with `shard_map`, so that a forward
-which mixes examples would show up as a collective.
+The program is the one that embedding runs: uint8 pixels or token ids to features, params replicated, the
+batch split over the chips. The partitioner splits it, not `shard_map`: a forward that mixes examples would
+show a collective.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from clipjax.models.network import Network, Precision
 from clipjax.storage.reading import read_toml
 from clipjax.verification.hlo import CompiledProgram
 
-LARGEST = 4096  # examples a chip: more at a time gain nothing
+LARGEST = 4096  # examples per chip; larger batches gain nothing
 
 _HIGHEST = "operand_precision={highest,highest}"
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of TPU: see configs/chips.toml."""
+    """One kind of TPU, from configs/chips.toml."""
 
     name: str
     topology: str
@@ -59,7 +58,8 @@ class Forward:
     """What one chip computes: function(params, batch) -> features.
 
     Attributes:
-        params: the tower's params, abstract. example: one example of the batch, without the batch axis.
+        params: the tower's params, abstract.
+        example: one example, without the batch axis.
     """
 
     function: Callable[[Any, jax.Array], jax.Array]
@@ -73,7 +73,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Executable:
-    """What a compiled program says about itself; bytes and batch are those of one chip."""
+    """Facts of a compiled program; bytes and batch are per chip."""
 
     batch: int
     argument_bytes: int
@@ -86,11 +86,11 @@ class Executable:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a tower of a model, in one precision, on one kind of chip.
+    """One line of the table: a model's tower, in one precision, on one kind of chip.
 
     Attributes:
         gflops: of the dots and convolutions, for one example.
-        executable: of the largest batch (a power of two, up to `LARGEST`) that fits a chip; None when it does
+        executable: of the largest batch (a power of two, up to `LARGEST`) that fits a chip; None if it does
             not compile.
         problem: why it does not compile.
     """
@@ -139,7 +139,7 @@ def programs(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """What `aot_table` compiles for each kind of chip. Raises UsageError for an unknown model."""
+    """What `aot_table` compiles per kind of chip. Raises UsageError for an unknown model."""
     cards = [model_card(name) for name in ids]
     return [
         (card, tower, precision)
@@ -187,9 +187,9 @@ def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forw
 
 
 def use_tpu_compiler() -> None:
-    """Compile for TPUs that are only described, in this process; JAX is switched to the CPU.
+    """Switch JAX to the CPU, and let this process compile for TPUs that are only described.
 
-    The variables stand for what libtpu would ask the metadata server of a TPU machine.
+    The environment variables replace libtpu's questions to a TPU machine's metadata server.
 
     Raises UsageError for an environment without the TPU compiler.
     """
@@ -201,13 +201,13 @@ def use_tpu_compiler() -> None:
         )
     jax.config.update("jax_platforms", "cpu")
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # it locks the chips, of which there are none here
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # libtpu locks the chips; there are none here
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 
 def slice_mesh(chip: Chip, topology: str) -> Mesh:
-    """The chips of a slice, such as "v5e:16x16", as a mesh of the data axis alone."""
+    """The chips of a slice, such as "v5e:16x16", as a mesh with only the data axis."""
     from jax.experimental import topologies
 
     described = topologies.get_topology_desc(topology, platform="tpu", chip_config_name=chip.cores)
@@ -215,10 +215,10 @@ def slice_mesh(chip: Chip, topology: str) -> Mesh:
 
 
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
-    """The forward of `batch` examples a chip on the chip's slice; None when that does not fit the memory.
+    """The forward of `batch` examples per chip on the chip's slice; None if it does not fit the memory.
 
     Raises:
-        jax.errors.JaxRuntimeError: it does not compile for any other reason.
+        jax.errors.JaxRuntimeError: it does not compile for another reason.
     """
     mesh = slice_mesh(chip, chip.topology)
     whole, split = replicated(mesh), batch_sharding(mesh)
@@ -234,7 +234,7 @@ def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | No
             return None
         raise
     executable = _read(compiled, batch, time.perf_counter() - start)
-    # The compiler refuses temporaries that exceed the memory, and counts the arguments too only at times.
+    # The compiler refuses temporaries beyond the memory, but does not always count the arguments.
     needed = executable.argument_bytes + executable.temporary_bytes
     return executable if needed <= chip.memory_gib * 2**30 else None
 
@@ -254,9 +254,9 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
 
 
 def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
-    """The executable of the largest batch that fits, a power of two up to `LARGEST`; None if not one does.
+    """The executable of the largest batch that fits, a power of two up to `LARGEST`; None if none does.
 
-    From the top: what does not fit is refused in seconds, what does takes minutes to compile.
+    From the top: a batch too large is refused in seconds, one that fits compiles for minutes.
     """
     batch = LARGEST
     while (executable := compile_at(batch)) is None and batch > 1:
@@ -268,11 +268,10 @@ def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None
 
 
 def product_flops(jaxpr: Jaxpr) -> int:
-    """Floating-point operations of a program's dots and convolutions, two a multiply-add.
+    """Floating-point operations of a program's dots and convolutions, two per multiply-add.
 
-    XLA's own cost analysis counts the body of a scan once; here it counts as often as it runs. Of the
-    branches of a `cond`, which is also how a program differs between platforms, the costliest counts. Zeros
-    that pad a convolution count as operands.
+    A scan's body counts as often as it runs (XLA's cost analysis counts it once), and only the costliest
+    branch of a `cond`, which also selects by platform. Zeros that pad a convolution count as operands.
 
     Raises:
         ValueError: a product inside a loop of unknown length.
@@ -311,7 +310,6 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
 
 
 def table_titles() -> tuple[str, ...]:
-    """The columns of the table."""
     return (
         *("model", "tower", "precision", "chip", "compiles", "GFLOP an example", "largest batch"),
         *("arguments (MB)", "temporaries (MB)", "collectives", "HIGHEST of products"),
@@ -319,7 +317,7 @@ def table_titles() -> tuple[str, ...]:
 
 
 def table_cells(row: Row) -> tuple[str, ...]:
-    """A row under `table_titles()`; memory is at the largest batch."""
+    """A row under `table_titles()`; memory is that of the largest batch."""
     facts = (row.model, row.tower, row.precision, row.chip)
     if row.executable is None:
         return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 5)

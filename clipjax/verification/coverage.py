@@ -1,11 +1,11 @@
-"""What of the registry is proven: one row a model, its status from the parity record.
+"""The status of every registered model, from the parity record.
 
 `clipjax verify --all --random-init` builds every architecture in the reference library and in clipjax and
-writes configs/parity.json: whether the full-size tensors account for each other one to one, and whether a
-narrow model with the same flags gives the same numbers. The table printed by `clipjax models`, and those
-between markers in README.md and docs/models.md, are made from it:
+writes configs/parity.json: whether the full-size tensors match one to one, and whether a narrow model with
+the same flags gives the same numbers. The tables of `clipjax models`, README.md and docs/models.md (between
+markers) come from it:
 
-    python -m clipjax.verification.coverage README.md docs/models.md     # write the tables anew
+    python -m clipjax.verification.coverage README.md docs/models.md     # rewrite the tables
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Coverage:
     Attributes:
         id, group, arch: as in configs/models.csv.
         vision, text: families of the towers; text is None for a classifier.
-        params_m: millions of parameters of the image tower (with its head, for a classifier).
-        image_size: pixels a side.
-        status: one of STATUSES: "verified" (full-size keys and shapes, and narrow numbers with the same
-            flags), "shapes only", "unverified" (no record of this version of the forward pass, or a failed
-            one) or "not supported".
+        params_m: millions of parameters of the image tower (with a classifier's head).
+        image_size: side in pixels.
+        status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same
+            flags. "shapes only". "unverified": no record of this version of the forward pass, or a failed
+            one. "not supported".
         why: what is missing; empty for a verified model.
         tokenizer: "built in" or "needs files from the repo"; None for a classifier.
     """
@@ -68,7 +68,7 @@ def coverage(group: str | None = None) -> list[Coverage]:
     """A row for every registered model (of one group), in the registry's order.
 
     Raises:
-        UsageError: no such group, with the nearest ones.
+        UsageError: there is no such group; the message names the nearest.
         DataError: configs/parity.json is damaged.
     """
     if group is not None and group not in groups():
@@ -79,13 +79,13 @@ def coverage(group: str | None = None) -> list[Coverage]:
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
-    """How many of the rows have each status."""
+    """The number of rows per status."""
     found = Counter(row.status for row in rows)
     return {status: found[status] for status in STATUSES if found[status]}
 
 
 def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the whole table: one line a model."""
+    """Titles and cells of the whole table: one line per model."""
     titles = ["model", "group", "image tower", "text tower", "params (M)", "image", "status", "tokenizer"]
     cells = [
         [
@@ -104,7 +104,7 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the short table: one line a pair of tower families."""
+    """Titles and cells of the short table: one line per pair of tower families."""
     titles = ["image tower", "text tower", "architectures", "models", "verified", "tokenizer"]
     pairs: dict[tuple[str, str], list[Coverage]] = {}
     for row in rows:
@@ -119,7 +119,7 @@ def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(which: str, rows: Sequence[Coverage]) -> str:
-    """The table "models" or "families" in Markdown, and the summary below it."""
+    """The table "models" or "families" in Markdown, with the summary below it."""
     titles, cells = {"models": table, "families": family_table}[which](rows)
     lines = [titles, ["---"] * len(titles), *cells]
     cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
@@ -127,14 +127,14 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
 
 
 def summary(rows: Sequence[Coverage]) -> str:
-    """One sentence: how many models have each status, and against which versions."""
+    """One sentence: the number of models per status, and the reference versions."""
     said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
     libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
     return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."
 
 
 def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
-    """The table as JSON: counts, the reference libraries' versions, and one object a model."""
+    """The table as JSON: counts, versions of the reference libraries, and one object per model."""
     return {
         "counts": counts(rows),
         "libraries": read_record()["libraries"],
@@ -143,7 +143,7 @@ def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
 
 
 def with_tables(text: str) -> str:
-    """`text` with every table between `<!-- coverage: NAME -->` and `<!-- end of coverage -->` made anew."""
+    """`text` with new tables between `<!-- coverage: NAME -->` and `<!-- end of coverage -->`."""
     rows = coverage()
     return _MARKED.sub(lambda found: f"{found[1]}{markdown(found[2], rows)}\n{found[3]}", text)
 
@@ -168,7 +168,7 @@ def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) ->
 
 
 def _tokenizer(name: str) -> str | None:
-    """Whether a tokenizer's vocabulary ships with clipjax; None where no text is encoded."""
+    """Whether a tokenizer's vocabulary ships with clipjax; None for a classifier."""
     if not name:
         return None
     built_in = (config_dir() / "tokenizers" / f"{name}.txt").is_file()
@@ -176,14 +176,12 @@ def _tokenizer(name: str) -> str | None:
 
 
 def _families(arch: str) -> tuple[str | None, str | None]:
-    """The families that an architecture's file names, read without importing a model."""
     path = config_dir() / "archs" / f"{arch}.toml"
     towers = read_toml(path) if path.is_file() else {}
     return towers.get("vision", {}).get("family"), towers.get("text", {}).get("family")
 
 
 def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) -> tuple[str, str]:
-    """(status, why it is not verified)."""
     found = record["archs"].get(row["arch"])
     if found is None or record["rows"].get(row["id"]) != row["arch"]:
         return UNVERIFIED, f"no parity record; {_RECORD_IT}"
@@ -199,7 +197,7 @@ def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any])
 
 
 def main(paths: Sequence[str]) -> None:
-    """Write the tables in those files anew."""
+    """Rewrite the tables in these files."""
     for path in map(Path, paths):
         path.write_text(with_tables(read_text(path)), encoding="utf-8")
 

@@ -1,8 +1,7 @@
-"""What a compiled program says of itself: its collectives, its products, how many operations it does.
+"""Facts of a compiled program: its collectives, products and number of operations.
 
-Read from the text of the optimised HLO (`jax.stages.Compiled.as_text()`), which is the program of one device:
-shapes are those of its part. So what the compiler has made can be checked, on any platform, and not only what
-was asked for.
+Read from the text of the optimised HLO (`jax.stages.Compiled.as_text()`), the program of one device, with the
+shapes of its part. So the compiler's result is checked, on any platform, not only the request.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of a program; `shape` is empty for a tuple (and for a scalar)."""
+    """One line of a program; `shape` is () for a tuple and for a scalar."""
 
     opcode: str
     shape: tuple[int, ...]
@@ -39,7 +38,7 @@ class Instruction:
 
     @property
     def collective(self) -> str | None:
-        """The kind, such as "all-gather"; an asynchronous one counts where it starts."""
+        """The kind, such as "all-gather"; an asynchronous one counts at its start."""
         found = _COLLECTIVE.fullmatch(self.opcode)
         return found and found[1]
 
@@ -55,7 +54,7 @@ class Computation:
 
 
 class CompiledProgram:
-    """The text of a program, read."""
+    """A program parsed from its text."""
 
     def __init__(self, text: str) -> None:
         """Raises ValueError for a text without an entry computation."""
@@ -72,26 +71,26 @@ class CompiledProgram:
             raise ValueError("the text of no compiled program: it has no entry computation")
 
     def instructions(self) -> Iterator[Instruction]:
-        """All of them, each once."""
+        """Every instruction, once."""
         for computation in self.computations.values():
             yield from computation.instructions.values()
 
     @property
     def collectives(self) -> dict[str, int]:
-        """How many there are of each kind, those inside of a loop once."""
+        """The number of each kind; those inside a loop count once."""
         return dict(Counter(each.collective for each in self.instructions() if each.collective))
 
     @property
     def products(self) -> list[Instruction]:
-        """Dots and convolutions (on a TPU a dot is one), those inside of a loop once."""
+        """Dots and convolutions (on a TPU a dot is one); those inside a loop count once."""
         return [each for each in self.instructions() if each.opcode in PRODUCTS]
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one device's dots and convolutions, two a multiply-add.
+        """Floating-point operations of one device's dots and convolutions, two per multiply-add.
 
-        The body of a loop counts as often as it runs, where XLA's own cost analysis counts it once; of
-        branches the costliest counts. Zeros that pad or dilate a convolution are no operands, as for XLA.
+        A loop's body counts as often as it runs (XLA's cost analysis counts it once); of branches, only the
+        costliest. Zeros that pad or dilate a convolution do not count, as in XLA.
 
         Raises ValueError for a product inside a loop of unknown length.
         """
@@ -116,7 +115,7 @@ class CompiledProgram:
         return inside * self._trips(each) if each.opcode == "while" and inside else inside
 
     def _trips(self, loop: Instruction) -> int:
-        """How often a loop runs: as XLA says, or as the condition of a scan does, which counts up from 0."""
+        """How often a loop runs: from XLA, or from the condition of a scan, which counts up from 0."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
         condition = re.search(r"\bcondition=%([\w.-]+)", loop.attributes)
@@ -131,7 +130,7 @@ class CompiledProgram:
 
 def _instruction(rest: str) -> Instruction:
     found = _OPCODE.match(rest)
-    if found is None:  # a constant whose value has brackets, a parameter of many parts
+    if found is None:  # e.g. a constant whose value has brackets, or a tuple parameter
         return Instruction("", (), (), rest)
     shape = _SHAPE.match(found["type"])
     sizes = tuple(map(int, filter(None, shape["sizes"].split(",")))) if shape else ()
@@ -148,9 +147,9 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 
 
 def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
-    """Output x input features x pairs of an output place and a tap of the kernel that meet a value.
+    """2 x outputs x input features x pairs of an output place and a kernel tap that meet a value.
 
-    On a TPU the batch axes of a dot are a kernel of their size, with dilation: of its taps one meets a value.
+    On a TPU the batch axes of a dot are a dilated kernel of their size, of which one tap meets a value.
     """
     numbers = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)
     assert numbers is not None

@@ -1,16 +1,16 @@
-"""The parity record: does every registered architecture compute what the reference library's does?
+"""The parity record: does every registered architecture compute the same as in its reference library?
 
-For every architecture of configs/models.csv two things are shown, without the weights of any model:
+For every architecture of configs/models.csv two things are shown, without any model's weights:
 
-* full size: the reference's state dict, built on PyTorch's meta device for each row by the name and tag that
-  the row gives, maps one to one onto our params, by key and by shape;
-* numbers: a narrow model with the library's own flags and weights in which every tensor matters
-  (`converters.golden.condition`) gives the same stages, embeddings and logits, by the measure and within the
-  tolerances of `clipjax.verification.verify`.
+* full size: the reference's state dict, built on PyTorch's meta device by each row's name and tag, maps one
+to one onto our params, by key and shape;
+* numbers: a narrow model with the library's flags, and weights in which every tensor matters
+(`converters.golden.condition`), gives the same stages, embeddings and logits, as judged by
+`clipjax.verification.verify`.
 
-The libraries run in one subprocess (`converters.golden sweep`) while this process converts and compares. The
-record (configs/parity.json) is written after each architecture, so that an interrupted sweep goes on; what it
-holds for the same arch record, rows, libraries and forward pass is not done again.
+The libraries run in one subprocess (`converters.golden sweep`); this process converts and compares. The
+record (configs/parity.json) is written after each architecture, so that an interrupted sweep resumes. Entries
+of the same arch record, rows, libraries and forward pass are not computed again.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _RESULTS = ("image_embedding", "text_embedding", "features", "logits")
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep leaves.
+    """The outcome of a sweep.
 
     Attributes:
         path: the record's file.
-        entries: the record of each architecture that was asked for and is in it.
-        done: the names of those that were not already up to date.
-        missing: the names of those that are not in the record, as `limit` did not let them.
+        entries: the entry of each requested architecture that is up to date.
+        done: names of those computed now.
+        missing: names of those without an entry, because of `limit`.
     """
 
     path: Path
@@ -86,9 +86,9 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
     """Bring the parity record up to date.
 
     Args:
-        path: the record; by default configs/parity.json of this installation.
-        only: names of architectures; by default all of the registry.
-        limit: do at most this many of those that are not up to date.
+        path: the record; default configs/parity.json of this installation.
+        only: names of architectures; default all of the registry.
+        limit: compute at most this many.
 
     Raises:
         DataError: `path` holds something else, or cannot be written.
@@ -116,7 +116,7 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
 
 
 def problem_of(entry: Mapping[str, Any]) -> str | None:
-    """Why an architecture's entry does not show it to be the reference's; None when it does."""
+    """The first difference from the reference in an entry; None without one."""
     if entry["full_size"] != EQUAL:
         return entry["full_size"]
     return entry["narrow"]["problem"]
@@ -126,7 +126,7 @@ def problem_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of all that decides a number.
+    """The versions of everything that decides a number.
 
     Raises:
         ClipjaxError: one of the reference libraries is not installed.
@@ -142,14 +142,14 @@ def library_versions() -> dict[str, str]:
 
 
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
-    """Whether the record has this architecture, for its present rows, record and forward pass."""
+    """Whether the record has this architecture, for its present rows, arch record and forward pass."""
     entry = record["archs"].get(subject.arch)
     now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
     return entry is not None and now.items() <= entry.items()
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """In the registry's order, whole or not at all; what the registry no longer has is left out."""
+    """In the registry's order, whole or not at all; architectures no longer in the registry are dropped."""
     archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
     with _writing(path) as partial:
@@ -158,7 +158,7 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """Before the libraries run, not after: can the record be written?"""
+    """Raises before the libraries run, not after, if the record cannot be written."""
     with _writing(path) as partial:
         partial.touch()
         partial.unlink()
@@ -166,7 +166,7 @@ def _check_place(path: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Generator[Path]:
-    """The file beside `path` that becomes it."""
+    """The partial file beside `path`, to be renamed to it."""
     try:
         yield path.with_name(path.name + ".partial")
     except OSError as error:
@@ -177,7 +177,6 @@ def _writing(path: Path) -> Generator[Path]:
 
 
 def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]]]:
-    """(architecture, its entry) as each is answered."""
     if not stale:
         return
     with tempfile.TemporaryDirectory(prefix="clipjax-parity-") as temporary:
@@ -194,7 +193,7 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
 
 
 def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
-    """As `converters.golden.sweep` takes them: the shapes of every name, then the numbers of the first."""
+    """For `converters.golden.sweep`: the shapes of every name, then the numbers of the first."""
     narrow, inputs = narrow_arch(load_arch(subject.arch)), folder / f"{subject.arch}.npz"
     arrays: dict[str, Any] = random_inputs(narrow, BATCH, SEED)
     np.savez(inputs, **arrays)
@@ -204,7 +203,6 @@ def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
 
 
 def ask(questions: list[dict[str, Any]], folder: Path) -> Generator[dict[str, Any]]:
-    """The answers, each as soon as the libraries' process has given it."""
     (folder / "questions.json").write_text(json.dumps(questions))
     command = [sys.executable, "-m", "converters.golden", "sweep"]
     command += ["--questions", str(folder / "questions.json"), "--folder", str(folder)]
@@ -228,14 +226,11 @@ def ask(questions: list[dict[str, Any]], folder: Path) -> Generator[dict[str, An
 
 @dataclass(frozen=True)
 class _Described:
-    """A tensor of which only shape and type are known."""
-
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """keys, params and full_size: "equal", or the first problem."""
     from converters.engine import flatten
 
     target = Network(load_arch(subject.arch)).abstract_params()
@@ -264,7 +259,7 @@ def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
 
 
 def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The narrow model's outcome: passed, problem, worst_stage [name, error] and the results' errors."""
+    """Fields passed, problem, worst_stage [name, error], and the results' errors."""
     if "problem" in answer:
         return {"passed": False, "problem": answer["problem"], "worst_stage": None, **_errors(None)}
     checkpoint, golden = Path(answer["checkpoint"]), Path(answer["golden"])
@@ -290,7 +285,7 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
 
 
 def judged(report: Report) -> dict[str, Any]:
-    """What the record keeps of a comparison: the stage nearest to its tolerance, and the results."""
+    """What the record keeps of a comparison: the stage nearest to its tolerance, and the results' errors."""
     errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
     worst = max(errors, key=errors.__getitem__, default=None)
     found = {stage.name: stage.error for stage in report.stages}

@@ -1,13 +1,13 @@
-"""Is this the same model as the reference? Stage by stage: stem, every block, pooling, projection, logits.
+"""Is this the same model as the reference? Compared by stage: stem, every block, pooling, projection,
+logits.
 
-The reference is PyTorch's own model of open_clip, timm or transformers, run in a subprocess
-(`converters.golden`: no torch in this process), or a golden file that such a run left behind, which needs no
-torch at all. Both sides see the same float32 inputs, the reference on the CPU, our side in the "parity"
-profile on JAX's default device.
+The reference is PyTorch's own model of open_clip, timm or transformers in a subprocess (`converters.golden`;
+no torch in this process), or a golden file from such a run, which needs no torch. Both sides get the same
+float32 inputs; the reference runs on the CPU, our side in the "parity" profile on JAX's default device.
 
 A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
-entries, measured against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely.
-Logits agree within 1e-3 x max(1, |b|): absolutely up to magnitude 1, relatively beyond it.
+entries, against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely. Logits
+agree within 1e-3 x max(1, |b|).
 
 Everything fails closed: a reference that cannot be run, a stage that one side lacks, another shape, a NaN.
 """
@@ -47,7 +47,7 @@ INPUTS = ("images", "ids")
 
 @dataclass(frozen=True)
 class Stage:
-    """One comparison. `error` is None where there is nothing to compare; then `problem` says why."""
+    """One comparison. `error` is None if there is nothing to compare; `problem` says why."""
 
     name: str
     error: float | None
@@ -65,9 +65,9 @@ class Report:
 
     Attributes:
         model: the id of the model's card.
-        against: "open_clip", "timm" or "golden".
+        against: "open_clip", "timm", "transformers" or "golden".
         stages: every comparison, in forward order.
-        reference: what the reference said of itself: library, version, arch, checkpoint_sha256, torch.
+        reference: from the reference: library, version, arch, checkpoint_sha256, torch.
         problem: why no comparison could be made, or None.
     """
 
@@ -110,22 +110,22 @@ def verify(
     batch: int = 3,
     seed: int = 0,
 ) -> Report:
-    """Compares a model with its reference, stage by stage.
+    """Compare a model with its reference, stage by stage.
 
     Args:
-        model: a loaded model, or whatever `clipjax.load_model` takes.
-        against: "open_clip", "timm" or "transformers": run the library in a subprocess; "golden": read a
-            golden file. By default the library that the card names, open_clip where it names none.
-        golden: the golden file; it holds the inputs too.
-        arch: the reference's name of the architecture, or its own configuration (JSON). By default what lies
-            beside the weights or, where there is none, the name in the card or the card's own arch record.
-        checkpoint: weights for the reference to load. By default the model's own, written back in the
-            reference's format.
-        batch, seed: how many random images and texts to compare on.
+        model: a loaded model, or an argument of `clipjax.load_model`.
+        against: "open_clip", "timm" or "transformers" (run in a subprocess), or "golden" (read a golden
+            file). Default: the library that the card names, else open_clip.
+        golden: the golden file; its inputs are used.
+        arch: the reference's name of the architecture, or its own configuration (JSON). Default: the
+            configuration beside the weights, else the card's name or arch record.
+        checkpoint: weights for the reference. Default: the model's own, written back in the reference's
+            format.
+        batch, seed: number of random images and texts, and their seed.
 
     Raises:
-        UsageError: unknown `against`, no golden file given, or a classifier against a library that has none
-            like it (one fine-tuned from a CLIP: any library).
+        UsageError: unknown `against`, no golden file given, or a classifier that the library has no
+            counterpart of (for one fine-tuned from a CLIP: any library).
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
     if against not in (*LIBRARIES, "golden", None):
@@ -154,11 +154,11 @@ def verify(
 
 
 def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
-    """The library asked for or, by default, the one that the card names, open_clip where it names none.
+    """`against`, or by default the library that the card names, else open_clip.
 
     Raises:
-        UsageError: there is no such library, or it has no counterpart of a classifier; says what to verify
-            instead, or to do what `doing` calls it.
+        UsageError: an unknown library, or one without a counterpart of a classifier; says what to verify
+            instead (`doing`: the verb).
     """
     card = model.card
     library = against or (card.source.library if card.source.library in LIBRARIES else "open_clip")
@@ -180,7 +180,7 @@ def chosen_library(model: Model, against: str | None = None, doing: str = "verif
 
 @dataclass(frozen=True)
 class Golden:
-    """What a reference run left: its inputs, every stage in forward order, and what it says of itself."""
+    """What a reference run left: inputs, every stage in forward order, and facts about itself."""
 
     inputs: dict[str, np.ndarray]
     stages: dict[str, np.ndarray]
@@ -188,7 +188,7 @@ class Golden:
 
 
 def read_golden(path: Path) -> Golden:
-    """Reads a file written by `converters.golden`.
+    """Read a file written by `converters.golden`.
 
     Raises:
         DataError: it does not exist, is not such a file, or is truncated.
@@ -208,7 +208,7 @@ def read_golden(path: Path) -> Golden:
 
 
 def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
-    """images [B, S, S, 3] float32 of unit size and, for a dual encoder, ids [B, L] int32 of all lengths."""
+    """Images [B, S, S, 3] float32, standard normal; for a dual encoder also ids [B, L] int32."""
     rng = np.random.default_rng(seed)
     size = arch.vision.image_size
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
@@ -216,7 +216,7 @@ def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def random_ids(text: Any, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Texts that fill the context, then shorter ones, the last of them empty, framed as the tower's own."""
+    """Texts from one that fills the context down to an empty one, framed as the tower's own."""
     start, end, pad = text.frame
     words = np.setdiff1d(np.arange(text.vocab_size), [*start, *end, pad])
     ids = np.full((batch, text.context_length), pad, np.int32)
@@ -235,7 +235,7 @@ def run_reference(
     checkpoint: str | Path | None,
     inputs: dict[str, np.ndarray],
 ) -> tuple[Path, str | None]:
-    """Runs the library in a subprocess; returns the golden file, and what went wrong or None."""
+    """Run the library in a subprocess; returns the golden file, and what went wrong or None."""
     given, out = folder / "inputs.npz", folder / "golden.npz"
     arrays: dict[str, Any] = inputs
     np.savez(given, **arrays)
@@ -256,11 +256,11 @@ def reference_model(
     arch: str | Path | None = None,
     checkpoint: str | Path | None = None,
 ) -> dict[str, str | Path]:
-    """What the reference's process is to build and load: `arch`, `library`, `checkpoint` and perhaps `sizes`.
+    """What the reference's process builds and loads: `arch`, `library`, `checkpoint` and perhaps `sizes`.
 
     Args:
-        folder: for the files that are written for it.
-        arch, checkpoint: as `verify` takes them.
+        folder: for the files written for it.
+        arch, checkpoint: as in `verify`.
     """
     record, source = folder / "arch.json", model.card.source
     record.write_text(json.dumps(arch_to_dict(model.card.arch)))
@@ -268,14 +268,16 @@ def reference_model(
         arch = f"{source.arch}.{source.tag}" if library == "timm" and source.tag else source.arch
     options: dict[str, str | Path] = {"arch": arch or record, "library": library}
     options["checkpoint"] = checkpoint or _export(model, library, folder / "reference.safetensors")
-    # A fine-tuned folder may have other pixels and classes than the name, a resized model other pixels.
+    # A fine-tuned folder may differ from the name in image size and classes, a resized model in image size.
     if library == "timm" or model.card.resized is not None:
         options["sizes"] = record
     return options
 
 
 def failure_reason(stderr: str) -> str:
-    """The last exception of a traceback: its line and, where it is a heading, the one below; or the last."""
+    """The last exception of a traceback, with the next line if its own is only a heading; else the last
+    line.
+    """
     lines = [line for line in stderr.splitlines() if line.strip()]
     errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
     first = errors[-1] if errors else len(lines) - 1
@@ -284,7 +286,7 @@ def failure_reason(stderr: str) -> str:
 
 
 def _config_beside(path: Path, library: str) -> Path | None:
-    """The reference's own configuration, where the model was read from a folder that has one."""
+    """The reference's own configuration, if the model was read from a folder that has one."""
     if exists(path / "card.json"):
         return None
     names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())
@@ -292,7 +294,6 @@ def _config_beside(path: Path, library: str) -> Path | None:
 
 
 def _export(model: Model, library: str, path: Path) -> Path:
-    """The model's weights as that library reads them."""
     from clipjax.checkpoints.native import export_model
     from converters.foreign.templates import SIGLIP, is_like
 
@@ -351,7 +352,7 @@ def compare(model: Model, against: str, golden: Golden) -> Report:
 
 
 def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
-    """One stage; see the module's docstring for the measure and the tolerance of each kind."""
+    """One stage; the module docstring defines measures and tolerances."""
     tolerance = tolerance_of(name)
     if (problem := incomparable(ours, theirs)) is not None:
         return Stage(name, None, tolerance, problem)
@@ -361,7 +362,7 @@ def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None)
 
 
 def tolerance_of(name: str) -> float:
-    """How much of `differences` a stage of this name is allowed."""
+    """The largest allowed `differences` of a stage with this name."""
     if name.endswith("_embedding"):
         return EMBEDDING_TOLERANCE
     return LOGIT_TOLERANCE if name == "logits" else STAGE_TOLERANCE
@@ -379,7 +380,7 @@ def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | No
 
 
 def differences(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """How far each number is off, by the measure of its stage (see the module's docstring); float64."""
+    """How far each number is off, by the stage's measure (see the module docstring); float64."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if name.endswith("_embedding"):
         scale: Any = 1.0

@@ -1,15 +1,15 @@
-"""The same images and prompts through both frameworks, the whole way: where does the first number differ?
+"""The same images and prompts through both frameworks, end to end: where does the first number differ?
 
     done = crosscheck("b32", dataset="imagenet_val", root="imagenet/val", limit=512)
     done.first_difference                   # None, or the name of a stage
     done.write("crosscheck")                # record.json and sheet.png
 
-`clipjax.verification.verify` gives both sides the same random inputs; here each side has its own earlier
-stages: it decodes and resizes, tokenizes, embeds, builds its head, scores and counts. The reference runs in
-a subprocess (`converters.golden.crosscheck`) with its library's own public code.
+`clipjax.verification.verify` gives both sides the same random inputs; here each side works on its own earlier
+stages, from decoding to counting. The reference runs in a subprocess (`converters.golden.crosscheck`) with
+its library's own public code.
 
-    ours.py        a resolved run (`clipjax.evaluation.subject`) -> the arrays of our side, by the code of
-    `clipjax eval` reference.py   the same run as a job for the reference, and the arrays that it leaves
+    ours.py        our side of a resolved run (`clipjax.evaluation.subject`), by the code of `clipjax eval`
+    reference.py   the same run as a job for the reference, and the arrays that it leaves
     side.py        what both sides have
     stages.py      the comparison of each stage, its measure and its tolerance
     record.py      the outcome, the JSON record and its digest

@@ -1,4 +1,4 @@
-"""Our side, by the code that `clipjax eval` runs; nothing is taken from a store."""
+"""Our side, by the code of `clipjax eval`; nothing is taken from a store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool 
     Args:
         subject: of the task zeroshot.
         folder: an existing one, for the images' arrays.
-        batch: images a device takes in one step.
+        batch: images per device in one step.
     """
     pixels, tensor = _images(subject, folder, batch)
     settings = {"progress": progress, "per_device_batch": batch}
@@ -63,12 +63,12 @@ def decoded_digests(manifest: Manifest) -> list[str]:
 
 
 def digest_of(image: PIL.Image.Image) -> str:
-    """As `converters.golden.crosscheck` has it."""
+    """The same format as in `converters.golden.crosscheck`."""
     return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
 def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 and normalised float32 [N, S, S, 3], in files: 512 images of 448 pixels are 1.2 GB."""
+    """Pixels uint8 and normalised float32 [N, S, S, 3], in files: 512 images of 448 pixels are 1.2 GB."""
     part, card = subject.part, subject.model.card
     shape = (len(part.manifest), part.pixels.image_size, part.pixels.image_size, 3)
     pixels, tensor = (
@@ -85,7 +85,7 @@ def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.
 
 
 def _prompts(subject: Subject) -> list[str] | None:
-    """Every prompt of every class, class by class, as often as it is used; None for a classifier."""
+    """Every prompt of every class, class by class, repeated as used; None for a classifier."""
     if subject.prompts is None:
         return None
     assert subject.head_space is not None

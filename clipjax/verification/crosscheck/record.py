@@ -1,8 +1,7 @@
-"""The outcome of a crosscheck: a JSON record with a digest of its own, and the contact sheet beside it.
+"""The outcome of a crosscheck: a JSON record with its digest, and the contact sheet beside it.
 
-The record carries the recipe hash that the result rows of the same run have (`clipjax eval zeroshot` on the
-same data, with the same limit, seed and prompts): by it a row and the record that stands for it find each
-other.
+The record has the recipe hash of the result rows of the same run (`clipjax eval zeroshot` on the same data,
+limit, seed and prompts), so that rows and record find each other.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class Crosscheck:
     """What `crosscheck` returns.
 
     Attributes:
-        about: model, data, recipe, libraries and versions: what was compared (see `to_dict`).
-        stages: every comparison, in the order of the computation.
+        about: what was compared: model, data, recipe, libraries and versions (see `to_dict`).
+        stages: every comparison, in the order of computation.
         flips: the images with another prediction, largest margin first.
-        top1: the accuracy of each side; None where there are no labels.
+        top1: the accuracy of each side; None without labels.
         sheet: the worst images of both sides as a PNG.
     """
 
@@ -70,7 +69,7 @@ class Crosscheck:
         return {"digest": sha256_json(record), **record}
 
     def write(self, root: str | Path) -> Path:
-        """Write record and sheet into a folder of their own below `root`, which says what they are of.
+        """Write record and sheet into a folder of their own below `root`, named after what they are of.
 
         Returns: the record's file; an earlier record is never overwritten.
 
@@ -87,10 +86,10 @@ class Crosscheck:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A record that `Crosscheck.write` left.
+    """A record written by `Crosscheck.write`.
 
     Raises:
-        DataError: there is none, or it was changed after it was written.
+        DataError: it does not exist, or was changed after it was written.
     """
     try:
         record = read_json(Path(path))

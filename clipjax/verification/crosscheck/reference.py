@@ -23,10 +23,10 @@ from clipjax.verification.crosscheck.side import Side, read_side
 from clipjax.verification.verify import failure_reason, reference_model
 
 _NEEDED = ("torch", "torchvision", "open_clip", "timm")
-# The configuration beside weights, and how the tables of their layouts begin.
+# The configuration's file beside weights, and the prefix of the names of their layouts.
 _CONFIGS = {"open_clip": "open_clip_config.json", "timm": "config.json", "transformers": "config.json"}
 _LAYOUTS = {"open_clip": "open_clip", "timm": "timm", "transformers": "hf_"}
-# The sets of files that transformers' tokenizers read; it ships none, not even CLIP's.
+# The sets of files that transformers' tokenizers read; transformers ships none, not even CLIP's.
 _VOCABULARIES = {
     "openai_bpe": (("tokenizer.json",), ("vocab.json", "merges.txt")),
     "siglip": (("spiece.model",),),
@@ -34,7 +34,7 @@ _VOCABULARIES = {
 
 
 def check_installed() -> None:
-    """Raises ClipjaxError where the reference libraries are not installed."""
+    """Raises ClipjaxError if the reference libraries are not installed."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ClipjaxError(
@@ -46,7 +46,7 @@ def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) 
     """Run a job's library in a subprocess on the images and prompts of a resolved run.
 
     Args:
-        job: of `make_job`.
+        job: from `make_job`.
         folder: an existing one, for the job and the arrays.
 
     Raises:
@@ -68,17 +68,17 @@ def make_job(
     checkpoint: str | Path | None = None,
     batch: int = 32,
 ) -> dict[str, Any]:
-    """What `converters.golden.crosscheck` takes; the encoded images lie in a file beside it.
+    """The input of `converters.golden.crosscheck`; the encoded images are in a file beside it.
 
     Args:
         folder: an existing one, for the images and the weights.
-        checkpoint: weights for the reference to load; default the file that the model was read from, where
-            the library reads it itself, else the model's own weights, written back.
+        checkpoint: weights for the reference. Default: the file that the model was read from if the library
+            reads it too, else the model's weights, written back.
 
     Raises:
         UsageError: the library has no tokenizer for the model.
-        DataError: an image that cannot be read.
-        ConversionError: a model that does not fit the library's layout.
+        DataError: an image cannot be read.
+        ConversionError: the model does not fit the library's layout.
     """
     model, part = subject.model, subject.part
     tokenizer = None if subject.prompts is None else _tokenizer(model, library)
@@ -105,7 +105,7 @@ def make_job(
         "images": str(images),
         "lengths": lengths,
         "pre_crop": part.pixels.pre_crop,
-        # The data set's images are square crops: they are resized to the model's size, and that is all.
+        # The data set's images are square crops: they are only resized to the model's size.
         "already_cropped": part.pixels.resize_size != model.card.preprocess.resize_size,
         "texts": _texts(subject.prompts, subject.head_space),
         "projection": part.projection and dataclasses.asdict(part.projection),
@@ -115,7 +115,7 @@ def make_job(
 
 
 def config_folder(model: Model, library: str) -> Path | None:
-    """The folder of the weights, where the library's own configuration lies in it and made the card."""
+    """The folder of the weights, if it has the library's own configuration and the card was made from it."""
     weights, place = model.card.weights, model.place
     if weights is None or weights.expected is not None or (place is not None and place.card is not None):
         return None
@@ -124,7 +124,7 @@ def config_folder(model: Model, library: str) -> Path | None:
 
 
 def original_file(model: Model, library: str) -> Path | None:
-    """The safetensors file that the model was read from, if it is one that the library reads."""
+    """The safetensors file that the model was read from, if the library can read it."""
     weights, layout = model.card.weights, model.origin.layout or ""
     if weights is None or weights.expected is not None or model.card.resized is not None:
         return None
@@ -140,7 +140,7 @@ def _tokenizer(model: Model, library: str) -> dict[str, Any]:
 
 
 def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
-    """The first of these sets of files that lies beside the vocabulary or the weights, or on their hub."""
+    """The first of these sets of files beside the vocabulary or the weights, or on their hub."""
     from converters.hub import found_files
 
     weights, repo = model.card.weights, model.card.source.repo
@@ -155,7 +155,9 @@ def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
 
 
 def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, Any] | None:
-    """The words; and under a shipped set's name, which a library may have too, that name alone counts."""
+    """Prompts and classes. A name is given only for shipped sets: a library may have another set of that
+    name.
+    """
     if prompts is None or classes is None:
         return None
     return {
@@ -175,7 +177,6 @@ def _is_shipped(given: Any, load: Any) -> bool:
 
 
 def _accepted(subject: Subject) -> list[list[int]] | None:
-    """The right labels of each image."""
     part = subject.part
     if part.labels is None:
         return None
@@ -184,7 +185,7 @@ def _accepted(subject: Subject) -> list[list[int]] | None:
 
 
 def _run(folder: Path, library: str, progress: bool) -> None:
-    """The process, with a bar a stage; what it says of a failure is in its errors."""
+    """Run the process, with a progress bar per stage; a failure's reason comes from its stderr."""
     command = [sys.executable, "-m", "converters.golden", "crosscheck"]
     command += ["--job", str(folder / "job.json"), "--folder", str(folder)]
     errors = folder / "errors.txt"
@@ -195,7 +196,7 @@ def _run(folder: Path, library: str, progress: bool) -> None:
         try:
             _follow(process, library, progress)
         finally:
-            process.kill()  # it has ended, unless we were stopped
+            process.kill()  # has an effect only if we were stopped
     if process.returncode:
         reason = failure_reason(errors.read_text()) or f"exit code {process.returncode}"
         raise ClipjaxError(f"the {library} reference could not be run: {reason}")
@@ -207,7 +208,7 @@ def _follow(process: subprocess.Popen[str], library: str, progress: bool) -> Non
     done: dict[str, int] = {}
     for line in process.stdout:
         if not line.startswith('{"stage"'):
-            continue  # a library's own word
+            continue  # printed by a library
         event: Mapping[str, Any] = json.loads(line)
         stage = event["stage"]
         if stage not in bars:

@@ -1,4 +1,4 @@
-"""One crosscheck: a run resolved as `clipjax eval` resolves it, both sides, the comparison."""
+"""One crosscheck: a run resolved as by `clipjax eval`, both sides, and the comparison."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def crosscheck(
     """Run both frameworks on the same images and prompts and compare them stage by stage.
 
     Args:
-        model: a loaded model, or whatever `clipjax.load_model` takes.
-        against: "open_clip", "timm" or "transformers"; by default the library that the model's card names.
-        dataset, root, labels, prompts: as `clipjax.evaluate` takes them.
-        limit, seed: a random sample of this many images; None takes all of them.
-        checkpoint: weights for the reference to load; default the safetensors file that the model was read
-            from, else the model's own weights, written back in the library's format.
+        model: a loaded model, or an argument of `clipjax.load_model`.
+        against: "open_clip", "timm" or "transformers"; default the library that the card names.
+        dataset, root, labels, prompts: as in `clipjax.evaluate`.
+        limit, seed: a random sample of this many images; None for all.
+        checkpoint: weights for the reference. Default: the safetensors file that the model was read from,
+            else the model's weights, written back in the library's format.
         batch: images at once, on both sides.
         progress: bars on stderr.
 
     Raises:
-        UsageError, DataError: as `clipjax.evaluate`; a model that the library has no counterpart of.
+        UsageError, DataError: as `clipjax.evaluate`; the library has no counterpart of the model.
         ClipjaxError: the reference libraries are not installed, or could not be run.
     """
     if batch < 1:
@@ -78,15 +78,15 @@ def crosscheck(
         for folder in folders:
             folder.mkdir()
         batch = min(batch, len(subject.part.manifest))
-        job = make_job(subject, library, folders[0], checkpoint, batch)  # first: what has no counterpart
-        # Ours before theirs: it names an image that cannot be decoded.
+        job = make_job(subject, library, folders[0], checkpoint, batch)  # first: refuses before any work
+        # Ours before theirs: our error names an image that cannot be decoded.
         ours = our_side(subject, folders[1], batch=batch, progress=progress)
         theirs = their_side(job, folders[0], progress=progress)
         return judge(subject, ours, theirs)
 
 
 def check_room(subject: Subject, folder: Path) -> None:
-    """Raises DataError where the images of both sides would fill the disk."""
+    """Raises DataError if the images of both sides would fill the disk."""
     pixels = len(subject.part.manifest) * subject.part.pixels.image_size**2 * 3
     needed, free = 2 * 5 * pixels, shutil.disk_usage(folder).free  # a byte and a float32, twice
     if needed > free:
@@ -97,7 +97,7 @@ def check_room(subject: Subject, folder: Path) -> None:
 
 
 def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
-    """The comparison of two sides of a run, and all that its record says."""
+    """Compare the two sides of a run, with everything that the record holds."""
     stages, flips = compare(subject, ours, theirs)
     top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
     sheet = draw_sheet(subject, ours, theirs, stages, flips)
@@ -105,7 +105,6 @@ def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
 
 
 def _about(subject: Subject, theirs: Side) -> dict[str, Any]:
-    """What was compared, with what, when and where."""
     part, recipe = subject.part, subject.recipe("parity", ())
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

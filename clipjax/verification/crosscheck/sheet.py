@@ -1,4 +1,4 @@
-"""The contact sheet: an image a row, as we see it, as the reference sees it, and where they differ."""
+"""The contact sheet: one image per row, as we see it, as the reference sees it, and their difference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INK = "#222222"
 def draw_sheet(
     subject: Subject, ours: Side, theirs: Side, stages: Sequence[Stage], flips: Sequence[Flip]
 ) -> bytes:
-    """A PNG: the flipped images first, then the worst of the first stage that differs, else of the logits."""
+    """A PNG: flipped images first, then the worst of the first stage that differs, else of the logits."""
     stage = worst_stage(stages)
     chosen = list(dict.fromkeys([*(flip.id for flip in flips), *(name for name, _ in stage.worst)]))
     chosen = chosen[:8] or list(subject.part.manifest.ids[:4])
@@ -41,14 +41,14 @@ def draw_sheet(
 
 
 def worst_stage(stages: Sequence[Stage]) -> Stage:
-    """Of the stages of images the first that differs, else the logits."""
+    """The first stage of images that differs, else the logits."""
     of_images = [stage for stage in stages if stage.of == "images"]
     wrong = (stage for stage in of_images if not stage.passed)
     return next(wrong, next(stage for stage in of_images if stage.name == "logits"))
 
 
 def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Both crops, and their difference: the largest of the channels, stretched from black to white."""
+    """Both crops, and their largest difference over channels, stretched from black to white."""
     for column, tile in enumerate((ours, theirs)):
         image = Image.fromarray(np.ascontiguousarray(tile)).resize((SIDE, SIDE))
         sheet.paste(image, (column * (SIDE + GAP), top))
@@ -60,7 +60,6 @@ def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarr
 
 
 def _lines(subject: Subject, ours: Side, theirs: Side, stage: Stage, name: str, row: int) -> list[str]:
-    """What is said of an image; long names are cut."""
     space = subject.part.label_space
     assert space is not None
     mine, other = (space.classes[int(side.prediction[row])] for side in (ours, theirs))

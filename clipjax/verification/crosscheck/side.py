@@ -15,21 +15,21 @@ from clipjax.storage.reading import read_json
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """N images, and for a zero-shot model the P prompts of K classes.
+    """N images and, for a zero-shot model, the P prompts of K classes.
 
     Attributes:
-        decoded: [N], size and SHA-256 of each image's RGB bytes, before anything is done to it.
+        decoded: [N], size and SHA-256 of each image's RGB bytes, as decoded.
         pixels: uint8 [N, S, S, 3], resized and cropped.
-        tensor: float32 [N, S, S, 3], what the image tower reads.
+        tensor: float32 [N, S, S, 3], the input of the image tower.
         prompts: [P], class by class; None for a classifier.
         token_ids: int [P, L]; None for a classifier.
-        head: float32 [K, D], a unit vector a class; None for a classifier.
+        head: float32 [K, D], one unit vector per class; None for a classifier.
         features: float32 [N, D], of unit norm for a zero-shot model.
         logits: float32 [N, K], over the head's classes.
-        scores: float32 [N, G], over the data set's classes (the logits, where these are the head's).
+        scores: float32 [N, G], over the data set's classes (the logits, if those are the head's).
         prediction: int32 [N], the best of the data set's classes.
-        top1: the share of images with a right prediction; None where there are no labels.
-        facts: what the side says of itself.
+        top1: the share of right predictions; None without labels.
+        facts: about the side itself.
     """
 
     decoded: list[str]
@@ -47,7 +47,7 @@ class Side:
 
 
 def read_side(folder: Path) -> Side:
-    """The arrays that `converters.golden crosscheck` left in a folder; those of images stay on the disk.
+    """The arrays that `converters.golden crosscheck` left in a folder; those of images stay on disk.
 
     Raises:
         DataError: the folder does not hold a whole run.

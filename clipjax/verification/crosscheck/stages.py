@@ -1,19 +1,19 @@
-"""The comparison of two sides, stage by stage; what differs first is where to look.
+"""The comparison of two sides, stage by stage; the first stage that differs is where to look.
 
 | stage | measure | allowed |
 |---|---|---|
-| decoded | the bytes of the decoded image differ: 1 | 0 |
+| decoded | 1 if the bytes of the decoded image differ | 0 |
 | pixels | grey levels, 0 to 255 | 0 |
 | tensor | units in the last place of float32, of max(1, the reference's value) | 1 |
-| prompts | the texts differ: 1 | 0 |
-| token ids | ids that differ, of those that the text tower reads | 0 |
-| image embeddings, head | absolutely, of vectors of unit norm | that of `clipjax.verification.verify` |
-| features, logits | as `clipjax.verification.verify` has them | that of `clipjax.verification.verify` |
-| top-1 | of an image with another prediction: the margin by which the reference prefers its own | TIE |
+| prompts | 1 if the texts differ | 0 |
+| token ids | differing ids among those that the text tower reads | 0 |
+| image embeddings, head | absolute difference of unit vectors | as in `clipjax.verification.verify` |
+| features, logits | as in `clipjax.verification.verify` | as in `clipjax.verification.verify` |
+| top-1 | for a flipped prediction: the reference's margin for its own | TIE |
 | metric | the difference of the accuracies | what ties account for |
 
-A tie is a flip whose margin is at most TIE of the image's largest score: the reference itself would decide it
-otherwise on another machine. It is listed, and is no difference.
+A tie is a flip whose margin is at most TIE of the image's largest score: on another machine the reference
+itself might decide it otherwise. Ties are listed, but are not differences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clipjax.verification.crosscheck.side import Side
 from clipjax.verification.verify import differences, incomparable, tolerance_of
 
 TIE = 1e-5
-WORST = 8  # named in the record and on the sheet
+WORST = 8  # at most this many named in the record and on the sheet
 EMBEDDING, LOGITS, FEATURES = (
     "image_embedding",
     "logits",
@@ -46,10 +46,10 @@ class Stage:
     Attributes:
         name, of: the stage, and what is counted: "images", "prompts", "classes" or "data set".
         n: how many were compared.
-        tolerance: what each is allowed, in the unit of the stage.
-        largest, mean: over all of them; None where nothing could be compared, and `problem` says why.
+        tolerance: for each, in the unit of the stage.
+        largest, mean: over all; None if nothing could be compared, with the reason in `problem`.
         differing: how many are beyond the tolerance.
-        worst: the largest differences: (id, difference), none that are 0.
+        worst: the largest nonzero differences: (id, difference).
     """
 
     name: str
@@ -69,7 +69,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Flip:
-    """An image with another prediction: the classes' names, and the margin in scores of the reference."""
+    """An image with another prediction: the classes' names, and the margin in the reference's scores."""
 
     id: str
     ours: str
@@ -79,7 +79,7 @@ class Flip:
 
 
 def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ...], tuple[Flip, ...]]:
-    """Every stage in the order of the computation, and the images that changed their class."""
+    """Every stage in the order of computation, and the images that changed class."""
     images = subject.part.manifest.ids
     found = [
         _each("decoded", "images", images, _unequal(ours.decoded, theirs.decoded)),
@@ -104,7 +104,7 @@ def compare(subject: Subject, ours: Side, theirs: Side) -> tuple[tuple[Stage, ..
 
 
 def find_flips(subject: Subject, ours: Side, theirs: Side) -> tuple[Flip, ...]:
-    """The images whose best class is another, largest margin first."""
+    """The images whose best class differs, largest margin first."""
     space = subject.part.label_space
     assert space is not None
     flips = []
@@ -132,7 +132,7 @@ def last_places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def ids_read(tower: Any, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both without the ids that neither side's tower reads: behind the end of a text padding may differ."""
+    """Both without ids that neither tower reads: padding after the end of a text may differ."""
     reach = np.maximum(tower.reach(ours), tower.reach(theirs))
     read = np.arange(ours.shape[1]) < reach[:, None]
     return np.where(read, ours, 0), np.where(read, theirs, 0)
@@ -142,7 +142,6 @@ def ids_read(tower: Any, ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarr
 
 
 def _text_stages(subject: Subject, ours: Side, theirs: Side) -> list[Stage]:
-    """Texts, and the ids that they became."""
     mine, other = ours.prompts or [], theirs.prompts or []
     if len(mine) != len(other):
         problem = f"{counted(len(mine), 'prompt')}, the reference has {len(other)}"
@@ -158,7 +157,7 @@ def _text_stages(subject: Subject, ours: Side, theirs: Side) -> list[Stage]:
 
 
 def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> Stage:
-    """The margin of each flip, as a part of the image's largest score."""
+    """The margin of each flip, relative to the image's largest score."""
     row = {name: k for k, name in enumerate(images)}
     error = np.zeros(len(images))
     for flip in flips:
@@ -167,7 +166,7 @@ def _top1(images: Sequence[str], flips: Sequence[Flip], scores: np.ndarray) -> S
 
 
 def metric_stage(data: str, n: int, top1: tuple[float, float], ties: int) -> Stage:
-    """The accuracies of n images, compared as counts: in floats 0.58 - 0.57 is more than one of 100."""
+    """The accuracies of n images, compared as counts: as floats, 0.58 - 0.57 > 1/100."""
     ours, theirs = (round(share * n) for share in top1)
     return _each("metric", "data set", [data], np.array([abs(ours - theirs) / n]), ties / n)
 
@@ -175,7 +174,6 @@ def metric_stage(data: str, n: int, top1: tuple[float, float], ties: int) -> Sta
 def _numbers(
     name: str, of: str, ids: Sequence[str], kind: str, ours: np.ndarray | None, theirs: np.ndarray | None
 ) -> Stage:
-    """By the measure and tolerance that `clipjax.verification.verify` has for stages of this kind."""
     if problem := incomparable(ours, theirs):
         return _not_compared(name, of, len(ids), tolerance_of(kind), problem)
     assert ours is not None
@@ -192,7 +190,7 @@ def _rows(
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
     tolerance: float = 0,
 ) -> Stage:
-    """A row at a time: the arrays are files that may be larger than the memory."""
+    """One row at a time: the arrays are files that may exceed memory."""
     ours, theirs = arrays
     if ours.shape != theirs.shape:
         return _not_compared(name, of, len(ids), tolerance, incomparable(ours, theirs) or "")
@@ -212,7 +210,7 @@ def _each(
     tolerance: float = 0,
     mean: float | None = None,
 ) -> Stage:
-    """A stage from the largest difference of each thing; `mean` where there were several numbers a thing."""
+    """A stage from the largest difference of each thing; `mean` if things have several numbers."""
     if not np.isfinite(error).all():
         return _not_compared(name, of, len(ids), tolerance, "not all of it is finite")
     order = [int(row) for row in np.argsort(-error, kind="stable")[:WORST] if error[row] > 0]
