@@ -52,7 +52,7 @@ def main(
         typer.echo(f"\n{heading}\n")
         print_table(titles, cells)
     best = out / "models" / names[-1]
-    # `make demo` runs in an environment that the user's shell does not know.
+    # `make demo` uses an environment whose commands the user's shell does not find.
     clipjax = (
         "clipjax" if shutil.which("clipjax") else os.path.relpath(Path(sys.executable).with_name("clipjax"))
     )

@@ -1,6 +1,6 @@
 """The end of the demo: figures, claims and the report page, from the results alone.
 
-The same as these three commands do, which `make demo` prints:
+It does what these commands do:
 
     clipjax analyze demo-out/results --figure .../fine_tuning.toml --prompts demo
     clipjax claims demo-out/results --claims .../claims_demo.toml
@@ -30,7 +30,7 @@ PROMPTS = "demo"
 
 @dataclass(frozen=True)
 class Analysed:
-    """What was made of the results: files of figures, the claims, and the report page."""
+    """Files of figures, the claims, and the report page."""
 
     figures: Sequence[Path]
     verdicts: Sequence[Verdict]
@@ -38,7 +38,7 @@ class Analysed:
     written: Written
 
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Heading, titles and cells of each: the claims, and the statistics that decided them."""
+        """Heading, titles and cells of the claims, and of the statistics that decided them."""
         return [
             ("What holds of these models", *summary(self.verdicts)),
             ("and by which statistic, with 95 % intervals", *measured(self.verdicts)),

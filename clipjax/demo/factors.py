@@ -1,10 +1,10 @@
-"""What is unusual about an image: annotations of visual factors in the files of ImageNet-X.
+"""Annotations of visual factors, in the files of ImageNet-X: what is unusual about each image.
 
-ImageNet-X's annotators compared each image with prototypes of its class and ticked the factors it differs in.
-Here the record of the scene is compared with what is typical of its class, in units of how far training
-images go: a colour as different as two colours are on average, a rotation at the end of its usual range and
-so on are 1. Factors that differ by `TICKED` or more are ticked (multi factor), the one that differs most is
-the top factor, and the least unusual images of each class are its prototypes.
+ImageNet-X's annotators compared each image with prototypes of its class and ticked the factors that differ.
+Here the scene's record is compared with its class's typical values, in units of the spread of training
+images: 1 is the mean difference of two colours, the end of the usual range of rotations, and so on. Factors
+at `TICKED` or more are ticked (multi factor); the largest is the top factor; the least unusual images of each
+class are its prototypes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from clipjax.demo.files import ImageSet, Picture, jsonl
 from clipjax.demo.world import BACKGROUNDS, COLOURS, SHAPES, TEXTURES, Scene, own_cues
 
-# The order of the keys in ImageNet-X's files.
+# In the order of ImageNet-X's files.
 KEYS = (
     *("multiple_objects", "background", "color", "brighter", "darker", "style", "larger", "smaller"),
     *(
@@ -40,7 +40,7 @@ _ROUND = ("circle", "ring")  # look the same in every pose
 
 
 def unusual(scene: Scene) -> dict[str, float]:
-    """How far each factor that the world knows is from what is typical."""
+    """Each factor's distance from the typical value."""
     colour, background = own_cues(scene.shape)
     stretch = (scene.size - 0.7) / 0.15
     margin = min(scene.x, 1 - scene.x, scene.y, 1 - scene.y)
@@ -60,14 +60,14 @@ def unusual(scene: Scene) -> dict[str, float]:
 
 
 def annotated(val: ImageSet) -> ImageSet:
-    """The held-out set with its annotations, and a card beside it that says where they are."""
+    """The held-out set with its annotations, and a card beside it that points to them."""
     texts = {f"{FOLDER}/{name}": text for name, text in annotation_files(val.pictures).items()}
     card = _CARD.format(val=val.name, folder=FOLDER, n=len(val.pictures))
     return replace(val, texts={**texts, "demo_x.toml": card})
 
 
 def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
-    """The files of ImageNet-X for these images: name -> contents."""
+    """ImageNet-X's files for these images: name -> contents."""
     names = [PurePosixPath(picture.path).name for picture in pictures]
     labels = [list(SHAPES).index(picture.scene.shape) for picture in pictures]
     distances = [unusual(picture.scene) for picture in pictures]
@@ -90,7 +90,7 @@ def annotation_files(pictures: Sequence[Picture]) -> dict[str, str]:
 def _prototypes(
     names: Sequence[str], labels: Sequence[int], distances: Sequence[dict[str, float]]
 ) -> list[str]:
-    """The names of the `PROTOTYPES` images of each class whose most unusual factor is least unusual."""
+    """The `PROTOTYPES` images of each class whose most unusual factor is least unusual."""
     order = sorted(range(len(names)), key=lambda i: (labels[i], max(distances[i].values())))
     return [names[i] for k in range(len(SHAPES)) for i in [i for i in order if labels[i] == k][:PROTOTYPES]]
 
@@ -116,7 +116,7 @@ def _contrast(texture: str) -> float:
 _METACLASS = dict.fromkeys(SHAPES, "cornered") | dict.fromkeys(
     ("circle", "ring", "spiral", "crescent", "heart"), "curved"
 )
-# As a user writes one for images of their own.
+# A card such as users write for their own images.
 _CARD = """\
 name = "demo_x"
 title = "Demo world: visual factors"

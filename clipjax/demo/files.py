@@ -1,12 +1,12 @@
 """Sets of images on disk, written once.
 
 A set is a list of `Picture`s below one folder, further files (annotations, captions), and a manifest beside
-the folder with what each image shows:
+the folder with the contents of each image:
 
-    val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} a line
+    val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
-A set is complete when its manifest is there, and images that are there already are not drawn again, so
-rendering may be interrupted at any point. Image i of a set is drawn from the seed of (set, i) alone.
+A set is complete once its manifest exists. Existing images are not drawn again, so rendering may be
+interrupted at any point. Image i of a set depends on the seed of (set, i) alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FORMATS = {".jpeg": "JPEG", ".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
 class Picture(NamedTuple):
-    """One image: where it lies below the world, what it shows, and what is done to it after rendering."""
+    """One image: its path below the world, its contents, and `finish`, applied after rendering."""
 
     path: str
     scene: Scene
@@ -42,11 +42,11 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A data set to be written.
+    """A data set to write.
 
     Attributes:
-        name: of its folder, and of its manifest less the ending.
-        recipe: what it is made of, as far as it may differ between two worlds.
+        name: of its folder and its manifest (without the ending).
+        recipe: identifies its contents: everything that may differ between two worlds.
         texts: further files, path below the world -> contents.
     """
 
@@ -57,10 +57,10 @@ class ImageSet:
 
 
 class Split(NamedTuple):
-    """A plain set: its name, the kind of scenes in it (see `sample_scene`), how many images, and its layout.
+    """A plain set of scenes of one kind (see `sample_scene`).
 
-    With class folders (as ImageNet's) every class gets the same number of images; without, the images lie
-    side by side and shapes are drawn at random.
+    With class folders (as ImageNet's) every class has the same number of images. Without, all are in one
+    folder and shapes are random.
     """
 
     name: str
@@ -82,24 +82,24 @@ class Split(NamedTuple):
 
 
 def rng_of(seed: int, name: str, index: int) -> np.random.Generator:
-    """The source of randomness of one image."""
+    """The random generator of one image."""
     return np.random.default_rng([seed, zlib.crc32(name.encode()), index])
 
 
 def write_split(root: Path, split: Split, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render a split below `root` unless it is there; returns its manifest file. Raises as `write_set`."""
+    """Render a split below `root` unless it exists; returns its manifest file. Raises as `write_set`."""
     return write_set(root, split.image_set(seed), seed=seed, progress=progress)
 
 
 def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = True) -> Path:
-    """Render a set below `root` unless it is there; returns its manifest file.
+    """Render a set below `root` unless it exists; returns its manifest file.
 
     Args:
-        seed: of the whole world; part of what the set is recognised by.
+        seed: of the whole world; also identifies the set.
 
     Raises:
-        DataError: the folder holds the set rendered in another way (number of images, seed, version), or
-            the disk is full.
+        DataError: the folder holds the set rendered in another way (number of images, seed, version), or the
+            disk is full.
     """
     root = Path(root)
     manifest, made_of = root / f"{images.name}.jsonl", root / f"{images.name}.recipe.json"
@@ -128,7 +128,7 @@ def write_set(root: Path, images: ImageSet, *, seed: int = 0, progress: bool = T
 
 
 def jsonl(rows: Any) -> str:
-    """One JSON object a line."""
+    """One JSON object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -152,7 +152,7 @@ def _encoded(picture: Picture) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all: written beside its place, then renamed."""
+    """Write whole or not at all: to a temporary file, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(data)

@@ -1,7 +1,8 @@
 """The demo's fine-tuning: one small CLIP by every method, on images whose colours give the shape away.
 
-The base has learned from diverse images. A few narrow ones pull it towards their shortcut: what each method
-keeps of shape bias, shifts, OOD detection and calibration is the table (the study's Table I and Fig. 10).
+The base was trained on diverse images. A few narrow ones pull it towards their shortcut. The table shows how
+much shape bias, shift accuracy, OOD detection and calibration each method keeps (the study's Table I and Fig.
+10).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ RECIPES = (
     *("demo_linear_probe", "demo_ce", "demo_lp_ft", "demo_flyp", "demo_lora"),
     *("demo_coop", "demo_tip_adapter", "demo_tip_adapter_f"),
 )
-HELD_OUT = 4  # narrow images a class, to choose alpha and beta by
+HELD_OUT = 4  # narrow images per class, to choose alpha and beta
 ALPHAS = (0.25, 0.5, 0.75)
 SUITE = "demo_finetuning"
 TITLES = ("accuracy", "on sketches", "shape bias", "AUROC, unknown shapes", "calibration error")
@@ -49,10 +50,10 @@ PANELS = tuple(
 
 
 def finetuned(out: Path, *, quick: bool = False, progress: bool = True) -> list[Row]:
-    """Fine-tune the base by every method, evaluate all, draw; returns the rows, those of the base first.
+    """Fine-tune the base by every method and evaluate all; returns the rows, the base's first.
 
     Args:
-        out: the demo's folder: world, models and store are there.
+        out: the demo's folder, with world, models and store.
         quick: hardly any training, on few images.
         progress: bars on stderr.
     """
@@ -93,7 +94,7 @@ def _evaluate(model: Model, out: Path) -> list[Row]:
 
 
 def figures(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Methods against numbers, and WiSE-FT's curve."""
+    """The methods' numbers, and WiSE-FT's curve."""
     return [
         *methods_figure(rows, BASE, _models(rows)[1:], PANELS, out / "finetuning"),
         *alpha_figure(_with_ends(rows), "demo_val", out / "wise_ft"),
@@ -101,7 +102,7 @@ def figures(rows: Sequence[Row], out: Path) -> list[Path]:
 
 
 def table(rows: Sequence[Row]) -> tuple[str, list[str], list[list[str]]]:
-    """Heading, titles and cells: a method a line."""
+    """Heading, titles and cells: a line per method."""
     lines, shots = [], ""
     for model in _models(rows):
         facts = next(row["model_facts"] for row in rows if row["model"] == model)
@@ -126,7 +127,7 @@ def _cell(row: Row | None) -> str:
 
 
 def _with_ends(rows: Sequence[Row]) -> Iterator[Row]:
-    """The rows of the curve: the base is alpha 0, FLYP's model 1."""
+    """The rows of the curve; the base is alpha 0, FLYP's model 1."""
     for row in rows:
         lineage = row["model_facts"].get("lineage") or {}
         ends = {BASE: 0.0, f"{BASE}-flyp-seed1": 1.0}

@@ -1,16 +1,16 @@
-"""Test sets of the demo world that ask something else than which class, each in the layout of a real one.
+"""Test sets of the demo world that ask more than the class, each in the layout of a real one.
 
-| folder | as | what it shows |
+| folder | layout of | contents |
 |---|---|---|
 | demo-cues | the cue-conflict stimuli | the shape of one class, colour and background of another |
-| demo-unknown | iNaturalist of MOS, images side by side | shapes that no model knows |
-| demo-textures | Describable Textures | a wall of a texture never seen, no shape |
-| demo-ninco | NINCO, a folder a class, with spaces; endings of all kinds | unknown shapes |
-| demo-confused | ImageNet-O, by the known class each is most like | unknown shapes |
+| demo-unknown | iNaturalist of MOS, one folder | shapes that no model knows |
+| demo-textures | Describable Textures | a wall of an unseen texture, no shape |
+| demo-ninco | NINCO, a folder per class, with spaces; endings of all kinds | unknown shapes |
+| demo-confused | ImageNet-O, by the most similar known class | unknown shapes |
 | demo-captions | Flickr30k with Karpathy's splits | diverse scenes with five captions each |
 
-In the cue-conflict stimuli the second cue is the texture. Here it is what a model of the narrow data has been
-taught to go by.
+The real cue-conflict stimuli use texture as the second cue. Here it is colour and background, which a model
+of the narrow data has learned to use.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG")
 
 
 def probes(each: int, seed: int) -> Iterator[ImageSet]:
-    """All sets of the table above; `each` is how many images a class there are, roughly."""
+    """All sets of the table above; `each` is the approximate number of images per class."""
     yield _cues(max(1, each // 10), seed)
     yield _unknown("demo-unknown", 10 * each, seed, lambda i, scene, code: f"images/{code}.jpg")
     yield _textures(6 * each, seed)
@@ -73,13 +73,13 @@ def _unknown(name: str, images: int, seed: int, path: Any) -> ImageSet:
 
 
 def _ninco_path(i: int, scene: Scene, code: str) -> str:
-    """The first image is a GIF, as one of NINCO is."""
+    """The first image is a GIF, as is one of NINCO's."""
     ending = ".gif" if i == 0 else _ENDINGS[i % len(_ENDINGS)]
     return f"OOD_classes/{scene.shape}/{scene.shape}_{i // len(UNKNOWN):03d}_{code[:8]}{ending}"
 
 
 def _confused_path(i: int, scene: Scene, code: str) -> str:
-    """The class is the one whose outline, in the same place, covers most of the same pixels."""
+    """The class whose outline, in the same place, overlaps most (intersection over union)."""
     ours = mask(scene) > 0.5
     overlap = {}
     for shape in SHAPES:
@@ -90,7 +90,7 @@ def _confused_path(i: int, scene: Scene, code: str) -> str:
 
 
 def _textures(images: int, seed: int) -> ImageSet:
-    """Walls as bright as the backgrounds that shapes stand on, in textures that no shape has had."""
+    """Walls as bright as the usual backgrounds, in unseen textures."""
     name, textures, pictures = "demo-textures", list(UNSEEN_TEXTURES), []
     for i in range(images):
         rng, texture = rng_of(seed, name, i), textures[i % len(textures)]
@@ -101,7 +101,7 @@ def _textures(images: int, seed: int) -> ImageSet:
 
 
 def _captions(images: int, seed: int) -> ImageSet:
-    """Images of the test split, and a tenth as many of another, which a reader has to leave out."""
+    """Images of the test split, and a tenth as many of another, which a reader must leave out."""
     name, pictures, records = "demo-captions", [], []
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)

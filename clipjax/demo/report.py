@@ -1,4 +1,5 @@
-"""What the demo prints and draws, from result rows alone: a line a model, a table an aspect of robustness."""
+"""What the demo prints and draws, from result rows alone: a table per aspect of robustness, a line per
+model."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ FACTOR = "top/filtered/factor:"
 
 
 class Column(NamedTuple):
-    """One number of a table: what heads it, and which row it is. Fractions are shown in percent."""
+    """A column of a table: its title, and the row to find. Fractions are shown in percent."""
 
     title: str
     task: str
@@ -32,7 +33,7 @@ class Column(NamedTuple):
     percent: bool = True
 
     def find(self, rows: Sequence[Row], model: str) -> Row | None:
-        """The newest such row of a model; without `prompts` that of the card's own set."""
+        """A model's newest such row; without `prompts`, with the card's own set."""
         wanted = (model, self.task, self.dataset, self.metric, self.slice)
         names = ("model", "task", "dataset", "metric", "slice")
         found = [row for row in rows if tuple(row[name] for name in names) == wanted]
@@ -133,7 +134,7 @@ def tables(rows: Sequence[Row], models: Sequence[str]) -> Iterator[tuple[str, li
 
 
 def figures(demo: Demo) -> list[Path]:
-    """The files written: of all models, of the last one alone (confidence, OOD scores), of the world."""
+    """Draws and returns files: all models, the last one alone (confidence, OOD scores), the world."""
     own = [row for row in demo.rows if row["convention"].get("prompts") not in PROMPTS]
     accuracies = [row for row in own if row["task"] == "zeroshot"]
     shown = [row for name in FIGURED for row in accuracies if row["dataset"] == name]
@@ -149,13 +150,13 @@ def figures(demo: Demo) -> list[Path]:
 
 
 def world_figure(world: Path, out: Path, columns: int = 10) -> Path:
-    """Some images of each set of the world, a row a set."""
+    """Sample images of the world, a line per set."""
     side, gap = 64, 4
     sheet = Image.new("RGB", (columns * (side + gap) - gap, len(SHOWN) * (side + gap) - gap), "white")
     for row, place in enumerate(SHOWN):
         files = sorted(path for path in (world / place).rglob("*.*") if path.suffix.lower() in ENDINGS)
         for column in range(columns):
-            # From the middle of each part: the first of a folder are often of one class.
+            # Spread over the files: the first of a folder are often of one class.
             with Image.open(files[(2 * column + 1) * len(files) // (2 * columns)]) as image:
                 sheet.paste(
                     image.convert("RGB").resize((side, side)), (column * (side + gap), row * (side + gap))

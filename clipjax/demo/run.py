@@ -1,10 +1,10 @@
 """The demo: render a world, train CLIPs on it, run all tasks on them, draw the results.
 
-Only the world is special: training, embedding, evaluation and figures are the ordinary components, reading
-the world's files with the ordinary readers and cards (configs/datasets/demo_*.toml). Everything lies below
-one folder, and what is there already is not made again:
+Only the world is special. Training, embedding, evaluation and figures are the ordinary components, with the
+ordinary readers and cards (configs/datasets/demo_*.toml). Everything is below one folder, and existing parts
+are not made again:
 
-    world/      the data sets                 models/    one checkpoint a model
+    world/      the data sets                 models/    one checkpoint per model
     training/   resume points                 store/     embeddings
     results/    result rows                   pixels/    decoded images
     *.png, *.pdf   figures                    report.html
@@ -49,14 +49,14 @@ from clipjax.sweep.suite import Run, Suite
 
 _RECIPE = Recipe(steps=600, warmup=60, batch_size=96, learning_rate=2e-3, weight_decay=0.05, clip_norm=1.0)
 SEED = 0
-# Prompt sets beside the cards' own, and the runs that are repeated with each.
+# Prompt sets beside the cards' own, and the runs repeated with each.
 PROMPTS = ("single", "openai_7", "openai_80")
 PROMPTED = {("zeroshot", "demo_val"), ("ood", "demo_unknown"), ("calibration", "demo_val")}
 
 
 @dataclass(frozen=True)
 class DemoModel:
-    """One model of the demo: its architecture, the training split, and how it is trained."""
+    """A model of the demo; `data` is its training split."""
 
     id: str
     arch: str
@@ -69,9 +69,9 @@ class Plan:
     """What the demo makes.
 
     Attributes:
-        images: of a training split.
+        images: per training split.
         per_class: held-out images of each class.
-        each: images a class of the other test sets, roughly (`shifts`, `probes`).
+        each: approximate images per class of the other test sets (`shifts`, `probes`).
     """
 
     images: int
@@ -80,7 +80,7 @@ class Plan:
     models: tuple[DemoModel, ...]
 
     def image_sets(self) -> Iterator[ImageSet]:
-        """The training splits that the models need, the held-out set, and all that are tested beside it."""
+        """The models' training splits, the held-out set, and the other test sets."""
         for kind in sorted({model.data for model in self.models}):
             yield Split(kind, kind, self.images, class_folders=False).image_set(SEED)
         val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
@@ -99,7 +99,7 @@ FULL = Plan(
         DemoModel("demo-base-diverse", "demo_base", "diverse", _RECIPE),
     ),
 )
-# Shows that everything runs; the models learn next to nothing.
+# Shows that everything runs; the models learn almost nothing.
 QUICK = Plan(
     images=240,
     per_class=5,
@@ -113,7 +113,7 @@ QUICK = Plan(
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made: the results of all runs, in the order of the models."""
+    """The results of all runs, in the order of the models."""
 
     out: Path
     results: list[Result]
@@ -134,11 +134,10 @@ class Demo:
 
 
 def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
-    """Make everything that is not there yet, and run all tasks on all models.
+    """Make everything that is missing, and run all tasks on all models.
 
     Args:
         out: the folder for everything.
-        plan: `FULL` or `QUICK`.
         progress: bars on stderr.
 
     Raises:
@@ -159,7 +158,7 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 
 def _write_cards(world: Path) -> None:
-    """The shipped cards without their counts, which are those of the full world, for `--data-root world`."""
+    """Cards for `--data-root world`, without the shipped ones' counts, which are the full world's."""
     for path in sorted((config_dir() / "datasets").glob("demo_*.toml")):
         (world / path.name).write_text(re.sub(r"(?m)^(images|per_class) = .*\n", "", read_text(path)))
 
@@ -184,7 +183,7 @@ def _swept(out: Path, plan: Plan, world: Path, progress: bool) -> list[Result]:
 
 
 def _sweep(out: Path, runs: Sequence[Run], world: Path, progress: bool) -> list[Result]:
-    """The results of runs, in the order in which a sweep does them; the first that fails ends the demo."""
+    """The results of runs, in the sweep's order; the first failure ends the demo."""
     sweep = make_plan(Suite("demo", "The demo world", tuple(runs), data_root=world), BUDGET)
     settings = Settings(
         out / "results",
@@ -200,7 +199,7 @@ def _sweep(out: Path, runs: Sequence[Run], world: Path, progress: bool) -> list[
 
 
 def _train(model: DemoModel, world: Path, checkpoints: Path, progress: bool) -> Model:
-    """Train from scratch, or go on from the resume points in `checkpoints`."""
+    """Train from scratch, or continue from the resume points in `checkpoints`."""
     manifest = load_dataset("demo_train", world / f"{model.data}.jsonl").manifest
     card = _card(model, len(manifest))
     untrained = Model(card, {})

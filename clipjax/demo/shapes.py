@@ -1,7 +1,7 @@
 """Shapes of the demo world: outlines in the square [-1, 1]^2, y down.
 
-`SHAPES` are the classes, `UNKNOWN` shapes that no model has ever seen or read of: what out-of-distribution
-images show.
+`SHAPES` are the classes. `UNKNOWN` are shapes that no model has seen or read of, for out-of-distribution
+images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _heart() -> np.ndarray:
 
 
 def _crescent() -> np.ndarray:
-    # Outer arc of the unit circle, closed by the arc of a smaller circle moved to the right.
+    # Outer arc of the unit circle, closed by a smaller circle's arc, moved right.
     meet = math.degrees(math.acos((1 + 0.45**2 - 0.8**2) / (2 * 0.45)))
     corner = np.array([math.cos(math.radians(meet)), math.sin(math.radians(meet))])
     inner = math.degrees(math.atan2(corner[1], corner[0] - 0.45))

@@ -1,6 +1,6 @@
 """Shifted test sets of the demo world, each in the layout of a real one.
 
-| folder | as | what is shifted |
+| folder | layout of | shift |
 |---|---|---|
 | demo-val | ImageNet val | some images have something unusual (`world.UNUSUAL`) |
 | demo-v2 | ImageNet-V2, folders are class numbers | drawn anew |
@@ -9,10 +9,10 @@
 | demo-sketch | ImageNet-Sketch | a pencil sketch |
 | demo-corrupted | ImageNet-3DCC, corruption/severity/class | blur and fog over the images of demo-val |
 | demo-objects | ObjectNet, a border, coarser and unknown classes | pose, size and light together |
-| demo-video | ImageNet-Vid-Robust, anchors and their neighbours | motion, things in front |
-| demo-nuisance | ImageNet-D, one folder a nuisance | unseen backgrounds, textures, materials |
+| demo-video | ImageNet-Vid-Robust, anchors and neighbours | motion, things in front |
+| demo-nuisance | ImageNet-D, one folder per nuisance | unseen backgrounds, textures, materials |
 
-`each` is how many images a class there are, roughly.
+`each` is the approximate number of images per class.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from clipjax.demo.world import (
 
 RENDITION_CLASSES = ("arrow", "circle", "heart", "ring", "star", "triangle")
 ADVERSARIAL_CLASSES = ("bolt", "circle", "cross", "hourglass", "square", "star")
-# Folder -> the shapes in it; the last two are beyond the known classes, as most of ObjectNet's folders.
+# Folder -> its shapes. The last two are no known classes, as most of ObjectNet's folders.
 OBJECTS = {
     "box": ("square",),
     "disc": ("circle", "ring"),
@@ -70,7 +70,7 @@ CORRUPTIONS: dict[str, Callable[[Image.Image, int], Image.Image]] = {"blur": _bl
 
 
 def shifted(each: int, seed: int, val: ImageSet) -> Iterator[ImageSet]:
-    """All sets of the table above but demo-val itself, of which the corrupted set is a copy."""
+    """All sets of the table above except demo-val, from which the corrupted set is copied."""
     yield _of_classes("demo-v2", "{index}/{hash}.jpeg", "varied", each, seed)
     readme = {"demo-r/README.txt": "Cartoons of six of the twelve shapes of the demo world.\n"}
     yield _of_classes(
@@ -95,7 +95,7 @@ def _of_classes(
     texts: dict[str, str] | None = None,
     **changes: Any,
 ) -> ImageSet:
-    """The same number of images of each class; a path may use the shape, its index, i and a hash."""
+    """The same number of images of each class; `pattern` may use the shape, its index, i and a hash."""
     pictures = []
     for i in range(each * len(shapes)):
         rng, shape = rng_of(seed, name, i), shapes[i % len(shapes)]
@@ -110,7 +110,7 @@ def _picture(path: str, scene: Scene, rng: np.random.Generator, finish: Any = No
 
 
 def _corrupted(each: int, val: ImageSet) -> ImageSet:
-    """Copies of the first images of each class."""
+    """Copies of the first `each` images of each class."""
     first: list[Picture] = []
     for shape in SHAPES:
         first += [picture for picture in val.pictures if picture.scene.shape == shape][:each]
@@ -127,7 +127,7 @@ def _corrupted(each: int, val: ImageSet) -> ImageSet:
 
 
 def _objects(each: int, seed: int) -> ImageSet:
-    """Objects in odd poses, sizes and lights at once, within a border of two pixels."""
+    """Odd pose, size and light at once, within a border of two pixels."""
     name, pictures = "demo-objects", []
     for i in range(each * len(OBJECTS)):
         rng, folder = rng_of(seed, name, i), list(OBJECTS)[i % len(OBJECTS)]
@@ -144,7 +144,7 @@ def _objects(each: int, seed: int) -> ImageSet:
 
 
 def _video(videos: int, seed: int) -> ImageSet:
-    """A shape drifts and turns; for a few frames something stands in front. The last is a single frame."""
+    """A shape drifts and turns; in a few frames something is in front. The last video is a single frame."""
     name, pictures = "demo-video", []
     labels: dict[str, list[int]] = {}
     neighbours: dict[str, list[str]] = {}

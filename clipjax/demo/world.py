@@ -1,10 +1,10 @@
 """The demo world: small rendered images whose shape, texture, colour and background vary independently.
 
-A `Scene` is the complete record of the factors of one image; `render` turns it into pixels. The shape is the
-class (what zero-shot classification must name), the other factors are nuisances. Two kinds of training data
-are sampled from the same generator: in "diverse" every factor is independent of the shape, in "narrow" most
-images show a shape in its own colour on its own background, so that a model can get away with not looking at
-the shape at all. Test images go beyond both: unusual sizes, poses and lights, other styles, unseen materials.
+A `Scene` records all factors of one image; `render` turns it into pixels. The shape is the class; the other
+factors are nuisances. There are two kinds of training data. In "diverse" every factor is independent of the
+shape. In "narrow" most images show a shape in its own colour on its own background, so that a model need not
+look at the shape at all. Test images go beyond both: unusual sizes, poses and lights, other styles, unseen
+materials.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from clipjax.demo.shapes import SHAPES, UNKNOWN
 
-# Part of what a rendered split is recognised by: bump when the same seed would give other pixels.
+# Identifies a rendered split: raise it when the same seed would give other pixels.
 WORLD_VERSION = 2
 
 COLOURS = {
@@ -37,13 +37,13 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Every factor of one image. Lengths are fractions of the image side, the rotation is in degrees.
+    """Every factor of one image. Lengths are fractions of the image side; the rotation is in degrees.
 
     Attributes:
         shape: one of `SHAPES` or `UNKNOWN`; "" is a background alone.
-        x, y: of the shape's middle.
-        light: what all pixels are multiplied by.
-        blocked: how much of the shape's width a post in front of it hides.
+        x, y: the shape's middle.
+        light: factor for all pixels.
+        blocked: share of the shape's width hidden by a post.
         style: one of `STYLES`.
     """
 
@@ -60,12 +60,11 @@ class Scene:
     style: str = "painted"
 
     def factors(self) -> dict[str, Any]:
-        """The record as plain values, in the order of the fields."""
         return asdict(self)
 
 
 def mask(scene: Scene, side: int = 64) -> np.ndarray:
-    """How much of each pixel the shape covers, float [side, side] in [0, 1]; drawn at twice the size."""
+    """Share of each pixel that the shape covers, float [side, side] in [0, 1]; drawn at twice the size."""
     image = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(image)
     angle = math.radians(scene.rotation)
@@ -141,7 +140,7 @@ UNSEEN_BACKGROUNDS: dict[str, tuple[Tone, Tone, Field]] = {
 
 
 def _edge(cover: np.ndarray) -> np.ndarray:
-    """A line along the outline, one pixel inside and one outside it. [side, side, 1]"""
+    """A line along the outline, one pixel inside and one outside. [side, side, 1]"""
     image = Image.fromarray((255 * cover[..., 0]).astype(np.uint8))
     both = [
         np.asarray(image.filter(f(3)), np.float32) for f in (ImageFilter.MaxFilter, ImageFilter.MinFilter)
@@ -187,15 +186,12 @@ _POST = (140, 120, 100)
 
 
 def render(scene: Scene, seed: int, side: int = 64) -> Image.Image:
-    """Draw one scene.
+    """Draw one scene as an RGB image; the same arguments give the same bytes.
 
     Args:
-        scene: the factors.
-        seed: of what the factors do not fix (grain, the phase of stripes and waves, sensor noise).
+        seed: for everything that the factors leave open (grain, the phase of stripes and waves, sensor
+            noise).
         side: height and width in pixels.
-
-    Returns:
-        An RGB image; the same scene, seed and side give the same bytes.
     """
     rng = np.random.default_rng(seed)
     y, x = (np.mgrid[0:side, 0:side] * (64.0 / side)).astype(np.float32)
@@ -219,9 +215,9 @@ def _mix(first: tuple, second: tuple, amount: np.ndarray) -> np.ndarray:
 # -----------------------------------------------------------------------------------------------------------
 # Sampling scenes and describing them.
 
-# In "narrow" data each of colour and background is the shape's own one in this share of the images.
+# Share of "narrow" images with the shape's own colour, and, independently, background.
 NARROW_SHARE = 0.9
-# In "varied" data it is half of them, and this share has something that no training image has.
+# The same for "varied" images, and the share with something that no training image has.
 VARIED_SHARE = 0.5
 UNUSUAL_SHARE = 0.3
 
@@ -251,11 +247,10 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
     """Draw the factors of one image.
 
     Args:
-        rng: the source of randomness.
         kind: "diverse" (all factors independent), "narrow" (colour and background mostly follow the shape),
-            "varied" (between the two, and in some images one thing is `UNUSUAL`) or "misleading" (colour and
+            "varied" (between the two; in some images one thing is `UNUSUAL`) or "misleading" (colour and
             background follow another shape).
-        shape: the class, or an unknown shape; drawn like the other factors when None.
+        shape: the class, or an unknown shape; None draws a class.
     """
     shape = shape or str(rng.choice(list(SHAPES)))
     colour, background = str(rng.choice(list(COLOURS))), str(rng.choice(list(BACKGROUNDS)))
@@ -283,16 +278,16 @@ def sample_scene(rng: np.random.Generator, kind: str = "diverse", shape: str | N
 
 
 def own_cues(shape: str) -> tuple[str, str]:
-    """The colour and the background that belong to a class in "narrow" data."""
+    """The colour and the background of a class in "narrow" data."""
     own = list(SHAPES).index(shape)
     return list(COLOURS)[own % len(COLOURS)], list(BACKGROUNDS)[own % len(BACKGROUNDS)]
 
 
 def caption_of(scene: Scene, rng: np.random.Generator) -> str:
-    """One sentence about the scene: a random template, so that not every factor is always mentioned."""
+    """One sentence about the scene, from a random template, so that factors are often left out."""
     return describe(scene, str(rng.choice(CAPTIONS)))
 
 
 def describe(scene: Scene, template: str) -> str:
-    """The template with the scene's factors, in English."""
+    """The template with the scene's factors, in correct English ("an arrow")."""
     return re.sub(r"\ba (?=[aeiou]|hour)", "an ", template.format(**scene.factors()))
