@@ -1,1 +1,1 @@
-"""Is this machine ready: checks of a `Machine`, which tests can make up (`clipjax doctor`)."""
+"""Checks of whether a machine is ready (`clipjax doctor`); tests can pass an invented `Machine`."""

@@ -1,4 +1,4 @@
-"""`python -m clipjax.doctor > configs/tested_versions.toml`: the versions that are installed here."""
+"""`python -m clipjax.doctor > configs/tested_versions.toml`: the versions installed here."""
 
 import sys
 

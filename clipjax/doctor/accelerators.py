@@ -1,4 +1,4 @@
-"""Devices as JAX sees them, as the machine shows them, and what torch may do to them."""
+"""JAX's devices, the machine's accelerators, and torch beside JAX."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 
-# As JAX itself looks for them (jax 0.10, jax/_src/hardware_utils.py).
+# As JAX finds them (jax 0.10, jax/_src/hardware_utils.py).
 _NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 _GOOGLE = "0x1ae0"
 _TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
@@ -21,7 +21,7 @@ _GPU_NAMES = {"gpu", "cuda", "rocm"}
 
 
 def check_devices(machine: Machine) -> Iterator[Line]:
-    """JAX's devices, by kind; or why it has none."""
+    """JAX's devices by kind, or why there are none."""
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     if probe.error is not None and asked:
         yield Line(
@@ -44,7 +44,7 @@ def check_devices(machine: Machine) -> Iterator[Line]:
 
 
 def check_accelerators(machine: Machine) -> Iterator[Line]:
-    """A GPU or TPU that the machine shows and JAX does not use; plugins of another version than jaxlib."""
+    """A GPU or TPU that JAX does not use; plugins whose version is not jaxlib's."""
     yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     for name, there, used, extra in (
@@ -73,7 +73,7 @@ def check_accelerators(machine: Machine) -> Iterator[Line]:
 
 
 def _plugin_lines(machine: Machine) -> Iterator[Line]:
-    """jaxlib leaves out a plugin of another version, with a warning, and computes on the CPU."""
+    """jaxlib ignores a plugin of another version with a warning, and computes on the CPU."""
     jaxlib = machine.version("jaxlib")
     for name in CUDA_PLUGINS:
         found = machine.version(name)
@@ -98,7 +98,7 @@ def _has_plugin(machine: Machine, extra: str) -> bool:
 
 
 def check_torch(machine: Machine) -> Iterator[Line]:
-    """torch is needed for `clipjax verify` alone; a CUDA build of it may get in JAX's way."""
+    """Only `clipjax verify` needs torch; a CUDA build of it may conflict with JAX."""
     torch = machine.version("torch")
     if torch is None:
         says = "torch is not installed; only `clipjax verify` and the tests need it"
@@ -152,7 +152,7 @@ def _cudnn_lines(
 
 
 def _cudnn(machine: Machine, package: str) -> Requirement | None:
-    """What a package requires of cuDNN, on any platform; JAX's plugin does so in its extra `with-cuda`."""
+    """A package's cuDNN requirement, on any platform; JAX's plugin has it in its extra `with-cuda`."""
     for text in machine.requires(package):
         if re.match(r"nvidia[-_.]cudnn", text):
             return Requirement(text)

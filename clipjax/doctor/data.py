@@ -1,4 +1,4 @@
-"""The data sets below a folder, and the room that their embeddings will take."""
+"""The data sets below a folder, and the disk space for their embeddings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
-    """Which cards of `clipjax datasets list` lie below the folder, as `clipjax datasets check --all` says.
+    """Which data sets of `clipjax datasets list` are below the folder, checked as by `clipjax datasets check
+    --all`.
 
-    No image is read. What is missing is no problem: nobody has every data set.
+    No image is read. A missing data set is no problem: nobody has them all.
     """
     from clipjax.evaluation.collection import survey
 
@@ -50,9 +51,9 @@ def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
 def check_planned(
     machine: Machine, *, data_root: Path, models: tuple[str, ...], store: Path | None = None
 ) -> Iterator[Line]:
-    """Whether the store's disk has room for the embeddings of these models on what lies below the folder.
+    """Whether the store's disk has room for these models' embeddings of the data below the folder.
 
-    Text embeddings are small beside those of images and are left out; so is what the store already holds.
+    Leaves out text embeddings, which are small, and what the store already holds.
     """
     from clipjax.checkpoints.registry import model_ids
 
@@ -78,7 +79,7 @@ def check_planned(
 
 
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
-    """Of one stored image embedding of each model: float32, as wide as its image tower's output.
+    """Bytes of one image embedding of each model: float32, as wide as its image tower's output.
 
     Raises UsageError for an id that is not registered.
     """
@@ -89,7 +90,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 
 def _images(data_root: Path) -> Iterator[int]:
-    """Numbers of images, as the cards say, of each place once: two cards of one place share embeddings."""
+    """The cards' number of images at each place; two cards of one place share embeddings."""
     from clipjax.evaluation.collection import cards_below
 
     counts: dict[Path, int] = {}
@@ -100,7 +101,7 @@ def _images(data_root: Path) -> Iterator[int]:
 
 
 def _count(card: DatasetCard, root: Path) -> int:
-    """Of a data set whose card gives no number; none where it cannot be read, which `check_data` says."""
+    """Images of a data set whose card gives no number; 0 if unreadable, which `check_data` reports."""
     from clipjax.data.cards import load_dataset
 
     try:

@@ -2,8 +2,8 @@
 
     for line in examine(this_machine()): print(line.check, line.status, line.says, line.do)
 
-A check is a function of a `Machine` (what it sees of the environment) that yields lines. It changes nothing,
-and one that fails to run is itself a line. No JAX is imported here: JAX is asked in a process of its own.
+A check is a function of a `Machine` that yields lines and changes nothing. A check that fails to run becomes
+a line. JAX is not imported: another process runs it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def examine(
     data_root: Path | None = None,
     models: tuple[str, ...] = (),
 ) -> Iterator[Line]:
-    """Every check, line by line as they are done.
+    """The lines of every check, as they finish.
 
     Args:
         store: the folder of the embedding store; default: in the user's cache.
-        data_root: a folder of data sets: say which are there, and what their embeddings would take.
-        models: ids of the models that will be run on them; none: all that are registered.
+        data_root: a folder of data sets: also check them and the space for their embeddings.
+        models: ids of the models to plan for; default: all that are registered.
     """
     checks: dict[str, Check] = {
         "host": check_host,
@@ -57,7 +57,7 @@ def examine(
 
 
 def _run(name: str, check: Check, machine: Machine) -> Iterator[Line]:
-    """The lines of one check; what it raises is the last of them."""
+    """The lines of one check; an error becomes the last."""
     try:
         yield from check(machine)
     except ClipjaxError as error:

@@ -1,4 +1,4 @@
-"""Where clipjax keeps what it can make again: how large it is, and whether it can be written."""
+"""Folders of what clipjax can make again: their size, and whether they are writable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def store_folder(machine: Machine, store: Path | None) -> Path:
 
 
 def check_compile_cache(machine: Machine) -> Iterator[Line]:
-    """Programs that XLA has compiled, kept between runs."""
+    """XLA's compiled programs, kept between runs."""
     if machine.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("false", "0"):
         yield Line(
             "compile cache",
@@ -35,7 +35,7 @@ def check_compile_cache(machine: Machine) -> Iterator[Line]:
 
 
 def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
-    """The cache, the store of embeddings, and the room on their disks."""
+    """The cache, the store of embeddings, and the space on their disks."""
     cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
     yield _folder_line(machine, "store", embeddings)
@@ -62,13 +62,13 @@ def _folder_line(machine: Machine, check: str, folder: Path) -> Line:
 
 
 def existing(folder: Path) -> Path:
-    """The folder itself, or the nearest above it that is there."""
+    """The folder itself, or the nearest existing one above it."""
     folder = folder.absolute()
     return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def bytes_in(folder: Path) -> int:
-    """Of all files below a folder; what vanishes meanwhile or cannot be read counts nothing."""
+    """Bytes of all files below a folder; files that vanish or cannot be read count 0."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

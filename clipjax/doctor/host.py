@@ -1,4 +1,4 @@
-"""The host: cores, memory, and what a container allows of them."""
+"""The host's cores and memory, and a container's limits on them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from clipjax.doctor.line import FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 
-# A tower in float32 beside its file: ViT-L-14 is 1.6 GB. Below this the smaller models alone fit.
+# A float32 tower beside its file: 1.6 GB for ViT-L-14. With less, only smaller models fit.
 LITTLE_MEMORY = 4 * 10**9
 
 
 def check_host(machine: Machine) -> Iterator[Line]:
-    """Cores and memory, and the smaller of what is there and what the cgroup allows."""
+    """Cores and memory, and the cgroup's limits where they are lower."""
     total, available = _memory(machine)
     limit, quota = memory_limit(machine), core_limit(machine)
     says = f"Python {machine.python}, {machine.cores} cores"
@@ -35,7 +35,7 @@ def check_host(machine: Machine) -> Iterator[Line]:
 
 
 def _memory(machine: Machine) -> tuple[int | None, int | None]:
-    """Bytes of memory: all, and what is free for new processes."""
+    """Bytes of memory: total, and available to new processes."""
     lines = (machine.read("/proc/meminfo") or "").splitlines()
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
     total, available = kilobytes.get("MemTotal"), kilobytes.get("MemAvailable")
@@ -43,7 +43,7 @@ def _memory(machine: Machine) -> tuple[int | None, int | None]:
 
 
 def memory_limit(machine: Machine) -> int | None:
-    """Bytes that the cgroup of this process allows (the least of its parents'); None: no limit."""
+    """Bytes that the cgroup of this process and those above it allow; None: no limit."""
     values = _cgroup(machine, "memory.max") + _cgroup(machine, "memory.limit_in_bytes", "memory")
     # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
     limits = [int(value) for value in values if value.strip().isdecimal() and int(value) < 2**62]
@@ -51,7 +51,7 @@ def memory_limit(machine: Machine) -> int | None:
 
 
 def core_limit(machine: Machine) -> float | None:
-    """Cores' worth of time that the cgroup allows; None: no limit."""
+    """Cores' worth of time that the cgroups allow; None: no limit."""
     pairs = [value.split() for value in _cgroup(machine, "cpu.max")]
     quotas, periods = (_cgroup(machine, f"cpu.cfs_{what}_us", "cpu") for what in ("quota", "period"))
     pairs += [[quota.strip(), period.strip()] for quota, period in zip(quotas, periods)]
@@ -60,9 +60,9 @@ def core_limit(machine: Machine) -> float | None:
 
 
 def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
-    """The contents of one file in the cgroup of this process and in those above it.
+    """Contents of one file in this process's cgroup and in those above it.
 
-    controller: of version 1, whose hierarchies lie side by side; "" is version 2.
+    controller: of version 1, which has one hierarchy per controller; "" is version 2.
     """
     own = "/"
     for line in (machine.read("/proc/self/cgroup") or "").splitlines():

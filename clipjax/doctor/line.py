@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The finding of a check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Line:
     """One finding.
 
     Attributes:
-        check: of what.
-        status: FINE, NOTE (worth knowing, runs go on all the same) or BROKEN (must be fixed).
+        check: the check's name.
+        status: FINE, NOTE (worth knowing; runs still work) or BROKEN (must be fixed).
         says: one sentence.
-        do: what to do about it; "" where nothing is to be done.
+        do: what to do about it, or "".
     """
 
     check: str

@@ -1,4 +1,4 @@
-"""What the checks see of a machine: everything comes from here, so that a test can hand them another one."""
+"""Everything that the checks see of a machine, in one object, so that a test can pass another."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROBE_SECONDS = 180  # a TPU that another process holds makes JAX wait for ever
+PROBE_SECONDS = 180  # a TPU held by another process makes JAX wait forever
 
-# Run in a process of its own: a driver that crashes or hangs takes nothing with it, no device memory is held
-# afterwards, and `clipjax doctor` itself stays light.
+# Runs in its own process: a driver's crash or hang ends only that, no device memory stays taken, and `clipjax
+# doctor` starts fast.
 _PROBE = """
 import json, jax
 devices = [
@@ -31,7 +31,7 @@ print(json.dumps({"devices": devices}))
 
 @dataclass(frozen=True)
 class Probe:
-    """What JAX says: its devices (platform, kind, memory in bytes or None), or why there are none."""
+    """JAX's devices (platform, kind, memory in bytes or None), or why there are none."""
 
     devices: Sequence[Mapping[str, Any]] = ()
     error: str | None = None
@@ -47,11 +47,10 @@ class Machine:
 
     Attributes:
         environ: environment variables.
-        root: where /proc, /sys and /dev lie.
+        root: folder of /proc, /sys and /dev.
         cores: that this process may use.
-        python: version.
-        version: of an installed package; None if it is not installed.
-        requires: what an installed package requires, as in its metadata (PEP 508).
+        version: of an installed package, or None.
+        requires: an installed package's requirements (PEP 508).
         probe: asks JAX for its devices.
         free: bytes free on the disk of an existing folder.
         writable: whether files can be made in an existing folder.
@@ -68,7 +67,7 @@ class Machine:
     writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK | os.X_OK)
 
     def read(self, path: str) -> str | None:
-        """A small file below `root`; None where it is not there or cannot be read."""
+        """A small file below `root`; None if it cannot be read."""
         try:
             return (self.root / path.lstrip("/")).read_text()
         except OSError:
@@ -79,7 +78,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine and the environment that this process runs in."""
+    """The machine and environment of this process."""
     return Machine(
         environ=dict(os.environ),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -118,7 +117,7 @@ def _probe() -> Probe:
 
 
 def _reason(stderr: str) -> str:
-    """What went wrong, from a traceback: its last line, without the name of a plain RuntimeError."""
+    """The error in a traceback: its last line, without "RuntimeError: "."""
     last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
-    # JAX 0.10 asserts that there is a backend where the one asked for is known but not installed.
+    # JAX 0.10 fails an assertion if the platform asked for is known but not installed.
     return last.removeprefix("RuntimeError: ").replace("AssertionError", "its backend is not installed")

@@ -1,4 +1,4 @@
-"""Installed packages against what clipjax requires and against the set that its tests ran with."""
+"""Installed packages against clipjax's requirements and the versions that its tests ran with."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HEADER = """\
 # The versions that the tests ran with: `clipjax doctor` says which of the installed ones differ.
 # Written by `python -m clipjax.doctor`; never by hand.
 """
-_EXTRAS = ("reference",)  # beside the requirements themselves; those of `dev` decide no number
-_BESIDE = ("jaxlib",)  # not required by name, and decides numbers
+_EXTRAS = ("reference",)  # checked beside the requirements; the packages of `dev` decide no number
+_BESIDE = ("jaxlib",)  # decides numbers, but is not required by name
 
 
 def check_versions(machine: Machine) -> Iterator[Line]:
-    """Requirements that are not met, then versions other than the tested ones."""
+    """Unmet requirements, then versions other than the tested ones."""
     required = list(_requirements(machine, "clipjax"))
     if not required:
         yield Line("versions", NOTE, "clipjax is not installed as a package", "pip install -e .")
