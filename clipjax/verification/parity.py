@@ -3,10 +3,10 @@
 For every architecture of configs/models.csv two things are shown, without any model's weights:
 
 * full size: the reference's state dict, built on PyTorch's meta device by each row's name and tag, maps one
-to one onto our params, by key and shape;
+  to one onto our params, by key and shape;
 * numbers: a narrow model with the library's flags, and weights in which every tensor matters
-(`converters.golden.condition`), gives the same stages, embeddings and logits, as judged by
-`clipjax.verification.verify`.
+  (`converters.golden.condition`), gives the same stages, embeddings and logits, as judged by
+  `clipjax.verification.verify`.
 
 The libraries run in one subprocess (`converters.golden sweep`); this process converts and compares. The
 record (configs/parity.json) is written after each architecture, so that an interrupted sweep resumes. Entries
