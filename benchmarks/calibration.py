@@ -2,9 +2,9 @@
 
     python benchmarks/calibration.py
 
-The loop is the usual one: mask the images of a bin, average, next bin. Both sides get NumPy arrays and give a
-number; ours includes its checks and the way to the device and back. The temperature is fitted on 25,000 x
-1,000 logits, half of ImageNet's validation set; there is no exact reference to race against.
+The loop is the usual one: mask the images of a bin, average, next bin. Both sides get NumPy arrays and return
+a number; ours includes its checks and the transfer to the device and back. The temperature is fitted on
+25,000 x 1,000 logits, half of ImageNet's validation set; it has no exact reference to compare with.
 """
 
 from __future__ import annotations

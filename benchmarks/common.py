@@ -1,7 +1,7 @@
-"""What the benchmark scripts share: both libraries on all cores, paired rounds, a table, a JSON file.
+"""Shared by the benchmark scripts: all cores for both libraries, paired rounds, a table, a JSON file.
 
-Absolute numbers of a shared machine mean little: neighbours halve them. So both sides run in turn, round
-after round, in one process (or in turn in fresh ones), and the claim is the ratio of their medians.
+On a shared machine neighbours halve absolute numbers. So both sides take turns, round after round, in one
+process (or in fresh ones), and the claim is the ratio of their medians.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the result
 
 
 def use_all_cores() -> int:
-    """torch on every core (JAX's CPU client already is); returns their number."""
+    """torch on every core, as JAX's CPU client is; returns their number."""
     import torch
 
     cores = len(os.sched_getaffinity(0))
@@ -56,7 +56,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def paired(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side in each round. The sides take turns, and take turns in going first."""
+    """Seconds of each side in each round. The sides take turns, also in going first."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     for _ in range(rounds):
@@ -67,7 +67,7 @@ def paired(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[f
 
 
 class Server:
-    """A script of ours in a process of its own, which answers requests (lines) with JSON (lines)."""
+    """One of our scripts in its own process: a line of request, a line of JSON in answer."""
 
     def __init__(self, arguments: list[str]):
         self.process = subprocess.Popen(
@@ -95,14 +95,14 @@ def median(values: list[float]) -> float:
 
 
 def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """How many times faster the second is: the ratio of medians, and the extremes of the paired rounds."""
+    """How many times faster `fast` is: the ratio of medians, and the extremes of the paired rounds."""
     pairs = [a / b for a, b in zip(slow, fast)]
     return {"ratio": median(slow) / median(fast), "lowest": min(pairs), "highest": max(pairs)}
 
 
 @contextmanager
 def reported(name: str, path: Path | None) -> Iterator[dict[str, Any]]:
-    """Collects results; at the end writes them with the machine's and the packages' particulars."""
+    """Collects results; at the end writes them, with facts about the machine and the packages."""
     results: dict[str, Any] = {}
     yield results
     if path is not None:

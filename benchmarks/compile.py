@@ -2,8 +2,8 @@
 
     python benchmarks/compile.py
 
-Trace, lower and compile of a ViT-L-14 image tower with 2, 12 and 24 blocks, from shapes alone: no weights are
-made. The depths take turns; every compilation starts from empty caches.
+Trace, lower and compile a ViT-L-14 image tower with 2, 12 and 24 blocks, from shapes alone (no weights). The
+depths take turns; every compilation starts from empty caches.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""A CoOp step: clipjax against the reference's in PyTorch, eager, float32, same weights, features and batch.
+"""A CoOp step: clipjax against the reference's in eager PyTorch; float32, same weights, features and batch.
 
     python benchmarks/coop.py                           # ViT-B-32's text tower, 100 classes; some minutes
     python benchmarks/coop.py --classes 1000 --rounds 3
     python benchmarks/coop.py --classes 4 --rounds 2    # does it run
 
 A step sends the prompts of all classes through the text tower, forward and backward, and updates the 16
-vectors of the context. The image features are there already, on both sides. The reference sends 77 tokens a
-class (KaiyangZhou/CoOp, `trainers/coop.py`, here on open_clip's tower); clipjax the tokens up to the end of
-the prompts, in up to three groups of similar length, and those that all prompts begin with (start and
-context) only once a group. Before anything is timed, the first losses of both sides are compared.
+vectors of the context. Both sides start from image features. The reference sends 77 tokens per class
+(KaiyangZhou/CoOp, `trainers/coop.py`, here on open_clip's tower). clipjax sends the tokens up to the end of
+the prompts, in up to three groups of similar length, and the tokens that all prompts begin with (start and
+context) once per group. The first losses of both sides are compared before timing.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from clipjax.finetune.training.step import init_state, make_step, state_sharding
 from clipjax.finetune.training.trees import split
 from clipjax.heads.adapters.coop import by_length, class_prompts
 
-CARD = "vit_b_32-laion2b_s34b_b79k"  # lends the tokenizer
+CARD = "vit_b_32-laion2b_s34b_b79k"  # its tokenizer is used
 VECTORS, RATE, DECAY, MOMENTUM = 16, 2e-3, 5e-4, 0.9
-CHECKED = 3  # steps of which the losses are compared
+CHECKED = 3  # steps whose losses are compared
 LOSS_TOLERANCE = 1e-3
 
 Step = Callable[[], float]
@@ -104,7 +104,7 @@ def measure(arch: str, classes: int, batch: int, rounds: int) -> dict[str, Any]:
 
 
 def setup_of(model: Any, labels: LabelSpace, batch: int) -> Setup:
-    """CoOp's reference recipe; the images themselves are never looked at."""
+    """CoOp's reference recipe; images are never read."""
     optimizer = Optimizer("sgd", RATE, DECAY, momentum=MOMENTUM)
     recipe = Recipe(
         "coop", "CoOp", "coop", batch, epochs=50, optimizer=optimizer, schedule=Schedule("constant")

@@ -1,11 +1,11 @@
-"""Host memory while images are decoded, over 100,000 of them, in threads and in worker processes.
+"""Host memory while 100,000 images are decoded, in threads and in worker processes.
 
     python benchmarks/decode_memory.py
     python benchmarks/decode_memory.py --quick            # 2,000 images: does it run?
 
-A few hundred small JPEGs are written and read again and again through the loader, as an evaluation reads a
-data set. The table shows the resident memory of the process and of its workers (proportional set size: pages
-that they share count once) at each tenth of the way. It should not grow after the first. Linux only.
+The loader reads a few hundred small JPEGs again and again, as an evaluation reads a data set. The table shows
+the resident memory of the process and its workers (proportional set size: shared pages count once) at each
+tenth of the way. It should not grow after the first. Linux only.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def resident(folder: Path, count: int, workers: int) -> list[float]:
 
 
 def megabytes() -> float:
-    """Of this process and its workers; those that have just ended count nothing."""
+    """Of this process and its workers; workers that have just ended count 0."""
     pids: list[Any] = ["self", *(process.pid for process in multiprocessing.active_children())]
     total = 0
     for pid in pids:

@@ -3,8 +3,8 @@
     python benchmarks/detection.py
 
 Scikit-learn's bootstrap is a loop: draw images, `roc_auc_score`. A few of its resamples are timed and
-extrapolated to a thousand; clipjax makes all of them in every round. Both sides of the loop take the images
-of the same resamples, and every value is compared. The jitted kernel that counts on devices is timed too.
+extrapolated to a thousand; clipjax makes all of them in every round. Both use the same resamples, and every
+value is compared. The jitted kernel that counts on devices is timed too.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(
 
 
 def kernel(scores: tuple[np.ndarray, ...]) -> Any:
-    """The jitted count of the OOD scores above each ID score, compiled."""
+    """The compiled count of the OOD scores above each ID score."""
     arrays = [jax.device_put(part) for part in (*scores, np.ones(len(scores[1]), bool))]
 
     def count() -> None:
@@ -81,10 +81,10 @@ def resampled(scores: tuple[np.ndarray, ...], resamples: int = RESAMPLES) -> tup
 def measure_bootstrap(
     scores: tuple[np.ndarray, ...], labels: np.ndarray, rounds: int, loop: int
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds for a thousand resamples in each round (of the loop: extrapolated), largest difference."""
+    """Seconds for a thousand resamples per round (the loop's extrapolated), and the largest difference."""
     made: dict[str, dict[str, np.ndarray]] = {}
     weights = [next(data.blocks(loop)) for data in resampled(scores, loop)]
-    # The loop is spared the drawing of the resamples.
+    # Drawing the resamples is not charged to the loop.
     drawn = [
         np.concatenate([np.repeat(part, row) for part, row in zip(scores, rows)]) for rows in zip(*weights)
     ]
@@ -104,7 +104,7 @@ def measure_bootstrap(
 
 
 def memory(scores: tuple[np.ndarray, ...]) -> dict[str, float]:
-    """Peak MB of NumPy's arrays during bootstraps of all measures with few and with more resamples."""
+    """Peak MB of NumPy's arrays in bootstraps of all measures, with 50 and with 200 resamples."""
     peaks = {}
     for resamples in (50, 200):
         tracemalloc.start()

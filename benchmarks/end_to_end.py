@@ -3,10 +3,10 @@
     python benchmarks/end_to_end.py
 
 ViT-B-32, float32, all cores for both. The files are JPEGs of 500 x 375 pixels, cut from scikit-image's
-photographs and written in ImageNet val's layout. Both sides read, decode, resize, embed and normalise every
-file. Each side lives in a process of its own (a DataLoader forks, which JAX does not survive) and they take
-turns. Both get the better of two ways to decode (in the main process or in workers), found in a first round.
-clipjax compiles in that first round.
+photographs, in ImageNet val's layout. Both sides read, decode, resize, embed and normalise every file. Each
+side has its own process (a DataLoader forks, which JAX does not survive) and they take turns. Both use the
+faster of two ways to decode (main process or workers), found in a first round, in which clipjax also
+compiles.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def measure(folder: Path, batch: int, rounds: int) -> dict[str, Any]:
 
 
 def best(server: common.Server) -> str:
-    """The faster number of decoding workers: none, or one a core. Each runs once before it is timed."""
+    """The faster number of decoding workers: none, or one per core. Each runs once before timing."""
     times = {}
     for workers in ("0", str(len(os.sched_getaffinity(0)))):
         server.ask(workers)
@@ -86,7 +86,7 @@ def best(server: common.Server) -> str:
 
 
 def write_images(root: Path, count: int, quality: int = 92) -> None:
-    """`count` JPEGs in ten class folders, each another cut of one of scikit-image's photographs."""
+    """`count` JPEGs in ten class folders, each a different cut of one of scikit-image's photographs."""
     rng = np.random.default_rng(0)
     sources = [
         Image.fromarray(make()) for make in (photographs.astronaut, photographs.chelsea, photographs.coffee)
@@ -127,7 +127,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
 
 
 def open_clip_side(folder: Path, batch: int) -> Callable[[str], Any]:
-    """The way open_clip's own evaluation and CLIP_benchmark do it."""
+    """As open_clip's own evaluation and CLIP_benchmark do it."""
     import open_clip
     import torch
     from torch.utils.data import DataLoader

@@ -1,11 +1,11 @@
-"""A thousand training steps: are steps per second and the host's memory flat, and is anything compiled late?
+"""A thousand training steps: are speed and host memory constant, and does anything compile late?
 
     python benchmarks/finetune_memory.py
     python benchmarks/finetune_memory.py --steps 200      # does it run
 
-Cross-entropy end to end of the demo's small CLIP on images of the demo world, as `clipjax finetune` runs it:
-files are decoded, a checkpoint is saved every 100 steps, metrics.csv and TensorBoard's events are written.
-The first fifth of the steps is left out; the rest is compared part by part. Linux only.
+The demo's small CLIP is trained end to end with cross-entropy on images of the demo world, as by `clipjax
+finetune`: files are decoded, a checkpoint is saved every 100 steps, metrics.csv and TensorBoard's events are
+written. The first fifth of the steps is ignored; the rest is compared part by part. Linux only.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(
 
 
 class Sampled(grain.DatasetIterator[dict[str, Any]]):
-    """Batches that note time and memory whenever one is taken, and at which step programs were compiled."""
+    """Batches that record time and memory when taken, and the steps at which programs were compiled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Sampled(grain.DatasetIterator[dict[str, Any]]):
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

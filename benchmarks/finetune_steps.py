@@ -1,12 +1,12 @@
-"""Training steps: clipjax against open_clip with torch's AdamW, eager, float32, same weights, same batch.
+"""Training steps: clipjax against open_clip with torch's AdamW, eager; float32, same weights, same batch.
 
     python benchmarks/finetune_steps.py                      # all three; some minutes
     python benchmarks/finetune_steps.py "RN50 CE" --rounds 15
     python benchmarks/finetune_steps.py --quick              # two rounds of small batches: does it run
 
 A step is forward, backward and update: cross-entropy end to end (CE: the image tower and a head of 1,000
-classes over features of unit norm) or contrastive with captions (FLYP: both towers and the temperature).
-Before anything is timed, the first losses of both sides are compared.
+classes over unit features) or contrastive with captions (FLYP: both towers and the temperature). The first
+losses of both sides are compared before timing.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from clipjax.finetune.training.trees import split
 from clipjax.models.network import Network
 from clipjax.models.training import Training
 
-CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8}  # and their batches
+CASES = {"ViT-B-32 CE": 32, "ViT-B-32 FLYP": 32, "RN50 CE": 8}  # case -> batch
 CLASSES = 1000
 RATE, DECAY = 1e-5, 0.1
-CHECKED = 3  # steps of which the losses are compared
+CHECKED = 3  # steps whose losses are compared
 LOSS_TOLERANCE = 1e-3
-WORDS = 9  # of a caption, with its start and end: "a photo of a red panda ."
+WORDS = 9  # tokens per caption, with start and end: "a photo of a red panda ."
 
 Step = Callable[[], float]
 
@@ -146,7 +146,7 @@ def jax_steps(network: Network, params: Any, method: str, arrays: dict[str, np.n
     step = make_step(
         loss, tx, mesh, shardings, frozen=parts.frozen, compiler_options=network.training_options()
     )
-    tokens = arrays["tokens"][:, :WORDS]  # the tower reads nothing behind the end token
+    tokens = arrays["tokens"][:, :WORDS]  # the tower reads nothing after the end token
     batch = shard_batch({"images": arrays["images"], "label": arrays["label"], "tokens": tokens}, mesh)
     states = [init_state(parts, tx, shardings, 0)]
 

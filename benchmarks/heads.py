@@ -3,9 +3,9 @@
     python benchmarks/heads.py
 
 Float32, all cores. The job is 1,000 ImageNet class names x 80 templates. It is measured on 50 of the classes,
-drawn with a seed, and extrapolated: 20 times the measured time. Both sides make the vectors of the same ten
-classes at a time, in turn. clipjax's compilations (a handful of prompt lengths) happen once a run, whatever
-the number of classes: they are timed apart and added to its extrapolated time once.
+drawn with a seed, and extrapolated (times 20). Both sides make the vectors of the same ten classes at a time,
+in turn. clipjax compiles once per run (a handful of prompt lengths), whatever the number of classes: this
+time is measured separately and added once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(
 def measure(
     model: Model, reference: Any, prompts: PromptSet, groups: list[LabelSpace]
 ) -> tuple[dict[str, list[float]], float, float]:
-    """Seconds of each side for each group, seconds that clipjax compiles, largest difference of a number."""
+    """Seconds of each side per group, clipjax's compile seconds, and the largest difference of a number."""
     tokenizer = open_clip.get_tokenizer(ARCH)
     made: dict[str, np.ndarray] = {}
 
@@ -67,7 +67,7 @@ def measure(
         )
         made["theirs"] = kernel.numpy()
 
-    # Each group once: chunks of every length that occurs, and the hash of the weights.
+    # Each group once, for chunks of every length and the hash of the weights.
     cold = sum(common.seconds(partial(ours, part)) for part in groups)
     times: dict[str, list[float]] = {"open_clip": [], "clipjax": []}
     difference = 0.0

@@ -4,13 +4,13 @@
     python benchmarks/jpeg_scaling.py                     # EfficientNet-Lite0 on enlarged photographs
     python benchmarks/jpeg_scaling.py --quick             # 24 images: does it run?
 
-The flip rate of one's own model on one's own images is what matters: only JPEGs of four times the input size
-and more are decoded smaller, so on ImageNet's validation images next to nothing changes. Without --images,
-cuts of scikit-image's photographs (and of the images below $CLIPJAX_TEST_DATA/cue_conflict, where that is
-set) are enlarged to the size of a camera's and get its noise, since an enlarged image has no fine detail to
-lose; they stand in for large photographs and are not such.
+Measure the flip rate of your own model on your own images: only JPEGs of four times the input size and more
+are decoded smaller, so ImageNet's validation images hardly change. Without --images, the script enlarges cuts
+of scikit-image's photographs (and of the images below $CLIPJAX_TEST_DATA/cue_conflict, if set) to a camera's
+size. It adds a camera's noise, because an enlarged image has no fine detail to lose. They are a substitute
+for large photographs.
 
-Pixels of both ways are decoded in turn, round after round. A flip is an image whose predicted class differs.
+Both ways decode in turn, round after round. A flip is an image whose predicted class differs.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
 
 
 def write_images(root: Path, count: int) -> None:
-    """`count` JPEGs of 3 to 8 megapixels, quality 90, each another cut of a photograph."""
+    """`count` JPEGs of 3 to 8 megapixels, quality 90, each a different cut of a photograph."""
     from skimage import data
 
     rng = np.random.default_rng(0)

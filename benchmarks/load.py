@@ -3,9 +3,9 @@
     python benchmarks/load.py
 
 Ready means: all parameters on the device, nothing compiled, no forward pass. Each load runs in a fresh
-process, the two libraries in turn; imports and starting the backend come before the clock. Memory is the
-peak resident set (mapped pages included) above what the process held before the load, divided by the file's
-size. Linux only: the peak is the kernel's own (VmHWM), reset just before the load.
+process, the libraries in turn; importing and starting the backend are not timed. Memory is the peak resident
+set (mapped pages included) above what the process held before the load, divided by the file's size. Linux
+only: the peak is the kernel's (VmHWM), reset just before the load.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(
             subprocess.run([sys.executable, "-c", make, ARCH, str(path)], check=True, cwd=here)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
         for name in SIDES:
-            in_a_process(name, path)  # the file comes into the page cache, the bytecode onto the disk
+            in_a_process(name, path)  # fills the page cache and writes the bytecode
         for _ in range(rounds):
             for name in SIDES:
                 runs[name].append(in_a_process(name, path))
@@ -63,7 +63,7 @@ def clipjax_load(path: str) -> Any:
 
     jax.block_until_ready(jax.device_put(1.0))
     load = clipjax.load_model
-    # What load_model imports on its first call is not part of loading.
+    # The imports of load_model's first call are not part of loading.
     import clipjax.checkpoints.native
     import converters.engine
     import converters.sources  # noqa: F401

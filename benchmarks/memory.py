@@ -4,10 +4,10 @@
     python benchmarks/memory.py --arch ViT-L-14 --dtype float16
 
 The checkpoint has the reference's tensors (from open_clip's model on the meta device) with random values, in
-safetensors files of up to 2 GB and their index, written tensor by tensor. Each step runs in a fresh process:
+safetensors files of up to 2 GB with an index, written tensor by tensor. Each step runs in a fresh process:
 `convert_model` from file to file, `load_model` onto the default device, and `load_model` onto a mesh of eight
-forced host devices with every large leaf cut over them. Memory is the peak resident set above what the
-process held before, as in load.py. Linux only.
+forced host devices with every large leaf sharded. Memory is the peak resident set above what the process held
+before, as in load.py. Linux only.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def measured(step: str, arch: str, folder: Path) -> dict[str, float]:
 
     import clipjax.checkpoints.load
 
-    # What the first call imports is not part of loading.
+    # The first call's imports are not part of loading.
     import clipjax.checkpoints.native
     import converters.engine
     import converters.sources  # noqa: F401
@@ -100,7 +100,7 @@ def measured(step: str, arch: str, folder: Path) -> dict[str, float]:
 
 
 def write_checkpoint(arch: str, dtype: str, folder: Path) -> int:
-    """The reference's tensors with random values, one in memory at a time; returns the bytes of the files."""
+    """The reference's tensors with random values, one in memory at a time; returns the files' bytes."""
     import numpy as np
 
     shapes = reference_shapes(arch)

@@ -1,12 +1,12 @@
-"""Packing loose images into shards, and reading them back: memory, and the rate against decoding loose files.
+"""Packing loose images into shards and reading them back: memory, and the rate against decoding loose files.
 
     python benchmarks/pack.py
     python benchmarks/pack.py --images 400 --rounds 1     # does it run
 
-For each format the images (JPEGs of 500 x 375 pixels) are packed, which reads every shard back before it gets
-its name; then all encoded images are read from the shards, in a random order, as a data loader reads them.
-The other side decodes and resizes loose files to 224 pixels with as many threads. What is read is compared
-byte for byte. Memory is what the process grows by, looked at while it works. Linux only.
+Each format packs the images (JPEGs of 500 x 375 pixels) and reads every shard back. Then all encoded images
+are read from the shards in a random order, as a data loader does. The other side decodes and resizes loose
+files to 224 pixels with as many threads. The digest of the packed images is compared. Memory is the growth of
+the process, sampled while it works. Linux only.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from clipjax.data.readers.packed import KINDS, read_packed
 
 CORES = len(os.sched_getaffinity(0))
 RECIPE = PixelRecipe(224, 224, rgb="first")
-DECODED = 1000  # loose files of a round: decoding them all would take minutes
-WRITTEN = 1000  # different images; the rest are copies under other names
+DECODED = 1000  # loose files per round: decoding all would take minutes
+WRITTEN = 1000  # different images; the rest are copies
 
 
 def main(
@@ -49,7 +49,7 @@ def main(
         root = Path(name)
         write_loose(root / "loose", images)
         loose = read_folder(epath.Path(root / "loose"))
-        loose.compute_digest()  # remembered: packing is not charged with it
+        loose.compute_digest()  # cached here, so that packing is not charged with it
         results |= {"images": len(loose)}
         for kind in KINDS:
             results[kind] = measure(loose, root / kind, kind, rounds)
@@ -102,7 +102,7 @@ def decode(manifest: Manifest, order: list[int]) -> None:
 
 
 class Watch:
-    """The most that this process grows by from now on, in bytes; files that are mapped do not count."""
+    """The largest growth of this process from now on, in bytes; mapped files do not count."""
 
     def __init__(self) -> None:
         self.start = self.peak = anonymous()

@@ -1,18 +1,17 @@
-"""Decoded pixels that are kept: reading them against decoding, the second model, and open_clip.
+"""Stored pixels: reading against decoding, the second model, and open_clip.
 
     python benchmarks/pixel_store.py
     python benchmarks/pixel_store.py --quick      # few images, one round: does it run
 
-The files are JPEGs of 500 x 375 pixels and some 74 kB, in ImageNet val's layout. Three questions, each a
-ratio of rounds in which the sides take turns, with as many decoders on every side (threads here, workers of
-the DataLoader there):
+The files are JPEGs of 500 x 375 pixels and some 74 kB, in ImageNet val's layout. Every side has the same
+number of decoders (threads here, workers of the DataLoader there). Three ratios of paired rounds:
 
-- images a second that come out of the store, checksums verified, against decoding: as rounds of the clock and
-  as time of the processor (a round reads the store READS times: once is over in a few hundredths of a second,
-  of which a busy neighbour may take any share);
-- all files to embeddings, without a store, with an empty one (the first model, which fills it) and with a
-  full one (any further model), for a model so small (2 layers of width 64) that decoding is the wall, as it
-  is on an accelerator;
+- images a second read from the store, checksums verified, against decoding, in wall time and in processor
+  time (a round reads the store READS times, because once takes only a few hundredths of a second, of which a
+  busy neighbour may take any share);
+- all files to embeddings without a store, with an empty one (the first model fills it) and with a full one
+  (any further model). The model is so small (2 layers of width 64) that decoding is the bottleneck, as on an
+  accelerator;
 - the same against open_clip with ImageFolder and a DataLoader.
 
 Pixels are compared byte for byte, embeddings bit for bit, and with open_clip's.
@@ -38,7 +37,7 @@ import typer
 from end_to_end import write_images
 from etils import epath
 
-ARCH, CARD = "ViT-B-32", "vit_b_32-laion2b_s34b_b79k"  # what the small models are cut down from
+ARCH, CARD = "ViT-B-32", "vit_b_32-laion2b_s34b_b79k"  # the small models are cut down from these
 WIDTH, LAYERS, HEADS = 64, 2, 1
 TEXT_WIDTH = 64
 IMAGES, PIXELS, MODELS = "val", "pixels", ("first.safetensors", "second.safetensors")
@@ -109,7 +108,7 @@ def measure(folder: Path, batch: int, rounds: int) -> dict[str, Any]:
 
 
 def save_small(path: Path, seed: int) -> None:
-    """A small CLIP of open_clip with its own initialisation, as safetensors."""
+    """A small open_clip CLIP with its own initialisation, as safetensors."""
     import torch
     from safetensors.torch import save_file
 
@@ -188,7 +187,7 @@ def small_card() -> Any:
 
 
 def open_clip_side(folder: Path, batch: int) -> Callable[[str], Any]:
-    """The first model in open_clip, as its own evaluation and CLIP_benchmark do it; it keeps no pixels."""
+    """The first model in open_clip, as its own evaluation and CLIP_benchmark run it; it keeps no pixels."""
     import open_clip
     import torch
     from safetensors.torch import load_file

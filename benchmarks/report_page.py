@@ -2,12 +2,12 @@
 
     python benchmarks/report_page.py
 
-The rows are of the tests' made-up study (tests/_study.py): the 40 numbers that the paper's figures need
-first, each row a run of its own with a recipe of its own, which is the most that a page can have to say. The
-page has everything in it: figures, tables, claims. A headless Chromium opens it, each round in a fresh
-context: seconds from asking for the file until its script has drawn table and plot, and until the browser's
-load event; and those that the page's thread took of the processor, which neighbours do not stretch as much.
-There is nothing to race against, so these are plain seconds; the claim is two seconds and five megabytes.
+The rows are the tests' synthetic study (tests/_study.py): first the 40 numbers that the paper's figures need.
+Each row has its own run and recipe, the largest content of a page. The page has figures, tables and claims. A
+headless Chromium opens it, each round in a fresh context. Measured are seconds from the request until the
+script has drawn table and plot, until the browser's load event, and of the page's thread on the processor,
+which neighbours stretch less. There is no other page to compare with, so these are plain seconds; the claim
+is two seconds and five megabytes.
 """
 
 from __future__ import annotations

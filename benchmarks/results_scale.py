@@ -2,14 +2,18 @@
 
     python benchmarks/results_scale.py --published PUBLISHED
 
-PUBLISHED holds the published tables as `clipjax results import` reads them, in folders `openclip`, `timm` and
-`testbed`: 72,848 rows in three runs. The other rows, without it all of them, are of the tests' made-up study
-(tests/_study.py), a run for each model and task. Then, one after the other in one process: the rows are read
-and checked, and a page of them listed; the store is merged into an empty one; and analysed: trend and
-effective robustness of all models on ImageNet-V2 with a bootstrap of 2,000 draws, a figure, the data of the
-report page. There is nothing to race against, so these are plain seconds, of the clock and of the processor,
-which neighbours do not stretch as much. The claim is ten seconds for all of these. The ledger of claims comes
-after them, by itself: it is a bootstrap of 2,000 draws for each of some 200 trends.
+PUBLISHED holds the published tables for `clipjax results import`, in folders `openclip`, `timm` and
+`testbed`: 72,848 rows in three runs. The other rows (without PUBLISHED: all) are the tests' synthetic study
+(tests/_study.py), a run per model and task. One process then does these steps in order:
+
+- read and check the rows, and list a page of them;
+- merge the store into an empty one;
+- analyse it: trend and effective robustness of all models on ImageNet-V2 with a bootstrap of 2,000 draws, a
+  figure, the data of the report page.
+
+There is no other store to compare with, so these are plain seconds, of wall time and of processor time, which
+neighbours stretch less. The claim is ten seconds for all of these. The ledger of claims, a bootstrap of 2,000
+draws for each of some 200 trends, is timed after them, separately.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ SOURCES = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 
 
 def fill(store: ResultStore, n: int, published: Path | None) -> int:
-    """Add n rows, or more if so many are published; returns the number of runs."""
+    """Add n rows, or more if more are published; returns the number of runs."""
     runs: list[list[Row]] = []
     if published is not None:
         runs = [published_rows(read_numbers(name, published / folder)) for name, folder in SOURCES.items()]
@@ -60,7 +64,7 @@ def fill(store: ResultStore, n: int, published: Path | None) -> int:
 
 
 def study(copy: int, n: int) -> list[list[Row]]:
-    """At most n rows of the made-up study, a list for each run; the copies have models of their own."""
+    """At most n rows of the synthetic study, a list per run; copies get their own model names."""
     terms = dict.fromkeys(term for name in spec_names() for term in load_spec(name).terms)
     known = {**models(), **tuned()}
     named = {f"copy_{copy}_{name}": facts for name, facts in known.items()} if copy else known
@@ -73,7 +77,7 @@ def study(copy: int, n: int) -> list[list[Row]]:
 
 
 def trend(index: RowIndex) -> int:
-    """Models above or below the trend of those of standard training, on ImageNet-V2."""
+    """Models above or below the trend of standard training, on ImageNet-V2."""
     across, up = (
         Column(name, name, "higher", None, (Term("zeroshot", name, "top1"),))
         for name in ("imagenet_val", "imagenet_v2:matched-frequency")
@@ -84,7 +88,7 @@ def trend(index: RowIndex) -> int:
 
 
 class Steps:
-    """Seconds of each step: of the clock, and of the processor."""
+    """Wall and processor seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}

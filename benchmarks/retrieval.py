@@ -2,11 +2,11 @@
 
     python benchmarks/retrieval.py
 
-Recall at 1, 5 and 10 both ways (clipjax has mAP as well), D 512, float32, all cores. The other side is
-`clip_benchmark.metrics.zeroshot_retrieval.evaluate` as it is, in its batches of 64, with a model that looks
-embeddings up. Each runs in a fresh process, in turn; libraries are imported, and ours compiled on a small
-problem, before the clock. Memory is the peak resident set above what the process held before: the embeddings
-are there already. Linux only (see load.py).
+Recall at 1, 5 and 10 both ways (clipjax has mAP as well), D 512, float32, all cores. The other side is the
+unchanged `clip_benchmark.metrics.zeroshot_retrieval.evaluate`, in its batches of 64, with a model that looks
+embeddings up. Each runs in a fresh process, in turn; importing, and compiling ours on a small problem, are
+not timed. Memory is the peak resident set above what the process held before, embeddings included. Linux only
+(see load.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(
 
 
 def embeddings(images: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors of images and of five captions each, near their image; and the captions' images."""
+    """Unit vectors of images and of five captions near each; and the captions' images."""
     rng = np.random.default_rng(0)
     owner = np.repeat(np.arange(images), 5)
     image = rng.normal(size=(images, width)).astype(np.float32)
@@ -76,7 +76,7 @@ def clip_benchmark_side(
     from clip_benchmark.metrics import zeroshot_retrieval
 
     common.use_all_cores()
-    # A batch of images is their rows, and so is a batch of tokens: encoding is a look-up.
+    # Images and tokens of a batch are row numbers, so encoding is a look-up.
     images, texts = torch.from_numpy(image), torch.from_numpy(text)
     model: Any = type("Stored", (), {"encode_image": images.__getitem__, "encode_text": texts.__getitem__})
     batches = [

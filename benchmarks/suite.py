@@ -1,12 +1,12 @@
-"""The whole suite for one model from stored embeddings of ImageNet size: seconds a task, and what dominates.
+"""The whole suite for one model from stored embeddings of ImageNet size: seconds per task.
 
     python benchmarks/suite.py
 
-No forward pass is run and no image is read: embeddings are planted (class means and noise, 512 numbers an
-image), the head has ImageNet's 1,000 classes, and every task is called as `clipjax.evaluate` calls it, on
-data sets of the published sizes with their label spaces and projections. Bootstraps have 1,000 resamples.
-There is nothing to race against, so these are plain seconds; the claim is two minutes on two cores. On a busy
-machine look at the processor's seconds, half of which two free cores would take at best.
+No forward pass runs and no image is read. Embeddings are synthetic (class means and noise, 512 numbers per
+image), the head has ImageNet's 1,000 classes, and every task runs as in `clipjax.evaluate`, on data sets of
+the published sizes with their label spaces and projections. Bootstraps have 1,000 resamples. There is no
+other library to compare with, so these are plain seconds; the claim is two minutes on two cores. On a busy
+machine look at the processor's seconds; two free cores take at best half of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.tasks.task import Captions, Inputs, all_tasks
 
 DIM = 512
-NOISE = 6.0  # of images around their class's mean, so that about two thirds are right
-# Data set -> its images and its label space.
+NOISE = 6.0  # of images around their class's mean: about two thirds are classified correctly
+# Data set -> its number of images and its label space.
 SHIFTS = {
     "imagenet_v2": (10_000, "imagenet"),
     "imagenet_r": (30_000, "imagenet_r"),
@@ -51,7 +51,7 @@ CAPTIONED = {"flickr30k": 1_000, "mscoco": 5_000}
 
 
 class World:
-    """Planted embeddings. `share` shrinks every data set, to try the script out."""
+    """Synthetic embeddings. `share` shrinks every data set, to try the script out."""
 
     def __init__(self, share: float, resamples: int):
         self.rng, self.share, self.resamples = np.random.default_rng(0), share, resamples
@@ -87,7 +87,7 @@ class World:
         )
 
     def unlabelled(self, name: str, n: int) -> Inputs:
-        """Images of classes of their own."""
+        """Images of unknown classes."""
         n = self.count(n)
         centres = self.rng.standard_normal((64, DIM), np.float32) / np.float32(DIM**0.5)
         of = np.sort(np.arange(n) % 64)
@@ -184,7 +184,7 @@ def main(
 
 
 def run(task: Any, inputs: Inputs) -> dict[str, float]:
-    """Seconds of the two steps of a task, and how many numbers there are."""
+    """Seconds of a task's two steps, and its number of numbers."""
     made: dict[str, Any] = {}
     start = time.process_time()
     describe = common.seconds(lambda: made.update(columns=task.describe(inputs)))

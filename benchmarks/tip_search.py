@@ -1,13 +1,13 @@
-"""Tip-Adapter's search of alpha and beta: 200 x 20 pairs on 50,000 images, 1,000 classes, 16 keys a class.
+"""Tip-Adapter's search of alpha and beta: 200 x 20 pairs on 50,000 images, 1,000 classes, 16 keys per class.
 
     python benchmarks/tip_search.py
     python benchmarks/tip_search.py --quick
 
-The reference's loop (gaopengcuhk/Tip-Adapter, `utils.py`, search_hp) in torch, float32: for each pair it
-multiplies images with keys, keys with one-hot values and images with texts again. All of it would take most
-of a day, so a few pairs are timed on a sample of the images and extrapolated: the loop is linear in both, and
-its matrices are large enough on the sample to run at full rate. clipjax makes all pairs of all images in
-every round. Its counts are compared with the loop's on the sample.
+The reference's loop (gaopengcuhk/Tip-Adapter, `utils.py`, search_hp) in torch, float32, multiplies images
+with keys, keys with one-hot values and images with texts again for each pair. All of it would take most of a
+day, so a few pairs are timed on a sample of the images and extrapolated: the loop is linear in both, and the
+sample's matrices are large enough for full speed. clipjax makes all pairs of all images in every round. Its
+counts are compared with the loop's on the sample.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import typer
 from clipjax.finetune.methods.tip_adapter import Grid, grid_of
 from clipjax.metrics.cache import count_correct
 
-BLOCK = 4096  # images whose zero-shot logits are held at once
-DIFFERENCE = 1  # images: logits that differ by rounding may tie on one side alone
+BLOCK = 4096  # images whose zero-shot logits are in memory at once
+DIFFERENCE = 1  # images: rounding may break a tie on one side only
 
 
 @dataclass(frozen=True)
 class World:
-    """Images around class centres, with texts and keys that know the centres badly.
+    """Images around class centres; texts and keys are poor estimates of the centres.
 
     features [N,D], labels [N], keys [D,shots*K], values, text [D,K] with the scale inside; float32.
     """
@@ -75,7 +75,7 @@ def main(
     grid = grid_of({"search_scale": [7.0, 3.0], "search_step": [betas, alphas]})
     chosen = [divmod(int(at), alphas) for at in np.linspace(0, betas * alphas - 1, pairs)]
     loop = torch_loop(world, sample, grid, chosen)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = loading.memory("VmRSS")
     counts = world.count(grid, sample)
     world.count(grid)
@@ -120,7 +120,7 @@ def make_world(images: int, classes: int, shots: int, dim: int) -> World:
 
 
 def torch_loop(world: World, sample: int, grid: Grid, pairs: list[tuple[int, int]]) -> Any:
-    """A call that makes these pairs on the first images, and returns how many of them are right for each."""
+    """A function that tries these pairs on the first images, and returns each pair's correct images."""
     features, labels = torch.tensor(world.features[:sample]), torch.tensor(world.labels[:sample])
     cache_keys, clip_weights = torch.tensor(world.keys), torch.tensor(world.text / 100)
     cache_values = torch.nn.functional.one_hot(torch.tensor(world.values)).float()

@@ -1,11 +1,11 @@
-"""Towers: images and texts a second of clipjax and of eager open_clip, float32, same weights, same batch.
+"""Towers: images and texts a second of clipjax and of eager open_clip; float32, same weights, same batch.
 
     python benchmarks/towers.py                        # every case; some minutes
     python benchmarks/towers.py ViT-B-16 convnext_base_w
     python benchmarks/towers.py --text roberta-ViT-B-32
 
-For a plain CLIP ViT also: what share of this machine's own float32 matrix-multiply rate the forward pass
-reaches, the rate being measured in the same rounds.
+For a plain CLIP ViT also the forward pass's share of this machine's float32 matrix-multiply rate, measured in
+the same rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from clipjax.verification.verify import random_inputs
 
 IMAGE_CASES = ["ViT-B-32", "ViT-B-16", "RN50-quickgelu", "convnext_base_w", "EVA02-B-16", "ViT-B-16-SigLIP"]
 TEXT_CASES = ["ViT-B-32", "ViT-B-16-SigLIP", "roberta-ViT-B-32"]
-CARD = "vit_b_32-laion2b_s34b_b79k"  # lends the fields that no forward pass reads
+CARD = "vit_b_32-laion2b_s34b_b79k"  # for the fields that no forward pass reads
 MATMUL_SIZE = 4096
 UNIT_NORM_TOLERANCE = 1e-5
 
@@ -116,7 +116,7 @@ def text_sides(theirs: Any, ours: Any, batch: int) -> dict[str, Any]:
 
 
 def matrix_multiply() -> Any:
-    """One float32 product of two square matrices, compiled."""
+    """One compiled float32 product of two square matrices."""
     a = jax.random.normal(jax.random.key(0), (MATMUL_SIZE, MATMUL_SIZE))
     multiply = jax.jit(functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST))
     jax.block_until_ready(multiply(a, a))
@@ -124,7 +124,7 @@ def matrix_multiply() -> Any:
 
 
 def vit_flops(network: Network) -> float:
-    """Floating-point operations of one image through a ViT's matrix products (a multiply-add is two)."""
+    """Floating-point operations of one image in a ViT's matrix products (a multiply-add is two)."""
     v = network.arch.vision
     patches = (v.image_size // v.patch_size) ** 2
     tokens = patches + 1

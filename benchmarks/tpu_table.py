@@ -3,8 +3,8 @@
     make tpu-env
     .venv-tpu/bin/python benchmarks/tpu_table.py v5e,v4 vit_b_32-openai --tower vision
 
-Compiles, keeps every row in docs/tpu.json as soon as it is known (in place of an older one of the same tower,
-precision and chip), and writes the table anew. Without ids it only writes the table.
+Saves every row in docs/tpu.json at once (replacing an older one of the same tower, precision and chip), and
+rewrites the table. Without ids it only rewrites the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Put the record into docs/tpu.json, in place of an older one of the same program."""
+    """Put the record into docs/tpu.json; it replaces an older one of the same program."""
     records = json.loads(RECORD.read_text()) if RECORD.exists() else []
     kept = {tuple(old[key] for key in KEY): old for old in records}
     kept[tuple(record[key] for key in KEY)] = record

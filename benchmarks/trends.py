@@ -1,11 +1,11 @@
-"""Trends of 255 models with 2,000 draws, against a loop over statsmodels; how often intervals hold the truth.
+"""Trends of 255 models with 2,000 draws, against a loop over statsmodels; and coverage of the intervals.
 
     python benchmarks/trends.py                 # seconds
     python benchmarks/trends.py --coverage      # docs/trends.md has this table
 
-The loop is the usual one: draw models, fit RLM, next draw (some are timed, the rest extrapolated). Coverage:
-studies are made up whose trends are known, and it is counted how often the 95 % interval of each number holds
-what is so.
+The loop is the usual one: draw models, fit RLM, next draw (some draws are timed, the rest extrapolated).
+Coverage is the share of synthetic studies with known trends in which each number's 95 % interval holds the
+true value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from clipjax.analysis.trends.trends import (
 )
 from clipjax.metrics.intervals import wilson
 
-SLOPES, OFFSETS, NOISE = (1.1, 0.8, 1.0), (0.3, 0.1, 0.0), 0.1  # of two groups and a baseline, as probits
+SLOPES, OFFSETS, NOISE = (1.1, 0.8, 1.0), (0.3, 0.1, 0.0), 0.1  # of two groups and a baseline, in probits
 X_ENDS = (-0.3, 1.2)
 IMAGES = 1000
 NUMBERS = [
@@ -63,7 +63,7 @@ def main(
 
 
 def timed(models: int, resamples: int, rounds: int) -> dict[str, Any]:
-    """Seconds of one trend both ways, and of everything that is said of such models."""
+    """Seconds of one trend both ways, and of all numbers about such models."""
     points = [
         replace(each, y=replace(each.y, interval=wilson(IMAGES // 2, IMAGES)._asdict()))
         for each in group(np.random.default_rng(0), models, 1.0, 0.0)
@@ -102,11 +102,11 @@ def statsmodels_slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def covered(n: int, studies: int, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Share of studies in which the 95 % interval of each of `NUMBERS` holds what is so.
+    """Share of studies in which the 95 % interval of each of `NUMBERS` holds the true value.
 
-    A study has two groups of n models and a baseline of n, whose y lie about lines on probit scales. Numbers
-    of groups regard x and y as exact; effective robustness is that of a model whose x and y are of `IMAGES`
-    images. An interval that there is not counts as one that does not hold it.
+    A study has two groups of n models and a baseline of n, with y around lines on probit scales. Numbers of
+    groups take x and y as exact; effective robustness is of a model whose x and y come from `IMAGES` images.
+    A missing interval counts as one that does not hold the value.
     """
     rng = np.random.default_rng([n, seed])
     hits: dict[str, int] = dict.fromkeys(NUMBERS, 0)
@@ -119,7 +119,7 @@ def covered(n: int, studies: int, resamples: int = 1000, seed: int = 0) -> dict[
 def study_of(
     rng: np.random.Generator, n: int, settings: dict[str, int]
 ) -> dict[str, tuple[Limits | None, float]]:
-    """{number: (its interval in a new study, what is so)}."""
+    """{number: (its interval in a new study, the true value)}."""
     a, b, standard = (group(rng, n, slope, offset) for slope, offset in zip(SLOPES, OFFSETS))
     found = compare_groups(a, b, at=0.6, **settings)
     at = ndtri(0.6)
@@ -134,7 +134,7 @@ def study_of(
         "kendall": 2 / math.pi * math.asin(rho),
         "pearson": rho,
     }
-    # Over models like those of `a`, whose x is uniform and whose y is noisy.
+    # Over models like those of `a`, with uniform x and noisy y.
     grid = np.linspace(*X_ENDS, 2001)
     spread = math.sqrt(1 + NOISE**2)
     mean = float((ndtr((OFFSETS[0] + SLOPES[0] * grid) / spread) - ndtr(grid)).mean())
@@ -154,7 +154,7 @@ def study_of(
 
 
 def model_off(rng: np.random.Generator, baseline: Fit) -> tuple[Limits | None, float]:
-    """Of a model that has 0.6 and 0.7 in truth; both are measured."""
+    """Of a model with true values 0.6 and 0.7, both measured."""
     hits = (int(rng.binomial(IMAGES, p)) for p in (0.6, 0.7))
     x, y = (cell(each / IMAGES, wilson(each, IMAGES)._asdict()) for each in hits)
     [found] = effective_robustness([Point("model", {}, x, y)], baseline)
@@ -167,7 +167,7 @@ def limits(found: Estimate | None) -> Limits | None:
 
 
 def group(rng: np.random.Generator, n: int, slope: float, offset: float) -> list[Point]:
-    """Models about a line on probit scales."""
+    """Models around a line on probit scales."""
     x = rng.uniform(*X_ENDS, n)
     y = offset + slope * x + NOISE * rng.normal(size=n)
     return [Point(f"{k:03}", {}, cell(a), cell(b)) for k, (a, b) in enumerate(zip(ndtr(x), ndtr(y)))]

@@ -1,19 +1,17 @@
-"""Weak scaling as the programs tell it: what one device does, as their number grows.
+"""Weak scaling, read from compiled programs: the work of one device as their number grows.
 
     python benchmarks/weak_scaling.py                          # 1, 2, 4, 8 forced devices; 1, 2, 4 processes
     make tpu-env
     .venv-tpu/bin/python benchmarks/weak_scaling.py v5e,v4     # slices of 4 to 256 TPU chips
 
-A machine of two cores cannot show how fast 256 chips are, but the compiled program of an embedding step can
-show whether there is anything that would slow them down. For each number of devices the step is compiled as
-embedding runs it, with params replicated and the same batch a device, and read from its optimised HLO: the
-operations of one device's dots and convolutions, with the layers of a loop counted as often as they run, and
-the collectives. Weak scaling is perfect if the one is constant and there are none of the other; the script
-fails if that is not so. Beyond that, hosts share out files and never wait for each other
-(`clipjax.embeddings.images`).
+A machine of two cores cannot time 256 chips, but an embedding step's compiled program shows whether anything
+would slow them down. For each number of devices the step is compiled as embedding runs it, with replicated
+params and the same batch per device. Its optimised HLO gives the operations of one device's dots and
+convolutions (a loop's layers counted as often as they run) and the collectives. Weak scaling is perfect if
+the operations are constant and there are no collectives; otherwise the script fails. Hosts share out files
+and never wait for each other (`clipjax.embeddings.images`).
 
-With chips, each row is kept in docs/weak_scaling.json as soon as it is known, and the table of docs/tpu.md is
-written anew.
+With chips, each row is saved in docs/weak_scaling.json at once, and the table of docs/tpu.md is rewritten.
 """
 
 from __future__ import annotations
@@ -48,9 +46,9 @@ BEGIN, END = "<!-- slices: begin -->\n", "<!-- slices: end -->\n"
 MODEL = "vit_b_32-openai"
 DEVICES, PROCESSES, DEVICES_A_PROCESS = (1, 2, 4, 8), (1, 2, 4), 2
 SIZES = "4,16,64,256"
-BATCH = {"vision": IMAGE_BATCH, "text": TEXT_BATCH}  # that a device takes in a step of embedding
+BATCH = {"vision": IMAGE_BATCH, "text": TEXT_BATCH}  # per device and embedding step
 KEY = ("model", "tower", "precision", "topology")
-SAME = ("model", "tower", "precision")  # rows of which one device does the same
+SAME = ("model", "tower", "precision")  # rows in which one device must do the same
 TITLES = (
     "model",
     "tower",
@@ -92,7 +90,7 @@ def main(
 
 
 def facts(case: tuple[str, str, str], mesh: Any) -> dict[str, Any]:
-    """An embedding step on the devices of a mesh, as it was compiled."""
+    """An embedding step on the devices of a mesh, from its compiled program."""
     name, tower, precision = case
     card = model_card(name)
     network, profile = Network(card.arch), precision_of(precision)
@@ -123,9 +121,9 @@ def precision_of(name: str) -> Precision:
 
 
 def check(rows: list[dict[str, Any]]) -> None:
-    """Stops the script unless one device does the same in all of them and waits for no other.
+    """Stops the script unless one device does the same in all rows and waits for no other.
 
-    XLA's own count is that of one compiler, which fuses differently for each kind of chip.
+    XLA's own count is not compared across kinds of chips: each compiler fuses differently.
     """
     for count, names in (("flops", SAME), ("xla_flops", (*SAME, "chip"))):
         found: dict[tuple, set] = {}
@@ -141,7 +139,7 @@ def check(rows: list[dict[str, Any]]) -> None:
 
 
 def of_devices(cases: Iterable[tuple[str, str, str]]) -> Iterator[dict[str, Any]]:
-    """On the first 1, 2, 4, 8 of eight forced devices of this process."""
+    """On the first 1, 2, 4, 8 of this process's eight forced devices."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(DEVICES)}"
     for case in cases:
         for count in DEVICES:
@@ -149,7 +147,7 @@ def of_devices(cases: Iterable[tuple[str, str, str]]) -> Iterator[dict[str, Any]
 
 
 def of_processes(cases: list[tuple[str, str, str]], arguments: list[str]) -> Iterator[dict[str, Any]]:
-    """In each of 1, 2, 4 processes of two forced devices that have found each other."""
+    """In each of 1, 2, 4 connected processes of two forced devices."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES_A_PROCESS}"}
     for count in PROCESSES:
         with socket.socket() as free:
@@ -171,7 +169,7 @@ def of_processes(cases: list[tuple[str, str, str]], arguments: list[str]) -> Ite
 
 
 def in_a_process(cases: Iterable[tuple[str, str, str]], which: str) -> None:
-    """Embedding runs on the devices of its process, whatever others there are."""
+    """Embedding runs on the devices of its own process, whatever others there are."""
     index, count, port = map(int, which.replace(":", "/").split("/"))
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
     assert jax.device_count() == count * DEVICES_A_PROCESS
@@ -184,7 +182,7 @@ def in_a_process(cases: Iterable[tuple[str, str, str]], which: str) -> None:
 def of_slices(
     cases: Iterable[tuple[str, str, str]], names: list[str], sizes: str
 ) -> Iterator[dict[str, Any]]:
-    """On slices of TPU chips; the rows are kept."""
+    """On slices of TPU chips; saves the rows."""
     known, wanted = load_chips(), set(map(int, sizes.split(",")))
     if unknown := [name for name in names if name not in known]:
         raise unknown_name("chip", unknown[0], list(known))
@@ -207,7 +205,7 @@ def kept() -> list[dict[str, Any]]:
 
 
 def keep(record: dict[str, Any]) -> None:
-    """Put the record into docs/weak_scaling.json, in place of an older one of the same program."""
+    """Put the record into docs/weak_scaling.json; it replaces an older one of the same program."""
     records = {tuple(old[key] for key in KEY): old for old in kept()}
     records[tuple(record[key] for key in KEY)] = record
     RECORD.write_text(json.dumps(list(records.values()), indent=1) + "\n")
