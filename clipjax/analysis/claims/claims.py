@@ -176,7 +176,7 @@ def _decide(measured: Sequence[_Measured], level: float, correct: str, tests: in
     if correct == "none" or not tests:
         return [_finding(each, level) for each in measured]
     decided = 0
-    while True:
+    while True:  # each decided part relaxes the level of the others, which may decide more
         found = [_finding(each, 1 - (1 - level) / (tests - decided)) for each in measured]
         now = sum(each.word != UNKNOWN for each in found)
         if now in (decided, tests):

@@ -272,6 +272,7 @@ def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:
         for line in down or [{}]
         for column in across or [{}]
     )
+    # `wrap` counts only without `down`: a grid has the width of `across`.
     return found, len(across) or 1 if down or wrap is None else min(wrap, len(found))
 
 

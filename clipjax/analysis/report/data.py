@@ -152,6 +152,9 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
     A row without a way is in every variant; so are prompts of models with no others (CoOp's, learned with the
     model).
+
+        rows of A with prompts p and q, B with p, C (CoOp) with its own
+        p: A, B, C        q: A, C
     """
     stated = [{name: way for name in ASPECTS if (way := _way(row, name)) is not None} for row in rows]
     several: dict[str, list[str]] = {}

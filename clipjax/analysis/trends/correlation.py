@@ -63,6 +63,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
     for values in (x, y):
         found = times @ _order(values).T / 2 if kind == "spearman" else np.broadcast_to(values, times.shape)
         off = found - (times * found).sum(1, keepdims=True) / total
+        # Exactly 0, not a rounding error: a constant side gives 0 / 0 = NaN.
         sides.append(np.where(_constant(values, times), 0.0, off))
     across, up = sides
     size = np.sqrt((times * across**2).sum(1) * (times * up**2).sum(1))

@@ -92,6 +92,7 @@ def _rank_quantile(n: int, alpha: float) -> int:
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.stats.norm.ppf(alpha / 2)))
     below = 2 * np.cumsum(_signed_rank_probabilities(n))
+    # The factor lets an equality survive rounding.
     return int(np.searchsorted(below, alpha * (1 + 1e-12), side="right"))
 
 

@@ -93,6 +93,7 @@ def _robust(x: np.ndarray, y: np.ndarray, start: Lines, stop: Stop) -> Lines:
             break
         new = least_squares(across, up, K / np.maximum(residuals / scale[:, None], K))
         turned, raised = new.slope - slope[going], new.intercept - intercept[going]
+        # A line moves the most at one of its ends.
         moved = np.maximum(*(np.abs(raised + turned * end) for end in (across.min(1), across.max(1))))
         slope[going], intercept[going], weights[going] = new
         going = going[moved > stop.tolerance * scale]
