@@ -1,4 +1,4 @@
-"""Text from data (names, notes, paths) made harmless for what it is written into.
+"""Text from data (names, notes, paths) made harmless for its destination.
 
     terminal(text)   a terminal: control characters and changes of direction are shown, not obeyed
     csv_cell(value)  a spreadsheet: no text is a formula
@@ -6,7 +6,7 @@
     tex_row(cells)   a line of a LaTeX table: no commands
     xml(text)        what an SVG or an HTML page may contain
 
-HTML itself is escaped by `clipjax.analysis.report.markup`.
+`clipjax.analysis.report.markup` escapes HTML itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def terminal(text: str) -> str:
 
 
 def xml(text: str) -> str:
-    """For an SVG drawing or an HTML page, lines kept; markup is not escaped."""
+    """For an SVG or an HTML page, lines kept; markup is not escaped."""
     return visible(text, _LINES)
 
 
@@ -34,9 +34,9 @@ def xml(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins like one has `'` before it.
+    """A cell that no spreadsheet reads as a formula: text that begins like one gets a leading `'`.
 
-    Numbers stay as they are, also as text ("-0.0312", or "-0.1; +0.2"). A line within a cell ends with `\\n`.
+    Numbers stay as they are, also as text ("-0.0312", or "-0.1; +0.2"). Lines within a cell end with `\\n`.
     """
     if not isinstance(value, str):
         return value
@@ -63,7 +63,7 @@ _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\](?![(\[:]))")
 def markdown(text: str) -> str:
     """A cell of a Markdown table. An interval of numbers keeps its brackets."""
     line = visible(" ".join(text.split()))
-    parts = enumerate(_INTERVAL.split(line))  # every other one is an interval
+    parts = enumerate(_INTERVAL.split(line))  # odd parts are intervals
     return "".join(part if k % 2 else _unmarked(part) for k, part in parts)
 
 

@@ -1,4 +1,4 @@
-"""Runs of several result folders in one. Imports no JAX."""
+"""Merge runs of several result folders. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clipjax.storage.buckets import BucketPath
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copy the runs of several result folders into one; returns how many were added.
 
-    On one file system the copies are hard links: a run is never changed, so that it need not be there twice.
-    (Who edits a file in one folder edits it in all; its digest tells.) Every run is read whole before.
+    On one file system the copies are hard links: a run never changes. (An edit in one folder edits all; the
+    digest reveals it.) Every run is read whole first.
 
     Raises:
         DataError: a folder holds no runs; a run is damaged, copied in part, or exists in both places with
@@ -39,7 +39,7 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
 
 
 def _copied(run: Path, target: ResultStore) -> bool:
-    """Copy a run; False where another merge was first."""
+    """False if another merge was first."""
     try:
         target.create(run.name, functools.partial(_copy, run))
     except DataError:
@@ -50,7 +50,7 @@ def _copied(run: Path, target: ResultStore) -> bool:
 
 
 def _is_same(here: Path, there: Path) -> bool:
-    """Whether two folders hold the same rows and images. Raises DataError where one is not a whole run."""
+    """Whether two folders hold the same rows and images. Raises DataError if one is not a whole run."""
     names = [RUN, ROWS, *([IMAGES] if (here / IMAGES).is_file() else [])]
     files = [(folder / name) for name in names for folder in (here, there)]
     if missing := [file for file in files if not file.is_file()]:
@@ -66,7 +66,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _linked(path: Path, link: Path) -> bool:
-    """Whether the file could be given another name: not from a bucket, nor on every file system."""
+    """False for a bucket, and on file systems without hard links."""
     if isinstance(path, BucketPath):
         return False
     try:

@@ -2,9 +2,8 @@
 
     nearest(row)   # -> Match("clip_80", "3f0c...", (Departure("templates", "openai_80", "single"),))
 
-The protocols are configs/protocols.toml: for a task and its data sets, what a result row must have. A
-protocol is known by its name and by the SHA-256 of what it asks, so that a result says which version of it
-was meant.
+configs/protocols.toml lists, for a task and its data sets, what a result row must have. Name and SHA-256 of
+its requirements identify a protocol, so that a result records which version it was compared with.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from clipjax.results.store import Row
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
 
-NONE = "none"  # in a protocol: what a row has as null
+NONE = "none"  # in a protocol: null in a row
 _NEEDED = {"title", "source", "task", "datasets", "asks"}
 _KEYS = _NEEDED | {"kind", "left_open"}
 
-# What a reader calls the fields that protocols ask of.
+# Words for the fields that protocols ask for.
 _WORDS = {
     "convention.prompts": "templates",
     "convention.label_space": "classes",
@@ -38,7 +37,7 @@ _WORDS = {
     "recipe.pixels.interpolation": "interpolation",
 }
 
-# Field of a pixel recipe -> what a reader calls it, and where configs/models.csv has the model's own.
+# Field of a pixel recipe -> its word, and the column of configs/models.csv with the model's own value.
 _TRANSFORM = {
     "image_size": ("crop", "crop_size"),
     "resize_size": ("resize", "resize_size"),
@@ -54,9 +53,9 @@ class Protocol:
     Attributes:
         name: its key in configs/protocols.toml.
         title, source: what it is, and where it is written.
-        task, datasets: what it is of; data sets may hold `*`.
-        asks: dotted name of a field of a result row -> the values that it may have.
-        kind: of the models that it is for, "zero_shot" or "classifier"; "" for both.
+        task, datasets: what it applies to; data sets may hold `*`.
+        asks: dotted name of a field of a result row -> the values allowed.
+        kind: of models, "zero_shot" or "classifier"; "" for both.
         left_open: what the source does not say, and what clipjax does; "" for nothing.
     """
 
@@ -71,12 +70,12 @@ class Protocol:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Over task, data sets, kind and what is asked; the words may change."""
+        """Over task, data sets, kind and `asks`; title and other words may change."""
         whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
         return sha256_json(whole)
 
     def covers(self, row: Row) -> bool:
-        """Whether the row is of its task, of one of its data sets, and of a model of its kind."""
+        """Whether the row has its task, one of its data sets, and a model of its kind."""
         return (
             row["task"] == self.task
             and any(fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets)
@@ -86,7 +85,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Departure:
-    """What a result does otherwise: `aspect`, what the protocol has, and what the result has."""
+    """What a result does differently: `aspect`, the protocol's value, and the result's."""
 
     aspect: str
     published: str
@@ -95,7 +94,7 @@ class Departure:
 
 @dataclass(frozen=True)
 class Match:
-    """A protocol and the departures from it; none means that the result follows it."""
+    """A protocol and the departures from it; none if the result follows it."""
 
     protocol: Protocol
     departures: tuple[Departure, ...]
@@ -114,7 +113,7 @@ def protocols() -> tuple[Protocol, ...]:
     """Every protocol, in file order.
 
     Raises:
-        DataError: configs/protocols.toml lacks a key or has one that it does not know; the protocol is named.
+        DataError: configs/protocols.toml lacks a key or has an unknown one; the message names the protocol.
     """
     path = config_dir() / "protocols.toml"
     found = []
@@ -131,7 +130,7 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def matches(row: Row) -> list[Match]:
-    """Every protocol that covers a measured row, that with the fewest departures first."""
+    """Every protocol that covers a measured row, those with the fewest departures first."""
     if row["origin"] != "measured":
         return []
     found = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
@@ -139,7 +138,7 @@ def matches(row: Row) -> list[Match]:
 
 
 def nearest(row: Row) -> Match | None:
-    """The protocol that a row follows or comes nearest to; None if none is published for it."""
+    """The protocol that a row follows or comes nearest to; None if none covers it."""
     return next(iter(matches(row)), None)
 
 
@@ -150,7 +149,7 @@ def with_protocols(rows: Sequence[Row]) -> list[Row]:
 
 
 def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
-    """What the protocol asks, then what every protocol asks."""
+    """What this protocol asks, then what every protocol asks."""
     for key, allowed in protocol.asks.items():
         value = _score(row) if key == "score" else _field(row, key)
         if key == "convention.prompts" and str(value).startswith("not applicable"):
@@ -178,7 +177,7 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _class_names(row: Row) -> Iterator[Departure]:
-    """A label space of another file may have the name of ours: the digest of the head's classes tells."""
+    """Another file's label space may have the name of ours; the digest of the head's classes reveals it."""
     head = _field(row, "recipe.head_classes")
     if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
         yield Departure("class names", "those of configs/labels", f"others ({head[:12]})")
@@ -190,7 +189,7 @@ def _known_class_names() -> frozenset[str]:
 
 
 def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
-    """From a registered model's own; what the protocol itself asks of the pixels goes before it."""
+    """Departures from a registered model's own transform, apart from fields that the protocol asks for."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
         return
@@ -201,14 +200,14 @@ def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _score(row: Row) -> Any:
-    """Of OOD detection: the score by which images are ranked, that of the slice or the model's own."""
+    """The score that ranks images in OOD detection: that of the slice, or the model's own."""
     if (row["slice"] or "").startswith("score:"):
         return row["slice"].removeprefix("score:")
     return _field(row, f"convention.headline.{row['model_facts'].get('kind')}")
 
 
 def _field(row: Row, dotted: str) -> Any:
-    """A field of a row by its dotted name; None where it, or what it lies in, is not there."""
+    """A field of a row by its dotted name; None if it, or a part of its path, is absent."""
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -1,4 +1,4 @@
-"""Where a number was computed: versions, devices, revision, and how often XLA compiled."""
+"""Where a number was computed: versions, devices, revision; and how often XLA compiled."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Version of Python and of each installed package that may change a number."""
+    """The version of Python and of each installed package that may change a number."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_revision() -> str | None:
-    """Commit of the checkout that clipjax runs from, with "+" if tracked files differ; None outside one."""
+    """The commit of clipjax's checkout, with "+" if tracked files differ; None outside one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -66,7 +66,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 class Compiles:
-    """Number of XLA compilations inside a `with count_compiles()` block."""
+    """The number of XLA compilations inside a `with count_compiles()` block."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -89,7 +89,7 @@ def count_compiles() -> Iterator[Compiles]:
 
 @functools.cache
 def _listen() -> None:
-    """Register once: JAX has no public way to take a listener back."""
+    """Register once: JAX has no public way to remove a listener."""
     import jax.monitoring
 
     def on_event(event: str, duration_secs: float, **_: Any) -> None:

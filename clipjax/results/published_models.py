@@ -1,6 +1,8 @@
-"""What is established of published models that are not registered: configs/published_models.toml.
+"""Known facts of published models that are not registered.
 
-facts("timm", ("resnet50.a1_in1k", "288"))   # {"group": "standard", "train_source": "IN1K", ...}
+    facts("timm", ("resnet50.a1_in1k", "288"))   # {"group": "standard", "train_source": "IN1K", ...}
+
+configs/published_models.toml has them as rules.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ _KEYS = {"pattern", "names", "facts", "unknown", "why"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds of some models of a source.
+    """Facts of some models of a source.
 
     Attributes:
-        pattern: is looked for in the name; None: the rule is about `names` alone.
-        names: of models, whole.
-        facts: what they are.
+        pattern: searched for in the name; None: only `names` count.
+        names: whole names of models.
+        facts: what holds of them.
         unknown: facts that are not established, whatever later rules say.
-        why: what the rule rests on.
+        why: the evidence.
     """
 
     pattern: re.Pattern[str] | None
@@ -43,10 +45,10 @@ class Rule:
 
 @functools.cache
 def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
-    """The rules of each source, in file order; of configs/published_models.toml or a file of that form.
+    """The rules of each source, in file order; from configs/published_models.toml or a file of that form.
 
     Raises:
-        DataError: a rule has no `why`, is about no model, has an unknown key or a wrong pattern; names it.
+        DataError: a rule has no `why`, no models, an unknown key or a wrong pattern; the message names it.
     """
     path = config_dir() / "published_models.toml" if file is None else file
     return {
@@ -71,9 +73,9 @@ def _rule(record: Mapping[str, Any], where: str) -> Rule:
 
 
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
-    """What the rules say of a model, by its name as listed: of each fact what the first rule says.
+    """The facts of a model, by its name as listed; for each fact the first rule that has it counts.
 
-    A fact that no rule states, or that one calls unknown, is absent.
+    A fact that no rule has, or that this rule calls unknown, is absent.
     """
     found: dict[str, Any] = {}
     whole = " ".join(name)

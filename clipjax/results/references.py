@@ -1,12 +1,11 @@
-"""Published numbers: what others measured of the registered models, beside ours. Imports no JAX.
+"""Published numbers of the registered models, beside ours. Imports no JAX.
 
     lookup("vit_b_32-openai", "zeroshot", "imagenet_val", "top1")   # -> the scores of every source
 
-The numbers lie in configs/reference_scores.csv, one a line; configs/reference_sources.toml says where each
-source's come from and how they were measured. A published number is compared with a result only if both are
-of the same model (at its own image size), task, data set, part of it and metric, and if what is known of the
-conventions of both agrees: prompt set, classes and how scores were projected to them, ID set, the model whose
-category lists were used.
+configs/reference_scores.csv has the numbers; configs/reference_sources.toml says where each source's come
+from and how they were measured. A published number is compared with a result only if model (at its own image
+size), task, data set, slice and metric are the same and the known conventions agree: prompt set, classes and
+the projection of scores to them, ID set, the model whose category lists were used.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from clipjax.storage.reading import read_csv, read_toml
 
 Row = dict[str, Any]
 
-NONE = "none"  # in a convention: that a row says null
+NONE = "none"  # in a convention: null in a row
 FIELDS = ("model", "task", "dataset", "slice", "metric", "value", "source", "convention", "note")
 
 
@@ -32,13 +31,13 @@ class Score:
     """One published number.
 
     Attributes:
-        model: id of a registered model, or `llava:...` and `tuned:...` for the paper's models that are none.
-        task, dataset, slice, metric: as result rows have them. The columns of the paper's Table IV that
-            average several data sets have the task "curation" and no data set.
+        model: id of a registered model, or `llava:...` and `tuned:...` for the paper's unregistered ones.
+        task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average several
+            data sets have the task "curation" and no data set.
         value: in our units: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
-        convention: what else must agree, `key=value; key=value` of a result row's convention; the value
-            "none" is null there. None for nothing.
+        convention: what else must agree, as `key=value; key=value` of a result row's convention, "none" for
+            null; None for nothing.
         note: what else a reader needs.
     """
 
@@ -53,12 +52,12 @@ class Score:
     note: str | None = None
 
     def agrees(self, convention: Mapping[str, Any]) -> bool:
-        """Whether nothing that is known of a result contradicts the score's convention."""
+        """Whether nothing known of a result contradicts the score's convention."""
         return all(convention.get(key, value) == value for key, value in self.pairs.items())
 
     @functools.cached_property
     def pairs(self) -> dict[str, str | None]:
-        """`convention` as a result row has it; ValueError if it is not of that form."""
+        """`convention` as in a result row; ValueError if it does not have that form."""
         found: dict[str, str | None] = {}
         for pair in filter(None, (self.convention or "").split("; ")):
             key, equals, value = pair.partition("=")
@@ -74,7 +73,7 @@ class Score:
 
 @functools.cache
 def sources() -> dict[str, dict[str, Any]]:
-    """configs/reference_sources.toml."""
+    """The records of configs/reference_sources.toml."""
     return read_toml(config_dir() / "reference_sources.toml")
 
 
@@ -83,8 +82,8 @@ def scores() -> tuple[Score, ...]:
     """Every published number, in file order.
 
     Raises:
-        DataError: a line without a number, whose convention cannot be read, with a source that is not
-            described, or that another line of the same source contradicts; the line is named.
+        DataError: a line has no number, a malformed convention or an unknown source, or gives a number that
+            another line of its source gives; the message names the line.
     """
     path = config_dir() / "reference_scores.csv"
     found: dict[tuple[Any, ...], Score] = {}
@@ -109,24 +108,24 @@ def lookup(
     part: str | None = None,
     convention: Mapping[str, Any] | None = None,
 ) -> list[Score]:
-    """What is published of one number, in file order.
+    """The published scores of one number, in file order.
 
     Args:
         part: the slice; None for the whole data set.
         convention: of the number to compare with, e.g. {"prompts": "openai_80"}; scores of another one are
-            left out. What it does not name is not compared.
+            left out. Keys that it lacks are not compared.
     """
     known = _by_key().get((model, task, dataset, part, metric), ())
     return [score for score in known if score.agrees(convention or {})]
 
 
 def with_references(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `reference` filled in where something is published of their number."""
+    """The rows with `reference` filled in where something is published."""
     return [{**row, "reference": references(row)} for row in rows]
 
 
 def references(row: Row) -> list[dict[str, Any]] | None:
-    """The field `reference` of a result row: what is published of its number; None if nothing is."""
+    """The field `reference` of a result row: published numbers to compare with; None without any."""
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
@@ -135,16 +134,16 @@ def references(row: Row) -> list[dict[str, Any]] | None:
 
 
 def published_model(row: Row) -> str:
-    """The model whose published numbers stand beside a row: that of its facts, where it is not fine-tuned."""
+    """The model whose published numbers belong beside a row: that of its facts, unless it is fine-tuned."""
     facts = row["model_facts"]
     return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
 def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:
-    """Each published number with its source, its note, and how far `value` is from it.
+    """Each published number with its source, its note, and the difference of `value` from it.
 
     Args:
-        of: which images `value` is of, where they are not the whole data set: the note says it first.
+        of: the images of `value`, if not the whole data set; the note begins with them.
     """
     return [
         {"value": s.value, "source": s.source, "difference": value - s.value, "note": noted(s.note, of)}
@@ -161,7 +160,7 @@ def _score(cells: Mapping[str, str]) -> Score:
     score = Score(
         model, task, dataset, part or None, metric, number, source, convention or None, note or None
     )
-    _ = score.pairs  # a wrong one is said now
+    _ = score.pairs  # raises now if the convention is malformed
     return score
 
 

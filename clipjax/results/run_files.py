@@ -6,8 +6,8 @@
      "images.parquet": {"sha256": ..., "bytes": ..., "rows": ...}
     }
 
-Every reader checks the bytes that it has read, so that a damaged run is an error and not another number. Runs
-of older versions have no `files`: they stay readable, with a remark.
+Every reader checks the bytes it read, so that a damaged run is an error, not another number. Runs of older
+versions have no `files`: they stay readable, with a remark.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ PARTIAL = f"copied in part, without a whole {IMAGES}; copy that file again from 
 
 
 def described(data: bytes, rows: int) -> dict[str, Any]:
-    """What `run.json` records of a file."""
+    """The entry of `run.json` for a file."""
     return {"sha256": sha256_bytes(data), "bytes": len(data), "rows": rows}
 
 
 def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The bytes of `run.json`: the shared fields, and the digests of all files with its own.
+    """The bytes of `run.json`: the shared fields, and the digests of all files, itself included.
 
     Args:
-        files: name -> what `described` gives.
+        files: name -> its entry, from `described`.
     """
-    record = {FILES: {RUN: {"sha256": ""}, **files}, **shared}  # files first: its digest is the first one
+    record = {FILES: {RUN: {"sha256": ""}, **files}, **shared}  # its own digest must come first
     text = json.dumps(record, indent=1, allow_nan=False).encode()
     return text.replace(b'"sha256": ""', f'"sha256": "{sha256_bytes(text)}"'.encode(), 1)
 
@@ -52,7 +52,7 @@ class RunFiles:
     Args:
         folder: of the run.
         data: the bytes of its `run.json`.
-        record: the same, parsed; `files` is taken out.
+        record: the same, parsed; `files` is removed from it.
 
     Raises:
         DataError: `run.json` was changed after it was written.
@@ -77,7 +77,7 @@ class RunFiles:
         return IMAGES in self._listed if self._listed is not None else (self.folder / IMAGES).is_file()
 
     def check(self, name: str, data: bytes | None) -> None:
-        """Refuse bytes that are not those that were written; None for a file that is not there.
+        """Refuse bytes that are not those written; None for an absent file.
 
         Raises:
             DataError: the file is missing, shorter or changed, or the run was written without it.
@@ -94,9 +94,9 @@ class RunFiles:
             raise self._changed(name)
 
     def check_sizes(self) -> None:
-        """Look at the sizes of the files, without reading them; not on a bucket, where a look is a request.
+        """Check the sizes of the files without reading them; not on a bucket, where each check is a request.
 
-        A missing or shorter table of images is a remark: the rows are whole without it.
+        A missing or shorter table of images is only a remark: the rows are whole without it.
 
         Raises:
             DataError: the file of rows is missing or shorter.
@@ -124,7 +124,7 @@ class RunFiles:
         )
 
     def _changed(self, name: str) -> DataError:
-        """A run's files are hard links after `results merge`: whoever edits one name edits all."""
+        """After `results merge` a run's files are hard links: an edit of one changes all."""
         path = self.folder / name
         links = 1 if isinstance(path, BucketPath) else os.stat(path).st_nlink
         also = f", and so are the other {links - 1} hard links to the same file" if links > 1 else ""

@@ -18,10 +18,10 @@ FORMATS = ("csv", "markdown", "latex")
 
 
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of a short table: what a person reads first.
+    """Titles and cells of a short table for a first look.
 
-    Task and prompts have a column where the rows differ in them, slices, notes, ... where there are some.
-    "of" is which images the rows are of, where they are not a whole data set: "373 of 1,280 images".
+    Columns for task and prompts appear if the rows differ in them; slices, notes, ... if there are any. "of"
+    has the images of rows that do not cover their whole data set: "373 of 1,280 images".
     """
     titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
     titles += ["published", "source", "difference", "n", "of", "precision", "note"]
@@ -52,20 +52,20 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def model_name(row: Row) -> str:
-    """A model for images of another size than its own says so: `ID@336px`."""
+    """The model's id; with the image size if that is not its own: `ID@336px`."""
     facts = row["model_facts"]
     return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
 
 
 def _beside(row: Row) -> tuple[str, str, str]:
-    """Value, source and difference of what is published of a number; of a published one itself its source."""
+    """Value, source and difference of published numbers; for a published row, its own source."""
     if row["origin"] == "published":
         return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
     return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
 
 
 def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
-    """Published values, their sources and how far ours is from each, "; " between several."""
+    """Published values, their sources and our differences, joined by "; "."""
     found = row["reference"] or []
     return (
         "; ".join(value.format(one["value"]) for one in found),
@@ -118,7 +118,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV for people and spreadsheets: see `clipjax.results.escaping.csv_cell`."""
+    """CSV for people and spreadsheets; cells as in `clipjax.results.escaping.csv_cell`."""
     text = io.StringIO()
     safe = (map(csv_cell, line) for line in (titles, *lines))
     csv.writer(text, lineterminator="\n").writerows(safe)
