@@ -214,5 +214,6 @@ def _locate(ref: TensorRef, place: int, path: Path) -> Tensor:
     dtype = ref.storage.dtype
     offset = place + (ref.storage.start + ref.offset) * dtype.itemsize
     contiguous = [math.prod(ref.shape[i + 1 :]) for i in range(len(ref.shape))]
+    # The stride of an axis of length 1 means nothing.
     plain = all(n < 2 or s == c for n, s, c in zip(ref.shape, ref.strides, contiguous))
     return Tensor(path, offset, ref.shape, dtype, None if plain or 0 in ref.shape else ref.strides)

@@ -4,9 +4,8 @@
     plan = plan_conversion(source, network.abstract_params(), detect_table(source))
     for path, array in plan.leaves(np.float32): ...
 
-Planning reads names and shapes only. Every leaf must be filled once, every source tensor used exactly once or
-dropped for a reason, and all shapes equal; every violation is listed by name. Arrays are then read leaf by
-leaf, so that a caller can place or write each one and release it.
+Planning reads names and shapes only, and lists every misfit by name. Arrays are then read leaf by leaf, so
+that a caller can place or write each one and release it.
 """
 
 from __future__ import annotations
@@ -257,6 +256,7 @@ def _unused(source: Mapping[str, Any], pieces: Mapping[str, list[Piece]], table:
             continue
         if not ops:
             problems.append(f"{key} is in the checkpoint but has no place in the architecture")
+        # Every part exactly once: the q, k and v of one array are (0, 3), (1, 3) and (2, 3).
         elif ops != [(part, ops[0][1]) for part in range(ops[0][1])]:
             paths = ", ".join(f"{path} (part {op.part + 1} of {op.parts})" for op, path in uses[key])
             problems.append(f"{key} is not used exactly once: {paths}")

@@ -4,7 +4,7 @@
     found.path, found.revision
 
 huggingface_hub downloads and caches; with HF_HUB_OFFLINE=1 only its cache is searched. All files of a model
-come from one commit: the one that has its weights.
+come from the commit that has its weights.
 """
 
 from __future__ import annotations
@@ -56,12 +56,11 @@ def only_cached() -> Iterator[None]:
 
 
 def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
-    """The files of a checkpoint: a path that exists, else a hub id `org/name`.
-
-    A path in the hub's cache belongs to its repository.
+    """The files of a checkpoint: a path that exists (in the hub's cache: of its repository), else a hub id
+    `org/name`.
 
     Args:
-        filename: the weights' file in the repository or folder; default the first of `WEIGHT_NAMES`.
+        filename: the weights' file; default the first of `WEIGHT_NAMES`.
         revision: default main's commit; with the cache alone, the snapshot with most of the files.
 
     Raises:

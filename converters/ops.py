@@ -1,8 +1,7 @@
 """The permitted moves of a tensor between a foreign checkpoint and a leaf of our params.
 
-An op takes a block of the source's rows (torch stacks attention's q, k and v projections in one array), then
-permutes axes. Both steps are exactly invertible, so params are written back bit for bit. Tables name ops by
-the keys of `OPS`.
+An op takes a block of rows (torch stacks attention's q, k and v projections in one array), then permutes
+axes. Both steps are exactly invertible, so params are written back bit for bit.
 """
 
 from __future__ import annotations

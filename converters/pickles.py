@@ -1,12 +1,11 @@
 """Torch's pickles, read without torch and without running anything.
 
-A pickle is a program for a stack machine, interpreted here opcode by opcode. Only the opcodes that a state
-dict needs exist. The only names allowed are those in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript
-archive) its own module classes; none is imported. Anything else is refused by name.
+A pickle is a program for a stack machine, interpreted here opcode by opcode. Only a state dict's opcodes
+exist, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript archive) its own module
+classes; none is imported. Anything else is refused by name.
 
-A short pickle can describe a value that takes forever to hash, print or copy, for example tuples that each
-hold the one before twice. So nothing nested is hashed or printed (keys, names and devices are text or
-numbers), and bytes, opcodes and copies are counted.
+A short pickle can describe a value that takes forever to hash, print or copy: tuples that each hold the one
+before twice. So nothing nested is hashed or printed, and bytes, opcodes and copies are counted.
 
 Source for the names' meaning: torch/_utils.py and torch/serialization.py (torch 2.13).
 """
@@ -59,8 +58,8 @@ def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[
         where: file name for error messages.
         torchscript: allow the archive's own `__torch__` classes, as `Inert` objects.
 
-    Returns: (value, storages): plain Python objects, `TensorRef` for tensors and `Inert` objects; and every
-        named storage, whole, by its key.
+    Returns: (value, storages): plain Python objects, `TensorRef`s and `Inert` objects; and every named
+        storage, whole, by its key.
 
     Raises:
         DataError: a name outside a state dict, or a damaged pickle.

@@ -3,9 +3,8 @@
     source = open_source("open_clip_model.safetensors")
     source["logit_scale"].shape, source["logit_scale"].read()
 
-Content decides the format: safetensors; torch's zip archives and older plain pickles, TorchScript archives
-and NumPy's npz (archives.py); or a JSON index of several such files. All keep a tensor as a plain run of
-bytes, so a tensor is a place in a file (tensors.py).
+Content decides the format: safetensors; torch's zip archives and older plain pickles, TorchScript and NumPy's
+npz (archives.py); or a JSON index of such files. All keep a tensor as a plain run of bytes.
 """
 
 from __future__ import annotations

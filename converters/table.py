@@ -1,8 +1,8 @@
 """Tables: which tensor of a foreign checkpoint fills which leaf of ours, one `tables/*.txt` per layout.
 
 A row has a leaf's path, the source's key and an op of `converters.ops`. `{i}` in a key is the index on the
-leaf's stacked axis 0 and `{i+1}` one more, so a table fits any depth. `{name}` in a path matches one part of
-it (or `{name:pattern}` a pattern) and fills the key's `{name}`. Other lines:
+leaf's stacked axis 0, `{i+1}` one more. `{name}` in a path matches one part of it (`{name:pattern}` a
+pattern) and fills the key's `{name}`. Other lines:
 
     ignore PATTERN reason            tensors to drop
     carry PATTERN reason             tensors that no model needs but the reference's file has

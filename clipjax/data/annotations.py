@@ -8,8 +8,8 @@
 `*metaclasses.csv`       `name`, one line per class in label order: the group of the class
 
 The first two are required; without the others, numbers that need them are not applicable. ImageNet-X's files
-come with the package `imagenet-x` (CC BY-NC, so not in clipjax), which is located but never imported. Factors
-are matched by name: our order differs from the package's.
+come with the package `imagenet-x` (CC BY-NC, so not in clipjax), located but never imported. Factors are
+matched by name: our order differs.
 """
 
 from __future__ import annotations

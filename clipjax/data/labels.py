@@ -170,8 +170,8 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 def load_prompts(name: str | Path) -> PromptSet:
     """A prompt set by its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
 
-    "A+B" (openai_80+cupl.json): a class's prompts are those of A, then those of B, with equal weight in their
-    mean, as CuPL adds its sentences to the 80 templates.
+    "A+B" (openai_80+cupl.json): a class's prompts are A's, then B's, with equal weight in their mean, as CuPL
+    adds its sentences to the 80 templates.
 
     Raises:
         UsageError: there is no prompt set of that name.

@@ -1,9 +1,8 @@
 """The manifest: the order of a data set, and the encoded bytes of its images.
 
-Store keys, per-image rows and shards refer to images by row of a manifest. An image's id is its path relative
-to the root. The digest depends on ids, labels, columns and image contents, not on the location: a copy keeps
-it, an edited file changes it. Embeddings depend on `images_digest`, without labels and columns, so tasks with
-other annotations of the same images share them.
+Store keys, per-image rows and shards refer to images by row of a manifest. The digest depends on ids, labels,
+columns and image contents, not on the location: a copy keeps it, an edited file changes it. Embeddings depend
+on `images_digest`, without labels and columns, so tasks with other annotations of the same images share them.
 """
 
 from __future__ import annotations

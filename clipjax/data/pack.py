@@ -1,8 +1,8 @@
 """Pack loose images into shards with a manifest.json, verified by reading back.
 
-A shard is read back, and every image compared with the SHA-256 of its source, before it appears by a rename
-or an upload. manifest.json appears last. An interrupted run continues and keeps correct shards. Packing again
-into a finished folder checks every shard and rewrites damaged ones.
+A shard is read back and compared with its sources' SHA-256 before it appears by a rename or an upload.
+manifest.json appears last. An interrupted run continues and keeps correct shards. Packing again into a
+finished folder rewrites damaged shards.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Annotations of visual factors, in the files of ImageNet-X: what is unusual about each image.
 
-ImageNet-X's annotators compared each image with prototypes of its class and ticked the factors that differ.
-Here the scene's record is compared with its class's typical values, in units of the spread of training
-images: 1 is the mean difference of two colours, the end of the usual range of rotations, and so on. Factors
-at `TICKED` or more are ticked (multi factor); the largest is the top factor; the least unusual images of each
-class are its prototypes.
+ImageNet-X's annotators ticked the factors in which an image differs from prototypes of its class. Here the
+scene's record is compared with its class's typical values, in units of the training images' spread: 1 is the
+mean difference of two colours, the end of the usual range of rotations, and so on. Factors at `TICKED` or
+more are ticked (multi factor); the largest is the top factor; each class's least unusual images are its
+prototypes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Sets of images on disk, written once.
 
 A set is a list of `Picture`s below one folder, further files (annotations, captions), and a manifest beside
-the folder with the contents of each image:
+the folder:
 
     val/arrow/val_00000000.JPEG    val.jsonl    {"path", "label", "caption", "factors"} per line
 
-A set is complete once its manifest exists. Existing images are not drawn again, so rendering may be
-interrupted at any point. Image i of a set depends on the seed of (set, i) alone.
+A set is complete once its manifest exists; existing images are not drawn again, so rendering may be
+interrupted. Image i of a set depends on the seed of (set, i) alone.
 """
 
 from __future__ import annotations

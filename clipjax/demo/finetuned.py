@@ -1,6 +1,6 @@
 """The demo's fine-tuning: one small CLIP by every method, on images whose colours give the shape away.
 
-The base was trained on diverse images. A few narrow ones pull it towards their shortcut. The table shows how
+The base was trained on diverse images; a few narrow ones pull it towards their shortcut. The table shows how
 much shape bias, shift accuracy, OOD detection and calibration each method keeps (the study's Table I and Fig.
 10).
 """

@@ -9,8 +9,7 @@
 | demo-confused | ImageNet-O, by the most similar known class | unknown shapes |
 | demo-captions | Flickr30k with Karpathy's splits | diverse scenes with five captions each |
 
-The real cue-conflict stimuli use texture as the second cue. Here it is colour and background, which a model
-of the narrow data has learned to use.
+The real cue-conflict stimuli use texture as the second cue; here it is the narrow data's shortcut.
 """
 
 from __future__ import annotations
@@ -106,6 +105,7 @@ def _captions(images: int, seed: int) -> ImageSet:
     for i in range(images + images // 10):
         rng = rng_of(seed, name, i)
         scene = sample_scene(rng, "diverse")
+        # Four random templates, and the last one, which names every factor.
         templates = [CAPTIONS[k] for k in rng.permutation(len(CAPTIONS) - 1)[:4]] + [CAPTIONS[-1]]
         texts = [describe(scene, template) for template in templates]
         path = f"{name}/{1000 + i}.jpg"

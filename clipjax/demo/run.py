@@ -1,8 +1,7 @@
 """The demo: render a world, train CLIPs on it, run all tasks on them, draw the results.
 
-Only the world is special. Training, embedding, evaluation and figures are the ordinary components, with the
-ordinary readers and cards (configs/datasets/demo_*.toml). Everything is below one folder, and existing parts
-are not made again:
+Only the world is special; all else is the ordinary components, with the ordinary readers and cards
+(configs/datasets/demo_*.toml). Everything is below one folder, and existing parts are not made again:
 
     world/      the data sets                 models/    one checkpoint per model
     training/   resume points                 store/     embeddings

@@ -1,10 +1,9 @@
 """The demo world: small rendered images whose shape, texture, colour and background vary independently.
 
-A `Scene` records all factors of one image; `render` turns it into pixels. The shape is the class; the other
-factors are nuisances. There are two kinds of training data. In "diverse" every factor is independent of the
-shape. In "narrow" most images show a shape in its own colour on its own background, so that a model need not
-look at the shape at all. Test images go beyond both: unusual sizes, poses and lights, other styles, unseen
-materials.
+A `Scene` records all factors of one image; `render` turns it into pixels. The shape is the class. In
+"diverse" training data every factor is independent of the shape. In "narrow" data most shapes have their own
+colour and background, so that a model need not look at the shape at all. Test images go beyond both: unusual
+sizes, poses and lights, other styles, unseen materials.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     for line in examine(this_machine()): print(line.check, line.status, line.says, line.do)
 
-A check is a function of a `Machine` that yields lines and changes nothing. A check that fails to run becomes
-a line. JAX is not imported: another process runs it.
+A check is a function of a `Machine` that yields lines and changes nothing; a failing check becomes a line.
+JAX runs in another process, not here.
 """
 
 from __future__ import annotations

@@ -113,7 +113,6 @@ def card_record(
     """The card's JSON record; whatever the configuration lacks is null, with its reason.
 
     Args:
-        name: the card's id.
         arch: the arch record; checked, and named if it is one of configs/archs.
         where: the configuration's file.
         source, preprocess: fields of the card's tables of these names.

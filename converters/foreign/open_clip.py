@@ -1,8 +1,8 @@
 """`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg; coca_model.py).
 
-The classes' defaults are part of the format. configs/open_clip.json holds the library's configs of the
-architectures in configs/archs. A tower with the fields of one of them is that tower; a plain CLIP tower is
-derived for any size; any other is refused by the field that differs from the nearest one.
+The classes' defaults are part of the format. A tower with the fields of one in configs/open_clip.json (the
+library's configs of configs/archs) is that tower. A plain CLIP tower is derived for any size; any other is
+refused by the field that differs from the nearest one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
-configs/models.csv maps timm's name (and tag) to an architecture of configs/archs. The number of classes and
-the image size are the file's; any other change in `model_args` is refused.
+configs/models.csv maps timm's name (and tag) to an architecture. The number of classes and the image size are
+the file's; any other change in `model_args` is refused.
 
-The tag stays in the file when the weights are trained further. So the card gets the registered id,
-`name.tag`, only if its architecture equals that model's, number of classes included, and there are no
-`label_names`. Any other model is called `name-folder`.
+Weights that were trained further keep the tag in the file. So the card gets the registered id, `name.tag`,
+only if its architecture, number of classes included, equals that model's and there are no `label_names`. Any
+other model is called `name-folder`.
 """
 
 from __future__ import annotations

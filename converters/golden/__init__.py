@@ -3,21 +3,19 @@
     python -m converters.golden run --checkpoint w.safetensors --arch ViT-B-32 --library open_clip \\
         --inputs in.npz --out out.npz
 
-No code between a checkpoint and a number imports this package: `clipjax.verification.verify` runs it in a
-subprocess and exchanges arrays by file. It builds the reference's own model, loads weights strictly, and
-records every stage with forward hooks, in clipjax's layout (channels last) and names.
+`clipjax.verification` runs it in a subprocess and exchanges arrays by file: no code between a checkpoint and
+a number imports it. It builds the reference's own model, loads weights strictly, and records every stage with
+forward hooks, in clipjax's layout (channels last) and names.
 
-    build.py       a library's model by NAME, at full size or with the sizes of a narrow record: everything
-                   but sizes (activation, eps, pooling, bias) comes from the library
+    build.py       a library's model by NAME, at full size or with the sizes of our record
     transformers_models.py   the same for transformers, whose models have configs and no names
-    recording.py   forward hooks, and what a tower file must provide
+    recording.py   forward hooks
     towers/*.py    one file per family, named as in `clipjax.models` (hf.py: transformers)
     condition.py   weights in which every tensor and every eps matters
     run.py         a model and inputs -> every stage and the results
-    sweep.py       the same for many architectures in one process, and full-size shapes
-    pipelines.py   a library's transform, tokenizer, model and head: from an image to scores
-    crosscheck.py  real images and prompts through a pipeline -> the arrays of each stage
-    __main__.py    the command; _parent.py: it ends with the process that runs it
+    sweep.py       the same for many architectures, and full-size shapes
+    pipelines.py   a library's whole way from an image to scores
+    crosscheck.py  real images and prompts through a pipeline
 
 A tower file has
 

@@ -1,12 +1,9 @@
 """`python -m converters.golden run`: a checkpoint and a batch of inputs -> one .npz.
 
 `--inputs` has `images` float32 [B, H, W, 3], normalised, and for a dual encoder `ids` int32 [B, L]. `--arch`
-is the library's name or the path of a JSON file: an open_clip model config, a transformers config.json or
-clipjax's arch record. The output has the inputs, one array per stage, the results, and `meta`: a JSON string
-with the order of the stages, the library versions and the checkpoint's SHA-256.
-
-Other commands: `sweep` answers many questions in one process (`converters.golden.sweep`); `crosscheck` goes
-from images to scores; `configs NAME ...` prints open_clip's model configs, for configs/open_clip.json.
+is the library's name or a JSON file: an open_clip model config, a transformers config.json or clipjax's arch
+record. The output has the inputs, one array per stage, the results, and `meta`: JSON with the order of the
+stages, the library versions and the checkpoint's SHA-256.
 """
 
 from __future__ import annotations

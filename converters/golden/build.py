@@ -39,8 +39,8 @@ def build_model(
     """The reference's model with its own initialisation, float32 on the CPU, in eval mode.
 
     Args:
-        arch: the library's name. For open_clip also a model config: a dict or the path of its JSON (an
-            `open_clip_config.json` works). For transformers, which has no names, always a config.
+        arch: the library's name. For open_clip also a model config (dict or JSON file, such as
+            `open_clip_config.json`); for transformers, which has no names, always a config.
         sizes: our record of a narrow variant, or of one for another image size; for transformers only the
             latter.
     """

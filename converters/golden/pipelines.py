@@ -1,8 +1,7 @@
 """The reference's whole way from an image file to class scores, with the libraries' own public code.
 
-A pipeline is the library's transform, model, tokenizer and zero-shot head. Settings come from the library:
-its pretrained configuration of a NAME, or the configuration beside the weights. clipjax's card only fills
-gaps, and `facts` records the source of each.
+Settings come from the library: its pretrained configuration of a NAME, or the configuration beside the
+weights. clipjax's card only fills gaps; `facts` records the source of each.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Conditioned reference weights by layer: PyTorch models in which every tensor, and every eps, matters.
 
 Under a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied
-by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. Parity shown there
-proves little. `converters.golden.condition` sets, from a seed: norm scales of 0.6 to 1.4, biases of +-0.2,
-projections that keep the signal's size, queries and keys that make attention choose, and BatchNorm statistics
-from a train-mode pass.
+by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. So norm scales become
+0.6 to 1.4 and biases +-0.2. Projections keep the signal's size, attention chooses, and a train-mode pass sets
+BatchNorm statistics.
 
-Inputs of norms are kept small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM
+Inputs of norms are small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM
 (everything written to it is scaled alike), a BatchNorm a convolution of gain CONV_GAIN.
-tests/verification/test_reference.py shows that every tensor and every eps then moves the output.
+tests/verification/test_reference.py shows that every tensor and every eps moves the output.
 """
 
 from __future__ import annotations

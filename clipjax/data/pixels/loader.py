@@ -104,8 +104,8 @@ def batches(
         threads: decoding threads per process; default one per core (one in a worker).
         on_error: "raise": an unreadable image is a DataError naming it; "skip": it becomes padding and is
             listed in `skipped`.
-        augmentation, seed, epoch: instead of the recipe's resize and crop, the random view that a training
-            run of this seed sees in this epoch.
+        augmentation, seed, epoch: the random view of this training seed and epoch, instead of the recipe's
+            resize and crop.
 
     Raises:
         DataError: on iteration, in the order of the rows.
@@ -137,6 +137,9 @@ def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
 
 def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
     """One process's contiguous part of rows 0 .. n_rows-1, padded with -1: all take equally many steps.
+
+        process_rows(5, 2, 0, 2)    # [0, 1, 2, 3]
+        process_rows(5, 2, 1, 2)    # [4, -1, -1, -1]
 
     Args:
         batch_size: images per process and step.
@@ -216,17 +219,16 @@ def training_batches(
     """Shuffled batches, endless unless `epochs` is given; each epoch has its own order.
 
     The order depends on the seed alone; a random view or caption on seed, epoch and image. grain's orbax
-    handler saves the iterator's state beside the parameters. An incomplete last batch is dropped.
+    handler saves the iterator's state. An incomplete last batch is dropped.
 
     Args:
         batch_size: B, images in one process's batch.
         augmentation: random views; None: the recipe's pixels each time.
         labels: int [N], added to the batch.
-        captions: column with each image's caption, or list of captions (one is drawn each time).
+        captions: column with each image's caption, or captions (one is drawn each time).
         tokenize: texts -> int32 [B,L]; without it the batch holds the texts.
         class_tokens: int32 [K,T,L], T captions of each class; one is drawn each time.
-        process_index, process_count: this process's part; together the processes read every image once an
-            epoch.
+        process_index, process_count: together the processes read every image once an epoch.
 
     Returns: iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, if asked for, "label" int32 [B],
         "tokens" int32 [B,L] or "text".

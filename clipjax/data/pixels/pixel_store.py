@@ -1,12 +1,10 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
 The resized uint8 pixels of a data set become an entry of a `clipjax.storage.store.Store`. The first model
-fills it from what it decodes anyway, a killed run continues, and later models read. A changed image makes
-another entry; any number of runs may use one.
+fills it from what it decodes anyway, a killed run continues, and later models read.
 
 - A shard has at most SHARD_BYTES and a power of two rows, so that whole shards of pixels make a shard of
-  embeddings. It is read whole, because its checksum covers it all; SHA-256 takes a fiftieth of the time of
-  decoding.
+  embeddings. It is read whole, for its checksum; SHA-256 takes a fiftieth of the time of decoding.
 - Shards leave out unreadable images. A reader decodes them again, and sees the problem, or that it is gone.
 - The store is optional: without room, a run logs a warning and decodes without keeping. Only a data set
   larger than the whole budget is refused.
@@ -88,8 +86,6 @@ class PixelStore:
 
         A missing shard is decoded whole and stored, even if only some of its rows are asked for.
 
-        Args: as of `clipjax.data.pixels.loader.batches`.
-
         Raises:
             UsageError: the pixels of this data set alone exceed the budget; wrong options.
             DataError: the store cannot be created or is damaged; on iteration, an unreadable image.
@@ -166,6 +162,7 @@ def _full_bytes(info: EntryInfo) -> int:
 
 def _rows_per_shard(n: int, recipe: PixelRecipe) -> int:
     most = min(SHARD_BYTES // _row_bytes(recipe), SHARD_ROWS, n // SHARDS)
+    # The largest power of two up to `most`.
     return 1 << max(0, most.bit_length() - 1)
 
 
@@ -225,9 +222,9 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
     """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
 
-    Threads read stored shards a few ahead. The rows of absent shards come from one stream of decoded images;
-    a thread stores a shard once its last row has come. Memory holds at most READERS shards being read, one
-    being decoded and one being written.
+    Threads read stored shards a few ahead. Absent shards come from one stream of decoded images; a thread
+    stores each once complete. Memory holds at most READERS shards being read, one being decoded and one being
+    written.
 
     Attributes:
         absent: the shards not stored at the start.

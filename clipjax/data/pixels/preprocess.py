@@ -158,13 +158,13 @@ def open_image(
     Args:
         source: the encoded file, or its path.
         name: what errors call the image; default its path.
-        shrink: decode a JPEG at 1/shrink of its size; a function computes the number from the image's header.
+        shrink: decode a JPEG at 1/shrink of its size; a function computes it from the image's header.
         before: called with that image, before it is decoded.
 
     Raises:
         DataError: the file is missing, truncated, not an image, or too large: more than `MAX_PIXELS` (not
-            decoded then), or texts that unpack to more than Pillow allows. Pillow warns from half of
-            `MAX_PIXELS`; where warnings are errors, that is the limit.
+            decoded then), or texts that unpack to more than Pillow allows. Where Pillow's warnings are
+            errors, the limit is half of `MAX_PIXELS`.
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:

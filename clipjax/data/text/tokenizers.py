@@ -1,9 +1,9 @@
 """Token ids equal to the reference: CLIP's byte-level BPE, and the tokenizers of SigLIP and (XLM-)RoBERTa.
 
 CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
-repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes
-with the `tokenizers` library. That library does not split, because its splitting differs from `regex` on some
-Unicode text. No step looks across a space, so the ids of each space-separated word are cached.
+repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
+The `tokenizers` library merges but does not split: its splitting differs on some Unicode text. No step looks
+across a space, so the ids of each word are cached.
 
 The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers.
 `clipjax.data.text.vocabularies` reads their files, which come with the weights; all other steps are here.
@@ -194,6 +194,7 @@ class Tokenizer:
             rows.append((*self.start, *body[:room], *self.end))
         lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         ids = np.full((len(rows), self.spec.context_length), self.pad_id, np.int32)
+        # The mask takes the flat ids row by row.
         ids[np.arange(self.spec.context_length) < lengths[:, None]] = np.fromiter(
             chain.from_iterable(rows), np.int32
         )

@@ -1,10 +1,9 @@
 """Vocabulary files of tokenizers that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
-configs/tokenizers/NAME.toml states what such a file must hold. Only the vocabulary is read from it: pieces
-with scores and the table of characters (sentencepiece), tokens and merges (BPE), and the added tokens of a
-tokenizer.json. The other steps are those of transformers 5.24, which rebuilds them in the same way
+configs/tokenizers/NAME.toml states what such a file must hold. Only its vocabulary is read: pieces with
+scores and the table of characters (sentencepiece, without its library), tokens and merges (BPE), and a
+tokenizer.json's added tokens. The other steps are those of transformers 5.24, which rebuilds them too
 (`T5Tokenizer`, `XLMRobertaTokenizer`, `RobertaTokenizer`); the `tokenizers` library finds the best pieces.
-sentencepiece files are read without its library.
 """
 
 from __future__ import annotations
@@ -232,6 +231,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
         raise ValueError(f"a vocabulary of {own.name} does not begin with {', '.join(sorted(foreign))}")
     rest = pieces[_OWN_SPECIALS:]
     special = sorted(own.special, key=own.special.__getitem__)
+    # Special tokens with ids 0, 1, ... come before the pieces, the others (<mask>) after them.
     first = [token for place, token in enumerate(special) if own.special[token] == place]
     last = special[len(first) :]
     whole = [(token, 0.0) for token in first] + rest + [(token, 0.0) for token in last]
