@@ -219,7 +219,7 @@ def training_batches(
     """Shuffled batches, endless unless `epochs` is given; each epoch has its own order.
 
     The order depends on the seed alone; a random view or caption on seed, epoch and image. grain's orbax
-    handler saves the iterator's state. An incomplete last batch is dropped.
+    handler saves the iterator's state. An incomplete last batch is dropped, and an empty manifest has none.
 
     Args:
         batch_size: B, images in one process's batch.
@@ -234,7 +234,7 @@ def training_batches(
         "tokens" int32 [B,L] or "text".
 
     Raises:
-        DataError: the manifest lacks the column or is empty; on iteration, an unreadable image.
+        DataError: the manifest lacks the column; on iteration, an unreadable image.
         UsageError: class tokens without labels, or together with captions.
     """
     if captions is not None and captions not in manifest.columns:

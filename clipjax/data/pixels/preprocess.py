@@ -3,7 +3,7 @@
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
 `CLIPImageProcessorPil` (5.24) on RGB images. Its tensor backend resizes uint8 tensors and differs by 1/255;
-both put transparent images on white, as no other library does. What matters:
+both processors put transparent images on white, as no other library does. What matters:
 
 - The long side is `int(size * long / short)`. Crop offsets use `round` (halves go to the even side);
   transformers takes the floor.
