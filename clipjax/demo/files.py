@@ -152,7 +152,7 @@ def _encoded(picture: Picture) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write whole or not at all: to a temporary file, then rename."""
+    """Whole or not at all: to a temporary file, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     beside.write_bytes(data)

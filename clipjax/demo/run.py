@@ -163,8 +163,10 @@ def _write_cards(world: Path) -> None:
 
 
 def _swept(out: Path, plan: Plan, world: Path, progress: bool) -> list[Result]:
-    """Every task on every set of the world by all models, some with further prompt sets; what has results is
-    not run again."""
+    """Every task on every set of the world by all models, some with further prompt sets.
+
+    Existing results are not run again.
+    """
     names = {model.id: str(out / "models" / model.id) for model in plan.models}
     models = tuple(names.values())
     prompted = [Run(task, models, (dataset,), PROMPTS) for task, dataset in sorted(PROMPTED)]

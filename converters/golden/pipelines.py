@@ -305,7 +305,7 @@ def batches_of_classes(
 
 
 def filled(template: str) -> Callable[[str], str]:
-    """A template as a function of the class name; a sentence has no `{}`."""
+    """A template as a function of the class name."""
     return lambda name: template.replace("{}", name)
 
 
