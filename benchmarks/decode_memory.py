@@ -59,7 +59,7 @@ def write_images(root: Path) -> None:
 def resident(folder: Path, count: int, workers: int) -> list[float]:
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.preprocess import PixelRecipe
-    from clipjax.data.readers.folders import read_flat
+    from clipjax.data.readers.flat import read_flat
 
     manifest = read_flat(epath.Path(folder))
     rows = np.arange(count) % FILES

@@ -108,7 +108,7 @@ def write_images(root: Path, count: int, quality: int = 92) -> None:
 def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     import clipjax
     from clipjax.data.pixels.loader import batches
-    from clipjax.data.readers.folders import read_folder
+    from clipjax.data.readers.folder import read_folder
     from clipjax.embeddings.images import embed_images
 
     model = clipjax.load_model(str(folder / WEIGHTS), card=CARD)

@@ -30,7 +30,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.packed import KINDS, read_packed
 
 CORES = len(os.sched_getaffinity(0))

@@ -132,7 +132,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.pixel_store import PixelStore
-    from clipjax.data.readers.folders import read_folder
+    from clipjax.data.readers.folder import read_folder
     from clipjax.embeddings.images import embed_images
 
     card = small_card()

@@ -1,4 +1,4 @@
-"""Where configs/ lies.
+"""Where configs/ lies, and which plug-ins a folder of modules holds.
 
 The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the
 package.
@@ -7,6 +7,9 @@ package.
 from __future__ import annotations
 
 import functools
+import pkgutil
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from clipjax.errors import DataError
@@ -20,3 +23,17 @@ def config_dir() -> Path:
         if (candidate / "models.csv").is_file():
             return candidate
     raise DataError(f"configs/ not found beside {package}; reinstall clipjax")
+
+
+def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
+    """The modules of a package that set `record` ("TASK", "READER"), by name. None is imported.
+
+    Args:
+        folders: the package's `__path__`.
+    """
+    found = {}
+    for module in pkgutil.iter_modules(folders):
+        file = Path(str(getattr(module.module_finder, "path", ""))) / f"{module.name}.py"
+        if not module.ispkg and re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
+            found[module.name] = None
+    return tuple(sorted(found))

@@ -274,10 +274,10 @@ class _Asked(NamedTuple):
             raise UsageError("several --prompts need --data-root; with --data give one")
 
     def _check_task(self) -> None:
-        from clipjax.evaluation.task_names import ALL, COLLECTIONS
+        from clipjax.tasks.collections import ALL, collections
         from clipjax.tasks.task import find_task
 
-        if self.task in (*COLLECTIONS, ALL):
+        if self.task in (*collections(), ALL):
             raise UsageError(
                 f"{self.task!r} is a collection of tasks: run it on a folder of data sets, --data-root FOLDER"
             )

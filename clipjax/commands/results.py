@@ -174,28 +174,15 @@ def plot(
         typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),
     ] = None,
 ) -> None:
-    """Draw a run as PNG and PDF: calibration, ood, imagenet_x or shape_bias."""
-    from clipjax.analysis.figures.tasks.cues import shape_bias_figure
-    from clipjax.analysis.figures.tasks.factors import factor_figure
-    from clipjax.analysis.figures.tasks.scores import ood_figure, reliability_figure
+    """Draw a run as PNG and PDF, where its task has a figure."""
+    from clipjax.analysis.figures.of_run import figure_of
 
     found = opened(folder)
     if run not in (*found.run_ids(), *found.left_out()):
         raise unknown_name("run", run, found.run_ids())
     rows = found.run(run)
     task, dataset = rows[0]["task"], rows[0]["dataset"]
-    figures = {
-        "calibration": reliability_figure,
-        "imagenet_x": factor_figure,
-        "shape_bias": shape_bias_figure,
-    }
     place = Path(f"{task}-{dataset}".replace("/", "_")) if out is None else out
-    if task == "ood":
-        files = ood_figure(rows, found.images(run).to_pydict(), place)
-    elif task in figures:
-        files = figures[task](rows, place)
-    else:
-        known = ", ".join(sorted([*figures, "ood"]))
-        raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")
+    files = figure_of(run, task)(rows, lambda: found.images(run).to_pydict(), place)
     for file in files:
         say(str(file))

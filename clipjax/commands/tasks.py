@@ -30,7 +30,7 @@ def tasks(
 
     With a task's NAME: all that a reader must know to compare its numbers with others.
     """
-    from clipjax.evaluation.task_names import COLLECTIONS
+    from clipjax.tasks.collections import collections
     from clipjax.tasks.task import all_tasks, find_task
 
     if name is not None:
@@ -39,13 +39,13 @@ def tasks(
     found = [all_tasks()[name] for name in sorted(all_tasks())]
     if as_json:
         of_tasks = [_record(task) for task in found]
-        of_collections = {name: dataclasses.asdict(each) for name, each in COLLECTIONS.items()}
+        of_collections = {name: dataclasses.asdict(each) for name, each in collections().items()}
         say(json.dumps({"tasks": of_tasks, "collections": of_collections}, indent=2))
         return
     rows = [[task.name, task.section, ", ".join(task.needs)] for task in found]
     print_table(["task", "section", "needs"], rows)
     say()
-    rows = [[name, each.section, ", ".join(each.tasks)] for name, each in COLLECTIONS.items()]
+    rows = [[name, each.section, ", ".join(each.tasks)] for name, each in collections().items()]
     print_table(["collection", "section", "tasks"], [*rows, ["all", "", "every task"]])
     say("\n`clipjax tasks NAME` shows the convention of a task")
 

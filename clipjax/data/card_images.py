@@ -6,15 +6,9 @@ missing_of(read_card("cue_conflict"), manifest.ids)    # {"images": 373, "of": 1
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from clipjax.errors import ClipjaxError
-
-if TYPE_CHECKING:
-    from clipjax.data.cards import DatasetCard
+from typing import Any, Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +51,17 @@ class CardIds:
         return len(ids) - len(seen) if named else 0
 
 
-def missing_of(card: DatasetCard | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
+class Counted(Protocol):
+    """What a data set's card says of its images: how many there are, and their published names."""
+
+    @property
+    def images(self) -> int | None: ...
+
+    @property
+    def ids(self) -> CardIds | None: ...
+
+
+def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
     """The field `part` of a result row: how the images of a run differ from all of the card's.
 
     Args:
@@ -73,17 +77,6 @@ def missing_of(card: DatasetCard | None, ids: Sequence[str], more: int = 0) -> d
     if (held := len(ids) + more) == card.images and not foreign:
         return None
     return {"images": held, "of": card.images} | ({"foreign": foreign} if foreign else {})
-
-
-@functools.cache
-def shipped_count(dataset: str) -> int | None:
-    """The number of images on the shipped card of that name; None without such a card."""
-    from clipjax.data.cards import read_card
-
-    try:
-        return read_card(dataset).images
-    except ClipjaxError:
-        return None
 
 
 def card_ids(record: Any) -> CardIds:

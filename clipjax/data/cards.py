@@ -18,6 +18,7 @@ the value; a value written as a table sets further keys of its cards.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import re
@@ -30,9 +31,9 @@ from clipjax.config import config_dir
 from clipjax.data.card_images import CardIds, card_ids
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
-from clipjax.data.readers.folders import READERS
 from clipjax.data.readers.packed import is_packed, read_packed
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.data.readers.reader import find_reader, reader_names
+from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import is_file, read_lines, read_toml
 
@@ -45,7 +46,7 @@ class DatasetCard:
 
     Attributes:
         name, title: the short name that users type, and what it is called in tables.
-        reader, options: a name in `clipjax.data.readers.folders.READERS` and the reader's keyword options.
+        reader, options: a name in `clipjax.data.readers` and the reader's keyword options.
         label_space: what the labels mean: a name in configs/labels, or a CSV file (`id,name`) beside the
             card. Its ids are the labels as the data spells them (folder names, WordNet ids).
         classes: instead of a label space, class names in label order as the data spells them: a list, or the
@@ -69,6 +70,8 @@ class DatasetCard:
         tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
         note: what else a user must know: how it is made where there is no download, what disagrees.
         in_paper: whether the study that this toolkit follows reports it, where the card says.
+        demo: whether it is of the rendered world of `make demo`, which nobody misses below a folder of
+            published data sets.
         variant: which member of a family it is, axis -> value; empty for a file without [variants].
         path: the file the card was read from.
     """
@@ -96,6 +99,7 @@ class DatasetCard:
     tfds: str | None = None
     note: str | None = None
     in_paper: bool | None = None
+    demo: bool | None = None
     variant: Variant = dataclasses.field(default_factory=dict)
     path: Path | None = None
 
@@ -113,7 +117,14 @@ class Dataset:
     head_space: LabelSpace | None = None
 
 
-_TYPES: dict[str, type] = {"options": dict, "pixels": dict, "images": int, "per_class": int, "in_paper": bool}
+_TYPES: dict[str, type] = {
+    "options": dict,
+    "pixels": dict,
+    "images": int,
+    "per_class": int,
+    "in_paper": bool,
+    "demo": bool,
+}
 SPLITS = ("train", "validation")
 _PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
 
@@ -157,6 +168,15 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
         raise unknown_name("data set", str(name), list(members))
     some = ", ".join(given + each.removeprefix(str(name)) for each in list(members)[:3])
     raise UsageError(f"{given} stands for {len(members)} data sets: name one, {some}, ...")
+
+
+@functools.cache
+def shipped_count(dataset: str) -> int | None:
+    """The number of images on the shipped card of that name; None without such a card."""
+    try:
+        return read_card(dataset).images
+    except ClipjaxError:
+        return None
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
@@ -244,7 +264,7 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     if is_packed(root):  # by whatever reader and options it was read then
         manifest = read_packed(epath.Path(place(root)), names)
     else:
-        manifest = READERS[card.reader](epath.Path(place(root)), names, **card.options)
+        manifest = find_reader(card.reader).read(epath.Path(place(root)), names, **card.options)
     if space is None and manifest.label_names is not None:
         space = LabelSpace(card.name, manifest.label_names, manifest.label_names)
     return Dataset(card, dataclasses.replace(manifest, name=card.name), space, head or space)
@@ -289,9 +309,9 @@ def _labels_of(card: DatasetCard, name: str) -> LabelSpace:
 
 
 def _check_reader(card: DatasetCard) -> None:
-    if card.reader not in READERS:
-        raise DataError(f"{card.path}: unknown reader {card.reader!r}; known: {', '.join(READERS)}")
-    parameters = inspect.signature(READERS[card.reader]).parameters.values()
+    if card.reader not in reader_names():
+        raise DataError(f"{card.path}: unknown reader {card.reader!r}; known: {', '.join(reader_names())}")
+    parameters = inspect.signature(find_reader(card.reader).read).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     for key in card.options:
         if key not in options:

@@ -20,16 +20,16 @@ from clipjax.data.labels import load_projection, load_prompts
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest, Progress
 from clipjax.data.pixels.limits import DECODED
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, resized_size
+from clipjax.data.readers.reader import ARCHIVES, CLASS_FOLDERS, IMAGES, find_reader
 from clipjax.data.readers.walk import Listed, Walk, list_folder
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file, read_json, read_text
 
-ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+PACKED = (".tar", ".tar.gz", ".tgz", ".zip")
 UNREAD = (".gif", ".jfif", ".jpe", ".heic", ".avif", ".jp2")  # endings of images that readers ignore
 SHRINK = 8  # JPEGs are decoded at 1/8 of their size
 USUAL = PixelRecipe(224, 224)  # decides which images are too thin: the model is not known
-SHARDED = ("webdataset", "hf_parquet")
 NEARBY = 50  # folders searched per level for the right one
 NAMED = 8  # classes, files, ... named before "and N more"
 MAPPINGS = (
@@ -114,7 +114,7 @@ def _name_problems(dataset: Dataset) -> Iterator[str]:
 
 
 def _unread_images(root: Path, card: DatasetCard) -> Iterator[str]:
-    if card.reader not in ("folder", "flat"):
+    if _layout(card) not in (IMAGES, CLASS_FOLDERS):
         return
     known = (*IMAGE_EXTENSIONS, *card.options.get("extensions", ()))
     unread = [ending for ending in UNREAD if ending not in known]
@@ -157,7 +157,7 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
     """Advice after the reader found nothing that it could read, beyond what its `message` says."""
-    if card.reader in SHARDED:  # archives are the data themselves
+    if _layout(card) == ARCHIVES:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
         yield f"the archive {beside[0]} lies beside it: unpack it"
@@ -174,7 +174,7 @@ def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
         yield f"{root} holds {len(archives)} archives ({archives[0].name}, ...): unpack each"
     elif archives:
         yield f"the archive {archives[0].name} lies in it: unpack it"
-    if card.reader == "folder":
+    if _layout(card) == CLASS_FOLDERS:
         yield from _folder_hints(root, card)
 
 
@@ -190,8 +190,12 @@ def _folder_hints(root: Path, card: DatasetCard) -> Iterator[str]:
         yield "its folders are synsets, where the published ones are class numbers: take the original archive"
 
 
+def _layout(card: DatasetCard) -> str:
+    return find_reader(card.reader).layout
+
+
 def _archives(folder: Path) -> list[Path]:
-    return [folder / name for name, _ in _listed(folder) if name.lower().endswith(ARCHIVES)]
+    return [folder / name for name, _ in _listed(folder) if name.lower().endswith(PACKED)]
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
@@ -203,7 +207,7 @@ def _right_folder(root: Path, card: DatasetCard) -> Path | None:
             found = load_dataset(card, folder).manifest
         except ClipjaxError:
             continue
-        if len(found) == card.images or (_names_classes(card) and card.reader != "flat"):
+        if len(found) == card.images or (_names_classes(card) and _layout(card) != IMAGES):
             return folder
     return None
 
@@ -221,7 +225,8 @@ def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
     below = list(_folders(root))
     candidates = [root.joinpath(*parts[i:]) for i in range(len(parts))]
     candidates += below + [folder for parent in below for folder in _folders(parent)]
-    if card.reader not in ("flat", "folder") or _names_classes(card):  # others would read the whole parent
+    loose = _layout(card) in (IMAGES, CLASS_FOLDERS)
+    if not loose or _names_classes(card):  # others would read the whole parent
         candidates += list(islice(root.absolute().parents, 2))
     for folder in candidates:
         if folder not in seen and is_dir(folder):

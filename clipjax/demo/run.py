@@ -158,7 +158,9 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 def _write_cards(world: Path) -> None:
     """Cards for `--data-root world`, without the shipped ones' counts, which are the full world's."""
-    for path in sorted((config_dir() / "datasets").glob("demo_*.toml")):
+    for path in sorted((config_dir() / "datasets").glob("*.toml")):
+        if "demo = true\n" not in read_text(path):
+            continue
         (world / path.name).write_text(re.sub(r"(?m)^(images|per_class) = .*\n", "", read_text(path)))
 
 

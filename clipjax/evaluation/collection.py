@@ -29,9 +29,9 @@ from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import evaluate
 from clipjax.evaluation.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
-from clipjax.evaluation.task_names import collection
 from clipjax.storage import buckets
 from clipjax.storage.reading import exists, is_dir
+from clipjax.tasks.collections import collection
 from clipjax.tasks.task import find_task
 
 NAMED = 3  # missing data sets that an error names
@@ -159,7 +159,7 @@ def plan(
             data = data._replace(root=places.get(data.card.name, data.root))
             id_ = _id_of(base, data.card, places) if "id" in task.needs else None
             absent = [where.root for where in (data, id_) if where is not None and not exists(where.root)]
-            if absent and _is_demo(data.card) and not only:
+            if absent and data.card.demo and not only:
                 continue
             if absent:
                 missing.add(data, task.name, absent)
@@ -174,7 +174,7 @@ def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Loc
     """Each data set with its problems, None where it is not there; `decode` as in `check_dataset`."""
     for located in cards_below(data_root):
         if not exists(located.root):
-            if located.card.tasks and not _is_demo(located.card):
+            if located.card.tasks and not located.card.demo:
                 yield located, None
         else:
             problems = check_dataset(located.root, located.card, decode=decode)
@@ -264,11 +264,6 @@ def _embed_ahead(
     if settings.get("compare_precision"):
         precisions = ["parity", "fast"]
     return embed_ahead(model, runs, precisions, settings)
-
-
-def _is_demo(card: DatasetCard) -> bool:
-    """Of the rendered world (`make demo`), which nobody misses below a folder of published data sets."""
-    return card.name.startswith("demo_")
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:

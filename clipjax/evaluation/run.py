@@ -41,7 +41,7 @@ from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore, Row, model_facts
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.store import Store
-from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task
+from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
 
 COMPARISON = "fast against parity"
 
@@ -116,9 +116,10 @@ def evaluate(
     check_bootstrap(resamples, seed)
     if results is not None:
         ResultStore(results).check_root(written=True)
-    if compare_precision and (precision != "parity" or found.name != "zeroshot"):
+    if compare_precision and (precision != "parity" or not found.compares_precisions):
+        tasks = " or ".join(precision_tasks())
         raise UsageError(
-            "compare_precision runs the task zeroshot in both profiles: leave precision (--precision) out"
+            f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
         )
     if isinstance(model, str | Path):
         from clipjax.checkpoints.load import load_model
@@ -274,7 +275,9 @@ def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddi
 def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[str, Any]) -> Captions:
     """The captions of the images that could be read, in their order, embedded."""
     if "captions" not in inputs.columns:
-        raise DataError(f"{inputs.dataset} has no captions; retrieval needs a column `captions` of lists")
+        raise DataError(
+            f"{inputs.dataset} has no captions; {subject.task.name} needs a column `captions` of lists"
+        )
     assert subject.prompts is not None
     texts, image_of_text = caption_texts(inputs.ids, inputs.columns["captions"], subject.prompts)
     features = embed_texts(

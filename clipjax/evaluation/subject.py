@@ -18,11 +18,9 @@ import numpy as np
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
-from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
+from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.readers.packed import is_packed
-from clipjax.data.readers.shards import sharded_reader
-from clipjax.data.readers.walk import Walk, list_folder
+from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.heads.adapters.base import Adapter, adapter_digest
@@ -326,11 +324,9 @@ def load_asked(asked: Request) -> Dataset:
     if dataset is not None:
         return load_dataset(dataset, root)
     path = place(root)
-    reader = "packed" if is_packed(path) else sharded_reader(path)
+    reader = recognise(path)
     if reader is None:
-        if not exists(path):
-            raise DataError(f"{path} does not exist")
-        reader = "manifest_file" if is_file(path) else _folder_reader(path)
+        raise DataError(f"{path} does not exist")
     whole = path.resolve()
     name = whole.name if is_dir(whole) else whole.stem
     return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
@@ -357,23 +353,6 @@ def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
             "(--id-data FOLDER on the command line)"
         )
     return load_dataset(given, asked.id_root)
-
-
-def _folder_reader(path: Path) -> str:
-    """Images in the folder itself, or in folders of their classes; both would silently lose the labels."""
-    entries = sorted(list_folder(path))
-    stray = next(
-        (name for name, kind in entries if kind != "folder" and name.lower().endswith(IMAGE_EXTENSIONS)), None
-    )
-    if stray is None:
-        return "folder"
-    for folder in (name for name, kind in entries if kind == "folder"):
-        if next(Walk(path).files(IMAGE_EXTENSIONS, folder), None):
-            raise UsageError(
-                f"{path} holds an image ({stray}) beside folders of images ({folder}): move one of "
-                "them away, or name a card, for class folders `--dataset folder`"
-            )
-    return "flat"
 
 
 def _zeroshot_prompts(model: Any, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:

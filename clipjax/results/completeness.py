@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipjax.data.card_images import shipped_count
+from clipjax.data.cards import shipped_count
 from clipjax.storage.buckets import readable
 
 Row = dict[str, Any]

@@ -28,9 +28,10 @@ from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.data.labels import load_prompts
 from clipjax.errors import ClipjaxError, DataError, unknown_name
-from clipjax.evaluation.task_names import collection
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, read_toml
+from clipjax.tasks.collections import collection
+from clipjax.tasks.task import precision_tasks
 
 NAMED = "suite:"  # before the name of a suite that ships with clipjax
 CHOICES = {
@@ -231,8 +232,9 @@ class _Reader:
             self.call(f"{where}.prompts", load_prompts, name)
         own = {key: record[key] for key in OPTIONS if key in record}
         options = defaults | self.options(own, where)
-        if options.get("compare_precision") and task != "zeroshot":
-            self.refuse(f"{where}.compare_precision", "it is for the task 'zeroshot' alone")
+        if options.get("compare_precision") and task not in precision_tasks():
+            only = " or ".join(map(repr, precision_tasks()))
+            self.refuse(f"{where}.compare_precision", f"it is for the task {only} alone")
         if "models" in record:
             models = self.models(record["models"], f"{where}.models")
         return Run(task, models, datasets, prompts, options)

@@ -30,7 +30,7 @@ from clipjax.metrics.bootstrap import (
     percentile_interval,
     weighted_mean,
 )
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task, finite_column
 from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_note
 
 STATES = ("before", "after")
@@ -333,4 +333,12 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    predictions=PredictionFiles(
+        arrays={
+            **dict.fromkeys(("logits", "labels"), True),
+            **dict.fromkeys(("ids", "calibration"), False),
+            **dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
+        },
+        several_labels=True,
+    ),
 )

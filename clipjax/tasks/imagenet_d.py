@@ -28,7 +28,7 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.parquet import open_parquet, read_columns
 from clipjax.storage.reading import exists, is_dir, read_csv, read_json
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
 
 WRONG = 3  # wrong categories in a list
 HEADER = ("id", "category1", "category2", "category3")
@@ -207,4 +207,5 @@ TASK = Task(
     measure=measure,
     load_annotations=load_lists,
     paired=paired,
+    predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": True}),
 )

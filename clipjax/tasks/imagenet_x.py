@@ -13,7 +13,7 @@ of its metaclass, or one of the image's ReaL labels (`*_metaclass`, `*_real`). D
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,18 @@ from clipjax.metrics.factors import (
     worst_classes,
 )
 from clipjax.metrics.intervals import Interval
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, metric_name
+from clipjax.tasks.cells import class_number, probability
+from clipjax.tasks.task import (
+    About,
+    Columns,
+    Csv,
+    Inputs,
+    Measure,
+    Paired,
+    PredictionFiles,
+    Task,
+    metric_name,
+)
 from clipjax.tasks.zeroshot import accepted_labels, check_labels, predict, tie_note
 
 DEFAULT = "top/filtered"
@@ -42,6 +53,7 @@ BINS = 15
 WORST = 100
 BLOCK = 2**20  # weights a block: a sparse product needs more rows than the default leaves it
 KINDS = {"": "correct", "_metaclass": "correct_metaclass", "_real": "correct_real"}
+CSV = ("file_name", "predicted_class", "predicted_probability")
 MISSING = {
     "_metaclass": "not applicable: no metaclasses are known",
     "_real": "not applicable: no ReaL labels are known",
@@ -110,6 +122,24 @@ def join(
         table = accepted_labels(label, accepted) if any(map(len, accepted)) else np.full((len(ids), 1), -1)
         columns["correct_real"] = correct_among(prediction, table)
     return columns
+
+
+def _read_classes(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
+    """The CSV format of facebookresearch/imagenetx."""
+    space = about.label_space
+    assert space is not None  # that of the task's own data set
+    classes, chances = [], []
+    for where, row in rows:
+        classes.append(class_number(row[CSV[1]], CSV[1], space, where))
+        chances.append(probability(row[CSV[2]], CSV[2], where))
+    ids = [row["file_name"] for _, row in rows]
+    return {"id": ids, "prediction": np.array(classes, np.int32), "confidence": np.array(chances)}
+
+
+def _join_classes(columns: Columns, about: About) -> dict[str, Any]:
+    assert about.label_space is not None
+    read = columns["id"], columns["prediction"], columns["confidence"]
+    return join(*read, about.label_space, about.annotations)
 
 
 def _check_classes(
@@ -397,4 +427,10 @@ TASK = Task(
     measure=measure,
     load_annotations=load_factors,
     paired=paired,
+    predictions=PredictionFiles(
+        arrays={"logits": True, "ids": True, "labels": False},
+        csv=Csv(CSV, needed=CSV, read=_read_classes, join=_join_classes),
+        dataset="imagenet_x",
+        bools=("annotated", "prototype"),
+    ),
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,17 @@ from clipjax.heads.head import Head, cosine_head, score_blocks
 from clipjax.metrics import detection, ood_scores
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean
 from clipjax.metrics.intervals import wilson
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task, finite_column, metric_name
+from clipjax.tasks.task import (
+    About,
+    Columns,
+    Inputs,
+    Measure,
+    Paired,
+    PredictionFiles,
+    Task,
+    finite_column,
+    metric_name,
+)
 
 OF_COSINES = {
     "mcm": ood_scores.mcm,
@@ -40,6 +51,8 @@ OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy":
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
 MANY_TIES = 0.01  # of the pairs of an ID and an OOD image: half of it is what ties may move AUROC by
 CLASS_MEASURES = ("auroc", "fpr95_ninco")
+_RANGES = dict.fromkeys(SCORES, (-math.inf, math.inf))
+_RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negative_entropy": (-math.inf, 0.0)}
 # The name that ID images are resampled under: the same resamples for every OOD set, score and model.
 ID = "in_distribution"
 
@@ -375,4 +388,14 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    predictions=PredictionFiles(
+        arrays={
+            **dict.fromkeys(("id_logits", "ood_logits"), True),
+            **dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
+        },
+        prefix="ood_",
+        of_cosines=OF_COSINES,
+        ranges=_RANGES,
+        bools=("confused",),
+    ),
 )

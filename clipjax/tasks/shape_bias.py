@@ -13,7 +13,7 @@ which: its `projection` is "mean_prob from imagenet" or null.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from clipjax.metrics import intervals
 from clipjax.metrics.bootstrap import Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval
 from clipjax.metrics.shape_bias import Bias, CueCounts, count_cues, decide
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Csv, Inputs, Measure, Paired, PredictionFiles, Task
 from clipjax.tasks.zeroshot import check_labels
 
+NO_DECISION = ("", "na", "nan", "none")
 FRACTIONS = ("shape_fraction", "texture_fraction", "other_fraction")
 
 
@@ -175,6 +176,38 @@ def paired(images: Columns, about: About) -> Paired:
     return Paired(resampled=statistic, clusters=[str(name) for name in images["object"]])
 
 
+def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
+    """The columns of `cues` from the decisions of one model or one person, as modelvshuman writes them."""
+    space = about.label_space
+    known = set(space.ids) if space is not None else {row["category"] for _, row in rows}
+    persons = sorted({row.get("subj", "") for _, row in rows})
+    if len(persons) > 1:
+        file = rows[0][0].rpartition(":")[0]
+        raise DataError(f"{file} holds decisions of {', '.join(persons)}: give each a file of its own")
+    ids, texture, decision = [], [], []
+    for where, row in rows:
+        name, style = _cues_of(row["imagename"])
+        said = "na" if row["object_response"].lower() in NO_DECISION else row["object_response"]
+        for column, word in (("category", row["category"]), ("imagename", style), ("object_response", said)):
+            if word not in known and (column, word) != ("object_response", "na"):
+                raise DataError(
+                    f"{where}: {column} says {word!r}, which is none of the {len(known)} categories"
+                )
+        ids.append(f"{row['category']}/{name}")
+        texture.append(style)
+        decision.append(said)
+    return {"id": ids, **cues(ids, [row["category"] for _, row in rows], texture, decision)}
+
+
+def _cues_of(imagename: str) -> tuple[str, str]:
+    """The stimulus without the trial's number and subject before it, and its texture (the reference's rule).
+
+    "0003_s5n_s01_0_dog_00_dog10-bicycle1.png" -> "dog10-bicycle1.png", "bicycle".
+    """
+    name = posixpath.basename(imagename).rpartition("_")[2]
+    return name, name.partition(".")[0].rpartition("-")[2].strip("0123456789")
+
+
 TASK = Task(
     name="shape_bias",
     version=1,
@@ -189,4 +222,13 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    predictions=PredictionFiles(
+        csv=Csv(
+            ("subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename"),
+            needed=("object_response", "category", "imagename"),
+            read=_read_decisions,
+        ),
+        dataset="cue_conflict",
+        bools=("conflict",),
+    ),
 )

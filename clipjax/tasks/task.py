@@ -4,14 +4,14 @@ A task never runs a model, and it works in two steps. `describe` turns `Inputs` 
 row an image: labels, predictions, confidences, scores. `measure` turns such rows into numbers with intervals,
 and knows nothing of features: rows that another framework made, or an earlier run stored, give the same
 numbers (`clipjax eval TASK --predictions FILE`). A task also says what it needs, which section of the paper
-it belongs to, and its convention: what the literature leaves open.
+it belongs to, which files of predictions it takes, and its convention: what the literature leaves open.
+Nothing outside its file names a task: to add one is to add a file, whose name is the task's.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 import clipjax.tasks
+from clipjax.config import plug_ins
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.metrics.bootstrap import RESAMPLES
@@ -192,10 +193,56 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Csv:
+    """A task's own CSV format of predictions, e.g. that of a paper's evaluation script.
+
+    Attributes:
+        columns: all that a file may have, in their order.
+        needed: those that it must have.
+        read: rows, each with where it stands ("file.csv:2"), -> per-image columns, `id` among them. Raises
+            DataError naming the row.
+        join: these, once no id is there twice, -> those that the task measures; None: the same.
+    """
+
+    columns: tuple[str, ...]
+    needed: tuple[str, ...]
+    read: Callable[[Sequence[tuple[str, Mapping[str, str]]], About], dict[str, Any]]
+    join: Callable[[Columns, About], dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class PredictionFiles:
+    """Which files of predictions a task takes beside the per-image table that every task takes (.parquet).
+
+    Attributes:
+        arrays: the arrays of an .npz -> whether each is needed, in the order that messages name them. They
+            are logits, labels, ids and calibration, of in-distribution images with `id_` before their names;
+            `evaluation/predictions/arrays` reads them. Empty: the task takes no .npz.
+        prefix: what stands before the names of the arrays of its own images ("ood_").
+        of_cosines: per-image columns that follow from cosines [N, K], which an .npz may hold beside logits.
+        csv: its own CSV format; None: it takes no .csv.
+        dataset: the card of a file that names no data set; None: the file's name is the data set's.
+        ranges: columns of numbers -> the smallest and the largest value, beside those that all tasks share.
+        bools: columns of bools, likewise.
+        several_labels: whether `correct` may be true by a label of the image that the table does not hold.
+    """
+
+    arrays: Mapping[str, bool] = field(default_factory=dict)
+    prefix: str = ""
+    of_cosines: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    csv: Csv | None = None
+    dataset: str | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bools: tuple[str, ...] = ()
+    several_labels: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """A record that a task module exposes as `TASK`.
 
     Attributes:
+        name: that of its module.
         version: raised whenever the same inputs may give another number.
         section: of the paper.
         needs: what must exist of a model and a data set: "head" (classes), "labels", "text" (a zero-shot
@@ -207,6 +254,9 @@ class Task:
         load_annotations: the user's file or folder, or None for the default, -> annotations.
         paired: from per-image columns, also those read back; of `About` only `dataset` is there. Runs of a
             task without it are not compared.
+        predictions: the files of predictions that it takes.
+        compares_precisions: whether both precisions of the towers can be compared: `describe` gives the
+            columns `prediction` and, with labels, `correct`.
     """
 
     name: str
@@ -218,6 +268,13 @@ class Task:
     measure: Callable[[Columns, About], list[Measure]]
     load_annotations: Callable[[Path | None], Annotations] | None = None
     paired: Callable[[Columns, About], Paired] | None = None
+    predictions: PredictionFiles = field(default_factory=PredictionFiles)
+    compares_precisions: bool = False
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether it tells the images from in-distribution ones, which alone have classes."""
+        return "id" in self.needs and "labels" not in self.needs
 
     def run(self, inputs: Inputs) -> Outcome:
         """Both steps."""
@@ -226,33 +283,41 @@ class Task:
 
 
 @functools.cache
+def task_names() -> tuple[str, ...]:
+    """The names of all tasks: the modules of this folder that set `TASK`. None is imported."""
+    return plug_ins(clipjax.tasks.__path__, "TASK")
+
+
+@functools.cache
 def all_tasks() -> dict[str, Task]:
     """Every task by its name.
 
     Raises:
-        ValueError: two modules use one name (a mistake of the programmer, not of the user).
+        ValueError: a task is not called as its module (a mistake of the programmer, not of the user).
     """
-    found: dict[str, Task] = {}
-    for module in pkgutil.iter_modules(clipjax.tasks.__path__, f"{clipjax.tasks.__name__}."):
-        task = getattr(importlib.import_module(module.name), "TASK", None)
-        if task is not None:
-            add_task(found, task)
-    return found
+    return {
+        name: named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
+        for name in task_names()
+    }
 
 
-def add_task(found: dict[str, Task], task: Task) -> None:
-    """Put a task among those found; a second one of the same name is refused."""
-    if task.name in found:
-        raise ValueError(f"two tasks are called {task.name!r}: give one of the modules another TASK.name")
-    found[task.name] = task
+def named(task: Task, module: str) -> Task:
+    """The task of a module; ValueError where it has another name."""
+    if task.name != module:
+        raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
+    return task
 
 
 def find_task(name: str) -> Task:
     """The task of this name; UsageError with the nearest names if there is none."""
-    tasks = all_tasks()
-    if name not in tasks:
-        raise unknown_task(name, list(tasks))
-    return tasks[name]
+    if name not in task_names():
+        raise unknown_task(name, list(task_names()))
+    return all_tasks()[name]
+
+
+def precision_tasks() -> list[str]:
+    """The names of the tasks whose runs in both precisions can be compared."""
+    return [name for name, task in all_tasks().items() if task.compares_precisions]
 
 
 def unknown_task(name: str, known: list[str]) -> UsageError:

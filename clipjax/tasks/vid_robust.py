@@ -17,7 +17,7 @@ from clipjax.errors import DataError
 from clipjax.metrics.bootstrap import Resampling, bootstrap, interval_of_mean, weighted_mean
 from clipjax.metrics.intervals import Interval
 from clipjax.tasks import zeroshot
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
 
 FARTHEST = 10  # frames from the anchor
 COLUMNS = ("anchor", "offset", "set_size")
@@ -118,4 +118,5 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    predictions=PredictionFiles(several_labels=True),
 )

@@ -22,7 +22,7 @@ from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
 from clipjax.heads.head import score_blocks
 from clipjax.metrics import classification, intervals
-from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, Task
+from clipjax.tasks.task import About, Columns, Inputs, Measure, Paired, PredictionFiles, Task
 
 TOP = 5
 
@@ -243,4 +243,6 @@ TASK = Task(
     describe=describe,
     measure=measure,
     paired=paired,
+    predictions=PredictionFiles(arrays={"logits": True, "labels": True, "ids": False}),
+    compares_precisions=True,
 )

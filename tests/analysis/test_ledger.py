@@ -20,9 +20,8 @@ from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.cards import read_card
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
-from clipjax.evaluation.task_names import task_names
 from clipjax.storage.reading import read_csv
-from clipjax.tasks.task import About, find_task
+from clipjax.tasks.task import About, find_task, task_names
 
 CLAIMS = ledger().claims
 PARTS = [part for one in CLAIMS for part in one.parts]

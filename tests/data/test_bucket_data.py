@@ -22,8 +22,8 @@ from clipjax.data.check import check_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
 from clipjax.data.pixels.loader import batches
-from clipjax.data.readers.folders import read_tfds
 from clipjax.data.readers.karpathy import read_karpathy
+from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 from clipjax.evaluation.collection import cards_below
 from clipjax.evaluation.subject import Request, load_asked

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from clipjax.data.card_images import CardIds, missing_of, shipped_count
-from clipjax.data.cards import DatasetCard, dataset_names, read_card
+from clipjax.data.card_images import CardIds, missing_of
+from clipjax.data.cards import DatasetCard, dataset_names, read_card, shipped_count
 from clipjax.errors import DataError
 
 TEN = CardIds(r"val_(\d{2})", 1, 10)

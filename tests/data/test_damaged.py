@@ -22,8 +22,8 @@ from etils import epath
 from clipjax.data.annotations import load_factors
 from clipjax.data.cards import read_card
 from clipjax.data.labels import load_labels, load_prompts
-from clipjax.data.readers.folders import read_manifest_file
 from clipjax.data.readers.karpathy import read_karpathy
+from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.packed import FORMAT
 from clipjax.data.readers.packed import read_record as read_record_of_packed
 from clipjax.data.readers.vid_robust import read_vid_robust

@@ -19,9 +19,9 @@ from clipjax.data.check import check_dataset
 from clipjax.data.pixels import limits
 from clipjax.data.pixels.loader import batches
 from clipjax.data.readers import hf_parquet
-from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.hf_parquet import read_hf_parquet
-from clipjax.data.readers.shards import sharded_reader
+from clipjax.data.readers.reader import recognise
 from clipjax.errors import DataError
 from clipjax.evaluation.subject import Request, load_asked
 
@@ -309,6 +309,6 @@ def test_images_are_hashed_once_and_labels_read_without_them(
 
 def test_what_plain_folders_of_parquet_are(tmp_path: Path) -> None:
     write_split(tmp_path / "hf" / "data")
-    assert sharded_reader(tmp_path / "hf") == sharded_reader(tmp_path / "hf" / "data") == "hf_parquet"
+    assert recognise(tmp_path / "hf") == recognise(tmp_path / "hf" / "data") == "hf_parquet"
     write_images(tmp_path / "hf", ["cat/0.png"])
-    assert sharded_reader(tmp_path / "hf") is None
+    assert recognise(tmp_path / "hf") == "folder"

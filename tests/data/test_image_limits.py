@@ -21,7 +21,7 @@ from clipjax.data.manifest import FileOpener
 from clipjax.data.pixels import limits
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
-from clipjax.data.readers.folders import read_flat
+from clipjax.data.readers.flat import read_flat
 from clipjax.errors import DataError
 
 HUGE = 50_000

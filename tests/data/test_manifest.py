@@ -13,7 +13,7 @@ from _images import memory_manifest, png, write_images
 from etils import epath
 
 from clipjax.data.manifest import Manifest
-from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.folder import read_folder
 from clipjax.errors import DataError, UsageError
 
 NAMES = ["cat/a.png", "cat/b.png", "dog/a.png"]

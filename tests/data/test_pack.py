@@ -30,7 +30,8 @@ from clipjax.data.check import check_dataset
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import PLAN, pack
 from clipjax.data.pixels import limits
-from clipjax.data.readers.folders import read_folder, read_manifest_file
+from clipjax.data.readers.folder import read_folder
+from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError

@@ -27,7 +27,7 @@ from clipjax.data.pixels import loader, pixel_store
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.readers.folders import read_flat
+from clipjax.data.readers.flat import read_flat
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import forward
 from clipjax.embeddings.images import embed_images

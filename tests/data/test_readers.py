@@ -10,7 +10,10 @@ import tensorflow_datasets as tfds
 from _images import png, write_images
 from etils import epath
 
-from clipjax.data.readers.folders import read_flat, read_folder, read_manifest_file, read_tfds
+from clipjax.data.readers.flat import read_flat
+from clipjax.data.readers.folder import read_folder
+from clipjax.data.readers.manifest_file import read_manifest_file
+from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 
 

@@ -11,7 +11,8 @@ import pytest
 from etils import epath
 
 from clipjax.data.check import check_dataset
-from clipjax.data.readers.folders import read_flat, read_folder
+from clipjax.data.readers.flat import read_flat
+from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
 from clipjax.evaluation.subject import Request, load_asked

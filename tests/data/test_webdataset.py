@@ -23,8 +23,8 @@ from etils import epath
 from clipjax.data.check import check_dataset
 from clipjax.data.pixels.loader import batches
 from clipjax.data.readers import webdataset
-from clipjax.data.readers.folders import read_folder
-from clipjax.data.readers.shards import sharded_reader
+from clipjax.data.readers.folder import read_folder
+from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
 from clipjax.evaluation.subject import Request, load_asked
@@ -277,9 +277,9 @@ def test_missing_shards(tmp_path: Path) -> None:
 
 def test_archives_beside_other_things_are_no_shards(tmp_path: Path) -> None:
     write_shards(tmp_path)
-    assert sharded_reader(tmp_path) == "webdataset"
+    assert recognise(tmp_path) == "webdataset"
     write_images(tmp_path, ["cat/0.png"])
-    assert sharded_reader(tmp_path) is None
+    assert recognise(tmp_path) == "folder"
     assert load_asked(Request(root=tmp_path)).manifest.ids == ("cat/0.png",)
 
 

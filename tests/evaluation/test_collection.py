@@ -19,9 +19,9 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation import ahead
 from clipjax.evaluation.collection import Done, Job, cards_below, evaluate_all, plan
 from clipjax.evaluation.rows import Result
-from clipjax.evaluation.task_names import COLLECTIONS, task_names
 from clipjax.results.store import ResultStore
-from clipjax.tasks.task import all_tasks
+from clipjax.tasks.collections import collections
+from clipjax.tasks.task import all_tasks, task_names
 
 COLOUR_CARD = """
 name = "colours"
@@ -107,9 +107,9 @@ def test_prompts_are_read_before_anything_runs(data, tmp_path):
 
 def test_the_collections_name_known_prompts_and_tasks(data):
     jobs = [job for job in jobs_of("prompts", data) if str(job).startswith("zeroshot on colours")]
-    assert [job.prompts and job.prompts.name for job in jobs] == list(COLLECTIONS["prompts"].prompts)
-    assert task_names() == sorted(all_tasks())
-    for collection in COLLECTIONS.values():
+    assert [job.prompts and job.prompts.name for job in jobs] == list(collections()["prompts"].prompts)
+    assert task_names() == tuple(sorted(all_tasks()))
+    for collection in collections().values():
         assert set(collection.tasks) <= set(all_tasks())
 
 
@@ -178,7 +178,7 @@ def test_prompt_sets_on_accuracy_factors_ood_and_calibration(data, tmp_path):
         model, jobs_of("prompts", data, str(tmp_path / "cupl.json"), f"mcm_5+{tmp_path}/cupl.json"), tmp_path
     )
     assert model.calls == calls > 0
-    assert {each.job.task for each in done} == set(COLLECTIONS["prompts"].tasks)
+    assert {each.job.task for each in done} == set(collections()["prompts"].tasks)
     assert len(done) == 2 * len(first) == 2 * 6
     prompts = {result_of(each).rows[0]["convention"]["prompts"] for each in done}
     assert prompts == {"cupl", "mcm_5+cupl"}

@@ -435,7 +435,7 @@ subject("metadata/pmsets.json", "text", vid, name="Vid-Robust: pmsets.json")(_vi
 
 def listed(file: str) -> Read:
     def read(folder: Path) -> Any:
-        from clipjax.data.readers.folders import read_manifest_file
+        from clipjax.data.readers.manifest_file import read_manifest_file
 
         return manifest(read_manifest_file(epath.Path(folder), file=file))
 
@@ -583,7 +583,7 @@ def packed(folder: Path) -> Any:
 
 def _packed(folder: Path) -> None:
     from clipjax.data.pack import pack
-    from clipjax.data.readers.folders import read_manifest_file
+    from clipjax.data.readers.manifest_file import read_manifest_file
 
     with tempfile.TemporaryDirectory() as source, contextlib.chdir(source):
         _csv(Path(source))

@@ -20,7 +20,7 @@ from clipjax.checkpoints.native import CARD, export_model
 from clipjax.cli import app
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
-from clipjax.data.readers.folders import read_folder
+from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.packed import is_packed, read_packed
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.bucket_files import BucketFiles

@@ -21,7 +21,16 @@ from etils import epath
 from clipjax.data.manifest import Manifest, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.data.readers.label_values import number_labels
-from clipjax.data.readers.shards import DATA, PARQUETS, digests_of_parts, shard_files
+from clipjax.data.readers.reader import ARCHIVES, Reader
+from clipjax.data.readers.shards import (
+    DATA,
+    PARQUETS,
+    SHARDS,
+    digests_of_parts,
+    only_shards,
+    shard_files,
+    shown,
+)
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketError, BucketPath, place
 from clipjax.storage.digests import Version, version_of
@@ -323,3 +332,16 @@ def _texts(value: Any, where: str) -> list[str]:
     if not _are_texts(texts):
         raise DataError(f"{where}: the captions are {value!r:.60}; they must be a text or a list of texts")
     return texts
+
+
+def _recognises(path: Path) -> bool:
+    """Parquet files, also in a folder `data` that is the only one, as in a repository of the hub."""
+    if is_dir(path):
+        entries = shown(path)
+        shards = any(entry.name.lower().endswith(SHARDS) for entry in entries)
+        if [entry.name for entry in entries if entry.is_dir()] == [DATA] and not shards:
+            return _recognises(path / DATA)
+    return only_shards(path, PARQUETS)
+
+
+READER = Reader(read_hf_parquet, ARCHIVES, _recognises, asked=1)

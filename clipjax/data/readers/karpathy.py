@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
+from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
 from clipjax.storage.reading import is_file, parse_json, read_text
 
@@ -152,3 +153,6 @@ def _value(record: Any, key: str, kind: type, path: epath.Path, i: int, what: st
     if type(value := record[key]) is not kind:
         raise DataError(f"{path}: {what} {i} (counted from 0): {key!r} is {value!r:.60}, {_KINDS[kind]}")
     return value
+
+
+READER = Reader(read_karpathy)

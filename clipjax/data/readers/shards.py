@@ -30,6 +30,7 @@ from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read
 TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PARQUETS = (".parquet",)
+SHARDS = (*TARS, *COMPRESSED, *PARQUETS)
 COUNT = "nshards.txt"  # beside the shards of CLIP_benchmark: how many there are
 DATA = "data"  # the folder of the shards in a repository of the Hugging Face hub
 
@@ -39,28 +40,26 @@ _OF = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\D.*)")
 _MOST = 1_000_000  # shards that one pattern may stand for
 
 
-def sharded_reader(path: Path) -> str | None:
-    """The reader of the shards at `path`: a file, a pattern with braces, or a folder of nothing else.
+def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
+    """Whether a file, a pattern with braces, or a folder of nothing else are shards with these endings.
 
-    None: it is something else. Archives beside folders or images are what those were unpacked from.
+    Archives beside folders or images are what those were unpacked from.
     """
     if not is_dir(path):
-        return _reader_of(path)
-    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    readers = {_reader_of(entry) for entry in entries} - {None}
-    if folders == [DATA] and not readers:
-        return "hf_parquet" if sharded_reader(path / DATA) == "hf_parquet" else None
-    if folders or len(readers) != 1 or any(entry.suffix.lower() in IMAGE_EXTENSIONS for entry in entries):
-        return None
-    return readers.pop()
+        return path.name.lower().endswith(endings)
+    entries = shown(path)
+    shards = [name for name in map(_lower, entries) if name.endswith(SHARDS)]
+    others = any(entry.is_dir() or _lower(entry).endswith(IMAGE_EXTENSIONS) for entry in entries)
+    return bool(shards) and not others and all(name.endswith(endings) for name in shards)
 
 
-def _reader_of(path: Path) -> str | None:
-    name = path.name.lower()
-    if name.endswith((*TARS, *COMPRESSED)):
-        return "webdataset"
-    return "hf_parquet" if name.endswith(PARQUETS) else None
+def shown(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden."""
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+
+
+def _lower(path: Path) -> str:
+    return path.name.lower()
 
 
 def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from clipjax.data.manifest import FileOpener, Manifest, missing_files
+from clipjax.data.readers.reader import Reader
 from clipjax.errors import DataError
 from clipjax.storage.reading import exists, read_json
 
@@ -98,3 +99,6 @@ def _check_frames(
 def _number(frame: str) -> int:
     """val/<video>/000442.JPEG -> 442."""
     return int(frame.rsplit("/", 1)[-1].split(".")[0])
+
+
+READER = Reader(read_vid_robust)

@@ -20,7 +20,8 @@ from etils import epath
 
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Manifest
 from clipjax.data.readers.label_values import is_int, number_labels
-from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, remembered, shard_files
+from clipjax.data.readers.reader import ARCHIVES, Reader
+from clipjax.data.readers.shards import COMPRESSED, TARS, ShardOpener, only_shards, remembered, shard_files
 from clipjax.errors import DataError
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
 
@@ -258,3 +259,10 @@ def _lines(text: str) -> list[str]:
 def _class_names(folder: Path) -> list[str] | None:
     path = next((each / CLASSES for each in (folder, folder.parent) if is_file(each / CLASSES)), None)
     return None if path is None else read_lines(path)
+
+
+def _recognises(path: Path) -> bool:
+    return only_shards(path, (*TARS, *COMPRESSED))
+
+
+READER = Reader(read_webdataset, ARCHIVES, _recognises, asked=1)

@@ -20,21 +20,9 @@ from clipjax.evaluation.predictions.checks import check_named
 from clipjax.evaluation.predictions.given import Described, Given, check_ids, with_file
 from clipjax.heads.head import identity_head
 from clipjax.storage.reading import check_regular
-from clipjax.tasks import ood
 from clipjax.tasks.task import Inputs
 
-# Task -> the arrays of its .npz, and whether they are needed.
-ARRAYS = {
-    "zeroshot": {"logits": True, "labels": True, "ids": False},
-    "imagenet_x": {"logits": True, "ids": True, "labels": False},
-    "imagenet_d": {"logits": True, "labels": True, "ids": True},
-    "ood": dict.fromkeys(("id_logits", "ood_logits"), True)
-    | dict.fromkeys(("id_cosines", "ood_cosines", "ood_class", "id_ids", "ood_ids"), False),
-    "calibration": {"logits": True, "labels": True, "ids": False, "calibration": False}
-    | dict.fromkeys(("id_logits", "id_labels", "id_ids", "id_calibration"), False),
-}
-
-LOGITS = {"logits", "id_logits", "ood_logits", "id_cosines", "ood_cosines"}
+LOGITS = ("logits", "cosines")  # the ends of the names of arrays of numbers [N, K]
 EXACT = 2**53  # float64 holds every whole number up to this one
 # How far rounding may take a cosine beyond -1 and 1.
 ROUNDING = 1e-3
@@ -55,8 +43,10 @@ UNREADABLE = (
 
 def read_arrays(given: Given) -> Described:
     """The columns that the task's own `describe` makes of the logits."""
-    arrays = _load_arrays(given.path, ARRAYS[given.task.name], given.task.name)
-    logits = {name: _numbers(given.path, name, values) for name, values in arrays.items() if name in LOGITS}
+    arrays = _load_arrays(given.path, given.task.predictions.arrays, given.task.name)
+    logits = {
+        name: _numbers(given.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
+    }
     if all(values.dtype == np.float32 for values in logits.values()):
         return _described(given, arrays | logits)
     # All in one dtype: scores of both sides are compared. Without x64 JAX would narrow them to float32.
@@ -66,9 +56,9 @@ def read_arrays(given: Given) -> Described:
 
 
 def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
-    if given.task.name == "ood":
-        return _ood(given, arrays)
-    main = _inputs(given, arrays, "", given.dataset, given.space)
+    if given.task.tells_apart:
+        return _two_sides(given, arrays)
+    main = _inputs(given, arrays, given.task.predictions.prefix, given.dataset, given.space)
     if all(main.columns.get("calibration", [False])):
         raise DataError(f"{given.path}: all images are marked for calibration, none is left to measure")
     known = None
@@ -82,47 +72,48 @@ def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     return Described({"id": list(main.ids), **columns}, main.label_space, main.projection, main.ids, id_ids)
 
 
-def _ood(given: Given, arrays: dict[str, np.ndarray]) -> Described:
+def _two_sides(given: Given, arrays: dict[str, np.ndarray]) -> Described:
     """Images out of distribution have no classes of their own: all logits are over those of the ID images."""
-    names = {"id": "in_distribution", "ood": given.dataset}
-    parts = {side: _inputs(given, arrays, f"{side}_", name, given.columns_of) for side, name in names.items()}
-    _check_sides(given.path, parts["id"].features, parts["ood"].features)
-    more, m = {}, len(parts["ood"].ids)
-    if "ood_class" in arrays:
-        more["ood_class"] = _texts(given.path, arrays, "ood_class", m)
-        check_named(given, "ood_class", more["ood_class"], [True] * m)
-    main = dataclasses.replace(parts["ood"], id=parts["id"], columns=more)
-    columns = with_file(given.path, {}, lambda: given.task.describe(main))
-    if "id_cosines" in arrays or "ood_cosines" in arrays:
-        cosines = np.concatenate([_cosines(given.path, arrays, side, of) for side, of in parts.items()])
-        columns |= {name: np.asarray(score(cosines)) for name, score in ood.OF_COSINES.items()}
-    sides = (parts[side].ids for side in ("ood", "id"))
-    return Described(columns, parts["id"].label_space, None, *sides)
+    path, side, made = given.path, given.task.predictions.prefix, given.task.predictions.of_cosines
+    known = _inputs(given, arrays, "id_", "in_distribution", given.columns_of)
+    main = _inputs(given, arrays, side, given.dataset, given.columns_of)
+    _check_sides(path, side, known.features, main.features)
+    more, m, name = {}, len(main.ids), f"{side}class"
+    if name in arrays:
+        more[name] = _texts(path, arrays, name, m)
+        check_named(given, name, more[name], [True] * m)
+    main = dataclasses.replace(main, id=known, columns=more)
+    columns = with_file(path, {}, lambda: given.task.describe(main))
+    if {"id_cosines", f"{side}cosines"} & arrays.keys():
+        both = (_cosines(path, arrays, *each) for each in (("id_", known), (side, main)))
+        cosines = np.concatenate(list(both))
+        columns |= {name: np.asarray(score(cosines)) for name, score in made.items()}
+    return Described(columns, known.label_space, None, main.ids, known.ids)
 
 
-def _check_sides(path: Path, known: np.ndarray, others: np.ndarray) -> None:
+def _check_sides(path: Path, side: str, known: np.ndarray, others: np.ndarray) -> None:
     """Raises DataError if the logits of both sides are over other classes, or of the same images."""
     if known.shape[1] != others.shape[1]:
         raise DataError(
-            f"{path}: id_logits has {known.shape[1]} columns, but ood_logits {others.shape[1]}; give both "
+            f"{path}: id_logits has {known.shape[1]} columns, but {side}logits {others.shape[1]}; give both "
             "over the same classes"
         )
     if {row.tobytes() for row in others} <= {row.tobytes() for row in known}:
         raise DataError(
-            f"{path}: each row of ood_logits is a row of id_logits, too; give the logits of other images as "
-            "ood_logits"
+            f"{path}: each row of {side}logits is a row of id_logits, too; give the logits of other images "
+            f"as {side}logits"
         )
 
 
 def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Inputs) -> np.ndarray:
-    cosines, shape = _logits(path, arrays, f"{side}_cosines"), logits.features.shape
+    cosines, shape = _logits(path, arrays, f"{side}cosines"), logits.features.shape
     if cosines.shape != shape:
-        raise DataError(f"{path}: {side}_cosines has shape {cosines.shape}, {side}_logits {shape}")
+        raise DataError(f"{path}: {side}cosines has shape {cosines.shape}, {side}logits {shape}")
     beyond = np.flatnonzero((abs(cosines) > 1 + ROUNDING).any(axis=1))
     if beyond.size:
         row = cosines[beyond[0]]
         raise DataError(
-            f"{path}: row {beyond[0]} of {side}_cosines holds {row[abs(row).argmax()]:g}, and a cosine is "
+            f"{path}: row {beyond[0]} of {side}cosines holds {row[abs(row).argmax()]:g}, and a cosine is "
             "-1 to 1; give cosines before any scale, not logits"
         )
     return cosines

@@ -8,18 +8,11 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.given import Given
-from clipjax.tasks import ood
 
-# Tasks whose `correct` may be true by another label than the first, which alone is in the table.
-SEVERAL = ("vid_robust", "calibration")
-BOOLS = ("tied", "correct", "in_distribution", "annotated", "prototype", "conflict", "confused")
-
+# Columns that all tasks share; a task adds its own (`Predictions.bools`, `Predictions.ranges`).
+BOOLS = ("tied", "correct", "in_distribution")
 ROUNDING = 1e-6  # how far rounding to float32 may take a number out of its range; confidences stay within
 PROBABILITY = (0.0, 1.0)
-# OOD scores -> the smallest and the largest value; the others have no bounds.
-SCORE_RANGES = dict.fromkeys(("msp", "mcm", "msp_confused"), PROBABILITY)
-SCORE_RANGES |= {"negative_entropy": (-math.inf, 0.0)}
-# The same of the columns of every task.
 _OF_STATE = {"confidence": PROBABILITY, "nll": (0.0, math.inf), "brier": (0.0, 2.0)}
 RANGES = {f"{name}_{state}": ends for name, ends in _OF_STATE.items() for state in ("before", "after")}
 RANGES |= {"confidence": PROBABILITY}
@@ -36,17 +29,15 @@ def check_table(given: Given, columns: Table) -> Table:
             `correct` contradicts the classes or `correct_top5`, an OOD image's class has no name; names the
             row.
     """
-    columns, is_ood = dict(columns), given.task.name == "ood"
-    ranges = RANGES | (SCORE_RANGES if is_ood else {})
+    columns, own = dict(columns), given.task.predictions
+    bools, ranges = (*BOOLS, *own.bools), {**RANGES, **own.ranges}
     for name in columns:
-        if name in BOOLS or name.startswith("correct_"):
+        if name in bools or name.startswith("correct_"):
             _check_bools(given, name, columns[name])
         elif name in ("label", "prediction"):
             columns[name] = _classes(given, name, columns)
         elif name in ranges and not (name.endswith("_after") and _has_no_temperature(columns)):
             _check_range(given, name, columns[name], *ranges[name])
-        elif is_ood and name in ood.SCORES:
-            _check_range(given, name, columns[name])
     if "correct" in columns:
         _check_correct(given, columns)
     if "ood_class" in columns and "in_distribution" in columns:
@@ -68,9 +59,7 @@ def _check_bools(given: Given, name: str, values: list[Any]) -> None:
             raise _wrong(given, row, name, value, "it must be a bool, true or false")
 
 
-def _check_range(
-    given: Given, name: str, values: list[Any], low: float = -math.inf, high: float = math.inf
-) -> None:
+def _check_range(given: Given, name: str, values: list[Any], low: float, high: float) -> None:
     slack = 0.0 if name.startswith("confidence") else ROUNDING
     ends = {(False, False): "", (True, False): f", {low:g} or more", (False, True): f", {high:g} or less"}
     expected = ends.get((math.isfinite(low), math.isfinite(high)), f", {low:g} to {high:g}")
@@ -123,7 +112,7 @@ def _check_right(given: Given, columns: Table, row: int) -> None:
     else:
         right, what = prediction == label, f"the label is {label}"
         # What a run of ours wrote may know further labels of the image, too.
-        if correct and not right and (given.run or given.task.name in SEVERAL):
+        if correct and not right and (given.run or given.task.predictions.several_labels):
             return
     if correct != right:
         advice = "" if right else ", or give all right labels of an image as a list in a column `accepted`"

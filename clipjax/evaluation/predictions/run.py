@@ -43,10 +43,10 @@ from clipjax.checkpoints.registry import model_card, model_ids
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.predictions.arrays import ARRAYS, read_arrays
+from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.given import Given, Read, check_ids, with_file
-from clipjax.evaluation.predictions.tables import CSV, read_table
+from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
 from clipjax.evaluation.run import check_bootstrap
 from clipjax.evaluation.subject import annotations_path
@@ -60,8 +60,6 @@ from clipjax.tasks.task import About, Outcome, Task, find_task
 
 # What a run beside its per-image table knows of the images.
 OF_RUN = ("sample", "part", "id_part", "skipped", "precision")
-# The data set of a task that has one.
-DATASETS = {"imagenet_x": "imagenet_x", "shape_bias": "cue_conflict"}
 
 
 def evaluate_predictions(
@@ -147,9 +145,9 @@ def _check_file(path: Path) -> None:
 def _reader(path: Path, task: Task) -> Read:
     """What reads the file into per-image columns, by its ending."""
     readers: dict[str, Read] = {".parquet": read_table}
-    if task.name in CSV:
-        readers[".csv"] = CSV[task.name]
-    if task.name in ARRAYS:
+    if task.predictions.csv is not None:
+        readers[".csv"] = read_csv_table
+    if task.predictions.arrays:
         readers[".npz"] = read_arrays
     if path.suffix not in readers:
         raise UsageError(f"{path}: the task {task.name!r} takes predictions as {', '.join(readers)}")
@@ -166,7 +164,7 @@ def _given(
     seed: int,
 ) -> Given:
     run = _run_beside(path)
-    card, name = _card(dataset, run.get("dataset"), DATASETS.get(task.name))
+    card, name = _card(dataset, run.get("dataset"), task.predictions.dataset)
     columns_of = None if labels is None else load_labels(labels)
     of_card = None if card is None else label_spaces(card)[0]
     space = (columns_of or of_card) if dataset is None else (of_card or columns_of)

@@ -53,3 +53,6 @@ def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
         panel.grid(visible=False, axis="y")
         figure.legend(loc="outside lower right", ncols=3, frameon=False)
     return save_figure(figure, out)
+
+
+FIGURES = {"shape_bias": lambda rows, images, out: shape_bias_figure(rows, out)}

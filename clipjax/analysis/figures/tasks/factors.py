@@ -69,3 +69,6 @@ def _by_difficulty(ratios: dict[tuple[str, str], Row]) -> list[str]:
 def _label(factor: str, ratios: dict[tuple[str, str], Row]) -> str:
     images = max(row["n"] for (_, name), row in ratios.items() if name == factor)
     return f"{factor.replace('_', ' ')} ({images:,})"
+
+
+FIGURES = {"imagenet_x": lambda rows, images, out: factor_figure(rows, out)}

@@ -149,3 +149,9 @@ def _score_panel(panel: Axes, values: np.ndarray, inside: np.ndarray) -> None:
     panel.ticklabel_format(useOffset=False)
     panel.locator_params(axis="x", nbins=4)
     panel.grid(visible=False)
+
+
+FIGURES = {
+    "calibration": lambda rows, images, out: reliability_figure(rows, out),
+    "ood": lambda rows, images, out: ood_figure(rows, images(), out),
+}

@@ -1,0 +1,50 @@
+"""The figure of one run: found by the run's task among the modules of `clipjax.analysis.figures.tasks`."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from clipjax.analysis.figures import tasks
+from clipjax.errors import UsageError
+
+Row = dict[str, Any]
+
+
+class Draw(Protocol):
+    """Draws the rows of a run to `out` (.png and .pdf are put behind it), and returns the files written.
+
+    images: reads the run's per-image table, column name -> values.
+    """
+
+    def __call__(
+        self, rows: Sequence[Row], images: Callable[[], Mapping[str, Any]], out: Path
+    ) -> list[Path]: ...
+
+
+@functools.cache
+def run_figures() -> dict[str, Draw]:
+    """Task -> what draws a run of it: the `FIGURES` of every module.
+
+    Raises:
+        ValueError: two modules draw one task (a mistake of the programmer, not of the user).
+    """
+    found: dict[str, Draw] = {}
+    for module in pkgutil.iter_modules(tasks.__path__):
+        own = getattr(importlib.import_module(f"{tasks.__name__}.{module.name}"), "FIGURES", {})
+        if both := found.keys() & own.keys():
+            raise ValueError(f"two modules draw a run of {min(both)!r}, one of them {module.name}")
+        found |= own
+    return found
+
+
+def figure_of(run: str, task: str) -> Draw:
+    """What draws the run. Raises UsageError for a task without a figure, with those that have one."""
+    if task not in run_figures():
+        known = ", ".join(sorted(run_figures()))
+        raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")
+    return run_figures()[task]

@@ -1,0 +1,60 @@
+"""Images without labels, anywhere below a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from etils import epath
+
+from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest
+from clipjax.data.readers.label_values import Names
+from clipjax.data.readers.reader import IMAGES, Reader
+from clipjax.data.readers.walk import Walk
+from clipjax.errors import DataError
+from clipjax.storage.reading import exists
+
+
+def read_flat(
+    root: epath.Path,
+    label_names: Names = None,
+    *,
+    columns: dict[str, str] | None = None,
+    extensions: Sequence[str] = (),
+) -> Manifest:
+    """Every image below `root`, without labels.
+
+    Args:
+        columns: as in `read_folder`.
+        extensions: what images may end in beside the usual, e.g. ".gif" (whose first frame is the image).
+    """
+    known = (*IMAGE_EXTENSIONS, *extensions)
+    ids = tuple(sorted(Walk(root).files(known)))
+    if not ids:
+        raise DataError(f"{root} holds no images ({', '.join(known)})")
+    names = None if label_names is None else tuple(label_names)
+    found = columns_from_names(root, ids, columns or {})
+    return Manifest(ids, FileOpener(str(root), ids), columns=found, label_names=names)
+
+
+def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
+    """A column a pattern: what its first group finds in each id.
+
+    Raises:
+        DataError: a pattern is no regular expression, or an id has nothing of it; names the image.
+    """
+    columns = {}
+    for column, pattern in patterns.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DataError(f"the pattern {pattern!r} of the column {column!r} is wrong: {error}") from None
+        matches = [(name, re.search(pattern, name)) for name in ids]
+        wrong = [name for name, match in matches if match is None]
+        if wrong:
+            raise DataError(f"{root / wrong[0]}: its name has no {column} (expected {pattern})")
+        columns[column] = [match[1] for _, match in matches if match is not None]
+    return columns
+
+
+READER = Reader(read_flat, IMAGES, exists, asked=4)

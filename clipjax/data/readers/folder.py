@@ -1,0 +1,143 @@
+"""Images in a folder a class, as ImageNet val."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from clipjax.data.manifest import IMAGE_EXTENSIONS, FileOpener, Manifest
+from clipjax.data.readers.flat import columns_from_names
+from clipjax.data.readers.label_values import Names
+from clipjax.data.readers.reader import CLASS_FOLDERS, Reader
+from clipjax.data.readers.walk import Walk, folders_in, list_folder
+from clipjax.errors import DataError, UsageError
+from clipjax.storage.reading import exists
+
+
+def read_folder(
+    root: epath.Path,
+    label_names: Names = None,
+    *,
+    folder_is_index: bool = False,
+    ignore_unknown: bool = False,
+    allow_missing: bool = False,
+    columns: dict[str, str] | None = None,
+) -> Manifest:
+    """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside the folders are ignored.
+
+    A class folder may be a link; no folder may be reached twice (`clipjax.data.readers.walk`).
+
+    Args:
+        root: the folder of class folders.
+        label_names: folder names in label order; every one must be there and no other. Without them the
+            labels follow the sorted folder names (by value where all are numbers).
+        folder_is_index: the folder names are the labels themselves, 0 .. K-1 (ImageNet-V2).
+        ignore_unknown: folders that are no label are left out (ObjectNet's 200 beside ImageNet's classes).
+        allow_missing: some labels have no folder (the parts of ImageNet-D).
+        columns: column name -> regular expression whose first group, found in the image's relative path, is
+            the value.
+
+    Raises:
+        DataError: class folders that are missing, unexpected, empty or unreadable (named), no image at all,
+            links in a circle.
+    """
+    found = folders_in(root)
+    if not found:
+        hint = f"; {root.name} is a class itself: give its parent" if root.name in (label_names or ()) else ""
+        raise DataError(f"{root} holds no class folders; expected {root}/<class>/<image>{hint}")
+    if all(name.isdecimal() for name in found):
+        found.sort(key=int)
+    if folder_is_index:
+        folders = [str(i) for i in range(len(found) if label_names is None else len(label_names))]
+        spelled = {str(int(name)) if name.isdecimal() else name: name for name in found}
+    else:
+        folders = list(found if label_names is None else label_names)
+        spelled = {name: name for name in found}
+    _same_folders(root, folders, spelled, ignore_unknown=ignore_unknown, allow_missing=allow_missing)
+
+    labelled, walk = [], Walk(root)
+    for label, name in enumerate(folders):
+        if name not in spelled:
+            continue
+        images = list(walk.files(IMAGE_EXTENSIONS, spelled[name]))
+        if not images:
+            raise DataError(f"the class folder {root / spelled[name]} holds no images")
+        labelled += [(image, label) for image in images]
+    labelled.sort()
+    ids = [image for image, _ in labelled]
+    return Manifest(
+        tuple(ids),
+        FileOpener(str(root), tuple(ids)),
+        labels=np.array([label for _, label in labelled], np.int32),
+        columns=columns_from_names(root, ids, columns or {}),
+        label_names=tuple(folders if label_names is None else label_names),
+    )
+
+
+def _same_folders(
+    root: epath.Path,
+    expected: Sequence[str],
+    found: dict[str, str],
+    *,
+    ignore_unknown: bool = False,
+    allow_missing: bool = False,
+) -> None:
+    """Raises DataError naming folders that are missing or unexpected, and where they may lie instead."""
+    missing = [name for name in expected if name not in found]
+    extra = sorted(found[name] for name in found.keys() - set(expected))
+    nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
+    wrong = [
+        f"{what} {_some(names)}"
+        for what, names, allowed in (
+            ("missing", missing, allow_missing and len(missing) < len(set(expected))),
+            ("unexpected", extra, ignore_unknown),
+        )
+        if names and not allowed
+    ]
+    if wrong:
+        raise DataError(f"{root}: wrong class folders: {'; '.join(wrong)}{nested}")
+
+
+def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
+    """A hint where (most of) the class folders lie one folder deeper, as archives like to unpack."""
+    fits: dict[tuple[int, int], list[str]] = {}
+    for name in folders:
+        inside = set(folders_in(root / name))
+        if known := len(inside & expected):
+            fits.setdefault((known, -len(inside - expected)), []).append(name)
+    if not fits:
+        return ""
+    best = fits[max(fits)]
+    if len(best) > 1:  # any one of them would be a guess
+        return f"; class folders lie in {_some([str(root / name) for name in best])}: give one of them"
+    return f"; class folders lie in {root / best[0]}: give that folder"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8])
+    return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
+
+
+def _recognises(path: Path) -> bool:
+    """Images in folders of their classes; images in the folder itself beside them would lose their labels."""
+    if not exists(path):
+        return False
+    entries = sorted(list_folder(path))
+    stray = next(
+        (name for name, kind in entries if kind != "folder" and name.lower().endswith(IMAGE_EXTENSIONS)), None
+    )
+    if stray is None:
+        return True
+    for folder in (name for name, kind in entries if kind == "folder"):
+        if next(Walk(path).files(IMAGE_EXTENSIONS, folder), None):
+            raise UsageError(
+                f"{path} holds an image ({stray}) beside folders of images ({folder}): move one of "
+                "them away, or name a card, for class folders `--dataset folder`"
+            )
+    return False
+
+
+READER = Reader(read_folder, CLASS_FOLDERS, _recognises, asked=3)

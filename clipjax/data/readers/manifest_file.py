@@ -1,0 +1,93 @@
+"""A CSV, TSV or JSONL file with one image a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from clipjax.data.manifest import FileOpener, Manifest, missing_files
+from clipjax.data.readers.label_values import Names, number_labels
+from clipjax.data.readers.reader import Reader
+from clipjax.errors import DataError
+from clipjax.storage.buckets import BucketPath
+from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_jsonl, read_text
+
+
+def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
+    """A CSV, TSV or JSONL file with one image a row; other columns (captions, groups, ...) are kept.
+
+    The column `path` is relative to the file; `label` is an int or a class name; `id` replaces the path as
+    the image's id, and is needed where one image has several rows. A JSONL value may be a list (several
+    captions).
+
+    Args:
+        root: the file, or its folder if `file` is given.
+        label_names: class names in label order. Without them, labels given as names are numbered in sorted
+            order.
+        file: the file's name below `root`.
+
+    Raises:
+        DataError: with file and line: a row that does not parse or lacks a value, an image that does not
+            exist, a label outside the set, an id that occurs twice.
+    """
+    path = root / file if file else root
+    ids: dict[str, str] = {}
+    paths: list[str] = []
+    raw_labels: list[tuple[Any, str]] = []
+    columns: dict[str, list] | None = None
+    for where, row in _rows(path):
+        if "path" not in row:
+            named = ", ".join(map(repr, row))
+            raise DataError(f"{where}: there is no column 'path' with the image; the columns are {named}")
+        image = row.pop("path")
+        if not isinstance(image, str) or not image:
+            raise DataError(f"{where}: no value for 'path'")
+        if not isinstance(path, BucketPath) and not is_file(path.parent / image):
+            raise _no_image(where, image, path)
+        key = row.pop("id", image)
+        if not isinstance(key, str | int):
+            raise DataError(f"{where}: 'id' is {key!r}; it must be a text or a whole number")
+        key = str(key)
+        if key in ids:
+            hint = "give each row its own 'id', or one row a list of captions"
+            raise DataError(f"{where}: {key!r} is also in {ids[key].rsplit('/', 1)[-1]}; {hint}")
+        ids[key] = where
+        paths.append(image)
+        if "label" in row:
+            raw_labels.append((row.pop("label"), where))
+        columns = {name: [] for name in row} if columns is None else columns
+        if row.keys() != columns.keys() or len(raw_labels) not in (0, len(paths)):
+            raise DataError(f"{where}: its columns differ from those of the first row")
+        for name, value in row.items():
+            columns[name].append(value)
+    if columns is None:
+        raise DataError(f"{path} lists no images")
+    if isinstance(path, BucketPath) and (missing := missing_files(path.parent, paths)):
+        raise _no_image(list(ids.values())[paths.index(missing[0])], missing[0], path)
+    labels, names = number_labels(raw_labels, label_names)
+    opener = FileOpener(str(path.parent), tuple(paths))
+    return Manifest(tuple(ids), opener, labels=labels, columns=columns, label_names=names)
+
+
+def _no_image(where: str, image: str, path: epath.Path) -> DataError:
+    return DataError(f"{where}: the image {image} does not exist in {path.parent}")
+
+
+def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) of a CSV, TSV or JSONL file."""
+    if is_dir(path):
+        raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
+    if not exists(path):
+        raise DataError(f"{path} does not exist; give a .csv, .tsv or .jsonl file with a 'path' column")
+    if path.suffix == ".jsonl":
+        rows = read_jsonl(path)
+    elif path.suffix in (".csv", ".tsv"):
+        rows = numbered_csv(read_text(path), path, "," if path.suffix == ".csv" else "\t")
+    else:
+        raise DataError(f"{path}: expected a .csv, .tsv or .jsonl file")
+    return ((f"{path}:{number}", dict(row)) for number, row in rows)
+
+
+READER = Reader(read_manifest_file, recognises=is_file, asked=2)

@@ -1,0 +1,35 @@
+"""Cells of a CSV file of predictions -> numbers."""
+
+from __future__ import annotations
+
+import math
+
+from clipjax.data.labels import LabelSpace
+from clipjax.errors import DataError
+
+
+def class_number(text: str, column: str, space: LabelSpace, where: str) -> int:
+    """A class as a whole number, also one that a table of floats wrote ("394.0").
+
+    Raises:
+        DataError: it is no class of `space`; names `where` and the column.
+    """
+    value = _number(text)
+    if not (value.is_integer() and 0 <= value < len(space)):
+        raise DataError(f"{where}: {column} is {text!r}; it must be 0..{len(space) - 1} ({space.name})")
+    return int(value)
+
+
+def probability(text: str, column: str, where: str) -> float:
+    """Raises DataError for what is not a number from 0 to 1; names `where` and the column."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise DataError(f"{where}: {column} is {text!r}; it must be 0 to 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,68 @@
+"""Collections: several tasks under one name, from configs/collections.toml. Imports no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+from clipjax.config import config_dir
+from clipjax.data.cards import DatasetCard
+from clipjax.errors import DataError
+from clipjax.storage.reading import read_toml
+from clipjax.tasks.task import task_names, unknown_task
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Several tasks under one name.
+
+    Attributes:
+        tasks: which.
+        section: of the paper.
+        prompts: the prompt sets that each is run with; empty: each data set's own.
+        corrupted: also on the copies of a data set that are corrupted (3DCC's sixty), those with a variant
+            `corruption`.
+    """
+
+    tasks: tuple[str, ...]
+    section: str = ""
+    prompts: tuple[str, ...] = ()
+    corrupted: bool = True
+
+    def takes(self, card: DatasetCard, task: str) -> bool:
+        return task in card.tasks and (self.corrupted or "corruption" not in card.variant)
+
+
+@functools.cache
+def collections() -> dict[str, Collection]:
+    """Every collection by its name. Raises DataError naming the file and the key that is wrong."""
+    path = config_dir() / "collections.toml"
+    return {name: _collection(f"{path}: {name}", record) for name, record in read_toml(path).items()}
+
+
+def _collection(where: str, record: Any) -> Collection:
+    known = [field.name for field in dataclasses.fields(Collection)]
+    if not isinstance(record, dict) or "tasks" not in record or not record.keys() <= set(known):
+        raise DataError(f"{where}: give a table with the keys {', '.join(known)}, all but tasks as needed")
+    if unknown := set(record["tasks"]) - set(task_names()):
+        raise DataError(f"{where}: there is no task {min(unknown)!r}")
+    keys: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
+    return Collection(**keys)
+
+
+def collection(name: str) -> Collection:
+    """What a name stands for: a collection, all tasks, or one.
+
+    Raises:
+        UsageError: it is neither, with the nearest names.
+    """
+    if name in collections():
+        return collections()[name]
+    if name == ALL:
+        return Collection(task_names())
+    if name not in task_names():
+        raise unknown_task(name, [*task_names(), *collections(), ALL])
+    return Collection((name,))
