@@ -38,7 +38,8 @@ from clipjax.analysis.rows.cells import Column, RowIndex, Term
 from clipjax.analysis.rows.points import points
 from clipjax.analysis.trends.trends import effective_robustness, fit_points
 from clipjax.results.merge import merge_results
-from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.published import read_numbers
+from clipjax.results.published_rows import published_rows
 from clipjax.results.store import ResultStore, Row, new_run_id
 from clipjax.results.tables import summary_table
 

@@ -1,15 +1,12 @@
-"""Where configs/ lies, and which plug-ins a folder of modules holds.
-
-The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the
-package.
-"""
+"""What ships with clipjax and where it is, which plug-ins a folder of modules holds, and the user's cache."""
 
 from __future__ import annotations
 
 import functools
+import os
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from clipjax.errors import DataError
@@ -17,7 +14,11 @@ from clipjax.errors import DataError
 
 @functools.cache
 def config_dir() -> Path:
-    """The folder with models.csv, archs/, datasets/, prompts/, labels/ and tokenizers/."""
+    """The folder with models.csv, archs/, datasets/, prompts/, labels/ and tokenizers/.
+
+    The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the
+    package. Raises DataError where it is in neither place.
+    """
     package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):
         if (candidate / "models.csv").is_file():
@@ -37,3 +38,8 @@ def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
         if not module.ispkg and re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
             found[module.name] = None
     return tuple(sorted(found))
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's cache: $CLIPJAX_CACHE, else ~/.cache/clipjax."""
+    return Path(environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")

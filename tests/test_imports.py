@@ -67,6 +67,7 @@ CIRCLES: set[str] = {
 }
 # May import inside functions, so that a command starts fast; all others import when they are loaded.
 LAZY_ROOMS = ("commands", "cli", "demo", "")
+# `doctor.data` stays: a doctor that loaded JAX could not say that JAX is broken.
 LAZY: set[tuple[str, str]] = {
     ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.load"),
     ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.model"),
@@ -88,21 +89,9 @@ LAZY: set[tuple[str, str]] = {
     ("clipjax.checkpoints.opening", "converters.sources"),
     ("clipjax.checkpoints.tokenizer_files", "converters.hub"),
     ("clipjax.doctor.data", "clipjax.checkpoints.registry"),
-    ("clipjax.doctor.data", "clipjax.data.cards"),
     ("clipjax.doctor.data", "clipjax.evaluation.collection"),
     ("clipjax.evaluation.run", "clipjax.checkpoints.load"),
-    ("clipjax.finetune.method", "clipjax.finetune.methods"),
-    ("clipjax.models.arch", "clipjax.models"),
-    ("clipjax.results.published", "clipjax.checkpoints.registry"),
-    ("clipjax.results.published", "clipjax.data.cards"),
     ("clipjax.sweep.models", "clipjax.evaluation.subject"),
-    ("clipjax.verification.crosscheck.reference", "converters.hub"),
-    ("clipjax.verification.crosscheck.run", "clipjax.checkpoints.load"),
-    ("clipjax.verification.parity", "converters.engine"),
-    ("clipjax.verification.parity", "converters.sources"),
-    ("clipjax.verification.verify", "clipjax.checkpoints.load"),
-    ("clipjax.verification.verify", "clipjax.checkpoints.native"),
-    ("clipjax.verification.verify", "converters.foreign.templates"),
 }
 
 

@@ -37,10 +37,11 @@ from clipjax.checkpoints.native import (
     write_folder,
     write_tensors,
 )
+from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath
 from clipjax.storage.buckets import place as placed
-from clipjax.storage.digests import cache_dir, sha256_bytes, sha256_files, sha256_json
+from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.writing import restore_folder
 
 if TYPE_CHECKING:

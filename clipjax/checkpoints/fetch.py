@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.native import CARD
+from clipjax.config import cache_dir
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import BucketPath, place
-from clipjax.storage.digests import cache_dir, sha256_json
+from clipjax.storage.digests import sha256_json
 from clipjax.storage.publishing import is_unfinished
 from clipjax.storage.writing import flush, restore_folder, writing
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.registry_rows import registry
+from clipjax.config import cache_dir
 from clipjax.errors import DataError
-from clipjax.storage.digests import cache_dir
 from clipjax.storage.reading import is_file, read_json
 from clipjax.storage.writing import write_bytes
 

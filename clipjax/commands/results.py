@@ -114,7 +114,8 @@ def import_published(
     clipjax results import open_clip/docs --source open_clip
     clipjax results import imagenet-testbed/robustness_top1s.csv --source testbed
     """
-    from clipjax.results.published import published_rows, read_numbers
+    from clipjax.results.published import read_numbers
+    from clipjax.results.published_rows import published_rows
     from clipjax.results.store import ResultStore
 
     found = [number for file in files for number in read_numbers(source, file, registered=registered)]

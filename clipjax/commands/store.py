@@ -85,14 +85,14 @@ def _existing(store: Path | None, pixels: bool) -> Path:
 
 def store_root(store: Path | None) -> Path:
     """The store a command uses: --store, else the user's cache."""
-    from clipjax.storage.digests import cache_dir
+    from clipjax.config import cache_dir
 
     return store if store is not None else cache_dir() / "store"
 
 
 def _cached_pixels() -> Path:
     """Apart from the embeddings: those are small and cost more to make, so each has a budget of its own."""
-    from clipjax.storage.digests import cache_dir
+    from clipjax.config import cache_dir
 
     return cache_dir() / "pixels"
 

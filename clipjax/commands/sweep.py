@@ -116,7 +116,7 @@ def sweep(
         join_processes()
     _use_compile_cache(not no_compile_cache)
 
-    from clipjax.devices.sharding import on_all
+    from clipjax.devices.agreement import on_all
     from clipjax.storage.store import Store
     from clipjax.sweep.plan import make_plan
     from clipjax.sweep.run import Settings
@@ -149,7 +149,7 @@ def sweep(
 def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
     import jax
 
-    from clipjax.devices.sharding import on_all
+    from clipjax.devices.agreement import on_all
     from clipjax.results.store import ResultStore
     from clipjax.sweep.run import complete, run_sweep
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError, counted
-
-if TYPE_CHECKING:
-    from clipjax.data.cards import DatasetCard
 
 _FLOAT32 = 4
 NAMED = 12  # data sets named in one line
@@ -102,8 +99,6 @@ def _images(data_root: Path) -> Iterator[int]:
 
 def _count(card: DatasetCard, root: Path) -> int:
     """Images of a data set whose card gives no number; 0 if unreadable, which `check_data` reports."""
-    from clipjax.data.cards import load_dataset
-
     try:
         return len(load_dataset(card, root).manifest)
     except ClipjaxError:

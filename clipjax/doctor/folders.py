@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipjax.config import cache_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
-from clipjax.storage.digests import cache_dir
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
 

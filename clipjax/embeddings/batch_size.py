@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from clipjax.config import cache_dir
 from clipjax.data.pixels.decoders import AUTO
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
 from clipjax.embeddings.params import device_memory
@@ -27,7 +28,7 @@ from clipjax.errors import DataError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import Precision
 from clipjax.progress import progress_bar
-from clipjax.storage.digests import cache_dir, sha256_json
+from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
 

@@ -19,12 +19,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.checkpoints.model import token_ids, unit_norm
+from clipjax.config import cache_dir
 from clipjax.data.pixels.preprocess import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network, Precision, known_precision
-from clipjax.storage.digests import cache_dir
 
 TEXT_BATCH = 32  # texts a device takes in one step
 

@@ -23,7 +23,7 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import AUTO, Workers
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.devices.sharding import failed_process, first_decides, largest_everywhere
+from clipjax.devices.agreement import failed_process, first_decides, largest_everywhere
 from clipjax.embeddings.batch_size import IMAGE_BATCH, BatchSize
 from clipjax.embeddings.forward import OutOfMemoryError, enable_compile_cache, text_encoder
 from clipjax.embeddings.params import check_params

@@ -18,7 +18,7 @@ import numpy as np
 from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.devices.sharding import assert_same_everywhere, first_decides, first_writes
+from clipjax.devices.agreement import assert_same_everywhere, first_decides, first_writes
 from clipjax.embeddings import batch_size
 from clipjax.embeddings.batch_size import AUTO, IMAGE_BATCH, BatchSize
 from clipjax.embeddings.forward import choose_params
@@ -26,7 +26,8 @@ from clipjax.embeddings.params import REPLICATED, placements
 from clipjax.embeddings.stream import Passenger, Span, Stream
 from clipjax.errors import DataError, UsageError
 from clipjax.models import FORWARD_VERSION
-from clipjax.storage.store import Entry, Store, check_finite, key_hash
+from clipjax.storage.entry import Entry, check_finite, key_hash
+from clipjax.storage.store import Store
 
 SHARD_ROWS = 512  # at most: what a killed run loses, and a file of 1 MB for embeddings of 512 numbers
 SHARDS = 8  # at least, for a data set of more batches than that: a small one can be resumed too

@@ -18,7 +18,7 @@ import jax
 
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.devices.sharding import assert_same_everywhere, on_all
+from clipjax.devices.agreement import assert_same_everywhere, on_all
 from clipjax.embeddings.images import IMAGE_BATCH, EmbedStats, embed_many
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.run import hash_images

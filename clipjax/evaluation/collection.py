@@ -22,7 +22,7 @@ from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.labels import PromptSet, load_prompts
-from clipjax.devices.sharding import on_all
+from clipjax.devices.agreement import on_all
 from clipjax.embeddings.images import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead

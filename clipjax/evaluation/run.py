@@ -26,7 +26,7 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
-from clipjax.devices.sharding import on_all
+from clipjax.devices.agreement import on_all
 from clipjax.embeddings.images import BatchSize, Embeddings, check_settings, embed_images
 from clipjax.embeddings.params import check_params
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts

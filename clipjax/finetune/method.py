@@ -25,6 +25,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.decoders import Workers
 from clipjax.devices.sharding import DP, Rules
 from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.finetune import methods
 from clipjax.finetune.data.shots import Shots
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit
 from clipjax.finetune.recipe import Recipe
@@ -192,8 +193,6 @@ class Method:
 @functools.cache
 def all_methods() -> dict[str, Method]:
     """Every method by name."""
-    from clipjax.finetune import methods
-
     found: dict[str, Method] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)

@@ -28,7 +28,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.naming import taken_names
 from clipjax.data.cards import Dataset
-from clipjax.devices.sharding import first_writes
+from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.shots import Shots, draw_shots, hold_out, read_shots, write_shots
 from clipjax.finetune.data.splits import (

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+import clipjax.models
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
@@ -108,8 +109,6 @@ class Arch:
 @functools.cache
 def families() -> dict[str, Family]:
     """Every family by name, found by scanning `clipjax.models`; two of one name are refused."""
-    import clipjax.models
-
     found: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.{module.name}"), "FAMILY", None)

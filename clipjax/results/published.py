@@ -1,7 +1,7 @@
-"""Published tables of other projects -> scores of registered models, and result rows of origin "published".
+"""Published tables of other projects -> scores of registered models, and numbers of all models.
 
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
-    ResultStore("results").add(published_rows(numbers))
+    ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
 
 Which column of which file is which number of ours says configs/reference_sources.toml, and what is known of
 models that are not registered configs/published_models.toml. From a checkout, `python -m
@@ -18,23 +18,18 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from clipjax.config import config_dir
+from clipjax.data.cards import read_card
 from clipjax.errors import DataError, unknown_name
-from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.results.published_models import facts
 from clipjax.results.references import FIELDS, Score, scores, sources
-from clipjax.results.store import SCHEMA_VERSION, Row, model_facts, new_run_id
-from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import is_dir, is_file, read_csv
 
 QUICKGELU = "-quickgelu"
-METHOD = "clopper_pearson_of_rounded"  # of the count of images that the published value is nearest to
 
 Name = tuple[str, ...]
 
@@ -174,8 +169,6 @@ def _column(record: Mapping[str, Any], title: str) -> _Column:
 
 @functools.cache
 def _images(dataset: str) -> int | None:
-    from clipjax.data.cards import read_card
-
     return read_card(dataset).images
 
 
@@ -296,67 +289,6 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
         note="; ".join(filter(None, notes)) or None,
     )
     return Number(score, column.n, model.facts)
-
-
-def published_rows(numbers: Sequence[Number]) -> list[Row]:
-    """Result rows of one run: what is not known of a published number is null. Loads JAX (the registry)."""
-    from clipjax.checkpoints.registry import model_card
-
-    unknown = (
-        "task_version",
-        "aggregates",
-        "sample",
-        "skipped",
-        "reference",
-        "precision",
-        "per_device_batch",
-    )
-    unknown += ("versions", "xla_flags", "device", "git_revision", "wall_time", "compile_count")
-    common = {
-        **dict.fromkeys(unknown),
-        "schema_version": SCHEMA_VERSION,
-        "run_id": new_run_id(),
-        "origin": "published",
-    }
-    known: dict[str, Mapping[str, Any]] = {}
-    rows = []
-    for number, interval in zip(numbers, _intervals(numbers)):
-        score = number.score
-        if score.model not in known:
-            own = model_facts(model_card(score.model)) if number.facts is None else number.facts
-            known[score.model] = own
-        rows.append(
-            common | _fields(score) | {"n": number.n, "interval": interval, "model_facts": known[score.model]}
-        )
-    return rows
-
-
-def _fields(score: Score) -> Row:
-    task, dataset, part, metric = score.key[1:]
-    recipe = {"source": score.source, "model": score.model, "task": task, "dataset": dataset}
-    recipe |= {"slice": part, "metric": metric, "convention": score.convention}
-    return {
-        "recipe_hash": sha256_json(recipe),
-        "recipe": recipe,
-        "task": task,
-        "dataset": dataset,
-        "slice": part,
-        "model": score.model,
-        "metric": metric,
-        "value": score.value,
-        "note": score.note,
-        "convention": {"source": score.source} | score.pairs,
-    }
-
-
-def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
-    """Of the counts that the values are nearest to: a published value is rounded."""
-    n = np.array([number.n or 1 for number in numbers])
-    values = np.array([number.score.value for number in numbers])
-    limits = clopper_pearson_limits(np.rint(values * n), n)
-    for number, lo, hi in zip(numbers, *(side.tolist() for side in limits)):
-        known = {"lo": lo, "hi": hi, "level": LEVEL, "method": METHOD}
-        yield None if number.n is None else known
 
 
 def as_csv(found: Iterable[Score]) -> str:

@@ -18,11 +18,12 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
 
@@ -51,11 +52,6 @@ class Version(NamedTuple):
     def is_settled(self, now_ns: int) -> bool:
         """Whether a change after `now_ns` is sure to give another version; on a bucket every change does."""
         return not any(self[2:]) or max(self.mtime_ns, self.ctime_ns) + SETTLED_NS < now_ns
-
-
-def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where clipjax keeps what it can make again: $CLIPJAX_CACHE, else ~/.cache/clipjax."""
-    return Path(environ.get("CLIPJAX_CACHE") or Path.home() / ".cache" / "clipjax")
 
 
 def sha256_bytes(data: bytes) -> str:

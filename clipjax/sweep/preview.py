@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
 from clipjax.errors import ClipjaxError, counted
-from clipjax.storage.store import key_hash
+from clipjax.storage.entry import key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from clipjax.checkpoints.load import load_model
 from clipjax.data.pixels.decoders import Workers
 from clipjax.data.pixels.pixel_store import PixelStore
-from clipjax.devices.sharding import assert_same_everywhere, failed_process, on_all
+from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.forward import Program, compiled
 from clipjax.embeddings.images import BatchSize, EmbedStats, check_settings
 from clipjax.embeddings.params import check_params, mesh_to_load

@@ -23,7 +23,8 @@ from clipjax.evaluation.subject import NotApplicableError, Request, Subject, not
 from clipjax.models.network import known_precision
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.store import EntryInfo, Store, key_hash
+from clipjax.storage.entry import key_hash
+from clipjax.storage.store import EntryInfo, Store
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan

@@ -42,6 +42,8 @@ from clipjax.models.network import Network
 from clipjax.models.parity_record import empty_record, read_record, record_path
 from clipjax.progress import progress_bar
 from clipjax.verification.verify import Report, compare, random_inputs, read_golden
+from converters.engine import ConversionError, detect_table, flatten, plan_conversion
+from converters.sources import open_source
 
 EQUAL = "equal"
 SEED, BATCH = 0, 3
@@ -231,8 +233,6 @@ class _Described:
 
 
 def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from converters.engine import flatten
-
     target = Network(load_arch(subject.arch)).abstract_params()
     facts = {"keys": 0, "params": sum(math.prod(leaf.shape) for leaf in flatten(target).values())}
     for name, answer in zip(subject.names, answers):
@@ -245,8 +245,6 @@ def _full_size(subject: Subject, answers: Sequence[Mapping[str, Any]]) -> dict[s
 
 def account(shapes: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
     """What keeps a state dict from mapping onto our params, or None."""
-    from converters.engine import ConversionError, detect_table, plan_conversion
-
     source: Any = {key: _Described(tuple(shape), np.dtype(kind)) for key, (shape, kind) in shapes.items()}
     try:
         plan_conversion(source, target, detect_table(source))
@@ -274,9 +272,6 @@ def _numbers(subject: Subject, answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
-    from converters.engine import detect_table, plan_conversion
-    from converters.sources import open_source
-
     card = model_card(next(iter(subject.rows)))
     card = dataclasses.replace(card, arch=narrow_arch(load_arch(subject.arch)), tokenizer=None)
     source = open_source(checkpoint)

@@ -32,11 +32,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.checkpoints.export import has_tower_alone
+from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model, token_ids, unit_norm
+from clipjax.checkpoints.native import export_model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_to_dict
 from clipjax.models.network import Network
 from clipjax.storage.reading import exists, is_file
+from converters.foreign.templates import SIGLIP, is_like
 
 LIBRARIES = ("open_clip", "timm", "transformers")
 STAGE_TOLERANCE = 5e-5
@@ -132,12 +135,7 @@ def verify(
         raise UsageError(f"cannot verify against {against!r}: give {', '.join(LIBRARIES)} or golden")
     if against == "golden" and golden is None:
         raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
-    if isinstance(model, Model):
-        loaded = model
-    else:
-        from clipjax.checkpoints.load import load_model
-
-        loaded = load_model(str(model))
+    loaded = model if isinstance(model, Model) else load_model(str(model))
     if loaded.card.weights is not None:
         _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
     if against == "golden":
@@ -294,9 +292,6 @@ def _config_beside(path: Path, library: str) -> Path | None:
 
 
 def _export(model: Model, library: str, path: Path) -> Path:
-    from clipjax.checkpoints.native import export_model
-    from converters.foreign.templates import SIGLIP, is_like
-
     layout = None
     if library == "transformers":
         layout = "hf_siglip" if is_like(arch_to_dict(model.card.arch), SIGLIP) else "hf_clip"

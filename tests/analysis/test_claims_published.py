@@ -20,7 +20,8 @@ import statsmodels.api as sm
 from clipjax.analysis.claims.claims import FAILS, HOLDS, RULE, UNKNOWN, Finding, Verdict, check, decide
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.config import config_dir
-from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.published import read_numbers
+from clipjax.results.published_rows import published_rows
 from clipjax.storage.reading import read_csv
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has

@@ -15,7 +15,8 @@ from clipjax.analysis.figures.spec import FitLine, load_spec
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.groups import group_of, groups, matches
 from clipjax.analysis.trends.trends import Fit, effective_robustness, fit_points
-from clipjax.results.published import published_rows, read_numbers
+from clipjax.results.published import read_numbers
+from clipjax.results.published_rows import published_rows
 from clipjax.results.store import Row
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}

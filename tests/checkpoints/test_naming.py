@@ -27,7 +27,8 @@ from clipjax.checkpoints.naming import Stated, default_name, own_name, restated
 from clipjax.checkpoints.registry import model_card
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
-from clipjax.results.published import Number, published_rows
+from clipjax.results.published import Number
+from clipjax.results.published_rows import published_rows
 from clipjax.results.references import references, scores
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.results.tables import summary_table

@@ -16,18 +16,14 @@ from _images import RECIPE, memory_manifest, row_of
 from jax.experimental import multihost_utils
 
 from clipjax.data.pixels.loader import batches, process_rows
-from clipjax.devices.sharding import (
-    FSDP,
+from clipjax.devices.agreement import (
     assert_same_everywhere,
     barrier,
     failed_process,
     first_decides,
     first_writes,
-    local_mesh,
-    make_mesh,
-    shard_batch,
-    shard_params,
 )
+from clipjax.devices.sharding import FSDP, local_mesh, make_mesh, shard_batch, shard_params
 from clipjax.errors import DataError
 
 PER_DEVICE = 2

@@ -33,8 +33,9 @@ from clipjax.embeddings import forward
 from clipjax.embeddings.images import embed_images
 from clipjax.embeddings.sets import default_shard
 from clipjax.errors import DataError, UsageError
+from clipjax.storage.entry import Entry
 from clipjax.storage.local_files import LocalFiles
-from clipjax.storage.store import Entry, Store
+from clipjax.storage.store import Store
 
 N, ROWS, BATCH = 37, 4, 6  # images, rows a shard, images in a batch
 SHARDS = -(-N // ROWS)

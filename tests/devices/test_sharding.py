@@ -17,11 +17,10 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from clipjax.devices.agreement import assert_same_everywhere, barrier
 from clipjax.devices.sharding import (
     DP,
     FSDP,
-    assert_same_everywhere,
-    barrier,
     batch_sharding,
     local_mesh,
     make_mesh,

@@ -247,7 +247,7 @@ def _stored(folder: Path) -> None:
 
 
 def _key_hash() -> str:
-    from clipjax.storage.store import key_hash
+    from clipjax.storage.entry import key_hash
 
     return key_hash(KEY)
 

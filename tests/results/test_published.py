@@ -12,7 +12,8 @@ from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
 from clipjax.metrics.intervals import clopper_pearson
-from clipjax.results.published import METHOD, as_csv, published_rows, read_numbers, read_published, updated
+from clipjax.results.published import as_csv, read_numbers, read_published, updated
+from clipjax.results.published_rows import METHOD, published_rows
 from clipjax.results.references import lookup
 from clipjax.results.store import ResultStore, validate_rows
 

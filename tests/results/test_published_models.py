@@ -15,8 +15,9 @@ from clipjax.checkpoints.registry_rows import registry
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError
-from clipjax.results.published import METHOD, Number, published_rows, read_numbers
+from clipjax.results.published import Number, read_numbers
 from clipjax.results.published_models import facts, rules
+from clipjax.results.published_rows import METHOD, published_rows
 from clipjax.results.references import sources
 from clipjax.results.store import ResultStore, validate_rows
 from clipjax.storage.reading import read_csv

@@ -27,7 +27,8 @@ from clipjax.results.store import ResultStore
 from clipjax.storage import bucket_files, buckets
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, place
-from clipjax.storage.store import Entry, Store
+from clipjax.storage.entry import Entry
+from clipjax.storage.store import Store
 
 
 @pytest.fixture

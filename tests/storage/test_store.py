@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from clipjax.errors import DataError
+from clipjax.storage.entry import Entry, key_hash
 from clipjax.storage.shard import pack
-from clipjax.storage.store import Entry, Store, key_hash
+from clipjax.storage.store import Store
 
 KEY = {"weights": "abc", "output": "embedding", "pixels": {"size": 224, "rgb": "first"}, "forward": 1}
 IDS = [f"n01/{i}.jpg" for i in range(10)]
@@ -102,7 +103,7 @@ def test_key_ignores_the_order_of_its_fields():
 
 def test_schema_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch):
     before = key_hash(KEY)
-    monkeypatch.setattr("clipjax.storage.store.SCHEMA", 2)
+    monkeypatch.setattr("clipjax.storage.entry.SCHEMA", 2)
     assert key_hash(KEY) != before
 
 

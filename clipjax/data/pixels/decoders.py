@@ -25,12 +25,13 @@ import PIL
 import PIL.Image
 from etils import epath
 
+from clipjax.config import cache_dir
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import DataError, counted
 from clipjax.progress import progress_bar
-from clipjax.storage.digests import cache_dir, sha256_json
+from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
 

@@ -31,7 +31,8 @@ from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import Batches, batches, check_options, pad_rows
 from clipjax.data.pixels.preprocess import PIXELS_VERSION, PixelRecipe
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.store import Entry, EntryInfo, Store
+from clipjax.storage.entry import Entry
+from clipjax.storage.store import EntryInfo, Store
 
 KIND = "pixels"
 BUDGET = 100 * 10**9  # bytes over all entries: ImageNet's validation images at 224 pixels take 7.5 GB

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from clipjax.config import cache_dir
 from clipjax.data.manifest import IMAGE_EXTENSIONS, Progress
 from clipjax.data.pixels.limits import check_bytes
 from clipjax.errors import DataError, counted
 from clipjax.storage.buckets import BucketPath, place
-from clipjax.storage.digests import Version, cache_dir, clock_ns, read_still, sha256_json, sha256_parts
+from clipjax.storage.digests import Version, clock_ns, read_still, sha256_json, sha256_parts
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file, read_text
 

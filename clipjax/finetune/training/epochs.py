@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from clipjax.checkpoints.fetch import on_this_disk
 from clipjax.checkpoints.native import write_safetensors
-from clipjax.devices.sharding import first_writes
+from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError
 from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.search import choose

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import jax
 
-from clipjax.devices.sharding import first_writes
+from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError
 from clipjax.progress import progress_bar
 from clipjax.storage.bucket_files import BucketFiles

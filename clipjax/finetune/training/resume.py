@@ -34,7 +34,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from clipjax.devices.sharding import barrier, failed_process, first_decides
+from clipjax.devices.agreement import barrier, failed_process, first_decides
 from clipjax.errors import DataError, counted
 from clipjax.finetune.training.point_files import damage, has_digests, write_contents
 from clipjax.finetune.training.step import TrainState

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from clipjax.devices.sharding import assert_same_everywhere
+from clipjax.devices.agreement import assert_same_everywhere
 from clipjax.errors import UsageError
 from clipjax.finetune.identity import identity
 from clipjax.finetune.method import Problem, Setup

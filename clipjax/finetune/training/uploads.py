@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from clipjax.checkpoints.fetch import copy_object
-from clipjax.devices.sharding import failed_process, first_writes
+from clipjax.devices.agreement import failed_process, first_writes
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.training.point_files import SIZES, damage, read_contents, wrong_size
 from clipjax.storage.buckets import BucketPath

@@ -21,6 +21,7 @@ from clipjax.progress import Bar, progress_bar
 from clipjax.storage.digests import sha256_files
 from clipjax.verification.crosscheck.side import Side, read_side
 from clipjax.verification.verify import failure_reason, reference_model
+from converters.hub import found_files
 
 _NEEDED = ("torch", "torchvision", "open_clip", "timm")
 # The configuration's file beside weights, and the prefix of the names of their layouts.
@@ -141,8 +142,6 @@ def _tokenizer(model: Model, library: str) -> dict[str, Any]:
 
 def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
     """The first of these sets of files beside the vocabulary or the weights, or on their hub."""
-    from converters.hub import found_files
-
     weights, repo = model.card.weights, model.card.source.repo
     folders = [path.parent for path in (*model.tokenizer_files, *(weights.files if weights else ()))]
     beside = (files for folder in folders for names in sets if (files := files_in(folder, names)))

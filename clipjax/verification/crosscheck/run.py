@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.export import refuse_adapter
+from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import Dataset, DatasetCard
 from clipjax.data.labels import LabelSpace, PromptSet
@@ -64,8 +65,6 @@ def crosscheck(
         raise UsageError(f"the batch size must be at least 1, not {batch}")
     check_installed()
     if not isinstance(model, Model):
-        from clipjax.checkpoints.load import load_model
-
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")

@@ -1,0 +1,127 @@
+"""What the processes of one job agree on: equal values, failures that all learn of, what the first decides.
+
+All processes call each of these functions at the same point. A job of one process passes straight through.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from clipjax.errors import DataError
+
+T = TypeVar("T")
+_SHOWN = 256  # bytes of a value that differs between processes, in the message
+
+
+def assert_same_everywhere(what: str, value: str) -> None:
+    """Start-up check that all processes have the same value, e.g. a data set's length and order.
+
+    A host with a file too few would otherwise make the others wait for a batch that never comes.
+
+    Args:
+        what: what is compared, for the message.
+        value: of any length; the message shows its beginning.
+
+    Raises:
+        DataError: on every process, naming the processes that differ from process 0 and both values.
+    """
+    if jax.process_count() == 1:
+        return
+    whole = value.encode(errors="backslashreplace")
+    mine = hashlib.sha256(whole).digest() + whole[:_SHOWN].ljust(_SHOWN, b"\0")
+    rows = [row.tobytes() for row in multihost_utils.process_allgather(np.frombuffer(mine, np.uint8))]
+    if different := [i for i, row in enumerate(rows) if row != rows[0]]:
+        found = [row[hashlib.sha256().digest_size :].rstrip(b"\0").decode(errors="ignore") for row in rows]
+        raise DataError(
+            f"{what} differs between processes: process {different[0]} has {found[different[0]]}, "
+            f"process 0 has {found[0]} ({len(different)} of {len(found)} differ from it); "
+            "give every host the same data"
+        )
+
+
+def failed_process(failure: Exception | None) -> int | None:
+    """The first process that has failed, or None: all learn it, so that none waits for one that has left.
+
+    All processes call it at the same point, with what went wrong in their own.
+    """
+    if jax.process_count() == 1:
+        return None if failure is None else 0
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
+    return int(failed[0]) if len(failed) else None
+
+
+def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
+    """What every process makes for itself; where one of them fails, none goes on.
+
+    One that failed alone would go on to its next task, and wait there for others that wait for it here.
+
+    Args:
+        what: that is done, for the message: "make the plan".
+        apart: the processes work each for itself, and nothing is agreed on.
+
+    Raises: what `make` raises, and on the other processes a DataError that names the first that failed.
+    """
+    made, failure = None, None
+    try:
+        made = make()
+    except Exception as error:
+        failure = error
+    failed = None if apart else failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"process {failed} could not {what}: see its message")
+    return cast(T, made)
+
+
+def first_writes(write: Callable[[], object], what: str) -> None:
+    """The first process writes what all others wait for.
+
+    Raises: on the first process what `write` raises; then on the others a DataError that says so, in place of
+        waiting for ever.
+    """
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            write()
+        except Exception as error:
+            failure = error
+    failed = failed_process(failure)
+    if failure is not None:
+        raise failure
+    if failed is not None:
+        raise DataError(f"process {failed} could not write {what}: see its message")
+
+
+def first_decides(decide: Callable[[], str], what: str) -> str:
+    """What the first process decides, on all of them.
+
+    Raises: on the first process what `decide` raises; then on the others a DataError that says so.
+    """
+    decided: list[str] = []
+    first_writes(lambda: decided.append(decide()), what)
+    if jax.process_count() == 1:
+        return decided[0]
+    mine = np.frombuffer("".join(decided).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.array(len(mine))))
+    found = multihost_utils.broadcast_one_to_all(mine if decided else np.zeros(size, np.uint8))
+    return np.asarray(found).tobytes().decode()
+
+
+def largest_everywhere(value: int) -> int:
+    """The largest of the numbers that the processes give."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value))))
+
+
+def barrier(name: str) -> None:
+    """Wait until every process has come to the barrier of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
