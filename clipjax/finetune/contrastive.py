@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import training_batches
 from clipjax.data.pixels.preprocess import PixelRecipe, normalize
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DP, Rules, make_mesh
 from clipjax.finetune.training.logs import Logs
 from clipjax.finetune.training.loop import fit
@@ -97,15 +98,18 @@ def contrastive_loss(
     return loss, {"accuracy": jnp.mean(jnp.argmax(logits, axis=1) == pairs)}
 
 
-def clip_loss(network: Network, mean: Any, std: Any, precision: Precision) -> Loss:
+def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platform: str | None) -> Loss:
     """The loss of a dual encoder's params on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
-
     training = Training("batch")
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        pixels = normalize(batch["pixels"], mean, std)
-        images, statistics = network.train_image(params, pixels, precision=precision, training=training)
-        texts = network.train_text(params, batch["tokens"], precision=precision, training=training)
+        pixels = normalize(batch["pixels"], mean, std, platform)
+        images, statistics = network.train_image(
+            params, pixels, precision=precision, training=training, platform=platform
+        )
+        texts = network.train_text(
+            params, batch["tokens"], precision=precision, training=training, platform=platform
+        )
         value, metrics = contrastive_loss(images, texts, params["logit_scale"])
         return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)
 
@@ -187,7 +191,11 @@ def train(
     state = fit(
         init_state(parts, tx, shardings, recipe.seed),
         make_step(
-            clip_loss(network, mean, std, recipe.precision), tx, mesh, shardings, constrain=bound_logit_scale
+            clip_loss(network, mean, std, recipe.precision, platform_of(mesh)),
+            tx,
+            mesh,
+            shardings,
+            constrain=bound_logit_scale,
         ),
         batches,
         steps=recipe.steps,

@@ -16,7 +16,6 @@ import optax
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card, model_ids
-from clipjax.devices.platforms import tracing_for
 from clipjax.devices.sharding import batch_sharding, params_sharding, replicated
 from clipjax.finetune.method import Outline, Setup, find_method
 from clipjax.finetune.training.step import check_batch, state_shardings
@@ -141,8 +140,7 @@ def _activations(outline: Outline, setup: Setup) -> int:
         def of(trained: Any) -> Any:
             return loss(merge(frozen, trained), batch, jax.random.key(0))[0]
 
-        with tracing_for(mesh.devices.flat[0].platform):  # as a training step is
-            return jax.grad(of)(trained)
+        return jax.grad(of)(trained)
 
     rows = setup.recipe.batch_size // setup.recipe.accumulate
     batch = {

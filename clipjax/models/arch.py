@@ -63,15 +63,15 @@ class Family:
             for ids [N, context_length] how many of each text's first ids decide its features, int32 [N]; and
             `frame`, a `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
-            `tower(inputs, capture) -> (features, stages)`.
+            `tower(inputs, mode, capture) -> (features, stages)`; `mode` is a `clipjax.models.training.Mode`.
         narrow: config -> the same flags at small sizes; what parity of numbers is shown on.
         depth: of a vision family: config -> how many blocks (of a transformer) or stages it has.
-        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order) -> what
-            each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last one is
-            run, and no other output is kept.
+        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order, mode) ->
+            what each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last
+            one is run, and no other output is kept.
         positions: of a vision family with a position table: config -> its `Positions`.
         embedded: of a text family whose tower may be given vectors in place of ids: see
-            `Network.encode_embedded`; called as (tower, beginning, tokens, places, remat) -> features.
+            `Network.encode_embedded`; called as (tower, beginning, tokens, places, mode) -> features.
         cpu_options: options of XLA's CPU compiler with which the tower runs faster.
     """
 
@@ -81,7 +81,7 @@ class Family:
     build: Callable[..., Any]
     narrow: Callable[[Any], Any]
     depth: Callable[[Any], int] | None = None
-    dense: Callable[[Any, Any, Sequence[int]], list[Any]] | None = None
+    dense: Callable[[Any, Any, Sequence[int], Any], list[Any]] | None = None
     positions: Callable[[Any], Positions] | None = None
     embedded: Callable[..., Any] | None = None
     cpu_options: Mapping[str, str] | None = None

@@ -25,6 +25,7 @@ from jax.nn.initializers import normal
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.text import lookup, narrow, stages, text_blocks
+from clipjax.models.training import Mode
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,11 @@ class CocaTextTransformer(nnx.Module):
         self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
         self.pad_id, self.shifted_mask = c.pad_id, c.shifted_mask
 
-    def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
         tokens = lookup(self.token_embedding, ids)
         appended = jnp.broadcast_to(self.cls_embedding[...], (len(ids), 1, tokens.shape[-1]))
         embedded = jnp.concatenate([tokens, appended], axis=1) + self.positional_embedding[...]
-        x, outputs = layers.scan(self.blocks, embedded, self._visible(ids), capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, self._visible(ids), mode=mode, capture=capture)
         pooled = self.ln_final(x[:, -1])
         features = pooled @ self.text_projection[...]
         return features, stages(embedded, outputs, pooled, features)

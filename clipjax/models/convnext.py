@@ -36,6 +36,7 @@ from jax.nn.initializers import normal
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.training import Mode
 
 PATCH = 4  # of the stem
 KERNEL = 7  # of a block's depthwise convolution
@@ -83,8 +84,8 @@ class Stem(nnx.Module):
         self.conv = patch_conv(3, width, size=PATCH, rngs=rngs)
         self.norm = layers.LayerNorm(width, eps=eps)
 
-    def __call__(self, x: Array) -> Array:
-        return self.norm(self.conv(x))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        return self.norm(self.conv(x, mode))
 
 
 class Downsample(nnx.Module):
@@ -94,8 +95,8 @@ class Downsample(nnx.Module):
         self.norm = layers.LayerNorm(in_dim, eps=eps)
         self.conv = patch_conv(in_dim, out_dim, size=2, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        return self.conv(self.norm(x))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        return self.conv(self.norm(x), mode)
 
 
 def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convolutions.Conv:
@@ -117,8 +118,8 @@ class Block(nnx.Module):
         )
         self.ls = layers.LayerScale(dim, init=LAYER_SCALE)
 
-    def __call__(self, x: Array) -> Array:
-        return x + self.ls(self.mlp(self.norm(self.conv(x))))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        return x + self.ls(self.mlp(self.norm(self.conv(x, mode))))
 
 
 class Stage(nnx.Module):
@@ -131,9 +132,9 @@ class Stage(nnx.Module):
         block = partial(Block, dim, activation=config.activation, eps=config.ln_eps)
         self.blocks = layers.stack(lambda rngs: block(rngs=rngs), depth, rngs)
 
-    def __call__(self, x: Array, capture: bool) -> tuple[Array, Array | None]:
-        x = x if self.downsample is None else self.downsample(x)
-        return layers.scan(self.blocks, x, capture=capture)
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
+        x = x if self.downsample is None else self.downsample(x, mode)
+        return layers.scan(self.blocks, x, mode=mode, capture=capture)
 
 
 class Head(nnx.Module):
@@ -171,11 +172,11 @@ class ConvNeXt(nnx.Module):
         self.head = Head(c, rngs=rngs)
         self.projects = c.projection != "none"
 
-    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
-        x = self.stem(images)
+    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images, mode)
         stages = {"stem": x}
         for i in range(4):
-            x, outputs = getattr(self, f"stage{i}")(x, capture)
+            x, outputs = getattr(self, f"stage{i}")(x, mode, capture)
             if outputs is not None:
                 stages |= {f"stages.{i}.{j}": output for j, output in enumerate(outputs)}
         pooled, features = self.head(x)
@@ -191,10 +192,10 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
     return dataclasses.replace(config, **sizes, embed_dim=embed_dim)
 
 
-def dense(tower: ConvNeXt, images: Array, stages: Sequence[int]) -> list[Array]:
+def dense(tower: ConvNeXt, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
     """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images), at=stages)
+    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 FAMILY = Family(

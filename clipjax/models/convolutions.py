@@ -7,6 +7,7 @@ and a layer computes in the dtype of its input.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -20,7 +21,7 @@ from jax.nn.initializers import Initializer, ones
 from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
 from clipjax.models.layers import torch_uniform
-from clipjax.models.training import PRODUCT, Statistic, current
+from clipjax.models.training import PRODUCT, Mode, Statistic
 
 Padding = Literal["symmetric", "tf_same", "none"]
 
@@ -39,7 +40,7 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     return total // 2, total - total // 2
 
 
-def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
+def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding, mode: Mode) -> Array:
     """Convolution of x [B, H, W, C] with kernel [k, k, C / groups, O]; groups is 1 or C (depthwise).
 
     Windows that neither overlap nor reach into the padding (1x1, patches) are a matrix product. XLA's CPU
@@ -63,12 +64,13 @@ def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
         ]
         return sum(terms[1:], terms[0])
 
+    choose = partial(by_platform, x, kernel, platform=mode.platform, default=plain)
     if depthwise:
-        return checkpoint_name(by_platform(x, kernel, cpu=outlined(shifted), default=plain), PRODUCT)
+        return checkpoint_name(choose(cpu=outlined(shifted)), PRODUCT)
     if kernel.shape[0] == stride and (*height, *width) == (0, 0, 0, 0):
         return patches(x, stride) @ kernel.reshape(-1, kernel.shape[-1])
     if stride == 1:
-        return by_platform(x, kernel, cpu=_canonical(plain, height, width), default=plain)
+        return choose(cpu=_canonical(plain, height, width))
     return plain(x, kernel)
 
 
@@ -156,8 +158,8 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding: Padding = padding
 
-    def __call__(self, x: Array) -> Array:
-        y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding)
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding, mode=mode)
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -175,10 +177,9 @@ class BatchNorm(nnx.Module):
         self.var = Statistic(jnp.ones((dim,)))
         self.eps = eps
 
-    def __call__(self, x: Array) -> Array:
-        mode = current()
-        if mode.batch_norm != "frozen":
-            return self._of_batch(x, mode.devices if mode.batch_norm == "per_device" else 1)
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        if mode.training is not None and mode.batch_norm != "frozen":
+            return self._of_batch(x, mode.training.devices if mode.batch_norm == "per_device" else 1)
         # The four vectors are folded in float32 first: one multiply-add a pixel.
         scale, bias, mean, var = (
             p[...].astype(jnp.float32) for p in (self.scale, self.bias, self.mean, self.var)

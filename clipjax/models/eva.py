@@ -31,6 +31,7 @@ from jax.nn.initializers import normal
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.training import Mode
 from clipjax.models.vit import PatchEmbed
 
 ROPE_TEMPERATURE = 10000.0
@@ -130,13 +131,13 @@ class EvaAttention(nnx.Module):
         self.out = layers.Linear(dim, dim, kernel_init=INIT, rngs=rngs)
         self.heads = config.heads
 
-    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
         if tables is None:
-            mixed = layers.attend(self.q(x), self.k(x), self.v(x), heads=self.heads)
+            mixed = layers.attend(self.q(x), self.k(x), self.v(x), heads=self.heads, mode=mode)
         else:
             q, k = (in_halves(linear, x, self.heads) for linear in (self.q, self.k))
             q, k, v = (layers.split_heads(y, self.heads) for y in (q, k, self.v(x)))
-            mixed = layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v)
+            mixed = layers.attend_heads(rotate(q, *tables), rotate(k, *tables), v, mode=mode)
         return self.out(mixed if self.ln is None else self.ln(mixed))
 
 
@@ -167,11 +168,11 @@ class EvaBlock(nnx.Module):
         self.mlp = EvaMlp(config, rngs)
         self.norm = config.norm
 
-    def __call__(self, x: Array, tables: tuple[Array, Array] | None) -> Array:
+    def __call__(self, x: Array, tables: tuple[Array, Array] | None, mode: Mode) -> Array:
         if self.norm == "post":
-            x = x + self.ln_1(self.attn(x, tables))
+            x = x + self.ln_1(self.attn(x, tables, mode))
             return x + self.ln_2(self.mlp(x))
-        x = x + self.attn(self.ln_1(x), tables)
+        x = x + self.attn(self.ln_1(x), tables, mode)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -193,10 +194,10 @@ class Eva(nnx.Module):
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=normal(0.02 * 0.001), rngs=rngs)
 
-    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, self.tables(), capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, self.tables(), mode=mode, capture=capture)
         pooled = self.ln_post(x[:, 0])
         features = self.proj(pooled)
         if outputs is None:
@@ -220,10 +221,10 @@ class Eva(nnx.Module):
         return jnp.asarray(cos), jnp.asarray(sin)
 
 
-def dense(tower: Eva, images: Array, blocks: Sequence[int]) -> list[Array]:
+def dense(tower: Eva, images: Array, blocks: Sequence[int], mode: Mode) -> list[Array]:
     """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), at=blocks)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]
 
 

@@ -23,7 +23,7 @@ from jax.nn.initializers import Initializer, variance_scaling, zeros
 
 from clipjax.devices.platforms import by_platform
 from clipjax.models.cut import whole
-from clipjax.models.training import INFERENCE, PRODUCT, current, statistics
+from clipjax.models.training import PRODUCT, Mode, statistics
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the default of torch.nn.Linear and Conv2d, for weights.
 torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -105,13 +105,13 @@ class LayerNorm(nnx.Module):
 # ------------------------------------------------------------------------------------- transformer
 
 
-def attend(q: Array, k: Array, v: Array, visible: Array | None = None, *, heads: int) -> Array:
+def attend(q: Array, k: Array, v: Array, visible: Array | None = None, *, heads: int, mode: Mode) -> Array:
     """Multi-head attention of q [B, M, D] over k, v [B, N, D], without the projections -> [B, M, D].
 
     visible: bool, broadcast to [B, heads, M, N]: which keys a query sees; None is all of them.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
-    return attend_heads(q, k, v, visible)
+    return attend_heads(q, k, v, visible, mode=mode)
 
 
 def split_heads(x: Array, heads: int) -> Array:
@@ -119,7 +119,7 @@ def split_heads(x: Array, heads: int) -> Array:
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
-def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
+def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None, *, mode: Mode) -> Array:
     """`attend` for q, k, v already cut into heads, [B, heads, N, D / heads] -> [B, M, D].
 
     On a CPU long sequences go a few heads at a time, so that their scores stay in the cache.
@@ -131,7 +131,7 @@ def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None) -> 
         return mixed.reshape(q.shape)
 
     if visible is None and q.shape[2] * k.shape[2] >= _LONG:
-        mixed = by_platform(q, k, v, cpu=chunked, default=_mix)
+        mixed = by_platform(q, k, v, platform=mode.platform, cpu=chunked, default=_mix)
     else:
         mixed = _mix(q, k, v, visible)
     mixed = mixed.transpose(0, 2, 1, 3)
@@ -182,8 +182,8 @@ class Attention(nnx.Module):
         self.out = Linear(dim, dim, kernel_init=out_init, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Array, visible: Array | None = None) -> Array:
-        return self.out(attend(self.q(x), self.k(x), self.v(x), visible, heads=self.heads))
+    def __call__(self, x: Array, visible: Array | None = None, *, mode: Mode) -> Array:
+        return self.out(attend(self.q(x), self.k(x), self.v(x), visible, heads=self.heads, mode=mode))
 
 
 class Mlp(nnx.Module):
@@ -245,8 +245,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(dim, mlp_width, activation=activation, fc_init=fc_init, proj_init=proj_init, rngs=rngs)
         self.ls_2 = None if layer_scale is None else LayerScale(dim, init=layer_scale)
 
-    def __call__(self, x: Array, visible: Array | None = None) -> Array:
-        attended = self.attn(self.ln_1(x), visible)
+    def __call__(self, x: Array, visible: Array | None = None, *, mode: Mode) -> Array:
+        attended = self.attn(self.ln_1(x), visible, mode=mode)
         x = x + (attended if self.ls_1 is None else self.ls_1(attended))
         mixed = self.mlp(self.ln_2(x))
         return x + (mixed if self.ls_2 is None else self.ls_2(mixed))
@@ -266,7 +266,7 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
     return build(rngs)
 
 
-def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Array | None]:
+def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
     """Applies stacked modules one after the other; compiles in the same time for any depth.
 
     shared: what every module is given beside its input (a mask, rotary tables).
@@ -276,7 +276,7 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     """
 
     def step(x: Array, block: Any) -> tuple[Array, Any]:
-        x, found = _called(whole(block), x, *shared, loop=True)
+        x, found = _called(whole(block), x, *shared, mode=mode, loop=True)
         return x, (x if capture else None, found)
 
     x, (outputs, found) = jax.lax.scan(step, x, blocks)
@@ -284,14 +284,14 @@ def scan(blocks: Any, x: Array, *shared: Any, capture: bool) -> tuple[Array, Arr
     return x, outputs
 
 
-def apply(block: Any, x: Array, *shared: Any) -> Array:
-    """block(x, *shared) as `scan` would call it: for a block that stands alone."""
-    x, found = _called(block, x, *shared, loop=False)
+def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
+    """block(x, *shared, mode=mode) as `scan` would call it: for a block that stands alone."""
+    x, found = _called(block, x, *shared, mode=mode, loop=False)
     nnx.update(block, found)
     return x
 
 
-def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]:
+def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple[Array, Any]:
     """A block's output and the statistics that it left in its variables (see `BatchNorm`).
 
     These are a result because scan and checkpoint work on a copy of the module: what is written into that is
@@ -299,12 +299,11 @@ def _called(block: Any, x: Array, *shared: Any, loop: bool) -> tuple[Array, Any]
     """
 
     def pure(block: Any, x: Array, *shared: Any) -> tuple[Array, Any]:
-        x = block(x, *shared)
-        return x, {} if current().batch_norm == "frozen" else statistics(block)
+        x = block(x, *shared, mode=mode)
+        return x, {} if mode.batch_norm == "frozen" else statistics(block)
 
-    training = current()
-    if training is not INFERENCE and (training.remat or not statistics(block)):
-        policy = None if training.remat else _PRODUCTS
+    if mode.training is not None and (mode.remat or not statistics(block)):
+        policy = None if mode.remat else _PRODUCTS
         # A loop's two passes cannot be merged anyway.
         pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
     return pure(block, x, *shared)
@@ -318,24 +317,24 @@ _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
 )
 
 
-def scan_at(blocks: Any, x: Array, *shared: Any, at: Sequence[int]) -> list[Array]:
+def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) -> list[Array]:
     """The outputs of the stacked modules `at` (ascending); the others' are not kept, later ones not run."""
     outputs, start = [], 0
     for index in at:
         some = jax.tree.map(lambda param, first=start, last=index: param[first : last + 1], blocks)
-        x, _ = scan(some, x, *shared, capture=False)
+        x, _ = scan(some, x, *shared, mode=mode, capture=False)
         outputs.append(x)
         start = index + 1
     return outputs
 
 
-def maps_at(stages: Sequence[Any], x: Array, at: Sequence[int]) -> list[Array]:
-    """`scan_at` for stages of a convolutional net, each called as (x, capture) -> (x, outputs).
+def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
+    """`scan_at` for stages of a convolutional net, each called as (x, mode, capture) -> (x, outputs).
 
     stages: up to the last one asked for.
     """
     maps = []
     for stage in stages:
-        x, _ = stage(x, False)
+        x, _ = stage(x, mode=mode, capture=False)
         maps.append(x)
     return [maps[i] for i in at]

@@ -34,6 +34,7 @@ from jax.nn.initializers import variance_scaling
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
+from clipjax.models.training import Mode
 
 # timm's `_init_weight_goog`: normal with variance 2 / fan_out, where a depthwise kernel's fan_out is k * k.
 _FAN_OUT = variance_scaling(2.0, "fan_out", "normal")
@@ -102,8 +103,8 @@ class ConvNorm(nnx.Module):
         self.bn = convolutions.BatchNorm(out_dim, eps=config.bn_eps)
         self.activation = None if linear else config.activation
 
-    def __call__(self, x: Array) -> Array:
-        x = self.bn(self.conv(x))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        x = self.bn(self.conv(x, mode), mode)
         return x if self.activation is None else layers.ACTIVATIONS[self.activation](x)
 
 
@@ -119,9 +120,9 @@ class MBConv(nnx.Module):
         self.project = ConvNorm(middle, stage.width, config, linear=True, rngs=rngs)
         self.residual = stride == 1 and in_dim == stage.width
 
-    def __call__(self, x: Array) -> Array:
-        y = x if self.expand is None else self.expand(x)
-        y = self.project(self.depthwise(y))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        y = x if self.expand is None else self.expand(x, mode)
+        y = self.project(self.depthwise(y, mode), mode)
         return x + y if self.residual else y
 
 
@@ -135,11 +136,11 @@ class Stage(nnx.Module):
             layers.stack(lambda rngs: block(rngs=rngs), stage.depth - 1, rngs) if stage.depth > 1 else None
         )
 
-    def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
-        first = layers.apply(self.first, x)
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
+        first = layers.apply(self.first, x, mode=mode)
         if self.rest is None:
             return first, [first]
-        x, outputs = layers.scan(self.rest, first, capture=capture)
+        x, outputs = layers.scan(self.rest, first, mode=mode, capture=capture)
         return x, [] if outputs is None else [first, *outputs]
 
 
@@ -156,21 +157,21 @@ class MBConvNet(nnx.Module):
         self.final = ConvNorm(in_dim, c.embed_dim, c, rngs=rngs)
         self.depth = len(c.stages)
 
-    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
-        x = self.stem(images)
+    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images, mode)
         stages = {"stem": x}
         for i in range(self.depth):
-            x, outputs = getattr(self, f"stage{i}")(x, capture)
+            x, outputs = getattr(self, f"stage{i}")(x, mode, capture)
             stages |= {f"blocks.{i}.{j}": output for j, output in enumerate(outputs)}
-        x = self.final(x)
+        x = self.final(x, mode)
         features = jnp.mean(x, axis=(1, 2))
         return features, stages | {"head": x, "pooled": features}
 
 
-def dense(tower: MBConvNet, images: Array, stages: Sequence[int]) -> list[Array]:
+def dense(tower: MBConvNet, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
     """The maps of the given stages (ascending)."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images), at=stages)
+    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:

@@ -30,6 +30,7 @@ from jax.nn.initializers import normal, zeros
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family, Positions
+from clipjax.models.training import Mode
 
 EXPANSION = 4  # a block's output is this many times wider than its 3x3 convolution
 REDUCTION = 32  # image pixels per pixel of the last map
@@ -69,10 +70,10 @@ class Stem(nnx.Module):
         self.conv3 = convolutions.Conv(half, width, kernel=3, rngs=rngs)
         self.bn3 = convolutions.BatchNorm(width, eps=eps)
 
-    def __call__(self, x: Array) -> Array:
-        x = jax.nn.relu(self.bn1(self.conv1(x)))
-        x = jax.nn.relu(self.bn2(self.conv2(x)))
-        return convolutions.average_pool(jax.nn.relu(self.bn3(self.conv3(x))), 2)
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        x = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
+        x = jax.nn.relu(self.bn2(self.conv2(x, mode), mode))
+        return convolutions.average_pool(jax.nn.relu(self.bn3(self.conv3(x, mode), mode)), 2)
 
 
 class Downsample(nnx.Module):
@@ -83,8 +84,8 @@ class Downsample(nnx.Module):
         self.bn = convolutions.BatchNorm(out_dim, eps=eps)
         self.stride = stride
 
-    def __call__(self, x: Array) -> Array:
-        return self.bn(self.conv(convolutions.average_pool(x, self.stride)))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        return self.bn(self.conv(convolutions.average_pool(x, self.stride), mode), mode)
 
 
 class Bottleneck(nnx.Module):
@@ -101,11 +102,11 @@ class Bottleneck(nnx.Module):
         self.downsample = Downsample(in_dim, out_dim, stride=stride, eps=eps, rngs=rngs) if first else None
         self.stride = stride
 
-    def __call__(self, x: Array) -> Array:
-        y = jax.nn.relu(self.bn1(self.conv1(x)))
-        y = jax.nn.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride)))
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x)))
+    def __call__(self, x: Array, mode: Mode) -> Array:
+        y = jax.nn.relu(self.bn1(self.conv1(x, mode), mode))
+        y = jax.nn.relu(self.bn2(self.conv2(y, mode), mode))
+        y = self.bn3(self.conv3(convolutions.average_pool(y, self.stride), mode), mode)
+        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, mode)))
 
 
 class Stage(nnx.Module):
@@ -119,11 +120,11 @@ class Stage(nnx.Module):
 
         self.rest = layers.stack(block, depth - 1, rngs) if depth > 1 else None
 
-    def __call__(self, x: Array, capture: bool) -> tuple[Array, list[Array]]:
-        first = layers.apply(self.first, x)
+    def __call__(self, x: Array, mode: Mode, capture: bool) -> tuple[Array, list[Array]]:
+        first = layers.apply(self.first, x, mode=mode)
         if self.rest is None:
             return first, [first]
-        x, outputs = layers.scan(self.rest, first, capture=capture)
+        x, outputs = layers.scan(self.rest, first, mode=mode, capture=capture)
         return x, [] if outputs is None else [first, *outputs]
 
 
@@ -139,10 +140,10 @@ class AttentionPool(nnx.Module):
         self.out = layers.Linear(dim, embed_dim, kernel_init=init, bias_init=bias, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, mode: Mode) -> Array:
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1) + self.positional_embedding[...]
-        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads)
+        mixed = layers.attend(self.q(x[:, :1]), self.k(x), self.v(x), heads=self.heads, mode=mode)
         return self.out(mixed[:, 0])
 
 
@@ -162,20 +163,20 @@ class ModifiedResNet(nnx.Module):
         tokens = (c.image_size // REDUCTION) ** 2
         self.attnpool = AttentionPool(tokens, in_dim, c.heads, c.embed_dim, rngs=rngs)
 
-    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
-        x = self.stem(images)
+    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+        x = self.stem(images, mode)
         stages = {"stem": x}
         for layer in ("layer1", "layer2", "layer3", "layer4"):
-            x, outputs = getattr(self, layer)(x, capture)
+            x, outputs = getattr(self, layer)(x, mode, capture)
             stages |= {f"{layer}.{i}": output for i, output in enumerate(outputs)}
-        features = self.attnpool(x)
+        features = self.attnpool(x, mode)
         return features, stages | {"projected": features}
 
 
-def dense(tower: ModifiedResNet, images: Array, stages: Sequence[int]) -> list[Array]:
+def dense(tower: ModifiedResNet, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
     """The maps of the given stages (ascending), [B, S / 4, S / 4, 4 width] of stage 0 to those of stage 3."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
-    return layers.maps_at(found, tower.stem(images), at=stages)
+    return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 
 
 def narrow(config: ModifiedResNetConfig) -> ModifiedResNetConfig:

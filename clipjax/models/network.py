@@ -25,7 +25,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
 from clipjax.models.arch import Arch, family_of
 from clipjax.models.cut import is_cut
-from clipjax.models.training import Training, active, running, statistics
+from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
@@ -124,14 +124,32 @@ class Network:
 
     @overload
     def encode_image(
-        self, params: Params, images: Array, *, precision: Precision, capture: Literal[False] = False
+        self,
+        params: Params,
+        images: Array,
+        *,
+        precision: Precision,
+        capture: Literal[False] = False,
+        platform: str | None = None,
     ) -> Array: ...
     @overload
     def encode_image(
-        self, params: Params, images: Array, *, precision: Precision, capture: Literal[True]
+        self,
+        params: Params,
+        images: Array,
+        *,
+        precision: Precision,
+        capture: Literal[True],
+        platform: str | None = None,
     ) -> tuple[Array, Stages]: ...
     def encode_image(
-        self, params: Params, images: Array, *, precision: Precision, capture: bool = False
+        self,
+        params: Params,
+        images: Array,
+        *,
+        precision: Precision,
+        capture: bool = False,
+        platform: str | None = None,
     ) -> Array | tuple[Array, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
@@ -139,11 +157,14 @@ class Network:
         order, channels last, float32: patch_embed, embed, blocks.0 ..., pooled, projected (ViT), or as the
         docstring of the family says.
 
+        platform: of a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
+
         Raises:
             DataError: the params or the images do not fit the architecture.
         """
         self._check_images(images)
-        return self._run("vision", params, images.astype(_DTYPE[precision]), precision, capture)
+        images = images.astype(_DTYPE[precision])
+        return self._run("vision", params, images, precision, Mode(None, platform), capture)
 
     def encode_dense(
         self, params: Params, images: Array, *, layers: int | Sequence[int], precision: Precision
@@ -169,7 +190,7 @@ class Network:
         ascending = sorted(set(wanted))
         tower = self._tower("vision", params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending)
+            maps = family.dense(tower, images.astype(_DTYPE[precision]), ascending, INFERENCE)
         found = dict(zip(ascending, maps, strict=True))
         return tuple(found[index].astype(jnp.float32) for index in wanted)
 
@@ -180,14 +201,32 @@ class Network:
 
     @overload
     def encode_text(
-        self, params: Params, ids: Array, *, precision: Precision, capture: Literal[False] = False
+        self,
+        params: Params,
+        ids: Array,
+        *,
+        precision: Precision,
+        capture: Literal[False] = False,
+        platform: str | None = None,
     ) -> Array: ...
     @overload
     def encode_text(
-        self, params: Params, ids: Array, *, precision: Precision, capture: Literal[True]
+        self,
+        params: Params,
+        ids: Array,
+        *,
+        precision: Precision,
+        capture: Literal[True],
+        platform: str | None = None,
     ) -> tuple[Array, Stages]: ...
     def encode_text(
-        self, params: Params, ids: Array, *, precision: Precision, capture: bool = False
+        self,
+        params: Params,
+        ids: Array,
+        *,
+        precision: Precision,
+        capture: bool = False,
+        platform: str | None = None,
     ) -> Array | tuple[Array, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
@@ -198,13 +237,16 @@ class Network:
         Raises:
             DataError: the architecture has no text tower, or the params or the ids do not fit it.
         """
+        self._check_ids(ids)
+        return self._run("text", params, ids, precision, Mode(None, platform), capture)
+
+    def _check_ids(self, ids: Array) -> None:
         if self.arch.text is None:
             raise DataError(f"{self.arch.name} is a classifier: it has no text tower")
         shortest, longest = self.arch.text.min_length, self.arch.text.context_length
         if ids.ndim != 2 or not shortest <= ids.shape[1] <= longest:
             lengths = f"{shortest}..{longest}" if shortest < longest else f"{longest}"
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
-        return self._run("text", params, ids, precision, capture)
 
     def check_embedded(self) -> None:
         """Raises UsageError, which names its family, if the text tower cannot be given vectors."""
@@ -226,6 +268,7 @@ class Network:
         precision: Precision,
         beginning: Array | None = None,
         remat: bool = False,
+        platform: str | None = None,
     ) -> Array:
         """`encode_text` for texts given as vectors, which prompts of learned ones are.
 
@@ -235,6 +278,7 @@ class Network:
             beginning: float32 [P, D], what all texts begin with, P + L tokens in all (`places` count from its
                 first). A causal tower runs it once: the same features for less work.
             remat: the activations of a block are computed again in the backward pass and not kept.
+            platform: as for `encode_image`.
 
         Returns: features [B, E] float32, not of unit norm.
 
@@ -255,38 +299,57 @@ class Network:
         if len(first) and not text.causal:
             raise DataError(f"the beginning of a text of {self.arch.name} sees the rest: it cannot be shared")
         tower, dtype = self._tower("text", params, precision), _DTYPE[precision]
+        mode = Mode(Training(remat=remat), platform)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), places, remat)
+            features = embedded(tower, first.astype(dtype), tokens.astype(dtype), places, mode)
         return features.astype(jnp.float32)
 
     def train_image(
-        self, params: Params, images: Array, *, precision: Precision, training: Training
+        self,
+        params: Params,
+        images: Array,
+        *,
+        precision: Precision,
+        training: Training,
+        platform: str | None = None,
     ) -> tuple[Array, Params]:
         """`encode_image` as a training step runs it: under `jax.value_and_grad`, on the global batch.
+
+        platform: that of the mesh, see `clipjax.devices.platforms.platform_of`.
 
         Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
             batch, a tree {"vision": {...}} of the leaves that changed, {} where there are none.
         """
         self._check_images(images)
         tower = self._tower("vision", params, precision)
-        with active(training), jax.default_matmul_precision(_MATMUL[precision]):
-            features, _ = tower(images.astype(_DTYPE[precision]), False)
+        with jax.default_matmul_precision(_MATMUL[precision]):
+            features, _ = tower(images.astype(_DTYPE[precision]), Mode(training, platform), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
         # From the params, which are float32: the tower's own copy may be bfloat16.
         moved = _moved(params["vision"], of_batch)
         return features.astype(jnp.float32), {"vision": moved} if moved else {}
 
-    def train_text(self, params: Params, ids: Array, *, precision: Precision, training: Training) -> Array:
+    def train_text(
+        self,
+        params: Params,
+        ids: Array,
+        *,
+        precision: Precision,
+        training: Training,
+        platform: str | None = None,
+    ) -> Array:
         """`encode_text` as a training step runs it."""
-        with active(training):
-            return self.encode_text(params, ids, precision=precision)
+        self._check_ids(ids)
+        features = self._run("text", params, ids, precision, Mode(training, platform), capture=False)
+        assert isinstance(features, jax.Array)
+        return features
 
     def _run(
-        self, tower: str, params: Params, inputs: Array, precision: Precision, capture: bool
+        self, tower: str, params: Params, inputs: Array, precision: Precision, mode: Mode, capture: bool
     ) -> Array | tuple[Array, Stages]:
         module = self._tower(tower, params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
-            features, stages = module(inputs, capture)
+            features, stages = module(inputs, mode, capture)
         features = features.astype(jnp.float32)
         if not capture:
             return features

@@ -16,6 +16,7 @@ from jax import Array
 from jax.nn.initializers import normal, xavier_uniform
 
 from clipjax.models import layers
+from clipjax.models.training import Mode
 
 
 class CrossAttention(nnx.Module):
@@ -29,9 +30,9 @@ class CrossAttention(nnx.Module):
         self.out = layers.Linear(dim, dim, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, queries: Array, tokens: Array) -> Array:
+    def __call__(self, queries: Array, tokens: Array, mode: Mode) -> Array:
         q, k, v = self.q(queries), self.k(tokens), self.v(tokens)
-        return self.out(layers.attend(q, k, v, heads=self.heads))
+        return self.out(layers.attend(q, k, v, heads=self.heads, mode=mode))
 
 
 class MapPool(nnx.Module):
@@ -46,8 +47,8 @@ class MapPool(nnx.Module):
         init = layers.torch_uniform
         self.mlp = layers.Mlp(dim, mlp_width, activation=activation, fc_init=init, proj_init=init, rngs=rngs)
 
-    def __call__(self, tokens: Array) -> Array:
-        read = self.attn(_for_each(tokens, self.query[...]), tokens)[:, 0]
+    def __call__(self, tokens: Array, mode: Mode) -> Array:
+        read = self.attn(_for_each(tokens, self.query[...]), tokens, mode)[:, 0]
         return read + self.mlp(self.ln(read))
 
 
@@ -63,9 +64,9 @@ class CocaPool(nnx.Module):
         self.ln_k = layers.LayerNorm(token_dim, eps=ln_eps)
         self.attn = CrossAttention(dim, token_dim, heads, rngs=rngs)
 
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Array, mode: Mode) -> Array:
         query = self.ln_q(self.query[:1])
-        return self.attn(_for_each(tokens, query), self.ln_k(tokens))[:, 0]
+        return self.attn(_for_each(tokens, query), self.ln_k(tokens), mode)[:, 0]
 
 
 def _for_each(tokens: Array, query: Array) -> Array:

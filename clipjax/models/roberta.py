@@ -29,6 +29,7 @@ from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
 from clipjax.models.text import lookup, stages
 from clipjax.models.text import narrow as narrow_text
+from clipjax.models.training import Mode
 
 _INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but the projection's
 
@@ -86,8 +87,8 @@ class PostNormBlock(nnx.Module):
         self.mlp = FeedForward(c.width, c.mlp_width, c.width, c.activation, rngs)
         self.ln_2 = layers.LayerNorm(c.width, eps=c.ln_eps)
 
-    def __call__(self, x: Array, visible: Array) -> Array:
-        x = self.ln_1(x + self.attn(x, visible))
+    def __call__(self, x: Array, visible: Array, mode: Mode) -> Array:
+        x = self.ln_1(x + self.attn(x, visible, mode=mode))
         return self.ln_2(x + self.mlp(x))
 
 
@@ -131,12 +132,12 @@ class RobertaTower(nnx.Module):
             self.proj = layers.Linear(c.width, c.embed_dim, use_bias=False, rngs=rngs)
         self.pad_id = c.pad_id
 
-    def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
         real = ids != self.pad_id
         positions = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0) + self.pad_id
         tokens = lookup(self.token_embedding, ids) + self.token_type_embedding[0]
         embedded = self.ln_embed(tokens + lookup(self.positional_embedding, positions))
-        x, outputs = layers.scan(self.blocks, embedded, real[:, None, None, :], capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, real[:, None, None, :], mode=mode, capture=capture)
         pooled = masked_mean(x, real)
         features = self.proj(pooled)
         return features, stages(embedded, outputs, pooled, features)

@@ -27,6 +27,7 @@ from jax.nn.initializers import normal
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
+from clipjax.models.training import Mode
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,18 @@ class TextTransformer(nnx.Module):
         self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
         self.causal, self.pooling = c.causal, c.pooling
 
-    def __call__(self, ids: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
         length = ids.shape[1]
         embedded = lookup(self.token_embedding, ids) + self.positional_embedding[:length]
         visible = layers.causal(length) if self.causal else None
-        x, outputs = layers.scan(self.blocks, embedded, visible, capture=capture)
+        x, outputs = layers.scan(self.blocks, embedded, visible, mode=mode, capture=capture)
         pooled = self.ln_final(x[:, -1] if self.pooling == "last" else at_highest_id(x, ids))
         features = pooled @ self.text_projection[...]
         if self.text_projection_bias is not None:
             features += self.text_projection_bias[...]
         return features, stages(embedded, outputs, pooled, features)
 
-    def embedded(self, beginning: Array, tokens: Array, places: Array, remat: bool) -> Array:
+    def embedded(self, beginning: Array, tokens: Array, places: Array, mode: Mode) -> Array:
         """Features of texts given as vectors; see `clipjax.models.network.Network.encode_embedded`."""
         start, length = len(beginning), len(beginning) + tokens.shape[1]
         positions = self.positional_embedding[...]
@@ -101,16 +102,16 @@ class TextTransformer(nnx.Module):
         visible = layers.causal(length) if self.causal else None
 
         def step(texts: tuple[Array, Array], block: Any) -> tuple[tuple[Array, Array], None]:
-            return block_behind(block, *texts, visible), None
+            return block_behind(block, *texts, visible, mode), None
 
-        (_, x), _ = jax.lax.scan(jax.checkpoint(step) if remat else step, (first, rest), self.blocks)
+        (_, x), _ = jax.lax.scan(jax.checkpoint(step) if mode.remat else step, (first, rest), self.blocks)
         pooled = self.ln_final(at_places(x, places - start))
         features = pooled @ self.text_projection[...]
         return features if self.text_projection_bias is None else features + self.text_projection_bias[...]
 
 
 def block_behind(
-    block: layers.Block, first: Array, rest: Array, visible: Array | None
+    block: layers.Block, first: Array, rest: Array, visible: Array | None, mode: Mode
 ) -> tuple[Array, Array]:
     """A block on texts [B, L, D] behind a beginning [1, P, D] that they share and that does not see them.
 
@@ -120,7 +121,7 @@ def block_behind(
     """
     attn, start = block.attn, first.shape[1]
     if start == 0:
-        return first, block(rest, visible)
+        return first, block(rest, visible, mode=mode)
     assert visible is not None
     q, k, v = (x(block.ln_1(first)) for x in (attn.q, attn.k, attn.v))
     own_q, *own = (x(block.ln_1(rest)) for x in (attn.q, attn.k, attn.v))
@@ -128,8 +129,8 @@ def block_behind(
     keys, values = (
         jnp.concatenate([jnp.broadcast_to(x, shape), y], axis=1) for x, y in zip((k, v), own, strict=True)
     )
-    first += attn.out(layers.attend(q, k, v, visible[:start, :start], heads=attn.heads))
-    rest += attn.out(layers.attend(own_q, keys, values, visible[start:], heads=attn.heads))
+    first += attn.out(layers.attend(q, k, v, visible[:start, :start], heads=attn.heads, mode=mode))
+    rest += attn.out(layers.attend(own_q, keys, values, visible[start:], heads=attn.heads, mode=mode))
     return first + block.mlp(block.ln_2(first)), rest + block.mlp(block.ln_2(rest))
 
 

@@ -1,14 +1,7 @@
-"""How a forward pass behaves in training, and what it leaves behind.
-
-The layers ask `current()`, so that no family passes it on. It is read while a function is traced: what is
-compiled holds it, as with `jax.default_matmul_precision`.
-"""
+"""How a forward pass runs, in inference and in training, and what training leaves behind."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +13,7 @@ PRODUCT = "product"  # the name of convolutions that a checkpointed block keeps,
 
 @dataclass(frozen=True)
 class Training:
-    """What a training step may ask of a forward pass; as it stands, that of inference.
+    """What a training step may ask of a forward pass.
 
     Attributes:
         batch_norm: "batch" normalises by the statistics of the global batch and updates the running ones, as
@@ -35,23 +28,28 @@ class Training:
     remat: bool = False
 
 
-INFERENCE = Training()  # itself, not its equal: a training step may ask for no more than this
-_CURRENT = ContextVar("training", default=INFERENCE)
+@dataclass(frozen=True)
+class Mode:
+    """How one forward pass runs: the argument `mode` of every layer whose result or program depends on it.
+
+    Attributes:
+        training: None is inference, where a block's activations are nobody's to keep.
+        platform: where it will run; see `clipjax.devices.platforms.by_platform`.
+    """
+
+    training: Training | None = None
+    platform: str | None = None
+
+    @property
+    def batch_norm(self) -> Literal["batch", "per_device", "frozen"]:
+        return "frozen" if self.training is None else self.training.batch_norm
+
+    @property
+    def remat(self) -> bool:
+        return self.training is not None and self.training.remat
 
 
-def current() -> Training:
-    """That of the forward pass being traced."""
-    return _CURRENT.get()
-
-
-@contextlib.contextmanager
-def active(training: Training) -> Iterator[None]:
-    """Forward passes traced inside are of this kind."""
-    token = _CURRENT.set(training)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+INFERENCE = Mode()
 
 
 class Statistic(nnx.Param):

@@ -29,6 +29,7 @@ from jax.nn.initializers import normal, variance_scaling
 from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
 from clipjax.models.pooling import CocaPool, MapPool
+from clipjax.models.training import Mode
 
 LAYER_SCALE_INIT = 1e-5  # of timm's DINOv2
 
@@ -157,11 +158,11 @@ class VisionTransformer(nnx.Module):
         self.ln_post = layers.LayerNorm(pooled, eps=c.ln_eps)
         self.proj = nnx.Param(normal(scale)(rngs.params(), (pooled, c.embed_dim))) if c.projection else None
 
-    def __call__(self, images: Array, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
-        x, outputs = layers.scan(self.blocks, embedded, capture=capture)
-        pooled = self.pooled(x)
+        x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
+        pooled = self.pooled(x, mode)
         features = pooled if self.proj is None else pooled @ self.proj[...]
         if outputs is None:
             return features, {}
@@ -183,13 +184,13 @@ class VisionTransformer(nnx.Module):
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
 
-    def pooled(self, x: Array) -> Array:
+    def pooled(self, x: Array, mode: Mode) -> Array:
         """The last block's output [B, N, D] -> [B, D], or [B, E] in CoCa."""
         if self.pool is None:
             return self.ln_post(x[:, 0])
         if self.config.pooling == "map":
-            return self.pool(self.ln_post(x))
-        return self.ln_post(self.pool(x))
+            return self.pool(self.ln_post(x), mode)
+        return self.ln_post(self.pool(x, mode))
 
 
 def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
@@ -203,10 +204,10 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
     return None
 
 
-def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int]) -> list[Array]:
+def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int], mode: Mode) -> list[Array]:
     """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
     patches = tower.patch_embed(images)
-    outputs = layers.scan_at(tower.blocks, tower.embed(patches), at=blocks)
+    outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, int(tower.config.class_token) :].reshape(patches.shape) for x in outputs]
 
 

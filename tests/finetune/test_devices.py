@@ -51,7 +51,7 @@ class Case(NamedTuple):
 
 
 def contrastive(network: Network) -> Case:
-    loss = clip_loss(network, *STATISTICS, "parity")
+    loss = clip_loss(network, *STATISTICS, "parity", "cpu")
     return Case(network.init_params(jax.random.key(0)), lambda _: loss, 16, 1e-3, bound_logit_scale)
 
 
@@ -84,12 +84,14 @@ def classify(network: Network, devices: int) -> Loss:
     """Cross-entropy of a ResNet whose BatchNorms see the global batch."""
 
     def loss(params: Params, rows: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        images = normalize(rows["pixels"], *STATISTICS)
+        images = normalize(rows["pixels"], *STATISTICS, "cpu")
         training = Training("batch", devices=devices)
         # A ReLU's gradient jumps where its input is zero but for rounding, and rounding differs between
         # numbers of devices: whether an input lies there is luck. A smooth function has no such place.
         with mock.patch.object(jax.nn, "relu", jax.nn.silu):
-            features, statistics = network.train_image(params, images, precision="parity", training=training)
+            features, statistics = network.train_image(
+                params, images, precision="parity", training=training, platform="cpu"
+            )
         logits, labels = head_logits(params["head"], features, normalize=True), rows["tokens"][:, 0] % 5
         return cross_entropy(logits, labels), Aux({"accuracy": accuracy(logits, labels)}, statistics)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from clipjax.devices.sharding import make_mesh
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import Recipe, load_recipe, recipe_names
 from clipjax.finetune.run import Data, finetune
+from clipjax.finetune.training import step
 from clipjax.finetune.training.trees import flatten, is_statistic
 from clipjax.storage.store import Store
 
@@ -58,6 +61,19 @@ TRAINED = {
 def quick_to_compile() -> Iterator[None]:
     with unoptimised():
         yield
+
+
+@pytest.fixture(autouse=True)
+def the_platform_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that leaves a choice by platform to the compiler could lock up its step; see `platform_of`."""
+    gradients = step._gradients
+    refused = AssertionError("the loss of a method does not pass `platform` on")
+
+    def watched(*args: Any) -> Any:
+        with mock.patch.object(jax.lax, "platform_dependent", side_effect=refused):
+            return gradients(*args)
+
+    monkeypatch.setattr(step, "_gradients", watched)
 
 
 @pytest.fixture(scope="module")

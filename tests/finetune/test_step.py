@@ -30,7 +30,7 @@ def prepare(network: Network, devices: int, rules: Rules) -> tuple[Any, Any, Any
     parts = Parts(network.init_params(jax.random.key(0)), {}, {})
     shardings = state_shardings(parts, tx, mesh, rules)
     state = init_state(parts, tx, shardings, seed=0)
-    loss = clip_loss(network, *STATISTICS, "parity")
+    loss = clip_loss(network, *STATISTICS, "parity", "cpu")
     return mesh, state, make_step(loss, tx, mesh, shardings, bound_logit_scale)
 
 
@@ -38,7 +38,7 @@ def test_negatives_come_from_the_global_batch(network: Network) -> None:
     """A loss averaged over parts of the batch is another number: test_devices.py can tell."""
     whole = batch(16)
     params = network.init_params(jax.random.key(0))
-    loss = jax.jit(clip_loss(network, *STATISTICS, "parity"))
+    loss = jax.jit(clip_loss(network, *STATISTICS, "parity", "cpu"))
     parts = [{name: value[i : i + 2] for name, value in whole.items()} for i in range(0, 16, 2)]
     local = np.mean([float(loss(params, part, jax.random.key(0))[0]) for part in parts])  # type: ignore[arg-type]
     assert abs(local - float(loss(params, whole, jax.random.key(0))[0])) > 0.1  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from flax import nnx
 
 from clipjax.errors import UsageError
 from clipjax.models import convolutions, layers
-from clipjax.models.training import Training, active, running, statistics
+from clipjax.models.training import INFERENCE, Mode, Training, running, statistics
 
 DIM = 5
 
@@ -47,8 +47,7 @@ def moved(layer: convolutions.BatchNorm, x: np.ndarray, training: Training) -> d
 
     def loss(state: Any, x: jax.Array) -> tuple[jax.Array, Any]:
         module = nnx.merge(graphdef, state)
-        with active(training):
-            y = module(x)
+        y = module(x, Mode(training))
         return jnp.sum(jnp.sin(y)), (y, statistics(module))
 
     (_, (y, found)), (d, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, jnp.asarray(x))
@@ -97,17 +96,15 @@ def test_each_part_of_the_batch_has_its_own() -> None:
 def test_frozen_is_inference() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels())
-    before, expected = statistics(ours), ours(x)
-    with active(Training("frozen", remat=True)):
-        np.testing.assert_array_equal(ours(x), expected)
+    before, expected = statistics(ours), ours(x, INFERENCE)
+    np.testing.assert_array_equal(ours(x, Mode(Training("frozen", remat=True))), expected)
     assert jax.tree.all(jax.tree.map(np.array_equal, statistics(ours), before))
 
 
 def test_bfloat16_has_float32_statistics() -> None:
     _, ours = pair()
     x = jnp.asarray(pixels(offset=30.0), jnp.bfloat16)
-    with active(Training("batch")):
-        y = ours(x)
+    y = ours(x, Mode(Training("batch")))
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(statistics(ours))} == {jnp.dtype("float32")}
     np.testing.assert_allclose(ours.mean[...], x.astype(jnp.float32).mean((0, 1, 2)), rtol=1e-6)
@@ -115,8 +112,8 @@ def test_bfloat16_has_float32_statistics() -> None:
 
 def test_one_value_a_channel_is_refused() -> None:
     _, ours = pair()
-    with pytest.raises(UsageError, match="one value a channel"), active(Training("batch")):
-        ours(jnp.ones((1, 1, 1, DIM)))
+    with pytest.raises(UsageError, match="one value a channel"):
+        ours(jnp.ones((1, 1, 1, DIM)), Mode(Training("batch")))
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -126,10 +123,10 @@ def test_stacked_blocks_bring_their_statistics_out(remat: bool) -> None:
     stacked.bias[...] = jnp.arange(3 * DIM, dtype=jnp.float32).reshape(3, DIM)
     alone = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(3)]
     x = y = jnp.asarray(pixels())
-    with active(Training("batch", remat=remat)):
-        found, _ = layers.scan(stacked, x, capture=False)
-        for layer in alone:
-            y = layers.apply(layer, y)
+    mode = Mode(Training("batch", remat=remat))
+    found, _ = layers.scan(stacked, x, mode=mode, capture=False)
+    for layer in alone:
+        y = layers.apply(layer, y, mode=mode)
     np.testing.assert_allclose(found, y, atol=1e-5)
     assert stacked.mean[...].shape == (3, DIM)
     for i, layer in enumerate(alone):

@@ -21,6 +21,7 @@ from clipjax.errors import DataError
 from clipjax.models import convolutions
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
+from clipjax.models.training import INFERENCE
 
 NARROW = narrow_arch(load_arch("convnext_base-in1k"))
 
@@ -81,7 +82,7 @@ def test_narrow_keeps_the_flags(name: str) -> None:
 def test_patches_are_a_matrix_product(size: tuple[int, int], kernel: int) -> None:
     """Cells that fill no whole patch are left out, as PyTorch does."""
     x, weight = normal(2, *size, 5), normal(kernel, kernel, 5, 7)
-    convolve = partial(convolutions.conv2d, stride=kernel, padding="none")
+    convolve = partial(convolutions.conv2d, stride=kernel, padding="none", mode=INFERENCE)
     ours = convolve(jnp.asarray(x), jnp.asarray(weight))
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride=kernel), atol=2e-5)
     assert "conv" not in str(jax.make_jaxpr(convolve)(x, weight))
@@ -89,7 +90,7 @@ def test_patches_are_a_matrix_product(size: tuple[int, int], kernel: int) -> Non
 
 def test_no_padding_where_windows_overlap() -> None:
     x, weight = normal(2, 8, 9, 5), normal(3, 3, 5, 7)
-    ours = convolutions.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=2, padding="none")
+    ours = convolutions.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=2, padding="none", mode=INFERENCE)
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride=2), atol=2e-5)
 
 
@@ -101,14 +102,14 @@ def test_depthwise_seven_by_seven_with_bias(size: tuple[int, int]) -> None:
     conv.bias[...] = jnp.asarray(bias)  # pyright: ignore[reportOptionalSubscript]
     kernel = np.array(conv.kernel[...])
     expected = torch_conv(x, kernel, padding=3, groups=6, bias=torch.from_numpy(bias))
-    np.testing.assert_allclose(jax.jit(conv)(jnp.asarray(x)), expected, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(partial(conv, mode=INFERENCE))(jnp.asarray(x)), expected, atol=2e-5)
 
 
 def test_a_depthwise_convolution_has_the_gradient_of_the_plain_one() -> None:
     x, weight = jnp.asarray(normal(2, 6, 5, 3)), jnp.asarray(normal(3, 3, 1, 3))
 
     def ours(x: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.sin(convolutions.conv2d(x, weight, stride=1, padding="symmetric")).sum()
+        return jnp.sin(convolutions.conv2d(x, weight, stride=1, padding="symmetric", mode=INFERENCE)).sum()
 
     def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
         numbers = ("NHWC", "HWIO", "NHWC")
@@ -142,7 +143,7 @@ def test_a_depthwise_convolution_is_computed_once() -> None:
         terms = [x[:, i : i + 16, j : j + 16] * weight[i, j, 0] for i in range(7) for j in range(7)]
         return sum(terms[1:], terms[0])
 
-    once = products(partial(convolutions.conv2d, stride=1, padding="symmetric"))
+    once = products(partial(convolutions.conv2d, stride=1, padding="symmetric", mode=INFERENCE))
     assert 49 <= once < 60
     assert products(inlined) >= 3 * 49  # what `outlined` is for: remove it when XLA no longer does this
 

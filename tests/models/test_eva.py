@@ -18,6 +18,7 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, apply_rot_embed_cat
 from clipjax.models import eva, layers
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
+from clipjax.models.training import INFERENCE
 from converters.engine import convert, detect_table, nest
 from converters.golden import build_model
 from converters.golden.condition import condition
@@ -111,7 +112,7 @@ def test_dense_features_are_timms_intermediates(name: str):
     pixels = images(arch.vision.image_size, 2, 5)
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: eva.Eva(arch.vision, nnx.Rngs(0))))
     with jax.default_matmul_precision("highest"):
-        got = eva.dense(nnx.merge(graphdef, params), jnp.asarray(pixels), [0, 1])
+        got = eva.dense(nnx.merge(graphdef, params), jnp.asarray(pixels), [0, 1], INFERENCE)
     with torch.no_grad():
         given = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         wanted = theirs.visual.trunk.forward_intermediates(given, indices=[0, 1], intermediates_only=True)

@@ -14,6 +14,7 @@ from timm.layers.padding import pad_same
 from torch.nn import functional as F
 
 from clipjax.models import convolutions, layers
+from clipjax.models.training import INFERENCE
 
 RNG = np.random.default_rng(0)
 
@@ -68,7 +69,7 @@ def test_attention(causal: bool) -> None:
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 7, 4, 6).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv, is_causal=causal).transpose(1, 2).reshape(3, 7, 24)
     visible = layers.causal(7) if causal else None
-    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4)
+    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), visible, heads=4, mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -76,7 +77,7 @@ def test_attention_over_long_sequences_goes_in_chunks() -> None:
     q, k, v = (normal(3, 400, 10) for _ in "qkv")  # 6 heads in all: not a multiple of the chunk
     tq, tk, tv = (torch.from_numpy(x).reshape(3, 400, 2, 5).transpose(1, 2) for x in (q, k, v))
     theirs = F.scaled_dot_product_attention(tq, tk, tv).transpose(1, 2).reshape(3, 400, 10)
-    attend = jax.jit(functools.partial(layers.attend, heads=2))
+    attend = jax.jit(functools.partial(layers.attend, heads=2, mode=INFERENCE))
     np.testing.assert_allclose(attend(*map(jnp.asarray, (q, k, v))), theirs, atol=1e-6)
     assert "while" in attend.lower(*map(jnp.asarray, (q, k, v))).as_text()
 
@@ -85,7 +86,7 @@ def test_attention_of_one_query() -> None:
     q, k = normal(2, 1, 8), normal(2, 5, 8)
     tq, tk = (torch.from_numpy(x).reshape(2, -1, 2, 4).transpose(1, 2) for x in (q, k))
     theirs = F.scaled_dot_product_attention(tq, tk, tk).transpose(1, 2).reshape(2, 1, 8)
-    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2)
+    ours = layers.attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(k), heads=2, mode=INFERENCE)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -108,13 +109,18 @@ def torch_conv(x: np.ndarray, kernel: np.ndarray, stride: int, padding: str) -> 
 @pytest.mark.parametrize("size", [(8, 8), (9, 12), (7, 7)])
 def test_convolution(size: tuple[int, int], kernel: int, stride: int, padding: Any, depthwise: bool) -> None:
     x, weight = normal(2, *size, 6), normal(kernel, kernel, 1 if depthwise else 6, 6 if depthwise else 10)
-    ours = convolutions.conv2d(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding)
+    ours = convolutions.conv2d(
+        jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding, mode=INFERENCE
+    )
     np.testing.assert_allclose(ours, torch_conv(x, weight, stride, padding), atol=2e-5)
 
 
 def test_the_two_paddings_differ_where_the_size_is_even() -> None:
     x, weight = jnp.asarray(normal(1, 8, 8, 4)), jnp.asarray(normal(3, 3, 1, 4))
-    ours = [convolutions.conv2d(x, weight, stride=2, padding=padding) for padding in ("symmetric", "tf_same")]
+    ours = [
+        convolutions.conv2d(x, weight, stride=2, padding=padding, mode=INFERENCE)
+        for padding in ("symmetric", "tf_same")
+    ]
     assert ours[0].shape == ours[1].shape
     assert np.abs(ours[0] - ours[1]).max() > 0.1
 
@@ -122,7 +128,7 @@ def test_the_two_paddings_differ_where_the_size_is_even() -> None:
 def test_convolutions_are_written_out_on_the_cpu_only() -> None:
     def count(kernel: tuple[int, ...], platform: str) -> int:
         def run(x: jax.Array, weight: jax.Array) -> jax.Array:
-            return convolutions.conv2d(x, weight, stride=1, padding="symmetric")
+            return convolutions.conv2d(x, weight, stride=1, padding="symmetric", mode=INFERENCE)
 
         shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 8, 8, 16), kernel)]
         program = jax.jit(run).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
@@ -142,7 +148,7 @@ def test_batch_norm() -> None:
     scale, bias, mean, var = map(torch.from_numpy, vectors)
     theirs = F.batch_norm(torch.from_numpy(x.transpose(0, 3, 1, 2)), mean, var, scale, bias, eps=1e-3)
     np.testing.assert_allclose(
-        layer(jnp.asarray(x)), theirs.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
+        layer(jnp.asarray(x), INFERENCE), theirs.numpy().transpose(0, 2, 3, 1), rtol=1e-5, atol=1e-5
     )
 
 

@@ -20,6 +20,7 @@ from clipjax.errors import DataError
 from clipjax.models.arch import arch_from_dict, arch_names, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.pooling import CocaPool
+from clipjax.models.training import INFERENCE
 from clipjax.models.vit import LAYER_SCALE_INIT, PatchEmbed, ViTConfig
 from converters.engine import flatten
 
@@ -168,11 +169,11 @@ def test_pixels_that_fill_no_patch_are_left_out():
 def test_only_the_first_query_is_read():
     pool = CocaPool(8, 12, 2, 5, ln_eps=1e-5, rngs=nnx.Rngs(0))
     tokens = jax.random.normal(jax.random.key(0), (3, 7, 12))
-    before = pool(tokens)
+    before = pool(tokens, INFERENCE)
     pool.query[...] = pool.query[...].at[1:].set(100.0)
-    np.testing.assert_array_equal(pool(tokens), before)
+    np.testing.assert_array_equal(pool(tokens, INFERENCE), before)
     pool.query[...] = pool.query[...].at[0].set(jnp.arange(8.0))
-    assert float(jnp.abs(pool(tokens) - before).max()) > 1e-3
+    assert float(jnp.abs(pool(tokens, INFERENCE) - before).max()) > 1e-3
 
 
 def test_layer_scale_starts_small():

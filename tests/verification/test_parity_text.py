@@ -339,13 +339,15 @@ def test_another_pooling_position_of_coca_is_seen(monkeypatch: pytest.MonkeyPatc
     assert first_difference(coca, golden=coca.rerun()) == "text.pooled"
 
 
-def pre_norm(self: Any, x: Any, visible: Any) -> Any:
-    x = x + self.attn(self.ln_1(x), visible)
+def pre_norm(self: Any, x: Any, visible: Any, mode: Any) -> Any:
+    x = x + self.attn(self.ln_1(x), visible, mode=mode)
     return x + self.mlp(self.ln_2(x))
 
 
-def blind_to_padding(self: Any, x: Any, visible: Any, right: Any = roberta.PostNormBlock.__call__) -> Any:
-    return right(self, x, jnp.ones_like(visible))
+def blind_to_padding(
+    self: Any, x: Any, visible: Any, mode: Any, right: Any = roberta.PostNormBlock.__call__
+) -> Any:
+    return right(self, x, jnp.ones_like(visible), mode)
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,12 @@ def _offset(length: int, size: int, crop: Crop) -> int:
     return -((size - length) // 2) if length < size else round((length - size) / 2)
 
 
-def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def normalize(
+    pixels: jax.Array | np.ndarray,
+    mean: Sequence[float],
+    std: Sequence[float],
+    platform: str | None = None,
+) -> jax.Array:
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
     XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
@@ -302,6 +307,7 @@ def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
     Args:
         pixels: uint8 [..., 3].
         mean, std: three numbers each, in units of the 0-1 range.
+        platform: of a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
 
     Returns: float32 [..., 3].
     """
@@ -316,7 +322,7 @@ def normalize(pixels: jax.Array | np.ndarray, mean: Sequence[float], std: Sequen
         unit = pixels.astype(jnp.float32) / 255.0
         return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
-    return by_platform(jnp.asarray(pixels), tpu=compute, default=look_up)
+    return by_platform(jnp.asarray(pixels), platform=platform, tpu=compute, default=look_up)
 
 
 def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -29,6 +29,7 @@ import numpy as np
 from jax import Array
 
 from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DATA, batch_sharding
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
@@ -134,7 +135,7 @@ def coop_loss(setup: Setup, size: int) -> Loss:
     """
     model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
     network, preprocess = model.network, model.card.preprocess
-    names = setup.train.label_space.classes
+    names, platform = setup.train.label_space.classes, platform_of(mesh)
     prompts = class_prompts(model, names, size, setup.options["position"], csc=setup.options["csc"])
     groups = by_length(prompts, LEAST_SAVED)
     order = np.argsort(np.concatenate(groups))
@@ -142,8 +143,9 @@ def coop_loss(setup: Setup, size: int) -> Loss:
     def images(params: Params, batch: Mapping[str, Array]) -> Array:
         if recipe.augmentation is None:
             return batch["features"]
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
-        return jax.lax.stop_gradient(network.encode_image(params, pixels, precision=recipe.precision))
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
+        found = network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
+        return jax.lax.stop_gradient(found)
 
     def texts(params: Params) -> Array:
         return jnp.concatenate([texts_of(params, rows) for rows in groups])[order]
@@ -159,6 +161,7 @@ def coop_loss(setup: Setup, size: int) -> Loss:
             context,
             precision=recipe.precision,
             remat=recipe.remat,
+            platform=platform,
             place=lambda tokens: jax.lax.with_sharding_constraint(tokens, batch_sharding(mesh)),
         )
         return features[: len(rows)]

@@ -15,6 +15,7 @@ from jax import Array
 from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.platforms import platform_of
 from clipjax.finetune import outcome
 from clipjax.finetune.data.batches import image_batches, split_features
 from clipjax.finetune.data.splits import ValidationSplit
@@ -63,12 +64,13 @@ def image_loss(setup: Setup) -> Loss:
     network, card, recipe = setup.model.network, setup.model.card, setup.recipe
     mean, std = card.preprocess.mean, card.preprocess.std
     unit, smoothing = embeds_at_unit_norm(card), setup.options["label_smoothing"]
-    training = Training(recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+    mesh = setup.settings.mesh
+    training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        images = normalize(batch["pixels"], mean, std)
+        images = normalize(batch["pixels"], mean, std, platform)
         features, statistics = network.train_image(
-            params, images, precision=recipe.precision, training=training
+            params, images, precision=recipe.precision, training=training, platform=platform
         )
         logits = losses.head_logits(params["head"], features, normalize=unit)
         value = losses.cross_entropy(logits, batch["label"], label_smoothing=smoothing)

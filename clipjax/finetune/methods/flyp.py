@@ -23,6 +23,7 @@ from jax import Array
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.platforms import platform_of
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import outcome
@@ -78,13 +79,18 @@ def outline(setup: Setup) -> Outline:
 def flyp_loss(setup: Setup) -> Loss:
     """The loss of a dual encoder on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
     network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
-    training = Training(recipe.batch_norm, setup.settings.mesh.size, recipe.remat)
+    mesh = setup.settings.mesh
+    training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
     mask_collisions = setup.options["mask_collisions"]
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
-        image, statistics = network.train_image(params, pixels, precision=recipe.precision, training=training)
-        text = network.train_text(params, batch["tokens"], precision=recipe.precision, training=training)
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
+        image, statistics = network.train_image(
+            params, pixels, precision=recipe.precision, training=training, platform=platform
+        )
+        text = network.train_text(
+            params, batch["tokens"], precision=recipe.precision, training=training, platform=platform
+        )
         excluded = collisions(batch["label"]) if mask_collisions else None
         value, metrics = contrastive_loss(image, text, params["logit_scale"], excluded)
         return value, Aux({**metrics, "logit_scale": jnp.exp(params["logit_scale"])}, statistics)

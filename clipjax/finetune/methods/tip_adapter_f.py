@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from clipjax.data.pixels.preprocess import normalize
+from clipjax.devices.platforms import platform_of
 from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
 from clipjax.finetune.data.splits import ValidationSplit
 from clipjax.finetune.linear_head import accuracy_on
@@ -113,13 +114,14 @@ def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
     """
     model, recipe, options = setup.model, setup.recipe, setup.options
     network, preprocess = model.network, model.card.preprocess
+    platform = platform_of(setup.settings.mesh)
     alpha, classes = np.float32(options["alpha"]), len(setup.train.label_space)
 
     def features_of(params: Params, batch: Mapping[str, Array]) -> Array:
         if recipe.augmentation is None:
             return batch["features"]
-        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std)
-        return network.encode_image(params, pixels, precision=recipe.precision)
+        pixels = normalize(batch["pixels"], preprocess.mean, preprocess.std, platform)
+        return network.encode_image(params, pixels, precision=recipe.precision, platform=platform)
 
     def loss(params: Params, batch: dict[str, Array], key: Any) -> tuple[Array, Aux]:
         features = jax.lax.stop_gradient(unit_norm(features_of(params, batch)))

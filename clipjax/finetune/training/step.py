@@ -19,7 +19,6 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from clipjax.devices.platforms import tracing_for
 from clipjax.devices.sharding import (
     DP,
     Rules,
@@ -152,12 +151,10 @@ def make_step(
         with `loss`, `grad_norm` (before clipping) and, where `rate` is given, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
-    platform = mesh.devices.flat[0].platform
 
     def step(state: TrainState, fixed: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        with tracing_for(platform):
-            value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate, shardings.params)
+        value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate, shardings.params)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
         # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):

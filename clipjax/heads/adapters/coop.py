@@ -153,13 +153,14 @@ def class_features(
     *,
     precision: Precision,
     remat: bool = False,
+    platform: str | None = None,
     place: Callable[[Array], Array] = lambda tokens: tokens,
 ) -> Array:
     """The text features of prompts around a context.
 
     Args:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
-        remat: see `Network.encode_embedded`.
+        remat, platform: see `Network.encode_embedded`.
         place: of tokens [K, L, D] on devices, inside a jit.
 
     Returns: float32 [K, E], not of unit norm.
@@ -174,6 +175,7 @@ def class_features(
         precision=precision,
         beginning=first,
         remat=remat,
+        platform=platform,
     )
 
 
