@@ -13,6 +13,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Before these packages are imported anywhere.
+install_import_hook(["clipjax.metrics", "clipjax.models"], "_shapes.checked")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, Int32, Num, Real
 
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
@@ -36,8 +37,8 @@ class Resampling:
     Attributes:
         data: name of the data set. Part of the seed: data sets are resampled independently of each other.
         size: its images.
-        clusters: the cluster of each image, 0..C-1, each with an image; None: each image by itself. int
-            [size]. A resample has C clusters, and as many images as these hold.
+        clusters: int [size], the cluster of each image, 0..C-1, each with an image; None: each image by
+            itself. A resample has C clusters, and as many images as these hold.
     """
 
     data: str
@@ -62,8 +63,8 @@ class Resampling:
         """What is drawn: clusters or images."""
         return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
-    def blocks(self, rows: int) -> Iterator[np.ndarray]:
-        """Weights of all resamples, at most `rows` at a time. int32 [B, size]."""
+    def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
+        """Weights of all resamples, at most `rows` at a time."""
         name = int.from_bytes(hashlib.sha256(self.data.encode()).digest()[:8], "little")
         rng = np.random.default_rng([self.seed, name])
         for start in range(0, self.resamples, rows):
@@ -124,8 +125,10 @@ def _keep_freed_memory() -> None:
     np.empty(2**23, np.uint8)
 
 
-def percentile_interval(draws: np.ndarray, level: float = LEVEL, *, clustered: bool = False) -> Interval:
-    """The central part of the bootstrap's values [R], with linear interpolation between them.
+def percentile_interval(
+    draws: Real[np.ndarray, " R"], level: float = LEVEL, *, clustered: bool = False
+) -> Interval:
+    """The central part of the bootstrap's values, with linear interpolation between them.
 
     It says nothing where no resample can differ (a rate of 0 or 1): use an interval of proportions there.
     The method names the number of resamples, e.g. "bootstrap_1000", "cluster_bootstrap_1000".
@@ -141,7 +144,12 @@ def percentile_interval(draws: np.ndarray, level: float = LEVEL, *, clustered: b
 
 
 def centred_interval(
-    value: float, draws: np.ndarray, level: float = LEVEL, *, lower: float = -np.inf, clustered: bool = False
+    value: float,
+    draws: Real[np.ndarray, " R"],
+    level: float = LEVEL,
+    *,
+    lower: float = -np.inf,
+    clustered: bool = False,
 ) -> Interval:
     """Percentiles of draws moved so that their mean is the value, and cut off at `lower`.
 
@@ -155,14 +163,14 @@ def centred_interval(
     return plain._replace(lo=max(plain.lo, lower), method=f"centred_{plain.method}")
 
 
-def differ(draws: np.ndarray | None) -> bool:
-    """Whether there are draws [R], and two of them differ: else they say nothing of a number's spread."""
+def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
+    """Whether there are draws, and two of them differ: else they say nothing of a number's spread."""
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 
 
 def interval_of_mean(
     mean: float,
-    draws: np.ndarray | None,
+    draws: Real[np.ndarray, " R"] | None,
     units: int,
     what: str,
     level: float = LEVEL,
@@ -173,7 +181,7 @@ def interval_of_mean(
 
     Args:
         mean: of numbers in 0..1.
-        draws: [R], or None where there is too little to resample.
+        draws: None where there is too little to resample.
         units, what: how many independent ones of what the mean rests on at least, e.g. 50 "images".
     """
     if draws is not None and len(draws):
@@ -183,6 +191,8 @@ def interval_of_mean(
     return wilson_of_mean(mean, units, what, level)
 
 
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of values [N] on each resample: weights [B, N] -> float64 [B]."""
+def weighted_mean(
+    values: Num[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
+) -> Float64[np.ndarray, " B"]:
+    """Mean of the values on each resample."""
     return weights @ values.astype(np.float64) / weights.sum(axis=1)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int, Int64
 
 from clipjax.metrics.inputs import refuse
 
@@ -33,13 +34,19 @@ _MOST_IMAGES = 64  # of a block
 _UNROLL = 16  # keys of a class that are added in one loop
 
 
-def affinities(features: Array, keys: Array, values: np.ndarray, beta: float, *, num_classes: int) -> Array:
-    """sum over the keys of each class of exp(-beta (1 - feature @ key)), float32 [B, K]; differentiable.
+def affinities(
+    features: Float[Array, "B D"],
+    keys: Float[Array | np.ndarray, "D N"],
+    values: Int[np.ndarray, " N"],
+    beta: float,
+    *,
+    num_classes: int,
+) -> Float[Array, "B {num_classes}"]:
+    """sum over the keys of each class of exp(-beta (1 - feature @ key)); differentiable.
 
     Args:
-        features: float32 [B, D], of unit norm.
-        keys: float32 [D, N].
-        values: int [N], the class of each key, known while JAX traces. Sorted, with equally many keys of each
+        features: of unit norm.
+        values: the class of each key, known while JAX traces. Sorted, with equally many keys of each
             class, they make this a plain sum; otherwise it is a scatter.
     """
     terms = jnp.exp(-np.float32(beta) * (1 - jnp.matmul(features, keys, precision="highest")))
@@ -51,11 +58,11 @@ def affinities(features: Array, keys: Array, values: np.ndarray, beta: float, *,
 
 def count_correct(
     blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    keys: np.ndarray,
-    values: np.ndarray,
-    betas: np.ndarray,
-    alphas: np.ndarray,
-) -> np.ndarray:
+    keys: Float[np.ndarray, "D N"],
+    values: Int[np.ndarray, " N"],
+    betas: Float[np.ndarray, " I"],
+    alphas: Float[np.ndarray, " J"],
+) -> Int64[np.ndarray, "I J"]:
     """How many images each pair of beta and alpha classifies rightly; of equal logits the first class wins.
 
     Memory does not grow with the images: at most some millions of distances are held at once.
@@ -63,12 +70,8 @@ def count_correct(
     Args:
         blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], and
             labels int [n]; a label of -1 (padding) counts nowhere.
-        keys: float32 [D, N].
-        values: int [N], the class of each key.
-        betas: float [I]; evenly spaced ones are fastest.
-        alphas: float [J].
-
-    Returns: int64 [I, J].
+        values: the class of each key.
+        betas: evenly spaced ones are fastest.
 
     Raises:
         ValueError: a key's or an image's class is not among the K; names the row.

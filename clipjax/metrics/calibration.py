@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.stats
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import ArrayLike
 
 from clipjax.metrics import intervals
@@ -29,6 +30,8 @@ from clipjax.metrics.inputs import Weights, booleans, check_finite, count_of_eac
 from clipjax.metrics.intervals import LEVEL, Interval
 
 SPLIT_SEED = 333
+
+Scalar = float | Float[jax.Array, ""]
 
 
 class NoOptimumError(ValueError):
@@ -42,13 +45,13 @@ class NoOptimumError(ValueError):
 class Scored(NamedTuple):
     """Per image: the best class's probability, whether it is the label, -log p(label), and the Brier score.
 
-    float64, bool, float64, float64, each [N]; 0 and False for an image of weight 0.
+    0 and False for an image of weight 0.
     """
 
-    confidence: np.ndarray
-    correct: np.ndarray
-    nll: np.ndarray
-    brier: np.ndarray
+    confidence: Float64[np.ndarray, " N"]
+    correct: Bool[np.ndarray, " N"]
+    nll: Float64[np.ndarray, " N"]
+    brier: Float64[np.ndarray, " N"]
 
 
 def score(
@@ -86,14 +89,16 @@ def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
     return float(np.sum(array[counts > 0] * counts[counts > 0]) / counts.sum())
 
 
-def equal_width_edges(bins: int) -> np.ndarray:
-    """Edges of `bins` bins of one width on [0, 1]. float64 [bins + 1]."""
+def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
+    """Edges of `bins` bins of one width on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
 
-def equal_mass_edges(confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None) -> np.ndarray:
-    """Edges of `bins` bins that hold equally many images. float64 [bins + 1].
+def equal_mass_edges(
+    confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None
+) -> Float64[np.ndarray, " {bins}+1"]:
+    """Edges of `bins` bins that hold equally many images.
 
     The m-th inner edge is the ceil(m N / bins)-th smallest confidence, so that right-closed bins hold
     N / bins images each where that is a whole number. Equal confidences share a bin, whatever their order;
@@ -110,13 +115,13 @@ def equal_mass_edges(confidence: ArrayLike | jax.Array, bins: int, weights: Weig
 class Reliability:
     """What the images of each bin sum up to. Parts of a data set with the same edges may be added.
 
-    edges [B + 1]; count, confidence (sum), correct (number) [B], all float64.
+    count, confidence (sum) and correct (number) are of each bin.
     """
 
-    edges: np.ndarray
-    count: np.ndarray
-    confidence: np.ndarray
-    correct: np.ndarray
+    edges: Float64[np.ndarray, " edges"]
+    count: Float64[np.ndarray, " edges-1"]
+    confidence: Float64[np.ndarray, " edges-1"]
+    correct: Float64[np.ndarray, " edges-1"]
 
     def __add__(self, other: Reliability) -> Reliability:
         if not np.array_equal(self.edges, other.edges):
@@ -132,7 +137,7 @@ class Reliability:
 def reliability(
     confidence: ArrayLike | jax.Array,
     correct: ArrayLike | jax.Array,
-    edges: np.ndarray,
+    edges: Float64[np.ndarray, " edges"],
     *,
     weights: Weights = None,
 ) -> Reliability:
@@ -141,7 +146,7 @@ def reliability(
     Args:
         confidence: [N], 0 to 1. Its own precision decides about the edges: 0.2 in float32 is above 0.2.
         correct: bool [N].
-        edges: [B + 1] ascending, from `equal_width_edges` or `equal_mass_edges`.
+        edges: ascending, from `equal_width_edges` or `equal_mass_edges`.
 
     Raises:
         ValueError: nothing counts, or a confidence is no probability; names the row.
@@ -168,12 +173,16 @@ def mce(bins: Reliability) -> float:
     return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
 
 
-def bin_of(confidence: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The right-closed bin of each image, 0..B-1; arguments as in `reliability`. int [N]."""
+def bin_of(
+    confidence: Float[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
+) -> Int[np.ndarray, " N"]:
+    """The right-closed bin of each image, from 0; arguments as in `reliability`."""
     return np.searchsorted(edges[1:-1], np.asarray(confidence, np.float64))
 
 
-def bin_columns(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def bin_columns(
+    confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
+) -> Float64[np.ndarray, "N 3 edges-1"]:
     """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
 
     Args:
@@ -188,12 +197,12 @@ def bin_columns(confidence: np.ndarray, correct: np.ndarray, edges: np.ndarray) 
     return columns
 
 
-def ece_of_sums(sums: np.ndarray) -> np.ndarray:
-    """ECE from the count, confidence and correct answers of each bin. float64 [R, 3, B] -> [R]."""
+def ece_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
+    """ECE from the count, confidence and correct answers of each bin."""
     return np.abs(sums[:, 2] - sums[:, 1]).sum(axis=1) / sums[:, 0].sum(axis=1)
 
 
-def mce_of_sums(sums: np.ndarray) -> np.ndarray:
+def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
     """MCE, likewise; an empty bin has no error."""
     return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
 
@@ -284,8 +293,8 @@ def temperature_interval(temperature: float, error: float, level: float = LEVEL)
     )
 
 
-def half_split(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the calibration half and of the test half. Two int64 arrays.
+def half_split(names: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
+    """Rows of the calibration half and of the test half.
 
     Images are ordered by file name without folders (those of one file name by their folders) and dealt out by
     RandomState(333).permutation: the first half calibrates. That is `train_test_split(test_size=0.5,
@@ -308,7 +317,9 @@ def half_split(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def _score(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[jax.Array, ...]:
+def _score(
+    logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"], temperature: Scalar
+) -> tuple[jax.Array, ...]:
     def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         z, label = row
         scaled = z.astype(jnp.float64) / temperature
@@ -324,8 +335,10 @@ def _score(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[ja
 
 
 @jax.jit
-def _slopes(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[jax.Array, jax.Array]:
-    """Of each image's NLL as a function of 1 / T. Two float64 [N]."""
+def _slopes(
+    logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"], temperature: Scalar
+) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
+    """Slope and curvature of each image's NLL as a function of 1 / T."""
 
     def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         z = row[0].astype(jnp.float64)
@@ -337,8 +350,13 @@ def _slopes(logits: jax.Array, labels: jax.Array, temperature: float) -> tuple[j
 
 
 @jax.jit
-def _bin_sums(confidence: jax.Array, correct: jax.Array, counts: jax.Array, inner: jax.Array) -> jax.Array:
-    """Images, sum of confidence and of correct of each bin. float64 [B, 3]."""
+def _bin_sums(
+    confidence: Float[jax.Array, " N"],
+    correct: Bool[jax.Array, " N"],
+    counts: Int[jax.Array, " N"],
+    inner: Float64[jax.Array, " inner"],
+) -> Float64[jax.Array, "inner+1 3"]:
+    """Images, sum of confidence and of correct of each bin."""
     exact, weight = confidence.astype(jnp.float64), counts.astype(jnp.float64)
     place = jnp.sum(exact[:, None] > inner, axis=1)
     values = jnp.stack([weight, weight * exact, weight * correct.astype(jnp.float64)], axis=1)
@@ -346,8 +364,10 @@ def _bin_sums(confidence: jax.Array, correct: jax.Array, counts: jax.Array, inne
 
 
 @jax.jit
-def _best_and_own(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each row's largest logit and its label's. Two float64 [N]."""
+def _best_and_own(
+    logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"]
+) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
+    """Each row's largest logit and its label's."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return jnp.max(logits, axis=1).astype(jnp.float64), own.astype(jnp.float64)
 

@@ -11,30 +11,33 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Int32, Num
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def top_k(scores: jax.Array, *, k: int) -> jax.Array:
-    """The k best columns of each row, best first. [N, K] -> int32 [N, k]; k <= K."""
+def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]:
+    """The k best columns of each row, best first; k <= K."""
     scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0: they are a tie
     return jax.lax.top_k(scores, k)[1]
 
 
 @jax.jit
-def in_top_k(ranked: jax.Array, labels: jax.Array) -> jax.Array:
-    """Whether each label is among its row's ranked columns. int [N, k], int [N] -> bool [N]."""
+def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Bool[jax.Array, " N"]:
+    """Whether each label is among its row's ranked columns."""
     return jnp.any(ranked == labels[:, None], axis=1)
 
 
 @jax.jit
-def is_tied(scores: jax.Array) -> jax.Array:
-    """Whether several columns have a row's largest score: the lowest index decides. [N, K] -> bool [N]."""
+def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
+    """Whether several columns have a row's largest score: the lowest index decides."""
     return jnp.sum(scores == jnp.max(scores, axis=1, keepdims=True), axis=1) > 1
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
-def class_counts(labels: jax.Array, correct: jax.Array, *, num_classes: int) -> tuple[jax.Array, jax.Array]:
-    """Correct images and all images of each class. int [N], bool [N] -> two int32 [num_classes].
+def class_counts(
+    labels: Int[jax.Array, " N"], correct: Bool[jax.Array, " N"], *, num_classes: int
+) -> tuple[Int32[jax.Array, " {num_classes}"], Int32[jax.Array, " {num_classes}"]]:
+    """Correct images and all images of each class.
 
     A label outside 0..num_classes-1 (-1 marks padding) counts nowhere.
     """
@@ -46,28 +49,31 @@ def class_counts(labels: jax.Array, correct: jax.Array, *, num_classes: int) -> 
 
 
 @jax.jit
-def softmax(logits: jax.Array) -> jax.Array:
-    """Probabilities of each row, float32 (of float64 logits float64) [N, K]."""
+def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
+    """Probabilities of each row, float32 (of float64 logits float64)."""
     kept = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return jax.nn.softmax(logits.astype(kept), axis=1)
 
 
 @jax.jit
-def take_classes(scores: jax.Array, columns: jax.Array) -> jax.Array:
-    """Scores of the chosen columns. [N, K], int [M] -> [N, M]."""
+def take_classes(scores: Num[jax.Array, "N K"], columns: Int[jax.Array, " M"]) -> Num[jax.Array, "N M"]:
+    """Scores of the chosen columns."""
     return scores[:, columns]
 
 
 @functools.partial(jax.jit, static_argnames="num_groups")
-def group_mean(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_groups: int) -> jax.Array:
+def group_mean(
+    scores: Float[jax.Array, "N K"],
+    columns: Int[jax.Array, " P"],
+    group: Int[jax.Array, " P"],
+    *,
+    num_groups: int,
+) -> Float[jax.Array, "N {num_groups}"]:
     """Arithmetic mean of the scores over groups of columns.
 
     Args:
-        scores: [N, K].
-        columns, group: int [P]; column `columns[p]` is a member of group `group[p]`. A column may be in
-            several groups or in none; no group is empty.
-
-    Returns: [N, num_groups].
+        columns, group: column `columns[p]` is a member of group `group[p]`. A column may be in several groups
+            or in none; no group is empty.
     """
     size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
     total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
@@ -75,7 +81,13 @@ def group_mean(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_g
 
 
 @functools.partial(jax.jit, static_argnames="num_groups")
-def group_max(scores: jax.Array, columns: jax.Array, group: jax.Array, *, num_groups: int) -> jax.Array:
+def group_max(
+    scores: Float[jax.Array, "N K"],
+    columns: Int[jax.Array, " P"],
+    group: Int[jax.Array, " P"],
+    *,
+    num_groups: int,
+) -> Float[jax.Array, "N {num_groups}"]:
     """Largest score of each group of columns; arguments and result as of `group_mean`."""
     best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
     return best.at[:, group].max(scores[:, columns])

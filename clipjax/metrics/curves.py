@@ -14,55 +14,60 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
 
 RECALL = 0.95
+
+Tally = Int[np.ndarray | jax.Array, " N"]
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Cumulative counts at the K distinct scores of the positives, most positive first, for B resamples.
 
+    A side without weights has one row for all of them.
+
     Attributes:
-        tp: positives at or above the score. int [B, K]; the last is the number of positives.
-        before, fp: negatives above the score; negatives at or above it. int [B, K].
-        negatives: int64 [B].
+        tp: positives at or above the score; the last is the number of positives.
+        before, fp: negatives above the score; negatives at or above it.
+        negatives: all of them.
     """
 
-    tp: np.ndarray
-    before: np.ndarray
-    fp: np.ndarray
-    negatives: np.ndarray
+    tp: Int[np.ndarray, "#B K"]
+    before: Int[np.ndarray, "#B K"]
+    fp: Int[np.ndarray, "#B K"]
+    negatives: Int64[np.ndarray, " #B"]
 
     @cached_property
-    def gain(self) -> np.ndarray:
+    def gain(self) -> Int[np.ndarray, "_ K"]:
         """Positives at each distinct score."""
         gain = self.tp.copy()
         gain[:, 1:] -= self.tp[:, :-1]
         return gain
 
     @cached_property
-    def precision(self) -> np.ndarray:
-        """Of the images at or above each score, the share that is positive. float64 [B, K]."""
+    def precision(self) -> Float64[np.ndarray, "B K"]:
+        """Of the images at or above each score, the share that is positive."""
         seen = self.tp + self.fp
         # A resample may have no image at the top scores: there is nothing to gain there either.
         return self.tp / np.maximum(seen, 1, out=seen)
 
 
-# Measures: Counts -> float64 [B].
+# Measures: a number for each resample.
 
 
-def area_under_roc(counts: Counts) -> np.ndarray:
+def area_under_roc(counts: Counts) -> Float64[np.ndarray, " B"]:
     """Probability that a positive scores above a negative, ties counting one half."""
     twice = counts.gain * (2 * counts.negatives[:, None] - counts.before - counts.fp)
     return twice.sum(axis=1) / (2 * counts.tp[:, -1] * counts.negatives)
 
 
-def average_precision(counts: Counts) -> np.ndarray:
+def average_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
     """Mean, over the positives, of the precision at their score: the area under steps."""
     return (counts.gain * counts.precision).sum(axis=1) / counts.tp[:, -1]
 
 
-def trapezoidal_precision(counts: Counts) -> np.ndarray:
+def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
     """Area under straight lines between the points of the precision-recall curve, which starts at (0, 1)."""
     found = counts.tp - counts.gain
     passed = found + counts.before
@@ -74,12 +79,12 @@ def trapezoidal_precision(counts: Counts) -> np.ndarray:
     return previous.sum(axis=1) / (2 * counts.tp[:, -1])
 
 
-def fpr_first(counts: Counts) -> np.ndarray:
+def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
     """False positive rate at the highest threshold whose recall reaches 0.95."""
     return _at(counts.fp, _reached(counts.tp)) / counts.negatives
 
 
-def fpr_closest(counts: Counts) -> np.ndarray:
+def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
     """False positive rate at the recall closest to 0.95; of two that are as close, at the higher.
 
     Of the thresholds with that recall it is the lowest, just above the next positive; but the highest of
@@ -117,16 +122,16 @@ def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 @jax.jit
-def tally(scores: jax.Array, others: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tally(
+    scores: Float[jax.Array, " N"], others: Float[jax.Array, " M"], mask: Bool[jax.Array, " M"]
+) -> tuple[Int32[jax.Array, " N"], Int32[jax.Array, " N"]]:
     """How many of `others` lie above each score, and how many equal it.
 
     Tallies against shards of `others` add up, and those of shards of `scores` are concatenated.
 
     Args:
-        scores, others: finite, read as float32. [N], [M].
-        mask: False where `others` is padding. bool [M].
-
-    Returns: two int32 [N].
+        scores, others: finite, read as float32.
+        mask: False where `others` is padding.
     """
     padding = jnp.iinfo(jnp.int32).max
     ranked = jnp.sort(jnp.where(mask, _ordered(others), padding))
@@ -144,15 +149,15 @@ def _ordered(scores: jax.Array) -> jax.Array:
 
 
 def tallied(
-    among: tuple[np.ndarray, np.ndarray], against: tuple[np.ndarray, np.ndarray], mask: np.ndarray, total: int
+    among: tuple[Tally, Tally], against: tuple[Tally, Tally], mask: Bool[np.ndarray, " N"], total: int
 ) -> Counts:
     """The counts that the measures of counts take, of one set of images, from tallies.
 
     For OOD as positive both tallies are those of negated scores.
 
     Args:
-        among, against: tallies of the positives' scores among themselves and against all negatives. [N].
-        mask: False where a positive is padding. bool [N].
+        among, against: tallies of the positives' scores among themselves and against all negatives.
+        mask: False where a positive is padding.
         total: negatives.
     """
     above, ties, over, level = (np.asarray(part)[mask].astype(np.int64) for part in (*among, *against))

@@ -38,6 +38,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 import scipy.stats
+from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 
 from clipjax.metrics.curves import (
@@ -54,26 +55,26 @@ from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """ID scores [N] and OOD scores [M], finite, with what sorting them gives. `rank` makes one."""
+    """ID scores and OOD scores, finite, with what sorting them gives. `rank` makes one."""
 
-    id_scores: np.ndarray
-    ood_scores: np.ndarray
+    id_scores: Float[np.ndarray, " N"]
+    ood_scores: Float[np.ndarray, " M"]
 
     @cached_property
-    def id_sorted(self) -> np.ndarray:
+    def id_sorted(self) -> Float[np.ndarray, " N"]:
         return np.sort(self.id_scores)
 
     @cached_property
-    def ood_sorted(self) -> np.ndarray:
+    def ood_sorted(self) -> Float[np.ndarray, " M"]:
         return np.sort(self.ood_scores)
 
     @cached_property
-    def id_order(self) -> np.ndarray:
+    def id_order(self) -> Int[np.ndarray, " N"]:
         """Rows of the ID images, the highest score first."""
         return np.argsort(self.id_scores)[::-1].copy()
 
     @cached_property
-    def ood_order(self) -> np.ndarray:
+    def ood_order(self) -> Int[np.ndarray, " M"]:
         """Rows of the OOD images, the lowest score first."""
         return np.argsort(self.ood_scores)
 
@@ -202,7 +203,7 @@ def measures(
     names: Sequence[str] = MEASURES,
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Float64[np.ndarray, " B"]]:
     """The named measures, of the images once each or of B resamples of them.
 
     Args:
@@ -211,7 +212,7 @@ def measures(
         id_weights, ood_weights: how often each image is in each resample: integers >= 0, [B, N] and [B, M],
             no row all zero; a row of bools leaves images out. Without weights each image counts once.
 
-    Returns: float64 [B] for each name, a fraction; B is 1 without weights.
+    Returns: a fraction for each name and resample; B is 1 without weights.
     """
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
@@ -231,8 +232,8 @@ def measures(
     return values
 
 
-def _threshold(ranking: Ranking, id_above: np.ndarray) -> np.ndarray:
-    """The 5 % quantile of the resampled ID scores, interpolated as np.quantile does. float64 [B]."""
+def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Float64[np.ndarray, " B"]:
+    """The 5 % quantile of the resampled ID scores, interpolated as np.quantile does."""
     last = id_above[:, -1].astype(np.int64) - 1
     position = last * (1 - RECALL)
     whole = np.floor(position).astype(np.int64)
@@ -281,14 +282,14 @@ def tied_share(ranking: Ranking) -> float:
 
 def class_values(
     ranking: Ranking, classes: np.ndarray, id_weights: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+) -> dict[str, Float64[np.ndarray, "B C"]]:
     """AUROC and FPR of each OOD class against all ID images; the threshold is one for all (NINCO).
 
     Args:
         classes: of each OOD image, 0..C-1, each class with an image. int [M].
         id_weights: as in `measures`.
 
-    Returns: "auroc" and "fpr95_ninco", float64 [B, C]. Their mean over classes is `class_mean`.
+    Returns: "auroc" and "fpr95_ninco". Their mean over classes is `class_mean`.
     """
     size = np.bincount(classes)
     if len(classes) != len(ranking.ood_scores) or not size.all():
@@ -309,8 +310,10 @@ def class_values(
     }
 
 
-def class_mean(values: np.ndarray, class_weights: np.ndarray | None = None) -> np.ndarray:
-    """Unweighted mean over the classes, or over resampled ones. [B, C], int [B, C] -> [B].
+def class_mean(
+    values: Float64[np.ndarray, "B C"], class_weights: Int[np.ndarray, "B C"] | None = None
+) -> Float64[np.ndarray, " B"]:
+    """Unweighted mean over the classes, or over resampled ones.
 
     In a bootstrap the classes are what is drawn (images of one class are no independent sample of all that
     is OOD), and a class that is drawn twice counts twice.

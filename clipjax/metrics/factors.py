@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float64, Int, Int32
 from numpy.typing import ArrayLike
 
 from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
@@ -24,11 +25,11 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 class FactorCounts:
     """Correct images and all images, of each factor and together. Parts of a data set may be added.
 
-    hits, total: int [F]; hits_all, total_all: int.
+    `hits` and `total` are of each factor, `hits_all` and `total_all` of all images.
     """
 
-    hits: np.ndarray
-    total: np.ndarray
+    hits: Int[np.ndarray, " F"]
+    total: Int[np.ndarray, " F"]
     hits_all: int
     total_all: int
 
@@ -41,8 +42,8 @@ class FactorCounts:
         )
 
     @property
-    def accuracy(self) -> np.ndarray:
-        """Of each factor; NaN for one without images. float64 [F]."""
+    def accuracy(self) -> Float64[np.ndarray, " F"]:
+        """Of each factor; NaN for one without images."""
         return _ratio(self.hits, self.total)
 
     @property
@@ -51,8 +52,8 @@ class FactorCounts:
         return self.hits_all / self.total_all
 
     @property
-    def error_ratio(self) -> np.ndarray:
-        """A factor's error over the average error: above 1 is harder than average. float64 [F].
+    def error_ratio(self) -> Float64[np.ndarray, " F"]:
+        """A factor's error over the average error: above 1 is harder than average.
 
         NaN for a factor without images, and everywhere if there is no error at all.
         """
@@ -93,8 +94,8 @@ def count_factors(
 
 def correct_through(
     predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
-) -> np.ndarray:
-    """Whether prediction and label fall into the same group of classes (metaclasses). bool [N].
+) -> Bool[np.ndarray, " N"]:
+    """Whether prediction and label fall into the same group of classes (metaclasses).
 
     Args:
         predicted, labels: int [N], 0..K-1.
@@ -109,8 +110,8 @@ def correct_through(
     return of_class[pairs[0]] == of_class[pairs[1]]
 
 
-def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> np.ndarray:
-    """Whether the prediction is one of the image's accepted labels (ReaL). bool [N].
+def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool[np.ndarray, " N"]:
+    """Whether the prediction is one of the image's accepted labels (ReaL).
 
     Args:
         predicted: int [N], 0..K-1.
@@ -124,11 +125,13 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> np.n
     return np.any(classes[:, None] == np.asarray(accepted), axis=1)
 
 
-def worst_classes(hits: np.ndarray, total: np.ndarray, k: int) -> tuple[np.ndarray, float]:
+def worst_classes(
+    hits: Int[np.ndarray, " K"], total: Int[np.ndarray, " K"], k: int
+) -> tuple[Int[np.ndarray, " worst"], float]:
     """The k classes of lowest accuracy, worst first, and the accuracy over their images.
 
     Args:
-        hits, total: int [K], of each class (`classification.class_counts`). Classes without images are left
+        hits, total: of each class (`classification.class_counts`). Classes without images are left
             out; if fewer than k have images, all of these are taken.
 
     Raises:
@@ -142,8 +145,10 @@ def worst_classes(hits: np.ndarray, total: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 @jax.jit
-def _sums(correct: jax.Array, factors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Correct images and all images of each factor; the last column is all images. Two int32 [F + 1]."""
+def _sums(
+    correct: Bool[jax.Array, " N"], factors: Bool[jax.Array, "N F"], counts: Int[jax.Array, " N"]
+) -> tuple[Int32[jax.Array, " F+1"], Int32[jax.Array, " F+1"]]:
+    """Correct images and all images of each factor; the last column is all images."""
     everyone = jnp.ones((correct.shape[0], 1), bool)
     weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
     return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)

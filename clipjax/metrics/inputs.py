@@ -10,13 +10,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32, Shaped
 from numpy.typing import ArrayLike
 
 Weights = ArrayLike | jax.Array | None
 
 
-def count_of_each(weights: Weights, n: int) -> np.ndarray:
-    """How often each of n images counts. int32 [n].
+def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
+    """How often each of n images counts.
 
     Raises:
         ValueError: the weights are not n whole numbers >= 0, or no image counts.
@@ -32,7 +33,7 @@ def count_of_each(weights: Weights, n: int) -> np.ndarray:
     return given.astype(np.int32)
 
 
-def booleans(name: str, values: ArrayLike | jax.Array) -> np.ndarray:
+def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:
     """The values as bools. Raises ValueError if they are not: a probability or a label would pass as True."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
@@ -41,9 +42,14 @@ def booleans(name: str, values: ArrayLike | jax.Array) -> np.ndarray:
 
 
 def labels_within(
-    name: str, labels: ArrayLike | jax.Array, counts: np.ndarray, num_classes: int, *, lowest: int = 0
-) -> np.ndarray:
-    """The labels as int32 [N]; those of images that do not count become 0.
+    name: str,
+    labels: ArrayLike | jax.Array,
+    counts: Int32[np.ndarray, " N"],
+    num_classes: int,
+    *,
+    lowest: int = 0,
+) -> Int32[np.ndarray, " N"]:
+    """The labels; those of images that do not count become 0.
 
     Raises:
         ValueError: they are not one whole number an image, or one that counts is outside
@@ -59,17 +65,17 @@ def labels_within(
     return np.where(counts > 0, array, 0).astype(np.int32)
 
 
-def check_finite(name: str, values: ArrayLike | jax.Array, counts: np.ndarray) -> None:
-    """Raises ValueError naming the first row that counts and holds NaN or infinity. float [N, D]."""
+def check_finite(name: str, values: ArrayLike | jax.Array, counts: Int32[np.ndarray, " N"]) -> None:
+    """Raises ValueError naming the first row that counts and holds NaN or infinity."""
     refuse((counts > 0) & ~np.asarray(_finite(values)), f"its {name} hold NaN or infinity")
 
 
 @jax.jit
-def _finite(values: jax.Array) -> jax.Array:
+def _finite(values: Shaped[jax.Array, "N D"]) -> Bool[jax.Array, " N"]:
     return jnp.all(jnp.isfinite(values), axis=1)
 
 
-def refuse(bad: np.ndarray, why: str) -> None:
-    """Raises ValueError naming the first row that is bad, if any. bool [N]."""
+def refuse(bad: Bool[np.ndarray, " N"], why: str) -> None:
+    """Raises ValueError naming the first row that is bad, if any."""
     if bad.any():
         raise ValueError(f"row {int(np.argmax(bad))}: {why}")

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+Logits = Float[jax.Array, "N K"]
+Scores = Float[jax.Array, " N"]
+Scalar = float | Float[jax.Array, ""]
 
 
 def _single(values: jax.Array) -> jax.Array:
@@ -18,7 +23,7 @@ def _single(values: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def mcm(cosines: jax.Array, temperature: float = 1.0) -> jax.Array:
+def mcm(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
     """Maximum concept matching (Ming et al. 2022): the largest softmax of cosines / temperature.
 
     The reference takes RAW cosines at temperature 1, without the model's logit scale. Values lie near 1/K.
@@ -27,25 +32,25 @@ def mcm(cosines: jax.Array, temperature: float = 1.0) -> jax.Array:
 
 
 @jax.jit
-def msp(logits: jax.Array) -> jax.Array:
+def msp(logits: Logits) -> Scores:
     """Maximum softmax probability (Hendrycks & Gimpel 2017), of logits with their scale."""
     return jnp.max(jax.nn.softmax(_single(logits), axis=1), axis=1)
 
 
 @jax.jit
-def max_logit(logits: jax.Array) -> jax.Array:
+def max_logit(logits: Logits) -> Scores:
     """The largest logit; of cosines, the largest cosine: the same order."""
     return jnp.max(_single(logits), axis=1)
 
 
 @jax.jit
-def energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+def energy(logits: Logits, temperature: Scalar = 1.0) -> Scores:
     """Negative free energy, T logsumexp(logits / T) (Liu et al. 2020). MCM's code gives it raw cosines."""
     return temperature * jax.nn.logsumexp(_single(logits) / temperature, axis=1)
 
 
 @jax.jit
-def negative_entropy(cosines: jax.Array, temperature: float = 1.0) -> jax.Array:
+def negative_entropy(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
     """sum p log p of p = softmax(cosines / temperature): minus the entropy, in nats. At most 0."""
     log_p = jax.nn.log_softmax(_single(cosines) / temperature, axis=1)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=1)

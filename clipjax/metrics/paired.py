@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
+from jaxtyping import Bool, Float64, Int
 from numpy.typing import ArrayLike
 
 from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
@@ -63,8 +64,8 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
     return PairedTest(float(scipy.stats.chi2.sf(statistic, 1)), statistic, "mcnemar_continuity")
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's adjusted p-values of m tests, in the order given. float64 [m].
+def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
+    """Holm's adjusted p-values of m tests, in the order given.
 
     Those at most alpha belong to tests that may be rejected together with a family-wise error rate of alpha,
     whatever the dependence between them. No test, no p-value: m may be 0.
@@ -82,7 +83,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 @jax.jit
-def _discordant(first: jax.Array, second: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _discordant(
+    first: Bool[jax.Array, " N"], second: Bool[jax.Array, " N"], counts: Int[jax.Array, " N"]
+) -> tuple[Int[jax.Array, ""], Int[jax.Array, ""]]:
     return jnp.sum(jnp.where(second & ~first, counts, 0)), jnp.sum(jnp.where(first & ~second, counts, 0))
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 from numpy.typing import ArrayLike
 
 from clipjax.metrics.inputs import booleans, refuse
@@ -24,16 +25,17 @@ from clipjax.metrics.inputs import booleans, refuse
 # The rank of a partner that does not exist.
 ABSENT = np.iinfo(np.int32).max
 
+Count = int | Int[jax.Array, ""]
+
 
 class Ranks(NamedTuple):
     """Ranks of each query's true partners, best first: 0 is the best place. ABSENT fills up.
 
-    image_to_text: int32 [N, P], P the most captions an image has; text_to_image: int32 [M, 1]. A row of
-    padding is ABSENT throughout.
+    P is the most captions an image has. A row of padding is ABSENT throughout.
     """
 
-    image_to_text: np.ndarray
-    text_to_image: np.ndarray
+    image_to_text: Int32[np.ndarray, "N P"]
+    text_to_image: Int32[np.ndarray, "M 1"]
 
 
 class _Pairs(NamedTuple):
@@ -53,8 +55,8 @@ class _Pairs(NamedTuple):
 
 
 def rank_partners(
-    images: np.ndarray,
-    texts: np.ndarray,
+    images: Float[np.ndarray, "N D"],
+    texts: Float[np.ndarray, "M D"],
     image_of_text: ArrayLike,
     *,
     image_mask: ArrayLike | None = None,
@@ -63,7 +65,7 @@ def rank_partners(
     """Ranks of all true partners by the dot product of the embeddings.
 
     Args:
-        images, texts: float [N, D] and [M, D], L2-normalised for the cosine; may be memory-mapped.
+        images, texts: L2-normalised for the cosine; may be memory-mapped.
         image_of_text: int [M], the image of each caption; -1 marks padding.
         image_mask: bool [N]; False marks padding.
         block: images, and captions, of one block: speed and memory.
@@ -82,8 +84,8 @@ def rank_partners(
     return Ranks(image_to_text, text_to_image)
 
 
-def found_in_top_k(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Whether each query has a true partner among its k best: recall@k is the mean. int [Q, P] -> bool [Q].
+def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
+    """Whether each query has a true partner among its k best: recall@k is the mean.
 
     With a k of the whole gallery or more, every query has. Raises ValueError if k < 1.
     """
@@ -92,10 +94,10 @@ def found_in_top_k(ranks: np.ndarray, k: int) -> np.ndarray:
     return ranks[:, 0] < k
 
 
-def average_precision(ranks: np.ndarray) -> np.ndarray:
+def average_precision(ranks: Int[np.ndarray, "Q P"]) -> Float64[np.ndarray, " Q"]:
     """Average precision of each query: the mean over its partners of the precision at their ranks.
 
-    int [Q, P] -> float64 [Q], NaN for a row of padding; mAP is the mean. With one partner: 1 / (1 + rank).
+    NaN for a row of padding; mAP is the mean. With one partner: 1 / (1 + rank).
     """
     there = ranks != ABSENT
     precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)
@@ -177,21 +179,33 @@ def _block_scores(pairs: _Pairs, i: int, t: int) -> jax.Array:
 
 
 @jax.jit
-def _scores(images: jax.Array, texts: jax.Array, n: int, m: int) -> jax.Array:
+def _scores(
+    images: Float32[jax.Array, "I D"], texts: Float32[jax.Array, "T D"], n: Count, m: Count
+) -> Float32[jax.Array, "I T"]:
     scores = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
     place = jnp.arange(scores.shape[0])
     return jnp.where((place[:, None] < n) & (place < m), scores, -jnp.inf)
 
 
 @jax.jit
-def _above_image(scores: jax.Array, own: jax.Array, own_place: jax.Array, place: jax.Array) -> jax.Array:
-    """How many images outrank each caption's own. [I, T]; [T], [T]; int [I] -> int32 [T]."""
+def _above_image(
+    scores: Float32[jax.Array, "I T"],
+    own: Float32[jax.Array, " T"],
+    own_place: Int[jax.Array, " T"],
+    place: Int[jax.Array, " I"],
+) -> Int32[jax.Array, " T"]:
+    """How many images outrank each caption's own."""
     return jnp.sum(_outranks(scores, own, own_place, place[:, None]), axis=0, dtype=jnp.int32)
 
 
 @jax.jit
-def _above_text(scores: jax.Array, own: jax.Array, own_row: jax.Array, row: jax.Array) -> jax.Array:
-    """How many captions outrank each of an image's P. [I, T]; [I, P], [I, P]; int [T] -> int32 [I, P]."""
+def _above_text(
+    scores: Float32[jax.Array, "I T"],
+    own: Float32[jax.Array, "I P"],
+    own_row: Int[jax.Array, "I P"],
+    row: Int[jax.Array, " T"],
+) -> Int32[jax.Array, "I P"]:
+    """How many captions outrank each of an image's P."""
 
     def count(caption: tuple[jax.Array, jax.Array]) -> jax.Array:
         own, own_row = (part[:, None] for part in caption)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Int32
 from numpy.typing import ArrayLike
 
 from clipjax.metrics.classification import group_mean, softmax
@@ -38,12 +39,12 @@ class CueCounts:
     """Decisions by the category of the shape. Parts of a data set may be added.
 
     shape, texture: decided for the shape's, for the texture's category; conflict: all images whose shape and
-    texture differ. int [C].
+    texture differ.
     """
 
-    shape: np.ndarray
-    texture: np.ndarray
-    conflict: np.ndarray
+    shape: Int[np.ndarray, " C"]
+    texture: Int[np.ndarray, " C"]
+    conflict: Int[np.ndarray, " C"]
 
     def __add__(self, other: CueCounts) -> CueCounts:
         return CueCounts(
@@ -68,8 +69,8 @@ def decide(
     *,
     num_categories: int,
     weights: Weights = None,
-) -> np.ndarray:
-    """The category with the largest mean probability; -1 for an image of weight 0. int32 [N].
+) -> Int32[np.ndarray, " N"]:
+    """The category with the largest mean probability; -1 for an image of weight 0.
 
     The softmax runs over the categories' own classes: that divides all means by one number, so the decision
     is that of the softmax over all K, and a large logit elsewhere cannot let every mean underflow to a tie.
@@ -111,7 +112,13 @@ def count_cues(
 
 
 @functools.partial(jax.jit, static_argnames="num_categories")
-def _decide(logits: jax.Array, columns: jax.Array, category: jax.Array, *, num_categories: int) -> jax.Array:
+def _decide(
+    logits: Float[jax.Array, "N K"],
+    columns: Int[jax.Array, " P"],
+    category: Int[jax.Array, " P"],
+    *,
+    num_categories: int,
+) -> Int32[jax.Array, " N"]:
     probabilities = softmax(logits[:, columns])
     means = group_mean(probabilities, jnp.arange(columns.size), category, num_groups=num_categories)
     return jnp.argmax(means, axis=1).astype(jnp.int32)
@@ -119,9 +126,14 @@ def _decide(logits: jax.Array, columns: jax.Array, category: jax.Array, *, num_c
 
 @functools.partial(jax.jit, static_argnames="num_categories")
 def _sums(
-    decision: jax.Array, shape: jax.Array, texture: jax.Array, counts: jax.Array, *, num_categories: int
-) -> jax.Array:
-    """int32 [3, C]: decided for the shape, for the texture, and all, of the images in conflict."""
+    decision: Int[jax.Array, " N"],
+    shape: Int[jax.Array, " N"],
+    texture: Int[jax.Array, " N"],
+    counts: Int[jax.Array, " N"],
+    *,
+    num_categories: int,
+) -> Int32[jax.Array, "3 {num_categories}"]:
+    """Decided for the shape, for the texture, and all, of the images in conflict."""
     weight = jnp.where(shape != texture, counts, 0)
     values = jnp.stack([weight * (decision == cue).astype(jnp.int32) for cue in (shape, texture)] + [weight])
     return jnp.zeros((3, num_categories), jnp.int32).at[:, shape].add(values)

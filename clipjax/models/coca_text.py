@@ -21,6 +21,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Float, Int
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
@@ -63,7 +64,7 @@ class CocaTextConfig:
 
 
 class CocaTextTransformer(nnx.Module):
-    """ids [B, L], L = context_length -> features [B, E], not of unit norm."""
+    """Token ids, `context_length` a text -> features, not of unit norm."""
 
     def __init__(self, config: CocaTextConfig, rngs: nnx.Rngs):
         c = config
@@ -75,7 +76,9 @@ class CocaTextTransformer(nnx.Module):
         self.text_projection = nnx.Param(normal(c.width**-0.5)(rngs.params(), (c.width, c.embed_dim)))
         self.pad_id, self.shifted_mask = c.pad_id, c.shifted_mask
 
-    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         tokens = lookup(self.token_embedding, ids)
         appended = jnp.broadcast_to(self.cls_embedding[...], (len(ids), 1, tokens.shape[-1]))
         embedded = jnp.concatenate([tokens, appended], axis=1) + self.positional_embedding[...]

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
@@ -160,7 +161,7 @@ class Head(nnx.Module):
 
 
 class ConvNeXt(nnx.Module):
-    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+    """Normalised images -> features, not of unit norm."""
 
     def __init__(self, config: ConvNeXtConfig, rngs: nnx.Rngs):
         c = config
@@ -172,7 +173,9 @@ class ConvNeXt(nnx.Module):
         self.head = Head(c, rngs=rngs)
         self.projects = c.projection != "none"
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         x = self.stem(images, mode)
         stages = {"stem": x}
         for i in range(4):
@@ -192,7 +195,9 @@ def narrow(config: ConvNeXtConfig) -> ConvNeXtConfig:
     return dataclasses.replace(config, **sizes, embed_dim=embed_dim)
 
 
-def dense(tower: ConvNeXt, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
+def dense(
+    tower: ConvNeXt, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending): of stage i [B, S / (4 * 2**i), S / (4 * 2**i), widths[i]]."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)

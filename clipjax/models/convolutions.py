@@ -17,6 +17,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.nn.initializers import Initializer, ones
+from jaxtyping import Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.errors import UsageError
@@ -40,8 +41,15 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     return total // 2, total - total // 2
 
 
-def conv2d(x: Array, kernel: Array, *, stride: int, padding: Padding, mode: Mode) -> Array:
-    """Convolution of x [B, H, W, C] with kernel [k, k, C / groups, O]; groups is 1 or C (depthwise).
+def conv2d(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k C_of_group O"],
+    *,
+    stride: int,
+    padding: Padding,
+    mode: Mode,
+) -> Float[Array, "B h w O"]:
+    """Convolution of maps, all channels together or each by itself (depthwise).
 
     Windows that neither overlap nor reach into the padding (1x1, patches) are a matrix product. XLA's CPU
     convolution is slow where the work is elementwise (depthwise: 5 to 90 times slower than torch): there it
@@ -115,8 +123,8 @@ def _canonical(
     return call
 
 
-def patches(x: Array, size: int) -> Array:
-    """The whole patches of a map side by side: [B, H, W, C] -> [B, H // size, W // size, size * size * C]."""
+def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}*{size}*C"]:
+    """The whole patches of a map side by side: h is H // size, w is W // size."""
     rows, cols = x.shape[1] // size, x.shape[2] // size
     x = x[:, : rows * size, : cols * size].reshape(x.shape[0], rows, size, cols, size, x.shape[3])
     return x.swapaxes(2, 3).reshape(x.shape[0], rows, cols, -1)
@@ -158,7 +166,7 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding: Padding = padding
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Float[Array, "B H W I"], mode: Mode) -> Float[Array, "B h w O"]:
         y = conv2d(x, self.kernel[...], stride=self.stride, padding=self.padding, mode=mode)
         return y if self.bias is None else y + self.bias[...]
 
@@ -177,7 +185,7 @@ class BatchNorm(nnx.Module):
         self.var = Statistic(jnp.ones((dim,)))
         self.eps = eps
 
-    def __call__(self, x: Array, mode: Mode) -> Array:
+    def __call__(self, x: Float[Array, "B H W C"], mode: Mode) -> Float[Array, "B H W C"]:
         if mode.training is not None and mode.batch_norm != "frozen":
             return self._of_batch(x, mode.training.devices if mode.batch_norm == "per_device" else 1)
         # The four vectors are folded in float32 first: one multiply-add a pixel.
@@ -207,8 +215,8 @@ class BatchNorm(nnx.Module):
         return y.reshape(x.shape).astype(x.dtype)
 
 
-def average_pool(x: Array, window: int) -> Array:
-    """Mean over windows of `window` x `window` that do not overlap: [B, H, W, C] -> [B, H / w, W / w, C]."""
+def average_pool(x: Float[Array, "B H W C"], window: int) -> Float[Array, "B h w C"]:
+    """Mean over windows of `window` x `window` that do not overlap."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.mean(axis=(2, 4))

@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Float
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
@@ -110,8 +111,10 @@ def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
     return y if linear.bias is None else y + ordered(linear.bias[...])
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """x [B, heads, N, head] with channels as `in_halves` puts them, each pair turned by its token's angle."""
+def rotate(
+    x: Float[Array, "B heads N head"], cos: Float[Array, "N pairs"], sin: Float[Array, "N pairs"]
+) -> Float[Array, "B heads N head"]:
+    """x with channels as `in_halves` puts them, each pair turned by its token's angle."""
     even, odd = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1).astype(x.dtype)
 
@@ -177,7 +180,7 @@ class EvaBlock(nnx.Module):
 
 
 class Eva(nnx.Module):
-    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+    """Normalised images -> features, not of unit norm."""
 
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         c = config
@@ -194,7 +197,9 @@ class Eva(nnx.Module):
         self.ln_post = layers.LayerNorm(c.width, eps=c.ln_eps)
         self.proj = layers.Linear(c.width, c.embed_dim, kernel_init=normal(0.02 * 0.001), rngs=rngs)
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, self.tables(), mode=mode, capture=capture)
@@ -206,8 +211,8 @@ class Eva(nnx.Module):
         stages |= {f"blocks.{i}": output for i, output in enumerate(outputs)}
         return features, stages | {"pooled": pooled, "projected": features}
 
-    def embed(self, patches: Array) -> Array:
-        """Embedded patches [B, h, w, D] -> what the first block is given, [B, N, D]."""
+    def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
+        """Embedded patches -> what the first block is given."""
         batch, *_, width = patches.shape
         token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
         x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
@@ -221,8 +226,10 @@ class Eva(nnx.Module):
         return jnp.asarray(cos), jnp.asarray(sin)
 
 
-def dense(tower: Eva, images: Array, blocks: Sequence[int], mode: Mode) -> list[Array]:
-    """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
+def dense(
+    tower: Eva, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+) -> list[Float[Array, "B h w D"]]:
+    """What the given blocks (ascending) return, as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import Initializer, variance_scaling, zeros
+from jaxtyping import Bool, Float
 
 from clipjax.devices.platforms import by_platform
 from clipjax.models.cut import whole
@@ -58,6 +59,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu6": jax.nn.relu6,
 }
 
+# Which keys a query sees.
+Visible = Bool[Array, "..."]
+
 # What the config of a transformer may name.
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
@@ -81,7 +85,7 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel_init(rngs.params(), (in_dim, out_dim), jnp.float32))
         self.bias = nnx.Param(bias_init(rngs.params(), (out_dim,), jnp.float32)) if use_bias else None
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*rows I"]) -> Float[Array, "*rows O"]:
         y = x @ self.kernel[...]
         return y if self.bias is None else y + self.bias[...]
 
@@ -94,7 +98,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((dim,)))
         self.eps = eps
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         wide = x.astype(jnp.float32)
         centred = wide - wide.mean(axis=-1, keepdims=True)
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
@@ -105,22 +109,37 @@ class LayerNorm(nnx.Module):
 # ------------------------------------------------------------------------------------- transformer
 
 
-def attend(q: Array, k: Array, v: Array, visible: Array | None = None, *, heads: int, mode: Mode) -> Array:
-    """Multi-head attention of q [B, M, D] over k, v [B, N, D], without the projections -> [B, M, D].
+def attend(
+    q: Float[Array, "B M D"],
+    k: Float[Array, "B N D"],
+    v: Float[Array, "B N D"],
+    visible: Visible | None = None,
+    *,
+    heads: int,
+    mode: Mode,
+) -> Float[Array, "B M D"]:
+    """Multi-head attention of q over k and v, without the projections.
 
-    visible: bool, broadcast to [B, heads, M, N]: which keys a query sees; None is all of them.
+    visible: broadcast to [B, heads, M, N]: which keys a query sees; None is all of them.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     return attend_heads(q, k, v, visible, mode=mode)
 
 
-def split_heads(x: Array, heads: int) -> Array:
-    """[B, N, D] -> [B, heads, N, D / heads]."""
+def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
+    """The channels cut into heads."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
-def attend_heads(q: Array, k: Array, v: Array, visible: Array | None = None, *, mode: Mode) -> Array:
-    """`attend` for q, k, v already cut into heads, [B, heads, N, D / heads] -> [B, M, D].
+def attend_heads(
+    q: Float[Array, "B heads M d"],
+    k: Float[Array, "B heads N d"],
+    v: Float[Array, "B heads N d"],
+    visible: Visible | None = None,
+    *,
+    mode: Mode,
+) -> Float[Array, "B M heads*d"]:
+    """`attend` for q, k, v that `split_heads` has cut.
 
     On a CPU long sequences go a few heads at a time, so that their scores stay in the cache.
     """
@@ -159,8 +178,8 @@ def _mix(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
     return (mixed / weights.sum(axis=-1, keepdims=True)).astype(v.dtype)
 
 
-def causal(length: int) -> Array:
-    """[L, L] bool: a token sees itself and those before it."""
+def causal(length: int) -> Bool[Array, "{length} {length}"]:
+    """A token sees itself and those before it."""
     return jnp.tri(length, dtype=bool)
 
 
@@ -182,7 +201,9 @@ class Attention(nnx.Module):
         self.out = Linear(dim, dim, kernel_init=out_init, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Array, visible: Array | None = None, *, mode: Mode) -> Array:
+    def __call__(
+        self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
+    ) -> Float[Array, "B N D"]:
         return self.out(attend(self.q(x), self.k(x), self.v(x), visible, heads=self.heads, mode=mode))
 
 
@@ -203,7 +224,7 @@ class Mlp(nnx.Module):
         self.c_proj = Linear(width, dim, kernel_init=proj_init, bias_init=uniform(width**-0.5), rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         return self.c_proj(ACTIVATIONS[self.activation](self.c_fc(x)))
 
 
@@ -213,7 +234,7 @@ class LayerScale(nnx.Module):
     def __init__(self, dim: int, *, init: float):
         self.scale = nnx.Param(jnp.full((dim,), init))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         return x * self.scale[...]
 
 
@@ -245,7 +266,9 @@ class Block(nnx.Module):
         self.mlp = Mlp(dim, mlp_width, activation=activation, fc_init=fc_init, proj_init=proj_init, rngs=rngs)
         self.ls_2 = None if layer_scale is None else LayerScale(dim, init=layer_scale)
 
-    def __call__(self, x: Array, visible: Array | None = None, *, mode: Mode) -> Array:
+    def __call__(
+        self, x: Float[Array, "B N D"], visible: Visible | None = None, *, mode: Mode
+    ) -> Float[Array, "B N D"]:
         attended = self.attn(self.ln_1(x), visible, mode=mode)
         x = x + (attended if self.ls_1 is None else self.ls_1(attended))
         mixed = self.mlp(self.ln_2(x))

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import variance_scaling
+from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family
@@ -145,7 +146,7 @@ class Stage(nnx.Module):
 
 
 class MBConvNet(nnx.Module):
-    """images [B, S, S, 3], normalised -> pooled features [B, E], which the classifier's head reads."""
+    """Normalised images -> pooled features, which the classifier's head reads."""
 
     def __init__(self, config: MBConvConfig, rngs: nnx.Rngs):
         c = config
@@ -157,7 +158,9 @@ class MBConvNet(nnx.Module):
         self.final = ConvNorm(in_dim, c.embed_dim, c, rngs=rngs)
         self.depth = len(c.stages)
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         x = self.stem(images, mode)
         stages = {"stem": x}
         for i in range(self.depth):
@@ -168,7 +171,9 @@ class MBConvNet(nnx.Module):
         return features, stages | {"head": x, "pooled": features}
 
 
-def dense(tower: MBConvNet, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
+def dense(
+    tower: MBConvNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending)."""
     found = [getattr(tower, f"stage{i}") for i in range(stages[-1] + 1)]
     return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)

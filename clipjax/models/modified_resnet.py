@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal, zeros
+from jaxtyping import Float
 
 from clipjax.models import convolutions, layers
 from clipjax.models.arch import Family, Positions
@@ -148,7 +149,7 @@ class AttentionPool(nnx.Module):
 
 
 class ModifiedResNet(nnx.Module):
-    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+    """Normalised images -> features, not of unit norm."""
 
     def __init__(self, config: ModifiedResNetConfig, rngs: nnx.Rngs):
         c = config
@@ -163,7 +164,9 @@ class ModifiedResNet(nnx.Module):
         tokens = (c.image_size // REDUCTION) ** 2
         self.attnpool = AttentionPool(tokens, in_dim, c.heads, c.embed_dim, rngs=rngs)
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         x = self.stem(images, mode)
         stages = {"stem": x}
         for layer in ("layer1", "layer2", "layer3", "layer4"):
@@ -173,7 +176,9 @@ class ModifiedResNet(nnx.Module):
         return features, stages | {"projected": features}
 
 
-def dense(tower: ModifiedResNet, images: Array, stages: Sequence[int], mode: Mode) -> list[Array]:
+def dense(
+    tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
+) -> list[Float[Array, "B _ _ _"]]:
     """The maps of the given stages (ascending), [B, S / 4, S / 4, 4 width] of stage 0 to those of stage 3."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)

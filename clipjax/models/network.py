@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
+from jaxtyping import Float32
 
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.models import layers
@@ -29,6 +30,7 @@ from clipjax.models.training import INFERENCE, Mode, Training, running, statisti
 
 Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
+Features = Float32[Array, "B E"]
 
 # parity: float32, with the highest precision for every product, which on a TPU is not the default.
 # fast: the towers in bfloat16, LayerNorm statistics, softmax and the returned features in float32.
@@ -131,7 +133,7 @@ class Network:
         precision: Precision,
         capture: Literal[False] = False,
         platform: str | None = None,
-    ) -> Array: ...
+    ) -> Features: ...
     @overload
     def encode_image(
         self,
@@ -141,7 +143,7 @@ class Network:
         precision: Precision,
         capture: Literal[True],
         platform: str | None = None,
-    ) -> tuple[Array, Stages]: ...
+    ) -> tuple[Features, Stages]: ...
     def encode_image(
         self,
         params: Params,
@@ -150,7 +152,7 @@ class Network:
         precision: Precision,
         capture: bool = False,
         platform: str | None = None,
-    ) -> Array | tuple[Array, Stages]:
+    ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
         Of a classifier: the pooled features that its head reads. With `capture` also the stages, in forward
@@ -168,7 +170,7 @@ class Network:
 
     def encode_dense(
         self, params: Params, images: Array, *, layers: int | Sequence[int], precision: Precision
-    ) -> tuple[Array, ...]:
+    ) -> tuple[Float32[Array, "B _ _ _"], ...]:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 a layer.
 
         What timm's `forward_intermediates` gives without a norm: the outputs of transformer blocks as they
@@ -208,7 +210,7 @@ class Network:
         precision: Precision,
         capture: Literal[False] = False,
         platform: str | None = None,
-    ) -> Array: ...
+    ) -> Features: ...
     @overload
     def encode_text(
         self,
@@ -218,7 +220,7 @@ class Network:
         precision: Precision,
         capture: Literal[True],
         platform: str | None = None,
-    ) -> tuple[Array, Stages]: ...
+    ) -> tuple[Features, Stages]: ...
     def encode_text(
         self,
         params: Params,
@@ -227,7 +229,7 @@ class Network:
         precision: Precision,
         capture: bool = False,
         platform: str | None = None,
-    ) -> Array | tuple[Array, Stages]:
+    ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
         CLIP's tower reads out at the end-of-text token, so ids may be cut anywhere behind it, RoBERTa's hides
@@ -269,7 +271,7 @@ class Network:
         beginning: Array | None = None,
         remat: bool = False,
         platform: str | None = None,
-    ) -> Array:
+    ) -> Features:
         """`encode_text` for texts given as vectors, which prompts of learned ones are.
 
         Args:
@@ -312,7 +314,7 @@ class Network:
         precision: Precision,
         training: Training,
         platform: str | None = None,
-    ) -> tuple[Array, Params]:
+    ) -> tuple[Features, Params]:
         """`encode_image` as a training step runs it: under `jax.value_and_grad`, on the global batch.
 
         platform: that of the mesh, see `clipjax.devices.platforms.platform_of`.
@@ -337,7 +339,7 @@ class Network:
         precision: Precision,
         training: Training,
         platform: str | None = None,
-    ) -> Array:
+    ) -> Features:
         """`encode_text` as a training step runs it."""
         self._check_ids(ids)
         features = self._run("text", params, ids, precision, Mode(training, platform), capture=False)
@@ -346,7 +348,7 @@ class Network:
 
     def _run(
         self, tower: str, params: Params, inputs: Array, precision: Precision, mode: Mode, capture: bool
-    ) -> Array | tuple[Array, Stages]:
+    ) -> Features | tuple[Features, Stages]:
         module = self._tower(tower, params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features, stages = module(inputs, mode, capture)

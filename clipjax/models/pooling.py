@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal, xavier_uniform
+from jaxtyping import Float
 
 from clipjax.models import layers
 from clipjax.models.training import Mode
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention of queries [B, M, D] over tokens [B, N, T] -> [B, M, D]."""
+    """Multi-head attention of queries over tokens."""
 
     def __init__(self, dim: int, token_dim: int, heads: int, *, rngs: nnx.Rngs):
         init = xavier_uniform()
@@ -30,13 +31,15 @@ class CrossAttention(nnx.Module):
         self.out = layers.Linear(dim, dim, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, queries: Array, tokens: Array, mode: Mode) -> Array:
+    def __call__(
+        self, queries: Float[Array, "B M D"], tokens: Float[Array, "B N T"], mode: Mode
+    ) -> Float[Array, "B M D"]:
         q, k, v = self.q(queries), self.k(tokens), self.v(tokens)
         return self.out(layers.attend(q, k, v, heads=self.heads, mode=mode))
 
 
 class MapPool(nnx.Module):
-    """SigLIP's pooling of tokens [B, N, D], already normalised -> [B, D]: one query, then a residual MLP."""
+    """SigLIP's pooling of tokens that are already normalised: one query, then a residual MLP."""
 
     def __init__(
         self, dim: int, heads: int, mlp_width: int, *, activation: str, ln_eps: float, rngs: nnx.Rngs
@@ -47,13 +50,13 @@ class MapPool(nnx.Module):
         init = layers.torch_uniform
         self.mlp = layers.Mlp(dim, mlp_width, activation=activation, fc_init=init, proj_init=init, rngs=rngs)
 
-    def __call__(self, tokens: Array, mode: Mode) -> Array:
+    def __call__(self, tokens: Float[Array, "B N T"], mode: Mode) -> Float[Array, "B D"]:
         read = self.attn(_for_each(tokens, self.query[...]), tokens, mode)[:, 0]
         return read + self.mlp(self.ln(read))
 
 
 class CocaPool(nnx.Module):
-    """What the first of CoCa's queries reads from tokens [B, N, D], not normalised -> [B, E].
+    """What the first of CoCa's queries reads from tokens that are not normalised.
 
     The other queries are for the captioner. Queries do not see each other, so they are not computed here.
     """
@@ -64,11 +67,11 @@ class CocaPool(nnx.Module):
         self.ln_k = layers.LayerNorm(token_dim, eps=ln_eps)
         self.attn = CrossAttention(dim, token_dim, heads, rngs=rngs)
 
-    def __call__(self, tokens: Array, mode: Mode) -> Array:
+    def __call__(self, tokens: Float[Array, "B N T"], mode: Mode) -> Float[Array, "B D"]:
         query = self.ln_q(self.query[:1])
         return self.attn(_for_each(tokens, query), self.ln_k(tokens), mode)[:, 0]
 
 
-def _for_each(tokens: Array, query: Array) -> Array:
-    """[M, D] -> [B, M, D], once for each image of `tokens`."""
+def _for_each(tokens: Float[Array, "B N T"], query: Float[Array, "M D"]) -> Float[Array, "B M D"]:
+    """The queries once for each image of `tokens`."""
     return jnp.broadcast_to(query, (tokens.shape[0], *query.shape))

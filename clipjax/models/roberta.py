@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Bool, Float, Int
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
@@ -117,7 +118,7 @@ class Projection(nnx.Module):
 
 
 class RobertaTower(nnx.Module):
-    """ids [B, L], L <= context_length -> features [B, E], not of unit norm."""
+    """Token ids, at most `context_length` a text -> features, not of unit norm."""
 
     def __init__(self, config: RobertaConfig, rngs: nnx.Rngs):
         c = config
@@ -132,7 +133,9 @@ class RobertaTower(nnx.Module):
             self.proj = layers.Linear(c.width, c.embed_dim, use_bias=False, rngs=rngs)
         self.pad_id = c.pad_id
 
-    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         real = ids != self.pad_id
         positions = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0) + self.pad_id
         tokens = lookup(self.token_embedding, ids) + self.token_type_embedding[0]
@@ -143,8 +146,8 @@ class RobertaTower(nnx.Module):
         return features, stages(embedded, outputs, pooled, features)
 
 
-def masked_mean(x: Array, real: Array) -> Array:
-    """Mean of x [B, L, D] over the positions where `real` [B, L], summed in float32 -> [B, D]."""
+def masked_mean(x: Float[Array, "B L D"], real: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """Mean over the positions where `real`, summed in float32."""
     total = jnp.where(real[:, :, None], x, 0).sum(axis=1, dtype=jnp.float32)
     return (total / real.sum(axis=1, keepdims=True, dtype=jnp.float32)).astype(x.dtype)
 

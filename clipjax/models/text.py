@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal
+from jaxtyping import Bool, Float, Int
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads, two_heads
@@ -71,7 +72,7 @@ class TextConfig:
 
 
 class TextTransformer(nnx.Module):
-    """ids [B, L], L <= context_length -> features [B, E], not of unit norm."""
+    """Token ids, at most `context_length` a text -> features, not of unit norm."""
 
     def __init__(self, config: TextConfig, rngs: nnx.Rngs):
         c = config
@@ -83,7 +84,9 @@ class TextTransformer(nnx.Module):
         self.text_projection_bias = nnx.Param(jnp.zeros((c.embed_dim,))) if c.projection_bias else None
         self.causal, self.pooling = c.causal, c.pooling
 
-    def __call__(self, ids: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, ids: Int[Array, "B L"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         length = ids.shape[1]
         embedded = lookup(self.token_embedding, ids) + self.positional_embedding[:length]
         visible = layers.causal(length) if self.causal else None
@@ -94,7 +97,13 @@ class TextTransformer(nnx.Module):
             features += self.text_projection_bias[...]
         return features, stages(embedded, outputs, pooled, features)
 
-    def embedded(self, beginning: Array, tokens: Array, places: Array, mode: Mode) -> Array:
+    def embedded(
+        self,
+        beginning: Float[Array, "P D"],
+        tokens: Float[Array, "B L D"],
+        places: Int[Array, " B"],
+        mode: Mode,
+    ) -> Float[Array, "B E"]:
         """Features of texts given as vectors; see `clipjax.models.network.Network.encode_embedded`."""
         start, length = len(beginning), len(beginning) + tokens.shape[1]
         positions = self.positional_embedding[...]
@@ -111,13 +120,17 @@ class TextTransformer(nnx.Module):
 
 
 def block_behind(
-    block: layers.Block, first: Array, rest: Array, visible: Array | None, mode: Mode
-) -> tuple[Array, Array]:
-    """A block on texts [B, L, D] behind a beginning [1, P, D] that they share and that does not see them.
+    block: layers.Block,
+    first: Float[Array, "1 P D"],
+    rest: Float[Array, "B L D"],
+    visible: Bool[Array, "P+L P+L"] | None,
+    mode: Mode,
+) -> tuple[Float[Array, "1 P D"], Float[Array, "B L D"]]:
+    """A block on texts after a beginning that they share and that does not see them.
 
     The beginning goes through once for all texts, which read its keys and values.
 
-    visible: bool [P + L, P + L], causal; None, all of it, only where P = 0.
+    visible: causal; None, all of it, only where P = 0.
     """
     attn, start = block.attn, first.shape[1]
     if start == 0:
@@ -153,19 +166,19 @@ def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
     return layers.stack(lambda rngs: block(rngs=rngs), c.layers, rngs)
 
 
-def lookup(table: nnx.Param, ids: Array) -> Array:
-    """Rows of a table [V, D] for ids [B, L] -> [B, L, D]."""
+def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+    """Rows of a table [V, D] by their ids."""
     # Ids are the tokenizer's, so in range: "clip" spares the bounds check's NaN fill.
     return jnp.take(table[...], ids, axis=0, mode="clip")
 
 
-def at_highest_id(x: Array, ids: Array) -> Array:
-    """[B, L, D] at the first highest id of each text -> [B, D]."""
+def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
+    """Each text at its first highest id."""
     return at_places(x, jnp.argmax(ids, axis=1))
 
 
-def at_places(x: Array, places: Array) -> Array:
-    """[B, L, D] at one place of each text, int [B] -> [B, D]."""
+def at_places(x: Float[Array, "B L D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """Each text at one of its positions."""
     # Along the axis, not x[arange, places]: that would gather a sharded batch on every device.
     return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
 

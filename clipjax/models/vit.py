@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.nn.initializers import normal, variance_scaling
+from jaxtyping import Float
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
@@ -109,14 +110,14 @@ class ViTConfig:
 
 
 class PatchEmbed(nnx.Module):
-    """Cuts [B, H, W, 3] into patches and embeds each: [B, H // P, W // P, D]."""
+    """Cuts images into patches and embeds each: h is H // P, w is W // P."""
 
     def __init__(self, patch: int, width: int, *, use_bias: bool, rngs: nnx.Rngs):
         self.kernel = nnx.Param(layers.torch_uniform(rngs.params(), (patch, patch, 3, width), jnp.float32))
         init = layers.uniform((patch * patch * 3) ** -0.5)
         self.bias = nnx.Param(init(rngs.params(), (width,), jnp.float32)) if use_bias else None
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         kernel = self.kernel[...]
         patch, _, channels, width = kernel.shape
         batch, height, wide, _ = images.shape
@@ -128,7 +129,7 @@ class PatchEmbed(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """images [B, S, S, 3], normalised -> features [B, E], not of unit norm."""
+    """Normalised images -> features, not of unit norm."""
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
         c, scale = config, config.width**-0.5
@@ -158,7 +159,9 @@ class VisionTransformer(nnx.Module):
         self.ln_post = layers.LayerNorm(pooled, eps=c.ln_eps)
         self.proj = nnx.Param(normal(scale)(rngs.params(), (pooled, c.embed_dim))) if c.projection else None
 
-    def __call__(self, images: Array, mode: Mode, capture: bool) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, images: Float[Array, "B S S 3"], mode: Mode, capture: bool
+    ) -> tuple[Float[Array, "B E"], dict[str, Array]]:
         patches = self.patch_embed(images)
         embedded = self.embed(patches)
         x, outputs = layers.scan(self.blocks, embedded, mode=mode, capture=capture)
@@ -171,8 +174,8 @@ class VisionTransformer(nnx.Module):
         stages["pooled"] = pooled
         return features, stages if self.proj is None else stages | {"projected": features}
 
-    def embed(self, patches: Array) -> Array:
-        """Embedded patches [B, h, w, D] -> what the first block is given, [B, N, D]."""
+    def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
+        """Embedded patches -> what the first block is given."""
         batch, *_, width = patches.shape
         x = patches.reshape(batch, -1, width)
         if self.config.positions == "patches":
@@ -184,8 +187,8 @@ class VisionTransformer(nnx.Module):
             x = x + self.positional_embedding[...]
         return x if self.ln_pre is None else self.ln_pre(x)
 
-    def pooled(self, x: Array, mode: Mode) -> Array:
-        """The last block's output [B, N, D] -> [B, D], or [B, E] in CoCa."""
+    def pooled(self, x: Float[Array, "B N D"], mode: Mode) -> Float[Array, "B P"]:
+        """The last block's output -> one vector an image: P is D, or E in CoCa."""
         if self.pool is None:
             return self.ln_post(x[:, 0])
         if self.config.pooling == "map":
@@ -204,8 +207,10 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
     return None
 
 
-def dense(tower: VisionTransformer, images: Array, blocks: Sequence[int], mode: Mode) -> list[Array]:
-    """What the given blocks (ascending) return, as maps [B, h, w, D] without the class token."""
+def dense(
+    tower: VisionTransformer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
+) -> list[Float[Array, "B h w D"]]:
+    """What the given blocks (ascending) return, as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, int(tower.config.class_token) :].reshape(patches.shape) for x in outputs]

@@ -1,0 +1,30 @@
+"""Annotated shapes are checked under pytest: a wrong one is refused where it is passed."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from clipjax.metrics import bootstrap, classification
+from clipjax.models import layers
+from clipjax.models.training import INFERENCE
+
+
+def test_metrics_refuse_a_wrong_shape() -> None:
+    with pytest.raises(TypeCheckError, match="labels"):
+        classification.in_top_k(jnp.zeros((3, 2), jnp.int32), jnp.zeros(4, jnp.int32))
+    with pytest.raises(TypeCheckError, match="weights"):
+        bootstrap.weighted_mean(np.ones(3), np.ones((2, 4)))
+
+
+def test_a_wrong_dtype_is_refused() -> None:
+    with pytest.raises(TypeCheckError, match="labels"):
+        classification.in_top_k(jnp.zeros((3, 2), jnp.int32), jnp.zeros(3, bool))
+
+
+def test_forward_functions_refuse_a_wrong_shape() -> None:
+    tokens, others = jnp.zeros((2, 3, 8)), jnp.zeros((2, 3, 6))
+    with pytest.raises(TypeCheckError, match="attend"):
+        layers.attend(tokens, others, others, heads=2, mode=INFERENCE)
