@@ -1,4 +1,4 @@
-"""Whether images are all of a data set, by its card: their number and, where they are published, their names.
+"""Whether images are all of a data set, by its card: their number and, if published, their names.
 
 missing_of(read_card("cue_conflict"), manifest.ids)    # {"images": 373, "of": 1280}; None: all of them
 """
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 @dataclasses.dataclass(frozen=True)
 class CardIds:
-    """Published names of a data set's images: a pattern whose only group is a number, from `first` to `last`.
+    """Published names of a data set's images: a pattern whose only group is a number from `first` to `last`.
 
-    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are the images of ImageNet's validation set. The pattern is
-    searched for in an id, so that folders and endings do not matter.
+    `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern is searched in
+    an id, so folders and endings do not matter.
     """
 
     pattern: str
@@ -38,8 +38,8 @@ class CardIds:
     def foreign(self, ids: Sequence[str]) -> int:
         """How many ids are not the data set's, or repeat an image of it.
 
-        0 where no id is of the pattern: the images were renamed (row numbers, keys of shards), and their
-        names tell nothing.
+        0 if no id matches the pattern: the images were renamed (row numbers, keys of shards), so names tell
+        nothing.
         """
         find, seen, named = re.compile(self.pattern).search, set[int](), 0
         for each in ids:
@@ -52,7 +52,7 @@ class CardIds:
 
 
 class Counted(Protocol):
-    """What a data set's card says of its images: how many there are, and their published names."""
+    """A card's information about its images: their number, and their published names."""
 
     @property
     def images(self) -> int | None: ...
@@ -62,14 +62,14 @@ class Counted(Protocol):
 
 
 def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
-    """The field `part` of a result row: how the images of a run differ from all of the card's.
+    """The field `part` of a result row: how a run's images differ from all of the card's.
 
     Args:
-        ids: of all images that the data holds, before any sample is drawn.
-        more: images that it holds beside these, without an id.
+        ids: of all images in the data, before sampling.
+        more: number of further images without an id.
 
-    Returns: `images` (those held), `of` (those of the card) and, where there are some, `foreign` (those held
-        that are not the card's). None where the images are all of the card's, or no card states a number.
+    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign` (in the data but not the
+        card's). None if nothing differs, or no card states a number.
     """
     if card is None or card.images is None:
         return None

@@ -1,11 +1,11 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
-A card says which reader reads the published layout, what the labels mean and how many images there should be.
-Whoever has the data gives a folder and the card's name, and never a class order. Cards are parsed strictly.
+A card names the reader of the published layout, the meaning of the labels and the number of images. A user
+gives a folder and the card's name, never a class order. Unknown keys are errors.
 
-One file may stand for a family of data sets: `[variants]` lists the values of one or more axes, and each
-combination is a card of its own, `imagenet_3dcc:fog_3d:5`. In texts (title, place, ...) `{axis}` stands for
-the value; a value written as a table sets further keys of its cards.
+One file may describe a family. `[variants]` lists the values of one or more axes, and each combination is its
+own card, `imagenet_3dcc:fog_3d:5`. `{axis}` in texts (title, place, ...) becomes the value; a value that is a
+table adds keys to its cards.
 
     [variants]
     severity = [1, 2, 3]
@@ -42,38 +42,36 @@ Variant = dict[str, str | int]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCard:
-    """One data set. Of the keys in the file only `name`, `title` and `reader` are required.
+    """One data set. A card file must have `name`, `title` and `reader`; all else is optional.
 
     Attributes:
-        name, title: the short name that users type, and what it is called in tables.
+        name, title: the short name that users type, and the name in tables.
         reader, options: a name in `clipjax.data.readers` and the reader's keyword options.
-        label_space: what the labels mean: a name in configs/labels, or a CSV file (`id,name`) beside the
-            card. Its ids are the labels as the data spells them (folder names, WordNet ids).
-        classes: instead of a label space, class names in label order as the data spells them: a list, or the
-            name of a text file beside the card with one a line. With neither, the classes are those found in
-            the data.
-        head_space: the label space that a zero-shot head is built over, where it is not `label_space`: its
-            scores are then projected (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
+        label_space: a name in configs/labels, or a CSV file (`id,name`) beside the card. Its ids are the
+            labels as the data spells them (folder names, WordNet ids).
+        classes: instead, class names in label order as the data spells them: a list, or a text file beside
+            the card with one per line. With neither, the data's own classes.
+        head_space: the zero-shot head's label space, if another; scores are then projected
+            (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
         prompts: the default prompt set, a name in configs/prompts.
-        pixels: how its images depart from what a model's own transform expects: `pre_crop` pixels cut from
-            each side before all else, or `already_cropped = true` (square crops, only resized).
-        tasks: the tasks that it is made for: what `--data-root` runs on it.
-        place: where it lies below a common root of data sets; its name where not given.
-        id: for OOD detection and calibration, the card of the in-distribution images it is compared with.
-        annotations: the file or folder beside the card that tasks read beside the images (factors).
-        split: what its images are for, "train" or "validation" (to choose by); without it, results are
-            reported on them, and nothing is trained or chosen on them.
-        images, per_class: how many there are in the complete data set, and in each class.
-        ids: how its images are named where that is published: `pattern` (a regular expression whose one
-            group is a number), `first` and `last`.
-        licence, source, paper: for whoever wants to use or cite it.
-        tfds: its builder (and configuration) in TensorFlow Datasets, where there is one.
-        note: what else a user must know: how it is made where there is no download, what disagrees.
-        in_paper: whether the study that this toolkit follows reports it, where the card says.
-        demo: whether it is of the rendered world of `make demo`, which nobody misses below a folder of
-            published data sets.
-        variant: which member of a family it is, axis -> value; empty for a file without [variants].
-        path: the file the card was read from.
+        pixels: `pre_crop` pixels cut from each side before the model's own transform, or `already_cropped =
+            true` (square crops, only resized).
+        tasks: what `--data-root` runs on it.
+        place: its folder below a common root of data sets; default its name.
+        id: the card of the in-distribution images, for OOD detection and calibration.
+        annotations: file or folder beside the card that tasks also read (factors).
+        split: "train" or "validation" (for choices). Without it, results are reported on the images, and
+            nothing is trained or chosen on them.
+        images, per_class: number of images in the complete data set, and in each class.
+        ids: published image names: `pattern` (a regular expression whose one group is a number), `first` and
+            `last`.
+        licence, source, paper: for use and citation.
+        tfds: its builder (and configuration) in TensorFlow Datasets.
+        note: what else a user must know: how to make it without a download, what disagrees.
+        in_paper: whether the study that this toolkit follows reports it.
+        demo: whether it belongs to the rendered world of `make demo`: its absence is not reported.
+        variant: the member of a family, axis -> value; empty without [variants].
+        path: the card's file.
     """
 
     name: str
@@ -106,9 +104,9 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A card, the images it was read from, and what their labels mean (None where they have none).
+    """A card, its images, and the meaning of their labels (None if they have none).
 
-    head_space: what a zero-shot head is built over: the card's, or the labels' own.
+    head_space: the label space of a zero-shot head: the card's, or the labels' own.
     """
 
     card: DatasetCard
@@ -130,7 +128,7 @@ _PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
 
 
 def dataset_names() -> list[str]:
-    """The names of the cards in configs/datasets, those of families one by one."""
+    """The names of the cards in configs/datasets, with every member of a family."""
     paths = sorted((config_dir() / "datasets").glob("*.toml"))
     return sorted(name for path in paths for name in _members(path, read_toml(path)))
 
@@ -144,10 +142,10 @@ def cards_in(folder: Path) -> list[DatasetCard]:
 def read_card(name_or_path: str | Path) -> DatasetCard:
     """The card of that name, or the card file at that path (anything that ends in .toml).
 
-    A member of a family is NAME:VALUE or FILE.toml:VALUE, one value an axis.
+    A member of a family is NAME:VALUE or FILE.toml:VALUE, one value per axis.
 
     Raises:
-        UsageError: there is no card of that name, or it is a family and its member is not given.
+        UsageError: no card of that name, or a family without its member.
         DataError: an unknown, missing or mistyped key, an unknown reader or reader option; names file and
             key.
     """
@@ -180,7 +178,7 @@ def shipped_count(dataset: str) -> int | None:
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
-    """The cards that a file stands for: name -> its keys, and which member of a family it is."""
+    """Every card in a file: name -> its keys, and its variant."""
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
@@ -210,7 +208,7 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
 
 
 def _filled(value: Any, variant: Variant) -> Any:
-    """A text with the variant's values where their axes stand; anything else as it is."""
+    """A text with `{axis}` replaced by the variant's values; other values unchanged."""
     if isinstance(value, str):
         for axis, own in variant.items():
             value = value.replace(f"{{{axis}}}", str(own))
@@ -248,20 +246,20 @@ def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
 
 
 def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
-    """Read the data set that lies at `root` as its card says, or its copy by `clipjax datasets pack`.
+    """Read the data set at `root` by its card, or its copy by `clipjax datasets pack`.
 
     Args:
         card: a card, its name, or the path of a card file; "folder" is a plain folder of class folders.
         root: the folder (or manifest file) with the data.
 
     Raises:
-        UsageError, DataError: as `read_card`; what the reader finds wrong with the data.
+        UsageError, DataError: as `read_card`; problems that the reader finds in the data.
     """
     if not isinstance(card, DatasetCard):
         card = read_card(card)
     space, head = label_spaces(card)
     names = space.ids if space else None
-    if is_packed(root):  # by whatever reader and options it was read then
+    if is_packed(root):  # whatever its reader and options were when packed
         manifest = read_packed(epath.Path(place(root)), names)
     else:
         manifest = find_reader(card.reader).read(epath.Path(place(root)), names, **card.options)
@@ -271,13 +269,13 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
 
 
 def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
-    """What the labels mean and what a zero-shot head is over; None where only the data can tell."""
+    """(meaning of the labels, space of a zero-shot head); None if only the data can tell."""
     space = _label_space(card)
     return space, space if card.head_space is None else _labels_of(card, card.head_space)
 
 
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
-    """Class names, given in the card or as the name of a text file beside it."""
+    """Class names, from the card or from the text file beside it that it names."""
     names = read_lines(path.parent / value) if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")

@@ -1,1 +1,1 @@
-"""One file a layout on disk: folders, shards, packed sets -> a manifest of images."""
+"""Readers of data sets -> a manifest, one file per layout: folders, shards, packed sets."""

@@ -26,7 +26,7 @@ def read_flat(
 
     Args:
         columns: as in `read_folder`.
-        extensions: what images may end in beside the usual, e.g. ".gif" (whose first frame is the image).
+        extensions: endings of images beside the usual ones, e.g. ".gif" (the image is its first frame).
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
     ids = tuple(sorted(Walk(root).files(known)))
@@ -38,10 +38,10 @@ def read_flat(
 
 
 def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
-    """A column a pattern: what its first group finds in each id.
+    """One column per pattern: the text of its first group in each id.
 
     Raises:
-        DataError: a pattern is no regular expression, or an id has nothing of it; names the image.
+        DataError: a pattern is not a regular expression, or does not match an id; names the image.
     """
     columns = {}
     for column, pattern in patterns.items():

@@ -1,4 +1,4 @@
-"""Images in a folder a class, as ImageNet val."""
+"""Images in one folder per class, as ImageNet val."""
 
 from __future__ import annotations
 
@@ -31,18 +31,16 @@ def read_folder(
     A class folder may be a link; no folder may be reached twice (`clipjax.data.readers.walk`).
 
     Args:
-        root: the folder of class folders.
-        label_names: folder names in label order; every one must be there and no other. Without them the
-            labels follow the sorted folder names (by value where all are numbers).
-        folder_is_index: the folder names are the labels themselves, 0 .. K-1 (ImageNet-V2).
-        ignore_unknown: folders that are no label are left out (ObjectNet's 200 beside ImageNet's classes).
-        allow_missing: some labels have no folder (the parts of ImageNet-D).
-        columns: column name -> regular expression whose first group, found in the image's relative path, is
-            the value.
+        label_names: folder names in label order; exactly these must exist. Default: the sorted folder names
+            (by value if all are numbers).
+        folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
+        ignore_unknown: leave out folders that are no label (ObjectNet's 200 beside ImageNet's classes).
+        allow_missing: some labels may have no folder (the parts of ImageNet-D).
+        columns: column name -> regular expression; its first group in the image's relative path is the value.
 
     Raises:
-        DataError: class folders that are missing, unexpected, empty or unreadable (named), no image at all,
-            links in a circle.
+        DataError: class folders missing, unexpected, empty or unreadable (named), no image at all, links in a
+            circle.
     """
     found = folders_in(root)
     if not found:
@@ -85,7 +83,7 @@ def _same_folders(
     ignore_unknown: bool = False,
     allow_missing: bool = False,
 ) -> None:
-    """Raises DataError naming folders that are missing or unexpected, and where they may lie instead."""
+    """Raises DataError naming missing or unexpected folders, and where they may be instead."""
     missing = [name for name in expected if name not in found]
     extra = sorted(found[name] for name in found.keys() - set(expected))
     nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
@@ -102,7 +100,7 @@ def _same_folders(
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
-    """A hint where (most of) the class folders lie one folder deeper, as archives like to unpack."""
+    """A hint if (most of) the class folders are one folder deeper, as archives often unpack."""
     fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
         inside = set(folders_in(root / name))
@@ -122,7 +120,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _recognises(path: Path) -> bool:
-    """Images in folders of their classes; images in the folder itself beside them would lose their labels."""
+    """Images in class folders only; an image beside the folders would lose its label."""
     if not exists(path):
         return False
     entries = sorted(list_folder(path))

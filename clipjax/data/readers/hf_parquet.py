@@ -1,8 +1,8 @@
-"""The reader of image data sets as Hugging Face's `datasets` writes them: encoded images in parquet files.
+"""The reader of Hugging Face `datasets`' parquet files with encoded images.
 
-An image is a struct {bytes, path} (`datasets.Image`), or a binary column. What the columns mean stands in the
-schema's metadata under `huggingface`: the names of a `ClassLabel` come from there. Labels are read in a pass
-that leaves the images alone; an image is read with its row group.
+An image is a struct {bytes, path} (`datasets.Image`) or a binary column. The schema's metadata under
+`huggingface` describes the columns: a `ClassLabel`'s names come from there. One pass reads the labels without
+the images; an image is read with its row group.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from clipjax.storage.parquet import first_line, open_parquet, read_batches
 from clipjax.storage.reading import is_dir, parse_json
 
 LABEL = "label"
-# Row groups kept in memory: the one that is read, and the next, which threads reach before all have left it.
+# Row groups in memory: the current one and the next, which fast threads reach first.
 _GROUPS = 2
 
 
@@ -53,25 +53,24 @@ def read_hf_parquet(
     key: str | None = None,
     check_names: bool = True,
 ) -> Manifest:
-    """Parquet files of images: a folder of *.parquet (or the repository with its folder `data`), or one file.
+    """Parquet files of images: a folder of *.parquet (or a repository with its folder `data`), or one file.
 
-    An image's id is the `path` beside its bytes where each image has one of its own, else `file.parquet/row`.
+    An image's id is the `path` beside its bytes if each image has its own, else `file.parquet/row`.
 
     Args:
-        root: the folder, file or pattern.
         label_names: class names in label order; default those that the data set declares.
-        split: files begin with it (`test-00000-of-00001.parquet`); needed where the folder holds several.
-        image: the column with the image, where there are several.
-        label: the column with the label, an int or a class name; default the only declared class label, else
-            "label" where there is such a column. Without one there are no labels.
+        split: first part of the file names (`test-00000-of-00001.parquet`); needed if there are several.
+        image: the image's column, if several may be it.
+        label: column of an int or a class name; default the only declared class label, else "label" if it
+            exists, else no labels.
         captions: a column with a caption or a list of captions.
         key: a column of unique names that become the ids.
-        check_names: False where the card's classes are in the data set's order, but otherwise spelled.
+        check_names: False if the card spells the same classes, in the same order, in another way.
 
     Raises:
-        DataError: with file and column or row: no parquet, another schema than the first file's, no or
-            several image columns, images that are paths alone, classes that differ from the card's or between
-            files, a label outside the set.
+        DataError: names file and column or row: not parquet, a schema that differs from the first file's, no
+            or several image columns, images that are paths only, classes that differ from the card's or
+            between files, a label outside the set.
     """
     files = _files(root, split)
     schemas = {file: open_parquet(file).schema_arrow for file in files}
@@ -106,10 +105,9 @@ class ParquetOpener:
     """Images that are values of a parquet column.
 
     Attributes:
-        files: the parquet files.
         column: the binary leaf, e.g. "image.bytes".
-        places: int64 [N, 4], of each image: which file, row group, row in it, row in the file.
-        versions: of files on a bucket what tells a file from one that replaced it: asking is a request.
+        places: int64 [N, 4]: each image's file, row group, row in it, row in the file.
+        versions: of files on a bucket, since asking again costs a request; they reveal a replaced file.
     """
 
     files: tuple[str, ...]
@@ -122,7 +120,7 @@ class ParquetOpener:
         path = self.files[number]
         try:
             version = self.versions[number] if self.versions else version_of(Path(path))
-            with _READING:  # the threads of a loader want the same group at the same time: it is read once
+            with _READING:  # a loader's threads want the same group at once: read it once
                 values = _row_group(path, version, self.column, group)
             data = values[row].as_buffer()
         except BucketError:
@@ -155,21 +153,21 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
-    """The binary values of one row group; `version` keeps those of a file that was replaced apart."""
+    """The binary values of one row group; `version` separates those of a replaced file."""
     batches = read_batches(place(path), [column], [group])
     return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
 
 def _leaf(array: Any) -> Any:
-    """The bytes of {bytes}; null where the struct is."""
+    """The bytes of {bytes}; null if the struct is."""
     return array.flatten()[0] if pa.types.is_struct(array.type) else array
 
 
 class _Rows:
-    """What stands beside the images, read without them.
+    """The values beside the images, read without them.
 
     Attributes:
-        values: column -> one value an image.
+        values: column -> one value per image.
         places: as `ParquetOpener.places`.
         binary: the leaf with the bytes.
     """
@@ -190,7 +188,7 @@ class _Rows:
         return len(self.places)
 
     def _read(self, number: int, file: Path, image: str) -> np.ndarray:
-        """The places of one file's images; what stands beside them goes into `values` and `paths`."""
+        """The places of one file's images; adds the values beside them to `values` and `paths`."""
         parquet = open_parquet(file)
         leaves = [*self.values, *([] if self._path is None else [self._path])]
         places, start = [np.empty((0, 4), np.int64)], 0
@@ -213,7 +211,7 @@ class _Rows:
         return f"{self.files[self.places[i, 0]]} row {self.places[i, 3]}"
 
     def of(self, column: str) -> Iterator[tuple[int, Any]]:
-        """The number of each image, and its value in a column."""
+        """(image number, its value in a column)."""
         return enumerate(self.values[column])
 
     def ids(self, key: str | None) -> list[str]:
@@ -237,7 +235,6 @@ class _Rows:
 
 
 def _files(root: epath.Path, split: str | None) -> list[Path]:
-    """The parquet files of one split."""
     path = place(root)
     if is_dir(path) and not any(path.glob("*.parquet")) and is_dir(path / DATA):
         root = root / DATA
@@ -258,7 +255,7 @@ def _files(root: epath.Path, split: str | None) -> list[Path]:
 
 
 def _declared(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column -> the names of its classes, as `datasets` declares them; {} for files of other writers."""
+    """Column -> its class names, as `datasets` declares them; {} for other writers' files."""
     try:
         record = parse_json((schema.metadata or {})[b"huggingface"], "huggingface")
         features = record["info"]["features"]
@@ -269,7 +266,6 @@ def _declared(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _image_column(file: Path, schema: pa.Schema) -> str:
-    """The only column that holds bytes."""
     found = [field.name for field in schema if _holds_bytes(field.type)]
     if len(found) == 1:
         return found[0]
@@ -302,7 +298,7 @@ def _label_column(file: Path, schema: pa.Schema, declared: dict[str, list[str]])
 
 
 def _check_column(file: Path, column: str, schema: pa.Schema, first: pa.Schema) -> None:
-    """The column is there, of the same type as in the first file."""
+    """Raises DataError if the column is missing, or its type differs from the first file's."""
     if column not in schema.names:
         raise DataError(f"{file} has no column {column!r}; it has {', '.join(schema.names)}")
     if schema.field(column).type != first.field(column).type:
@@ -313,7 +309,7 @@ def _check_column(file: Path, column: str, schema: pa.Schema, first: pa.Schema) 
 
 
 def _check_classes(file: Path, label: str | None, schema: pa.Schema, first: dict[str, list[str]]) -> None:
-    """The label's classes are those of the first file, where both declare them: a number means one class."""
+    """Raises DataError if the classes differ from the first file's: a number must mean one class."""
     names, theirs = _declared(schema).get(label or ""), first.get(label or "")
     if names is not None and theirs is not None and names != theirs:
         wrong = next((i for i, (a, b) in enumerate(zip(names, theirs)) if a != b), "the length")
@@ -335,7 +331,7 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _recognises(path: Path) -> bool:
-    """Parquet files, also in a folder `data` that is the only one, as in a repository of the hub."""
+    """Parquet files, or a single folder `data` of them, as in a hub repository."""
     if is_dir(path):
         entries = shown(path)
         shards = any(entry.name.lower().endswith(SHARDS) for entry in entries)

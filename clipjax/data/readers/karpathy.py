@@ -1,15 +1,15 @@
-"""Images with their captions, in the layouts in which Flickr30k and COCO's Karpathy splits are published.
+"""Images with captions, in the published layouts of Flickr30k and COCO's Karpathy splits.
 
 ===================================================  =========================================================
-annotation file                                      as in
+annotation file                                      source
 ===================================================  =========================================================
 dataset_flickr30k.json, dataset_coco.json            Karpathy & Fei-Fei 2015: all splits, captions by image
 coco_test_karpathy.json ({images, annotations})      CLIP_benchmark: COCO's format, ordered by image id
-flickr30k_test_karpathy.txt ("name.jpg,caption")     CLIP_benchmark: a line a caption below a header
+flickr30k_test_karpathy.txt ("name.jpg,caption")     CLIP_benchmark: a line per caption below a header
 ===================================================  =========================================================
 
-The layout is told by what the file holds. Captions stay as they stand, in the file's order, in the manifest's
-column `captions`, a list of strings an image; there are no labels.
+The file's contents decide the layout. Captions are unchanged, in the file's order, in the column `captions`
+(a list of strings per image); there are no labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = {str: "not a text", int: "not a whole number", list: "not a list"}
 
 
 class _Image(NamedTuple):
-    """One image of an annotation file: the folder that its record names ("" if none), its name, its texts."""
+    """Folder and name as in the annotation file (folder "" if none), and captions."""
 
     folder: str
     name: str
@@ -49,18 +49,18 @@ def read_karpathy(
     """Images and their captions from one annotation file.
 
     Args:
-        root: the folder that the annotation file and the images lie in.
-        label_names: has no use here.
-        file: the annotation file below `root`, or several names, the first of which is there is read.
-        split: of the images, in a file that holds several.
-        folder: where images lie below `root` whose record names no folder.
-        filepath: images lie in the folder that their record names (COCO: train2014, val2014); False: all in
+        root: the folder of the annotation file and the images.
+        label_names: ignored.
+        file: the annotation file below `root`; of several names, the first that exists.
+        split: of the images, if the file has several.
+        folder: below `root`, for images whose record names no folder.
+        filepath: images are in the folder that their record names (COCO: train2014, val2014); False: all in
             `folder`.
-        max_captions: keep only so many captions of an image, the first; COCO is often cut to five.
+        max_captions: keep only the first captions of an image; COCO is often cut to five.
 
     Raises:
-        DataError: with file and image: a record without a value, an unknown split, an image that does not
-            exist, is listed twice, has no caption or an empty one.
+        DataError: names file and image: an incomplete record, an unknown split, an image that does not exist,
+            is listed twice, has no caption or an empty one.
     """
     path = _annotation_file(root, file)
     if max_captions is not None and max_captions < 1:
@@ -119,7 +119,7 @@ def _from_karpathy(path: epath.Path, record: dict[str, Any], split: str) -> Iter
 
 
 def _from_coco(path: epath.Path, record: dict[str, Any]) -> Iterator[_Image]:
-    """By ascending image id, as torchvision's CocoCaptions (and with it CLIP_benchmark) orders them."""
+    """By ascending image id, as in torchvision's CocoCaptions (and so in CLIP_benchmark)."""
     names, captions = {}, {}
     for i, image in enumerate(record["images"]):
         key = _value(image, "id", int, path, i)
@@ -133,7 +133,7 @@ def _from_coco(path: epath.Path, record: dict[str, Any]) -> Iterator[_Image]:
 
 
 def _from_lines(path: epath.Path, text: str) -> Iterator[_Image]:
-    """Lines `name.jpg,caption` below a header, cut at the first ".jpg,": captions hold commas."""
+    """Lines `name.jpg,caption` below a header, cut at the first ".jpg,": captions contain commas."""
     captions: dict[str, list[str]] = {}
     header, *lines = text.split("\n")
     if ".jpg," in header:

@@ -1,4 +1,4 @@
-"""A CSV, TSV or JSONL file with one image a row."""
+"""A CSV, TSV or JSONL file with one image per row."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_
 
 
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
-    """A CSV, TSV or JSONL file with one image a row; other columns (captions, groups, ...) are kept.
+    """A CSV, TSV or JSONL file with one image per row; other columns (captions, groups, ...) are kept.
 
-    The column `path` is relative to the file; `label` is an int or a class name; `id` replaces the path as
-    the image's id, and is needed where one image has several rows. A JSONL value may be a list (several
-    captions).
+    `path` is relative to the file; `label` is an int or a class name; `id` replaces the path as the image's
+    id, and is needed if an image has several rows. A JSONL value may be a list (several captions).
 
     Args:
         root: the file, or its folder if `file` is given.
-        label_names: class names in label order. Without them, labels given as names are numbered in sorted
-            order.
+        label_names: class names in label order; default: the names in the data, sorted.
         file: the file's name below `root`.
 
     Raises:
-        DataError: with file and line: a row that does not parse or lacks a value, an image that does not
+        DataError: names file and line: a row that does not parse or lacks a value, an image that does not
             exist, a label outside the set, an id that occurs twice.
     """
     path = root / file if file else root

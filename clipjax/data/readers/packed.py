@@ -1,10 +1,10 @@
-"""The reader of what `clipjax datasets pack` wrote: shards, and a manifest.json that says everything else.
+"""The reader of packed data sets (`clipjax datasets pack`): shards, and a manifest.json with everything else.
 
     OUT/00000.tar 00001.tar ... manifest.json          or *.array_record
 
-The manifest has the ids in order, the SHA-256 of every image, labels, class names and columns: a packed data
-set has the digest of the one that it was made of, whatever its reader was, and any card of that one reads it.
-`digest` is the SHA-256 of the record itself, and the shards that it names lie in its own folder.
+The manifest has the ids in order, every image's SHA-256, labels, class names and columns. So a packed data
+set has the digest of its source, and any card of the source reads it. `digest` is the SHA-256 of the record
+itself; its shards must be in its own folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
-    """Whether `clipjax datasets pack` wrote that folder, and finished."""
+    """Whether `clipjax datasets pack` finished that folder."""
     path = place(root) / MANIFEST
     try:
         if isinstance(path, BucketPath):
@@ -56,14 +56,13 @@ def is_packed(root: str | os.PathLike[str]) -> bool:
 
 
 def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None = None) -> Manifest:
-    """A folder that `clipjax datasets pack` wrote.
+    """A folder written by `clipjax datasets pack`.
 
     Args:
-        root: the folder.
-        label_names: if given, must be the classes that it was packed with, in their order.
+        label_names: if given, must be the classes it was packed with, in order.
 
     Raises:
-        DataError: no or a damaged manifest.json, shards that are missing or of another size, other classes.
+        DataError: manifest.json missing or damaged, shards missing or of another size, other classes.
     """
     folder = place(root)
     record = read_record(folder)
@@ -86,7 +85,7 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What manifest.json says, without its digest. Raises DataError where it is missing or damaged."""
+    """manifest.json without its digest. Raises DataError if it is missing or damaged."""
     path = folder / MANIFEST
     check_regular(path)
     try:
@@ -117,7 +116,7 @@ def _damaged(path: Path, why: str) -> DataError:
 
 @functools.lru_cache(maxsize=256)
 def _note_no_digest(path: str) -> None:
-    """Said once of each manifest."""
+    """Once per manifest."""
     _LOG.warning(
         "%s has no SHA-256 of its own: whether ids, labels or columns were changed is not known (pack the "
         "data set into a new folder to have one)",
@@ -126,7 +125,7 @@ def _note_no_digest(path: str) -> None:
 
 
 def _check_types(record: dict[str, Any]) -> None:
-    """Raises ValueError or KeyError for what `pack` does not write."""
+    """Raises ValueError or KeyError for anything that `pack` does not write."""
     n = len(record["ids"])
     texts = [*record["ids"], *record["sha256"], *(record["label_names"] or ())]
     texts += [shard["file"] for shard in record["shards"]]
@@ -153,7 +152,7 @@ def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
 
 
 def _refuse_outside(folder: Path, path: Path, name: str) -> None:
-    """A manifest from elsewhere may not have files read that are not the data set's."""
+    """A foreign manifest must not make us read files outside the data set."""
     parts = PurePosixPath(name)
     outside = parts.is_absolute() or ".." in parts.parts or not parts.parts
     if not outside and not isinstance(path, BucketPath):
@@ -167,7 +166,7 @@ def _refuse_outside(folder: Path, path: Path, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedOpener:
-    """Images in shards, and the SHA-256 that each had when it was packed."""
+    """Images in shards, and the SHA-256 of each when packed."""
 
     shards: Opener
     sha256: tuple[str, ...]
@@ -182,7 +181,7 @@ class PackedOpener:
         return PackedOpener(self.shards.select(rows), tuple(self.sha256[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """Raises DataError naming the first image that is not what was packed."""
+        """Raises DataError naming the first image that differs from what was packed."""
         found = self.shards.content_digests(progress)
         for i, (digest, packed) in enumerate(zip(found, self.sha256)):
             if digest != packed:
@@ -193,7 +192,7 @@ class PackedOpener:
 
 
 def sample_images(shard: Path) -> list[Member]:
-    """The first member of each sample, which is its image."""
+    """The first member of each sample, its image."""
     keyed = [(split_name(member.name)[0], member) for member in tar_members(shard)]
     return [member for i, (key, member) in enumerate(keyed) if i == 0 or key != keyed[i - 1][0]]
 
@@ -227,11 +226,10 @@ def _check_count(file: Path, found: int, said: int) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RecordOpener:
-    """Images that are records of ArrayRecord files.
+    """Images in ArrayRecord files.
 
     Attributes:
-        files: the files.
-        places: int64 [N, 2], of each image: which file, which record.
+        places: int64 [N, 2]: each image's file and record.
     """
 
     files: tuple[str, ...]
@@ -265,7 +263,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=64)
 def _reader(path: str, version: Version) -> Any:
-    """An open file; `version` keeps one that was replaced apart. Not picklable, so no part of the opener."""
+    """An open file; `version` separates it from a replaced one. Not picklable, so not in the opener."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

@@ -1,10 +1,9 @@
-"""Readers: the layouts in which data sets are published -> a manifest. One file a reader.
+"""Readers: the layouts in which data sets are published -> a manifest. One file per reader.
 
-A reader is a module of this folder that sets `READER`; the module's name is what data set cards call it. It
-reads `(root, label_names, **options) -> Manifest`: `label_names` are the labels as the data spells them
-(WordNet ids, folder names, class labels), in label order, and options are keyword arguments of its own. No
-reader decodes an image, and none needs TensorFlow or PyTorch. Paths are etils.epath's; on a bucket a
-`BucketPath`, which is one.
+A reader is a module of this folder that sets `READER`; data set cards use the module's name. It reads `(root,
+label_names, **options) -> Manifest`. `label_names` are the labels as the data spells them (WordNet ids,
+folder names, class labels), in label order; options are its own keyword arguments. No reader decodes an image
+or needs TensorFlow or PyTorch. Paths are etils.epath's; on a bucket a `BucketPath`.
 """
 
 from __future__ import annotations
@@ -28,13 +27,11 @@ class Reader:
 
     Attributes:
         read: see the module's docstring.
-        layout: how the images lie, for what the check of a data set looks for beside the reader's own words:
-            IMAGES (files anywhere below the root), CLASS_FOLDERS (files in a folder a class), ARCHIVES
-            (shards, which are not to be unpacked), OTHER.
-        recognises: whether what lies at a path, given without a card, is of this layout. None: a card is
-            always needed.
-        asked: readers of lower numbers are asked first: 0 those that know their layout for certain, 1 by the
-            endings of files, 2 to 4 those that take any list or folder.
+        layout: where the images are, so that a check can give hints: IMAGES (files anywhere below the root),
+            CLASS_FOLDERS (files in one folder per class), ARCHIVES (shards, which stay packed), OTHER.
+        recognises: whether a path given without a card has this layout. None: a card is always needed.
+        asked: lower numbers are tried first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any
+            list or folder.
     """
 
     read: Callable[..., Manifest]
@@ -44,18 +41,18 @@ class Reader:
 
 
 def reader_names() -> tuple[str, ...]:
-    """What cards may call a reader. None is imported."""
+    """The readers' names, without importing them."""
     return plug_ins(readers.__path__, "READER")
 
 
 @functools.cache
 def find_reader(name: str) -> Reader:
-    """The reader of that name, one of `reader_names`."""
+    """The reader of that name."""
     return importlib.import_module(f"{readers.__name__}.{name}").READER
 
 
 def recognise(path: Path) -> str | None:
-    """The reader of what lies at a path; None where no reader takes it.
+    """The reader of a path; None if no reader takes it.
 
     Raises:
         UsageError: it may be read in two ways.

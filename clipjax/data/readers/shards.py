@@ -1,8 +1,7 @@
-"""Data sets that are a few large files instead of many small ones: which files, and reading parts of them.
+"""Data sets of a few large files: finding the files, and reading parts of them.
 
-Shards are read where they lie on a local disk, at random, without unpacking. What takes a pass over a whole
-shard (where its members are, the SHA-256 of its images) is kept in the user's cache under the shard's path
-and version, as digests of files are.
+Shards are read at random, without unpacking. Results of a pass over a whole shard (its members' places, its
+images' SHA-256) are cached under its path and version.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ TARS = (".tar",)
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 PARQUETS = (".parquet",)
 SHARDS = (*TARS, *COMPRESSED, *PARQUETS)
-COUNT = "nshards.txt"  # beside the shards of CLIP_benchmark: how many there are
-DATA = "data"  # the folder of the shards in a repository of the Hugging Face hub
+COUNT = "nshards.txt"  # beside CLIP_benchmark's shards: their number
+DATA = "data"  # the shards' folder in a Hugging Face hub repository
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _OF = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\D.*)")
-_MOST = 1_000_000  # shards that one pattern may stand for
+_MOST = 1_000_000  # most shards of one pattern
 
 
 def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether a file, a pattern with braces, or a folder of nothing else are shards with these endings.
+    """Whether a file, a pattern with braces, or a folder consists of shards with these endings.
 
-    Archives beside folders or images are what those were unpacked from.
+    Archives beside folders or images do not count: they were unpacked into those.
     """
     if not is_dir(path):
         return path.name.lower().endswith(endings)
@@ -55,7 +54,6 @@ def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def shown(folder: Path) -> list[Path]:
-    """What lies in a folder and is not hidden."""
     return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
@@ -64,15 +62,15 @@ def _lower(path: Path) -> str:
 
 
 def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
-    """The shards that `root` means, in order: by the numbers in their names, then as texts.
+    """The shards of `root`, in order: by the numbers in their names, then as texts.
 
     Args:
         root: a folder, one file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
         endings: of the shards' names.
 
     Raises:
-        DataError: nothing there, no shard in the folder, shards that are missing by the pattern, by
-            their names (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
+        DataError: nothing there, no shard in the folder, shards missing by the pattern, by their names
+            (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
     """
     path = place(root)
     if is_dir(path):
@@ -94,13 +92,13 @@ def _is_shard(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def _by_numbers(path: Path) -> tuple[list[int | str], str]:
-    """ "10.tar" behind "9.tar". The numbers of a split stand at odd places: like is compared with like."""
+    """Sorts "10.tar" after "9.tar". Odd places of a split are numbers, so like is compared with like."""
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def _check_count(folder: Path, found: Sequence[Path]) -> None:
-    """All shards are there that `nshards.txt` counts, or that the names of the others do."""
+    """Raises DataError if `nshards.txt` or the shards' own names count more shards."""
     if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(found)):
         raise DataError(
             f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
@@ -109,7 +107,7 @@ def _check_count(folder: Path, found: Sequence[Path]) -> None:
     for path in found:
         if part := _OF.fullmatch(path.name):
             head, number, total, tail = part.groups()
-            tail = tail if tail.startswith(".") else ""  # else a hash: each shard has its own
+            tail = tail if tail.startswith(".") else ""  # else a hash that differs per shard
             series.setdefault((head, total), {})[int(number)] = tail
     for (head, total), tails in series.items():
         if missing := [i for i in range(int(total)) if i not in tails]:
@@ -119,7 +117,7 @@ def _check_count(folder: Path, found: Sequence[Path]) -> None:
 
 
 def _expand(pattern: Path) -> list[Path]:
-    """The files that a pattern stands for, as a shell would name them."""
+    """The files of a pattern, as a shell expands it."""
     pieces = _BRACES.split(pattern.name)
     choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     count = 1
@@ -138,7 +136,7 @@ def _expand(pattern: Path) -> list[Path]:
 
 
 def _choices(pattern: Path, inside: str) -> list[str]:
-    """000..009 -> the ten numbers, as wide as the first; a,b -> the two."""
+    """ "000..009" -> the ten numbers, as wide as the first; "a,b" -> the two."""
     if found := _RANGE.fullmatch(inside):
         first, last = int(found[1]), int(found[2])
         if last - first >= _MOST:
@@ -151,13 +149,13 @@ def _choices(pattern: Path, inside: str) -> list[str]:
 
 
 def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """`compute()`, a JSON value that depends on the file alone, or what an earlier run kept of it.
+    """`compute()`, a JSON value that depends on the file alone, or the value cached by an earlier run.
 
     Args:
         path: an existing file; its version is part of the key.
         what: names the computation and its version, e.g. "tar members 1".
 
-    A cache that fails only costs time. Raises what `compute` raises, and DataError where the file changes
+    A failing cache only costs time. Raises what `compute` raises, and DataError if the file changes
     meanwhile.
     """
     folder = cache_dir() / "shards"
@@ -184,8 +182,8 @@ class ShardOpener:
 
     Attributes:
         shards: the files.
-        members: what each image is called in its shard.
-        places: int64 [N, 3], of each image: which shard, where in it, how many bytes.
+        members: each image's name in its shard.
+        places: int64 [N, 3]: each image's shard, offset and number of bytes.
     """
 
     shards: tuple[str, ...]
@@ -230,12 +228,12 @@ def digests_of_parts(
     open_: Callable[[int], bytes],
     progress: Progress | None,
 ) -> list[str]:
-    """SHA-256 of images that lie in shards, in order; those of unchanged shards are remembered.
+    """SHA-256 of images in shards, in order; cached for unchanged shards.
 
     Args:
-        shard: int [N], in which shard each image lies.
-        parts: what tells it apart there.
-        open_: the number of an image -> its bytes.
+        shard: int [N], each image's shard.
+        parts: identifies each image in its shard.
+        open_: an image's number -> its bytes.
     """
     digests = [""] * len(parts)
     for k in np.unique(shard):

@@ -30,7 +30,7 @@ def read_tfds(
 
     Args:
         root: the version folder (with dataset_info.json), prepared as array_record or parquet.
-        label_names: if given, must be the class labels the data set itself declares, in its order.
+        label_names: if given, must equal the class labels that the data set declares.
         split: e.g. "test".
         image, label, key: the features with the image, the class label and a unique name; without a `key`
             (None, or no such feature) the id is the record's number.
@@ -60,7 +60,7 @@ def read_tfds(
 
 @dataclasses.dataclass(frozen=True)
 class TfdsOpener:
-    """Images that are records of a TFDS data source; `digests` were taken when the labels were read."""
+    """Images in a TFDS data source; `digests` are computed when the labels are read."""
 
     root: str
     source: Any
@@ -83,7 +83,7 @@ class TfdsOpener:
 
 
 def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
-    """The data source of encoded images and the features of a prepared TFDS folder."""
+    """(data source of encoded images, features) of a prepared TFDS folder."""
     import tensorflow_datasets as tfds
 
     if isinstance(root, BucketPath):

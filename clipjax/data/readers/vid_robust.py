@@ -1,4 +1,4 @@
-"""The reader of ImageNet-Vid-Robust: video frames, their classes, and the anchor that each one belongs to."""
+"""The reader of ImageNet-Vid-Robust: video frames, their classes, and the anchor of each."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ def read_vid_robust(
     """`<root>/val/<video>/<frame>.JPEG` with metadata/labels.json and metadata/pmsets.json.
 
     An image's label is its first class. Columns: `accepted`, all its classes (a list of indices); `anchor`,
-    the frame whose set it is in (its own id for an anchor); `offset`, frames behind the anchor, negative
+    the frame whose set it is in (its own id for an anchor); `offset`, frames after the anchor, negative
     before it; `set_size`, the frames of the set with its anchor.
 
     Args:
-        root: the folder with `val` and `metadata`.
-        label_names: the classes in the order of their numbers in labels.json.
-        anchors_only: leave the neighbours out.
+        label_names: the classes in the order of labels.json's numbers.
+        anchors_only: leave out the neighbours.
 
     Raises:
-        DataError: metadata that are missing or malformed, a frame without classes, in two sets or in none, a
-            class outside the set, a frame that does not exist; names file and frame.
+        DataError: metadata missing or malformed, a frame without classes, in two sets or in none, a class
+            outside the set, a missing frame; names file and frame.
     """
     labels, sets = _read(root / LABELS), _read(root / SETS)
     anchor_of = _anchors(root / SETS, sets)
@@ -71,7 +70,6 @@ def _read(path: epath.Path) -> dict[str, list[Any]]:
 
 
 def _anchors(path: epath.Path, sets: dict[str, list[Any]]) -> dict[str, str]:
-    """Every frame's anchor."""
     anchor_of: dict[str, str] = {}
     for anchor, neighbours in sets.items():
         if wrong := [frame for frame in neighbours if not isinstance(frame, str)]:

@@ -1,9 +1,8 @@
-"""Walking a folder of images: the only place where clipjax lists the folders of a data set.
+"""Walk a folder of images: the only place where clipjax lists a data set's folders.
 
-Links are followed: a class folder may be a link to a folder elsewhere. But every folder counts once. A link
-to a folder that it lies in would make a few images hundreds, or never end; two links to one folder would
-count its images twice, or under two labels. Both are refused by name. Hidden names are left out (also the
-"._" copies that macOS makes of images).
+Links are followed, but every folder counts once. A link to a folder around it would repeat images or never
+end; two links to one folder would count its images twice, or under two labels. Both are refused by name.
+Hidden names are skipped (also macOS's "._" copies of images).
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from clipjax.storage.reading import AnyPath, exists, is_dir
 
 
 class Listed(NamedTuple):
-    """A name in a folder, and what it is; "other": a FIFO, a socket or a device."""
+    """A name in a folder, and its kind; "other": a FIFO, a socket or a device."""
 
     name: str
     kind: Literal["folder", "file", "other"]
 
 
 def list_folder(folder: AnyPath) -> list[Listed]:
-    """What lies in a folder, in no order.
+    """A folder's entries, in no order.
 
     Raises:
-        DataError: it does not exist, is not a folder or cannot be read; a link in it leads nowhere; a name in
-            it is not UTF-8.
+        DataError: it does not exist, is not a folder or cannot be read; a broken link in it; a name that is
+            not UTF-8.
     """
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds the data set")
@@ -46,7 +45,7 @@ def list_folder(folder: AnyPath) -> list[Listed]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """The names of the folders in a folder, sorted. Raises as `list_folder`."""
+    """Names of the folders in a folder, sorted. Raises as `list_folder`."""
     return sorted(entry.name for entry in list_folder(folder) if entry.kind == "folder")
 
 
@@ -68,24 +67,24 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
 
 
 class Walk:
-    """One walk over the folders below `root`, none of which may be reached twice."""
+    """Reaching a folder below `root` twice is an error."""
 
     def __init__(self, root: AnyPath) -> None:
         self.root = root
         self._visited: dict[object, str] = {}
 
     def files(self, endings: Sequence[str], below: str = "") -> Iterator[str]:
-        """Files with one of the endings (".png", in lower case), as posix paths relative to `root`.
+        """Files with one of the endings (".png", lower case), as posix paths relative to `root`.
 
         Args:
             below: start in this folder of the root.
 
         Raises:
-            DataError: as `list_folder`; a folder that is reached twice; a FIFO, a socket or a device with
-                such an ending.
+            DataError: as `list_folder`; a folder reached twice; a FIFO, a socket or a device with such an
+                ending.
         """
         left = [below]
-        while left:  # a stack of our own: folders may be nested deeper than Python's calls
+        while left:  # a stack, because folders may be nested deeper than Python's calls
             place = left.pop()
             folder = self.root / place if place else self.root
             entries = list_folder(folder)
@@ -126,6 +125,6 @@ def _check_no_circle(link: str) -> None:
 
 
 def _identity(path: str) -> object:
-    """What all paths of one folder have in common."""
+    """Equal for all paths of one folder."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # 0: some networks

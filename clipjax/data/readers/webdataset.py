@@ -1,10 +1,10 @@
-"""The reader of WebDataset shards: plain tar files in which the members of one sample stand side by side.
+"""The reader of WebDataset shards: plain tar files with the members of a sample side by side.
 
     000001.jpg  000001.cls  000001.txt   000002.jpg  ...
 
-Members belong together that have one key: the name up to the first dot behind the last slash (webdataset 1.0,
-webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: a pass over the headers notes where each
-image lies, and it is read there.
+Members of a sample share a key: the name up to the first dot after the last slash (webdataset 1.0,
+webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: one pass over the headers finds each
+image's place.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from clipjax.errors import DataError
 from clipjax.storage.reading import check_regular, decode_text, is_file, parse_json, read_lines
 
 IMAGES = tuple(ending.removeprefix(".") for ending in IMAGE_EXTENSIONS)
-CLASSES = "classnames.txt"  # beside or above the shards of CLIP_benchmark: the classes in label order
+CLASSES = "classnames.txt"  # beside or above CLIP_benchmark's shards: the classes in label order
 LABEL, CAPTIONS = "cls", "txt"
 
-# How the compressed files begin that people call tar, and what unpacks them.
+# First bytes of compressed files, and what unpacks them.
 _MAGIC = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _BLOCK = 512
 MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, and where its bytes lie."""
+    """A file in a tar: its name, and the place of its bytes."""
 
     name: str
     offset: int
@@ -44,7 +44,7 @@ class Member(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What has one key: the image, and all members by extension."""
+    """All members of one key, by extension, and the image among them."""
 
     key: str
     image: Member
@@ -62,28 +62,26 @@ def read_webdataset(
 ) -> Manifest:
     """WebDataset shards: a folder of *.tar, one tar, or a pattern `shards-{000000..000009}.tar`.
 
-    An image's id is its member's name (that of the file that was packed). The order is that of the shards.
+    An image's id is its member's name. The order is that of the shards.
 
     Args:
-        root: the folder, file or pattern.
-        label_names: class names in label order; default the lines of `classnames.txt` beside or above the
-            shards, as CLIP_benchmark writes it, where there is one.
-        image: the extension of the image where a sample has several, e.g. "jpg".
-        label: where the label stands: an extension ("cls"), or a key of a JSON member ("json:class"); an int
-            or a class name. A number in "cls" is an index always, also where classes are called by numbers.
-            Default: "cls" where the first sample has one, else there are no labels.
-        captions: the extension whose lines are the image's captions; default "txt" where the first sample
-            has one.
+        label_names: class names in label order; default the lines of CLIP_benchmark's `classnames.txt` beside
+            or above the shards, if there is one.
+        image: the image's extension if a sample has several, e.g. "jpg".
+        label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or a class name. A
+            number in "cls" is always an index, even if classes are called by numbers. Default: "cls" if the
+            first sample has one, else no labels.
+        captions: the extension whose lines are the captions; default "txt" if the first sample has one.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
 
     Raises:
-        DataError: with shard and member: a compressed or damaged tar, a name that leaves its folder, a link,
-            a key that occurs twice, a sample without image or label, a label outside the set.
+        DataError: names shard and member: a compressed or damaged tar, a name that leaves its folder, a link,
+            a repeated key, a sample without image or label, a label outside the set.
     """
     shards = shard_files(root, (*TARS, *COMPRESSED))
     ids: dict[str, Path] = {}
     members, places, raw, texts = [], [], [], []
-    for k, shard in enumerate(shards):  # samples are many: those of one shard at a time
+    for k, shard in enumerate(shards):  # one shard at a time, because samples are many
         samples = _samples(shard, image)
         if samples and not ids:
             label = label or (LABEL if LABEL in samples[0].members else None)
@@ -111,7 +109,6 @@ def read_webdataset(
 
 
 def _samples(shard: Path, image: str | None) -> list[Sample]:
-    """The samples of a shard in its order."""
     groups: dict[str, dict[str, Member]] = {}
     last = None
     for member in tar_members(shard):
@@ -130,7 +127,7 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
 def split_name(name: str) -> tuple[str | None, str]:
     """A member's key, and its extension in lower case.
 
-    None for what is no part of a sample: hidden files, `__meta__`, names without an extension.
+    None outside samples: hidden files, `__meta__`, names without an extension.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
@@ -154,7 +151,7 @@ def _image(shard: Path, key: str, members: dict[str, Member], image: str | None)
 
 
 def tar_members(shard: Path) -> list[Member]:
-    """`walk_tar`, remembered as long as the file does not change."""
+    """`walk_tar`, cached while the file does not change."""
     try:
         rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard)))
     except OSError as error:
@@ -163,7 +160,7 @@ def tar_members(shard: Path) -> list[Member]:
 
 
 def walk_tar(shard: Path) -> Iterator[Member]:
-    """The files in a tar, in order; their bytes are not read.
+    """The files in a tar, in order, without reading their bytes.
 
     Raises:
         DataError: a compressed, damaged or truncated tar; a member that is a link, whose name is absolute,
@@ -194,7 +191,7 @@ def walk_tar(shard: Path) -> Iterator[Member]:
                     raise tarfile.ReadError("it has no end-of-archive mark")
         except (
             *(tarfile.TarError, ValueError, OverflowError, RecursionError),
-            MemoryError,  # a name of gigabytes, says its header
+            MemoryError,  # a header may claim a name of gigabytes
         ) as error:
             raise DataError(f"{shard}: not a whole tar file ({error}); copy it again") from None
 
@@ -228,7 +225,7 @@ class Texts:
         return f"{self.shard}: {sample.key}"
 
     def __call__(self, sample: Sample, extension: str) -> str:
-        """Raises DataError: there is no such member, or it is no UTF-8 text."""
+        """Raises DataError if there is no such member, or it is not UTF-8 text."""
         member = sample.members.get(extension)
         if member is None:
             has = ", ".join(sample.members)
@@ -240,7 +237,7 @@ class Texts:
 
 
 def _label(read: Texts, sample: Sample, label: str) -> Any:
-    """A label as it stands in the member `cls`, or under a key of the member `json`: ("json:class")."""
+    """A label from the member `cls`, or from a key of the member `json` ("json:class")."""
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:
@@ -252,7 +249,7 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
 
 
 def _lines(text: str) -> list[str]:
-    """The captions in a text: what else `str.splitlines` splits at (form feeds, U+2028) is part of them."""
+    """The captions in a text. Unlike `str.splitlines`, keeps form feeds and U+2028 inside a caption."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
