@@ -1,7 +1,8 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
-The resized uint8 pixels of a data set become an entry of a `clipjax.storage.store.Store`. The first model
-fills it from what it decodes anyway, a killed run continues, and later models read.
+The resized uint8 pixels of a data set become an entry of a `clipjax.storage.store.Store`; a changed image
+makes another entry. The first model fills it from what it decodes anyway, a killed run continues, and later
+models read.
 
 - A shard has at most SHARD_BYTES and a power of two rows, so that whole shards of pixels make a shard of
   embeddings. It is read whole, for its checksum; SHA-256 takes a fiftieth of the time of decoding.
