@@ -13,10 +13,11 @@ from pathlib import Path
 
 import jax
 import pytest
+from _shapes import ANNOTATED
 from jaxtyping import install_import_hook
 
-# Before these packages are imported anywhere.
-install_import_hook(["clipjax.metrics", "clipjax.models"], "_shapes.checked")
+# Before these modules are imported anywhere.
+install_import_hook(ANNOTATED, "_shapes.checked")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

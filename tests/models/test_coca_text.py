@@ -69,7 +69,7 @@ def test_what_the_appended_token_sees(shifted: bool, appended: list[int]):
         pad_id, shifted_mask = 0, shifted
 
     mask: Any = CocaTextTransformer._visible
-    found = np.asarray(mask(Tower, np.array([[8, 4, 9, 0, 0], [8, 4, 4, 4, 9]], np.int32)))
+    found = np.asarray(mask(Tower, jnp.array([[8, 4, 9, 0, 0], [8, 4, 4, 4, 9]])))
     assert found.shape == (2, 1, 6, 6)
     assert found[0, 0, -1].astype(int).tolist() == appended
     assert found[1, 0, -1].all()  # behind a text that fills the context
