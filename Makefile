@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 6 GB.
 WORKERS := 2
 
-.PHONY: help demo test test-slow fuzz lint format tpu-env clean
+.PHONY: help demo test test-slow fuzz records lint format tpu-env clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,6 +22,9 @@ test-slow: $(VENV)/.installed-dev  ## the full-size and long checks left out of 
 
 fuzz: $(VENV)/.installed-dev  ## 100,000 injured files into every reader: no traceback, no hang, no accepted change where a digest exists
 	$(BIN)/python tests/fuzz/run.py --workers $(WORKERS)
+
+records: $(VENV)/.installed-dev  ## rebuild everything that is made from the rest: parity record, tables, lists
+	$(BIN)/python tests/records.py
 
 lint: $(VENV)/.installed-dev  ## ruff and pyright
 	$(BIN)/ruff check .

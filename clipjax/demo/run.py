@@ -25,7 +25,7 @@ from clipjax.checkpoints.card import Card, Preprocess, Source
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import channel_statistics
 from clipjax.config import config_dir
-from clipjax.data.cards import load_dataset
+from clipjax.data.cards import cards_in, load_dataset
 from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
 from clipjax.data.text.tokenizers import tokenizer_spec
 from clipjax.demo.factors import annotated
@@ -158,9 +158,8 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
 
 def _write_cards(world: Path) -> None:
     """Cards for `--data-root world`, without the shipped ones' counts, which are the full world's."""
-    for path in sorted((config_dir() / "datasets").glob("*.toml")):
-        if "demo = true\n" not in read_text(path):
-            continue
+    shown = {card.path for card in cards_in(config_dir() / "datasets") if card.demo and card.path}
+    for path in sorted(shown):
         (world / path.name).write_text(re.sub(r"(?m)^(images|per_class) = .*\n", "", read_text(path)))
 
 

@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.analysis.claims.ledger import ledger
+from clipjax.config import config_dir
 from clipjax.data.annotations import load_factors
-from clipjax.data.cards import load_dataset, read_card
+from clipjax.data.cards import cards_in, load_dataset, read_card
 from clipjax.data.check import check_dataset
 from clipjax.data.labels import load_labels
 from clipjax.demo import finetuned, report
@@ -49,10 +50,9 @@ from clipjax.errors import DataError
 from clipjax.evaluation.collection import plan, survey
 from clipjax.finetune.data.shots import read_shots
 from clipjax.finetune.method import all_methods
-from clipjax.finetune.recipe import load_recipe
+from clipjax.finetune.recipe import load_recipe, recipe_names
 from clipjax.results.store import ResultStore
 from clipjax.sweep.run import Report, run_sweep
-from clipjax.tasks.task import all_tasks
 
 SCENE = Scene("star", "striped", "red", "night", 0.7, 0.5, 0.5, 10.0)
 NAMED = ("shape", "texture", "colour", "background")
@@ -433,7 +433,8 @@ def test_the_demo_runs_every_task_on_every_set(quick: Quick) -> None:
     assert not list((quick.out / "training").iterdir()), "resume points go when the model is there"
     rows = ResultStore(quick.out / "results").rows()
     wanted = {(job.task, job.data.card.name) for job in plan("all", quick.world).jobs}
-    assert {task for task, _ in wanted} == set(all_tasks())
+    shown = [card for card in cards_in(config_dir() / "datasets") if card.demo]
+    assert {task for task, _ in wanted} == {task for card in shown for task in card.tasks} | {"imagenet_x"}
     assert {name for _, name in wanted} == {*COUNTS, "demo_x"}
     for model in demo.QUICK.models:
         assert f"\n{model.id} " in quick.stdout
@@ -452,7 +453,8 @@ def test_the_demo_fine_tunes_one_model_by_every_method(quick: Quick) -> None:
     titles, _, *lines = quick.stdout.split(heading)[1].strip().split("\n\n")[0].splitlines()
     assert re.split(r"\s{2,}", titles.strip()) == ["method", *finetuned.TITLES]
     recipes = [load_recipe(name) for name in finetuned.RECIPES]
-    assert {recipe.method for recipe in recipes} == set(all_methods())
+    assert set(finetuned.RECIPES) == {name for name in recipe_names() if name.startswith("demo_")}
+    assert {recipe.method for recipe in recipes} == {load_recipe(name).method for name in recipe_names()}
     tuned = [all_methods()[recipe.method].title for recipe in recipes]
     mixed = [f"FLYP, WiSE-FT, alpha {alpha:g}" for alpha in finetuned.ALPHAS]
     names = [re.split(r"\s{2,}", line)[0] for line in lines]

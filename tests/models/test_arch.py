@@ -183,7 +183,7 @@ def test_every_architecture_but_the_demos_has_a_source() -> None:
     assert [name for name in own if name not in open_clip.list_models() and not timm.is_model(name)] == [
         name for name in own if re.fullmatch(r"convnext_\w+-(in1k|in22k|\d{3}|in1k-\d{3})", name)
     ]
-    assert len(CLIPS) == 22
+    assert len(CLIPS) >= 22
 
 
 def reference(name: str) -> Any:

@@ -1,0 +1,108 @@
+"""Runs in the scratch checkout that tests/plugins/test_plugins.py makes: every plug-in is found and works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _colours import ColourModel, paint
+from clipjax.metrics.evenness import evenness
+from clipjax.models.patch_mean import PatchMeanConfig
+from typer.testing import CliRunner
+
+import clipjax
+from clipjax.analysis.claims.ledger import ledger
+from clipjax.analysis.figures.spec import spec_names
+from clipjax.checkpoints.registry import model_card
+from clipjax.cli import app
+from clipjax.data.cards import load_dataset
+from clipjax.errors import DataError
+from clipjax.evaluation.predictions.run import evaluate_predictions
+from clipjax.finetune.method import find_method
+from clipjax.heads.adapters.base import make_adapter
+from clipjax.models.arch import Arch, families
+from clipjax.models.network import Network
+from clipjax.results.protocols import protocols
+from clipjax.results.published import read_numbers
+from clipjax.sweep.suite import load_suite
+
+
+def said(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture
+def tinted(tmp_path: Path) -> Path:
+    for name in ("green_1", "green_2", "pink_1", "teal_1"):
+        paint(tmp_path / "tinted" / f"{name}.png", name.partition("_")[0])
+    return tmp_path / "tinted"
+
+
+def test_the_checkout_is_the_scratch() -> None:
+    assert Path(clipjax.__file__).is_relative_to(Path.cwd())
+
+
+def test_the_reader_the_card_and_the_prompts(tinted: Path) -> None:
+    data = load_dataset("tinted", tinted)
+    assert data.manifest.labels is not None
+    assert data.manifest.labels.tolist() == [0, 0, 1, 2]
+    assert said("datasets", "check", "tinted", tinted)
+    paint(tinted / "odd.png", "pink")
+    with pytest.raises(DataError, match="does not begin with a class"):
+        load_dataset("tinted", tinted)
+
+
+def test_the_task_of_a_model_and_of_predictions(tinted: Path, tmp_path: Path) -> None:
+    result = clipjax.evaluate(
+        ColourModel(), "balance", dataset="tinted", root=tinted, progress=False, results=tmp_path / "results"
+    )
+    even = evenness(np.array([2, 1, 1]))
+    assert result.value("evenness") == pytest.approx(even)
+    assert result.rows[0]["convention"]["prompts"] == "tinted"
+    [run] = [path.parent for path in (tmp_path / "results").glob("*/run.json")]
+    said("results", "plot", run.name, "--results", tmp_path / "results", "--out", tmp_path / "figure")
+    assert (tmp_path / "figure.png").is_file()
+    (tmp_path / "mine.csv").write_text("file,answer\na,0\nb,0\nc,1\nd,2\n")
+    said("eval", "balance", "--predictions", tmp_path / "mine.csv", "--results", tmp_path / "again")
+    np.savez(tmp_path / "mine.npz", logits=np.eye(3, dtype=np.float32)[[0, 0, 1, 2]])
+    found = evaluate_predictions("balance", tmp_path / "mine.npz")
+    assert found.value("evenness") == pytest.approx(even)
+    assert "balance" in said("tasks")
+    cards = json.loads(said("datasets", "list", "--task", "balance", "--json"))
+    assert [card["name"] for card in cards] == ["tinted"]
+
+
+def test_the_method_and_the_adapter() -> None:
+    assert find_method("bitfit").title == "BitFit"
+    assert "bitfit" in said("finetune", "list")
+    adapter = make_adapter("tempered", {"scale": np.array([7.0], np.float32)}, {"template": "single"}, "here")
+    assert adapter.prompts == "single, tempered"
+
+
+def test_the_family_and_the_architecture() -> None:
+    assert "patch_mean" in families()
+    network = Network(Arch("least", PatchMeanConfig(8, 4, 16), None, 3, False))
+    shapes = network.abstract_params()
+    assert shapes["vision"]["patches"]["kernel"].shape == (4, 4, 3, 16)
+    card = model_card("vit_b_32_256-datacomp_s34b_b86k")
+    assert (card.arch.name, card.arch.vision.image_size) == ("ViT-B-32-256", 256)
+    assert jnp.float32 == shapes["vision"]["patches"]["kernel"].dtype
+
+
+def test_the_figure_the_claim_the_protocol_and_the_source(tmp_path: Path) -> None:
+    assert "two_sizes" in spec_names()
+    assert load_suite("suite:two_sizes").models == ("vit_b_32-openai", "vit_b_16-openai")
+    assert "added_sketch" in {claim.key for claim in ledger().claims}
+    assert "sketch_one_template" in {each.name for each in protocols()}
+    (tmp_path / "added.csv").write_text("model,ImageNet\nours,0.5\n")
+    [number] = read_numbers("added", tmp_path)
+    assert (number.score.model, number.score.value) == ("added:ours", 0.5)
+
+
+def test_the_command() -> None:
+    assert "a plug-in of the tests" in said("colophon")

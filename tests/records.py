@@ -1,0 +1,162 @@
+"""Rebuilds everything in this checkout that is made from the rest of it, and names what could not be.
+
+    make records
+    .venv/bin/python tests/records.py [NAME ...]     # only these
+
+    open_clip         configs/open_clip.json: the library's configs of the architectures that both have
+    parity            configs/parity.json: architectures that are new or have changed, against their library
+    coverage          the tables of models in README.md and docs/models.md
+    tpu               the tables of docs/tpu.md; a family that has no row is compiled where .venv-tpu is there
+    tested_versions   configs/tested_versions.toml: the versions installed here, where clipjax requires others
+                      than those that its tests ran with
+    published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
+    refusals          tests/refusals.txt
+
+A record that is as it should be is not written. Exits with 1 where one could not be rebuilt.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, DOCS = ROOT / "configs", ROOT / "docs"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+
+class NotRebuiltError(Exception):
+    """Why a record could not be rebuilt here."""
+
+
+def write(path: Path, text: str) -> None:
+    if path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)} written")
+
+
+def open_clip() -> None:
+    try:
+        import open_clip
+    except ImportError:
+        raise NotRebuiltError("open_clip is not installed: pip install -e '.[reference]'") from None
+    from clipjax.models.arch import arch_names
+    from converters.golden import model_config
+
+    names = sorted(set(open_clip.list_models()) & set(arch_names()))
+    lines = [f" {json.dumps(name)}: {json.dumps(model_config(name))}" for name in names]
+    write(CONFIGS / "open_clip.json", "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def parity() -> None:
+    from clipjax.verification.parity import problem_of, sweep
+
+    swept = sweep(CONFIGS / "parity.json")
+    for arch in swept.done:
+        print(f"{arch}: {problem_of(swept.entries[arch]) or 'equal to the reference'}")
+    if swept.problems:
+        raise NotRebuiltError(f"{', '.join(swept.problems)} differ from the reference")
+
+
+def coverage() -> None:
+    from clipjax.verification.coverage import with_tables
+
+    for path in (ROOT / "README.md", DOCS / "models.md"):
+        write(path, with_tables(path.read_text(encoding="utf-8")))
+
+
+def tpu() -> None:
+    tpu_table, weak_scaling = map(importlib.import_module, ("tpu_table", "weak_scaling"))
+    from clipjax.checkpoints.registry import model_card, registry
+    from clipjax.models.arch import families, family_of
+
+    def compiled() -> set[str]:
+        rows = json.loads(tpu_table.RECORD.read_text())
+        return {family_of(getattr(model_card(row["model"]).arch, row["tower"])).name for row in rows}
+
+    compiler = ROOT / ".venv-tpu" / "bin" / "python"
+    for family in sorted(set(families()) - compiled()):
+        if not compiler.exists():
+            raise NotRebuiltError(f"no TPU row of the family {family}: `make tpu-env` installs the compiler")
+        one, tower = next(
+            (name, tower)
+            for name in registry()
+            for tower in ("vision", "text")
+            if getattr(getattr(model_card(name).arch, tower), "family", None) == family
+        )
+        command = [compiler, ROOT / "benchmarks" / "tpu_table.py", "v5e", one, "--tower", tower]
+        subprocess.run(command, check=True, cwd=ROOT)
+    write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))
+    write(tpu_table.PAGE, weak_scaling.page(json.loads(weak_scaling.RECORD.read_text())))
+
+
+def tested_versions() -> None:
+    from clipjax.doctor.machine import this_machine
+    from clipjax.doctor.versions import installed_set
+
+    machine = this_machine()
+    if machine.version("torch") is None:
+        raise NotRebuiltError("the reference libraries are not installed: pip install -e '.[reference]'")
+    path, here = CONFIGS / "tested_versions.toml", installed_set(machine)
+    recorded, installed = (tomllib.loads(text)["packages"] for text in (path.read_text(), here))
+    required = [*map(Requirement, machine.requires("clipjax"))]
+    suits = all(
+        one.specifier.contains(recorded[name], prereleases=True)
+        for one in required
+        if (name := canonicalize_name(one.name)) in recorded
+    )
+    if recorded.keys() != installed.keys() or not suits:
+        write(path, here)
+
+
+def published() -> None:
+    from clipjax.results.published import as_csv, updated
+
+    tables = Path(os.environ.get("CLIPJAX_TEST_DATA", "")) / "published"
+    folders = [tables / "openclip", tables / "timm"]
+    if not all(map(Path.is_dir, folders)):
+        raise NotRebuiltError("CLIPJAX_TEST_DATA has no folders published/openclip and published/timm")
+    write(CONFIGS / "reference_scores.csv", as_csv(updated(folders)))
+
+
+def refusals() -> None:
+    import _refusals
+
+    write(_refusals.LIST, "".join(f"{line}\n" for line in _refusals.refusals(ROOT)))
+
+
+# In an order in which each has what it is made from.
+RECORDS: dict[str, Callable[[], None]] = {
+    record.__name__: record
+    for record in (open_clip, parity, coverage, tpu, tested_versions, published, refusals)
+}
+
+
+def main(names: list[str]) -> int:
+    """The exit code: 1 where a record could not be rebuilt."""
+    from clipjax.errors import ClipjaxError
+
+    if unknown := set(names) - RECORDS.keys():
+        print(f"no record is called {min(unknown)!r}; these are: {', '.join(RECORDS)}", file=sys.stderr)
+        return 2
+    code = 0
+    for name in names or RECORDS:
+        try:
+            RECORDS[name]()
+        except (NotRebuiltError, ClipjaxError, subprocess.CalledProcessError) as error:
+            print(f"{name} not rebuilt: {error}", file=sys.stderr)
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

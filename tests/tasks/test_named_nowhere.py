@@ -1,0 +1,46 @@
+"""Shared code names no task and no reader: what is special about one is said in its own file."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from clipjax.data.readers.reader import reader_names
+from clipjax.tasks.task import task_names
+
+CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
+# The demo is one experiment, and a figure of a task is that task's.
+OWN = ("tasks", "demo", "analysis/figures/tasks", "data/readers")
+# (file, name) -> why the name may stand there.
+ALLOWED = {
+    ("evaluation/run.py", "zeroshot"): "the default of a public function",
+    ("commands/wise_ft.py", "zeroshot"): "the curve of WiSE-FT is of zero-shot accuracy",
+    ("finetune/wise_ft.py", "zeroshot"): "a lineage's method: the zero-shot end of WiSE-FT",
+    ("finetune/linear_head.py", "zeroshot"): "the initialisation of a head, no task",
+    ("verification/crosscheck/run.py", "zeroshot"): "what both sides compute",
+    ("results/completeness.py", "ood"): "rows of older versions, which no new task has",
+    ("results/completeness.py", "calibration"): "rows of older versions, which no new task has",
+    ("evaluation/predictions/arrays.py", "calibration"): "the name of an array",
+    ("data/annotations.py", "imagenet_x"): "the name of a package",
+}
+
+
+def named(names: set[str]) -> set[tuple[str, str]]:
+    """(file of shared code, name that stands there as a literal)."""
+    found = set()
+    for path in CLIPJAX.rglob("*.py"):
+        file = path.relative_to(CLIPJAX).as_posix()
+        if not file.startswith(tuple(f"{folder}/" for folder in OWN)):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            found |= {(file, name) for name in names if name in texts}
+    return found
+
+
+def test_shared_code_names_no_task() -> None:
+    assert named(set(task_names())) == set(ALLOWED)
+
+
+def test_shared_code_names_no_reader() -> None:
+    others = {"folder", "webdataset"}  # kinds of what lies in a folder, and a format of packed images
+    assert named(set(reader_names()) - others) == set()
