@@ -103,19 +103,18 @@ def tested_versions() -> None:
     from clipjax.doctor.machine import this_machine
     from clipjax.doctor.versions import installed_set
 
-    machine = this_machine()
-    if machine.version("torch") is None:
-        raise NotRebuiltError("the reference libraries are not installed: pip install -e '.[reference]'")
-    path, here = CONFIGS / "tested_versions.toml", installed_set(machine)
-    recorded, installed = (tomllib.loads(text)["packages"] for text in (path.read_text(), here))
-    required = [*map(Requirement, machine.requires("clipjax"))]
-    suits = all(
-        one.specifier.contains(recorded[name], prereleases=True)
-        for one in required
-        if (name := canonicalize_name(one.name)) in recorded
+    machine, path = this_machine(), CONFIGS / "tested_versions.toml"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["reference"]]
+    required = {canonicalize_name(one.name): one.specifier for one in map(Requirement, texts)}
+    if absent := [name for name in required if machine.version(name) is None]:
+        raise NotRebuiltError(f"{absent[0]} is not installed: pip install -e '.[reference]'")
+    recorded = tomllib.loads(path.read_text(encoding="utf-8"))["packages"]
+    suits = required.keys() <= recorded.keys() and all(
+        needed.contains(recorded[name], prereleases=True) for name, needed in required.items()
     )
-    if recorded.keys() != installed.keys() or not suits:
-        write(path, here)
+    if not suits:
+        write(path, installed_set(machine))
 
 
 def published() -> None:
