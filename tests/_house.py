@@ -1,7 +1,4 @@
-"""The house as a picture, from the layers of test_imports.py: docs/architecture.svg, and the same as text.
-
-.venv/bin/python tests/_house.py    # draws the picture and the text anew
-"""
+"""The house as a picture and as text, from the layers of test_imports.py; `make records` draws both."""
 
 from __future__ import annotations
 
@@ -108,11 +105,6 @@ def text() -> str:
     return "\n".join(names) + "\n"
 
 
-def main() -> None:
-    PICTURE.write_text(picture(), encoding="utf-8")
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(BLOCK.sub(lambda _: text(), page), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def page() -> str:
+    """docs/architecture.md with these lines."""
+    return BLOCK.sub(lambda _: text(), PAGE.read_text(encoding="utf-8"))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from beartype import BeartypeConf, beartype
 
-# Packages and modules whose annotations are checked; one that states shapes belongs here.
-FORWARD = "network layers convolutions pooling vit eva convnext modified_resnet mbconv text coca_text roberta"
-ANNOTATED = ["clipjax.metrics", *(f"clipjax.models.{name}" for name in FORWARD.split())]
+ROOT = Path(__file__).resolve().parent.parent
+
+# The modules that state shapes.
+ANNOTATED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted(ROOT.glob("clipjax/**/*.py"))
+    if "from jaxtyping import" in path.read_text(encoding="utf-8")
+]
 
 # As typing has it, an int is a float, too.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))

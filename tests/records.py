@@ -11,6 +11,7 @@
                       than those that its tests ran with
     published         configs/reference_scores.csv, where CLIPJAX_TEST_DATA has the published tables
     refusals          tests/refusals.txt
+    house             docs/architecture.svg and the layers in docs/architecture.md
 
 A record that is as it should be is not written. Exits with 1 where one could not be rebuilt.
 """
@@ -133,10 +134,17 @@ def refusals() -> None:
     write(_refusals.LIST, "".join(f"{line}\n" for line in _refusals.refusals(ROOT)))
 
 
+def house() -> None:
+    import _house
+
+    write(_house.PICTURE, _house.picture())
+    write(_house.PAGE, _house.page())
+
+
 # In an order in which each has what it is made from.
 RECORDS: dict[str, Callable[[], None]] = {
     record.__name__: record
-    for record in (open_clip, parity, coverage, tpu, tested_versions, published, refusals)
+    for record in (open_clip, parity, coverage, tpu, tested_versions, published, refusals, house)
 }
 
 

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _shapes import ANNOTATED
 from jaxtyping import TypeCheckError
 
-import clipjax
 from clipjax.metrics import bootstrap, classification
 from clipjax.models import layers
 from clipjax.models.training import INFERENCE
-
-
-def test_every_module_that_states_shapes_is_checked() -> None:
-    package = Path(clipjax.__file__).parent
-    stated = {path for path in package.glob("**/*.py") if "from jaxtyping import" in path.read_text()}
-    names = {".".join(path.relative_to(package.parent).with_suffix("").parts) for path in stated}
-    assert {name for name in names if not {name, name.rpartition(".")[0]} & set(ANNOTATED)} == set()
 
 
 def test_metrics_refuse_a_wrong_shape() -> None:
