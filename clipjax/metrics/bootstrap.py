@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32, Num, Real
+from jaxtyping import Float64, Int32, Num, Real, Shaped
 
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
@@ -78,11 +78,11 @@ class Resampling:
 
 
 def bootstrap(
-    statistic: Callable[..., dict[str, np.ndarray]],
+    statistic: Callable[..., dict[Any, np.ndarray]],
     *data: Resampling,
     block: int = BLOCK,
     threads: int | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[Any, np.ndarray]:
     """Values of a statistic on every resample.
 
     Args:
@@ -192,7 +192,7 @@ def interval_of_mean(
 
 
 def weighted_mean(
-    values: Num[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
+    values: Shaped[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
 ) -> Float64[np.ndarray, " B"]:
     """Mean of the values on each resample."""
     return weights @ values.astype(np.float64) / weights.sum(axis=1)
