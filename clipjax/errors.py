@@ -66,6 +66,13 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
+def near_names(name: str, known: list[str]) -> list[str]:
+    """The known names that `name` may be a misspelling of, the nearest first; at most three."""
+    import difflib
+
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+
+
 def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
     """The error for a name that is not registered, with the nearest matches.
 
@@ -74,8 +81,6 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
         name: what the user wrote.
         known: every valid name.
     """
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = near_names(name, known)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(known)[:12])}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

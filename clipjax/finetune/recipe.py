@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.data.pixels.augment import Augmentation
@@ -22,6 +20,7 @@ from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import is_file, parse_toml, read_toml
+from clipjax.storage.records import read
 
 BatchNormMode = Literal["batch", "per_device", "frozen"]
 
@@ -146,7 +145,7 @@ def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from plain values. Raises DataError, beginning with `where`, as `load_recipe`."""
-    recipe = _typed(Recipe, record, where)
+    recipe = read(Recipe, record, where)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise DataError(f"{where}: give one of 'epochs' and 'steps'")
     for key, least in (("epochs", 0), ("steps", 0), ("batch_size", 1), ("accumulate", 1), ("shots", 1)):
@@ -197,53 +196,3 @@ def _override(record: dict[str, Any], given: str) -> str:
             raise UsageError(f"--set {given}: {table} is not a table")
     record[last] = value
     return key.strip()
-
-
-def _typed(cls: type, record: Any, where: str) -> Any:
-    """A dataclass from a TOML table, its values checked against the annotations."""
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where} must be a table, not {record!r}")
-    hints = get_type_hints(cls)
-    fields = {each.name: each for each in dataclasses.fields(cls)}
-    for key in record:
-        if key not in fields:
-            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(fields))}")
-    for name, each in fields.items():
-        missing = dataclasses.MISSING
-        if name not in record and each.default is missing and each.default_factory is missing:
-            raise DataError(f"{where}: the key {name!r} is missing")
-    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in record.items()}
-    try:
-        return cls(**values)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """A TOML value as a field's annotation wants it; integers will do for numbers."""
-    options = [each for each in get_args(kind) if each is not NoneType] if NoneType in get_args(kind) else []
-    kind = options[0] if options else kind
-    if dataclasses.is_dataclass(kind):
-        return _typed(kind, value, where)  # type: ignore[arg-type]
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise DataError(f"{where} = {value!r} is not one of {', '.join(map(repr, get_args(kind)))}")
-        return value
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise DataError(f"{where} = {value!r} must be a list")
-        return tuple(_value(get_args(kind)[0], each, where) for each in value)
-    if (get_origin(kind) or kind) is Mapping:
-        if not isinstance(value, Mapping):
-            raise DataError(f"{where} = {value!r} must be a table")
-        return dict(value)
-    right = (
-        not isinstance(value, bool) and isinstance(value, int | float)
-        if kind is float
-        else type(value) is kind
-    )
-    if not right:
-        raise DataError(f"{where} = {value!r} must be of type {kind.__name__}")
-    if kind is float and not abs(value) <= sys.float_info.max:
-        raise DataError(f"{where} = {value!r} must be a finite number")
-    return float(value) if kind is float else value

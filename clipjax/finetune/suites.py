@@ -1,20 +1,21 @@
-"""Suites: configs/suites/*.toml -> which runs make a table of the study.
+"""Suites of fine-tuning: which runs make a table of the study.
 
-Two kinds of table in a file. An evaluation suite names collections or tasks (`run`) and the `[[metrics]]`
-that a before/after table shows. A training suite lists fine-tuning runs (`[[runs]]`: recipe and model).
+A file of configs/before_after names collections or tasks (`run`) and the `[[metrics]]` that a before/after
+table shows. A file of configs/finetune_runs lists fine-tuning runs (`[[runs]]`: recipe and model). A user's
+own file may do both.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import is_file, read_toml
+from clipjax.storage.records import read
 from clipjax.tasks.task import all_tasks
 
 Better = Literal["higher", "lower", "neither"]
@@ -41,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Suite:
-    """A file of configs/suites.
+    """A file of configs/before_after or configs/finetune_runs.
 
     Attributes:
         run: tasks or collections, on all of their data sets that lie below one folder.
@@ -63,53 +64,28 @@ class Suite:
         return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
 
-def load_suite(name: str | Path) -> Suite:
-    """A suite by name, or from a file that ends in .toml.
+def load_before_after(name: str | Path) -> Suite:
+    """What a fine-tuned model is compared with its base on: configs/before_after, or a file ending in .toml.
 
     Raises:
         UsageError: there is none of that name.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
-    path = Path(name) if str(name).endswith(".toml") else config_dir() / "suites" / f"{name}.toml"
+    return _load("before_after", name)
+
+
+def load_runs(name: str | Path) -> Suite:
+    """Fine-tuning runs: configs/finetune_runs, or a file ending in .toml. Raises as `load_before_after`."""
+    return _load("finetune_runs", name)
+
+
+def _load(folder: str, name: str | Path) -> Suite:
+    path = Path(name) if str(name).endswith(".toml") else config_dir() / folder / f"{name}.toml"
     if not str(name).endswith(".toml") and not is_file(path):
-        known = [each.stem for each in (config_dir() / "suites").glob("*.toml")]
+        known = [each.stem for each in (config_dir() / folder).glob("*.toml")]
         raise unknown_name("suite", str(name), known)
-    record = read_toml(path)
-    _check(
-        record,
-        {"title": str, "run": list, "datasets": list, "metrics": list, "runs": list},
-        {"title"},
-        str(path),
-    )
-    for key in ("run", "datasets"):
-        for name in record.get(key, ()):
-            if not isinstance(name, str):
-                raise DataError(f"{path}: {key} must be a list of names, and holds {name!r}")
-    metrics = [_record(Metric, each, f"{path}: metrics") for each in record.get("metrics", [])]
-    for metric in metrics:
+    suite = read(Suite, read_toml(path), path, given={"name": path.stem})
+    for metric in suite.metrics:
         if metric.task not in all_tasks():
             raise DataError(f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(all_tasks())}")
-        if metric.better not in get_args(Better):
-            raise DataError(f"{path}: better = {metric.better!r} is not one of {', '.join(get_args(Better))}")
-    runs = [_record(Job, each, f"{path}: runs") for each in record.get("runs", [])]
-    run, datasets = (tuple(record.get(key, ())) for key in ("run", "datasets"))
-    return Suite(path.stem, record["title"], run, datasets, tuple(metrics), tuple(runs))
-
-
-def _record(cls: type, given: Any, where: str) -> Any:
-    fields = dataclasses.fields(cls)
-    required = {each.name for each in fields if each.default is dataclasses.MISSING}
-    _check(given, {each.name: str for each in fields}, required, where)
-    return cls(**given)
-
-
-def _check(record: Any, kinds: Mapping[str, type], required: set[str], where: str) -> None:
-    if not isinstance(record, Mapping):
-        raise DataError(f"{where} must be tables, not {record!r}")
-    for key, value in record.items():
-        if key not in kinds:
-            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(kinds)}")
-        if not isinstance(value, kinds[key]):
-            raise DataError(f"{where}: {key} = {value!r} must be of type {kinds[key].__name__}")
-    if missing := required - set(record):
-        raise DataError(f"{where}: the key {min(missing)!r} is missing")
+    return suite

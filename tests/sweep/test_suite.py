@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from clipjax.checkpoints.registry_rows import registry
-from clipjax.config import config_dir
 from clipjax.errors import DataError, UsageError
-from clipjax.storage.reading import read_toml
 from clipjax.sweep.suite import load_suite, select, suite_names
 
 GOOD = """
@@ -145,7 +143,6 @@ def test_named_suites() -> None:
         load_suite("suite:robustness")  # what a fine-tuned model is compared on: no suite of models
     for name in suite_names():
         assert load_suite(f"suite:{name}").runs, name
-        assert "models" in read_toml(config_dir() / "suites" / f"{name}.toml")
 
 
 def test_parsing_imports_no_jax(folder: Path) -> None:

@@ -1,0 +1,203 @@
+"""Strict records: a TOML table or JSON object -> a dataclass, every key and value checked.
+
+    @dataclass(frozen=True)
+    class Schedule:
+        kind: Literal["cosine", "constant"]
+        warmup: int = 0
+
+    read(Schedule, {"kind": "cosine", "warmup": "500"}, "mine.toml")
+    # DataError: mine.toml: warmup = '500' must be a whole number
+
+The annotations are the format. A field without a default must be there; what is not a field is refused, with
+the nearest name. Rules between fields belong in `__post_init__`, which raises ValueError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from clipjax.errors import DataError, near_names
+
+T = TypeVar("T")
+How = Mapping[Any, Callable[[Any, str], Any]]
+"""Kind of a field -> how to read its value: (value, where) -> what the field holds."""
+
+_SHOWN = 200  # characters of a wrong value in a message
+# kind -> one of it, several of it
+_WORDS: dict[Any, tuple[str, str]] = {
+    str: ("a text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "truth values"),
+    types.NoneType: ("null", "nulls"),
+    dict: ("a table", "tables"),
+}
+
+
+def read(
+    cls: type[T],
+    record: Any,
+    where: object,
+    *,
+    given: Mapping[str, Any] | None = None,
+    how: How | None = None,
+    whole: bool = False,
+) -> T:
+    """A dataclass from a record.
+
+    Kinds of fields: str, int, float (whole numbers will do), bool, Any, Literal, enumerations (by value),
+    dataclasses, `X | None` and other unions, tuple[X, ...], tuple[X, Y], list[X], frozenset[X], Mapping[str,
+    X], dict. Lists become what the field says; mappings become dicts.
+
+    Args:
+        record: what was parsed.
+        where: the file, which a message begins with.
+        given: fields that the record may not have, because the caller states them.
+        how: how to read fields of other kinds, or of these in another way.
+        whole: every field must be there, also one with a default.
+
+    Raises:
+        DataError: `record` is not a table; a key is missing, unknown or of another kind; `__post_init__`
+            raises ValueError. Names `where` and the key.
+    """
+    return _Reader(how or {}, whole).record(cls, record, str(where), given or {})
+
+
+@functools.cache
+def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Of each field: its kind, and whether it has no default."""
+    hints, missing = get_type_hints(cls), dataclasses.MISSING
+    return {
+        each.name: (hints[each.name], each.default is missing and each.default_factory is missing)
+        for each in dataclasses.fields(cls)
+        if each.init
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    how: How
+    whole: bool
+
+    def record(self, cls: type[T], record: Any, where: str, given: Mapping[str, Any]) -> T:
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where} must be a table, not {_shown(record)}")
+        fields = {name: each for name, each in _fields(cls).items() if name not in given}
+        check_keys(
+            record, fields, where, [name for name, (_, needed) in fields.items() if needed or self.whole]
+        )
+        values = {key: self.value(fields[key][0], each, f"{where}: {key}") for key, each in record.items()}
+        try:
+            return cls(**values, **given)
+        except (ValueError, ArithmeticError) as error:  # ArithmeticError: sizes of 0, numbers beyond a float
+            raise DataError(f"{where}: {error}") from None
+
+    def value(self, kind: Any, value: Any, where: str) -> Any:
+        if _known(self.how, kind):
+            return self.how[kind](value, where)
+        if not self.fits(kind, value):
+            raise DataError(f"{where} = {_shown(value)} {_must(kind)}")
+        origin, items = get_origin(kind) or kind, get_args(kind)
+        if origin in (Union, types.UnionType):
+            return self.value(next(each for each in items if self.fits(each, value)), value, where)
+        if dataclasses.is_dataclass(origin):
+            return self.record(origin, value, where, {})  # pyright: ignore[reportArgumentType]
+        if origin in (Mapping, dict):
+            inner = items[1] if items else Any
+            return {key: self.value(inner, each, f"{where}.{key}") for key, each in value.items()}
+        if origin in (tuple, list, frozenset):
+            kinds = items if origin is tuple and items[1:] != (...,) else items[:1] * len(value)
+            pairs = enumerate(zip(kinds, value, strict=True))
+            return origin(self.value(inner, each, f"{where}[{i}]") for i, (inner, each) in pairs)
+        if _is_enum(kind):
+            return kind(value)
+        return _finite(value, where) if kind is float else value
+
+    def fits(self, kind: Any, value: Any) -> bool:
+        """Whether a value has the form of a kind; what is inside is looked at later."""
+        origin, items = get_origin(kind) or kind, get_args(kind)
+        if kind is Any or _known(self.how, kind):
+            return True
+        if origin in (Union, types.UnionType):
+            return any(self.fits(each, value) for each in items)
+        if origin is Literal:
+            return any(type(value) is type(each) and value == each for each in items)
+        if dataclasses.is_dataclass(origin) or origin in (Mapping, dict):
+            return isinstance(value, Mapping)
+        if origin in (tuple, list, frozenset):
+            length = len(items) if origin is tuple and items[1:] != (...,) else None
+            return isinstance(value, list | tuple) and length in (None, len(value))
+        if _is_enum(kind):
+            return any(value == each.value for each in kind)
+        return type(value) in (int, float) if kind is float else type(value) is kind
+
+
+def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
+    """Refuse keys that nobody reads, and a record without those that are needed.
+
+    Raises:
+        DataError: names `where`, the key, and the nearest name or all that are known.
+    """
+    for key in record:
+        if key not in known:
+            near = near_names(str(key), list(known))
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            raise DataError(f"{where}: unknown key {key!r}; {hint}known: {', '.join(known)}")
+    for key in needed:
+        if key not in record:
+            raise DataError(f"{where}: the key {key!r} is missing")
+
+
+def _known(how: How, kind: Any) -> bool:
+    try:
+        return kind in how
+    except TypeError:  # a kind that has no hash
+        return False
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum)
+
+
+def _finite(value: float, where: str) -> float:
+    if not abs(value) <= sys.float_info.max:  # not a number, too
+        raise DataError(f"{where} = {_shown(value)} must be a finite number")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _must(kind: Any) -> str:
+    """What a value of another kind is told."""
+    choices = _choices(kind)
+    return f"is not one of {', '.join(choices)}" if choices else f"must be {_word(kind)}"
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [repr(each) for each in get_args(kind)]
+    return [repr(each.value) for each in kind] if _is_enum(kind) else []
+
+
+def _word(kind: Any, several: bool = False) -> str:
+    """A kind in words: "a text", "a list of 3 numbers", "a whole number or null"."""
+    origin, items = get_origin(kind) or kind, get_args(kind)
+    if choices := _choices(kind):
+        return " or ".join(choices)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_word(each, several) for each in items)
+    if origin in (tuple, list, frozenset):
+        of = "lists" if several else "a list"
+        if origin is tuple and items[1:] != (...,):
+            return f"{of} of {len(items)} {_word(items[0], True)}"
+        return f"{of} of {_word(items[0], True)}" if items and items[0] is not Any else of
+    return _WORDS.get(kind, _WORDS[dict])[several]
