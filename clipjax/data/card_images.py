@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,6 @@ class CardIds:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a pattern that does not name a number."""
-        for name, kind in (("pattern", str), ("first", int), ("last", int)):
-            if type(getattr(self, name)) is not kind:
-                raise ValueError(f"{name} must be of type {kind.__name__}, not {getattr(self, name)!r}")
         try:
             groups = re.compile(self.pattern).groups
         except re.error as error:
@@ -77,11 +74,3 @@ def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[
     if (held := len(ids) + more) == card.images and not foreign:
         return None
     return {"images": held, "of": card.images} | ({"foreign": foreign} if foreign else {})
-
-
-def card_ids(record: Any) -> CardIds:
-    """`[ids]` of a card. Raises ValueError saying what is wrong with it."""
-    names = {field.name for field in dataclasses.fields(CardIds)}
-    if not isinstance(record, dict) or record.keys() != names:
-        raise ValueError(f"give {', '.join(sorted(names))}, not {record!r}")
-    return CardIds(**record)

@@ -28,7 +28,7 @@ from typing import Any
 from etils import epath
 
 from clipjax.config import config_dir
-from clipjax.data.card_images import CardIds, card_ids
+from clipjax.data.card_images import CardIds
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.manifest import Manifest
 from clipjax.data.readers.packed import is_packed, read_packed
@@ -36,6 +36,7 @@ from clipjax.data.readers.reader import find_reader, reader_names
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import is_file, read_lines, read_toml
+from clipjax.storage.records import read
 
 Variant = dict[str, str | int]
 
@@ -115,16 +116,15 @@ class Dataset:
     head_space: LabelSpace | None = None
 
 
-_TYPES: dict[str, type] = {
-    "options": dict,
-    "pixels": dict,
-    "images": int,
-    "per_class": int,
-    "in_paper": bool,
-    "demo": bool,
-}
 SPLITS = ("train", "validation")
-_PIXELS: dict[str, type] = {"pre_crop": int, "already_cropped": bool}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """What `pixels` of a card may say."""
+
+    pre_crop: int = 0
+    already_cropped: bool = False
 
 
 def dataset_names() -> list[str]:
@@ -217,31 +217,15 @@ def _filled(value: Any, variant: Variant) -> Any:
 
 def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
     """A card from its keys, all of them checked."""
-    keys = {field.name for field in dataclasses.fields(DatasetCard)} - {"path", "variant"}
-    for key, value in record.items():
-        if key not in keys:
-            raise DataError(f"{path}: unknown key {key!r}; known: {', '.join(sorted(keys))}")
-        if key == "classes":
-            record[key] = _class_list(path, value)
-        elif key == "tasks":
-            record[key] = _names(path, key, value)
-        elif key == "ids":
-            record[key] = _image_ids(path, value)
-        elif not isinstance(value, _TYPES.get(key, str)):
-            raise DataError(f"{path}: {key!r} must be of type {_TYPES.get(key, str).__name__}, not {value!r}")
-    for key in ("name", "title", "reader"):
-        if key not in record:
-            raise DataError(f"{path}: the key {key!r} is missing")
-    card = DatasetCard(**record, variant=variant, path=path)
+    if "classes" in record:
+        record = {**record, "classes": _class_list(path, record["classes"])}
+    card = read(DatasetCard, record, path, given={"variant": variant, "path": path})
     if card.split is not None and card.split not in SPLITS:
         raise DataError(
             f"{path}: 'split' must be {' or '.join(SPLITS)}, not {card.split!r}; leave it out for a test set"
         )
     _check_reader(card)
-    for key, value in card.pixels.items():
-        if type(value) is not _PIXELS.get(key):
-            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in _PIXELS.items())
-            raise DataError(f"{path}: pixels.{key} = {value!r} is not one of {known}")
+    read(_Pixels, card.pixels, f"{path}: pixels")
     return card
 
 
@@ -280,19 +264,6 @@ def _class_list(path: Path, value: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")
     return tuple(names)
-
-
-def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise DataError(f"{path}: {key!r} must be a list of names, not {value!r}")
-    return tuple(value)
-
-
-def _image_ids(path: Path, value: Any) -> CardIds:
-    try:
-        return card_ids(value)
-    except ValueError as error:
-        raise DataError(f"{path}: 'ids': {error}") from None
 
 
 def _label_space(card: DatasetCard) -> LabelSpace | None:

@@ -20,13 +20,14 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import clipjax.models
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
 
 
 class Frame(NamedTuple):
@@ -192,19 +193,33 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
         raise DataError(f"{error}{_nearest(record)}") from None
 
 
+@dataclass(frozen=True)
+class _DualEncoder:
+    """The top of a record with two towers."""
+
+    name: str
+    vision: Mapping[str, Any]
+    text: Mapping[str, Any]
+    logit_bias: bool
+    num_classes: None = field(default=None, init=False)
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    """The top of a record with an image tower and a head."""
+
+    name: str
+    vision: Mapping[str, Any]
+    num_classes: int
+    logit_bias: bool = field(default=False, init=False)
+
+
 def _read(record: dict[str, Any], where: str) -> Arch:
-    dual = "text" in record
-    keys = {"name": str, "vision": dict} | (
-        {"text": dict, "logit_bias": bool} if dual else {"num_classes": int}
-    )
-    top = _fields(keys, record, where)
-    arch = Arch(
-        name=top["name"],
-        vision=_tower("vision", top["vision"], where),
-        text=_tower("text", top["text"], where) if dual else None,
-        num_classes=top.get("num_classes"),
-        logit_bias=top.get("logit_bias", False),
-    )
+    dual = isinstance(record, Mapping) and "text" in record
+    top = read(_DualEncoder if dual else _Classifier, record, where)
+    text = _tower("text", top.text, where) if isinstance(top, _DualEncoder) else None
+    vision = _tower("vision", top.vision, where)
+    arch = Arch(top.name, vision, text, top.num_classes, top.logit_bias)
     if arch.text is not None and arch.vision.embed_dim != arch.text.embed_dim:
         widths = f"vision's is {arch.vision.embed_dim}, text's is {arch.text.embed_dim}"
         raise DataError(f"{where}: both towers need one embed_dim, but {widths}")
@@ -246,56 +261,11 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
 def _tower(tower: str, record: dict[str, Any], where: str) -> Any:
     """The config of one tower, of the class that its `family` names."""
     where = f"{where}: [{tower}]"
-    record = dict(record)
-    name = record.pop("family", None)
+    name = record.get("family")
     known = sorted(family.name for family in families().values() if family.tower == tower)
     if name not in known:
-        raise DataError(f"{where} key 'family' is {name!r}; known {tower} families: {', '.join(known)}")
-    return _decode(families()[name].config, record, where)
-
-
-def _fields(kinds: dict[str, Any], record: dict[str, Any], where: str) -> dict[str, Any]:
-    """`record` with exactly the keys of `kinds`, each value decoded as its kind."""
-    for key in record:
-        if key not in kinds:
-            raise DataError(f"{where} has the unknown key {key!r}; known: {', '.join(kinds)}")
-    for key in kinds:
-        if key not in record:
-            raise DataError(f"{where} lacks the key {key!r}")
-    return {key: _decode(kind, record[key], f"{where} key {key!r}") for key, kind in kinds.items()}
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value` as `kind`: a scalar type, a Literal, `tuple[X, ...]` or a dataclass."""
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-        try:
-            return kind(**_fields(fields, value, where))  # pyright: ignore[reportCallIssue]
-        except (ValueError, ArithmeticError) as error:  # ArithmeticError: sizes of 0, numbers beyond a float
-            raise DataError(f"{where}: {error}") from None
-    if get_origin(kind) is tuple and isinstance(value, list | tuple):
-        return tuple(_decode(get_args(kind)[0], item, f"{where} item {i}") for i, item in enumerate(value))
-    if get_origin(kind) is Literal and value in get_args(kind):
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is kind:
-        return value
-    expected = " or ".join(map(repr, get_args(kind))) if get_origin(kind) is Literal else _type_name(kind)
-    raise DataError(f"{where} is {value!r}; expected {expected}")
-
-
-def _type_name(kind: Any) -> str:
-    if get_origin(kind) is tuple:
-        return f"a list of {_type_name(get_args(kind)[0])}"
-    return {
-        dict: "a table",
-        int: "an integer",
-        float: "a number",
-        bool: "true or false",
-        str: "a string",
-    }.get(kind, "a table")
+        raise DataError(f"{where}: family = {name!r}; known {tower} families: {', '.join(known)}")
+    return read(families()[name].config, {key: record[key] for key in record if key != "family"}, where)
 
 
 def _plain(value: Any) -> Any:

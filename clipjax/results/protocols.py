@@ -17,15 +17,13 @@ from typing import Any
 from clipjax.checkpoints.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
-from clipjax.errors import DataError
 from clipjax.results.completeness import id_part_of, part_of, share
 from clipjax.results.store import Row
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
 
 NONE = "none"  # in a protocol: null in a row
-_NEEDED = {"title", "source", "task", "datasets", "asks"}
-_KEYS = _NEEDED | {"kind", "left_open"}
 
 # Words for the fields that protocols ask for.
 _WORDS = {
@@ -118,14 +116,10 @@ def protocols() -> tuple[Protocol, ...]:
     path = config_dir() / "protocols.toml"
     found = []
     for name, table in read_toml(path).items():
-        if missing := _NEEDED - table.keys():
-            raise DataError(f"{path}: [{name}] lacks {', '.join(sorted(missing))}")
-        if unknown := table.keys() - _KEYS:
-            raise DataError(f"{path}: [{name}] has the unknown key {min(unknown)!r}")
-        asks = {
-            key: tuple(value) if isinstance(value, list) else (value,) for key, value in table["asks"].items()
-        }
-        found.append(Protocol(name=name, **{**table, "datasets": tuple(table["datasets"]), "asks": asks}))
+        if isinstance(asks := table.get("asks"), dict):  # one value stands for a list of it
+            listed = {key: value if isinstance(value, list) else [value] for key, value in asks.items()}
+            table = {**table, "asks": listed}
+        found.append(read(Protocol, table, f"{path}: [{name}]", given={"name": name}))
     return tuple(found)
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_toml
-
-_KEYS = {"pattern", "names", "facts", "unknown", "why"}
+from clipjax.storage.records import read
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,18 @@ class Rule:
     """Facts of some models of a source.
 
     Attributes:
+        why: the evidence.
         pattern: searched for in the name; None: only `names` count.
         names: whole names of models.
         facts: what holds of them.
         unknown: facts that are not established, whatever later rules say.
-        why: the evidence.
     """
 
-    pattern: re.Pattern[str] | None
-    names: frozenset[str]
-    facts: Mapping[str, Any]
-    unknown: tuple[str, ...]
     why: str
+    pattern: re.Pattern[str] | None = None
+    names: frozenset[str] = frozenset()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     def covers(self, name: str) -> bool:
         return name in self.names or (self.pattern is not None and self.pattern.search(name) is not None)
@@ -60,16 +59,17 @@ def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
 
 
 def _rule(record: Mapping[str, Any], where: str) -> Rule:
-    if unknown := record.keys() - _KEYS:
-        raise DataError(f"{where} has the unknown key {min(unknown)!r}")
-    if not record.get("why") or not record.keys() & {"pattern", "names"}:
+    rule = read(Rule, record, where, how={re.Pattern[str]: _pattern})
+    if not rule.why or not record.keys() & {"pattern", "names"}:
         raise DataError(f"{where} needs `why`, and `pattern` or `names`")
+    return rule
+
+
+def _pattern(text: Any, where: str) -> re.Pattern[str]:
     try:
-        pattern = re.compile(record["pattern"]) if "pattern" in record else None
-    except re.error as error:
-        raise DataError(f"{where}: {record['pattern']!r} is no regular expression ({error})") from None
-    names, unknown = frozenset(record.get("names", ())), tuple(record.get("unknown", ()))
-    return Rule(pattern, names, record.get("facts", {}), unknown, record["why"])
+        return re.compile(text)
+    except (re.error, TypeError) as error:
+        raise DataError(f"{where}: {text!r} is not a regular expression ({error})") from None
 
 
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
