@@ -32,13 +32,13 @@ def record(change: Callable[[dict[str, Any]], Any], name: str = "ViT-B-32") -> d
         (
             "ViT-B-32",
             lambda r: r["vision"].pop("ln_eps"),
-            r"card: \[vision\] lacks the key 'ln_eps'; the nearest architecture is ViT-B-32, which has "
+            r"card: \[vision\]: the key 'ln_eps' is missing; the nearest architecture is ViT-B-32, which has "
             r"vision\.ln_eps = 1e-05$",
         ),
         (
             "coca_ViT-L-14",
             lambda r: r["text"].pop("activation"),
-            r"lacks the key 'activation'; the nearest architecture is coca_ViT-L-14, which has text",
+            r"the key 'activation' is missing; the nearest architecture is coca_ViT-L-14, which has text",
         ),
         (
             "ViT-L-14",
@@ -55,7 +55,7 @@ def record(change: Callable[[dict[str, Any]], Any], name: str = "ViT-B-32") -> d
             lambda r: r["vision"].update(family="evil"),
             "'evil'; .* nearest architecture is EVA02-B-16",
         ),
-        ("ViT-B-32", lambda r: (r.pop("vision"), r.pop("text")), "lacks the key 'vision'$"),
+        ("ViT-B-32", lambda r: (r.pop("vision"), r.pop("text")), "the key 'vision' is missing$"),
     ],
 )
 def test_an_arch_record_that_is_not_whole(name: str, change: Any, message: str) -> None:

@@ -59,11 +59,11 @@ def test_imagenets_names_are_those_of_its_archive():
 @pytest.mark.parametrize(
     ("ids", "problem"),
     [
-        ("3", "give first, last, pattern"),
+        ("3", "ids = 3 must be a table"),
         ('{ pattern = "a", first = 1, last = 2 }', "one group"),
         ('{ pattern = "(a", first = 1, last = 2 }', "not a regular expression"),
         ('{ pattern = "(a)", first = 3, last = 2 }', "first <= last"),
-        ('{ pattern = "(a)", first = "1", last = 2 }', "first must be of type int"),
+        ('{ pattern = "(a)", first = "1", last = 2 }', "first = '1' must be a whole number"),
     ],
 )
 def test_a_pattern_that_names_no_images_is_refused(tmp_path, ids, problem):

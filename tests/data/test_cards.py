@@ -38,7 +38,7 @@ def test_imagenet_card_knows_the_thousand_folders(tmp_path):
     ("extra", "message"),
     [
         ("image = 3\n", r"pets\.toml: unknown key 'image'"),
-        ('images = "3"\n', r"pets\.toml: 'images' must be of type int"),
+        ('images = "3"\n', r"pets\.toml: images = '3' must be a whole number"),
         ("classes = [1, 2]\n", r"pets\.toml: 'classes' must be a list of names"),
         ('classes = ["cat", "cat"]\n', r"'cat' occurs twice"),
         ('classes = "nowhere.txt"\n', r"nowhere\.txt does not exist"),

@@ -60,7 +60,7 @@ def test_nothing_has_a_default() -> None:
     record = arch_to_dict(NARROW)
     for key in set(record["vision"]) - {"family"}:
         vision = {name: value for name, value in record["vision"].items() if name != key}
-        with pytest.raises(DataError, match=f"lacks the key '{key}'"):
+        with pytest.raises(DataError, match=f"the key '{key}' is missing"):
             arch_from_dict({**record, "vision": vision}, "here")
 
 

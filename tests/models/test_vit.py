@@ -89,7 +89,7 @@ def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], mess
 def test_no_field_has_a_default(key: str):
     record = arch_to_dict(load_arch(DEIT))
     del record["vision"][key]
-    with pytest.raises(DataError, match=f"lacks the key '{key}'"):
+    with pytest.raises(DataError, match=f"the key '{key}' is missing"):
         arch_from_dict(record, "here")
 
 

@@ -232,9 +232,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[timm]]\npattern = "a"', r"\[\[timm\]\] 1 needs `why`, and"),
+        ('[[timm]]\npattern = "a"', r"\[\[timm\]\] 1: the key 'why' is missing"),
         ('[[timm]]\nwhy = "a"', r"\[\[timm\]\] 1 needs `why`, and `pattern` or `names`"),
-        ('[[timm]]\nwhy = "a"\npattern = "("', r"'\(' is no regular expression"),
+        ('[[timm]]\nwhy = "a"\npattern = "("', r"'\(' is not a regular expression"),
         ('[[timm]]\nwhy = "a"\nname = "b"', r"unknown key 'name'"),
     ],
 )
