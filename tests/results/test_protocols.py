@@ -173,7 +173,10 @@ def test_the_file_names_what_exists() -> None:
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocols, "config_dir", lambda: tmp_path)
     whole = '[mine]\ntitle = "x"\nsource = "x"\ntask = "zeroshot"\ndatasets = ["x"]\n'
-    for text, words in ((whole, "the key 'asks' is missing"), (f"{whole}asks = {{}}\nask = 1\n", "unknown key 'ask'")):
+    for text, words in (
+        (whole, "the key 'asks' is missing"),
+        (f"{whole}asks = {{}}\nask = 1\n", "unknown key 'ask'"),
+    ):
         (tmp_path / "protocols.toml").write_text(text)
         protocols.protocols.cache_clear()
         with pytest.raises(DataError, match=rf"\[mine\].*{words}"):
