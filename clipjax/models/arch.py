@@ -258,7 +258,7 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
     return {**record, "logit_bias": arch.logit_bias, "text": tower(arch.text)}
 
 
-def _tower(tower: str, record: dict[str, Any], where: str) -> Any:
+def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
     """The config of one tower, of the class that its `family` names."""
     where = f"{where}: [{tower}]"
     name = record.get("family")

@@ -19,7 +19,7 @@ import enum
 import functools
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from clipjax.errors import DataError, near_names
@@ -102,7 +102,9 @@ class _Reader:
         if _known(self.how, kind):
             return self.how[kind](value, where)
         if not self.fits(kind, value):
-            raise DataError(f"{where} = {_shown(value)} {_must(kind)}")
+            if choices := _choices(kind):
+                raise DataError(f"{where} = {_shown(value)} is not one of {', '.join(choices)}")
+            raise DataError(f"{where} = {_shown(value)} must be {_word(kind)}")
         origin, items = get_origin(kind) or kind, get_args(kind)
         if origin in (Union, types.UnionType):
             return self.value(next(each for each in items if self.fits(each, value)), value, where)
@@ -154,6 +156,12 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
             raise DataError(f"{where}: the key {key!r} is missing")
 
 
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """For `__post_init__`: refuse a text that is not one of those known. Raises ValueError."""
+    if value not in known:
+        raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
+
+
 def _known(how: How, kind: Any) -> bool:
     try:
         return kind in how
@@ -174,12 +182,6 @@ def _finite(value: float, where: str) -> float:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _must(kind: Any) -> str:
-    """What a value of another kind is told."""
-    choices = _choices(kind)
-    return f"is not one of {', '.join(choices)}" if choices else f"must be {_word(kind)}"
 
 
 def _choices(kind: Any) -> list[str]:

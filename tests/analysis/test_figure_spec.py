@@ -87,7 +87,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('paper = "none"', 'papr = "none"'), "the key 'paper' is missing"),
+        (('paper = "none"', 'papr = "none"'), "unknown key 'papr'; did you mean paper?"),
         (('paper = "none"', 'paper = "none"\ncaptions = "c"'), "unknown key 'captions'"),
         (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, table, to_come"),
         (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),
@@ -99,7 +99,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
         ),
         (
             ('title = "trend"', 'title = "trend"\nstyle = "wavy"'),
-            "fits 1: style = 'wavy' is not one of solid",
+            "fits[0]: style = 'wavy' is not one of solid",
         ),
         (
             ('groups = "training"', 'groups = "training"\nonly_groups = ["cats"]'),
@@ -110,7 +110,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
             "must be the keys of two fits",
         ),
         (('title = "{name}"', 'title = "{name}"\nabove = "no"'), "above = 'no' must be the key of a fit"),
-        (('groups = "training"', "groups = 3"), "groups = 3 must be of type str"),
+        (('groups = "training"', "groups = 3"), "groups = 3 must be a text or a list"),
         (('title = "{name}"', 'title = "{name.first}"'), "'{name.first}' has a word that is not in across"),
         (('title = "{name}"', 'title = "{name[x]}"'), "'{name[x]}' has a word that is not in across"),
         (('groups = "training"', 'groups = "training"\nwrap = 0'), "wrap = 0 must be at least 1"),
@@ -170,7 +170,7 @@ def test_columns_of_a_file_beside_ones_own_or_of_configs(tmp_path):
         (
             'kind = "table"\nhead = ["h"]\ncolumns = []\n[[lines]]\ncells = ["c"]\n'
             'where = { model = "m" }\nconvention = { prompts = [] }\n',
-            "lines 1: convention: prompts = [] must hold at least one value",
+            "lines[0]: convention: prompts = [] must hold at least one value",
         ),
     ],
 )

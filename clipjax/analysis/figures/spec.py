@@ -21,6 +21,7 @@ from clipjax.analysis.trends.regression import METHODS
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import check_keys, one_of, read
 
 KINDS = ("scatter", "strip", "table", "to_come")
 STYLES = ("solid", "dashed", "dotted", "dashdot")
@@ -74,10 +75,16 @@ class FitLine:
     key: str
     title: str
     where: Where
-    method: str
-    colour: str | None
-    style: str
+    method: str = "huber"
+    colour: str | None = None
+    style: str = "solid"
     yours: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        one_of("style", self.style, STYLES)
+        if self.colour is not None:
+            one_of("colour", self.colour, tuple(LINE_COLOURS))
 
 
 @dataclass(frozen=True)
@@ -158,139 +165,160 @@ def load_spec(name: str | Path) -> Spec:
         if str(name) not in spec_names():
             raise unknown_name("figure", str(name), spec_names())
         path = config_dir() / "figures" / f"{name}.toml"
-    return _spec(_Record(read_toml(path), str(path)), path.stem)
+    return _spec(read_toml(path), path)
 
 
-class _Record:
-    """A TOML table whose keys are taken one by one; errors name file and key. `done` rejects unknown keys."""
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    """What every file states."""
 
-    def __init__(self, record: Any, where: str) -> None:
-        if not isinstance(record, Mapping):
-            raise DataError(f"{where} must be a table, not {record!r}")
-        self.rest, self.where = dict(record), where
-
-    def take(self, key: str, kind: type, default: Any = None, *, needed: bool = False) -> Any:
-        if key not in self.rest:
-            if needed:
-                raise DataError(f"{self.where}: the key {key!r} is missing")
-            return default
-        value = self.rest.pop(key)
-        if not isinstance(value, kind):
-            raise DataError(f"{self.where}: {key} = {value!r} must be of type {kind.__name__}")
-        return value
-
-    def choice(self, key: str, known: Sequence[str], default: str | None = None) -> Any:
-        value = self.take(key, str, default, needed=default is None)
-        if value not in known:
-            raise DataError(f"{self.where}: {key} = {value!r} is not one of {', '.join(known)}")
-        return value
-
-    def strings(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
-        found = self.take(key, list, list(default))
-        if not all(isinstance(each, str) for each in found):
-            raise DataError(f"{self.where}: {key} = {found!r} must be a list of texts")
-        return tuple(found)
-
-    def tables(self, key: str) -> Iterator[_Record]:
-        for number, each in enumerate(self.take(key, list, []), 1):
-            yield _Record(each, f"{self.where}: {key} {number}")
-
-    def table(self, key: str) -> _Record:
-        return _Record(self.take(key, dict, needed=True), f"{self.where}: {key}")
-
-    def done(self) -> None:
-        if self.rest:
-            raise DataError(f"{self.where}: unknown key {min(self.rest)!r}")
+    title: str
+    paper: str
+    kind: str
+    made_by: tuple[str, ...] = ()
 
 
-def _spec(record: _Record, name: str) -> Spec:
-    title, paper = (record.take(key, str, needed=True) for key in ("title", "paper"))
-    kind, made_by = record.choice("kind", KINDS), record.strings("made_by")
-    shared: dict[str, Any] = {"name": name, "title": title, "paper": paper, "kind": kind, "made_by": made_by}
-    if kind in ("table", "to_come"):
-        shared["caption"] = record.take("caption", str, "")
-    if kind != "to_come":
-        shared |= _table(record) if kind == "table" else _figure(record, kind)
-    record.done()
-    return Spec(**shared)
+@dataclass(frozen=True, kw_only=True)
+class _ToCome(_File):
+    caption: str = ""
 
 
-def _figure(record: _Record, kind: str) -> dict[str, Any]:
-    panels, across = _panels(record, with_y=kind == "scatter")
-    found: dict[str, Any] = {"panels": panels, "across": across, "groups": _groups(record, "groups")}
-    found["models"] = record.take("models", dict, {})
-    if kind == "strip":
-        return found | {"size": record.take("size", str)}
-    found["shapes"] = _groups(record, "shapes") if "shapes" in record.rest else ()
-    found["ideal"] = record.take("ideal", bool, False)
-    found["fits"] = tuple(map(_fit, record.tables("fits")))
-    found["difference"] = difference = record.strings("difference")
-    keys = {fit.key for fit in found["fits"]}
-    if len(keys) < len(found["fits"]):
-        raise DataError(f"{record.where}: two fits have the same key (a fit without `key` has its title)")
+@dataclass(frozen=True, kw_only=True)
+class _Strip(_File):
+    """`panels`, or a `panel` whose words are filled in for each of `across` and `down`."""
+
+    groups: str | list[Any]
+    only_groups: tuple[str, ...] = ()
+    models: Where = field(default_factory=dict)
+    panels: tuple[Where, ...] | None = None
+    panel: Where | None = None
+    across: tuple[Where, ...] = ()
+    down: tuple[Where, ...] = ()
+    wrap: int | None = None
+    size: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scatter(_Strip):
+    size: None = field(default=None, init=False)
+    shapes: str | list[Any] | None = None
+    only_shapes: tuple[str, ...] = ()
+    ideal: bool = False
+    fits: tuple[FitLine, ...] = ()
+    difference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Line:
+    cells: tuple[str, ...]
+    where: Where
+    words: Where = field(default_factory=dict)
+    published: str | None = None
+    convention: Where = field(default_factory=dict)
+    to_come: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table(_File):
+    columns: str | list[Any]
+    head: tuple[str, ...] = ()
+    lines: tuple[_Line, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    title: str
+    scale: str
+    rows: list[Any]
+    unit: str = "%"
+
+    def __post_init__(self) -> None:
+        one_of("scale", self.scale, SCALES)
+        one_of("unit", self.unit, UNITS)
+
+
+def _spec(record: Mapping[str, Any], path: Path) -> Spec:
+    check_keys(record, record, path, ["kind"])
+    if record["kind"] not in KINDS:
+        raise DataError(f"{path}: kind = {record['kind']!r} is not one of {', '.join(KINDS)}")
+    cls = {"scatter": _Scatter, "strip": _Strip, "table": _Table}.get(record["kind"], _ToCome)
+    found = read(cls, record, path, how={FitLine: _fit})
+    shared: dict[str, Any] = {"caption": getattr(found, "caption", "")}
+    if isinstance(found, _Table):
+        shared |= {"head": found.head, "lines": tuple(_lines(found, path))}
+    elif isinstance(found, _Strip):
+        shared |= _figure(found, path)
+    return Spec(path.stem, found.title, found.paper, found.kind, made_by=found.made_by, **shared)
+
+
+def _figure(found: _Strip, path: Path) -> dict[str, Any]:
+    panels, across = _panels(found, path)
+    shared: dict[str, Any] = {"panels": panels, "across": across, "models": found.models}
+    shared["groups"] = _groups("groups", found.groups, found.only_groups, path)
+    if not isinstance(found, _Scatter):
+        return shared | {"size": found.size}
+    keys = {fit.key for fit in found.fits}
+    difference = found.difference
+    if len(keys) < len(found.fits):
+        raise DataError(f"{path}: two fits have the same key (a fit without `key` has its title)")
     if difference and (len({*difference}) != 2 or len(difference) != 2 or {*difference} - keys):
-        raise DataError(f"{record.where}: difference = {list(difference)} must be the keys of two fits")
+        raise DataError(f"{path}: difference = {list(difference)} must be the keys of two fits")
     if unknown := {panel.above for panel in panels} - {*keys, ""}:
-        raise DataError(f"{record.where}: above = {min(unknown)!r} must be the key of a fit")
-    return found
+        raise DataError(f"{path}: above = {min(unknown)!r} must be the key of a fit")
+    shared["shapes"] = _groups("shapes", found.shapes or [], found.only_shapes, path)
+    return shared | {"ideal": found.ideal, "fits": found.fits, "difference": difference}
 
 
-def _groups(record: _Record, key: str) -> tuple[Group, ...]:
+def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
     """The groups of a scheme of configs/groups.toml (or `only` some), or the file's own."""
-    if isinstance(record.rest.get(key), list):
-        del record.rest[key]
-        return groups(key, Path(record.where))
-    name, only = record.take(key, str, needed=True), record.strings(f"only_{key}")
-    found = groups(name)
+    if not isinstance(scheme, str):
+        if only:
+            raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")
+        return groups(key, path) if scheme else ()
+    found = groups(scheme)
     if unknown := [each for each in only if each not in {group.key for group in found}]:
-        raise DataError(f"{record.where}: only_{key}: {name} has no group {unknown[0]!r}")
+        raise DataError(f"{path}: only_{key}: {scheme} has no group {unknown[0]!r}")
     return tuple(group for group in found if not only or group.key in only)
 
 
-def _fit(record: _Record) -> FitLine:
-    title, where = record.take("title", str, needed=True), record.take("where", dict, needed=True)
-    method, style = record.choice("method", METHODS, "huber"), record.choice("style", STYLES, "solid")
-    key, colour, yours = record.take("key", str, title), None, record.take("yours", bool, False)
-    if "colour" in record.rest:
-        colour = record.choice("colour", tuple(LINE_COLOURS))
-    record.done()
-    return FitLine(key, title, where, method, colour, style, yours)
+def _fit(record: Any, where: str) -> FitLine:
+    titled = {"key": record.get("title"), **record} if isinstance(record, Mapping) else record
+    return read(FitLine, titled, where)
 
 
-def _panels(record: _Record, *, with_y: bool) -> tuple[tuple[Panel, ...], int]:
-    across, down = ([each.rest for each in record.tables(key)] for key in ("across", "down"))
-    wrap = record.take("wrap", int)
+def _panels(found: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
+    """The panels, line by line, and the number of panels a line."""
+    wrap, y = found.wrap, isinstance(found, _Scatter)
     if wrap is not None and wrap < 1:
-        raise DataError(f"{record.where}: wrap = {wrap} must be at least 1, the panels of a line")
-    if "panels" in record.rest:
-        if not (found := tuple(_panel(each, {}, with_y) for each in record.tables("panels"))):
-            raise DataError(f"{record.where}: panels = [] must hold at least one panel")
-        return found, min(wrap or len(found), len(found))
-    template = record.table("panel")
-    found = tuple(
-        _panel(_Record(template.rest, template.where), {**column, **line}, with_y)
-        for line in down or [{}]
-        for column in across or [{}]
+        raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
+    if found.panels is not None:
+        if found.panel is not None:
+            raise DataError(f"{path}: give 'panel' or 'panels', not both")
+        if not found.panels:
+            raise DataError(f"{path}: panels = [] must hold at least one panel")
+        panels = tuple(_panel(each, {}, y, f"{path}: panels[{i}]") for i, each in enumerate(found.panels))
+        return panels, min(wrap or len(panels), len(panels))
+    if found.panel is None:
+        raise DataError(f"{path}: the key 'panel' is missing")
+    panels = tuple(
+        _panel(found.panel, {**column, **line}, y, f"{path}: panel")
+        for line in found.down or [{}]
+        for column in found.across or [{}]
     )
     # `wrap` counts only without `down`: a grid has the width of `across`.
-    return found, len(across) or 1 if down or wrap is None else min(wrap, len(found))
+    return panels, len(found.across) or 1 if found.down or wrap is None else min(wrap, len(panels))
 
 
-def _panel(record: _Record, words: Mapping[str, Any], with_y: bool) -> Panel:
-    record = _Record(_filled(record.rest, words, record.where), record.where)
-    title, x = record.take("title", str, needed=True), _axis(record.table("x"))
-    y, above = (_axis(record.table("y")), record.take("above", str, "")) if with_y else (None, "")
-    panel = Panel(title, x, y, above)
-    record.done()
-    return panel
+def _panel(record: Where, words: Where, with_y: bool, where: str) -> Panel:
+    given = {} if with_y else {"y": None, "above": ""}
+    return read(Panel, _filled(record, words, where), where, given=given, how={Axis: _axis})
 
 
-def _axis(record: _Record) -> Axis:
-    scale, unit = record.choice("scale", SCALES), record.choice("unit", UNITS, "%")
-    title, rows = record.take("title", str, needed=True), record.take("rows", list, needed=True)
-    record.done()
-    column = {"key": title, "title": title, "better": "neither", "scale": scale, "rows": rows}
-    return Axis(column_from(column, record.where), unit)
+def _axis(record: Any, where: str) -> Axis:
+    found = read(_Axis, record, where)
+    column = {"key": found.title, "title": found.title, "better": "neither"}
+    return Axis(column_from({**column, "scale": found.scale, "rows": found.rows}, where), found.unit)
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
@@ -308,29 +336,19 @@ def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
         raise DataError(f"{where}: {unknown}") from None
 
 
-def _table(record: _Record) -> dict[str, Any]:
-    head = record.strings("head")
-    columns = record.rest.get("columns")
+def _lines(found: _Table, path: Path) -> Iterator[TableLine]:
+    columns: Any = found.columns
     if isinstance(columns, str):
-        beside = Path(record.where).with_name(record.take("columns", str))
+        beside = path.with_name(columns)
         columns = read_toml(beside if beside.is_file() else config_dir() / columns).get("columns")
-    else:
-        record.take("columns", list, needed=True)
-    lines = [_line(each, columns or [], len(head), record.where) for each in record.tables("lines")]
-    return {"head": head, "lines": tuple(lines)}
-
-
-def _line(record: _Record, columns: list[Any], width: int, file: str) -> TableLine:
-    cells, where = record.strings("cells"), record.take("where", dict, needed=True)
-    if len(cells) != width:
-        raise DataError(f"{record.where}: cells = {list(cells)} must be {width}, as many as the head has")
-    words, published = record.take("words", dict, {}), record.take("published", str)
-    convention, to_come = record.take("convention", dict, {}), record.take("to_come", bool, False)
-    if empty := [key for key, value in convention.items() if value == []]:
-        raise DataError(f"{record.where}: convention: {empty[0]} = [] must hold at least one value")
-    record.done()
-    found = [
-        column_from(_filled(each, words, record.where), f"{file}: column {number}")
-        for number, each in enumerate(columns, 1)
-    ]
-    return TableLine(cells, where, tuple(found), published, convention, to_come)
+    for i, line in enumerate(found.lines):
+        where, width = f"{path}: lines[{i}]", len(found.head)
+        if len(line.cells) != width:
+            raise DataError(f"{where}: cells = {list(line.cells)} must be {width}, as many as the head has")
+        if empty := [key for key, value in line.convention.items() if value == []]:
+            raise DataError(f"{where}: convention: {empty[0]} = [] must hold at least one value")
+        filled = [
+            column_from(_filled(each, line.words, where), f"{path}: column {number}")
+            for number, each in enumerate(columns or [], 1)
+        ]
+        yield TableLine(line.cells, line.where, tuple(filled), line.published, line.convention, line.to_come)
