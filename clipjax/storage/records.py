@@ -104,7 +104,7 @@ class _Reader:
         if not self.fits(kind, value):
             if choices := _choices(kind):
                 raise DataError(f"{where} = {_shown(value)} is not one of {', '.join(choices)}")
-            raise DataError(f"{where} = {_shown(value)} must be {_word(kind)}")
+            raise DataError(f"{where} = {_shown(value)} must be {self.words(kind)}")
         origin, items = get_origin(kind) or kind, get_args(kind)
         if origin in (Union, types.UnionType):
             return self.value(next(each for each in items if self.fits(each, value)), value, where)
@@ -120,6 +120,11 @@ class _Reader:
         if _is_enum(kind):
             return kind(value)
         return _finite(value, where) if kind is float else value
+
+    def words(self, kind: Any) -> str:
+        """A kind in words; null only where a key may not be left out instead."""
+        items = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        return " or ".join(_word(each) for each in items if self.whole or each is not types.NoneType)
 
     def fits(self, kind: Any, value: Any) -> bool:
         """Whether a value has the form of a kind; what is inside is looked at later."""

@@ -208,18 +208,21 @@ def test_a_whole_study_answers_every_claim_but_those_without_a_task() -> None:
         (claim(GOOD.replace('"above"', '"over"')), "claim one: side unknown side 'over'"),
         (claim(GOOD.replace('"y"', '"yy"')), "claim one: y unknown column 'yy'"),
         (claim(GOOD.replace('"ours"', '"our"')), "claim one: group unknown group 'our'"),
-        (claim(GOOD + ", sides = 1"), "claim one: sides is not used here; known: "),
+        (
+            claim(GOOD + ", sides = 1"),
+            "claim one: correlation: unknown key 'sides'; did you mean side? known: ",
+        ),
         (claim(GOOD.replace('x = "x", ', "")), "claim one: x is missing, which correlation needs"),
         (
             claim(GOOD.replace('group = "ours"', "group = 3")),
-            "claim one: group is not a name or a list of names",
+            "claim one: parts[0]: group = 3 must be a text or a list of texts",
         ),
-        (claim(GOOD + ', margin = "wide"'), "claim one: margin is 'wide', not a number"),
-        (claim(GOOD + ", rows = 1"), "claim one: rows is not a table"),
-        (claim(GOOD + ', scale = "probit"'), "claim one: scale is not used here"),
-        (claim(GOOD, neds=1), "claim one: neds is not used here; known: "),
+        (claim(GOOD + ', margin = "wide"'), "claim one: parts[0]: margin = 'wide' must be a number"),
+        (claim(GOOD + ", rows = 1"), "claim one: parts[0]: rows = 1 must be a table"),
+        (claim(GOOD + ', scale = "probit"'), "claim one: correlation: unknown key 'scale'"),
+        (claim(GOOD, neds=1), "claim one: unknown key 'neds'; did you mean needs"),
         (claim(GOOD, needs=2), "claim one: needs is 2, but there are 1 parts"),
-        (claim(GOOD, beware=""), "claim one: beware is '', not a text"),
+        (claim(GOOD, beware=""), "claim one: beware = '' must not be empty"),
         (f"{claim(GOOD)}\n{claim(GOOD)}", "claim one: key is that of another claim, too"),
         (
             claim('statistic = "paired_mean", y = "y", group = "ours", pairs = "model", side = "above"'),
@@ -231,11 +234,11 @@ def test_a_whole_study_answers_every_claim_but_those_without_a_task() -> None:
         ),
         (
             '[[claims]]\nkey = "one"\nsection = "I"\nstatement = "S"',
-            "claim one: parts is not a list of tables",
+            "claim one: the key 'parts' is missing",
         ),
-        ('[[claims]]\nsection = "I"', "claim 1: key is missing"),
-        ("", "claims is not a list of tables"),
-        (f"{claim(GOOD)}\n[column]", "column is not used here; known: "),
+        ('[[claims]]\nsection = "I"', "claim 1: the key 'key' is missing"),
+        ("", "the key 'claims' is missing"),
+        (f"{claim(GOOD)}\n[column]", "unknown key 'column'; did you mean columns"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) -> None:
@@ -248,7 +251,7 @@ def test_what_is_wrong_in_a_file_is_named(text: str, said: str, tmp_path: Path) 
     [
         ("level = 95\n", "level is 95, not between 0 and 1"),
         ("margin = -0.01\n", "margin is -0.01, less than 0"),
-        ("prompts = 80\n", "prompts is 80, not a text"),
+        ("prompts = 80\n", "prompts = 80 must be a text"),
         (
             '[columns]\nx = "zeroshot imagenet_val"\n',
             "columns.x is 'zeroshot imagenet_val', not TASK DATASET",

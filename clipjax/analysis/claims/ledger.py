@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from clipjax.analysis.rows.scales import SCALES
 from clipjax.config import config_dir
 from clipjax.errors import DataError, counted, unknown_name
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import check_keys, read
 
 SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 PAIRINGS = ("parent", "resolution_pair", "model")
@@ -158,88 +159,142 @@ def ledger(file: Path | None = None) -> Ledger:
     return _Reader(path, read_toml(path)).ledger()
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file of claims as it is written; what columns, groups, pairs and parts mean is looked at later."""
+
+    claims: tuple[Mapping[str, Any], ...]
+    level: float = 0.95
+    margin: float = 0.01
+    prompts: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level is {self.level:g}, not between 0 and 1")
+        if not self.claims:
+            raise ValueError("claims = [] must hold at least one claim")
+        if self.prompts == "":
+            raise ValueError("prompts = '' must not be empty")
+        _check_margin(self.margin)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    key: str
+    section: str
+    statement: str
+    parts: tuple[Mapping[str, Any], ...]
+    needs: int | None = None
+    beware: str | None = None
+    no_task: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("key", "section", "statement", "beware", "no_task"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} = '' must not be empty")
+        if not self.parts:
+            raise ValueError("parts = [] must hold at least one part")
+
+
+@dataclass(frozen=True)
+class _Part:
+    statistic: str
+    y: str | tuple[str, ...]
+    side: str
+    x: str | tuple[str, ...] | None = None
+    than: str | tuple[str, ...] | None = None
+    group: str | tuple[str, ...] | None = None
+    against: str | tuple[str, ...] | None = None
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    against_rows: Mapping[str, Any] = field(default_factory=dict)
+    pairs: str | None = None
+    at: float = 0
+    margin: float | None = None
+    scale: str = "probit"
+
+    def __post_init__(self) -> None:
+        for name in ("y", "x", "than", "group", "against"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} = [] must hold at least one name")
+        if self.margin is not None:
+            _check_margin(self.margin)
+
+
+def _check_margin(margin: float) -> None:
+    if margin < 0:
+        raise ValueError(f"margin is {margin:g}, less than 0")
+
+
 class _Reader:
-    """Reads one file. `place` ("" or "claim KEY: ") begins its error messages."""
+    """Turns the words of one file into what they mean. `place` ("" or "claim KEY: ") begins its errors."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
-        self.path, self.record, self.place = path, record, ""
+        self.path, self.place = path, ""
+        self.file = read(_File, record, path)
 
     def ledger(self) -> Ledger:
-        record = self.record
-        self._only(record, {"level", "margin", "prompts", "columns", "groups", "pairs", "claims"})
-        level = self._number(record, "level", 0.95)
-        if not 0 < level < 1:
-            raise self._wrong("level", f"is {level:g}, not between 0 and 1")
-        self._margin(record)
-        prompts = self._text(record, "prompts") if "prompts" in record else None
-        own = {key: self._column(key, words) for key, words in self._table(record, "columns").items()}
+        file = self.file
+        own = {key: self._column(key, words) for key, words in file.columns.items()}
         self.columns = {column.key: column for column in curation_columns()} | own
-        self.groups = {key: self._where(key, facts) for key, facts in self._table(record, "groups").items()}
-        self.pairs = {key: self._pairs(key, pairs) for key, pairs in self._table(record, "pairs").items()}
+        self.groups = {key: self._where(key, facts) for key, facts in file.groups.items()}
+        self.pairs = {key: self._pairs(key, pairs) for key, pairs in file.pairs.items()}
         claims: dict[str, Claim] = {}
-        for number, one in enumerate(self._tables(record, "claims"), 1):
+        for number, one in enumerate(file.claims, 1):
             self.place = f"claim {one.get('key', number)}: "
-            claim = self._claim(one)
+            claim = self._claim(read(_Claim, one, f"{self.path}: {self.place.removesuffix(': ')}"))
             if claim.key in claims:
                 raise self._wrong("key", "is that of another claim, too")
             claims[claim.key] = claim
-        return Ledger(level, prompts, tuple(claims.values()))
+        return Ledger(file.level, file.prompts, tuple(claims.values()))
 
-    def _claim(self, record: Mapping[str, Any]) -> Claim:
-        self._only(record, {"key", "section", "statement", "needs", "parts", "beware", "no_task"})
-        key, section, statement = (self._text(record, name) for name in ("key", "section", "statement"))
-        parts = tuple(part for one in self._tables(record, "parts") for part in self._parts(one))
-        needs = record.get("needs", len(parts))
-        if not isinstance(needs, int) or not 0 < needs <= len(parts):
+    def _claim(self, found: _Claim) -> Claim:
+        parts = tuple(part for i, one in enumerate(found.parts) for part in self._parts(one, i))
+        needs = len(parts) if found.needs is None else found.needs
+        if not 0 < needs <= len(parts):
             raise self._wrong("needs", f"is {needs!r}, but there are {len(parts)} parts")
-        beware, no_task = (
-            self._text(record, name) if name in record else None for name in ("beware", "no_task")
-        )
-        return Claim(key, section, statement, needs, parts, beware, no_task)
+        return Claim(found.key, found.section, found.statement, needs, parts, found.beware, found.no_task)
 
-    def _parts(self, record: Mapping[str, Any]) -> Iterator[Part]:
-        statistic = self._one_of(record, "statistic", list(STATISTICS))
-        self._check_keys(record, statistic)
-        of_rows, against_rows = (self._table(record, name) for name in ("rows", "against_rows"))
-        groups = self._names(record, "group") if "group" in record else [""]
-        others = self._names(record, "against") if "against" in record else [""]
-        x, than = (self._columns(record, name)[0] if name in record else None for name in ("x", "than"))
-        for y, group, against in itertools.product(self._columns(record, "y"), groups, others):
+    def _parts(self, record: Mapping[str, Any], index: int) -> Iterator[Part]:
+        self._check_keys(record)
+        found = read(_Part, record, f"{self.path}: {self.place}parts[{index}]")
+        groups, others = (_listed(names) or [""] for names in (found.group, found.against))
+        x, than = (next(iter(self._columns(key, getattr(found, key))), None) for key in ("x", "than"))
+        for y, group, against in itertools.product(self._columns("y", found.y), groups, others):
             yield Part(
-                statistic=statistic,
+                statistic=found.statistic,
                 y=y,
                 x=x,
                 than=than,
-                group=self._selection("group", group, of_rows),
-                against=self._selection("against", against or group, against_rows or of_rows),
-                pairs=self._pairing(record, than is not None or bool(against_rows)),
-                side=self._one_of(record, "side", SIDES),
-                at=self._number(record, "at", 0),
-                margin=self._margin(record),
-                scale=self._one_of({"scale": "probit"} | dict(record), "scale", SCALES),
+                group=self._selection("group", group, found.rows),
+                against=self._selection("against", against or group, found.against_rows or found.rows),
+                pairs=self._pairing(found.pairs, than is not None or bool(found.against_rows)),
+                side=self._one_of("side", found.side, SIDES),
+                at=found.at,
+                margin=self.file.margin if found.margin is None else found.margin,
+                scale=self._one_of("scale", found.scale, SCALES),
             )
 
-    def _margin(self, record: Mapping[str, Any]) -> float:
-        margin = self._number(record, "margin", self._number(self.record, "margin", 0.01))
-        if margin < 0:
-            raise self._wrong("margin", f"is {margin:g}, less than 0")
-        return margin
-
-    def _check_keys(self, record: Mapping[str, Any], statistic: str) -> None:
+    def _check_keys(self, record: Mapping[str, Any]) -> None:
+        """Each statistic has keys of its own."""
+        check_keys(record, record, f"{self.path}: {self.place.removesuffix(': ')}", ["statistic"])
+        statistic = self._one_of("statistic", record["statistic"], list(STATISTICS))
         needed = STATISTICS[statistic] | {"statistic", "y", "side"}
         free = {"at", "margin", "rows", "against_rows"}
         if statistic in FITTED:
             free = free | {"scale"}
         if "pairs" in needed and record.get("pairs") in PAIRINGS:
             needed, free = needed | {"group"}, free | {"than"}
-        self._only(record, needed | free)
+        check_keys(record, sorted(needed | free), f"{self.path}: {self.place}{statistic}")
         if missing := sorted(needed - record.keys()):
             raise self._wrong(missing[0], f"is missing, which {statistic} needs")
 
-    def _pairing(self, record: Mapping[str, Any], distinct: bool) -> str | tuple[tuple[str, str], ...] | None:
-        if "pairs" not in record:
+    def _pairing(self, name: str | None, distinct: bool) -> str | tuple[tuple[str, str], ...] | None:
+        if name is None:
             return None
-        name = self._one_of(record, "pairs", [*PAIRINGS, *self.pairs])
+        self._one_of("pairs", name, [*PAIRINGS, *self.pairs])
         if name == "model" and not distinct:
             raise self._wrong("pairs", "is of each model with itself: say `than` or `against_rows`")
         return self.pairs.get(name, name)
@@ -249,18 +304,11 @@ class _Reader:
             raise self._unknown(key, "group", name, self.groups)
         return Selection(name, self.groups.get(name, {}), convention)
 
-    def _columns(self, record: Mapping[str, Any], key: str) -> list[Column]:
-        names = self._names(record, key)
-        for name in names:
+    def _columns(self, key: str, names: str | tuple[str, ...] | None) -> list[Column]:
+        for name in _listed(names):
             if name not in self.columns:
                 raise self._unknown(key, "column", name, self.columns)
-        return [self.columns[name] for name in names]
-
-    def _names(self, record: Mapping[str, Any], key: str) -> list[str]:
-        names = record[key] if isinstance(record[key], list) else [record[key]]
-        if not names or not all(isinstance(name, str) for name in names):
-            raise self._wrong(key, "is not a name or a list of names")
-        return names
+        return [self.columns[name] for name in _listed(names)]
 
     def _column(self, key: str, words: Any) -> Column:
         lines = words if isinstance(words, list) else [words]
@@ -293,40 +341,17 @@ class _Reader:
             raise self._wrong(f"pairs.{key}", "is not a list of [against, group]")
         return tuple((str(against), str(group)) for against, group in pairs)
 
-    def _table(self, record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        if not isinstance(found := record.get(key, {}), dict):
-            raise self._wrong(key, "is not a table")
-        return found
-
-    def _tables(self, record: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-        found = record.get(key)
-        if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
-            raise self._wrong(key, "is not a list of tables, as configs/claims.toml has them")
-        return found
-
-    def _text(self, record: Mapping[str, Any], key: str) -> str:
-        if not isinstance(found := record.get(key), str) or not found:
-            raise self._wrong(key, "is missing" if found is None else f"is {found!r}, not a text")
-        return found
-
-    def _number(self, record: Mapping[str, Any], key: str, default: float) -> float:
-        found = record.get(key, default)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise self._wrong(key, f"is {found!r}, not a number")
-        return float(found)
-
-    def _one_of(self, record: Mapping[str, Any], key: str, known: Sequence[str]) -> str:
-        name = self._text(record, key)
+    def _one_of(self, key: str, name: Any, known: Sequence[str]) -> str:
         if name not in known:
-            raise self._unknown(key, key, name, known)
+            raise self._unknown(key, key, str(name), known)
         return name
-
-    def _only(self, record: Mapping[str, Any], known: set[str]) -> None:
-        if extra := sorted(record.keys() - known):
-            raise self._wrong(extra[0], f"is not used here; known: {', '.join(sorted(known))}")
 
     def _unknown(self, key: str, kind: str, name: str, known: Iterable[str]) -> DataError:
         return self._wrong(key, str(unknown_name(kind, name, list(known))))
 
     def _wrong(self, key: str, why: str) -> DataError:
         return DataError(f"{self.path}: {self.place}{key} {why}")
+
+
+def _listed(names: str | tuple[str, ...] | None) -> list[str]:
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
