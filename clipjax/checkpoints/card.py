@@ -13,8 +13,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from clipjax.checkpoints.facts import ORIGINS, REGISTRY
 from clipjax.checkpoints.pins import row_of_old_card
@@ -26,6 +25,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
 from clipjax.storage.digests import Version, sha256_files, sha256_json, version_of
+from clipjax.storage.records import read
 
 CARD_VERSION = 1
 LABELS = "labels.csv"
@@ -298,29 +298,14 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
     if version != CARD_VERSION:
         raise DataError(f"{where}: card_version is {version!r}, this clipjax reads {CARD_VERSION}")
     record.pop("kind", None)
-    names = {f.name for f in dataclasses.fields(Card)} - {"weights", "label_space"}
-    _same_keys(set(record), names, where)
-    tokenizer, arch, resized = record["tokenizer"], record["arch"], record["resized"]
-    hints = get_type_hints(Card)
-    for key in names - {"arch", "source", "preprocess", "tokenizer", "resized"}:
-        _check_type(record[key], hints[key], f"{where}: {key}")
-    _check_type(arch, Mapping, f"{where}: arch")
-    _check_type(record["preprocess"], Mapping, f"{where}: preprocess")
-    pixels = {"crop": "round", **record["preprocess"]}  # older cards do not have it
-    parts = {
-        "arch": arch_from_dict(dict(arch), f"{where}: arch"),
-        "source": _strict(Source, record["source"], f"{where}: source"),
-        "preprocess": _strict(Preprocess, pixels, f"{where}: preprocess"),
-        "tokenizer": None if tokenizer is None else _strict(TokenizerSpec, tokenizer, f"{where}: tokenizer"),
-        "resized": None if resized is None else _strict(Resized, resized, f"{where}: resized"),
-    }
-    if record["facts_origin"] not in (*ORIGINS, None):
+    if record.get("facts_origin") not in (*ORIGINS, None):
         raise DataError(
             f"{where}: facts_origin is {record['facts_origin']!r}, should be {', '.join(ORIGINS)} or null"
         )
-    if problem := _tokenizer_problem(parts["tokenizer"], parts["arch"]):
-        raise DataError(f"{where}: {problem}")
-    return Card(**{**record, **parts})
+    if isinstance(pixels := record.get("preprocess"), Mapping):
+        record["preprocess"] = {"crop": "round", **pixels}  # older cards do not have it
+    given = {"weights": None, "label_space": None}
+    return read(Card, record, where, given=given, how={Arch: arch_from_dict}, whole=True)
 
 
 def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
@@ -350,50 +335,3 @@ def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
             f"{arch.text.context_length}: they must be the same"
         )
     return None
-
-
-def _same_keys(given: set[str], wanted: set[str], where: str) -> None:
-    if missing := wanted - given:
-        raise DataError(f"{where}: missing {', '.join(sorted(missing))}")
-    if extra := given - wanted:
-        raise DataError(f"{where}: unknown key {', '.join(sorted(extra))}")
-
-
-def _strict(cls: type, record: Any, where: str) -> Any:
-    _check_type(record, Mapping, where)
-    _same_keys(set(record), {f.name for f in dataclasses.fields(cls)}, where)
-    # JSON has no tuples: the channel statistics come back as lists.
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-    for key, kind in get_type_hints(cls).items():
-        _check_type(values[key], kind, f"{where}: {key}")
-    return cls(**values)
-
-
-_KINDS = {
-    str: "a string",
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    Mapping: "an object",
-    tuple: "a list of 3 numbers",
-    NoneType: "null",
-}
-
-
-def _check_type(value: Any, kind: Any, where: str) -> None:
-    """`kind` is a type of `_KINDS`, a mapping or tuple of such, or a union ("str | None")."""
-    kinds = get_args(kind) if NoneType in get_args(kind) else (kind,)
-    if not any(_is(value, kind) for kind in kinds):
-        wanted = " or ".join(_KINDS[get_origin(kind) or kind] for kind in kinds)
-        raise DataError(f"{where} is {value!r}, should be {wanted}")
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is tuple:
-        items = get_args(kind)
-        return isinstance(value, tuple) and len(value) == len(items) and all(map(_is, value, items))
-    if (get_origin(kind) or kind) is Mapping:
-        return isinstance(value, Mapping)
-    if kind is bool:
-        return isinstance(value, bool)
-    return not isinstance(value, bool) and isinstance(value, (int, float) if kind is float else kind)

@@ -187,6 +187,8 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
         DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible;
             with the nearest record of configs/archs.
     """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where} = {record!r} must be an object")
     try:
         return _read(record, where)
     except DataError as error:
@@ -215,7 +217,7 @@ class _Classifier:
 
 
 def _read(record: dict[str, Any], where: str) -> Arch:
-    dual = isinstance(record, Mapping) and "text" in record
+    dual = "text" in record
     top = read(_DualEncoder if dual else _Classifier, record, where)
     text = _tower("text", top.text, where) if isinstance(top, _DualEncoder) else None
     vision = _tower("vision", top.vision, where)

@@ -60,7 +60,8 @@ def read(
         where: the file, which a message begins with.
         given: fields that the record may not have, because the caller states them.
         how: how to read fields of other kinds, or of these in another way.
-        whole: every field must be there, also one with a default.
+        whole: the record is a program's, such as card.json: every field must be there, also one with a
+            default, and numbers stay as they are written, since a digest may be of them.
 
     Raises:
         DataError: `record` is not a table; a key is missing, unknown or of another kind; `__post_init__`
@@ -95,7 +96,8 @@ class _Reader:
         values = {key: self.value(fields[key][0], each, f"{where}: {key}") for key, each in record.items()}
         try:
             return cls(**values, **given)
-        except (ValueError, ArithmeticError) as error:  # ArithmeticError: sizes of 0, numbers beyond a float
+        # ArithmeticError: sizes of 0, numbers beyond a float. A DataError cannot know `where`.
+        except (ValueError, ArithmeticError, DataError) as error:
             raise DataError(f"{where}: {error}") from None
 
     def value(self, kind: Any, value: Any, where: str) -> Any:
@@ -119,12 +121,19 @@ class _Reader:
             return origin(self.value(inner, each, f"{where}[{i}]") for i, (inner, each) in pairs)
         if _is_enum(kind):
             return kind(value)
-        return _finite(value, where) if kind is float else value
+        return self.number(value, where) if kind is float else value
+
+    def number(self, value: float, where: str) -> float:
+        if not abs(value) <= sys.float_info.max:  # not a number, too
+            raise DataError(f"{where} = {_shown(value)} must be a finite number")
+        return value if self.whole else float(value)
 
     def words(self, kind: Any) -> str:
         """A kind in words; null only where a key may not be left out instead."""
         items = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-        return " or ".join(_word(each) for each in items if self.whole or each is not types.NoneType)
+        if self.whole:
+            return " or ".join(map(_word, items)).replace("a table", "an object")
+        return " or ".join(_word(each) for each in items if each is not types.NoneType)
 
     def fits(self, kind: Any, value: Any) -> bool:
         """Whether a value has the form of a kind; what is inside is looked at later."""
@@ -149,7 +158,7 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
     """Refuse keys that nobody reads, and a record without those that are needed.
 
     Raises:
-        DataError: names `where`, the key, and the nearest name or all that are known.
+        DataError: names `where`, the key, and the nearest name and all that are known.
     """
     for key in record:
         if key not in known:
@@ -176,12 +185,6 @@ def _known(how: How, kind: Any) -> bool:
 
 def _is_enum(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, enum.Enum)
-
-
-def _finite(value: float, where: str) -> float:
-    if not abs(value) <= sys.float_info.max:  # not a number, too
-        raise DataError(f"{where} = {_shown(value)} must be a finite number")
-    return float(value)
 
 
 def _shown(value: Any) -> str:

@@ -255,7 +255,7 @@ def _in_card(*path: str, value: Any) -> Any:
         (_in_card("adapter", value=None), "does not say what the adapter and its base are"),
         (_in_card("preprocess", "mean", value=[0.5, 0.5, 0.5]), "preprocess is not that of the base, narrow"),
         (_in_card("logit_scale", value=7.0), "logit_scale is not that of the base"),
-        (_in_card("lineage", value=[]), "lineage is .* should be an object or null"),
+        (_in_card("lineage", value=[]), "lineage = .* must be an object or null"),
     ],
 )
 def test_what_was_changed_is_refused(change, message, saved, tmp_path):
