@@ -119,9 +119,8 @@ def kill_at(shard: int) -> None:
         if path.suffix != ".safetensors":
             return create(self, path, data, **options)
         if written == shard:
-            with self._temporary(path) as (file, _):
-                file.write(data[: len(data) // 2])
-                file.flush()
+            with files.draft_file(Path(path)) as draft:
+                draft.write_bytes(data[: len(data) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
         written += 1
         return create(self, path, data, **options)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.publishing import is_unfinished
-from clipjax.storage.writing import flush, restore_folder, writing
+from clipjax.storage.writing import draft_folder, flush, restore_folder, writing
 
 BLOCK = 32 * 2**20  # bytes of one request
 
@@ -78,22 +76,17 @@ def _files(path: BucketPath) -> list[BucketPath]:
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:
     """Into a folder beside its place, which gets its name when all is there."""
-    beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with writing(folder):
-            beside.mkdir(parents=True)
-            for file, name, (size, _) in zip(files, names, versions):
-                copy_object(file, size, beside / name)
-            for file, version in zip(files, versions):
-                if file.version() != version:
-                    raise DataError(f"{file} has changed while it was fetched; run again")
-            try:
-                os.rename(beside, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process has fetched the same
-                    raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with writing(folder), draft_folder(folder) as draft:
+        for file, name, (size, _) in zip(files, names, versions):
+            copy_object(file, size, draft / name)
+        for file, version in zip(files, versions):
+            if file.version() != version:
+                raise DataError(f"{file} has changed while it was fetched; run again")
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process has fetched the same
+                raise
 
 
 def copy_object(file: BucketPath, size: int, target: Path) -> None:

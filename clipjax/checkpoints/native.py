@@ -32,7 +32,13 @@ from clipjax.storage.buckets import place as placed
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.reading import exists, parse_json, read_json
-from clipjax.storage.writing import flush, whole_folder, write_safetensors, write_tensors, writing
+from clipjax.storage.writing import (
+    whole_folder,
+    write_flushed,
+    write_safetensors,
+    write_tensors,
+    writing,
+)
 
 if TYPE_CHECKING:
     from clipjax.checkpoints.model import Model
@@ -265,9 +271,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
         return folder
     with writing(folder), whole_folder(folder) as draft:
         text = json.dumps(_sealed(fill(draft)), indent=2, ensure_ascii=False)
-        with (draft / CARD).open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            flush(file.fileno(), file.flush)
+        write_flushed(draft / CARD, f"{text}\n".encode())
     return folder
 
 
@@ -296,9 +300,7 @@ def _write_labels(path: Path, labels: LabelSpace) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
     data = text.getvalue().encode()
-    with path.open("wb") as file:
-        file.write(data)
-        flush(file.fileno(), file.flush)
+    write_flushed(path, data)
     return sha256_bytes(data)
 
 

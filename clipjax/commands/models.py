@@ -17,7 +17,7 @@ from clipjax.commands.shared.options import (
     stated_options,
 )
 from clipjax.commands.shared.output import print_table, refuse_beside, say
-from clipjax.errors import ClipjaxError, DataError, UsageError
+from clipjax.errors import ClipjaxError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -213,13 +213,14 @@ def verify(
     if golden is not None and against != "golden":
         raise UsageError("--golden is the file that --against golden reads: give both")
     from clipjax.checkpoints.load import load_model
+    from clipjax.storage.writing import write_bytes
     from clipjax.verification.verify import verify as run
 
     report = run(load_model(str(model), card=card) if card else str(model), against=against, golden=golden)
     text = report.to_json()
     say(text)
     if out is not None:
-        _write(out, text + "\n")
+        write_bytes(out, f"{text}\n".encode())
     if not report.passed:
         what = report.problem or f"it differs first at {report.first_difference}"
         raise ClipjaxError(f"{report.model} is not verified against {report.against}: {what}")
@@ -227,13 +228,14 @@ def verify(
 
 def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> None:
     """The sweep over the registry; an architecture that is not the reference's is a failure."""
+    from clipjax.storage.writing import write_bytes
     from clipjax.verification.parity import sweep
 
     swept = sweep(record, limit=limit)
     text = swept.to_json()
     say(text)
     if out is not None:
-        _write(out, text + "\n")
+        write_bytes(out, f"{text}\n".encode())
     if swept.problems:
         name, problem = next(iter(swept.problems.items()))
         more = f" and {len(swept.problems) - 1} more" if len(swept.problems) > 1 else ""
@@ -252,14 +254,6 @@ def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
             say(json.dumps(row.to_dict()))
         return
     print_table(table_titles(), [table_cells(row) for row in rows])
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): name another file") from None
 
 
 def _count(params: Any) -> float:

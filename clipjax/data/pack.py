@@ -37,7 +37,7 @@ from clipjax.storage.buckets import BucketError, BucketPath, place
 from clipjax.storage.digests import sha256_bytes, sha256_json, version_of
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import exists, is_dir, is_file
-from clipjax.storage.writing import whole_file
+from clipjax.storage.writing import put_bytes, whole_file
 
 PLAN = "packing.json"  # exists until the folder is finished
 IMAGES_PER_SHARD = 1000
@@ -190,7 +190,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
     elif exists(folder) and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; choose a new folder")
     else:
-        _replace(path, json.dumps(plan).encode())
+        put_bytes(path, json.dumps(plan).encode())
 
 
 def _record(manifest: Manifest, kind: str, digests: Sequence[str]) -> dict[str, Any]:
@@ -212,9 +212,9 @@ def _finish(
 ) -> None:
     names, record = manifest.label_names, _record(manifest, kind, digests) | {"shards": shards}
     if names is not None and all(name.strip() and name.splitlines() == [name] for name in names):
-        _replace(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
+        put_bytes(folder / CLASSES, "".join(f"{name}\n" for name in names).encode())
     record[DIGEST] = sha256_json(record)
-    _replace(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
+    put_bytes(folder / MANIFEST, json.dumps(record, ensure_ascii=False).encode())
     (folder / PLAN).unlink(missing_ok=True)
 
 
@@ -367,13 +367,6 @@ def _are_member_names(ids: Sequence[str]) -> bool:
             return False
         keys.add(key)
     return len(keys) == len(ids)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

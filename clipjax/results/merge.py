@@ -9,8 +9,9 @@ from pathlib import Path
 
 from clipjax.errors import DataError
 from clipjax.results.run_files import IMAGES, ROWS, RUN
-from clipjax.results.store import ResultStore, flush
+from clipjax.results.store import ResultStore
 from clipjax.storage.buckets import BucketPath
+from clipjax.storage.writing import write_flushed
 
 
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
@@ -61,8 +62,7 @@ def _is_same(here: Path, there: Path) -> bool:
 def _copy(source: Path, folder: Path) -> None:
     for path in source.iterdir():
         if not _linked(path, folder / path.name):
-            (folder / path.name).write_bytes(path.read_bytes())
-            flush(folder / path.name)
+            write_flushed(folder / path.name, path.read_bytes())
 
 
 def _linked(path: Path, link: Path) -> bool:

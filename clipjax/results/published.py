@@ -28,6 +28,7 @@ from clipjax.errors import DataError, unknown_name
 from clipjax.results.published_models import facts
 from clipjax.results.references import FIELDS, Score, scores, sources
 from clipjax.storage.reading import is_dir, is_file, read_csv
+from clipjax.storage.writing import write_bytes
 
 QUICKGELU = "-quickgelu"
 
@@ -318,4 +319,4 @@ def updated(folders: Sequence[str | Path]) -> list[Score]:
 
 
 if __name__ == "__main__":
-    (config_dir() / "reference_scores.csv").write_text(as_csv(updated(sys.argv[1:])), encoding="utf-8")
+    write_bytes(config_dir() / "reference_scores.csv", as_csv(updated(sys.argv[1:])).encode())

@@ -24,7 +24,6 @@ import itertools
 import json
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +42,7 @@ from clipjax.results.rows import Row, damaged, parse_rows, parsed, row_problem, 
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
+from clipjax.storage.writing import draft_folder, write_flushed
 
 SCHEMA_VERSION = 1
 AHEAD = 300  # seconds that the clock of the machine that wrote a run may be before ours
@@ -121,8 +121,7 @@ class ResultStore:
                 data[IMAGES] = _parquet(table)
                 files[IMAGES] = described(data[IMAGES], table.num_rows)
             for name, content in {**data, RUN: sealed(shared, files)}.items():
-                (folder / name).write_bytes(content)
-                flush(folder / name)
+                write_flushed(folder / name, content)
 
         return self.create(ids.pop(), write)
 
@@ -263,13 +262,9 @@ def _on_bucket(path: Path) -> bool:
 
 
 def _rename(home: Path, write: Callable[[Path], None]) -> None:
-    beside = home.with_name(f".{home.name}.{secrets.token_hex(4)}.tmp")  # two merges may copy one run at once
-    try:
-        beside.mkdir(parents=True)
-        write(beside)
-        os.rename(beside, home)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with draft_folder(home) as draft:
+        write(draft)
+        os.rename(draft, home)
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:
@@ -351,9 +346,3 @@ def _parquet(table: pa.Table) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     return out.getvalue()
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

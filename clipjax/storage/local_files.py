@@ -1,7 +1,4 @@
-"""Files that are whole or absent, on a local or network disk.
-
-A file is written beside its place, flushed to disk and only then given its name.
-"""
+"""What a store asks of a local or network disk: files that are whole or absent, and held while in use."""
 
 from __future__ import annotations
 
@@ -10,13 +7,14 @@ import errno
 import fcntl
 import os
 import stat
-import uuid
 from collections.abc import Iterator
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 from etils import epath
 
 from clipjax.errors import DataError
+from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, write_flushed
 
 
 class LocalFiles:
@@ -30,13 +28,11 @@ class LocalFiles:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._temporary(path) as (file, temporary):
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            with draft_file(Path(path)) as draft:
+                write_flushed(draft, data)
                 # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
-                (os.replace if replace else os.link)(temporary, path)
-            self._flush_directory(path.parent)
+                (os.replace if replace else os.link)(draft, path)
+            flush_folder(Path(path.parent))
         except FileExistsError:
             return False
         except OSError as error:
@@ -87,34 +83,7 @@ class LocalFiles:
 
     def clean(self, directory: epath.Path) -> None:
         """Remove the temporary files of writers that were killed: the lock of a dead writer is free."""
-        for path in directory.glob(".*.tmp"):
-            with contextlib.suppress(OSError), open(path, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
-
-    @contextlib.contextmanager
-    def _temporary(self, path: epath.Path) -> Iterator[tuple[Any, epath.Path]]:
-        """An open, locked file beside `path`; its name is gone afterwards, whatever happened."""
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        try:
-            with open(temporary, "xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_nlink == 0:  # swept up between open() and flock(): take another
-                    with self._temporary(path) as again:
-                        yield again
-                else:
-                    yield file, temporary
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-    @staticmethod
-    def _flush_directory(directory: epath.Path) -> None:
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sweep_folder(Path(directory))
 
 
 def _write_error(path: epath.Path, error: OSError) -> DataError:

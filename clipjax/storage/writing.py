@@ -73,7 +73,19 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file that appears whole or not at all. Raises DataError where it cannot be written."""
     path = place(path)
-    with writing(path), whole_file(path) as draft, draft.open("wb") as file:
+    with writing(path):
+        put_bytes(path, data)
+
+
+def put_bytes(path: Path, data: bytes) -> None:
+    """As `write_bytes`, for callers with words of their own: raises what the system raises."""
+    with whole_file(path) as draft:
+        write_flushed(draft, data)
+
+
+def write_flushed(draft: Path, data: bytes) -> None:
+    """Write a file that nobody sees yet, and wait until it is on the disk. Raises OSError."""
+    with draft.open("wb") as file:
         file.write(data)
         flush(file.fileno(), file.flush)
 
@@ -91,10 +103,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         return
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _draft(path, lambda draft: os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)) as draft:
+    with draft_file(path) as draft:
         yield draft
         os.replace(draft, path)
         flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def draft_file(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, which is removed at the end unless it has another name by then.
+
+    Raises OSError.
+    """
+    with _draft(path, lambda draft: os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)) as draft:
+        yield draft
 
 
 @contextlib.contextmanager
@@ -150,6 +172,13 @@ def restore_folder(folder: Path) -> None:
 def sweep(path: Path) -> None:
     """Remove what dead writers of `path` have left beside it: the lock of a dead writer is free."""
     for left in [*_beside(path, "tmp"), *(_beside(path, "old") if os.path.lexists(path) else [])]:
+        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
+            _remove(left)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove what dead writers of any file in a folder have left there."""
+    for left in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
 

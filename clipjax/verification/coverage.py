@@ -25,6 +25,7 @@ from clipjax.errors import unknown_name
 from clipjax.models import FORWARD_VERSION
 from clipjax.models.parity_record import read_record
 from clipjax.storage.reading import read_text, read_toml
+from clipjax.storage.writing import write_bytes
 
 VERIFIED, SHAPES, UNVERIFIED, UNSUPPORTED = STATUSES = (
     "verified",
@@ -199,7 +200,7 @@ def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any])
 def main(paths: Sequence[str]) -> None:
     """Rewrite the tables in these files."""
     for path in map(Path, paths):
-        path.write_text(with_tables(read_text(path)), encoding="utf-8")
+        write_bytes(path, with_tables(read_text(path)).encode())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import datetime
 import importlib.metadata
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import empty_record, read_record, record_path
 from clipjax.progress import progress_bar
+from clipjax.storage.writing import draft_file, put_bytes
 from clipjax.verification.verify import Report, compare, random_inputs, read_golden
 from converters.engine import ConversionError, detect_table, flatten, plan_conversion
 from converters.sources import open_source
@@ -154,23 +154,20 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     """In the registry's order, whole or not at all; architectures no longer in the registry are dropped."""
     archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
-    with _writing(path) as partial:
-        partial.write_text(json.dumps({**record, "archs": archs, "rows": rows}, indent=1) + "\n")
-        os.replace(partial, path)
+    with _writing(path):
+        put_bytes(path, (json.dumps({**record, "archs": archs, "rows": rows}, indent=1) + "\n").encode())
 
 
 def _check_place(path: Path) -> None:
     """Raises before the libraries run, not after, if the record cannot be written."""
-    with _writing(path) as partial:
-        partial.touch()
-        partial.unlink()
+    with _writing(path), draft_file(path):
+        pass
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Generator[Path]:
-    """The partial file beside `path`, to be renamed to it."""
+def _writing(path: Path) -> Generator[None]:
     try:
-        yield path.with_name(path.name + ".partial")
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): name another file") from None
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -33,6 +32,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipjax.storage.writing import write_bytes
 from converters.golden.pipelines import PIPELINES, Pipeline
 
 PACKAGES = ("torch", "torchvision", "pillow", "numpy")
@@ -73,9 +73,7 @@ def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
     meta["top1"] = accuracy(prediction, job["accepted"])
     versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     meta["facts"] = {**pipeline.facts, "versions": versions}
-    partial = folder / "meta.json.partial"
-    partial.write_text(json.dumps(meta))
-    os.replace(partial, folder / "meta.json")
+    write_bytes(folder / "meta.json", json.dumps(meta).encode())
 
 
 def run_images(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipjax.storage.writing import whole_file
 from converters.golden.tower import tower_of
 from converters.golden.towers import hf
 
@@ -70,8 +70,6 @@ def write_golden(
 ) -> None:
     """Write inputs, arrays and `meta` as one .npz, which appears only when complete."""
     meta = {"format": 1, "stages": list(arrays), "torch": torch.__version__, **facts}
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("wb") as file:
+    with whole_file(out) as draft, draft.open("wb") as file:
         everything: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **inputs, **arrays}
         np.savez_compressed(file, **everything)
-    os.replace(partial, out)

@@ -281,23 +281,19 @@ def test_unwritable_store(tmp_path: Path):
 
 
 WRITER = """
-import sys, time, numpy as np
+import contextlib, sys, time, numpy as np
+from clipjax.storage import local_files
 from clipjax.storage.store import Store
 entry = Store(sys.argv[1]).entry({key!r}, ids={ids!r}, rows_per_shard=4, per_device_batch=2, row_shape=(3,))
-real = type(entry._files)._temporary
-def slow(self, path):
-    manager = real(self, path)
-    class Slow:
-        def __enter__(self):
-            opened = manager.__enter__()
-            opened[0].write(b"half"); opened[0].flush()
-            print("writing", flush=True)
-            time.sleep(60)
-            return opened
-        def __exit__(self, *error):
-            return manager.__exit__(*error)
-    return Slow()
-type(entry._files)._temporary = slow
+real = local_files.draft_file
+@contextlib.contextmanager
+def slow(path):
+    with real(path) as draft:
+        draft.write_bytes(b"half")
+        print("writing", flush=True)
+        time.sleep(60)
+        yield draft
+local_files.draft_file = slow
 entry.write_shard(0, {ids!r}[:4], np.zeros((4, 3), np.float32))
 """
 
@@ -326,10 +322,11 @@ def test_sweep_between_open_and_lock(store: Store, monkeypatch: pytest.MonkeyPat
     real, swept = fcntl.flock, []
 
     def flock(file, operation):
-        if not swept and not operation & fcntl.LOCK_NB:
-            swept.append(file.name)
+        drafts = list(Path(entry.path).glob(".*.tmp"))
+        if drafts and not swept and not operation & fcntl.LOCK_NB:
+            swept.extend(drafts)
             entry._files.clean(entry.path)
-            assert not Path(file.name).exists()
+            assert not drafts[0].exists()
         real(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)

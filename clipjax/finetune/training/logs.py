@@ -10,7 +10,6 @@ import contextlib
 import csv
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from clipjax.progress import progress_bar
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath
 from clipjax.storage.publishing import naming, working_copy
+from clipjax.storage.writing import whole_file
 
 METRICS = "metrics.csv"
 _LOG = logging.getLogger(__name__)
@@ -164,12 +164,10 @@ class _Table:
         rest = sorted(name for name in row if name not in _FIRST)
         self._columns = [*(name for name in _FIRST if name == "step" or name in row), *rest]
         before = [old for old in read_metrics(file) if old["step"] < step]
-        draft = file.with_suffix(".tmp")
-        with draft.open("w", newline="") as out:
+        with whole_file(file) as draft, draft.open("w", newline="") as out:
             writer = csv.DictWriter(out, self._columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(_written(old) for old in before)
-        os.replace(draft, file)
         self._out: IO[str] = file.open("a", newline="", buffering=1)  # a line is on its way as it ends
         self._writer = csv.DictWriter(self._out, self._columns, restval="", extrasaction="ignore")
 
