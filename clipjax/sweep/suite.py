@@ -17,35 +17,25 @@ is read or run. Imports no JAX.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from clipjax.checkpoints.registry_rows import registry, unknown_model
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.data.labels import load_prompts
-from clipjax.errors import ClipjaxError, DataError, unknown_name
+from clipjax.errors import ClipjaxError, DataError, near_names, unknown_name
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, read_toml
+from clipjax.storage.records import read
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks
 
 NAMED = "suite:"  # before the name of a suite that ships with clipjax
-CHOICES = {
-    "precision": ("parity", "fast"),
-    "on_error": ("raise", "skip"),
-    "decode": ("full", "jpeg_scaled"),
-    "params": ("auto", "replicated", "sharded"),
-}
-AUTO = "auto"  # a batch size that is measured
 LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1}
-STATED = ("name", "facts_of")  # beside the `path` of a model: as `clipjax eval` takes them
-OPTIONS = (*LEAST, *CHOICES, "compare_precision", "annotations")
-KEYS = ("title", "models", "data_root", "model_root", "options", "data", "runs")
-RUN_KEYS = ("task", "datasets", "prompts", "models", *OPTIONS)
+Names = str | tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,6 +83,60 @@ class Suite:
         return tuple(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """Options as a file gives them, as `clipjax eval` has them."""
+
+    limit: int | None = None
+    seed: int | None = None
+    resamples: int | None = None
+    batch_size: int | Literal["auto"] | None = None
+    precision: Literal["parity", "fast"] | None = None
+    on_error: Literal["raise", "skip"] | None = None
+    decode: Literal["full", "jpeg_scaled"] | None = None
+    params: Literal["auto", "replicated", "sharded"] | None = None
+    compare_precision: bool | None = None
+    annotations: str | None = None
+
+    def __post_init__(self) -> None:
+        for key, least in LEAST.items():
+            value = getattr(self, key)
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{key} = {value} must be {least} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run(_Options):
+    """An entry of `[[runs]]` as a file gives it."""
+
+    task: str
+    datasets: Names = ()
+    prompts: Names = ()
+    models: Any = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as it is written; what its names stand for is looked at later."""
+
+    title: str
+    models: Any
+    runs: tuple[_Run, ...]
+    data_root: str | None = None
+    model_root: str | None = None
+    options: _Options = field(default_factory=_Options)
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A model of the user's, with what the file states of it as `clipjax eval` takes it."""
+
+    path: str
+    name: str | None = None
+    facts_of: str | None = None
+
+
 def load_suite(
     name: str | Path, *, data_root: str | Path | None = None, model_root: str | Path | None = None
 ) -> Suite:
@@ -109,7 +153,7 @@ def load_suite(
     """
     path = _path(str(name))
     reader = _Reader(path, path.absolute().parent)
-    return reader.suite(read_toml(path), data_root, model_root)
+    return reader.suite(read(_File, read_toml(path), path), data_root, model_root)
 
 
 def suite_names() -> list[str]:
@@ -140,7 +184,12 @@ def select(where: Mapping[str, Any]) -> list[str]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _names(given: Names) -> tuple[str, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(_listed(given)))
 
 
 def _same(value: Any, cell: str) -> bool:
@@ -154,7 +203,7 @@ def _same(value: Any, cell: str) -> bool:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = near_names(name, list(known))
     return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list(known)[:12])}"
 
 
@@ -180,62 +229,55 @@ class _Reader:
     folder: Path
     stated: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def suite(
-        self, record: Mapping[str, Any], data_root: str | Path | None, model_root: str | Path | None
-    ) -> Suite:
-        self.check(record, KEYS, ("title", "models", "runs"), "")
-        data = self.typed(record.get("data", {}), dict, "data")
-        given = {"data_root": data_root, "model_root": model_root}
-        places = {
-            key: self.root(record, key) if value is None else place(value) for key, value in given.items()
+    def suite(self, file: _File, data_root: str | Path | None, model_root: str | Path | None) -> Suite:
+        roots = {
+            "data_root": self.root(data_root, file.data_root),
+            "model_root": self.root(model_root, file.model_root),
         }
-        known = self.datasets(places["data_root"])
-        for name in data:
+        known = self.datasets(roots["data_root"])
+        for name in file.data:
             self.named(name, known, "data")
-        models = self.models(record["models"], "models")
-        defaults = self.options(self.typed(record.get("options", {}), dict, "options"), "options")
-        runs = self.typed(record["runs"], list, "runs")
-        if not runs:
+        models = self.models(file.models, "models")
+        defaults = self.options(file.options, "options")
+        if not file.runs:
             self.refuse("runs", "there is none")
         return Suite(
             name=self.path.stem,
-            title=self.typed(record["title"], str, "title"),
-            runs=tuple(self.run(run, i, models, defaults, known) for i, run in enumerate(runs)),
-            **places,
-            data={name: self.place(self.typed(each, str, f"data.{name}")) for name, each in data.items()},
+            title=file.title,
+            runs=tuple(self.run(run, i, models, defaults, known) for i, run in enumerate(file.runs)),
+            **roots,
+            data={name: self.place(each) for name, each in file.data.items()},
             stated=self.stated,
         )
 
-    def root(self, record: Mapping[str, Any], key: str) -> Path | None:
-        return self.place(self.typed(record[key], str, key)) if key in record else None
+    def root(self, given: str | Path | None, own: str | None) -> Path | None:
+        if given is not None:
+            return place(given)
+        return None if own is None else self.place(own)
 
     def run(
         self,
-        record: Any,
+        run: _Run,
         index: int,
         models: tuple[str, ...],
         defaults: dict[str, Any],
         known: Mapping[str, set[str]],
     ) -> Run:
         where = f"runs[{index}]"
-        self.check(self.typed(record, dict, where), RUN_KEYS, ("task",), where)
-        task = self.typed(record["task"], str, f"{where}.task")
+        task = run.task
         self.call(f"{where}.task", collection, task)
-        datasets = self.names(record.get("datasets", []), f"{where}.datasets")
+        datasets = _names(run.datasets)
         for name in datasets:
             self.named(name, known, f"{where}.datasets", task)
-        prompts = tuple(
-            self.beside(name) for name in self.names(record.get("prompts", []), f"{where}.prompts")
-        )
+        prompts = tuple(self.beside(name) for name in _names(run.prompts))
         for name in prompts:
             self.call(f"{where}.prompts", load_prompts, name)
-        own = {key: record[key] for key in OPTIONS if key in record}
-        options = defaults | self.options(own, where)
+        options = defaults | self.options(run, where)
         if options.get("compare_precision") and task not in precision_tasks():
             only = " or ".join(map(repr, precision_tasks()))
             self.refuse(f"{where}.compare_precision", f"it is for the task {only} alone")
-        if "models" in record:
-            models = self.models(record["models"], f"{where}.models")
+        if run.models is not None:
+            models = self.models(run.models, f"{where}.models")
         return Run(task, models, datasets, prompts, options)
 
     def models(self, given: Any, where: str) -> tuple[str, ...]:
@@ -249,18 +291,19 @@ class _Reader:
                     self.refuse(f"{where}[{i}]", f"no registered model has {each}")
                 found |= dict.fromkeys(ids)
             else:
-                found[self.model(self.typed(each, str, f"{where}[{i}]"), f"{where}[{i}]")] = None
+                if not isinstance(each, str):
+                    self.refuse(f"{where}[{i}]", f"{each!r} is not a text or a table")
+                found[self.model(each, f"{where}[{i}]")] = None
         if not found:
             self.refuse(where, "there is none")
         return tuple(found)
 
     def own(self, record: Mapping[str, Any], where: str) -> str:
         """A model of the user's with what the file states of it."""
-        self.check(record, ("path", *STATED), ("path",), where)
-        words = {
-            key: self.typed(record[key], str, f"{where}.{key}") for key in ("path", *STATED) if key in record
-        }
-        path = self.model(words.pop("path"), f"{where}.path")
+        own = read(_Own, record, f"{self.path}: {where}")
+        path = self.model(own.path, f"{where}.path")
+        stated = {"name": own.name, "facts_of": own.facts_of}
+        words = {key: word for key, word in stated.items() if word is not None}
         if "facts_of" in words and words["facts_of"] not in registry():
             self.refuse(f"{where}.facts_of", str(unknown_model(words["facts_of"])))
         if self.stated.setdefault(path, words) != words:
@@ -278,24 +321,15 @@ class _Reader:
             self.refuse(where, f"{path} does not exist")
         self.refuse(where, str(unknown_model(name)))
 
-    def options(self, record: Mapping[str, Any], where: str) -> dict[str, Any]:
-        self.check(record, OPTIONS, (), where)
-        for key, value in record.items():
-            at = f"{where}.{key}"
-            if key in CHOICES and value not in CHOICES[key]:
-                self.refuse(at, f"{value!r} is not {' or '.join(CHOICES[key])}")
-            if key == "batch_size" and value == AUTO:
-                continue
-            if key in LEAST and (type(value) is not int or value < LEAST[key]):
-                self.refuse(at, f"{value!r} is not a whole number of {LEAST[key]} or more")
-            if key == "compare_precision":
-                self.typed(value, bool, at)
-            if key == "annotations" and not self.place(self.typed(value, str, at)).exists():
-                self.refuse(at, f"{self.place(str(value))} does not exist")
-        found = dict(record)
-        if "annotations" in found:
-            found["annotations"] = self.place(found["annotations"])
-        return found
+    def options(self, options: _Options, where: str) -> dict[str, Any]:
+        """Those that are given."""
+        values = {each.name: getattr(options, each.name) for each in fields(_Options)}
+        given = {key: value for key, value in values.items() if value is not None}
+        if "annotations" in given:
+            given["annotations"] = self.place(given["annotations"])
+            if not given["annotations"].exists():
+                self.refuse(f"{where}.annotations", f"{given['annotations']} does not exist")
+        return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
         """The cards that ship with clipjax, those in the folder of data sets, and the families of both, each
@@ -318,9 +352,6 @@ class _Reader:
             tasks = ", ".join(sorted(known[name])) or "none"
             self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 
-    def names(self, given: Any, where: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.typed(name, str, where) for name in _listed(given)))
-
     def beside(self, prompts: str) -> str:
         """Prompt files lie beside the suite; names are names."""
         parts = [
@@ -331,22 +362,6 @@ class _Reader:
 
     def place(self, text: str) -> Path:
         return place(text) if "://" in text else self.folder / Path(text).expanduser()
-
-    def check(
-        self, record: Mapping[str, Any], known: Sequence[str], required: Sequence[str], where: str
-    ) -> None:
-        for key in record:
-            if key not in known:
-                self.refuse(where, f"unknown key {key!r}; {_near(key, known)}")
-        for key in required:
-            if key not in record:
-                self.refuse(where, f"the key {key!r} is missing")
-
-    def typed(self, value: Any, kind: type, where: str) -> Any:
-        if not isinstance(value, kind):
-            words = {str: "a text", dict: "a table", list: "a list", bool: "true or false"}
-            self.refuse(where, f"{value!r} is not {words[kind]}")
-        return value
 
     def call(self, where: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:

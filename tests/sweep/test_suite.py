@@ -85,9 +85,9 @@ def test_cards_of_the_users_own(folder: Path) -> None:
         ("title =", "titel =", "unknown key 'titel'; did you mean title?"),
         ('title = "Shifts"', "", "the key 'title' is missing"),
         ("limit = 100", "limits = 100", "options: unknown key 'limits'; did you mean limit?"),
-        ("limit = 100", "limit = 0", "options.limit: 0 is not a whole number of 1 or more"),
-        ("limit = 100", "limit = true", "options.limit: True is not a whole number"),
-        ('"skip"', '"ignore"', "options.on_error: 'ignore' is not raise or skip"),
+        ("limit = 100", "limit = 0", "options: limit = 0 must be 1 or more"),
+        ("limit = 100", "limit = true", "options: limit = True must be a whole number"),
+        ('"skip"', '"ignore"', "options: on_error = 'ignore' must be 'raise' or 'skip'"),
         ("vit_b_32-openai", "vit_b_32-openia", r"models[0]: unknown model 'vit_b_32-openia'; did you mean"),
         ("mine/b32", "./mine/b16", "mine/b16 does not exist"),
         ('"zeroshot"', '"zershot"', "runs[0].task: unknown task 'zershot'; did you mean zeroshot"),
@@ -106,7 +106,7 @@ def test_cards_of_the_users_own(folder: Path) -> None:
         ("imagenet_val =", "imagenet_vale =", "data: unknown data set 'imagenet_vale'; did you mean"),
         ("limit = 50", "compare_precision = true", "runs[1].compare_precision: it is for the task"),
         ("limit = 50", 'annotations = "nowhere"', "runs[1].annotations: "),
-        ('data_root = "data"', "data_root = 3", "data_root: 3 is not a text"),
+        ('data_root = "data"', "data_root = 3", "data_root = 3 must be a text"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(folder: Path, old: str, new: str, says: str) -> None:
@@ -122,7 +122,7 @@ def test_a_suite_without_runs_or_models(folder: Path) -> None:
     for text, says in (
         (head + "runs = []", "runs: there is none"),
         (head.replace('"vit_b_32-openai"', "") + "runs = []", "models: there is none"),
-        (head + "runs = 3", "runs: 3 is not a list"),
+        (head + "runs = 3", "runs = 3 must be a list of tables"),
     ):
         with pytest.raises(DataError, match=says):
             load_suite(write(folder, text))
