@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
-from typing import IO, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 from etils import epath
@@ -20,12 +20,13 @@ from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import check_regular, exists, parse_json
+from clipjax.storage.records import read
 from clipjax.storage.shard import SCHEMA, pack, unpack
 
 _log = logging.getLogger(__name__)
 
 
-def key_hash(key: dict[str, Any]) -> str:
+def key_hash(key: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a key, which is made of dicts, lists, strings, numbers, bools and None."""
     return sha256_json({"schema": SCHEMA, "key": key})
 
@@ -45,6 +46,14 @@ class EntryManifest:
     ids_sha256: str
     nonce: str
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no run of ours would store."""
+        counts = (self.rows, self.rows_per_shard, self.per_device_batch, *(self.row_shape or ()))
+        if not all(0 <= count < 2**53 for count in counts) or 0 in counts[1:3]:
+            raise ValueError("its numbers of rows are not whole numbers")
+        if np.dtype(self.dtype).kind not in "fiub":
+            raise ValueError(f"its dtype is {self.dtype!r}")
+
     @property
     def shards(self) -> int:
         return -(-self.rows // self.rows_per_shard)
@@ -53,7 +62,8 @@ class EntryManifest:
         return f"{k:05d}-of-{self.shards:05d}.safetensors"
 
 
-class EntryRecord(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class EntryRecord:
     """What `key.json` holds.
 
     Attributes:
@@ -62,13 +72,13 @@ class EntryRecord(NamedTuple):
         manifest: what is fixed of the entry.
     """
 
-    about: dict[str, str]
-    key: dict[str, Any]
+    about: Mapping[str, str]
+    key: Mapping[str, Any]
     manifest: EntryManifest
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        record = {"schema": SCHEMA, **self._asdict(), "manifest": dataclasses.asdict(self.manifest)}
+        record = {"schema": SCHEMA, **dataclasses.asdict(self)}
         return json.dumps(record, indent=1, sort_keys=True).encode()
 
 
@@ -80,33 +90,17 @@ def read_record(path: epath.Path) -> EntryRecord:
     try:
         if exists(path):
             check_regular(path)
-        record = parse_json(path.read_bytes(), "the key")
-        about, key, fields = record["about"], record["key"], dict(record["manifest"])
-        if fields["row_shape"] is not None:
-            fields["row_shape"] = tuple(fields["row_shape"])
-        manifest = EntryManifest(**fields)
-        _check_types(about, key, manifest)
-        matches = (record["schema"], key_hash(key)) == (SCHEMA, path.parent.name)
+        found = parse_json(path.read_bytes(), "the key")
+        schema = found.pop("schema", None)
+        record = read(EntryRecord, found, "the key", whole=True)
+        matches = (schema, key_hash(record.key)) == (SCHEMA, path.parent.name)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+    except (OSError, TypeError, DataError) as error:  # TypeError: the name of no dtype
         raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
     if not matches:
         raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
-    return EntryRecord(about, key, manifest)
-
-
-def _check_types(about: Any, key: Any, manifest: EntryManifest) -> None:
-    """Raises ValueError for what no run of ours wrote into a key.json."""
-    counts = (manifest.rows, manifest.rows_per_shard, manifest.per_device_batch, *(manifest.row_shape or ()))
-    if not isinstance(key, dict) or not isinstance(about, dict):
-        raise ValueError("'key' or 'about' is not an object")
-    if not all(isinstance(value, str) for value in (*about.values(), manifest.ids_sha256, manifest.nonce)):
-        raise ValueError("a name is not a text")
-    if not all(type(count) is int and 0 <= count < 2**53 for count in counts) or 0 in counts[1:3]:
-        raise ValueError("its numbers of rows are not whole numbers")
-    if not isinstance(manifest.dtype, str) or np.dtype(manifest.dtype).kind not in "fiub":
-        raise ValueError(f"its dtype is {manifest.dtype!r}")
+    return record
 
 
 class Entry:

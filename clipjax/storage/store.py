@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ class EntryInfo:
     """One line of `clipjax store ls`. `bytes` counts every file; `last_used` is seconds since the epoch."""
 
     name: str
-    about: dict[str, str]
-    key: dict[str, Any]
+    about: Mapping[str, str]
+    key: Mapping[str, Any]
     rows: int
     shards: int
     shards_present: int
@@ -157,7 +157,7 @@ class Store:
         manifest = dataclasses.replace(
             record.manifest, rows_per_shard=rows_per_shard, per_device_batch=per_device_batch
         )
-        self.files.create(path, record._replace(manifest=manifest).to_json(), replace=True)
+        self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
     def ls(self) -> list[EntryInfo]:
         """Every entry, the most recently used first.
@@ -186,15 +186,16 @@ class Store:
         return [path.name for path in paths if exists(path / "key.json")]
 
     def _info(self, name: str) -> EntryInfo:
-        about, key, manifest = read_record(self.root / name / "key.json")
+        record = read_record(self.root / name / "key.json")
+        manifest = record.manifest
         sizes = {}
         for path in (self.root / name).iterdir():
             with contextlib.suppress(FileNotFoundError):  # the temporary file of a writer
                 sizes[path.name] = path.stat().length
         return EntryInfo(
             name=name,
-            about=about,
-            key=key,
+            about=record.about,
+            key=record.key,
             rows=manifest.rows,
             shards=manifest.shards,
             shards_present=sum(manifest.shard_name(k) in sizes for k in range(manifest.shards)),

@@ -21,6 +21,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.splits import Split, TrainSplit, ValidationSplit, class_counts
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import check_regular, read_json
+from clipjax.storage.records import read
 from clipjax.storage.writing import write_bytes
 
 VERSION = 1
@@ -94,8 +95,8 @@ def read_shots(path: Path) -> Shots:
     try:
         record = read_json(path)
         given, version = record.pop("sha256"), record.pop("version")
-        shots = Shots(**{**record, "ids": tuple(record["ids"])})
-    except (DataError, ValueError, KeyError, TypeError, AttributeError):
+        shots = read(Shots, record, path)
+    except (DataError, KeyError):
         raise DataError(f"{path} is not a list of shots; draw it anew") from None
     if version != VERSION:
         raise DataError(f"{path}: a list of shots of another version; draw it anew")
