@@ -91,10 +91,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         groups("mein", file)
     for number, (text, says) in enumerate(
         (
-            (head, "group mine 1 needs key, title, .*'where'"),
+            (head, "group mine 1: `where` names facts and their values"),
             (head + "where = {}\n", "mine 1: `where` names facts"),
             (head.replace("#000000", "black") + "where = { team = 1 }\n", "'black' is not #RRGGBB"),
-            (head + 'size = 3\nwhere = { team = "x" }\n', "unexpected keyword argument 'size'"),
+            (head + 'size = 3\nwhere = { team = "x" }\n', "unknown key 'size'"),
             ((head + 'where = { team = "x" }\n') * 2, "two groups of mine have the same key"),
             ("mine = 3\n", r"expected \[\[mine\]\]"),
         )
@@ -107,11 +107,11 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('marker = "o"', 'marker = "zz"'), "needs a marker of o s D"),
-        (('marker = "o"', "marker = 3"), "needs a marker of o s D"),
-        (('title = "T"', "title = 3"), "title = 3 is not a text"),
-        (('key = "k"', 'key = ""'), "key = '' is not a text"),
-        (('marker = "o"', 'marker = "o"\nfilled = "yes"'), "filled is a bool"),
+        (('marker = "o"', 'marker = "zz"'), "marker = 'zz' is not one of o, s, D"),
+        (('marker = "o"', "marker = 3"), "marker = 3 must be a text"),
+        (('title = "T"', "title = 3"), "title = 3 must be a text"),
+        (('key = "k"', 'key = ""'), "key = '' must not be empty"),
+        (('marker = "o"', 'marker = "o"\nfilled = "yes"'), "filled = 'yes' must be true or false"),
     ],
 )
 def test_what_no_figure_could_draw_is_named(tmp_path, change, said):

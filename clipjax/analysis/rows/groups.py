@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import one_of, read
 
 MARKERS = tuple("osD^v<>PX*pdhH8")  # the fillable markers of matplotlib
-FIELDS = ("key", "title", "colour", "marker", "filled", "where")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,16 @@ class Group:
     title: str
     colour: str
     marker: str
-    filled: bool
-    where: Mapping[str, Any]
+    filled: bool = True
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", self.colour):
+            raise ValueError(f"the colour {self.colour!r} is not #RRGGBB")
+        one_of("marker", self.marker, MARKERS)
+        for name in ("key", "title"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} = '' must not be empty")
 
     def has(self, facts: Mapping[str, Any]) -> bool:
         """Whether these facts meet every condition."""
@@ -92,17 +100,8 @@ def _path(file: Path | None) -> Path:
 
 
 def _group(path: Path, place: str, record: Any) -> Group:
-    try:
-        group = Group(**{"filled": True, **record})
-    except TypeError as error:
-        raise DataError(f"{path}: group {place} needs {', '.join(FIELDS)} ({error})") from None
-    if not re.fullmatch(r"#[0-9A-Fa-f]{6}", str(group.colour)):
-        raise DataError(f"{path}: group {place}: the colour {group.colour!r} is not #RRGGBB")
-    if wrong := [name for name in ("key", "title") if not (isinstance(v := getattr(group, name), str) and v)]:
-        raise DataError(f"{path}: group {place}: {wrong[0]} = {getattr(group, wrong[0])!r} is not a text")
-    if group.marker not in MARKERS or not isinstance(group.filled, bool):
-        raise DataError(f"{path}: group {place} needs a marker of {' '.join(MARKERS)}; filled is a bool")
-    if not isinstance(group.where, Mapping) or not group.where:
+    group = read(Group, record, f"{path}: group {place}")
+    if not group.where:
         raise DataError(f"{path}: group {place}: `where` names facts and their values")
     return group
 
