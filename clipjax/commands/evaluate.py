@@ -206,6 +206,7 @@ def _evaluate_collection(
 ) -> None:
     """Every run that the data sets below --data-root allow; those that fail are named at the end."""
     from clipjax.evaluation.collection import Job, evaluate_all, plan
+    from clipjax.results.rows import headline
 
     def announce(number: int, of: int, job: Job) -> None:
         say(f"[{number}/{of}] {job}", err=True)
@@ -220,7 +221,7 @@ def _evaluate_collection(
         if done.result is not None:
             # The per-image tables of many runs would fill the memory; they are in --results.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
-            say(f"  {_headline(done.result.rows)}", err=True)
+            say(f"  {headline(done.result.rows)}", err=True)
         else:
             failed.append(f"{done.job}: {done.error}")
             say(f"  failed: {done.error}", err=True)
@@ -241,12 +242,6 @@ def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
     model = clipjax.load_model(asked.model or "", mesh_of=mesh_to_load(params), **loading)
     say_unknown_facts(asked.model, model.card)
     return model
-
-
-def _headline(rows: Sequence[dict[str, Any]]) -> str:
-    """The first number of a run, or why there is none."""
-    row = next((row for row in rows if row["value"] is not None), rows[0])
-    return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"
 
 
 class _Asked(NamedTuple):

@@ -129,3 +129,9 @@ def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
 def damaged(path: Path, line: str, problem: str) -> DataError:
     """The error for a run that is not what was written: it stops every table, as one without it would lie."""
     return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """The first number of a run, or why there is none."""
+    row = next((row for row in rows if row["value"] is not None), rows[0])
+    return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"

@@ -33,6 +33,7 @@ from clipjax.embeddings.params import check_params, mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation.collection import evaluate_all
 from clipjax.evaluation.rows import Result
+from clipjax.results.rows import headline
 from clipjax.storage.store import Store
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
@@ -255,12 +256,6 @@ def _reason(error: Exception) -> str:
     _log.error("a run failed", exc_info=error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")
-
-
-def headline(rows: Sequence[dict[str, Any]]) -> str:
-    """The first number of a run, or why there is none."""
-    row = next((row for row in rows if row["value"] is not None), rows[0])
-    return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"
 
 
 class _Progress:

@@ -50,7 +50,6 @@ OF_COSINES = {
 OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
 MANY_TIES = 0.01  # of the pairs of an ID and an OOD image: half of it is what ties may move AUROC by
-CLASS_MEASURES = ("auroc", "fpr95_ninco")
 _RANGES = dict.fromkeys(SCORES, (-math.inf, math.inf))
 _RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negative_entropy": (-math.inf, 0.0)}
 # The name that ID images are resampled under: the same resamples for every OOD set, score and model.
