@@ -87,7 +87,7 @@ def test_the_demo_compares_ood_detection_by_one_score():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (('paper = "none"', 'papr = "none"'), "unknown key 'papr'; did you mean paper?"),
+        (('paper = "none"', 'papr = "none"'), "unknown key 'papr'; did you mean paper"),
         (('paper = "none"', 'paper = "none"\ncaptions = "c"'), "unknown key 'captions'"),
         (('kind = "scatter"', 'kind = "pie"'), "kind = 'pie' is not one of scatter, strip, table, to_come"),
         (('title = "x"', 'title = "x"\nlog = true'), "panel: x: unknown key 'log'"),

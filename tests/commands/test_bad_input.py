@@ -48,7 +48,7 @@ def record(change: Callable[[dict[str, Any]], Any], name: str = "ViT-B-32") -> d
         (
             "ViT-B-32",
             lambda r: r["text"].update(pooling="avg"),
-            "'avg'; expected .* nearest architecture is ViT-B-32",
+            "'avg' is not one of .* nearest architecture is ViT-B-32",
         ),
         (
             "EVA02-B-16",

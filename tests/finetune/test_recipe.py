@@ -335,7 +335,7 @@ def test_the_robustness_suite_says_which_way_is_better() -> None:
     ("text", "message"),
     [
         ('run = ["ood"]\n', r"mine\.toml: the key 'title' is missing"),
-        ('title = "T"\ntask = "ood"\n', r"mine\.toml: unknown key 'task'; known: title, run"),
+        ('title = "T"\ntask = "ood"\n', r"mine\.toml: unknown key 'task'; .*known: title, run"),
         ('title = "T"\nrun = "ood"\n', r"mine\.toml: run = 'ood' must be a list of texts"),
         ('title = "T"\nrun = [1]\n', r"mine\.toml: run\[0\] = 1 must be a text"),
         ('title = "T"\nmetrics = [1]\n', r"mine\.toml: metrics\[0\] = 1 must be a table"),

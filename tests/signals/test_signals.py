@@ -23,7 +23,7 @@ INT = "clipjax: stopped: what is finished is kept; the same command goes on from
 DROPPED = "; what was being computed is dropped"
 START = """
 import atexit, ctypes, gc, hashlib, os, signal, subprocess, sys, threading, time, weakref
-from clipjax import signals
+from clipjax.devices import signals
 from clipjax.errors import DataError, Interrupted
 signals.GRACE = {grace}
 def ready():

@@ -26,7 +26,7 @@ from clipjax.storage.writing import draft_folder, restore_folder, whole_file, wh
 _KILLER = """
 import os, shutil, sys
 from pathlib import Path
-from clipjax import writing
+from clipjax.storage import writing
 
 folder, exchanged = Path(sys.argv[1]), sys.argv[2] == "exchanged"
 if not exchanged:
