@@ -266,7 +266,7 @@ def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
     name = record.get("family")
     known = sorted(family.name for family in families().values() if family.tower == tower)
     if name not in known:
-        raise DataError(f"{where}: family = {name!r}; known {tower} families: {', '.join(known)}")
+        raise DataError(f"{where}: 'family' is {name!r}; known {tower} families: {', '.join(known)}")
     return read(families()[name].config, {key: record[key] for key in record if key != "family"}, where)
 
 

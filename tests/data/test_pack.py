@@ -420,7 +420,8 @@ def test_what_packing_again_does_not_mend(tmp_path: Path, folder: Manifest, kind
 SLOWLY = """
 import sys, time
 from etils import epath
-from clipjax.data import pack, readers
+from clipjax.data import pack
+from clipjax.data.readers import folder as readers
 class Slow(readers.FileOpener):
     def open(self, i):
         print(i, flush=True)

@@ -203,7 +203,7 @@ def test_a_card_whose_tokenizer_does_not_fit(
     record = json.loads((saved / "card.json").read_text())
     record["tokenizer"][key] = value
     (saved / "card.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match=rf"card\.json: {message}"):
+    with pytest.raises(DataError, match=rf"card\.json: card small: {message}"):
         load_model(saved)
 
 

@@ -111,7 +111,7 @@ def test_an_unknown_key_is_refused_by_name(record: dict[str, Any], path: tuple[A
             "vision",
             "family",
             "text",
-            "family = 'text'; known vision families: .*, vit",
+            "'family' is 'text'; known vision families: .*, vit",
         ),
         ("vision", "patch_size", 30, "image_size 224 is not a multiple of patch_size 30"),
         ("text", "heads", 7, "width 512 is not a multiple of heads 7"),

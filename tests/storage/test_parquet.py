@@ -34,8 +34,8 @@ def _measured(code: str) -> str:
     prologue = """
 import resource
 from pathlib import Path
-from clipjax import parquet
-from clipjax.data import hf_parquet
+from clipjax.storage import parquet
+from clipjax.data.readers import hf_parquet
 from clipjax.errors import DataError
 from etils import epath
 parquet.MAX_BYTES, parquet.BATCH_BYTES = 2**28, 2**26
@@ -158,7 +158,7 @@ def test_a_footer_that_contradicts_itself_does_not_end_the_process(tmp_path: Pat
     code = """
 import sys
 from pathlib import Path
-from clipjax import parquet
+from clipjax.storage import parquet
 from clipjax.errors import DataError
 path, refused = Path(sys.argv[1]), 0
 whole = path.read_bytes()
