@@ -237,14 +237,14 @@ def _jobs(
     out: Path,
 ) -> list[_Job]:
     """The runs that METHOD stands for."""
-    from clipjax.finetune.suites import load_runs
+    from clipjax.finetune.suites import load_suite
 
     if not method.startswith("suite:"):
         if model is None:
             raise UsageError("say which model: --model ID, hub repository, folder or checkpoint")
         return [_Job(model, _recipe(method, recipe, changes, seeds, shots), out)]
     refuse_beside(method, {"--model": model, "--recipe": recipe})
-    suite = load_runs(method.removeprefix("suite:"))
+    suite = load_suite(method.removeprefix("suite:"))
     if not suite.runs:
         raise UsageError(f"the suite {suite.name} lists no fine-tuning [[runs]]; use it with --evaluate")
     jobs = []
@@ -319,12 +319,12 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     import clipjax
     from clipjax.finetune.before_after import before_and_after, refuse_leaks
     from clipjax.finetune.run import finetune, splits
-    from clipjax.finetune.suites import load_before_after
+    from clipjax.finetune.suites import load_suite
 
     def announce(line: str) -> None:
         say(line, err=True)
 
-    suite = None if asked.suite is None else load_before_after(asked.suite)
+    suite = None if asked.suite is None else load_suite(asked.suite)
     if suite is not None and asked.data_root is not None:
         refuse_leaks([each for each in splits(data) if each is not None], suite, asked.data_root)
     base = clipjax.load_model(job.model, **asked.loading)

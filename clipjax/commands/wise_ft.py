@@ -147,7 +147,7 @@ def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root:
     from clipjax.data.cards import load_dataset
     from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.data.splits import validation_split_of
-    from clipjax.finetune.suites import load_before_after
+    from clipjax.finetune.suites import load_suite
 
     dataset = load_dataset(card, root)
     split = validation_split_of(dataset)
@@ -157,7 +157,7 @@ def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root:
             f"alpha cannot be chosen on {split.name}, images to train on: give others, --validation DIR"
         )
     if suite is not None and data_root is not None:
-        refuse_leaks([split], load_before_after(suite), data_root)
+        refuse_leaks([split], load_suite(suite), data_root)
     return split
 
 
@@ -173,11 +173,11 @@ def _sweep(
 ) -> list[dict[str, Any]]:
     """The rows of every alpha on the suite."""
     from clipjax.finetune.before_after import evaluate_suite, left_out
-    from clipjax.finetune.suites import load_before_after
+    from clipjax.finetune.suites import load_suite
     from clipjax.finetune.wise_ft import sweep
     from clipjax.storage.store import Store
 
-    found = load_before_after(suite)
+    found = load_suite(suite)
     settings = {"results": out / "results", "store": Store(store), "progress": False} | how
     for line in left_out(found, data_root):
         say(line, err=True)
@@ -199,9 +199,9 @@ def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Pat
 
 def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -> None:
     """A line a number of the suite, a column an alpha."""
-    from clipjax.finetune.suites import load_before_after
+    from clipjax.finetune.suites import load_suite
 
-    titles = {(each.task, each.metric, each.slice): each.title for each in load_before_after(suite).metrics}
+    titles = {(each.task, each.metric, each.slice): each.title for each in load_suite(suite).metrics}
     found: dict[tuple[str, str, str], dict[float, str]] = {}
     for row in rows:
         name = row["task"], row["dataset"], titles[row["task"], row["metric"], row["slice"]]

@@ -19,7 +19,7 @@ from clipjax.finetune.before_after import evaluate_suite
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import load_recipe
 from clipjax.finetune.run import Data, finetune
-from clipjax.finetune.suites import load_before_after
+from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
 from clipjax.progress import progress_bar
 from clipjax.results.store import Row
@@ -83,7 +83,7 @@ def _shortened(name: str) -> list[str]:
 def _evaluate(model: Model, out: Path) -> list[Row]:
     results = evaluate_suite(
         model,
-        load_before_after(SUITE),
+        load_suite(SUITE),
         out / "world",
         lambda _: None,
         store=Store(out / "store"),

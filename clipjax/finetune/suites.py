@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
-from clipjax.storage.reading import is_file, read_toml
+from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read
 from clipjax.tasks.task import all_tasks
 
+FOLDERS = ("before_after", "finetune_runs")  # of configs/
 Better = Literal["higher", "lower", "neither"]
 
 
@@ -64,28 +65,23 @@ class Suite:
         return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
 
-def load_before_after(name: str | Path) -> Suite:
-    """What a fine-tuned model is compared with its base on: configs/before_after, or a file ending in .toml.
+def load_suite(name: str | Path) -> Suite:
+    """A suite by name, or from a file that ends in .toml.
 
     Raises:
         UsageError: there is none of that name.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
-    return _load("before_after", name)
-
-
-def load_runs(name: str | Path) -> Suite:
-    """Fine-tuning runs: configs/finetune_runs, or a file ending in .toml. Raises as `load_before_after`."""
-    return _load("finetune_runs", name)
-
-
-def _load(folder: str, name: str | Path) -> Suite:
-    path = Path(name) if str(name).endswith(".toml") else config_dir() / folder / f"{name}.toml"
-    if not str(name).endswith(".toml") and not is_file(path):
-        known = [each.stem for each in (config_dir() / folder).glob("*.toml")]
-        raise unknown_name("suite", str(name), known)
+    path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})
     for metric in suite.metrics:
         if metric.task not in all_tasks():
             raise DataError(f"{path}: metrics: unknown task {metric.task!r}; known: {', '.join(all_tasks())}")
     return suite
+
+
+def _shipped(name: str) -> Path:
+    paths = [path for folder in FOLDERS for path in (config_dir() / folder).glob("*.toml")]
+    if name not in (known := {path.stem: path for path in paths}):
+        raise unknown_name("suite", name, list(known))
+    return known[name]

@@ -18,7 +18,7 @@ from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.finetune.before_after import Change, before_and_after, evaluate_suite, left_out, refuse_leaks
 from clipjax.finetune.run import Data, splits
-from clipjax.finetune.suites import Metric, Suite, load_before_after
+from clipjax.finetune.suites import Metric, Suite, load_suite
 from clipjax.results.store import ResultStore
 
 SUITE = """
@@ -70,7 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     path = tmp_path_factory.mktemp("suites") / "colours.toml"
     path.write_text(SUITE)
-    return load_before_after(path)
+    return load_suite(path)
 
 
 def compare(
@@ -255,7 +255,7 @@ def test_what_is_left_out_of_the_table_is_said(suite: Suite, world: Path) -> Non
 def test_a_suite_of_runs_is_no_table(world: Path, tmp_path: Path) -> None:
     path = tmp_path / "paper.toml"
     path.write_text('title = "T"\n[[runs]]\nrecipe = "flyp_imagenet"\nmodel = "b32"\n')
-    paper = load_before_after(path)
+    paper = load_suite(path)
     with pytest.raises(UsageError, match=r"paper has no \[\[metrics\]\] to compare by"):
         compare(Seer("base"), [Seer("tuned")], paper, world, tmp_path)
 

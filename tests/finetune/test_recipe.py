@@ -14,7 +14,7 @@ from clipjax.data.labels import load_prompts
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.method import find_method
 from clipjax.finetune.recipe import Recipe, default_recipe, load_recipe, recipe_names
-from clipjax.finetune.suites import load_before_after, load_runs
+from clipjax.finetune.suites import load_suite
 
 IMAGENET = 1_281_167
 MINIMAL = {"title": '"T"', "method": '"flyp"', "batch_size": "4", "epochs": "1"}
@@ -314,7 +314,7 @@ def test_the_digest_is_of_what_decides_the_weights() -> None:
 
 
 def test_the_studys_suite_is_four_methods_of_four_models() -> None:
-    suite = load_runs("finetuning_paper")
+    suite = load_suite("finetuning_paper")
     recipes = ("ce_imagenet", "flyp_imagenet", "coop_imagenet", "tip_adapter_imagenet")
     models = ("rn50-openai", "rn101-openai", "vit_b_32-openai", "vit_b_16-openai")
     assert [(run.recipe, run.model) for run in suite.runs] == [(r, m) for r in recipes for m in models]
@@ -325,7 +325,7 @@ def test_the_studys_suite_is_four_methods_of_four_models() -> None:
 
 
 def test_the_robustness_suite_says_which_way_is_better() -> None:
-    better = {(each.metric, each.slice): each.better for each in load_before_after("robustness").metrics}
+    better = {(each.metric, each.slice): each.better for each in load_suite("robustness").metrics}
     assert better["top1", None] == better["auroc", "score:mcm"] == "higher"
     assert better["shape_bias", None] == "neither"
     assert better["ece_15_before", None] == better["ece_15_after", None] == "lower"
@@ -365,9 +365,9 @@ def test_suites_are_parsed_strictly(tmp_path: Path, text: str, message: str) -> 
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(DataError, match=message):
-        load_before_after(path)
+        load_suite(path)
 
 
 def test_unknown_suites_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown suite 'robust'; did you mean robustness"):
-        load_before_after("robust")
+        load_suite("robust")

@@ -45,8 +45,8 @@ def torch_conv(x: np.ndarray, weight: np.ndarray, **options: Any) -> np.ndarray:
         ({"widths": [16, 32, 48]}, "widths .* are not four positive numbers"),
         ({"depths": [3, 0, 3, 3]}, "depths .* are not four positive numbers"),
         ({"embed_dim": 96}, "embed_dim 96 must be the last width, 80"),
-        ({"projection": "conv"}, "key 'projection' is 'conv'"),
-        ({"activation": "relu6"}, "key 'activation' is 'relu6'"),
+        ({"projection": "conv"}, "projection = 'conv'"),
+        ({"activation": "relu6"}, "activation = 'relu6'"),
         ({"mlp_ratio": 4}, "unknown key 'mlp_ratio'"),
     ],
 )

@@ -73,9 +73,9 @@ def test_a_network_of_features_alone_has_no_head():
         (SIGLIP, {"pool_heads": 7}, "1152 is not a multiple of pool_heads 7"),
         (COCA, {"pool_queries": 0}, "pooling 'attention' cannot have 0 pool_queries"),
         (COCA, {"pool_heads": 0}, "512 is not a multiple of pool_heads 0"),
-        (CLIP, {"activation": "relu"}, "'gelu' or 'gelu_tanh' or 'quick_gelu'"),
-        (CLIP, {"positions": "none"}, "'all' or 'patches'"),
-        (CLIP, {"pooling": "mean"}, "'class' or 'map' or 'attention'"),
+        (CLIP, {"activation": "relu"}, "'gelu', 'gelu_tanh', 'quick_gelu'"),
+        (CLIP, {"positions": "none"}, "'all', 'patches'"),
+        (CLIP, {"pooling": "mean"}, "'class', 'map', 'attention'"),
     ],
 )
 def test_an_impossible_record_is_refused(name: str, change: dict[str, Any], message: str):
