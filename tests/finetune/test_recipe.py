@@ -368,6 +368,14 @@ def test_suites_are_parsed_strictly(tmp_path: Path, text: str, message: str) -> 
         load_suite(path)
 
 
+def test_a_folder_of_suites_holds_one_kind() -> None:
+    for folder, has, lacks in (("before_after", "metrics", "runs"), ("finetune_runs", "runs", "metrics")):
+        for path in (config_dir() / folder).glob("*.toml"):
+            suite = load_suite(path.stem)
+            assert getattr(suite, has), path
+            assert not getattr(suite, lacks), path
+
+
 def test_unknown_suites_name_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown suite 'robust'; did you mean robustness"):
         load_suite("robust")
