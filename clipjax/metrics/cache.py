@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int, Int64, Real
 
 from clipjax.metrics.inputs import refuse
 
@@ -58,10 +58,10 @@ def affinities(
 
 def count_correct(
     blocks: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    keys: Float[np.ndarray, "D N"],
+    keys: Float[Array | np.ndarray, "D N"],
     values: Int[np.ndarray, " N"],
-    betas: Float[np.ndarray, " I"],
-    alphas: Float[np.ndarray, " J"],
+    betas: Real[np.ndarray, " I"],
+    alphas: Real[np.ndarray, " J"],
 ) -> Int64[np.ndarray, "I J"]:
     """How many images each pair of beta and alpha classifies rightly; of equal logits the first class wins.
 
