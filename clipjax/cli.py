@@ -24,6 +24,7 @@ from clipjax.commands import (
     models,
     report,
     results,
+    results_diff,
     store,
     sweep,
     tasks,
@@ -58,6 +59,7 @@ claims.register(app)
 finetune.register(app)
 wise_ft.register(app)
 app.add_typer(datasets.app, name="datasets")
+results_diff.register(results.app)
 app.add_typer(results.app, name="results")
 app.add_typer(store.app, name="store")
 

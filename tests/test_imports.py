@@ -40,10 +40,6 @@ UPWARD: set[tuple[str, str]] = {
     ("clipjax.checkpoints.export", "clipjax.heads.head"),
     ("clipjax.checkpoints.model", "clipjax.heads.adapters.base"),
     ("clipjax.checkpoints.naming", "clipjax.results.references"),
-    ("clipjax.commands.crosscheck", "clipjax"),
-    ("clipjax.commands.evaluate", "clipjax"),
-    ("clipjax.commands.finetune", "clipjax"),
-    ("clipjax.commands.wise_ft", "clipjax"),
     ("clipjax.sweep.cost", "clipjax.verification.aot"),
 }
 # Circles of files that are still to be cut, each by one of its files.

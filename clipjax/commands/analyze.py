@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipjax.commands.shared.options import (
+    FigureOption,
+    HighlightOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import ClipjaxError, DataError, UsageError, unknown_name
@@ -28,15 +35,8 @@ def register(app: typer.Typer) -> None:
 
 
 def analyze(
-    folder: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
-    ] = Path("results"),
-    figure: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--figure", "-f", help="Only this one, e.g. fig1, table2, or mine.toml; may be repeated."
-        ),
-    ] = None,
+    folder: ResultsArgument = Path("results"),
+    figure: FigureOption = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path("figures"),
     form: Annotated[
         list[str] | None,
@@ -46,20 +46,9 @@ def analyze(
             "the numbers of both; may be repeated. Default: all.",
         ),
     ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="The prompt set to take, where a number was measured with several. Default: the study's, "
-            "openai_80.",
-        ),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
-    highlight: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--highlight", help="A model to draw as a star with its name beside it; may be repeated."
-        ),
-    ] = None,
+    prompts: PromptSetOption = None,
+    precision: PrecisionOption = "parity",
+    highlight: HighlightOption = None,
     missing: Annotated[
         bool,
         typer.Option(

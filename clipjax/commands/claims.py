@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
+from clipjax.commands.shared.options import (
+    ClaimsOption,
+    OutFileOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+)
+from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import check_choice, emit, opened
 from clipjax.errors import counted, unknown_name
 
@@ -24,12 +32,8 @@ def register(app: typer.Typer) -> None:
 
 
 def claims(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to. Default: results."
-        ),
-    ] = None,
+    context: typer.Context,
+    folder: ResultsArgument = Path("results"),
     claim: Annotated[
         list[str] | None,
         typer.Option("--claim", "-c", help="Only this one, and what is missing for it; may be repeated."),
@@ -42,21 +46,16 @@ def claims(
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown or json (everything).")
     ] = "table",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
+    out: OutFileOption = None,
+    prompts: PromptSetOption = None,
+    precision: PrecisionOption = "parity",
     level: Annotated[
         float | None, typer.Option(help="Level of the intervals. Default: the file's, 0.95.")
     ] = None,
     correct: Annotated[
         str, typer.Option(help="Correct for asking many questions at once: none or holm.")
     ] = "none",
-    file: Annotated[
-        Path | None,
-        typer.Option("--claims", help="Claims of your own: a file of the form of configs/claims.toml."),
-    ] = None,
+    file: ClaimsOption = None,
 ) -> None:
     """Hold the study's statements against results: holds, does not hold, or cannot be told, and by what.
 
@@ -79,13 +78,14 @@ def claims(
     refuse_beside("--format table", {"--out": out if form == "table" else None})
     book = ledger(file)
     if listed:
-        refuse_beside("--list", {"RESULTS": folder, "--rows": rows, "--level": level, "--prompts": prompts})
+        given = any(on_command_line(context, ["folder"]).values())
+        refuse_beside("--list", {"RESULTS": given, "--rows": rows, "--level": level, "--prompts": prompts})
         refuse_beside("--list", {"--format markdown": form == "markdown"})
         _list([book.claim(key) for key in claim] if claim else book.claims, form, out)
         return
     for key in claim or ():
         book.claim(key)  # a mistyped key is said before results are read
-    result_rows = opened(Path("results") if folder is None else folder).rows()
+    result_rows = opened(folder).rows()
     check_choice(result_rows, prompts=prompts, precision=precision)
     found = check(
         book,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.commands.shared.options import JsonOption, MetricOption, ResultsOption
 from clipjax.commands.shared.output import print_table, say
 
 
@@ -20,12 +21,8 @@ def register(app: typer.Typer) -> None:
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A model's id, a run id, or a run's folder.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The same; differences are B - A.")],
-    results: Annotated[Path, typer.Option(help="Folder that `clipjax eval --results` wrote to.")] = Path(
-        "results"
-    ),
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Only this metric, e.g. top1; may be repeated.")
-    ] = None,
+    results: ResultsOption = Path("results"),
+    metric: MetricOption = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
     prompts: Annotated[
@@ -36,7 +33,7 @@ def compare(
         str | None, typer.Option(help="Only runs of this precision: parity or fast.")
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Only runs over this label space.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparisons as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.options import DatasetOption, LabelsOption
+from clipjax.commands.shared.options import (
+    CardOption,
+    DatasetOption,
+    JsonOption,
+    LabelsOption,
+    NeededModelOption,
+)
 from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import ClipjaxError, counted
 
@@ -26,9 +32,7 @@ def crosscheck(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Root folder (or CSV/JSONL manifest) of the images.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
-    ],
+    model: NeededModelOption,
     against: Annotated[
         str | None,
         typer.Option(
@@ -41,9 +45,7 @@ def crosscheck(
     prompts: Annotated[
         str | None, typer.Option(help="Prompt set by name (openai_80, openai_7, ...) or a file.")
     ] = None,
-    card: Annotated[
-        str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
-    ] = None,
+    card: CardOption = None,
     limit: Annotated[int, typer.Option(min=1, help="A seeded random sample of this many images.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that sample.")] = 0,
     checkpoint: Annotated[
@@ -57,7 +59,7 @@ def crosscheck(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of records; each gets a folder of its own.")
     ] = Path("crosscheck"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Same model, same data: is it the same number, and if not, which step is the first that differs?
 
@@ -78,7 +80,7 @@ def crosscheck(
 
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
-    from clipjax import load_model
+    from clipjax.checkpoints.load import load_model
     from clipjax.storage.buckets import refuse_url
     from clipjax.verification.crosscheck import crosscheck as run
 

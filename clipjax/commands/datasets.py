@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.exclusions import refuse_beside
+from clipjax.commands.shared.options import DatasetOption, JsonOption
+from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import DataError, UsageError, counted
 from clipjax.storage.reading import exists
 
@@ -22,8 +24,6 @@ app = typer.Typer(
     help="Data sets: the known cards, checking a folder before a run, packing.", no_args_is_help=True
 )
 USAGE = "clipjax datasets check NAME PATH"
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print whole cards as JSON.")]
 
 
 @app.command("list")
@@ -117,9 +117,7 @@ def pack(
         Path, typer.Argument(metavar="OUT", help="A new folder or URL, or that of an earlier run.")
     ],
     kind: Annotated[str, typer.Option("--format", help="webdataset or array_record.")] = "webdataset",
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", "-d", help="Data set card, or a card's file.")
-    ] = None,
+    dataset: DatasetOption = None,
     images_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
 ) -> None:
     """Pack many small files into a few large ones, verified by reading back.

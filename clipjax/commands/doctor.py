@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.commands.shared.options import JsonOption, StoreOption
 from clipjax.commands.shared.output import say
-from clipjax.errors import DataError, UsageError, counted
+from clipjax.errors import DataError, counted
 
 _COLOURS = {"fine": None, "note": "yellow", "broken": "red"}
 
@@ -30,10 +32,8 @@ def doctor(
             "Default: all registered ones."
         ),
     ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Folder of the store; default: the user's cache.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the lines as JSON.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check devices, versions, caches and data before a run; nothing is changed.
 
@@ -60,10 +60,10 @@ def doctor(
 
 def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
     """The ids that `--models` lists; a wrong one is refused before anything is looked at."""
+    if data_root is None:
+        refuse_without("--data-root", {"--models": models})
     if models is None:
         return ()
-    if data_root is None:
-        raise UsageError("--models needs --data-root: the data sets whose embeddings are to find room")
     from clipjax.checkpoints.registry import model_card
 
     return tuple(model_card(name.strip()).id for name in models.split(","))

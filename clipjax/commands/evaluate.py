@@ -10,22 +10,32 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from clipjax.commands.shared.exclusions import on_command_line, refuse_beside
 from clipjax.commands.shared.options import (
+    BatchSizeOption,
+    CardOption,
     DatasetOption,
+    DistributedOption,
     FactOption,
     FactsOfOption,
     FactsOption,
+    JsonOption,
     LabelsOption,
+    ModelOption,
     NameOption,
     ParamsOption,
+    PixelBudgetOption,
+    PixelStoreOption,
+    StoreOption,
     WorkersOption,
-    number_or_auto,
+    batch_asked,
     say_unknown_facts,
     stated_options,
     workers_asked,
 )
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.commands.shared.processes import join, say_waiting
+from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.devices import signals
 from clipjax.errors import DataError, UsageError, counted
 
@@ -43,9 +53,7 @@ def evaluate(
             help="A task, or with --data-root a collection of tasks: shifts, prompts, all.",
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
-    ] = None,
+    model: ModelOption = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -82,9 +90,7 @@ def evaluate(
             "both. With --data-root it may be repeated."
         ),
     ] = None,
-    card: Annotated[
-        str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
-    ] = None,
+    card: CardOption = None,
     name: NameOption = None,
     facts_of: FactsOfOption = None,
     fact: FactOption = None,
@@ -94,12 +100,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of that sample and of bootstraps.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000,
-    batch_size: Annotated[
-        str,
-        typer.Option(
-            help="Images a device a step; part of the store's layout. auto tries once what is fastest here."
-        ),
-    ] = "64",
+    batch_size: BatchSizeOption = "64",
     params: ParamsOption = "auto",
     precision: Annotated[
         str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
@@ -118,16 +119,14 @@ def evaluate(
             help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but other pixels."
         ),
     ] = "full",
-    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    store: StoreOption = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
     results: Annotated[Path, typer.Option(help="Folder for result rows and per-image tables.")] = Path(
         "results"
     ),
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes: join them first.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON on stdout.")] = False,
+    distributed: DistributedOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a model on a data set and print a table with 95 % intervals.
 
@@ -148,17 +147,17 @@ def evaluate(
 
         clipjax eval imagenet_x --predictions resnet50.csv
     """
-    import clipjax
-
     asked = _Asked(task, model, data, data_root, predictions)
     asked.check(prompts or [])
-    _refuse_ignored(context)
-    if asked.predictions is not None:
+    if data_root is not None:
+        refuse_beside("--data-root", on_command_line(context, _OF_ONE_RUN))
+    if predictions is not None:
+        refuse_beside("--predictions", on_command_line(context, _OF_A_MODEL))
         from clipjax.evaluation.predictions.run import evaluate_predictions
 
         result = evaluate_predictions(
             task,
-            asked.predictions,
+            predictions,
             dataset=dataset,
             labels=labels,
             annotations=annotations,
@@ -169,16 +168,13 @@ def evaluate(
         )
         _show([result], as_json)
         return
-    if distributed:
-        from clipjax.devices.processes import join_processes
-
-        join_processes()
+    join(distributed)
     settings: dict[str, Any] = {
         "annotations": annotations,
         "limit": limit,
         "seed": seed,
         "resamples": resamples,
-        "per_device_batch": number_or_auto(batch_size, "--batch-size", "of images"),
+        "per_device_batch": batch_asked(batch_size),
         "params": params,
         "precision": precision,
         "compare_precision": compare_precision,
@@ -196,7 +192,9 @@ def evaluate(
     chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
     chosen |= {"id_dataset": id_dataset, "id_root": id_data}
     loaded = _load(asked, loading, params)
-    result = clipjax.evaluate(loaded, task=task, **chosen, **settings)
+    from clipjax.evaluation.run import evaluate
+
+    result = evaluate(loaded, task=task, **chosen, **settings)
     signals.done()
     _show([result], as_json)
 
@@ -236,10 +234,10 @@ def _evaluate_collection(
 
 def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
     """The model; says where its facts are not known."""
-    import clipjax
+    from clipjax.checkpoints.load import load_model
     from clipjax.embeddings.params import mesh_to_load
 
-    model = clipjax.load_model(asked.model or "", mesh_of=mesh_to_load(params), **loading)
+    model = load_model(asked.model or "", mesh_of=mesh_to_load(params), **loading)
     say_unknown_facts(asked.model, model.card)
     return model
 
@@ -279,39 +277,14 @@ class _Asked(NamedTuple):
         find_task(self.task)
 
 
-# What has no effect beside --predictions (nothing is run) or --data-root (the cards say it).
-_IGNORED = {
-    "predictions": (
-        *(
-            "id_data",
-            "id_dataset",
-            "prompts",
-            "card",
-            "name",
-            "facts_of",
-            "fact",
-            "facts",
-            "limit",
-            "batch_size",
-            "params",
-            "precision",
-        ),
-        *("compare_precision", "workers", "on_error", "decode", "store", "pixel_store", "pixel_budget"),
-        *("distributed",),
-    ),
-    "data_root": ("dataset", "labels", "id_data", "id_dataset"),
-}
-
-
-def _refuse_ignored(context: typer.Context) -> None:
-    """Raises UsageError for an option that would be ignored: its user expects something of it."""
-    for source, names in _IGNORED.items():
-        if context.params[source] is None:
-            continue
-        for name in names:
-            if getattr(context.get_parameter_source(name), "name", None) == "COMMANDLINE":
-                option, beside = (f"--{part.replace('_', '-')}" for part in (name, source))
-                raise UsageError(f"{option} has no effect beside {beside}: leave it out")
+# Options without an effect beside --predictions, where no model runs.
+_OF_A_MODEL = (
+    *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
+    *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
+    *("pixel_budget", "distributed"),
+)
+# Options without an effect beside --data-root, where the cards decide.
+_OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
 
 
 def _show(results: Sequence[Any], as_json: bool) -> None:
@@ -347,33 +320,6 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
     if skipped:
         named = ", ".join(skipped[:most]) + (", ..." if len(skipped) > most else "")
         say(f"{counted(len(skipped), 'unreadable image')} skipped: {named}", err=True)
-
-
-def say_waiting(stats: Sequence[Any]) -> None:
-    """How long the devices waited for pixels, where any images were embedded."""
-    from clipjax.embeddings.images import share_waiting
-
-    if (waiting := share_waiting(stats)) is None:
-        return
-    images = sum(each.images for each in stats)
-    total = sum(each.decode_seconds + each.compute_seconds for each in stats)
-    say(
-        f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
-        f"{waiting:.0%} of it{_decoders(stats)}",
-        err=True,
-    )
-    found = dict.fromkeys(
-        f"{each.per_device_batch} images a device in a step ({each.batch_choice})"
-        for each in stats
-        if each.images and each.batch_choice
-    )
-    for line in found:
-        say(line, err=True)
-
-
-def _decoders(stats: Sequence[Any]) -> str:
-    found = dict.fromkeys(each.decoders for each in stats if each.images and each.decoders)
-    return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""
 
 
 def _only_predicts(result: Any) -> bool:

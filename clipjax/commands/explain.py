@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipjax.commands.shared.options import JsonOption, ResultsArgument
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.shared.result_folder import Folder, opened
+from clipjax.commands.shared.result_folder import opened
 from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    folder: Folder = Path("results"),
+    folder: ResultsArgument = Path("results"),
     run: Annotated[
         str | None, typer.Option(help="One run, by its id (its folder's name): everything about its recipe.")
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Only this protocol of configs/protocols.toml; default: the nearest.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """How results depart from the published way to measure them.
 

@@ -10,17 +10,30 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from clipjax.commands.shared.changes import print_changes
+from clipjax.commands.shared.exclusions import check_suite, refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
+    DistributedOption,
     FactOption,
     FactsOfOption,
     FactsOption,
+    JsonOption,
+    ModelOption,
+    PixelBudgetOption,
+    PixelStoreOption,
+    StoreOption,
+    SuiteOption,
+    SuiteRootOption,
+    ValidationDatasetOption,
+    ValidationOption,
     WorkersOption,
     say_unknown_facts,
     stated_options,
     workers_asked,
 )
-from clipjax.commands.shared.output import print_table, refuse_beside, say
-from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.processes import join
+from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import is_file
@@ -38,9 +51,7 @@ def finetune(
             help="A method, e.g. flyp (`clipjax finetune list` shows all), or a suite of runs: suite:NAME.",
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
-    ] = None,
+    model: ModelOption = None,
     data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None,
     dataset: Annotated[
         str, typer.Option("--dataset", "-d", help="Their data set card, e.g. imagenet_train.")
@@ -68,19 +79,13 @@ def finetune(
         typer.Option(help="Training images a class: a number, or a file of shots. `all` takes all."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Train on a random sample of this many images.")] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
-    ] = None,
-    validation_dataset: Annotated[str, typer.Option(help="Their card.")] = "folder",
+    validation: ValidationOption = None,
+    validation_dataset: ValidationDatasetOption = "folder",
     hold_out: Annotated[
         int | None, typer.Option(help="Instead: hold out this many training images a class to choose by.")
     ] = None,
-    evaluate: Annotated[
-        str | None, typer.Option(help="Suite for a before/after table, e.g. robustness; needs --data-root.")
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder of data sets to evaluate on (`clipjax datasets list`).")
-    ] = None,
+    evaluate: SuiteOption = None,
+    data_root: SuiteRootOption = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -95,16 +100,14 @@ def finetune(
     ] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between resume points.")] = 500,
     workers: WorkersOption = "0",
-    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    store: StoreOption = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameter counts, memory and schedule; train nothing.")
     ] = False,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes: join them first.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was made as JSON on stdout.")] = False,
+    distributed: DistributedOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model and write it as a checkpoint that every other command takes.
 
@@ -133,19 +136,13 @@ def finetune(
     if data is None or None in missing.values():
         names = [name for name, value in missing.items() if value is None]
         raise UsageError(f"say {' and '.join(names)}: which training images, and where to write")
-    if (evaluate is None) != (data_root is None):
-        raise UsageError(
-            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
-        )
-    if evaluate is None and pixel_store is not None:
-        raise UsageError("--pixel-store is for the images of --evaluate: leave it out")
-    if validation is not None and hold_out is not None:
-        raise UsageError("give --validation or --hold-out, not both")
+    check_suite(evaluate, data_root)
+    if evaluate is None:
+        refuse_without("--evaluate", {"--pixel-store": pixel_store})
+    if validation is not None:
+        refuse_beside("--validation", {"--hold-out": hold_out})
     _refuse_draws(seeds or [], shots)
-    if distributed:
-        from clipjax.devices.processes import join_processes
-
-        join_processes()
+    join(distributed)
     asked = _Asked(
         *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
         *(evaluate, data_root, fsdp, every, workers_asked(workers)),
@@ -153,11 +150,10 @@ def finetune(
         *(name, stated_options(None, facts_of, fact, facts)),
     )
     if method.startswith("suite:"):
-        beside = {"--name": name, "--facts-of": facts_of, "--fact": fact, "--facts": facts}
-        refuse_beside(method, {option: value or None for option, value in beside.items()})
+        refuse_beside(method, {"--name": name, "--facts-of": facts_of, "--fact": fact, "--facts": facts})
     jobs = _jobs(method, model, recipe, changes or [], seeds or [], shots, place(out or Path()))
     if dry_run:
-        from clipjax.commands.finetune_plan import print_plan
+        from clipjax.commands.shared.finetune_plan import print_plan
 
         pairs = [(job.model, job.recipe) for job in jobs]
         print_plan(asked.read(), asked.settings(), pairs, asked.loading, as_json)
@@ -316,7 +312,7 @@ def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
 
 
 def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[Any], Sequence[Any]]:
-    import clipjax
+    from clipjax.checkpoints.load import load_model
     from clipjax.finetune.before_after import before_and_after, refuse_leaks
     from clipjax.finetune.run import finetune, splits
     from clipjax.finetune.suites import load_suite
@@ -327,7 +323,7 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     suite = None if asked.suite is None else load_suite(asked.suite)
     if suite is not None and asked.data_root is not None:
         refuse_leaks([each for each in splits(data) if each is not None], suite, asked.data_root)
-    base = clipjax.load_model(job.model, **asked.loading)
+    base = load_model(job.model, **asked.loading)
     say_unknown_facts(job.model, base.card)
     runs = finetune(base, job.recipe, data, job.out, settings, name=asked.name, announce=announce)
     if suite is None or asked.data_root is None:
@@ -354,36 +350,6 @@ def _rounded(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_rounded, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def print_changes(changes: Sequence[Any]) -> None:
-    """The before/after table; a line is red where every seed lost, green where every seed gained."""
-    titles = [
-        *("task", "data set", "number", "n"),
-        *("before", "after", "sd", "difference", "95 % interval", "verdict"),
-    ]
-    rows = [_cells(change) for change in changes]
-    print_table(titles, rows, colours=[_COLOURS.get(change.verdict) for change in changes])
-    seeds = max(len(change.after) for change in changes)
-    if seeds > 1:
-        say(f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones")
-
-
-_COLOURS = {"lost": "red", "gained": "green"}
-
-
-def _cells(change: Any) -> list[str]:
-    def number(value: float | None, form: str = ".4f") -> str:
-        return "" if value is None else format(value, form)
-
-    limits = change.interval
-    interval = "" if limits is None else f"[{limits[0]:+.4f}, {limits[1]:+.4f}]"
-    metric = change.metric
-    return [
-        *(metric.task, change.dataset, metric.title, "" if change.n is None else str(change.n)),
-        *(number(change.before), number(change.mean), number(change.deviation)),
-        *(number(change.difference, "+.4f"), interval, change.verdict or change.note or ""),
-    ]
 
 
 def _record(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> dict[str, Any]:

@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
 from clipjax.commands.shared.options import (
     FactOption,
     FactsOfOption,
     FactsOption,
+    JsonOption,
     NameOption,
     say_unknown_facts,
     stated_options,
 )
-from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.output import print_table, say
 from clipjax.errors import ClipjaxError, UsageError
 
 
@@ -36,7 +38,7 @@ def models(
     by_family: Annotated[
         bool, typer.Option("--by-family", help="One line a pair of tower families, not a model.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     aot: Annotated[
         str | None,
@@ -210,8 +212,8 @@ def verify(
         _verify_all(record, limit, out)
         return
     refuse_beside(f"the model {model}", {"--record": record, "--limit": limit})
-    if golden is not None and against != "golden":
-        raise UsageError("--golden is the file that --against golden reads: give both")
+    if against != "golden":
+        refuse_without("--against golden", {"--golden": golden})
     from clipjax.checkpoints.load import load_model
     from clipjax.storage.writing import write_bytes
     from clipjax.verification.verify import verify as run

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+from clipjax.commands.shared.options import (
+    ClaimsOption,
+    FigureOption,
+    HighlightOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+)
 from clipjax.commands.shared.output import say
 from clipjax.commands.shared.result_folder import check_choice, check_models, opened
 from clipjax.errors import counted
@@ -17,36 +25,16 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[
-        Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
-    ] = Path("results"),
+    folder: ResultsArgument = Path("results"),
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
     name: Annotated[
         str | None, typer.Option(help="What the page calls these results. Default: the folder's name.")
     ] = None,
-    figure: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--figure", "-f", help="As of `clipjax analyze`; may be repeated. Default: all of the paper."
-        ),
-    ] = None,
-    claims: Annotated[
-        Path | None, typer.Option("--claims", help="Claims of your own, as of `clipjax claims`.")
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="The prompt set that figures, tables and claims take, where there are several. "
-            "Default: the study's, openai_80."
-        ),
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
-    highlight: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--highlight", help="A model to draw as a star with its name beside it; may be repeated."
-        ),
-    ] = None,
+    figure: FigureOption = None,
+    claims: ClaimsOption = None,
+    prompts: PromptSetOption = None,
+    precision: PrecisionOption = "parity",
+    highlight: HighlightOption = None,
     parts: Annotated[
         bool,
         typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),

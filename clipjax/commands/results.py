@@ -7,13 +7,21 @@ from typing import Annotated
 
 import typer
 
-from clipjax.commands import results_diff
-from clipjax.commands.shared.output import print_table, refuse_beside, say
-from clipjax.commands.shared.result_folder import Folder, check_choice, emit, opened, selected, warn_left_out
+from clipjax.commands.shared.exclusions import refuse_beside
+from clipjax.commands.shared.options import (
+    LinesOption,
+    MetricOption,
+    OutFileOption,
+    PrecisionOption,
+    PromptSetOption,
+    ResultsArgument,
+    ResultsOption,
+)
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.result_folder import check_choice, emit, opened, selected, warn_left_out
 from clipjax.errors import DataError, UsageError, unknown_name
 
 app = typer.Typer(help="Result rows: list, compare, merge and export them.", no_args_is_help=True)
-results_diff.register(app)
 
 Models = Annotated[
     list[str] | None,
@@ -21,20 +29,19 @@ Models = Annotated[
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task, likewise.")]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Only this data set, likewise.")]
-Metrics = Annotated[list[str] | None, typer.Option("--metric", help="Only this metric, e.g. top1; likewise.")]
 Every = Annotated[bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")]
 
 
 @app.command("list")
 def list_rows(
-    folder: Folder = Path("results"),
+    folder: ResultsArgument = Path("results"),
     every: Every = False,
     model: Models = None,
     task: Tasks = None,
     dataset: Datasets = None,
-    metric: Metrics = None,
+    metric: MetricOption = None,
     slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
-    limit: Annotated[int, typer.Option(min=0, help="Lines at most; 0 for all.")] = 100,
+    limit: LinesOption = 100,
 ) -> None:
     """List result rows, the newest of each recipe, with what is published of their numbers.
 
@@ -78,14 +85,14 @@ def merge(
 
 @app.command("export")
 def export(
-    folder: Folder = Path("results"),
+    folder: ResultsArgument = Path("results"),
     form: Annotated[str, typer.Option("--format", "-f", help="csv, markdown or latex.")] = "csv",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    out: OutFileOption = None,
     every: Every = False,
     model: Models = None,
     task: Tasks = None,
     dataset: Datasets = None,
-    metric: Metrics = None,
+    metric: MetricOption = None,
 ) -> None:
     """Export result rows as CSV (every field), Markdown or LaTeX (the summary)."""
     from clipjax.results.tables import export_rows
@@ -128,14 +135,12 @@ def import_published(
 
 @app.command("curation")
 def curation(
-    folder: Folder = Path("results"),
+    folder: ResultsArgument = Path("results"),
     models: Annotated[
         list[str] | None, typer.Option("--models", "-m", help="A model; may be repeated. Default: all.")
     ] = None,
-    prompts: Annotated[
-        str | None, typer.Option(help="The prompt set to take, where a number was measured with several.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Numbers of this precision: parity or fast.")] = "parity",
+    prompts: PromptSetOption = None,
+    precision: PrecisionOption = "parity",
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown, latex, csv or json (every row of a cell).")
     ] = "table",
@@ -145,7 +150,7 @@ def curation(
     columns: Annotated[
         Path | None, typer.Option(help="Other columns: a file of the form of configs/curation.toml.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    out: OutFileOption = None,
 ) -> None:
     """The paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
 
@@ -169,7 +174,7 @@ def curation(
 @app.command("plot")
 def plot(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run: its folder's name.")],
-    folder: Annotated[Path, typer.Option("--results", help="Folder that holds the run.")] = Path("results"),
+    folder: ResultsOption = Path("results"),
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),

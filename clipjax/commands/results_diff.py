@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.shared.output import print_table, refuse_beside, say
+from clipjax.commands.shared.exclusions import refuse_beside
+from clipjax.commands.shared.options import LinesOption, OutFileOption
+from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.result_folder import emit, opened
 from clipjax.errors import DataError, UsageError, counted, unknown_name
 
@@ -34,11 +36,11 @@ def diff(
     paired: Annotated[
         bool, typer.Option("--paired", help="Intervals from the per-image tables, image by image: slower.")
     ] = False,
-    limit: Annotated[int, typer.Option(min=0, help="Lines of each table; 0 for all.")] = 30,
+    limit: LinesOption = 30,
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown, csv or json (both: every difference).")
     ] = "table",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")] = None,
+    out: OutFileOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit code 1 if a number differs or is on one side only.")
     ] = False,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from clipjax.commands.shared.exclusions import refuse_beside
+from clipjax.commands.shared.options import StoreOption
 from clipjax.commands.shared.output import print_table, say
-from clipjax.errors import DataError, UsageError
+from clipjax.commands.shared.stores import cached_pixels, parse_size, store_root
+from clipjax.errors import DataError
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists
 
@@ -18,25 +21,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of the store, or its URL; default: the user's cache.")
-]
 PixelsOption = Annotated[
     bool, typer.Option("--pixels", help="The pixel store of the user's cache, not the embeddings.")
 ]
-# Of the commands that embed images.
-PixelStoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--pixel-store",
-        help="Keep decoded pixels in this folder ('cache': the user's cache), for models that share them.",
-    ),
-]
-PixelBudgetOption = Annotated[
-    str | None, typer.Option("--pixel-budget", help="What the pixel store may take; default 100GB.")
-]
-_CACHE = Path("cache")
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 @app.command("ls")
@@ -75,48 +62,10 @@ def gc(
 
 
 def _existing(store: Path | None, pixels: bool) -> Path:
-    """Only the default stores may not be there yet: then they are empty."""
-    if store is not None and pixels:
-        raise UsageError("--pixels is the pixel store of the user's cache: give it or --store, not both")
+    """The store meant, which may be missing only where it is one of the user's cache: then it is empty."""
+    if pixels:
+        refuse_beside("--pixels", {"--store": store})
+        return cached_pixels()
     if store is not None and not exists(place(store).expanduser()):
         raise DataError(f"{store} does not exist; give the folder that `clipjax eval --store` wrote to")
-    return _cached_pixels() if pixels else store_root(store)
-
-
-def store_root(store: Path | None) -> Path:
-    """The store a command uses: --store, else the user's cache."""
-    from clipjax.config import cache_dir
-
-    return store if store is not None else cache_dir() / "store"
-
-
-def _cached_pixels() -> Path:
-    """Apart from the embeddings: those are small and cost more to make, so each has a budget of its own."""
-    from clipjax.config import cache_dir
-
-    return cache_dir() / "pixels"
-
-
-def pixels_in(root: Path | None, budget: str | None) -> Any:
-    """The `PixelStore` that --pixel-store and --pixel-budget ask for, None where none is."""
-    if root is None and budget is not None:
-        raise UsageError("--pixel-budget has no effect without --pixel-store: give both or neither")
-    if root is None:
-        return None
-    from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
-
-    size = BUDGET if budget is None else parse_size(budget)
-    return PixelStore(_cached_pixels() if root == _CACHE else root, size)
-
-
-def parse_size(text: str) -> int:
-    """'20GB' -> 20 000 000 000; units B, KB, MB, GB, TB (powers of ten)."""
-    upper = text.strip().upper()
-    unit = next((unit for unit in sorted(_UNITS, key=len, reverse=True) if upper.endswith(unit)), None)
-    try:
-        size = float(upper[: -len(unit)] if unit else upper) * (_UNITS[unit] if unit else 1)
-    except ValueError:
-        size = -1.0
-    if not 0 <= size < float("inf"):
-        raise UsageError(f"{text!r} is not a size; write for example 20GB or 500MB")
-    return int(size)
+    return store_root(store)

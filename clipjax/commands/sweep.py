@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipjax.commands.evaluate import say_waiting
-from clipjax.commands.shared.options import ParamsOption, WorkersOption, number_or_auto, workers_asked
-from clipjax.commands.shared.output import print_table, refuse_beside, say
-from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.commands.shared.options import (
+    BatchSizeOption,
+    DistributedOption,
+    ParamsOption,
+    PixelBudgetOption,
+    PixelStoreOption,
+    StoreOption,
+    WorkersOption,
+    batch_asked,
+    workers_asked,
+)
+from clipjax.commands.shared.output import print_table, say
+from clipjax.commands.shared.processes import join, say_waiting
+from clipjax.commands.shared.stores import CACHE, pixels_in, store_root
 from clipjax.devices import signals
-from clipjax.errors import DataError, UsageError, counted
+from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
     from clipjax.sweep.plan import Item, SweepPlan
@@ -43,7 +54,7 @@ def sweep(
     results: Annotated[
         Path, typer.Option(help="Folder for result rows; what has rows there is not run again.")
     ] = Path("results"),
-    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    store: StoreOption = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
     no_pixel_store: Annotated[
@@ -52,12 +63,7 @@ def sweep(
     no_compile_cache: Annotated[
         bool, typer.Option("--no-compile-cache", help="Keep no compiled programs between runs.")
     ] = False,
-    batch_size: Annotated[
-        str,
-        typer.Option(
-            help="Images a device a step, where the suite does not say; auto: the fastest, tried once."
-        ),
-    ] = "auto",
+    batch_size: BatchSizeOption = "auto",
     params: ParamsOption = "auto",
     workers: WorkersOption = "auto",
     shard: Annotated[
@@ -76,9 +82,7 @@ def sweep(
         list[Path] | None,
         typer.Option("--from", help="With --collect: folders of results to copy into --results first."),
     ] = None,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="One of several processes: join them first.")
-    ] = False,
+    distributed: DistributedOption = False,
 ) -> None:
     """Run a suite: every model on every data set with every task that it names.
 
@@ -102,18 +106,15 @@ def sweep(
         refuse_beside("--no-pixel-store", {"--pixel-store": pixel_store, "--pixel-budget": pixel_budget})
     if collect:
         refuse_beside("--collect", {"--dry-run": dry_run, "--distributed": distributed})
+    else:
+        refuse_without("--collect", {"--from": from_})
     if dry_run:
         refuse_beside("--dry-run", {"--distributed": distributed})
-    if from_ and not collect:
-        raise UsageError("--from has no effect without --collect: give both or neither")
-    if shares is not None and not dry_run:
-        raise UsageError("--shares has no effect without --dry-run: give both or neither")
+    else:
+        refuse_without("--dry-run", {"--shares": shares})
     part = None if shard is None else read_shard(shard)
-    pixels = None if no_pixel_store else pixels_in(pixel_store or Path("cache"), pixel_budget)
-    if distributed:
-        from clipjax.devices.processes import join_processes
-
-        join_processes()
+    pixels = None if no_pixel_store else pixels_in(pixel_store or CACHE, pixel_budget)
+    join(distributed)
     _use_compile_cache(not no_compile_cache)
 
     from clipjax.devices.agreement import on_all
@@ -131,7 +132,7 @@ def sweep(
         results,
         Store(store_root(store)),
         pixels,
-        batch_size=number_or_auto(batch_size, "--batch-size", "of images"),
+        batch_size=batch_asked(batch_size),
         params=params,
         workers=workers_asked(workers),
     )

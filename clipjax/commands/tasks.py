@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipjax.commands.shared.options import JsonOption
 from clipjax.commands.shared.output import print_table, say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def tasks(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One task: its whole convention.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the tasks of `clipjax eval` and what they need, and the collections of `--data-root`.
 

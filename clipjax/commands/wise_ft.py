@@ -10,9 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from clipjax.commands.shared.options import WorkersOption, workers_asked
+from clipjax.commands.shared.exclusions import check_suite, refuse_without
+from clipjax.commands.shared.options import (
+    JsonOption,
+    PixelBudgetOption,
+    PixelStoreOption,
+    StoreOption,
+    SuiteOption,
+    SuiteRootOption,
+    ValidationDatasetOption,
+    ValidationOption,
+    WorkersOption,
+    workers_asked,
+)
 from clipjax.commands.shared.output import print_table, say
-from clipjax.commands.store import PixelBudgetOption, PixelStoreOption, pixels_in, store_root
+from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import UsageError
 from clipjax.storage.buckets import place
 
@@ -39,14 +51,10 @@ def wise_ft(
     prompts: Annotated[
         str | None, typer.Option(help="Of the zero-shot head; default: those it was fine-tuned with.")
     ] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Choose alpha on these images; never those that are tested on.")
-    ] = None,
-    validation_dataset: Annotated[str, typer.Option(help="Their data set card.")] = "folder",
-    evaluate: Annotated[
-        str | None, typer.Option(help="Suite to evaluate every alpha on; needs --data-root.")
-    ] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Folder of data sets to evaluate on.")] = None,
+    validation: ValidationOption = None,
+    validation_dataset: ValidationDatasetOption = "folder",
+    evaluate: SuiteOption = None,
+    data_root: SuiteRootOption = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Data set for the figure's horizontal axis; default the first one named *_val."),
@@ -55,10 +63,10 @@ def wise_ft(
         str | None, typer.Option(metavar="NAME", help="What to call the model; default: after TUNED.")
     ] = None,
     workers: WorkersOption = "0",
-    store: Annotated[Path | None, typer.Option(help="Embedding store; default: the user's cache.")] = None,
+    store: StoreOption = None,
     pixel_store: PixelStoreOption = None,
     pixel_budget: PixelBudgetOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the sweep as JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
 
@@ -75,12 +83,9 @@ def wise_ft(
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
 
     out = place(out)
-    if (evaluate is None) != (data_root is None):
-        raise UsageError(
-            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
-        )
-    if pixel_store is not None and evaluate is None and validation is None:
-        raise UsageError("--pixel-store is for the images of --validation and --evaluate: leave it out")
+    check_suite(evaluate, data_root)
+    if evaluate is None and validation is None:
+        refuse_without("--validation or --evaluate", {"--pixel-store": pixel_store})
     if name is not None and name in taken_names():
         raise UsageError(f"--name {name} is a published model: choose another name")
     chosen = tuple(alphas or ALPHAS)
@@ -127,12 +132,12 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
 
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     """The two models, of one kind: of a CLIP tuned into a classifier, its zero-shot classifier."""
-    import clipjax
+    from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
     from clipjax.heads.head import classifier_head
 
-    first, second = clipjax.load_model(base), clipjax.load_model(tuned)
+    first, second = load_model(base), load_model(tuned)
     recipe = (second.card.lineage or {}).get("recipe", {})
     name = prompts or recipe.get("prompts") or "openai_80"
     found = load_prompts(name)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import clipjax
 from clipjax import cli
 from clipjax.commands import finetune
-from clipjax.commands.finetune import print_changes
+from clipjax.commands.shared.changes import print_changes
 from clipjax.errors import ClipjaxError, DataError, Interrupted, UsageError
 from clipjax.finetune import plan, run
 from clipjax.finetune.before_after import Change
@@ -322,8 +322,8 @@ def test_list_shows_every_method_and_recipe() -> None:
         (["flyp", "--data", ".", "--out", "o"], "say which model: --model ID"),
         (["flyp", "--evaluate", "robustness"], "--evaluate and --data-root go together"),
         (["flyp", "--data-root", "."], "--evaluate and --data-root go together"),
-        (["flyp", "--pixel-store", "p"], "--pixel-store is for the images of --evaluate: leave it out"),
-        (["flyp", "--validation", ".", "--hold-out", "2"], "give --validation or --hold-out, not both"),
+        (["flyp", "--pixel-store", "p"], "--pixel-store has no effect without --evaluate: give both"),
+        (["flyp", "--validation", ".", "--hold-out", "2"], "--validation and --hold-out do not go together"),
         (["flyp", "--recipe", "ce_imagenet"], "the recipe ce_imagenet is one of cross_entropy, not of flyp"),
         (["flyp", "--recipe", "flip_imagenet"], "unknown recipe 'flip_imagenet'; did you mean flyp_imagenet"),
         (["flyp", "--recipe", "gone.toml"], r"--recipe gone\.toml: there is no such file; "),
@@ -345,7 +345,13 @@ def test_list_shows_every_method_and_recipe() -> None:
 def test_wrong_calls_are_named(arguments: list[str], message: str) -> None:
     """Of options that say nothing else, those that the call needs."""
     common = {"--data": ".", "--out": "o", "--model": "b32"}
-    tested_alone = ("unknown method", "say ", "robustness lists", "unknown suite", "do not go together")
+    tested_alone = (
+        "unknown method",
+        "say ",
+        "robustness lists",
+        "unknown suite",
+        "--recipe do not go together",
+    )
     if not any(each in message for each in tested_alone):
         given = [part for name, value in common.items() for part in (name, value) if name not in arguments]
         arguments = [*arguments, *given]
@@ -478,6 +484,6 @@ def test_alpha_is_not_chosen_on_what_is_reported(world: World, tuned: tuple[Path
     refused(
         UsageError, "--evaluate and --data-root go together", "wise-ft", *pair, "--evaluate", "robustness"
     )
-    message = "--pixel-store is for the images of --validation and --evaluate"
+    message = "--pixel-store has no effect without --validation or --evaluate"
     refused(UsageError, message, "wise-ft", *pair, "--pixel-store", "p")
     assert not (tuned[0] / "leak").exists()

@@ -335,7 +335,7 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--models", "vit_b_32-openai"], "--models needs --data-root"),
+        (["--models", "vit_b_32-openai"], "--models has no effect without --data-root"),
         (["--models", "vit_b_32-opena", "--data-root", "."], "did you mean vit_b_32-openai"),
     ],
 )

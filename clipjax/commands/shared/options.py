@@ -1,9 +1,9 @@
-"""Options that several commands have, said once."""
+"""Options that several commands have, each declared once, and how their texts are read."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,44 +11,16 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import UsageError
 from clipjax.storage.buckets import place
 
-DatasetOption = Annotated[
-    str | None,
-    typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+if TYPE_CHECKING:
+    from clipjax.checkpoints.card import Card
+
+# The model.
+_MODEL = typer.Option("--model", "-m", help="Model id, hub repository, folder or checkpoint.")
+ModelOption = Annotated[str | None, _MODEL]
+NeededModelOption = Annotated[str, _MODEL]
+CardOption = Annotated[
+    str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
 ]
-LabelsOption = Annotated[
-    str | None,
-    typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
-]
-WorkersOption = Annotated[
-    str,
-    typer.Option(
-        help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
-    ),
-]
-ParamsOption = Annotated[
-    str,
-    typer.Option(
-        help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
-        "memory allows (auto)."
-    ),
-]
-
-
-def workers_asked(text: str) -> int | Literal["auto"]:
-    """What --workers says. Raises UsageError for anything but a number and "auto"."""
-    return number_or_auto(text, "--workers", "of processes")
-
-
-def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
-    """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
-    if text == "auto":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
-
-
 NameOption = Annotated[
     str | None,
     typer.Option(
@@ -73,6 +45,130 @@ FactsOption = Annotated[
     Path | None, typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of such keys.")
 ]
 
+# The data.
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", "-d", help="Data set card (see `clipjax datasets list`) or a card's file."),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
+]
+ValidationOption = Annotated[
+    Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
+]
+ValidationDatasetOption = Annotated[str, typer.Option(help="Data set card of the --validation images.")]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option(help="Suite to evaluate the models made on, e.g. robustness; needs --data-root."),
+]
+SuiteRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", help="Folder of data sets to evaluate on with --evaluate (`clipjax datasets list`)."
+    ),
+]
+
+# How it is computed.
+BatchSizeOption = Annotated[
+    str,
+    typer.Option(
+        help="Images a device a step, where no suite says it; part of the store's layout. auto tries once "
+        "what is fastest here."
+    ),
+]
+WorkersOption = Annotated[
+    str,
+    typer.Option(
+        help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
+    ),
+]
+ParamsOption = Annotated[
+    str,
+    typer.Option(
+        help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
+        "memory allows (auto)."
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the store, or its URL; default: the user's cache."),
+]
+PixelStoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pixel-store",
+        help="Keep decoded pixels in this folder ('cache': the user's cache), for models that share them.",
+    ),
+]
+PixelBudgetOption = Annotated[
+    str | None, typer.Option("--pixel-budget", help="What the pixel store may take; default 100GB.")
+]
+DistributedOption = Annotated[
+    bool, typer.Option("--distributed", help="One of several processes: join them first.")
+]
+
+# Result rows, and what is made of them.
+ResultsArgument = Annotated[
+    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
+]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", help="Folder that `clipjax eval --results` wrote to.")
+]
+PromptSetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        help="The prompt set to take, where a number was measured with several. Default: the study's, "
+        "openai_80, but none in `clipjax results curation`.",
+    ),
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="Numbers of this precision: parity or fast.")
+]
+FigureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--figure",
+        "-f",
+        help="Only this one, e.g. fig1, table2, or mine.toml; may be repeated. Default: all of the paper.",
+    ),
+]
+HighlightOption = Annotated[
+    list[str] | None,
+    typer.Option("--highlight", help="A model to draw as a star with its name beside it; may be repeated."),
+]
+ClaimsOption = Annotated[
+    Path | None,
+    typer.Option("--claims", help="Claims of your own: a file of the form of configs/claims.toml."),
+]
+MetricOption = Annotated[
+    list[str] | None, typer.Option("--metric", help="Only this metric, e.g. top1; may be repeated.")
+]
+LinesOption = Annotated[int, typer.Option("--limit", min=0, help="Lines of a table at most; 0 for all.")]
+OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
+
+
+def workers_asked(text: str) -> int | Literal["auto"]:
+    """The value of --workers. Raises UsageError for anything but a number and "auto"."""
+    return number_or_auto(text, "--workers", "of processes")
+
+
+def batch_asked(text: str) -> int | Literal["auto"]:
+    """The value of --batch-size. Raises UsageError for anything but a number and "auto"."""
+    return number_or_auto(text, "--batch-size", "of images")
+
+
+def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
+    """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option}: a number {of}, or auto, not {text!r}") from None
+
 
 def stated_options(
     name: str | None, facts_of: str | None, fact: list[str] | None, facts: Path | None
@@ -83,7 +179,7 @@ def stated_options(
     return {"name": name, "facts_of": facts_of, "facts": fact_table(fact, facts)}
 
 
-def say_unknown_facts(source: str | Path | None, card: Any) -> None:
+def say_unknown_facts(source: str | Path | None, card: Card) -> None:
     """One sentence on stderr where foreign weights have no facts, with the option that helps."""
     if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
         return

@@ -1,13 +1,13 @@
-"""What commands share: tables as aligned columns on stdout, and refusing options that would be ignored."""
+"""What commands print: lines for a person, and tables as aligned columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
-from clipjax.errors import UsageError, visible
+from clipjax.errors import visible
 from clipjax.results.escaping import terminal
 
 
@@ -19,21 +19,6 @@ def say(text: object = "", *, err: bool = False, **style: Any) -> None:
         style: as of `typer.secho`.
     """
     typer.secho(terminal(str(text)), err=err, **style)
-
-
-def refuse_beside(main: str, others: Mapping[str, object]) -> None:
-    """Say so where options are given that `main` leaves no use for.
-
-    Args:
-        main: what decides, as the user wrote it.
-        others: option -> its value; None and False mean that it was not given.
-
-    Raises:
-        UsageError: one was.
-    """
-    given = [name for name, value in others.items() if value is not None and value is not False]
-    if given:
-        raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
 
 
 def print_table(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from clipjax.commands.shared.output import say
 from clipjax.errors import DataError, UsageError, unknown_name
@@ -16,9 +14,6 @@ if TYPE_CHECKING:
     from clipjax.results.store import ResultStore, Row
 
 DEFAULT = "parity"  # of --precision
-Folder = Annotated[
-    Path, typer.Argument(metavar="RESULTS", help="Folder that `clipjax eval --results` wrote to.")
-]
 
 
 def opened(folder: Path) -> ResultStore:

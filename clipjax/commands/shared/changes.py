@@ -1,0 +1,41 @@
+"""The before/after table of `clipjax finetune --evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipjax.commands.shared.output import print_table, say
+
+if TYPE_CHECKING:
+    from clipjax.finetune.before_after import Change
+
+
+def print_changes(changes: Sequence[Change]) -> None:
+    """The before/after table; a line is red where every seed lost, green where every seed gained."""
+    titles = [
+        *("task", "data set", "number", "n"),
+        *("before", "after", "sd", "difference", "95 % interval", "verdict"),
+    ]
+    rows = [_cells(change) for change in changes]
+    print_table(titles, rows, colours=[_COLOURS.get(change.verdict or "") for change in changes])
+    seeds = max(len(change.after) for change in changes)
+    if seeds > 1:
+        say(f"\nafter: mean of {seeds} seeds; interval: from the lowest to the highest of their paired ones")
+
+
+_COLOURS = {"lost": "red", "gained": "green"}
+
+
+def _cells(change: Change) -> list[str]:
+    def number(value: float | None, form: str = ".4f") -> str:
+        return "" if value is None else format(value, form)
+
+    limits = change.interval
+    interval = "" if limits is None else f"[{limits[0]:+.4f}, {limits[1]:+.4f}]"
+    metric = change.metric
+    return [
+        *(metric.task, change.dataset, metric.title, "" if change.n is None else str(change.n)),
+        *(number(change.before), number(change.mean), number(change.deviation)),
+        *(number(change.difference, "+.4f"), interval, change.verdict or change.note or ""),
+    ]

@@ -1,0 +1,59 @@
+"""Options that exclude each other, or that need each other: refused in one way, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import typer
+
+from clipjax.errors import UsageError
+
+
+def refuse_beside(main: str, others: Mapping[str, object]) -> None:
+    """Refuse options that have no use beside `main`.
+
+    Args:
+        main: the option that decides, as the user wrote it.
+        others: option -> its value; None, False and an empty list mean that it was not given.
+
+    Raises:
+        UsageError: one was.
+    """
+    if given := _given(others):
+        raise UsageError(f"{main} and {', '.join(given)} do not go together: leave one of them out")
+
+
+def refuse_without(main: str, others: Mapping[str, object]) -> None:
+    """Refuse options that have no use without `main`, where `main` was not given.
+
+    Args:
+        main: the option that they need, as the user would write it.
+        others: option -> its value, as of `refuse_beside`.
+
+    Raises:
+        UsageError: one was given.
+    """
+    if given := _given(others):
+        verb = "has" if len(given) == 1 else "have"
+        raise UsageError(f"{', '.join(given)} {verb} no effect without {main}: give both or neither")
+
+
+def check_suite(evaluate: object, data_root: object) -> None:
+    """Raises UsageError where one of --evaluate and --data-root was given, and the other was not."""
+    if (evaluate is None) != (data_root is None):
+        raise UsageError(
+            "--evaluate and --data-root go together: which suite, and the folder of its data sets"
+        )
+
+
+def on_command_line(context: typer.Context, names: Iterable[str]) -> dict[str, bool]:
+    """Option -> whether the user wrote it, even with its default value."""
+    return {
+        f"--{name.replace('_', '-')}": getattr(context.get_parameter_source(name), "name", "")
+        == "COMMANDLINE"
+        for name in names
+    }
+
+
+def _given(others: Mapping[str, object]) -> list[str]:
+    return [name for name, value in others.items() if not (value is None or value is False or value == [])]

@@ -1,0 +1,47 @@
+"""A command among several processes, and how long its devices waited for pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipjax.commands.shared.output import say
+from clipjax.errors import counted
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.images import EmbedStats
+
+
+def join(distributed: bool) -> None:
+    """Join the other processes where --distributed was given; before JAX is used."""
+    if distributed:
+        from clipjax.devices.processes import join_processes
+
+        join_processes()
+
+
+def say_waiting(stats: Sequence[EmbedStats]) -> None:
+    """Say how long the devices waited for pixels, where any images were embedded."""
+    from clipjax.embeddings.images import share_waiting
+
+    if (waiting := share_waiting(stats)) is None:
+        return
+    images = sum(each.images for each in stats)
+    total = sum(each.decode_seconds + each.compute_seconds for each in stats)
+    say(
+        f"embedded {counted(images, 'image')} in {total:.1f} s; the devices waited for pixels "
+        f"{waiting:.0%} of it{_decoders(stats)}",
+        err=True,
+    )
+    found = dict.fromkeys(
+        f"{each.per_device_batch} images a device in a step ({each.batch_choice})"
+        for each in stats
+        if each.images and each.batch_choice
+    )
+    for line in found:
+        say(line, err=True)
+
+
+def _decoders(stats: Sequence[EmbedStats]) -> str:
+    found = dict.fromkeys(each.decoders for each in stats if each.images and each.decoders)
+    return f" (decoded by {', then '.join(found)}: the fastest here)" if found else ""

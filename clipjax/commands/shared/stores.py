@@ -1,0 +1,50 @@
+"""The stores of embeddings and of decoded pixels that the options of a command mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipjax.commands.shared.exclusions import refuse_without
+from clipjax.config import cache_dir
+from clipjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipjax.data.pixels.pixel_store import PixelStore
+
+CACHE = Path("cache")  # as --pixel-store: the user's cache
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def store_root(store: Path | None) -> Path:
+    """The folder of the embedding store: --store, else the user's cache."""
+    return store if store is not None else cache_dir() / "store"
+
+
+def cached_pixels() -> Path:
+    """The pixel store of the user's cache. Embeddings are small and cost more: each has its own budget."""
+    return cache_dir() / "pixels"
+
+
+def pixels_in(root: Path | None, budget: str | None) -> PixelStore | None:
+    """The pixel store that --pixel-store and --pixel-budget ask for; None where no one is."""
+    if root is None:
+        refuse_without("--pixel-store", {"--pixel-budget": budget})
+        return None
+    from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
+
+    size = BUDGET if budget is None else parse_size(budget)
+    return PixelStore(cached_pixels() if root == CACHE else root, size)
+
+
+def parse_size(text: str) -> int:
+    """'20GB' -> 20 000 000 000 bytes; units B, KB, MB, GB, TB (powers of ten). Raises UsageError."""
+    upper = text.strip().upper()
+    unit = next((unit for unit in sorted(_UNITS, key=len, reverse=True) if upper.endswith(unit)), None)
+    try:
+        size = float(upper[: -len(unit)] if unit else upper) * (_UNITS[unit] if unit else 1)
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < float("inf"):
+        raise UsageError(f"{text!r} is not a size; write for example 20GB or 500MB")
+    return int(size)

@@ -1,0 +1,51 @@
+"""What commands share: options declared once, exclusions refused in one way, no command in another."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import clipjax.commands
+from clipjax.commands.shared.exclusions import refuse_beside, refuse_without
+from clipjax.errors import UsageError
+
+COMMANDS = Path(clipjax.commands.__file__).parent
+
+
+def trees() -> dict[str, ast.Module]:
+    files = [*COMMANDS.glob("*.py"), *(COMMANDS / "shared").glob("*.py")]
+    return {file.stem: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def test_no_command_imports_another() -> None:
+    for name, tree in trees().items():
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and node.module.startswith("clipjax.commands")
+            ):
+                assert node.module.startswith("clipjax.commands.shared."), f"{name}: {node.module}"
+
+
+def test_an_option_is_declared_once() -> None:
+    """Two declarations with one help text would be one option, written twice."""
+    texts: dict[str, str] = {}
+    for name, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument"):
+                helps = [ast.unparse(word.value) for word in node.keywords if word.arg == "help"]
+                text = helps[0] if helps else f"{name} {node.lineno}"
+                assert text not in texts, f"{name} and {texts[text]}: {text}"
+                texts[text] = name
+
+
+def test_what_does_not_go_together_is_named() -> None:
+    refuse_beside("--all", {"--card": None, "--json": False, "--fact": []})
+    refuse_without("--all", {"--card": None, "--json": False, "--fact": []})
+    with pytest.raises(UsageError, match=r"^--all and --card, --n do not go together: leave one of"):
+        refuse_beside("--all", {"--card": "x", "--n": 0, "--json": False})
+    with pytest.raises(UsageError, match=r"^--n has no effect without --all: give both or neither$"):
+        refuse_without("--all", {"--n": 0})
