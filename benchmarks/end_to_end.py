@@ -109,6 +109,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.readers.folder import read_folder
+    from clipjax.embeddings.compute import Compute
     from clipjax.embeddings.images import embed_images
 
     model = clipjax.load_model(str(folder / WEIGHTS), card=CARD)
@@ -118,7 +119,9 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
         if request == "decode":
             with batches(manifest, model.card.preprocess.recipe(), batch_size=batch) as source:
                 return common.seconds(lambda: sum(1 for _ in source))
-        made = embed_images(model, manifest, per_device_batch=batch, workers=int(request), progress=False)
+        made = embed_images(
+            model, manifest, Compute(per_device_batch=batch, workers=int(request), progress=False)
+        )
         np.save(folder / "clipjax.npy", made.array)
         stats = made.stats
         return {"waiting_for_pixels": stats.decode_seconds, "computing": stats.compute_seconds}

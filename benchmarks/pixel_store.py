@@ -133,6 +133,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.pixel_store import PixelStore
     from clipjax.data.readers.folder import read_folder
+    from clipjax.embeddings.compute import Compute
     from clipjax.embeddings.images import embed_images
 
     card = small_card()
@@ -156,7 +157,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
         if (name := request.removeprefix("processor ")) in ("decode", "read"):
             return go_through(name)
         if request == "compare":
-            second = embed_images(models[1], manifest, per_device_batch=batch, progress=False)
+            second = embed_images(models[1], manifest, Compute(per_device_batch=batch, progress=False))
             return {
                 "pixels": all(map(np.array_equal, pixels(batches), pixels(store.batches))),
                 "embeddings": np.array_equal(second.array, np.load(folder / "second.npy")),
@@ -164,7 +165,9 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
         if request == "first":
             shutil.rmtree(store.root, ignore_errors=True)
         kept, model = None if request == "direct" else store, models[request == "second"]
-        made = embed_images(model, manifest, pixel_store=kept, per_device_batch=batch, progress=False)
+        made = embed_images(
+            model, manifest, Compute(pixel_store=kept, per_device_batch=batch, progress=False)
+        )
         np.save(folder / f"{request}.npy", made.array)
         return made.stats.decode_seconds / (made.stats.decode_seconds + made.stats.compute_seconds)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipjax.checkpoints.load import load_model as load_model
     from clipjax.checkpoints.model import Model as Model
-    from clipjax.evaluation.run import evaluate as evaluate
+    from clipjax.evaluation.evaluate import evaluate as evaluate
     from clipjax.evaluation.wrapped import wrap as wrap
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_model": "clipjax.checkpoints.load",
     "Model": "clipjax.checkpoints.model",
-    "evaluate": "clipjax.evaluation.run",
+    "evaluate": "clipjax.evaluation.evaluate",
     "wrap": "clipjax.evaluation.wrapped",
 }
 

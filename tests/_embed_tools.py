@@ -168,8 +168,9 @@ def main(arguments: list[str]) -> None:
     if options.process:
         index, count, port = options.process
         jax.distributed.initialize(f"127.0.0.1:{port}", count, index, initialization_timeout=60)
+    from _records import embed_images, embed_many
+
     from clipjax.data.pixels.pixel_store import PixelStore
-    from clipjax.embeddings.images import embed_images, embed_many
     from clipjax.storage.store import Store
 
     if options.kill_at is not None:

@@ -86,7 +86,6 @@ LAZY: set[tuple[str, str]] = {
     ("clipjax.checkpoints.tokenizer_files", "converters.hub"),
     ("clipjax.doctor.data", "clipjax.checkpoints.registry"),
     ("clipjax.doctor.data", "clipjax.evaluation.collection"),
-    ("clipjax.evaluation.run", "clipjax.checkpoints.load"),
     ("clipjax.sweep.models", "clipjax.evaluation.subject"),
 }
 

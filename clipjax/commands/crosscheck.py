@@ -81,19 +81,15 @@ def crosscheck(
         clipjax crosscheck photos --model lite0 --against timm --limit 64
     """
     from clipjax.checkpoints.load import load_model
+    from clipjax.evaluation.subject import Request
     from clipjax.storage.buckets import refuse_url
     from clipjax.verification.crosscheck import crosscheck as run
 
     refuse_url(out, "a record")
     found = run(
         load_model(model, card=card),
+        Request(dataset=dataset, root=data, labels=labels, prompts=prompts, limit=limit, seed=seed),
         against,
-        dataset=dataset,
-        root=data,
-        labels=labels,
-        prompts=prompts,
-        limit=limit,
-        seed=seed,
         checkpoint=checkpoint,
         batch=batch_size,
     )

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -38,6 +38,10 @@ from clipjax.commands.shared.processes import join, say_waiting
 from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.devices import signals
 from clipjax.errors import DataError, UsageError, counted
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
+    from clipjax.evaluation.subject import Request
 
 
 def register(app: typer.Typer) -> None:
@@ -169,38 +173,52 @@ def evaluate(
         _show([result], as_json)
         return
     join(distributed)
-    settings: dict[str, Any] = {
-        "annotations": annotations,
-        "limit": limit,
-        "seed": seed,
-        "resamples": resamples,
-        "per_device_batch": batch_asked(batch_size),
-        "params": params,
-        "precision": precision,
-        "compare_precision": compare_precision,
-        "workers": workers_asked(workers),
-        "on_error": on_error,
-        "decode": decode,
-        "store": store_root(store),
-        "pixel_store": pixels_in(pixel_store, pixel_budget),
-        "results": results,
-    }
+    from clipjax.embeddings.compute import Compute
+    from clipjax.evaluation.run import run
+    from clipjax.evaluation.subject import Request
+    from clipjax.storage.store import Store
+
+    request = Request(
+        dataset=dataset,
+        root=data,
+        labels=labels,
+        prompts=(prompts or [None])[0],
+        id_dataset=id_dataset,
+        id_root=id_data,
+        annotations=annotations,
+        limit=limit,
+        seed=seed,
+        resamples=resamples,
+        decode=decode,
+        precision=precision,
+        compare_precision=compare_precision,
+    )
+    compute = Compute(
+        store=Store(store_root(store)),
+        pixel_store=pixels_in(pixel_store, pixel_budget),
+        per_device_batch=batch_asked(batch_size),
+        params=params,
+        workers=workers_asked(workers),
+        on_error=on_error,
+    )
     loading = {"card": card, **stated_options(name, facts_of, fact, facts)}
     if data_root is not None:
-        _evaluate_collection(asked, loading, prompts or [], settings, as_json)
+        _evaluate_collection(asked, prompts or [], loading, request, compute, results, as_json)
         return
-    chosen = {"dataset": dataset, "root": data, "labels": labels, "prompts": (prompts or [None])[0]}
-    chosen |= {"id_dataset": id_dataset, "id_root": id_data}
     loaded = _load(asked, loading, params)
-    from clipjax.evaluation.run import evaluate
-
-    result = evaluate(loaded, task=task, **chosen, **settings)
+    result = run(loaded, task, request, compute, results=results)
     signals.done()
     _show([result], as_json)
 
 
 def _evaluate_collection(
-    asked: _Asked, loading: dict[str, Any], prompts: Sequence[str], settings: dict[str, Any], as_json: bool
+    asked: _Asked,
+    prompts: Sequence[str],
+    loading: dict[str, Any],
+    request: Request,
+    compute: Compute,
+    results_at: Path,
+    as_json: bool,
 ) -> None:
     """Every run that the data sets below --data-root allow; those that fail are named at the end."""
     from clipjax.evaluation.collection import Job, evaluate_all, plan
@@ -213,9 +231,9 @@ def _evaluate_collection(
     planned = plan(asked.task, asked.data_root, prompts)
     for line in planned.missing:
         say(f"left out: {line}", err=True)
-    model = _load(asked, loading, settings["params"])
+    model = _load(asked, loading, compute.params)
     results, failed = [], []
-    for done in evaluate_all(model, planned.jobs, announce=announce, **settings):
+    for done in evaluate_all(model, planned.jobs, request, compute, results=results_at, announce=announce):
         if done.result is not None:
             # The per-image tables of many runs would fill the memory; they are in --results.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -37,6 +38,9 @@ from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import ClipjaxError, DataError, UsageError, counted
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import is_file
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
 
 
 def register(app: typer.Typer) -> None:
@@ -143,11 +147,29 @@ def finetune(
         refuse_beside("--validation", {"--hold-out": hold_out})
     _refuse_draws(seeds or [], shots)
     join(distributed)
+    from clipjax.embeddings.compute import Compute
+    from clipjax.storage.store import Store
+
     asked = _Asked(
-        *(data, dataset, validation, validation_dataset, hold_out, shots, limit),
-        *(evaluate, data_root, fsdp, every, workers_asked(workers)),
-        *(store_root(store), pixels_in(pixel_store, pixel_budget)),
-        *(name, stated_options(None, facts_of, fact, facts)),
+        data=data,
+        dataset=dataset,
+        validation=validation,
+        validation_dataset=validation_dataset,
+        hold_out=hold_out,
+        shots=shots,
+        limit=limit,
+        suite=evaluate,
+        data_root=data_root,
+        fsdp=fsdp,
+        every=every,
+        compute=Compute(
+            store=Store(store_root(store)),
+            pixel_store=pixels_in(pixel_store, pixel_budget),
+            workers=workers_asked(workers),
+            progress=False,
+        ),
+        name=name,
+        loading=stated_options(None, facts_of, fact, facts),
     )
     if method.startswith("suite:"):
         refuse_beside(method, {"--name": name, "--facts-of": facts_of, "--fact": fact, "--facts": facts})
@@ -183,8 +205,9 @@ class _Job(NamedTuple):
     out: Path
 
 
-class _Asked(NamedTuple):
-    """What all jobs of a command have in common, as the user named it."""
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What all jobs of a command have in common, as the user named it; `compute` is of the evaluation."""
 
     data: Path
     dataset: str
@@ -197,9 +220,7 @@ class _Asked(NamedTuple):
     data_root: Path | None
     fsdp: bool
     every: int
-    workers: int | Literal["auto"]
-    store: Path
-    pixel_store: Any
+    compute: Compute
     name: str | None
     loading: dict[str, Any]
 
@@ -217,10 +238,14 @@ class _Asked(NamedTuple):
     def settings(self) -> Any:
         from clipjax.devices.sharding import DP, FSDP, make_mesh
         from clipjax.finetune.method import Settings
-        from clipjax.storage.store import Store
 
-        rules = FSDP if self.fsdp else DP
-        return Settings(make_mesh(), rules, None, self.every, Store(self.store), self.workers)
+        return Settings(
+            make_mesh(),
+            rules=FSDP if self.fsdp else DP,
+            every=self.every,
+            store=self.compute.store,
+            workers=self.compute.workers,
+        )
 
 
 def _jobs(
@@ -328,10 +353,11 @@ def _run(job: _Job, asked: _Asked, data: Any, settings: Any) -> tuple[Sequence[A
     runs = finetune(base, job.recipe, data, job.out, settings, name=asked.name, announce=announce)
     if suite is None or asked.data_root is None:
         return runs, []
-    tuned = [run.model for run in runs]
-    options = {"store": settings.store, "pixel_store": asked.pixel_store, "workers": asked.workers}
-    options |= {"progress": False, "announce": announce}
-    return runs, before_and_after(base, tuned, suite, asked.data_root, job.out / "results", **options)
+    tuned, results = [run.model for run in runs], job.out / "results"
+    changes = before_and_after(
+        base, tuned, suite, asked.data_root, results, compute=asked.compute, announce=announce
+    )
+    return runs, changes
 
 
 def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:

@@ -28,8 +28,9 @@ from clipjax.devices import signals
 from clipjax.errors import DataError, counted
 
 if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
     from clipjax.sweep.plan import Item, SweepPlan
-    from clipjax.sweep.run import Report, Settings
+    from clipjax.sweep.run import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -118,9 +119,9 @@ def sweep(
     _use_compile_cache(not no_compile_cache)
 
     from clipjax.devices.agreement import on_all
+    from clipjax.embeddings.compute import Compute
     from clipjax.storage.store import Store
     from clipjax.sweep.plan import make_plan
-    from clipjax.sweep.run import Settings
     from clipjax.sweep.shards import cut
     from converters.hub import only_cached
 
@@ -128,11 +129,10 @@ def sweep(
         read = load_suite(suite, data_root=data_root, model_root=model_root)
         return make_plan(read, None if pixels is None else pixels.budget)
 
-    settings = Settings(
-        results,
-        Store(store_root(store)),
-        pixels,
-        batch_size=batch_asked(batch_size),
+    compute = Compute(
+        store=Store(store_root(store)),
+        pixel_store=pixels,
+        per_device_batch=batch_asked(batch_size),
         params=params,
         workers=workers_asked(workers),
     )
@@ -140,14 +140,14 @@ def sweep(
         plan = on_all(read_plan, "make the plan of the sweep")
         items = plan.items if part is None else cut(plan.items, part.of)[part.number - 1]
         if collect:
-            _collect(plan, items, settings, from_ or [])
+            _collect(plan, items, compute, results, from_ or [])
         elif dry_run:
-            _preview(plan, items, settings, shares or (part.of if part else 1))
+            _preview(plan, items, compute, results, shares or (part.of if part else 1))
         else:
-            _run(plan, items, settings)
+            _run(plan, items, compute, results)
 
 
-def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
+def _run(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path) -> None:
     import jax
 
     from clipjax.devices.agreement import on_all
@@ -158,14 +158,17 @@ def _run(plan: SweepPlan, items: Sequence[Item], settings: Settings) -> None:
         if jax.process_index() == 0:
             say(line, err=True)
 
+    assert compute.store is not None
+    store = compute.store
+
     def check_folders() -> None:
-        ResultStore(settings.results).check_root(written=True)
-        settings.store.check_root()
+        ResultStore(results).check_root(written=True)
+        store.check_root()
 
     on_all(check_folders, "use the folders of the sweep")
     for missing in plan.missing:
         tell(f"{'missing' if missing.named else 'left out'}: {missing.line}")
-    report = run_sweep(plan, items, settings, tell=tell)
+    report = run_sweep(plan, items, compute, results, tell=tell)
     signals.done()
     if jax.process_index() == 0:
         _show(report, jax.process_count())
@@ -186,10 +189,10 @@ def _show(report: Report, processes: int) -> None:
             say(f"  {failure.what}: {failure.reason}")
 
 
-def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: int) -> None:
+def _preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> None:
     from clipjax.sweep.preview import preview
 
-    found = preview(plan, items, settings, shards)
+    found = preview(plan, items, compute, results, shards)
     for table in (found.models, found.recipes, *([found.shards] if shards > 1 else [])):
         print_table(table.header, table.rows)
         say()
@@ -197,17 +200,19 @@ def _preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards:
         say(line)
 
 
-def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders: Sequence[Path]) -> None:
+def _collect(
+    plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, folders: Sequence[Path]
+) -> None:
     """Copy results together, then say what is missing: exit code 1 where anything is."""
     from clipjax.results.merge import merge_results
     from clipjax.results.store import ResultStore
     from clipjax.sweep.state import lacking
 
     if folders:
-        added = merge_results(folders, settings.results)
-        say(f"{counted(added, 'run')} copied to {settings.results}", err=True)
-    ResultStore(settings.results).rows()  # names a run that is damaged, and has no results then
-    left = lacking(plan, items, settings.results, settings.params)
+        added = merge_results(folders, results)
+        say(f"{counted(added, 'run')} copied to {results}", err=True)
+    ResultStore(results).rows()  # names a run that is damaged, and has no results then
+    left = lacking(plan, items, results, compute)
     for item, reason in left:
         say(f"{item}{': ' + reason if reason else ''}")
     named = [missing.line for missing in plan.missing if missing.named]
@@ -217,7 +222,7 @@ def _collect(plan: SweepPlan, items: Sequence[Item], settings: Settings, folders
     if left or named:
         raise DataError(
             f"{counted(len(left), 'run')} and {counted(len(named), 'data set')} are missing from "
-            f"{settings.results}: run the sweep again, with --shard or without; it does what is missing"
+            f"{results}: run the sweep again, with --shard or without; it does what is missing"
         )
 
 

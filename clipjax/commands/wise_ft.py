@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from clipjax.commands.shared.output import print_table, say
 from clipjax.commands.shared.stores import pixels_in, store_root
 from clipjax.errors import UsageError
 from clipjax.storage.buckets import place
+
+if TYPE_CHECKING:
+    from clipjax.embeddings.compute import Compute
 
 
 def register(app: typer.Typer) -> None:
@@ -92,10 +95,14 @@ def wise_ft(
     _refuse_overwriting(out / "model", base, tuned)
     first, second, prompt_set = _pair(base, tuned, prompts)
     seen: dict[str, Any] = {}
-    how = {"pixel_store": pixels_in(pixel_store, pixel_budget), "workers": workers_asked(workers)}
+    from clipjax.embeddings.compute import Compute
+    from clipjax.storage.store import Store
+
+    pixels = pixels_in(pixel_store, pixel_budget)
+    compute = Compute(pixel_store=pixels, workers=workers_asked(workers), progress=False)
     if validation is not None:
         split = _validation(validation, validation_dataset, second.card, evaluate, data_root)
-        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, **how)
+        choice = choose_alpha(first, second, split, prompts=prompt_set, alphas=chosen, compute=compute)
         alpha = choice.best
         seen = {"validation": split.name, "validation_digest": split.manifest.digest}
         seen |= {"alphas": list(chosen), "alpha_accuracies": list(choice.tried)}
@@ -104,7 +111,8 @@ def wise_ft(
         alpha = chosen[0] if len(chosen) == 1 else 0.5
     rows: list[dict[str, Any]] = []
     if evaluate is not None and data_root is not None:
-        rows = _sweep(first, second, chosen, evaluate, data_root, out, store_root(store), **how)
+        stored = dataclasses.replace(compute, store=Store(store_root(store)))
+        rows = _sweep(first, second, chosen, evaluate, data_root, out, stored)
     _write(first, second, alpha, seen, out, name)
     drawn = _draw(rows, reference, alpha, out) if rows else []
     if as_json:
@@ -173,22 +181,26 @@ def _sweep(
     suite: str,
     data_root: Path,
     out: Path,
-    store: Path,
-    **how: Any,
+    compute: Compute,
 ) -> list[dict[str, Any]]:
     """The rows of every alpha on the suite."""
     from clipjax.finetune.before_after import evaluate_suite, left_out
     from clipjax.finetune.suites import load_suite
     from clipjax.finetune.wise_ft import sweep
-    from clipjax.storage.store import Store
 
     found = load_suite(suite)
-    settings = {"results": out / "results", "store": Store(store), "progress": False} | how
     for line in left_out(found, data_root):
         say(line, err=True)
     rows = []
     for model in sweep(first, second, alphas):
-        results = evaluate_suite(model, found, data_root, lambda line: say(line, err=True), **settings)
+        results = evaluate_suite(
+            model,
+            found,
+            data_root,
+            lambda line: say(line, err=True),
+            compute=compute,
+            results=out / "results",
+        )
         rows += [row for result in results for row in found.shown(result.rows)]
     return rows
 

@@ -15,6 +15,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.devices.sharding import make_mesh
+from clipjax.embeddings.compute import Compute
 from clipjax.finetune.before_after import evaluate_suite
 from clipjax.finetune.method import Settings
 from clipjax.finetune.recipe import load_recipe
@@ -86,9 +87,8 @@ def _evaluate(model: Model, out: Path) -> list[Row]:
         load_suite(SUITE),
         out / "world",
         lambda _: None,
-        store=Store(out / "store"),
+        compute=Compute(store=Store(out / "store"), progress=False),
         results=out / "results",
-        progress=False,
     )
     return [row for result in results for row in result.rows]
 

@@ -33,6 +33,7 @@ from clipjax.demo.files import ImageSet, Split, write_set
 from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import IMAGE_BATCH
 from clipjax.evaluation.rows import Result
 from clipjax.finetune.contrastive import Recipe, train
@@ -42,7 +43,7 @@ from clipjax.results.store import Row
 from clipjax.storage.reading import read_text
 from clipjax.storage.store import Store
 from clipjax.sweep.plan import make_plan
-from clipjax.sweep.run import Settings, complete, run_sweep
+from clipjax.sweep.run import complete, run_sweep
 from clipjax.sweep.state import results_of
 from clipjax.sweep.suite import Run, Suite
 
@@ -187,17 +188,17 @@ def _swept(out: Path, plan: Plan, world: Path, progress: bool) -> list[Result]:
 def _sweep(out: Path, runs: Sequence[Run], world: Path, progress: bool) -> list[Result]:
     """The results of runs, in the sweep's order; the first failure ends the demo."""
     sweep = make_plan(Suite("demo", "The demo world", tuple(runs), data_root=world), BUDGET)
-    settings = Settings(
-        out / "results",
-        Store(out / "store"),
-        PixelStore(out / "pixels"),
-        batch_size=IMAGE_BATCH,
+    compute = Compute(
+        store=Store(out / "store"),
+        pixel_store=PixelStore(out / "pixels"),
+        per_device_batch=IMAGE_BATCH,
         progress=False,
     )
+    results = out / "results"
     with progress_bar(len(sweep.items), "evaluate", "run", shown=progress) as bar:
-        report = run_sweep(sweep, sweep.items, settings, advance=bar.update)
+        report = run_sweep(sweep, sweep.items, compute, results, advance=bar.update)
     complete(report, sweep)
-    return results_of(sweep, settings.results)
+    return results_of(sweep, results)
 
 
 def _train(model: DemoModel, world: Path, checkpoints: Path, progress: bool) -> Model:

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,9 +32,7 @@ from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
 
-__all__ = ["AUTO", "IMAGE_BATCH", "BatchSize", "Choice", "choose"]
-
-BatchSize = int | Literal["auto"]
+__all__ = ["AUTO", "IMAGE_BATCH", "Choice", "choose"]
 
 IMAGE_BATCH = 64  # unless the caller says otherwise, or measures
 SIZES = tuple(8 << i for i in range(10))  # 8 to 4096

@@ -20,13 +20,11 @@ from typing import Any
 import jax
 
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.decoders import AUTO, Workers
-from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import failed_process, first_decides, largest_everywhere
-from clipjax.embeddings.batch_size import IMAGE_BATCH, BatchSize
+from clipjax.embeddings.batch_size import IMAGE_BATCH
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import OutOfMemoryError, enable_compile_cache, text_encoder
-from clipjax.embeddings.params import check_params
 from clipjax.embeddings.sets import (
     Asked,
     DataSet,
@@ -37,16 +35,13 @@ from clipjax.embeddings.sets import (
     share_waiting,
 )
 from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
-from clipjax.errors import DataError, UsageError, unknown_name
+from clipjax.errors import DataError, unknown_name
 from clipjax.models.network import known_precision
-from clipjax.storage.store import Store
 
 __all__ = [
     "IMAGE_BATCH",
-    "BatchSize",
     "EmbedStats",
     "Embeddings",
-    "check_settings",
     "embed_images",
     "embed_many",
     "enable_compile_cache",
@@ -60,33 +55,38 @@ _log = logging.getLogger(__name__)
 OUTPUTS = ("embedding", "features")
 
 
-def embed_images(model: Any, manifest: Manifest, **settings: Any) -> Embeddings:
-    """Embed the images of a data set, or read what is already stored.
-
-    Args:
-        settings: those of `embed_many`.
-
-    Raises: what `embed_many` does.
-    """
-    [found] = embed_many(model, [manifest], **settings)
+def embed_images(
+    model: Any,
+    manifest: Manifest,
+    compute: Compute | None = None,
+    *,
+    precision: str = "parity",
+    output: str = "embedding",
+    recipe: PixelRecipe | None = None,
+    rows_per_shard: int | None = None,
+) -> Embeddings:
+    """Embed the images of a data set, or read what is already stored; arguments as of `embed_many`."""
+    [found] = embed_many(
+        model,
+        [manifest],
+        compute,
+        precision=precision,
+        output=output,
+        recipe=recipe,
+        rows_per_shard=rows_per_shard,
+    )
     return found
 
 
 def embed_many(
     model: Any,
     manifests: Sequence[Manifest],
+    compute: Compute | None = None,
     *,
-    store: Store | None = None,
-    pixel_store: PixelStore | None = None,
     precision: str = "parity",
-    per_device_batch: BatchSize | None = None,
-    params: str = "auto",
-    rows_per_shard: int | None = None,
-    workers: Workers = 0,
     output: str = "embedding",
     recipe: PixelRecipe | None = None,
-    progress: bool = True,
-    on_error: str = "raise",
+    rows_per_shard: int | None = None,
 ) -> list[Embeddings]:
     """Embed the images of several data sets in one stream, or read what is already stored.
 
@@ -99,24 +99,13 @@ def embed_many(
         model: a `clipjax.Model`, or any object with a card and `encode_image(float32 [B,H,W,3]) -> [B,D]`.
         manifests: the data sets. Of several with the same images only the first is embedded, if they are
             stored.
-        store: where embeddings are kept; with None, or a card without a fingerprint, nothing is kept, and of
-            several processes each embeds everything.
-        pixel_store: where decoded pixels are kept for the next model; None keeps none. Changes no bit.
+        compute: how; by default with nothing stored. A card without a fingerprint keeps nothing in the store.
+            Where a batch does not fit a device's memory, half of it is taken, as long as nothing is stored.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
-        per_device_batch: images a device takes in one step, or "auto": what is fastest on such a device,
-            tried once (`clipjax.embeddings.batch_size`). An entry that exists keeps its own number. Where so
-            many do not fit a device's memory, half as many are taken, as long as nothing is stored.
-        params: "replicated", whole on each device; "sharded", cut over the devices of a process; "auto",
-            whole if they fit with that batch (`clipjax.embeddings.params`). An entry that exists keeps its
-            own.
-        rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
-        workers: processes that decode; 0 decodes in threads, one a core; "auto" tries once what is fastest
-            for such images on this machine (`clipjax.data.pixels.decoders`).
         output: "embedding" (what the head reads: unit norm for a zero-shot model and for a classifier whose
             card says so, else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
-        progress: show a bar with the time left on stderr.
-        on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
+        rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
 
     Returns: in the order of `manifests`.
 
@@ -124,11 +113,10 @@ def embed_many(
         DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
             finite, a full disk, or hosts that do not share the store. An unreadable image stops its own data
             set alone: the others are embedded, and stored, before it is raised.
-        UsageError: an output, precision, batch, number of workers or `on_error` that does not exist; pixels
-            that exceed the budget of the pixel store.
+        UsageError: an output or precision that does not exist; pixels that exceed the budget of the pixel
+            store.
     """
-    check_settings(per_device_batch, workers, on_error)
-    check_params(params)
+    how = Compute() if compute is None else compute
     for manifest in manifests:
         if len(manifest) == 0:
             raise DataError(f"{manifest.name or 'the data set'} has no images to embed")
@@ -136,24 +124,13 @@ def embed_many(
     if output not in OUTPUTS:
         raise unknown_name("output", output, list(OUTPUTS))
     pixels: PixelRecipe = model.card.preprocess.recipe(rgb="first") if recipe is None else recipe
-    stream = Stream(model, pixels, pixel_store, profile, output, workers, progress, on_error)
-    kept = store if model.card.fingerprint is not None else None
-    asked = Asked(per_device_batch, rows_per_shard, params)
+    stream = Stream(model, pixels, how.pixel_store, profile, output, how.workers, how.progress, how.on_error)
+    kept = how.store if model.card.fingerprint is not None else None
+    asked = Asked(how.per_device_batch, rows_per_shard, how.params)
     sets = [data_set(stream, manifest, kept, asked) for manifest in manifests]
     first = {each.name: each for each in reversed(sets)}  # of several with the same images
     _embed(stream, [each for each in sets if first[each.name] is each])
     return [first[each.name].result(counted=first[each.name] is each) for each in sets]
-
-
-def check_settings(per_device_batch: BatchSize | None, workers: Workers, on_error: str) -> None:
-    """Raises UsageError for a batch below 1, a number of workers that is none, or an unknown `on_error`."""
-    counted = isinstance(per_device_batch, int) and per_device_batch >= 1
-    if per_device_batch is not None and per_device_batch != AUTO and not counted:
-        raise UsageError(f"the batch size must be at least 1, or {AUTO!r}, not {per_device_batch!r}")
-    if workers != AUTO and (not isinstance(workers, int) or workers < 0):
-        raise UsageError(f"the number of workers must be at least 0, or {AUTO!r}, not {workers!r}")
-    if on_error not in ("raise", "skip"):
-        raise UsageError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
 
 
 def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:

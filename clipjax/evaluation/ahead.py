@@ -11,20 +11,19 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
+from dataclasses import replace
 from typing import Any
 
 import jax
 
-from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, on_all
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import IMAGE_BATCH, EmbedStats, embed_many
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.run import hash_images
 from clipjax.evaluation.subject import Part, Request, not_applicable, resolve
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.store import Store
 from clipjax.tasks.task import find_task
 
 _log = logging.getLogger(__name__)
@@ -32,9 +31,7 @@ _log = logging.getLogger(__name__)
 SMALL = 8  # steps of all devices: of a data set with more, less than an eighth is padding
 
 
-def embed_ahead(
-    model: Any, runs: Sequence[tuple[str, Request]], precisions: Sequence[str], settings: Mapping[str, Any]
-) -> dict[str, EmbedStats]:
+def embed_ahead(model: Any, runs: Sequence[tuple[str, Request]], compute: Compute) -> dict[str, EmbedStats]:
     """Embed the small data sets of the runs into the store; whatever is wrong with one, its own run will say.
 
     An image that cannot be read is left out here. A run that may not skip it finds the shard incomplete,
@@ -42,28 +39,29 @@ def embed_ahead(
 
     Args:
         runs: name of the task, and what it is asked for (with `Dataset` objects).
-        settings: of `clipjax.evaluate`. Without a store nothing is done.
+            All of the same precisions.
+        compute: of the runs. Without a store nothing is done.
 
     Returns: what was done for each data set, by its name.
     """
-    how = _for_embedding(settings)
-    if how["store"] is None or model.card.fingerprint is None:
+    if compute.store is None or model.card.fingerprint is None or not runs:
         return {}
+    skipping = replace(compute, on_error="skip")
     done: dict[str, EmbedStats] = {}
-    for recipe, parts in _agreed(model, runs, how).items():
+    for recipe, parts in _agreed(model, runs, compute).items():
         try:
-            _embed(model, recipe, parts, precisions, how, done)
+            _embed(model, recipe, parts, runs[0][1].precisions, skipping, done)
         except Exception as error:  # no memory on the devices, say
             _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
     return done
 
 
 def _agreed(
-    model: Any, runs: Sequence[tuple[str, Request]], how: Mapping[str, Any]
+    model: Any, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
     """The small data sets, by recipe and name; none where one process finds others, or cannot read one."""
     try:
-        small = on_all(lambda: _small(model, runs, how), "read the small data sets")
+        small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
         assert_same_everywhere("what is embedded in one stream", sha256_json(names))
     except Exception as error:
@@ -73,9 +71,9 @@ def _agreed(
 
 
 def _small(
-    model: Any, runs: Sequence[tuple[str, Request]], how: Mapping[str, Any]
+    model: Any, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    asked = how["per_device_batch"]
+    asked = compute.per_device_batch
     batch = asked if isinstance(asked, int) else IMAGE_BATCH
     found: dict[PixelRecipe, dict[str, Part]] = {}
     for part in _parts(model, runs):
@@ -83,7 +81,7 @@ def _small(
             found.setdefault(part.pixels, {}).setdefault(part.name, part)
     small = {recipe: parts for recipe, parts in found.items() if len(parts) > 1}
     for part in itertools.chain.from_iterable(parts.values() for parts in small.values()):
-        hash_images(part.manifest, how["progress"])
+        hash_images(part.manifest, compute.progress)
     return small
 
 
@@ -102,24 +100,11 @@ def _embed(
     recipe: PixelRecipe,
     parts: Mapping[str, Part],
     precisions: Sequence[str],
-    how: Mapping[str, Any],
+    compute: Compute,
     done: dict[str, EmbedStats],
 ) -> None:
     manifests = [part.manifest for part in parts.values()]
     for precision in precisions:
-        found = embed_many(model, manifests, precision=precision, recipe=recipe, on_error="skip", **how)
+        found = embed_many(model, manifests, compute, precision=precision, recipe=recipe)
         for name, each in zip(parts, found):
             done[name] = each.stats.plus(done[name]) if name in done else each.stats
-
-
-def _for_embedding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's settings that `embed_many` takes, with stores for folders."""
-    store, pixels = settings.get("store"), settings.get("pixel_store")
-    return {
-        "store": Store(store) if isinstance(store, str | PathLike) else store,
-        "pixel_store": PixelStore(pixels) if isinstance(pixels, str | PathLike) else pixels,
-        "per_device_batch": settings.get("per_device_batch"),
-        "params": settings.get("params", "auto"),
-        "workers": settings.get("workers", 0),
-        "progress": settings.get("progress", True),
-    }

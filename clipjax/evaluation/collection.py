@@ -1,7 +1,8 @@
 """Many runs in one call: every task that the data sets below one folder are made for.
 
     planned = plan("ood", "/data")
-    for done in evaluate_all(model, planned.jobs, store="store", results="results"): ...
+    compute = Compute(store=Store("store"))
+    for done in evaluate_all(model, planned.jobs, Request(), compute, results="results"): ...
 
 A card says which tasks its data set is for and where it lies below the common folder (`place`); cards of the
 user's own (*.toml in that folder) join those that ship with clipjax. Collections are names for several tasks:
@@ -23,11 +24,12 @@ from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.devices.agreement import on_all
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.rows import Result, refused
-from clipjax.evaluation.run import evaluate
+from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
 from clipjax.storage import buckets
 from clipjax.storage.reading import exists, is_dir
@@ -94,19 +96,19 @@ class Loaded:
             self._datasets[key] = load_dataset(data.card, data.root)
         return self._datasets[key]
 
-    def request(self, job: Job, annotations: str | Path | None = None) -> dict[str, Any]:
-        """The arguments of `clipjax.evaluate` that say what a job is of.
+    def request(self, job: Job, request: Request) -> Request:
+        """What a job asks for: its data sets and prompts, and the rest of `request`.
 
-        Args:
-            annotations: for the tasks that read some, where the data set's card does not name its own.
+        The annotations of `request` are for tasks that read some and data sets whose cards do not name any.
         """
         reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
-        return {
-            "dataset": self.dataset(job.data),
-            "id_dataset": None if job.id is None else self.dataset(job.id),
-            "prompts": job.prompts,
-            "annotations": annotations if reads else None,
-        }
+        return replace(
+            request,
+            dataset=self.dataset(job.data),
+            id_dataset=None if job.id is None else self.dataset(job.id),
+            prompts=job.prompts,
+            annotations=request.annotations if reads else None,
+        )
 
 
 def cards_below(data_root: str | Path) -> list[Located]:
@@ -199,12 +201,13 @@ def card_problems(card: DatasetCard) -> list[str]:
 def evaluate_all(
     model: Any,
     jobs: Sequence[Job],
+    request: Request,
+    compute: Compute,
     *,
+    results: str | Path | None = None,
     announce: Callable[[int, int, Job], None] | None = None,
-    annotations: str | Path | None = None,
     loaded: Loaded | None = None,
     catch: type[Exception] = ClipjaxError,
-    **settings: Any,
 ) -> Iterator[Done]:
     """Run the jobs in order. One that fails does not keep the others from their results.
 
@@ -216,30 +219,26 @@ def evaluate_all(
             is a row "not applicable" that says so.
         jobs: of `plan`. A model with a head of its own has no prompts: jobs that differ in them alone are run
             once.
+        request: of all jobs, but for their data sets and prompts.
+        results: a folder for rows and per-image tables; None writes nothing.
         announce: called before each with its number (from 1), how many there are, and the job.
-        annotations: for the tasks that read some, where the data set's card does not name its own.
         loaded: data sets that other calls have read.
         catch: what else than a ClipjaxError costs no other job.
-        settings: those of `clipjax.evaluate`.
     """
     chosen = distinct(jobs, own_head=has_own_head(model))
     read = Loaded() if loaded is None else loaded
-
-    def what(job: Job) -> dict[str, Any]:
-        return read.request(job, annotations)
-
-    apart = settings.get("store") is None
-    ahead = _embed_ahead(model, chosen, what, settings)
+    ahead = _embed_ahead(model, chosen, read, request, compute)
     for number, job in enumerate(chosen, 1):
         if announce is not None:
             announce(number, len(chosen), job)
         try:
-            given = on_all(functools.partial(what, job), f"read the data of {job}", apart=apart)
-            result = evaluate(model, job.task, **given, **settings)
+            ask = functools.partial(read.request, job, request)
+            asked = on_all(ask, f"read the data of {job}", apart=compute.store is None)
+            result = run(model, job.task, asked, compute, results=results)
         except NotApplicableError as error:
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name
-            yield Done(job, refused(model, task, name, reason, settings.get("results")))
+            yield Done(job, refused(model, task, name, reason, results))
         except (ClipjaxError, catch) as error:
             yield Done(job, None, error)
         else:
@@ -250,20 +249,16 @@ def evaluate_all(
 
 
 def _embed_ahead(
-    model: Any, jobs: Sequence[Job], what: Callable[[Job], dict[str, Any]], settings: dict[str, Any]
+    model: Any, jobs: Sequence[Job], read: Loaded, request: Request, compute: Compute
 ) -> dict[str, EmbedStats]:
     """What was done for each small data set of the jobs, by its name; see `clipjax.evaluation.ahead`."""
-    if settings.get("store") is None:
+    if compute.store is None:
         return {}
-    shared = {key: settings[key] for key in ("limit", "seed", "resamples", "decode") if key in settings}
     runs = []
     for job in jobs:
         with contextlib.suppress(ClipjaxError):  # its own run will say it
-            runs.append((job.task, Request(**what(job), **shared)))
-    precisions = [settings.get("precision", "parity")]
-    if settings.get("compare_precision"):
-        precisions = ["parity", "fast"]
-    return embed_ahead(model, runs, precisions, settings)
+            runs.append((job.task, read.request(job, request)))
+    return embed_ahead(model, runs, compute)
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import DataError, unknown_name
-from clipjax.evaluation.run import check_bootstrap
 from clipjax.evaluation.run_pairs import Choice, pairs_of
+from clipjax.evaluation.subject import check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES, Resampling, bootstrap, differ, percentile_interval
 from clipjax.metrics.intervals import Interval, paired_difference
 from clipjax.metrics.paired import count_discordant, holm, mcnemar_exact

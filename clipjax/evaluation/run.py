@@ -1,9 +1,5 @@
 """One task of one model on one data set: embeddings, head, numbers, result rows.
 
-    result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
-    result.value("top1"), result.interval("top1")
-    result.images                       # one row an image
-
 Everything is resolved and checked (`clipjax.evaluation.subject`) before the images are embedded. A store
 makes the second task on the same images, or the second prompt set, run no forward pass.
 """
@@ -13,96 +9,40 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from clipjax.data.cards import Dataset, DatasetCard
-from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.decoders import Workers
-from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.agreement import on_all
-from clipjax.embeddings.images import BatchSize, Embeddings, check_settings, embed_images
-from clipjax.embeddings.params import check_params
+from clipjax.embeddings.compute import Compute
+from clipjax.embeddings.images import Embeddings, embed_images
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.rows import Result, finish, identity, refused
 from clipjax.evaluation.subject import Part, Request, Subject, adapter_of, load_asked, not_applicable, resolve
 from clipjax.heads.head import Head, classifier_head, zeroshot_head
 from clipjax.metrics import intervals
-from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore, Row, model_facts
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.store import Store
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
 
 COMPARISON = "fast against parity"
 
 
-def evaluate(
-    model: Any,
-    task: str = "zeroshot",
-    *,
-    dataset: str | Path | DatasetCard | Dataset | None = None,
-    root: str | Path | None = None,
-    labels: str | Path | LabelSpace | None = None,
-    prompts: str | Path | PromptSet | None = None,
-    id_dataset: str | Path | DatasetCard | Dataset | None = None,
-    id_root: str | Path | None = None,
-    annotations: str | Path | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    per_device_batch: BatchSize | None = None,
-    params: str = "auto",
-    precision: str = "parity",
-    compare_precision: bool = False,
-    store: str | Path | Store | None = None,
-    pixel_store: str | Path | PixelStore | None = None,
-    results: str | Path | None = None,
-    workers: Workers = 0,
-    on_error: str = "raise",
-    decode: str = "full",
-    progress: bool = True,
+def run(
+    model: Any, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Run one task.
+    """Run one task of a model; see `clipjax.evaluate` for its arguments, one by one.
 
     Args:
-        model: what `load_model` takes or returns, or `clipjax.wrap` makes of your functions.
+        model: what `load_model` returns, or `clipjax.wrap` makes of functions.
         task: name of a task in `clipjax.tasks`.
-        dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
-        root: where the data lies. Without a card: a folder of class folders, a folder that holds images
-            itself (without labels), or a CSV/JSONL manifest.
-        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
-            a space.
-        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor
-            for models with an adapter, which have words of their own. In retrieval the one template that
-            captions go into; default none.
-        id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
-            default the one that the data set's card names, else "imagenet_val".
-        annotations: file or folder for a task that reads some; default as the task says.
-        limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
-        resamples: of bootstraps.
-        per_device_batch: images a device takes in one step, or "auto": what is fastest here, tried once.
-        params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
-        precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
-        compare_precision: run both and report how many predictions flip and how accuracy changes.
-        store: a folder (or `Store`) for embeddings; None keeps none.
-        pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
-            share; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
-        workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
-        on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
-        decode: "full", or "jpeg_scaled": JPEGs much larger than the model's input are decoded smaller. That
-            is faster and another pixel recipe: its numbers are not those of the reference's pixels.
-        progress: bars on stderr.
 
     Returns: for a model that the task is not defined for, one row without a value that says why.
 
@@ -110,60 +50,39 @@ def evaluate(
         UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
             `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
     """
-    found = find_task(task)
-    check_settings(per_device_batch, workers, on_error)
-    check_params(params)
-    check_bootstrap(resamples, seed)
-    if results is not None:
-        ResultStore(results).check_root(written=True)
-    if compare_precision and (precision != "parity" or not found.compares_precisions):
-        tasks = " or ".join(precision_tasks())
-        raise UsageError(
-            f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
-        )
-    if isinstance(model, str | Path):
-        from clipjax.checkpoints.load import load_model
-
-        model = load_model(model)
+    found = check(task, request, results)
     if not hasattr(model, "card"):
         raise UsageError(
             f"the model is a {type(model).__name__} without a card: make a model of your functions with "
             "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
         )
-    asked = Request(
-        dataset, root, labels, prompts, id_dataset, id_root, annotations, limit, seed, resamples, decode
-    )
-    settings = {
-        "store": Store(store) if isinstance(store, str | PathLike) else store,
-        "pixel_store": PixelStore(pixel_store) if isinstance(pixel_store, str | PathLike) else pixel_store,
-        "per_device_batch": per_device_batch,
-        "params": params,
-        "workers": workers,
-        "on_error": on_error,
-        "progress": progress,
-    }
-    apart = settings["store"] is None
-    given = on_all(lambda: load_asked(asked), f"read the data of {task}", apart=apart)
+    apart = compute.store is None
+    given = on_all(lambda: load_asked(request), f"read the data of {task}", apart=apart)
     if (reason := not_applicable(model, found)) is not None:
         return refused(model, found, given.card.name, reason, results)
-    asked = dataclasses.replace(asked, dataset=given)
+    read = dataclasses.replace(request, dataset=given)
     what = f"{task} on {given.card.name}"
-    subject = on_all(lambda: _resolved(model, found, asked, progress), f"prepare {what}", apart=apart)
+    subject = on_all(lambda: _resolved(model, found, read, compute.progress), f"prepare {what}", apart=apart)
+    done = [
+        on_all(
+            functools.partial(_profile, subject, precision, compute, results), f"finish {what}", apart=apart
+        )
+        for precision in request.precisions
+    ]
+    return done[0] if len(done) == 1 else _compare(subject, done[0], done[1], results)
 
-    def profile(precision: str) -> Result:
-        done = functools.partial(_profile, subject, precision, settings, results)
-        return on_all(done, f"finish {what}", apart=apart)
 
-    first = profile(precision)
-    return _compare(subject, first, profile("fast"), results) if compare_precision else first
-
-
-def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError for what cannot be resampled with."""
-    if resamples < 1:
-        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
-    if seed < 0:
-        raise UsageError(f"the seed must be at least 0, not {seed}")
+def check(task: str, request: Request, results: str | Path | None) -> Task:
+    """The task, if it can be run so and its results written. Raises UsageError, DataError."""
+    found = find_task(task)
+    if results is not None:
+        ResultStore(results).check_root(written=True)
+    if request.compare_precision and (request.precision != "parity" or not found.compares_precisions):
+        tasks = " or ".join(precision_tasks())
+        raise UsageError(
+            f"compare_precision runs the task {tasks} in both profiles: leave precision (--precision) out"
+        )
+    return found
 
 
 def hash_images(manifest: Manifest, progress: bool) -> None:
@@ -197,20 +116,18 @@ def _check_apart(subject: Subject) -> None:
         )
 
 
-def _profile(
-    subject: Subject, precision: str, settings: dict[str, Any], results: str | Path | None
-) -> Result:
+def _profile(subject: Subject, precision: str, compute: Compute, results: str | Path | None) -> Result:
     """Embed, build the head, score and write, with one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
-        embeddings, inputs = prepare(subject, precision, settings)
+        embeddings, inputs = prepare(subject, precision, compute)
         stats, skipped = embeddings.stats, embeddings.stats.skipped
         if subject.id is not None:
-            of_id = _embed(subject.model, subject.id, precision, settings)
+            of_id = _embed(subject.model, subject.id, precision, compute)
             stats, skipped = stats.plus(of_id.stats), skipped + of_id.stats.skipped
             inputs = dataclasses.replace(inputs, id=_inputs(subject, subject.id, inputs.head, of_id))
         if "captions" in subject.task.needs:
-            inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, settings))
+            inputs = dataclasses.replace(inputs, captions=_captions(subject, inputs, precision, compute))
         outcome = subject.task.run(inputs)
     images = outcome.images if "id" in outcome.images else {"id": list(embeddings.ids), **outcome.images}
     common = _common(
@@ -224,30 +141,23 @@ def _profile(
     return finish(common, Outcome(outcome.measures, images), stats, results)
 
 
-def prepare(
-    subject: Subject, precision: str = "parity", settings: Mapping[str, Any] | None = None
-) -> tuple[Embeddings, Inputs]:
-    """The embeddings of the run's own data set, and what its task is given of them.
-
-    Args:
-        settings: `store`, `progress`, and whatever else `embed_images` takes.
-    """
-    settings = {"store": None, "progress": False, **(settings or {})}
-    # First: it costs less, and may fail.
-    make = functools.partial(_head, subject, precision, settings)
-    head = on_all(make, f"make the head for {subject.part.name}", apart=settings["store"] is None)
-    embeddings = _embed(subject.model, subject.part, precision, settings)
+def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
+    """The embeddings of the run's own data set, and what its task is given of them."""
+    # Build the head first: it is cheap and the likelier to fail.
+    make = functools.partial(_head, subject, precision, compute)
+    head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)
+    embeddings = _embed(subject.model, subject.part, precision, compute)
     return embeddings, _inputs(subject, subject.part, head, embeddings)
 
 
-def _embed(model: Any, part: Part, precision: str, settings: dict[str, Any]) -> Embeddings:
-    return embed_images(model, part.manifest, precision=precision, recipe=part.pixels, **settings)
+def _embed(model: Any, part: Part, precision: str, compute: Compute) -> Embeddings:
+    return embed_images(model, part.manifest, compute, precision=precision, recipe=part.pixels)
 
 
-def _head(subject: Subject, precision: str, settings: dict[str, Any]) -> Head | None:
+def _head(subject: Subject, precision: str, compute: Compute) -> Head | None:
     if subject.head_space is None:
         return None
-    how = {"precision": precision, "store": settings["store"], "progress": settings["progress"]}
+    how = {"precision": precision, "store": compute.store, "progress": compute.progress}
     if (adapter := adapter_of(subject.model)) is not None:
         return adapter.head(subject.model, subject.head_space, **how)
     if subject.prompts is None:
@@ -272,7 +182,7 @@ def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddi
     )
 
 
-def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[str, Any]) -> Captions:
+def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute) -> Captions:
     """The captions of the images that could be read, in their order, embedded."""
     if "captions" not in inputs.columns:
         raise DataError(
@@ -285,8 +195,8 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, settings: dict[s
         texts,
         name=inputs.dataset,
         precision=precision,
-        store=settings["store"],
-        progress=settings["progress"],
+        store=compute.store,
+        progress=compute.progress,
     )
     return Captions(features, image_of_text, are_cut(subject.model, texts))
 

@@ -36,9 +36,21 @@ SCALED = "JPEGs of four times the input size and more decoded smaller: not the r
 CAPTION = "{}"  # the template of a caption that is taken as it stands
 
 
+def check_bootstrap(resamples: int, seed: int) -> None:
+    """Raises UsageError for what cannot be resampled with."""
+    if resamples < 1:
+        raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
+    if seed < 0:
+        raise UsageError(f"the seed must be at least 0, not {seed}")
+
+
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for, as it was given; see `clipjax.evaluate`."""
+    """What decides the numbers of a run, as the user gave it; see `clipjax.evaluate`.
+
+    Raises:
+        UsageError: a number of resamples or a seed that no bootstrap takes.
+    """
 
     dataset: str | Path | DatasetCard | Dataset | None = None
     root: str | Path | None = None
@@ -51,6 +63,16 @@ class Request:
     seed: int = 0
     resamples: int = 1000
     decode: str = "full"
+    precision: str = "parity"
+    compare_precision: bool = False
+
+    def __post_init__(self) -> None:
+        check_bootstrap(self.resamples, self.seed)
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Those of the towers that are run."""
+        return ("parity", "fast") if self.compare_precision else (self.precision,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,12 @@ from typing import Any
 import jax
 
 from clipjax.data.cards import load_dataset
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
 from clipjax.evaluation.collection import Job, Plan, evaluate_all, plan
 from clipjax.evaluation.compare import Comparison, compare_runs
 from clipjax.evaluation.rows import Result
+from clipjax.evaluation.subject import Request
 from clipjax.finetune.data.splits import Split, refuse_overlap
 from clipjax.finetune.suites import Metric, Suite
 from clipjax.storage.buckets import place
@@ -89,8 +91,9 @@ def before_and_after(
     data_root: str | Path,
     results: str | Path,
     *,
+    compute: Compute,
+    request: Request | None = None,
     announce: Callable[[str], None] = lambda _: None,
-    **settings: Any,
 ) -> list[Change]:
     """Evaluate the base and the tuned models (one a seed) on the suite and compare them.
 
@@ -98,8 +101,8 @@ def before_and_after(
         base, tuned: models.
         data_root: folder of data sets.
         results: folder for the rows of all runs.
+        request: of all runs, but for their data sets and prompts.
         announce: told what of the suite is left out, each run before it starts, and each that failed.
-        settings: those of `clipjax.evaluate`.
 
     Returns: the table; in all processes but the first an empty one.
 
@@ -114,7 +117,8 @@ def before_and_after(
     jobs = _jobs(suite, data_root)
     for line in left_out(suite, data_root):
         announce(line)
-    runs = [_evaluate(model, jobs, announce, results=results, **settings) for model in (base, *tuned)]
+    asked = Request() if request is None else request
+    runs = [_evaluate(model, jobs, asked, compute, results, announce) for model in (base, *tuned)]
     if jax.process_index() > 0:  # only the first process has written rows to compare
         return []
     changes = [
@@ -190,15 +194,28 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
 
 
 def evaluate_suite(
-    model: Any, suite: Suite, data_root: str | Path, announce: Callable[[str], None], **settings: Any
+    model: Any,
+    suite: Suite,
+    data_root: str | Path,
+    announce: Callable[[str], None],
+    *,
+    compute: Compute,
+    request: Request | None = None,
+    results: str | Path | None = None,
 ) -> list[Result]:
     """One model on a suite; arguments and errors as of `before_and_after`."""
-    found = _evaluate(model, _jobs(suite, data_root), announce, **settings).values()
+    asked = Request() if request is None else request
+    found = _evaluate(model, _jobs(suite, data_root), asked, compute, results, announce).values()
     return [each for each in found if isinstance(each, Result)]
 
 
 def _evaluate(
-    model: Any, jobs: dict[_Key, Job], announce: Callable[[str], None], **settings: Any
+    model: Any,
+    jobs: dict[_Key, Job],
+    request: Request,
+    compute: Compute,
+    results: str | Path | None,
+    announce: Callable[[str], None],
 ) -> dict[_Key, Result | Exception]:
     """The result of each run, or what went wrong in it."""
 
@@ -206,7 +223,7 @@ def _evaluate(
         announce(f"[{number}/{of}] {model.card.id}: {job}")
 
     found: dict[_Key, Result | Exception] = {}
-    for done in evaluate_all(model, list(jobs.values()), announce=say, **settings):
+    for done in evaluate_all(model, list(jobs.values()), request, compute, results=results, announce=say):
         key = done.job.task, done.job.data.card.name
         if done.error is not None:
             announce(f"  failed: {done.error}")

@@ -20,8 +20,7 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import Origin
 from clipjax.data.labels import LabelSpace, PromptSet
-from clipjax.data.pixels.decoders import Workers
-from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune.data.splits import Split
@@ -106,16 +105,14 @@ def choose_alpha(
     prompts: PromptSet | None = None,
     alphas: Sequence[float] = ALPHAS,
     precision: str = "parity",
-    pixel_store: PixelStore | None = None,
-    workers: Workers = 0,
-    progress: bool = False,
+    compute: Compute | None = None,
 ) -> Choice:
     """The alpha of the highest accuracy on a validation split; of equals the first.
 
     Args:
         split: a `ValidationSplit`; any other is refused.
         prompts: of the zero-shot heads; classifiers need none.
-        pixel_store: where the images' pixels are kept from one alpha to the next; None decodes for each.
+        compute: how; a pixel store keeps the images' pixels from one alpha to the next.
 
     Raises:
         UsageError: no validation split, no prompts for zero-shot models, classifiers whose classes are not
@@ -123,17 +120,12 @@ def choose_alpha(
         DataError: an unreadable image.
     """
 
+    how = Compute(progress=False) if compute is None else compute
+
     def accuracy(alpha: float, held_out: Split) -> float:
         model = interpolate(base, tuned, alpha)
         head = _head(model, held_out.label_space, prompts, precision)
-        found = embed_images(
-            model,
-            held_out.manifest,
-            pixel_store=pixel_store,
-            precision=precision,
-            workers=workers,
-            progress=progress,
-        )
+        found = embed_images(model, held_out.manifest, how, precision=precision)
         return accuracy_on(head, found.array, held_out)
 
     return choose(tuple(alphas), accuracy, split, "alpha")

@@ -8,9 +8,8 @@ Texts count at the length of the model's whole context, which many are shorter t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -20,7 +19,7 @@ from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Job, Loaded, Located
-from clipjax.evaluation.subject import DEFAULT_PROMPTS
+from clipjax.evaluation.subject import DEFAULT_PROMPTS, Request
 from clipjax.models.arch import Arch
 from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
@@ -73,24 +72,17 @@ def parts(job: Job) -> list[Located]:
     return [job.data] if job.id is None else [job.data, job.id]
 
 
-def precisions(options: Mapping[str, Any]) -> tuple[str, ...]:
-    both = options.get("compare_precision")
-    return ("parity", "fast") if both else (options.get("precision", "parity"),)
-
-
-def images_of(chosen: Chosen, job: Job, options: Mapping[str, Any]) -> list[tuple[Images, Located]]:
+def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, Located]]:
     """What a run embeds, unless another one has."""
-    limit = options.get("limit")
-    sample = None if limit is None else (limit, options.get("seed", 0))
-    decode = options.get("decode", "full")
+    sample = None if request.limit is None else (request.limit, request.seed)
     return [
-        (Images(chosen.name, str(data.root), sample, precision, decode), data)
+        (Images(chosen.name, str(data.root), sample, precision, request.decode), data)
         for data in parts(job)
-        for precision in precisions(options)
+        for precision in request.precisions
     ]
 
 
-def texts_of(chosen: Chosen, job: Job, options: Mapping[str, Any]) -> list[tuple[Texts, int]]:
+def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
     """The prompts of a zero-shot head and how many there are; captions are not counted."""
     needs = find_task(job.task).needs
     if chosen.model is None or chosen.own_head or "head" not in needs:
@@ -104,7 +96,7 @@ def texts_of(chosen: Chosen, job: Job, options: Mapping[str, Any]) -> list[tuple
     except ClipjaxError:
         return []
     digest = "" if classes is None else classes.digest
-    return [(Texts(chosen.name, digest, prompts.digest, each), count) for each in precisions(options)]
+    return [(Texts(chosen.name, digest, prompts.digest, each), count) for each in request.precisions]
 
 
 _FLOPS: dict[tuple[Arch, str], int] = {}

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.collection import Job, Loaded, distinct
 from clipjax.evaluation.collection import plan as plan_jobs
+from clipjax.evaluation.subject import Request
 from clipjax.storage.digests import canonical_json, sha256_json
 from clipjax.storage.reading import is_dir
 from clipjax.sweep import cost
 from clipjax.sweep.models import Chosen, choose
 from clipjax.sweep.suite import Run, Suite
+
+REQUESTED = tuple(each.name for each in dataclasses.fields(Request))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,7 @@ class Item:
     """One run to be.
 
     Attributes:
-        options: of `clipjax.evaluate`.
+        options: as the suite has them.
         keep_pixels: whether its pixels may be kept: those of each of its data sets fit the store.
         flops: operations of the images and texts that it is the first to embed.
         images: how many it is the first to embed.
@@ -46,6 +50,22 @@ class Item:
 
     def __str__(self) -> str:
         return f"{self.chosen.title}: {self.job}"
+
+    @property
+    def request(self) -> Request:
+        """What the suite asks for, but for the data sets and prompts of the job."""
+        asked = {name: self.options[name] for name in REQUESTED if name in self.options}
+        return Request(**asked)
+
+    def computed(self, compute: Compute) -> Compute:
+        """How it is computed: as the suite has it, else as `compute` has."""
+        return dataclasses.replace(
+            compute,
+            pixel_store=compute.pixel_store if self.keep_pixels else None,
+            per_device_batch=self.options.get("batch_size", compute.per_device_batch),
+            params=self.options.get("params", compute.params),
+            on_error=self.options.get("on_error", compute.on_error),
+        )
 
     @property
     def key(self) -> list[Any]:
@@ -177,7 +197,7 @@ def _waves(
         needs: dict[str, int] = {}
         for item in group:
             for data in cost.parts(item.job):
-                count = sizes.of(data, item.options.get("limit"))
+                count = sizes.of(data, item.request.limit)
                 place = str(data.root)
                 needs[place] = max(needs.get(place, 0), cost.pixel_bytes(recipe, count))
         if max(needs.values()) > budget:
@@ -218,13 +238,13 @@ def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
     for item in items:
         flops, images = cost.RUN, 0
         card = None if item.chosen.model is None else item.chosen.model.card
-        for key, data in cost.images_of(item.chosen, item.job, item.options):
+        for key, data in cost.images_of(item.chosen, item.job, item.request):
             if card is not None and key not in counted:
-                count = sizes.of(data, item.options.get("limit"))
+                count = sizes.of(data, item.request.limit)
                 images += count
                 flops += count * cost.flops(card, "vision")
                 counted.add(key)
-        for texts, count in cost.texts_of(item.chosen, item.job, item.options):
+        for texts, count in cost.texts_of(item.chosen, item.job, item.request):
             if card is not None and texts not in counted:
                 flops += count * cost.flops(card, "text")
                 counted.add(texts)

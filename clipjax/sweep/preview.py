@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipjax.data.pixels.pixel_store import PixelStore, in_words, pixel_key
+from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, counted
 from clipjax.storage.entry import key_hash
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
-from clipjax.sweep.run import Settings
 from clipjax.sweep.shards import cost_of, cut
 from clipjax.sweep.state import Asked, Done, Stored, asked_of, embedding_entries, is_done
 
@@ -53,29 +54,34 @@ class _Known:
     problem: str = ""
 
 
-def preview(plan: SweepPlan, items: Sequence[Item], settings: Settings, shards: int) -> Preview:
+def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
     """
     Args:
         items: of the plan: all, or a shard's.
+        results: the folder of results.
         shards: to show the shares of.
     """
-    done, stored = Done(settings.results), Stored(settings.store.root)
+    assert compute.store is not None
+    done, stored = Done(results), Stored(compute.store.root)
     by_model: dict[str, list[Item]] = {}
     for item in items:
         by_model.setdefault(item.chosen.name, []).append(item)
-    known = {name: _known(group, plan, settings, done, stored) for name, group in by_model.items()}
+    known = {name: _known(group, plan, compute, done, stored) for name, group in by_model.items()}
     rows = [_model_row(by_model[name], known[name], stored) for name in by_model]
     header = ["model", "runs", "done", "images", "stored", "TFLOP", "weights MB", "embeddings MB", "note"]
     recipes = Table(
         ["pixel recipe", "models", "data sets", "images", "pixels MB", "stored MB"],
-        list(_recipe_rows(by_model, plan, known, settings.pixel_store)),
+        list(_recipe_rows(by_model, plan, known, compute.pixel_store)),
     )
     return Preview(
-        Table(header, rows), recipes, _shard_table(plan, shards), _lines(plan, items, settings, stored)
+        Table(header, rows),
+        recipes,
+        _shard_table(plan, shards),
+        _lines(plan, items, compute, results, stored),
     )
 
 
-def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Done, stored: Stored) -> _Known:
+def _known(items: Sequence[Item], plan: SweepPlan, compute: Compute, done: Done, stored: Stored) -> _Known:
     found = _Known([], 0, {})
     try:
         model = opened(items[0].chosen)
@@ -85,13 +91,13 @@ def _known(items: Sequence[Item], plan: SweepPlan, settings: Settings, done: Don
         return found
     for item in items:
         try:
-            asked = asked_of(model, item, plan.loaded, params=settings.params, progress=settings.progress)
+            asked = asked_of(model, item, plan.loaded, compute)
         except ClipjaxError as error:
             found.problem = f"{item.job}: {error}"
             continue
         found.asked.append(asked)
-        found.done += is_done(asked, done, item.options)
-        found.entries |= dict(embedding_entries(model, asked, item.options, stored))
+        found.done += is_done(asked, done, item)
+        found.entries |= dict(embedding_entries(model, asked, item.request, stored))
     return found
 
 
@@ -126,7 +132,7 @@ def _recipe_rows(
         group = list(names)
         items = [item for name in group for item in by_model[name]]
         counts = {
-            str(data.root): sizes.of(data, item.options.get("limit"))
+            str(data.root): sizes.of(data, item.request.limit)
             for item in items
             for data in cost.parts(item.job)
         }
@@ -150,14 +156,16 @@ def _shard_table(plan: SweepPlan, count: int) -> Table:
     return Table(["shard", "models", "runs", "share of the work"], rows)
 
 
-def _lines(plan: SweepPlan, items: Sequence[Item], settings: Settings, stored: Stored) -> list[str]:
+def _lines(
+    plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, stored: Stored
+) -> list[str]:
     images = sum(item.images for item in items)
     lines = [
         f"{counted(len(items), 'run')}, {counted(images, 'image')} to embed where none is stored",
         f"{cost_of(items) / 1e12:.4g} TFLOP: {HOW}; texts at whole length",
-        f"embeddings: {settings.store.root} holds {stored.bytes / 1e9:.3g} GB",
-        _pixel_line(settings.pixel_store),
-        f"results: {settings.results}",
+        f"embeddings: {stored.root} holds {stored.bytes / 1e9:.3g} GB",
+        _pixel_line(compute.pixel_store),
+        f"results: {results}",
         f"plan {plan.digest[:16]}: shards of one sweep say the same here",
     ]
     for missing in plan.missing:

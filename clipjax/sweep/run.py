@@ -1,6 +1,6 @@
 """Doing what a plan says and is not done yet.
 
-    report = run_sweep(plan, plan.items, settings, tell=print)
+    report = run_sweep(plan, plan.items, compute, results, tell=print)
 
 A model that fails costs no other: what went wrong is kept for the end. A full disk ends all of it, once.
 Of several processes all make the same steps: what is skipped is what the first one says, and a model that one
@@ -15,7 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +24,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipjax.checkpoints.load import load_model
-from clipjax.data.pixels.decoders import Workers
-from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Program, compiled
-from clipjax.embeddings.images import BatchSize, EmbedStats, check_settings
-from clipjax.embeddings.params import check_params, mesh_to_load
+from clipjax.embeddings.images import EmbedStats
+from clipjax.embeddings.params import mesh_to_load
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation.collection import evaluate_all
 from clipjax.evaluation.rows import Result
 from clipjax.results.rows import headline
-from clipjax.storage.store import Store
 from clipjax.sweep import cost
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
@@ -43,37 +41,6 @@ from clipjax.sweep.state import Done, asked_of, is_done
 _log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where things go, and how they are computed; the options of single runs are the suite's."""
-
-    results: Path
-    store: Store
-    pixel_store: PixelStore | None
-    batch_size: BatchSize = "auto"
-    params: str = "auto"
-    workers: Workers = 0
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for a batch size, placement or number of workers that does not exist."""
-        check_settings(self.batch_size, self.workers, "raise")
-        check_params(self.params)
-
-    def of(self, item: Item) -> dict[str, Any]:
-        """The settings of `clipjax.evaluate`."""
-        options = {name: value for name, value in item.options.items() if name != "batch_size"}
-        return options | {
-            "results": self.results,
-            "store": self.store,
-            "pixel_store": self.pixel_store if item.keep_pixels else None,
-            "per_device_batch": item.options.get("batch_size", self.batch_size),
-            "params": item.options.get("params", self.params),
-            "workers": self.workers,
-            "progress": self.progress and jax.process_index() == 0,
-        }
 
 
 class Failure(NamedTuple):
@@ -107,7 +74,8 @@ class Report:
 def run_sweep(
     plan: SweepPlan,
     items: Sequence[Item],
-    settings: Settings,
+    compute: Compute,
+    results: Path,
     *,
     tell: Tell = lambda _: None,
     advance: Callable[[int], object] = lambda _: None,
@@ -116,6 +84,8 @@ def run_sweep(
 
     Args:
         items: of the plan, in its order: all, or a shard's.
+        compute: how, with a store, where the suite does not say.
+        results: the folder for rows and per-image tables.
         tell: is given a line of text about each step.
         advance: is given the number of items that are through, each time that there are some.
 
@@ -125,16 +95,17 @@ def run_sweep(
         Interrupted: a signal came (`clipjax.devices.signals`).
     """
     check_same(plan)
-    done = on_all(lambda: Done(settings.results), "read the results")
+    how = replace(compute, progress=compute.progress and jax.process_index() == 0)
+    done = on_all(lambda: Done(results), "read the results")
     report, before = Report(), Counter(compiled)
     progress = _Progress(items, tell, advance)
     for _, group in itertools.groupby(items, key=lambda item: (item.chosen.name, item.keep_pixels)):
         visit = list(group)
         on_all(done.update, "read the results")
-        todo = _not_done(visit, done, plan, settings, report)
+        todo = _not_done(visit, done, plan, how, report)
         progress.skip([item for item in visit if item not in todo])
         if todo:
-            _visit(todo, plan, settings, report, progress)
+            _visit(todo, plan, how, results, report, progress)
     report.compiles = Counter(compiled) - before
     return report
 
@@ -155,7 +126,7 @@ def check_same(plan: SweepPlan) -> None:
 
 
 def _not_done(
-    visit: Sequence[Item], done: Done, plan: SweepPlan, settings: Settings, report: Report
+    visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute, report: Report
 ) -> list[Item]:
     """The items that are to be run; those that cannot are failures, those that are done are skipped."""
     chosen = visit[0].chosen
@@ -169,32 +140,37 @@ def _not_done(
         reason = str(failure) if failure is not None else f"see the message of process {failed}"
         report.failures.append(Failure(f"{chosen.title} ({counted(len(visit), 'run')})", reason))
         return []
-    known = on_all(lambda: _known(model, visit, done, plan, settings), f"tell what of {chosen.title} is done")
+    known = on_all(lambda: _known(model, visit, done, plan, compute), f"tell what of {chosen.title} is done")
     if jax.process_count() > 1:
         known = np.asarray(multihost_utils.broadcast_one_to_all(known))
     report.skipped += int(known.sum())
     return [item for item, is_known in zip(visit, known) if not is_known]
 
 
-def _known(model: Any, visit: Sequence[Item], done: Done, plan: SweepPlan, settings: Settings) -> np.ndarray:
+def _known(model: Any, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute) -> np.ndarray:
     """Which of the items have results, bool [items]."""
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
-            asked = asked_of(model, item, plan.loaded, params=settings.params, progress=settings.progress)
-            known[i] = is_done(asked, done, item.options)
+            asked = asked_of(model, item, plan.loaded, compute)
+            known[i] = is_done(asked, done, item)
         except ClipjaxError:
             continue  # its run will say it
     return known
 
 
 def _visit(
-    todo: Sequence[Item], plan: SweepPlan, settings: Settings, report: Report, progress: _Progress
+    todo: Sequence[Item],
+    plan: SweepPlan,
+    compute: Compute,
+    results: Path,
+    report: Report,
+    progress: _Progress,
 ) -> None:
     """Load a model and run the items, those of the same options together."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
-        mesh_of = mesh_to_load(settings.of(todo[0])["params"])
+        mesh_of = mesh_to_load(todo[0].computed(compute).params)
         model = load_model(
             chosen.source, mesh_of=mesh_of, name=chosen.stated.name, facts_of=chosen.stated.facts_of
         )
@@ -207,8 +183,15 @@ def _visit(
         return
     for part in _of_same_options(todo):
         jobs = [item.job for item in part]
-        what = settings.of(part[0])
-        runs = evaluate_all(model, jobs, loaded=plan.loaded, catch=Exception, **what)
+        runs = evaluate_all(
+            model,
+            jobs,
+            part[0].request,
+            part[0].computed(compute),
+            results=results,
+            loaded=plan.loaded,
+            catch=Exception,
+        )
         for item in part:
             progress.start(item)
             found = next(runs)

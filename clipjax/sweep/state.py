@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import image_key
 from clipjax.embeddings.params import AUTO, placements
 from clipjax.errors import ClipjaxError
@@ -23,14 +24,10 @@ from clipjax.evaluation.subject import NotApplicableError, Request, Subject, not
 from clipjax.models.network import known_precision
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import sha256_json
-from clipjax.storage.entry import key_hash
-from clipjax.storage.store import EntryInfo, Store
-from clipjax.sweep import cost
+from clipjax.storage.store import EntryInfo, Store, key_hash
 from clipjax.sweep.models import opened
 from clipjax.sweep.plan import Item, SweepPlan
 from clipjax.tasks.task import find_task
-
-ASKED = ("limit", "seed", "resamples", "decode")  # options that a `Request` takes
 
 
 class Done:
@@ -79,35 +76,35 @@ class Asked:
     recipes: Sequence[Sequence[Mapping[str, Any]]]
 
 
-def asked_of(model: Any, item: Item, loaded: Loaded, *, params: str = AUTO, progress: bool) -> Asked:
+def asked_of(model: Any, item: Item, loaded: Loaded, compute: Compute) -> Asked:
     """
     Args:
         model: as `models.opened` gives it.
-        params: how they are to lie, where the suite does not say.
+        compute: where the suite does not say how.
 
     Raises:
         UsageError, DataError: what the run itself would say before anything is embedded.
     """
-    task, options = find_task(item.job.task), item.options
+    task, how = find_task(item.job.task), item.computed(compute)
     refused = refused_recipe(model, task, item.job.data.card.name)
     if not_applicable(model, task) is not None:
         return Asked(None, [[refused]])
-    what = loaded.request(item.job, options.get("annotations"))
+    request = loaded.request(item.job, item.request)
     try:
-        subject = resolve(model, task, Request(**what, **{k: options[k] for k in ASKED if k in options}))
+        subject = resolve(model, task, request)
     except NotApplicableError:
         return Asked(None, [[refused]])
     for part in subject.parts:
-        hash_images(part.manifest, progress)
-    ways = placements(options.get("params", params))
-    recipes = [[subject.recipe(each, (), way) for way in ways] for each in cost.precisions(options)]
-    if options.get("compare_precision"):
+        hash_images(part.manifest, how.progress)
+    ways = placements(how.params)
+    recipes = [[subject.recipe(each, (), way) for way in ways] for each in request.precisions]
+    if request.compare_precision:
         recipes.append([{**recipe, "precision": COMPARISON} for recipe in recipes[0]])
     return Asked(subject, recipes)
 
 
-def is_done(asked: Asked, done: Done, options: Mapping[str, Any]) -> bool:
-    skip = options.get("on_error") == "skip"
+def is_done(asked: Asked, done: Done, item: Item) -> bool:
+    skip = item.options.get("on_error") == "skip"
     return all(any(done.has(recipe, skip=skip) for recipe in those) for those in asked.recipes)
 
 
@@ -115,6 +112,7 @@ class Stored:
     """The entries of a store by name, as they were when this was made."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = root
         self.entries: dict[str, EntryInfo] = {info.name: info for info in Store(root).ls()}
 
     @property
@@ -127,9 +125,7 @@ class Stored:
         return 0.0 if info is None else info.shards_present / info.shards
 
 
-def embedding_entries(
-    model: Any, asked: Asked, options: Mapping[str, Any], stored: Stored
-) -> list[tuple[str, int]]:
+def embedding_entries(model: Any, asked: Asked, request: Request, stored: Stored) -> list[tuple[str, int]]:
     """The entries of the embeddings that a run reads, each with its number of images.
 
     Of two that differ in how the params lay on the devices, the one that is stored.
@@ -138,7 +134,7 @@ def embedding_entries(
         return []
     found = []
     for part in asked.subject.parts:
-        for precision in map(known_precision, cost.precisions(options)):
+        for precision in map(known_precision, request.precisions):
             names = [
                 key_hash(image_key(model.card, part.manifest, part.pixels, precision, "embedding", params))
                 for params in placements(AUTO)
@@ -159,7 +155,7 @@ def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
         visit = list(group)
         model = opened(visit[0].chosen)
         for item in visit:
-            for those in asked_of(model, item, plan.loaded, progress=False).recipes:
+            for those in asked_of(model, item, plan.loaded, Compute(progress=False)).recipes:
                 if rows := next(filter(None, (newest.get(_identity(recipe)) for recipe in those)), None):
                     run_id = rows[0]["run_id"]
                     found.append(Result(rows, store.images(run_id), store.root / run_id, NO_STATS))
@@ -167,7 +163,7 @@ def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
 
 
 def lacking(
-    plan: SweepPlan, items: Sequence[Item], results: str | Path, params: str = AUTO
+    plan: SweepPlan, items: Sequence[Item], results: str | Path, compute: Compute
 ) -> list[tuple[Item, str]]:
     """The items without results, each with why it cannot even be told ("" where it can)."""
     done, found = Done(results), []
@@ -181,9 +177,9 @@ def lacking(
             continue
         for item in visit:
             try:
-                asked = asked_of(model, item, plan.loaded, params=params, progress=True)
+                asked = asked_of(model, item, plan.loaded, compute)
             except ClipjaxError as error:
                 found.append((item, str(error)))
             else:
-                found += [] if is_done(asked, done, item.options) else [(item, "")]
+                found += [] if is_done(asked, done, item) else [(item, "")]
     return found

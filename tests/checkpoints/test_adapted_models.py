@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from _bucket import URL, FakeBucket
 from _narrow import narrow_pair
+from _records import records
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, write_images
 
 import clipjax
@@ -375,7 +376,7 @@ def test_other_classes(base, images, tmp_path):
         for prompts in (PROMPTS, None)
     ]
     for model in (tip, specific):
-        done = list(evaluate_all(model, jobs, **settings))
+        done = list(evaluate_all(model, jobs, **records(**settings)))
         assert [each.job.data.root for each in done] == [other, images]  # once, whatever the prompts
         first, second = (each.result for each in done)
         assert first is not None

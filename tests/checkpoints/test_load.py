@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from _embed_tools import manifest_of, write_images
 from _narrow import narrow_pair
+from _records import embed_images
 from safetensors.numpy import load_file, save_file
 
 from clipjax.checkpoints.load import convert_model, load_model, open_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import export_model, load_params
 from clipjax.checkpoints.registry import model_card
-from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store
 from clipjax.storage.writing import write_tensors

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from _embed_tools import TinyModel
 from _images import RECIPE, MemoryOpener, memory_manifest
+from _records import embed_images
 from PIL import Image
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels import decoders
 from clipjax.data.pixels.decoders import Decoders, choose, images_per_second
-from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 
 N = 1200

@@ -19,6 +19,7 @@ import pytest
 from _embed_tools import TinyModel, manifest_of
 from _embed_tools import write_images as write_tiny_images
 from _images import RECIPE, MemoryOpener, memory_manifest, write_images
+from _records import embed_images
 from etils import epath
 from PIL import Image
 
@@ -30,7 +31,6 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.readers.flat import read_flat
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import forward
-from clipjax.embeddings.images import embed_images
 from clipjax.embeddings.sets import default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.entry import Entry

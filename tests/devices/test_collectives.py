@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
+from _records import embed_many
 from jax.sharding import Mesh
 
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import DATA, make_mesh
 from clipjax.embeddings import forward
 from clipjax.embeddings.forward import Step, image_step
-from clipjax.embeddings.images import embed_many, text_encoder
+from clipjax.embeddings.images import text_encoder
 from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.models.network import Network
 from clipjax.verification.aot import product_flops

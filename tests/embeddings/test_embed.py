@@ -18,12 +18,13 @@ import numpy as np
 import PIL.Image
 import pytest
 from _embed_tools import SIZE, TinyModel, manifest_of, write_images
+from _records import embed_images
 
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import PixelRecipe, normalize_host
 from clipjax.embeddings import forward, sets
 from clipjax.embeddings import images as embed
-from clipjax.embeddings.images import Embeddings, embed_images, text_encoder
+from clipjax.embeddings.images import Embeddings, text_encoder
 from clipjax.embeddings.sets import default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.storage.store import Store

@@ -10,13 +10,14 @@ import jax
 import numpy as np
 import pytest
 from _embed_tools import TinyModel, manifest_of, write_images
+from _records import embed_images, embed_many
 
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.joined import joined
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import forward
-from clipjax.embeddings.images import Embeddings, embed_images, embed_many
+from clipjax.embeddings.images import Embeddings
 from clipjax.errors import DataError
 from clipjax.storage.store import Store
 

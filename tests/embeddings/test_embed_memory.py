@@ -11,13 +11,14 @@ import jax
 import numpy as np
 import pytest
 from _embed_tools import ARCH, SIZE, TinyModel, manifest_of, write_images
+from _records import embed_images, embed_many
 
 from clipjax.checkpoints.card import Preprocess
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import batch_size, forward, params, stream
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
-from clipjax.embeddings.images import embed_images, embed_many, share_waiting
+from clipjax.embeddings.images import share_waiting
 from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, family_of, load_arch

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pytest
 from _colours import COLOURS, ColourModel, paint
+from _records import records
 from typer.testing import CliRunner
 
 import clipjax
@@ -80,7 +81,7 @@ def jobs_of(name: str, data: Path, *prompts: str) -> list[Job]:
 
 def run(model: ColourModel, jobs: list[Job], tmp_path: Path, **settings) -> list[Done]:
     settings = {"store": tmp_path / "store", "progress": False, "resamples": 20} | settings
-    return list(evaluate_all(model, jobs, **settings))
+    return list(evaluate_all(model, jobs, **records(**settings)))
 
 
 def result_of(done: Done) -> Result:
@@ -194,11 +195,11 @@ def test_prompts_of_one_meaning_run_once(data, tmp_path):
 def test_a_classifier_runs_each_data_set_once(data, tmp_path, monkeypatch):
     given = []
 
-    def evaluate(model, task, **settings):
-        given.append((task, settings["dataset"].card.name, settings["prompts"]))
+    def never(model, task, request, compute, results):
+        given.append((task, request.dataset.card.name, request.prompts))
         raise DataError("not today")
 
-    monkeypatch.setattr("clipjax.evaluation.collection.evaluate", evaluate)
+    monkeypatch.setattr("clipjax.evaluation.collection.run", never)
     run(ColourModel(kind="classifier"), jobs_of("zeroshot", data, "single", "openai_7"), tmp_path)
     assert given == [("zeroshot", "colours", None), ("zeroshot", "shifted", None)]
 
@@ -235,9 +236,9 @@ def embedded_together(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the data sets of each stream, from now on."""
     found, embed_many = [], ahead.embed_many
 
-    def noted(model, manifests, **settings):
+    def noted(model, manifests, *how, **settings):
         found.append([manifest.name for manifest in manifests])
-        return embed_many(model, manifests, **settings)
+        return embed_many(model, manifests, *how, **settings)
 
     monkeypatch.setattr(ahead, "embed_many", noted)
     return found

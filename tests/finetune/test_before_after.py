@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from _colours import ColourModel
+from _records import records
 from _small import RGB, write_colours
 
 from clipjax.data.cards import load_dataset
@@ -83,8 +84,7 @@ def compare(
         world,
         results,
         announce=([] if said is None else said).append,
-        progress=False,
-        resamples=50,
+        **records(progress=False, resamples=50),
     )
     return {(each.metric.task, each.dataset, each.metric.metric): each for each in changes}
 
@@ -220,7 +220,7 @@ def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> N
     assert found["zeroshot", "colours_val", "top1"].before == 1.0
     assert found["ood", "odd", "auroc"].before is not None
     assert sum(line.startswith("  failed: ") and "red0.png" in line for line in said) == 2
-    results = evaluate_suite(Seer("base"), suite, world, said.append, progress=False, resamples=20)
+    results = evaluate_suite(Seer("base"), suite, world, said.append, **records(progress=False, resamples=20))
     assert len(results) == 3
 
 

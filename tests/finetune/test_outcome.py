@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from _narrow import narrow_pair
+from _records import records
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, with_head, write_images
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -313,8 +314,9 @@ def test_other_classes_are_an_error_alone_and_a_row_among_many(own, images, tmp_
         clipjax.evaluate(model, dataset=other, progress=False)
     with pytest.raises(UsageError, match="is a classifier: prompts are not applicable"):
         clipjax.evaluate(model, dataset=images, prompts="single", progress=False)
+    settings: Any = {"progress": False, "resamples": 10}
     jobs = [Job("zeroshot", Located(_card(folder), folder), None, None) for folder in (other, images)]
-    done = list(evaluate_all(model, jobs, results=tmp_path / "results", progress=False, resamples=10))
+    done = list(evaluate_all(model, jobs, **records(results=tmp_path / "results", **settings)))
     assert [each.error for each in done] == [None, None]
     [row] = done[0].result.rows if done[0].result else []
     assert (row["value"], row["dataset"]) == (None, "other")

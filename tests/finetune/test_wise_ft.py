@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from _narrow import narrow_pair
+from _records import embed_images
 
 from clipjax.checkpoints.card import Weights
 from clipjax.checkpoints.load import load_model
@@ -18,7 +19,6 @@ from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
-from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune import wise_ft
 from clipjax.finetune.data.splits import TestSplit, TrainSplit, ValidationSplit

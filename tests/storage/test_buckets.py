@@ -12,13 +12,13 @@ import pytest
 from _bucket import PLAIN, URL, FakeBucket
 from _colours import ColourModel, paint
 from _embed_tools import TinyModel, manifest_of, write_images
+from _records import embed_images
 from _rows import row
 from typer.testing import CliRunner
 
 import clipjax
 from clipjax import cli
 from clipjax.data.pixels.pixel_store import PixelStore
-from clipjax.embeddings.images import embed_images
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.predictions.run import evaluate_predictions

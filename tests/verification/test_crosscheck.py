@@ -22,7 +22,7 @@ from clipjax.cli import app
 from clipjax.data.labels import PromptSet
 from clipjax.data.text import tokenizers
 from clipjax.errors import ClipjaxError, DataError, UsageError
-from clipjax.evaluation.subject import Subject
+from clipjax.evaluation.subject import Request, Subject
 from clipjax.verification.crosscheck import crosscheck, read_record
 from clipjax.verification.crosscheck import ours as ours_module
 from clipjax.verification.crosscheck import reference as reference_module
@@ -387,22 +387,22 @@ def test_what_is_refused(
 ) -> None:
     classifier = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     with pytest.raises(UsageError, match="which open_clip does not have: crosscheck it against timm"):
-        crosscheck(classifier, "open_clip", root=photographs)
+        crosscheck(classifier, Request(root=photographs), "open_clip")
     with pytest.raises(UsageError, match="no reference library 'jax'"):
-        crosscheck(case.model, "jax", root=case.images)
+        crosscheck(case.model, Request(root=case.images), "jax")
     with pytest.raises(UsageError, match="does not say what its classes are"):
-        crosscheck(case.model, root=photographs)
+        crosscheck(case.model, Request(root=photographs))
     with pytest.raises(UsageError, match="batch size"):
-        crosscheck(case.model, root=case.images, batch=0)
+        crosscheck(case.model, Request(root=case.images), batch=0)
     with pytest.raises(DataError, match="does not hold what a reference"):
         read_side(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(run_module.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
         with pytest.raises(DataError, match=r"0\.0 GB left, .*: compare fewer \(--limit\), or set TMPDIR"):
-            crosscheck(case.model, root=case.images, labels=case.images / "labels.csv")
+            crosscheck(case.model, Request(root=case.images, labels=case.images / "labels.csv"))
     monkeypatch.setattr(reference_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ClipjaxError, match=r"torch is not installed: pip install 'clipjax\[reference\]'"):
-        crosscheck(case.model, root=case.images)
+        crosscheck(case.model, Request(root=case.images))
 
 
 def test_what_is_made_of_a_clip_is_told_what_to_crosscheck(lite0: Path) -> None:
@@ -410,10 +410,10 @@ def test_what_is_made_of_a_clip_is_told_what_to_crosscheck(lite0: Path) -> None:
     model = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     card: Any = dataclasses.replace(model.card, normalize_features=True, lineage={"base": "vit_b_32-openai"})
     with pytest.raises(UsageError, match="no library has its counterpart: crosscheck vit_b_32-openai, or"):
-        crosscheck(Model(card, model.params))
+        crosscheck(Model(card, model.params), Request())
     model.adapter = argparse.Namespace(kind="coop")  # type: ignore[reportAttributeAccessIssue]
     with pytest.raises(UsageError, match=r"with an adapter \(coop\), .*: crosscheck tf_efficientnet_lite0"):
-        crosscheck(model)
+        crosscheck(model, Request())
 
 
 def test_a_reference_that_fails_says_why(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import UsageError
+from clipjax.evaluation.subject import Request
 from clipjax.heads.head import Head, score_blocks
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.verification.crosscheck import crosscheck
@@ -150,7 +151,7 @@ def test_transformers_clip_with_a_vocabulary_alone(images: Path, tmp_path: Path)
         mock.patch.object(run_module, "our_side", side_effect=AssertionError("it ran")),
         pytest.raises(UsageError, match=words),
     ):
-        crosscheck(model, "transformers", root=images, labels=images / "labels.csv", progress=False)
+        crosscheck(model, Request(root=images, labels=images / "labels.csv"), "transformers", progress=False)
     write_clip_tokenizer(tmp_path / "ours_own")
     (tmp_path / "ours_own" / "tokenizer_config.json").unlink()
     found = in_process(subject_of(model, images), "transformers", tmp_path)

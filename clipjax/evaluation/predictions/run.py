@@ -48,8 +48,7 @@ from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.given import Given, Read, check_ids, with_file
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
-from clipjax.evaluation.run import check_bootstrap
-from clipjax.evaluation.subject import annotations_path
+from clipjax.evaluation.subject import annotations_path, check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore

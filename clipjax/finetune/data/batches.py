@@ -12,6 +12,7 @@ import numpy as np
 from clipjax.data.pixels.decoders import AUTO, WORTH, choose
 from clipjax.data.pixels.loader import Batches, TrainingBatches, batches, training_batches, training_order
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
 from clipjax.errors import UsageError
 from clipjax.finetune.data.splits import Split
@@ -105,15 +106,9 @@ def split_features(setup: Setup, split: Split) -> np.ndarray:
     Raises:
         DataError: an unreadable image.
     """
-    embeddings = embed_images(
-        setup.model,
-        split.manifest,
-        store=setup.settings.store,
-        precision=setup.recipe.precision,
-        workers=setup.settings.workers,
-        progress=setup.settings.progress,
-    )
-    return embeddings.array
+    how = setup.settings
+    compute = Compute(store=how.store, workers=how.workers, progress=how.progress)
+    return embed_images(setup.model, split.manifest, compute, precision=setup.recipe.precision).array
 
 
 def _pixels(setup: Setup) -> PixelRecipe:

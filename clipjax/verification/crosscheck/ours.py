@@ -13,6 +13,7 @@ from clipjax.data.labels import Projection
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.preprocess import normalize, open_image, to_rgb
+from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.evaluation.run import prepare
 from clipjax.evaluation.subject import Subject
@@ -29,8 +30,7 @@ def our_side(subject: Subject, folder: Path, *, batch: int = 32, progress: bool 
         batch: images per device in one step.
     """
     pixels, tensor = _images(subject, folder, batch)
-    settings = {"progress": progress, "per_device_batch": batch}
-    embeddings, inputs = prepare(subject, settings=settings)
+    embeddings, inputs = prepare(subject, "parity", Compute(per_device_batch=batch, progress=progress))
     outcome = subject.task.run(inputs)
     head, prompts = inputs.head, _prompts(subject)
     assert head is not None

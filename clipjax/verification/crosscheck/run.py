@@ -11,11 +11,8 @@ from typing import Any
 from clipjax.checkpoints.export import refuse_adapter
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.data.cards import Dataset, DatasetCard
-from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.subject import Request, Subject, resolve
-from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.results.provenance import provenance
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
@@ -33,14 +30,9 @@ BATCH = 32
 
 def crosscheck(
     model: Model | str | Path,
+    request: Request,
     against: str | None = None,
     *,
-    dataset: str | Path | DatasetCard | Dataset | None = None,
-    root: str | Path | None = None,
-    labels: str | Path | LabelSpace | None = None,
-    prompts: str | Path | PromptSet | None = None,
-    limit: int | None = LIMIT,
-    seed: int = 0,
     checkpoint: str | Path | None = None,
     batch: int = BATCH,
     progress: bool = True,
@@ -49,9 +41,8 @@ def crosscheck(
 
     Args:
         model: a loaded model, or an argument of `clipjax.load_model`.
+        request: the images and prompts; usually a sample of `LIMIT` images.
         against: "open_clip", "timm" or "transformers"; default the library that the card names.
-        dataset, root, labels, prompts: as in `clipjax.evaluate`.
-        limit, seed: a random sample of this many images; None for all.
         checkpoint: weights for the reference. Default: the safetensors file that the model was read from,
             else the model's weights, written back in the library's format.
         batch: images at once, on both sides.
@@ -68,8 +59,7 @@ def crosscheck(
         model = load_model(str(model))
     refuse_adapter(model, "crosscheck")
     library = chosen_library(model, against, "crosscheck")
-    asked = Request(dataset, root, labels, prompts, limit=limit, seed=seed, resamples=RESAMPLES)
-    subject = resolve(model, find_task("zeroshot"), asked)
+    subject = resolve(model, find_task("zeroshot"), request)
     _ = model.card.fingerprint  # a damaged checkpoint is a DataError, not a difference
     with tempfile.TemporaryDirectory(prefix="clipjax-crosscheck-") as temporary:
         check_room(subject, Path(temporary))

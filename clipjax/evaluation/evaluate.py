@@ -1,0 +1,117 @@
+"""`clipjax.evaluate`: the door for users. Its keywords become the two records that every run takes.
+
+result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
+result.value("top1"), result.interval("top1")
+result.images                       # one row an image
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clipjax.checkpoints.load import load_model
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.labels import LabelSpace, PromptSet
+from clipjax.data.pixels.decoders import Workers
+from clipjax.data.pixels.pixel_store import PixelStore
+from clipjax.embeddings.compute import BatchSize, Compute, pixel_store_at, store_at
+from clipjax.evaluation.rows import Result
+from clipjax.evaluation.run import check, run
+from clipjax.evaluation.subject import Request
+from clipjax.metrics.bootstrap import RESAMPLES
+from clipjax.storage.store import Store
+
+
+def evaluate(
+    model: Any,
+    task: str = "zeroshot",
+    *,
+    dataset: str | Path | DatasetCard | Dataset | None = None,
+    root: str | Path | None = None,
+    labels: str | Path | LabelSpace | None = None,
+    prompts: str | Path | PromptSet | None = None,
+    id_dataset: str | Path | DatasetCard | Dataset | None = None,
+    id_root: str | Path | None = None,
+    annotations: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    per_device_batch: BatchSize | None = None,
+    params: str = "auto",
+    precision: str = "parity",
+    compare_precision: bool = False,
+    store: str | Path | Store | None = None,
+    pixel_store: str | Path | PixelStore | None = None,
+    results: str | Path | None = None,
+    workers: Workers = 0,
+    on_error: str = "raise",
+    decode: str = "full",
+    progress: bool = True,
+) -> Result:
+    """Run one task.
+
+    Args:
+        model: what `load_model` takes or returns, or `clipjax.wrap` makes of your functions.
+        task: name of a task in `clipjax.tasks`.
+        dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
+        root: where the data lies. Without a card: a folder of class folders, a folder that holds images
+            itself (without labels), or a CSV/JSONL manifest.
+        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
+            a space.
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor
+            for models with an adapter, which have words of their own. In retrieval the one template that
+            captions go into; default none.
+        id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
+            default the one that the data set's card names, else "imagenet_val".
+        annotations: file or folder for a task that reads some; default as the task says.
+        limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
+        resamples: of bootstraps.
+        per_device_batch: images a device takes in one step, or "auto": what is fastest here, tried once.
+        params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
+        precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
+        compare_precision: run both and report how many predictions flip and how accuracy changes.
+        store: a folder (or `Store`) for embeddings; None keeps none.
+        pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
+            share; None keeps none.
+        results: a folder for rows and per-image tables; None writes nothing.
+        workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
+        on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
+        decode: "full", or "jpeg_scaled": JPEGs much larger than the model's input are decoded smaller. That
+            is faster and another pixel recipe: its numbers are not those of the reference's pixels.
+        progress: bars on stderr.
+
+    Returns: for a model that the task is not defined for, one row without a value that says why.
+
+    Raises:
+        UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
+            `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
+    """
+    request = Request(
+        dataset=dataset,
+        root=root,
+        labels=labels,
+        prompts=prompts,
+        id_dataset=id_dataset,
+        id_root=id_root,
+        annotations=annotations,
+        limit=limit,
+        seed=seed,
+        resamples=resamples,
+        decode=decode,
+        precision=precision,
+        compare_precision=compare_precision,
+    )
+    compute = Compute(
+        store=store_at(store),
+        pixel_store=pixel_store_at(pixel_store),
+        per_device_batch=per_device_batch,
+        params=params,
+        workers=workers,
+        on_error=on_error,
+        progress=progress,
+    )
+    if isinstance(model, str | Path):
+        check(task, request, results)  # first: to load a model takes longer
+        model = load_model(model)
+    return run(model, task, request, compute, results=results)
