@@ -27,7 +27,8 @@ from jax.core import Tracer
 
 from clipjax.checkpoints.card import Card, Weights, embeds_at_unit_norm
 from clipjax.checkpoints.native import Origin, Place, save_model
-from clipjax.data.pixels.preprocess import normalize_host, to_pixels
+from clipjax.data.pixels.normalize import normalize_host
+from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch

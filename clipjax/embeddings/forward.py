@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.checkpoints.model import token_ids, unit_norm
 from clipjax.config import cache_dir
-from clipjax.data.pixels.preprocess import normalize, normalize_host
+from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import DataError, UsageError

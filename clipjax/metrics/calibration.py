@@ -20,8 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import ArrayLike
 

@@ -36,8 +36,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
-import scipy.stats
+import scipy
 from jaxtyping import Float, Float64, Int
 from numpy.typing import ArrayLike
 

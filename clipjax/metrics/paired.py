@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Bool, Float64, Int
 from numpy.typing import ArrayLike
 

@@ -30,7 +30,7 @@ from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import unit_norm
 from clipjax.checkpoints.registry import model_card
 from clipjax.config import config_dir
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.network import Network, Precision

@@ -35,7 +35,7 @@ def test_an_option_is_declared_once() -> None:
     texts: dict[str, str] = {}
     for name, tree in trees().items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("typer.Option", "typer.Argument"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "typer.Option":
                 helps = [ast.unparse(word.value) for word in node.keywords if word.arg == "help"]
                 text = helps[0] if helps else f"{name} {node.lineno}"
                 assert text not in texts, f"{name} and {texts[text]}: {text}"

@@ -26,7 +26,8 @@ from torchvision.transforms import _functional_pil as F_pil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clipjax.data.pixels import preprocess
-from clipjax.data.pixels.preprocess import PixelRecipe, normalize, normalize_host, open_image, to_pixels
+from clipjax.data.pixels.normalize import normalize, normalize_host
+from clipjax.data.pixels.preprocess import PixelRecipe, open_image, to_pixels
 from clipjax.errors import DataError, UsageError
 
 Image = PIL.Image.Image

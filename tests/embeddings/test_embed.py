@@ -21,7 +21,8 @@ from _embed_tools import SIZE, TinyModel, manifest_of, write_images
 from _records import embed_images
 
 from clipjax.data.pixels.loader import batches
-from clipjax.data.pixels.preprocess import PixelRecipe, normalize_host
+from clipjax.data.pixels.normalize import normalize_host
+from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings import forward, sets
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.images import Embeddings, text_encoder

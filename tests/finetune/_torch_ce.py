@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.data.pixels.normalize import normalize_host
 from clipjax.finetune.training.optimizer import Optimizer
 
 

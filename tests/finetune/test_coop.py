@@ -13,7 +13,7 @@ import pytest
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace
 from clipjax.data.pixels.augment import Augmentation
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit

@@ -27,7 +27,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.augment import Augmentation
-from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.finetune.data import batches as data
 from clipjax.finetune.data.splits import TrainSplit, ValidationSplit

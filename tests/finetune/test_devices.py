@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax import Array
 
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import DP, FSDP, Rules, make_mesh, put, shard_batch
 from clipjax.finetune.contrastive import bound_logit_scale, clip_loss
 from clipjax.finetune.training.losses import accuracy, cross_entropy, head_logits

@@ -22,7 +22,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import export_model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, contrastive_loss

@@ -18,7 +18,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
-from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune import low_rank, run

@@ -16,7 +16,7 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import Manifest
-from clipjax.data.pixels.preprocess import normalize_host
+from clipjax.data.pixels.normalize import normalize_host
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.data.batches import image_batches, view_batches

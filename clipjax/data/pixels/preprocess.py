@@ -1,4 +1,4 @@
-"""Pixels equal to the reference: resize, centre crop and RGB on the host, normalisation on the device.
+"""Pixels equal to the reference, on the host: resize, centre crop and RGB. Cards name recipes: no JAX here.
 
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
@@ -19,17 +19,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
 from clipjax.data.pixels.limits import MAX_PIXELS, check_bytes
-from clipjax.devices.platforms import by_platform
 from clipjax.errors import DataError, UsageError, unknown_name
 
 ResizeMode = Literal["shortest", "longest", "squash"]
@@ -290,47 +287,3 @@ def _offset(length: int, size: int, crop: Crop) -> int:
     if crop == "floor":
         return (length - size) // 2
     return -((size - length) // 2) if length < size else round((length - size) / 2)
-
-
-def normalize(
-    pixels: jax.Array | np.ndarray,
-    mean: Sequence[float],
-    std: Sequence[float],
-    platform: str | None = None,
-) -> jax.Array:
-    """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
-
-    XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
-    for CLIP's statistics. So the 256 values of a channel are looked up, equal to ToTensor + Normalize to the
-    bit. A TPU gathers slowly and computes.
-
-    Args:
-        pixels: uint8 [..., 3].
-        mean, std: three numbers each, in units of the 0-1 range.
-        platform: of a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
-
-    Returns: float32 [..., 3].
-    """
-    values = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
-    table = normalize_host(values, mean, std)
-
-    def look_up(pixels: jax.Array) -> jax.Array:
-        channel = jnp.arange(3, dtype=jnp.int32)
-        return jnp.asarray(table).at[pixels.astype(jnp.int32), channel].get(mode="promise_in_bounds")
-
-    def compute(pixels: jax.Array) -> jax.Array:
-        unit = pixels.astype(jnp.float32) / 255.0
-        return (unit - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
-
-    return by_platform(jnp.asarray(pixels), platform=platform, tpu=compute, default=look_up)
-
-
-def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """`normalize` in NumPy: uint8 [..., W, 3] -> float32, equal to ToTensor + Normalize to the bit."""
-    width = pixels.shape[-2]
-    # A whole row at a time: NumPy is eight times slower when it broadcasts over a last axis of three.
-    values = pixels.astype(np.float32).reshape(*pixels.shape[:-2], 3 * width)
-    values /= np.float32(255)
-    values -= np.tile(np.asarray(mean, np.float32), width)
-    values /= np.tile(np.asarray(std, np.float32), width)
-    return values.reshape(pixels.shape)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of
 from clipjax.devices.sharding import DATA, batch_sharding
 from clipjax.errors import UsageError

@@ -14,7 +14,7 @@ from jax import Array
 
 from clipjax.checkpoints.card import embeds_at_unit_norm
 from clipjax.checkpoints.model import Model
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of
 from clipjax.finetune import outcome
 from clipjax.finetune.data.batches import image_batches, split_features

@@ -22,7 +22,7 @@ from jax import Array
 
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.errors import DataError, UsageError

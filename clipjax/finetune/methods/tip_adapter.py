@@ -30,7 +30,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from clipjax.data.labels import load_prompts
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.embeddings.texts import stored
 from clipjax.errors import DataError

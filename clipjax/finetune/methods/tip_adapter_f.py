@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from clipjax.data.pixels.preprocess import normalize
+from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of
 from clipjax.finetune.data.batches import feature_batches, image_batches, split_features
 from clipjax.finetune.data.splits import ValidationSplit

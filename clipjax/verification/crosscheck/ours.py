@@ -12,7 +12,8 @@ import PIL.Image
 from clipjax.data.labels import Projection
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.loader import batches
-from clipjax.data.pixels.preprocess import normalize, open_image, to_rgb
+from clipjax.data.pixels.normalize import normalize
+from clipjax.data.pixels.preprocess import open_image, to_rgb
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.texts import TOKENIZED
 from clipjax.evaluation.run import prepare
