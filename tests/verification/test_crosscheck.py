@@ -367,7 +367,7 @@ def test_a_wrong_card_of_real_weights(
     """Another interpolation than timm's: exit code 1, the stage's name, and a sheet of the worst images."""
     model = clipjax.load_model(lite0, card="tf_efficientnet_lite0-in1k")
     wrong = with_pixels(model, interpolation="bilinear")
-    monkeypatch.setattr(clipjax, "load_model", lambda *_, **__: wrong)
+    monkeypatch.setattr("clipjax.checkpoints.load.load_model", lambda *_, **__: wrong)
     done = command(photographs, "--model", "wrong", "--limit", 2, "--out", tmp_path)
     assert done.exit_code == 1
     assert isinstance(done.exception, ClipjaxError)
