@@ -1,13 +1,12 @@
-"""Whether a result row is of a whole data set. Imports no JAX.
+"""Whether a result row covers a whole data set. Imports no JAX.
 
-    is_whole(row)     # neither of a part of the data set, nor of a random sample
+    is_whole(row)     # neither a part of the data set, nor a random sample
     in_words(row)     # "373 of 1,280 images"; None for all of them
 
-Two fields of a row say so. `part` (and `id_part`, of the in-distribution images): the data, or the file of
-predictions, held another number of images than the data set's card, or images that are not the card's.
-`sample` (and `id_sample` in the convention): `--limit` drew from what the data held. Images that could not be
-read are a field of their own, `skipped`. Rows of older versions have no `part`; `recovered` counts their
-per-image table.
+Two fields record this. `part` (`id_part` for the in-distribution images): the data, or the file of
+predictions, had another number of images than the data set's card, or other images. `sample` (`id_sample` in
+the convention): `--limit` drew from the data. Unreadable images are counted apart, in `skipped`. Rows of
+older versions have no `part`; `recovered` counts their per-image table.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Row = dict[str, Any]
 
 
 def part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
-    """What the data held of the data set's images; None: all, or it is not known how many there are."""
+    """How many of the data set's images the data had; None for all, or if their number is unknown."""
     return row.get("part")
 
 
@@ -33,13 +32,13 @@ def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def is_whole(row: Mapping[str, Any]) -> bool:
-    """Whether nothing says that the row is of other images than all of its data set and its ID set."""
+    """Whether, as far as recorded, the row covers exactly its data set and its ID set."""
     samples = row["sample"], row["convention"].get("id_sample")
     return not any((*samples, part_of(row), id_part_of(row)))
 
 
 def in_words(row: Mapping[str, Any]) -> str | None:
-    """Which images the row is of: "373 of 1,280 images"; None for all of them."""
+    """The images of the row: "373 of 1,280 images"; None for all of them."""
     sides = (
         (part_of(row), row["sample"], "images"),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
@@ -48,7 +47,7 @@ def in_words(row: Mapping[str, Any]) -> str | None:
 
 
 def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, images: str = "") -> str:
-    """How many images of how many, with the word for them: "373 of 1,280 images"."""
+    """How many images of how many, in words: "373 of 1,280 images"."""
     held, of = (sample["limit"], sample["of"]) if sample else (0, 0)
     foreign = 0
     if part:
@@ -59,12 +58,12 @@ def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, imag
 
 
 def noted(note: str | None, words: str | None) -> str | None:
-    """The note of a published number beside one of ours, which is of such images (None: all)."""
+    """The note of a published number beside ours; `words`: the images of ours (None: all)."""
     return "; ".join(filter(None, (words and f"ours is of {words}", note))) or None
 
 
 def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each data set that is not whole: which of its images the rows are of."""
+    """A line for each data set that is not whole, with its images."""
     found = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
     return [f"{dataset}: {words}" for dataset, words in found]
 
@@ -73,10 +72,10 @@ def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def recovered(rows: list[Row], table: Path) -> list[Row]:
-    """The rows of one run with `part` and `id_part`: of an older version, from its per-image table.
+    """The rows of one run with `part` and `id_part`; for an older version, from its per-image table.
 
     Args:
-        table: the run's `images.parquet`. Where it is not there or is damaged, the rows stay as they are.
+        table: the run's `images.parquet`. If it is absent or damaged, the rows stay as they are.
     """
     row = rows[0]
     if "part" in row or row["origin"] != "measured" or all(each["value"] is None for each in rows):
@@ -92,7 +91,7 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
 
 
 def _compared(row: Row) -> Row:
-    """A row whose comparisons say which images it is of, as those of a newer run do."""
+    """The row with its images named in its comparisons, as in newer runs."""
     words, protocol = in_words(row), row.get("protocol")
     known = [one | {"note": noted(one["note"], words)} for one in row["reference"] or ()]
     if protocol is None:
@@ -112,7 +111,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """The images of the data set and of the ID set in a run's table; None without a table."""
+    """The number of images of the data set and of the ID set in a run's table; None without a table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,7 +122,7 @@ def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
             inside = sum(file.read(["in_distribution"])["in_distribution"].to_pylist())
             return n - inside, inside
         if row["task"] == "calibration" and row["convention"].get("id") == row["dataset"] and n:
-            # The table is of the test half alone.
+            # The table has only the test half.
             n += int(file.read(["calibration_images"])["calibration_images"][0].as_py())
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
         return None

@@ -3,10 +3,9 @@
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
     ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
 
-Which column of which file is which number of ours says configs/reference_sources.toml, and what is known of
-models that are not registered configs/published_models.toml. From a checkout, `python -m
-clipjax.results.published FOLDER...` brings configs/reference_scores.csv up to date: each folder holds the
-files of one source; the numbers of other sources stay as they are.
+configs/reference_sources.toml maps columns of files to our numbers; configs/published_models.toml has facts
+of unregistered models. In a checkout, `python -m clipjax.results.published FOLDER...` updates
+configs/reference_scores.csv: each folder holds the files of one source; other sources' numbers stay.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ Name = tuple[str, ...]
 
 
 class Number(NamedTuple):
-    """A published number as a result row needs it.
+    """A published number, with what a result row needs.
 
     Attributes:
-        n: the images that it is a proportion of; None where that is not known, or it is none.
-        facts: of its model; None for a registered one, whose facts the registry has.
+        n: the images of which it is a proportion; None if unknown, or if it is not a proportion.
+        facts: of its model; None for a registered one: the registry has them.
     """
 
     score: Score
@@ -54,9 +53,9 @@ def readable_sources() -> list[str]:
 
 
 def read_published(source: str, path: str | Path) -> list[Score]:
-    """What is compared with results: the numbers of registered models that a task of ours gives, too.
+    """The published numbers to compare with results: those of registered models that our tasks give too.
 
-    Returns them model by model in the registry's order. Arguments and errors as of `read_numbers`.
+    By model, in the registry's order. Arguments and errors: see `read_numbers`.
     """
     tables = _tables(source, Path(path).expanduser())
     return [
@@ -68,21 +67,22 @@ def read_published(source: str, path: str | Path) -> list[Score]:
 
 
 def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[Number]:
-    """All numbers of a source's tables, model by model: the registered ones in the registry's order, then
-    the others in the order of the files.
+    """All numbers of a source's tables, by model: registered ones in the registry's order, then the others
+    in the order of the files.
 
     A model that is not registered is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`,
     `open_clip:ViT-H-14-quickgelu:dfn5b`, `testbed:resnet50`.
 
     Args:
-        source: of `readable_sources`.
+        source: from `readable_sources`.
         path: one of its files, under its published name, or a folder with some of them.
-        registered: leave the other models out.
+        registered: leave out the other models.
 
     Raises:
         UsageError: there is no such source.
         DataError: no file of the source is there, or one is damaged: a column is missing, a model is listed
-            twice, a cell is no number or no proportion; names the file, and the line or model.
+            twice, a cell is not a number or not a proportion. The message names the file, and the line or
+            model.
     """
     tables = _tables(source, Path(path).expanduser())
     models = _registered(source, tables)
@@ -99,7 +99,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    """One published file: its rows by what names a model there."""
+    """One published file: its rows by the columns that name a model."""
 
     def __init__(self, path: Path, name: Sequence[str]) -> None:
         self.path = path
@@ -115,7 +115,7 @@ class _Table:
         self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
 
     def value(self, name: Name, column: str) -> float | None:
-        """None where nothing was measured: a blank cell."""
+        """The cell's number; None if it is blank: not measured."""
         row = self.rows[name]
         if column not in row:
             raise DataError(f"{self.path}: there is no column {column!r}")
@@ -147,7 +147,7 @@ def _files(source: str) -> list[str]:
 
 
 class _Column(NamedTuple):
-    """A column of a file: which number it is; `n` as in `Number`."""
+    """A column of a file, and the number that it has; `n` as in `Number`."""
 
     file: str
     title: str
@@ -178,7 +178,7 @@ def _compared(source: str) -> list[_Column]:
 
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
-    """The columns of a file that are compared, then those that the patterns of `others` take."""
+    """The compared columns of a file, then those that match a pattern of `others`."""
     found = [column for column in _compared(source) if column.file == table.path.name]
     taken = {column.title for column in found}
     for title in table.titles:
@@ -190,7 +190,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """A model of a source: its id, its names there (the first in a table counts), facts as `Number`'s."""
+    """A model of a source; of its names there, the first one listed counts; facts as in `Number`."""
 
     id: str
     names: Sequence[Name]
@@ -198,7 +198,6 @@ class _Model(NamedTuple):
 
 
 def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
-    """Those that a table lists."""
     library, listed = sources()[source].get("library"), {name for t in tables.values() for name in t.rows}
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == library]
     models = [_Model(row["id"], _names(row), None) for row in rows]
@@ -206,10 +205,10 @@ def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
 
 
 def _names(model: Mapping[str, str]) -> list[Name]:
-    """What the library calls a registered model; open_clip's other spelling of its architecture comes last.
+    """The library's names of a registered model; open_clip's other spelling of its architecture comes last.
 
-    Both spellings listed are two measurements where the weights leave the activation to the name, and the
-    registry's is the one that the weights were trained with. With only one listed, it is that model.
+    Where the weights leave the activation to the name, two listed spellings are two measurements: the
+    registry's has the activation of training. A single listed one is that model.
     """
     arch, tag = model["library_arch"], model["tag"]
     if model["library"] == "timm":
@@ -221,8 +220,11 @@ def _names(model: Mapping[str, str]) -> list[Name]:
 def _unregistered(
     source: str, tables: Mapping[str, _Table], path: Path, registered: Sequence[_Model]
 ) -> list[_Model]:
-    """All other names. The other spelling of a registered model that is listed under both has no facts but
-    whose it is: its numbers are of the same weights, and would stand in a trend twice."""
+    """All other names.
+
+    The other spelling of a registered model that is listed under both has one fact, whose it is: its numbers
+    come from the same weights and would count twice in a trend.
+    """
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
     own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
@@ -240,7 +242,7 @@ def _unregistered(
 
 
 def _id(source: str, name: Name) -> str:
-    """Never that of a registered model, which have no colon. At timm the image size is part of the name."""
+    """Never a registered id (those have no colon). At timm the image size is part of the name."""
     if sources()[source]["name"][-1] == "img_size":
         return f"{source}:{name[0]}@{name[1]}px"
     return ":".join((source, *name))
@@ -253,7 +255,7 @@ def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
 
 
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Facts by the first part of the name, from another file of the source; empty where that is not there."""
+    """Facts by the first part of the name, from another file of the source; empty if it is absent."""
     record = dict(sources()[source].get("profile", {}))
     if not record or not is_file(folder / record["file"]):
         return {}
@@ -269,7 +271,7 @@ def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
-    """The number of one model; None if the table does not list it, or has a blank cell."""
+    """The number of one model; None if the table does not list it or the cell is blank."""
     found = next((name for name in model.names if name in table.rows), None)
     value = None if found is None else table.value(found, column.title)
     if found is None or value is None:
@@ -293,7 +295,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
 
 
 def as_csv(found: Iterable[Score]) -> str:
-    """Scores as configs/reference_scores.csv holds them."""
+    """Scores in the form of configs/reference_scores.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
@@ -302,10 +304,10 @@ def as_csv(found: Iterable[Score]) -> str:
 
 
 def updated(folders: Sequence[str | Path]) -> list[Score]:
-    """All published numbers, source by source; those of the sources that the folders hold are read anew.
+    """All published numbers, source by source; sources in the folders are read anew.
 
     Raises:
-        DataError: a folder holds the tables of no source.
+        DataError: a folder holds no source's tables.
     """
     new: dict[str, list[Score]] = {}
     order = list(sources())

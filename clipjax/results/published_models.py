@@ -25,11 +25,11 @@ class Rule:
     """Facts of some models of a source.
 
     Attributes:
-        why: the evidence.
         pattern: searched for in the name; None: only `names` count.
         names: whole names of models.
         facts: what holds of them.
         unknown: facts that are not established, whatever later rules say.
+        why: the evidence.
     """
 
     why: str

@@ -1,6 +1,6 @@
 """Published numbers as result rows of origin "published".
 
-The one file of this room that loads JAX: it needs the registry for the facts of registered models.
+Only this file of the room loads JAX: the registry has the facts of registered models.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from clipjax.results.references import Score
 from clipjax.results.store import SCHEMA_VERSION, Row, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 
-METHOD = "clopper_pearson_of_rounded"  # of the count of images that the published value is nearest to
+METHOD = "clopper_pearson_of_rounded"  # of the count of images nearest to the published value
 
 
 def published_rows(numbers: Sequence[Number]) -> list[Row]:
-    """Result rows of one run: what is not known of a published number is null."""
+    """Result rows of one run; what is unknown of a published number is null."""
     unknown = (
         "task_version",
         "aggregates",
@@ -70,7 +70,7 @@ def _fields(score: Score) -> Row:
 
 
 def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
-    """Of the counts that the values are nearest to: a published value is rounded."""
+    """Intervals of the nearest counts: published values are rounded."""
     n = np.array([number.n or 1 for number in numbers])
     values = np.array([number.score.value for number in numbers])
     limits = clopper_pearson_limits(np.rint(values * n), n)

@@ -1,7 +1,7 @@
 """Result rows: their schema, and the lines of a run as rows. Imports no JAX.
 
-The schema is configs/result_row.schema.json. Beyond it, the lower limit of an interval is not above the upper
-one, and no two rows of a run are of one number.
+The schema is configs/result_row.schema.json. Beyond it, an interval's lower limit is not above its upper one,
+and no two rows of a run have the same number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipjax.storage.reading import parse_json
 
 Row = dict[str, Any]
 
-# What a number of a run is known by. Recipes tell precisions apart; imported runs are of many models.
+# What identifies a number of a run. Recipes differ by precision; imported runs have many models.
 _NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
 
 
@@ -36,7 +36,8 @@ def validate_rows(rows: Sequence[Row]) -> None:
     """Check the rows of a run against the schema.
 
     Raises:
-        DataError: without rows; a row breaks the schema (the field is named), or two rows are of one number.
+        DataError: there are no rows, a row breaks the schema (the message names the field), or two rows are
+            of one number.
     """
     if not rows:
         raise DataError("a run without rows is not a result")
@@ -47,10 +48,10 @@ def validate_rows(rows: Sequence[Row]) -> None:
 
 
 def row_problem(row: Row, *, whole: bool = True) -> str | None:
-    """What the schema says against a row: the field and why. None for a good one.
+    """The field of a row that breaks the schema, and why; None for a good row.
 
     Args:
-        whole: False for a part of a row's fields.
+        whole: False to check only the fields present.
     """
     fits, validator = _checks(whole)
     if fits(row):
@@ -61,13 +62,12 @@ def row_problem(row: Row, *, whole: bool = True) -> str | None:
 
 @functools.cache
 def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
-    """The fast check, and what says more of a row that does not pass it."""
     schema = row_schema() | ({} if whole else {"required": []})
     return compiled(schema), jsonschema.Draft202012Validator(schema)
 
 
 def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
-    """What else is wrong with a row; `seen` are the numbers of the rows before it, and takes in its own."""
+    """What else is wrong with a row. `seen`, the numbers of the rows before, takes in its own."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
         return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
@@ -82,12 +82,12 @@ def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
     """The rows of a run, checked.
 
     Args:
-        shared: the fields that its rows share.
-        lines: the others, a JSON object for each row.
-        path: the file of the lines, which errors name.
+        shared: the fields that the rows share.
+        lines: the others, one JSON object per row.
+        path: the file of the lines, for error messages.
 
     Raises:
-        DataError: a line is not a row, or is of the same number as an earlier one; the line is named.
+        DataError: a line is not a row, or has the number of an earlier one; the message names the line.
     """
     with _no_collection():
         return list(_joined(shared, lines, path))
@@ -98,7 +98,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         rest = parsed(line, path, f":{number}")
         row = shared | rest
-        # The shared fields are checked with the first row: that takes a quarter of the time.
+        # The shared fields are checked only with the first row: a quarter of the time.
         problem = row_problem(rest, whole=False) if rest.keys() == keys else row_problem(row)
         if problem := problem or _beyond_schema(row, seen):
             raise damaged(path, f":{number}", problem)
@@ -108,7 +108,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Rows are trees, which leave no cycles: looking for them would take a third of the time of reading."""
+    """Rows are trees without cycles; searching for cycles would take a third of the reading time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -127,7 +127,7 @@ def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
 
 
 def damaged(path: Path, line: str, problem: str) -> DataError:
-    """The error for a run that is not what was written: it stops every table, as one without it would lie."""
+    """The error for a damaged run. It stops every table: a table without the run would mislead."""
     return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
 
 

@@ -1,15 +1,15 @@
-"""Results: rows with provenance, and one Parquet row an image. Imports no JAX.
+"""Results: rows with provenance, and one Parquet row per image. Imports no JAX.
 
 A run is a folder named by its run id, written once and never changed:
 
-    run.json         the fields that all rows of the run share, and digests of all files
-    (`clipjax.results.run_files`) rows.jsonl       the other fields, one row a line
-    images.parquet   one row an image, from which every metric can be recomputed
+    run.json         the fields that all rows of the run share, and digests of all files (`run_files`)
+    rows.jsonl       the other fields, one row per line
+    images.parquet   one row per image, from which every metric can be recomputed
 
-It is written beside its place and renamed when complete, so that it is whole or absent, and runs that write
-at the same time do not meet; on a bucket `run.json` comes last, and makes it a run. A row joined with its
-run's shared fields follows configs/result_row.schema.json. Its identity is `recipe_hash`; a rerun adds a run,
-and `ResultStore.rows` returns the newest of each recipe. A run dated in the future counts as the oldest
+It is written under another name and then renamed, so it is whole or absent, and simultaneous runs do not
+collide. On a bucket `run.json` comes last and makes it a run. A row joined with its run's shared fields
+follows configs/result_row.schema.json. Its identity is `recipe_hash`: a rerun adds a run, and
+`ResultStore.rows` returns the newest of each recipe. A run dated in the future counts as the oldest
 (`run_order`).
 """
 
@@ -45,14 +45,14 @@ from clipjax.storage.buckets import BucketPath, check_folder, place
 from clipjax.storage.writing import draft_folder, write_flushed
 
 SCHEMA_VERSION = 1
-AHEAD = 300  # seconds that the clock of the machine that wrote a run may be before ours
+AHEAD = 300  # seconds that the clock of the writing machine may be ahead of ours
 FUTURE = "dated in the future (a wrong clock?), and not counted as the newest until that time has come"
 
 __all__ = ["ResultStore", "Row", "model_facts", "new_run_id", "row_schema", "validate_rows"]
 
 
 def new_run_id() -> str:
-    """UTC time to the microsecond and a random suffix: sorts by time, and no two processes draw the same."""
+    """UTC time to the microsecond and a random suffix: sorts by time, and is unique across processes."""
     return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
 
 
@@ -61,18 +61,18 @@ def _dated(moment: datetime.datetime) -> str:
 
 
 def run_order(run_id: str) -> tuple[bool, str]:
-    """What runs are sorted by, oldest first: their date, with those dated in the future before all others.
+    """Sort key of runs, oldest first: by date, with those dated in the future before all others.
 
-    A run whose date is more than AHEAD seconds from now was written by a machine with a wrong clock; as the
-    newest it would hide every later measurement until that date.
+    A run dated more than AHEAD seconds from now comes from a machine with a wrong clock. As the newest it
+    would hide every later measurement until that date.
     """
-    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # not a folder of another name
+    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # other names are not dates
     return not future, run_id
 
 
 @functools.lru_cache(maxsize=4)
 def _latest(minute: int) -> str:
-    """The last date that is not in the future. Made once a minute: every row is asked about."""
+    """The last date not in the future. Cached per minute: it is needed for every row."""
     return _dated(datetime.datetime.fromtimestamp(60 * minute + 60 + AHEAD, datetime.UTC))
 
 
@@ -87,8 +87,9 @@ class ResultStore:
         self.root = place(root).expanduser()
 
     def check_root(self, *, exists: bool = False, written: bool = False) -> None:
-        """Raises DataError if the folder is a file, lies in one, or is not what it should be: there, or open
-        to be written to."""
+        """Raises DataError if the folder is a file or is inside one, or if it does not exist (`exists`) or
+        cannot be written (`written`).
+        """
         found = self.root.exists()  # of a bucket, also whether we may ask
         if exists and not found:
             raise DataError(
@@ -102,11 +103,11 @@ class ResultStore:
 
         Args:
             rows: complete rows with one common `run_id`.
-            images: column name -> N values (lists, or arrays of one or two axes), or None for no table.
+            images: column -> N values (lists, or arrays of one or two axes); None for no table.
 
         Raises:
-            DataError: a row breaks the schema (the field is named), the run exists, or the disk is full; then
-                nothing of the run is there.
+            DataError: a row breaks the schema (the message names the field), the run exists, or the disk is
+                full. Nothing of the run remains.
         """
         validate_rows(rows)
         if len(ids := {row["run_id"] for row in rows}) != 1:
@@ -126,7 +127,7 @@ class ResultStore:
         return self.create(ids.pop(), write)
 
     def run_ids(self) -> list[str]:
-        """The runs, oldest first (`run_order`). One that is dated in the future is a remark."""
+        """The runs, oldest first (`run_order`); a remark for each that is dated in the future."""
         if not self.root.is_dir():
             return []
         found = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
@@ -138,7 +139,7 @@ class ResultStore:
         """The rows of the newest run of each recipe, or of every run; oldest run first.
 
         Raises:
-            DataError: a run is damaged or was written by a newer clipjax; the file is named.
+            DataError: a run is damaged or was written by a newer clipjax; the message names the file.
         """
         names = self.run_ids()
         runs = [self.run(run_id) for run_id in names]
@@ -152,8 +153,8 @@ class ResultStore:
         """The rows of one run.
 
         Raises:
-            DataError: it is damaged, was copied in part, or was written by a newer clipjax; the file, and
-                where it can be told the line, are named.
+            DataError: it is damaged, copied in part, or written by a newer clipjax; the message names the
+                file and, if possible, the line.
         """
         shared, files = self._opened(run_id)
         path = self.root / run_id / ROWS
@@ -171,7 +172,7 @@ class ResultStore:
         """The fields that all rows of a run share, from `run.json` alone.
 
         Raises:
-            DataError: as `run`; of the file of rows, that it is missing or shorter than it was.
+            DataError: as `run`, but the file of rows is only checked for its size.
         """
         shared, _ = self._opened(run_id)
         if problem := row_problem(shared, whole=False):
@@ -179,13 +180,13 @@ class ResultStore:
         return shared
 
     def verify(self, run_id: str) -> None:
-        """Read every file of a run.
+        """Read and check every file of a run.
 
         Raises:
-            DataError: as `run` and `images`; a file that was written is not there.
+            DataError: as `run` and `images`; a file that was written is absent.
         """
         _, files = self._opened(run_id)
-        if not files.known:  # what no digest proves must at least be readable
+        if not files.known:  # without digests it must at least be readable
             self.run(run_id)
         elif (path := self.root / run_id / ROWS).exists():
             files.check(ROWS, _read(path))
@@ -195,7 +196,6 @@ class ResultStore:
             self.images(run_id)
 
     def _opened(self, run_id: str) -> tuple[Row, RunFiles]:
-        """The shared fields as `run.json` has them, and the digests of the run's files."""
         folder = self.root / run_id
         data = _read(folder / RUN)
         shared = parsed(data, folder / RUN)
@@ -210,7 +210,7 @@ class ResultStore:
         return shared, files
 
     def left_out(self) -> list[str]:
-        """Names of the folders here that are no runs because they have no run.json (hidden ones aside)."""
+        """Names of folders here that are not runs, because they have no run.json (hidden ones aside)."""
         if not self.root.is_dir():
             return []
         folders = (path for path in self.root.glob("[!.]*") if path.is_dir())
@@ -220,7 +220,7 @@ class ResultStore:
         """The per-image table of one run.
 
         Raises:
-            DataError: it has none, or the file is damaged, missing or shorter than it was.
+            DataError: it has none, or the file is damaged, missing or shorter than written.
         """
         path = self.root / run_id / IMAGES
         _, files = self._opened(run_id)
@@ -235,9 +235,9 @@ class ResultStore:
             raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
     def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
-        """Fill a folder with `write` where nobody sees it, then let it be the run.
+        """Fill a folder with `write` out of sight, then make it the run.
 
-        Raises DataError if the run exists, or cannot be written: then nothing of it is there.
+        Raises DataError if the run exists or cannot be written; then nothing of it remains.
         """
         home = self.root / run_id
         if self.has(run_id):
@@ -252,7 +252,7 @@ class ResultStore:
         return home
 
     def has(self, run_id: str) -> bool:
-        """Whether there is such a run, or on a disk anything of its name."""
+        """Whether this run exists (on a disk: anything of its name)."""
         home = self.root / run_id
         return (home / "run.json" if _on_bucket(home) else home).exists()
 
@@ -268,7 +268,7 @@ def _rename(home: Path, write: Callable[[Path], None]) -> None:
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:
-    """The folder's files become objects, `run.json` last; what has failed is taken back."""
+    """The folder's files become objects, `run.json` last; a failed upload is removed."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
         write(Path(folder))
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "run.json"):
@@ -280,12 +280,12 @@ def _upload(home: Path, write: Callable[[Path], None]) -> None:
 
 
 def _take_back(target: Any) -> None:
-    with contextlib.suppress(DataError):  # a bucket that fails; without run.json it is no run anyway
+    with contextlib.suppress(DataError):  # a failing bucket; without run.json it is not a run anyway
         target.unlink(missing_ok=True)
 
 
 def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
-    """Refuse a run that is there twice, under another folder's name: each of its rows would count twice."""
+    """Refuse a copy of a run under another folder's name: each of its rows would count twice."""
     folders: dict[str, str] = {}
     for name, rows in zip(names, runs):
         if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
@@ -300,8 +300,9 @@ def _read(path: Path) -> bytes:
 
 
 def model_facts(card: Any) -> dict[str, Any]:
-    """The snapshot of a card that result rows carry; a resized model's says from which size and how, a
-    fine-tuned one's how it was made (of the recipe name and digest)."""
+    """The card's facts for result rows; for a resized model with original size and method, for a fine-tuned
+    one with its lineage (of the recipe, the name).
+    """
     arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
     lineage = dict(getattr(card, "lineage", None) or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
@@ -318,7 +319,7 @@ def model_facts(card: Any) -> dict[str, Any]:
 
 
 def facts_origin(card: Any) -> dict[str, Any]:
-    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.facts`); empty where it has no origin."""
+    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.facts`); empty if it has no origin."""
     if (origin := getattr(card, "facts_origin", None)) is None:
         return {}
     return {"facts_origin": origin, "facts_of": card.facts_of}
@@ -330,14 +331,14 @@ def images_table(columns: Mapping[str, Any]) -> pa.Table:
 
 
 def _values(column: Any) -> Any:
-    """What pyarrow takes: it knows neither arrays of two axes nor arrays of Python strings."""
+    """Pyarrow takes neither arrays of two axes nor arrays of Python strings: those become lists."""
     if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
         return column.tolist()
     return column
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
-    """Fields that all rows share, and the rows without them. Facts and versions are written once a run."""
+    """The fields that all rows share, and the rows without them. So facts and versions are written once."""
     shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
     return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
 

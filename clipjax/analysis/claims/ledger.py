@@ -161,7 +161,7 @@ def ledger(file: Path | None = None) -> Ledger:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of claims as it is written; what columns, groups, pairs and parts mean is looked at later."""
+    """A file of claims, its keys checked; `_Reader` looks at columns, groups, pairs and parts."""
 
     claims: tuple[Mapping[str, Any], ...]
     level: float = 0.95
@@ -229,7 +229,7 @@ def _check_margin(margin: float) -> None:
 
 
 class _Reader:
-    """Turns the words of one file into what they mean. `place` ("" or "claim KEY: ") begins its errors."""
+    """Reads one checked file. `place` ("" or "claim KEY: ") begins its error messages."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
         self.path, self.place = path, ""

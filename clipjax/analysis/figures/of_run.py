@@ -1,4 +1,4 @@
-"""The figure of one run: found by the run's task among the modules of `clipjax.analysis.figures.tasks`."""
+"""The figure of one run, by its task, from the modules of `clipjax.analysis.figures.tasks`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Row = dict[str, Any]
 
 
 class Draw(Protocol):
-    """Draws the rows of a run to `out` (.png and .pdf are put behind it), and returns the files written.
+    """Draws the rows of a run to `out` with the endings .png and .pdf; returns the files written.
 
-    images: reads the run's per-image table, column name -> values.
+    images: reads the run's per-image table, column -> values.
     """
 
     def __call__(
@@ -28,10 +28,10 @@ class Draw(Protocol):
 
 @functools.cache
 def run_figures() -> dict[str, Draw]:
-    """Task -> what draws a run of it: the `FIGURES` of every module.
+    """Task -> the function that draws a run of it: the `FIGURES` of every module.
 
     Raises:
-        ValueError: two modules draw one task (a mistake of the programmer, not of the user).
+        ValueError: two modules draw one task (a programmer's mistake, not a user's).
     """
     found: dict[str, Draw] = {}
     for module in pkgutil.iter_modules(tasks.__path__):
@@ -43,7 +43,7 @@ def run_figures() -> dict[str, Draw]:
 
 
 def figure_of(run: str, task: str) -> Draw:
-    """What draws the run. Raises UsageError for a task without a figure, with those that have one."""
+    """The function that draws the run. Raises UsageError, which lists them, for tasks without one."""
     if task not in run_figures():
         known = ", ".join(sorted(run_figures()))
         raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")

@@ -170,7 +170,7 @@ def load_spec(name: str | Path) -> Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """What every file states."""
+    """The keys of every file."""
 
     title: str
     paper: str
@@ -185,7 +185,7 @@ class _ToCome(_File):
 
 @dataclass(frozen=True, kw_only=True)
 class _Strip(_File):
-    """`panels`, or a `panel` whose words are filled in for each of `across` and `down`."""
+    """Either `panels`, or a `panel` filled in with the words of each `across` and `down`."""
 
     groups: str | list[Any]
     only_groups: tuple[str, ...] = ()
@@ -288,7 +288,7 @@ def _fit(record: Any, where: str) -> FitLine:
 
 
 def _panels(found: _Strip, path: Path) -> tuple[tuple[Panel, ...], int]:
-    """The panels, line by line, and the number of panels a line."""
+    """The panels, line by line, and the number per line."""
     wrap, y = found.wrap, isinstance(found, _Scatter)
     if wrap is not None and wrap < 1:
         raise DataError(f"{path}: wrap = {wrap} must be at least 1, the panels of a line")
