@@ -1,8 +1,8 @@
-"""What the runs of a sweep take: images, floating-point operations, bytes.
+"""The cost of a sweep's runs: images, floating-point operations, bytes.
 
-Operations are those of the dots and convolutions of the forward pass as it is traced
-(`clipjax.verification.aot`), two a multiply-add; the body of a scan over layers counts as often as it runs.
-Texts count at the length of the model's whole context, which many are shorter than.
+Operations are those of dots and convolutions in the traced forward pass (`clipjax.verification.aot`), two per
+multiply-add; the body of a scan over layers counts as often as it runs. Texts count at the model's whole
+context length, although many are shorter.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
 from clipjax.verification.aot import forward_of, product_flops
 
-RUN = 10**9  # operations that a run counts for beside its images, so that those that embed none count too
+RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 
 
 class Images(NamedTuple):
-    """Images that a model embeds once, for however many runs: what an entry of the store is of.
+    """Images that a model embeds once for all its runs: the subject of one entry of the store.
 
     Attributes:
-        place: of the data set, since several cards may be of the same images.
-        sample: limit and seed, None for all of it. precision: of the towers.
+        place: of the data set; several cards may have the same images.
+        sample: limit and seed, None for all images.
+        precision: of the towers.
         decode: see `clipjax.evaluate`.
     """
 
@@ -45,7 +46,7 @@ class Images(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Prompts that a model embeds once: those of the classes of a label space."""
+    """Prompts that a model embeds once: those of a label space's classes."""
 
     model: str
     classes: str
@@ -55,14 +56,14 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images data sets have, as far as they can be read."""
+    """The number of images of data sets, as far as they can be read."""
 
     loaded: Loaded
 
     def of(self, data: Located, limit: int | None) -> int:
         try:
             whole = len(self.loaded.dataset(data).manifest)
-        except ClipjaxError:  # its own run will say it
+        except ClipjaxError:  # its own run reports it
             return 0
         return whole if limit is None else min(limit, whole)
 
@@ -73,7 +74,7 @@ def parts(job: Job) -> list[Located]:
 
 
 def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, Located]]:
-    """What a run embeds, unless another one has."""
+    """What a run embeds, unless another run has."""
     sample = None if request.limit is None else (request.limit, request.seed)
     return [
         (Images(chosen.name, str(data.root), sample, precision, request.decode), data)
@@ -83,7 +84,7 @@ def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, 
 
 
 def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
-    """The prompts of a zero-shot head and how many there are; captions are not counted."""
+    """The prompts of a zero-shot head, and their number; captions do not count."""
     needs = find_task(job.task).needs
     if chosen.model is None or chosen.own_head or "head" not in needs:
         return []
@@ -103,7 +104,7 @@ _FLOPS: dict[tuple[Arch, str], int] = {}
 
 
 def flops(card: Card, tower: str) -> int:
-    """Of one image, or of one text of whole length; 0 for a tower that is not there."""
+    """Operations for one image, or one text of whole length; 0 for an absent tower."""
     if tower == "text" and card.arch.text is None:
         return 0
     if (card.arch, tower) not in _FLOPS:
@@ -114,7 +115,7 @@ def flops(card: Card, tower: str) -> int:
 
 
 def weight_bytes(chosen: Chosen) -> int:
-    """Of params in float32, as they are in memory."""
+    """Bytes of the params in float32, as in memory."""
     if chosen.model is None:
         return 0
     leaves = jax.tree.leaves(chosen.model.network.abstract_params())

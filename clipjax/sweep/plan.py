@@ -1,10 +1,10 @@
-"""The runs of a sweep, in the order in which they cost the least.
+"""The runs of a sweep, in the cheapest order.
 
-Models of one pixel recipe follow each other, so that an image is decoded once for all of them and the pixel
-store need hold one recipe at a time; models of one architecture are neighbours, and share their compiled
-program. Where the pixels of a recipe exceed the store's budget, its data sets come in waves that fit: all
-models run on one wave, then on the next. The plan depends on the suite, the models' cards and the data sets
-alone, not on what is stored: every process and every shard makes the same.
+Models of one pixel recipe are adjacent: an image is decoded once for all of them, and the pixel store needs
+one recipe at a time. Models of one architecture are adjacent too, and share their compiled program. If a
+recipe's pixels exceed the store's budget, its data sets come in waves that fit: all models run on one wave,
+then on the next. The plan depends only on the suite, the models' cards and the data sets, not on what is
+stored: every process and every shard makes the same.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ REQUESTED = tuple(each.name for each in dataclasses.fields(Request))
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """One run to be.
+    """One planned run.
 
     Attributes:
-        options: as the suite has them.
+        options: as in the suite.
         keep_pixels: whether its pixels may be kept: those of each of its data sets fit the store.
-        flops: operations of the images and texts that it is the first to embed.
+        flops: operations for the images and texts that it is the first to embed.
         images: how many it is the first to embed.
     """
 
@@ -53,12 +53,12 @@ class Item:
 
     @property
     def request(self) -> Request:
-        """What the suite asks for, but for the data sets and prompts of the job."""
+        """What the suite asks for, without the job's data sets and prompts."""
         asked = {name: self.options[name] for name in REQUESTED if name in self.options}
         return Request(**asked)
 
     def computed(self, compute: Compute) -> Compute:
-        """How it is computed: as the suite has it, else as `compute` has."""
+        """The settings of the suite, else those of `compute`; no pixel store unless `keep_pixels`."""
         return dataclasses.replace(
             compute,
             pixel_store=compute.pixel_store if self.keep_pixels else None,
@@ -69,7 +69,7 @@ class Item:
 
     @property
     def key(self) -> list[Any]:
-        """What tells it from the other runs of the sweep, the same everywhere."""
+        """What identifies it among the runs of the sweep, the same everywhere."""
         options = {name: str(value) for name, value in self.options.items()}
         prompts = self.job.prompts and self.job.prompts.digest
         return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
@@ -77,10 +77,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Missing:
-    """A data set that is not there.
+    """An absent data set.
 
     Attributes:
-        named: whether the suite asks for it by name, so that the sweep is not complete without it.
+        named: whether the suite names it: without it the sweep is not complete.
     """
 
     line: str
@@ -89,9 +89,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Attributes:
-    items: in order.
-    loaded: the data sets, read once for the whole sweep.
+    """A sweep's runs.
+
+    Attributes:
+        items: in order.
+        loaded: the data sets, read once for the whole sweep.
     """
 
     suite: Suite
@@ -101,7 +103,7 @@ class SweepPlan:
 
     @property
     def digest(self) -> str:
-        """Two processes, or two shards, with the same digest have the same plan."""
+        """Equal digests mean equal plans, across processes and shards."""
         return sha256_json([item.key for item in self.items])
 
     @property
@@ -110,13 +112,14 @@ class SweepPlan:
 
 
 def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
-    """
+    """Plan a suite.
+
     Args:
-        pixel_budget: bytes that the pixel store may take; None without one.
+        pixel_budget: bytes for the pixel store; None without one.
 
     Raises:
-        UsageError: nobody says where the data sets lie.
-        DataError: none of them is there, or no folder of models is.
+        UsageError: no folder of data sets is given.
+        DataError: no data set is there, or the folder of models is not.
     """
     if suite.data_root is None:
         raise UsageError(
@@ -142,7 +145,7 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
 
 
 def _jobs(suite: Suite, run: Run, data_root: Path) -> tuple[list[Job], list[str]]:
-    """What `clipjax eval --data-root` would run, and what is not there."""
+    """What `clipjax eval --data-root` would run, and what is absent."""
     try:
         planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, places=suite.data)
     except DataError as error:
@@ -161,7 +164,7 @@ def _each_once(items: Sequence[Item]) -> list[Item]:
 
 
 def _in_order(items: Sequence[Item], sizes: cost.Sizes, budget: int | None) -> Iterator[Item]:
-    """By recipe, wave, architecture and model, as they come in the suite; unusable models last."""
+    """By recipe, wave, architecture and model, each in the suite's order; unusable models last."""
     recipes = dict.fromkeys(item.chosen.recipe for item in items)
     for recipe in sorted(recipes, key=lambda recipe: recipe is None):
         of_recipe = [item for item in items if item.chosen.recipe == recipe]
@@ -186,7 +189,7 @@ class _Wave(NamedTuple):
 def _waves(
     items: Sequence[Item], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
 ) -> Iterator[_Wave]:
-    """Items whose pixels fit the store together; such that need no more than others stay with them."""
+    """Items whose pixels fit the store together; a group that never fits is not kept."""
     if recipe is None or budget is None:
         yield _Wave(list(items), budget is not None)
         return
@@ -212,7 +215,10 @@ def _waves(
 
 
 def connected(items: Sequence[Item]) -> list[list[Item]]:
-    """Items in groups that share images with each other and with no other group, in order."""
+    """Groups of items that share images, in order; no two groups share any.
+
+    Items of data sets {a}, {b}, {a, c}, {c} give the groups [{a}, {a, c}, {c}] and [{b}].
+    """
     group_of: dict[str, int] = {}
     groups: list[list[int]] = []
     for i, item in enumerate(items):
@@ -232,7 +238,7 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
-    """The images and texts that several runs of a model share count for the first of them."""
+    """Images and texts that several runs of a model share count for the first."""
     counted: set[Any] = set()
     found = []
     for item in items:

@@ -1,4 +1,4 @@
-"""What a sweep would take, and what of it is there: `--dry-run`. Nothing is embedded and nothing written."""
+"""The tables of `--dry-run`: what a sweep costs, and what exists. Embeds and writes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Preview:
-    """Tables by what they are of, and lines of text."""
+    """Tables by subject, and lines of text."""
 
     models: Table
     recipes: Table
@@ -41,11 +41,13 @@ class Preview:
 
 @dataclass
 class _Known:
-    """What can be told of one model's runs.
+    """What is known of one model's runs.
 
     Attributes:
-        asked: of the runs that could be resolved. problem: why others could not.
-        done: how many have results. entries: of embeddings that they read: name -> images.
+        asked: the runs that could be resolved.
+        done: the number with results.
+        entries: the embeddings that they read: name -> number of images.
+        problem: why others could not be resolved.
     """
 
     asked: list[Asked]
@@ -55,11 +57,12 @@ class _Known:
 
 
 def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
-    """
+    """Tables and lines about some items of a plan.
+
     Args:
         items: of the plan: all, or a shard's.
         results: the folder of results.
-        shards: to show the shares of.
+        shards: the number of shards to show.
     """
     assert compute.store is not None
     done, stored = Done(results), Stored(compute.store.root)

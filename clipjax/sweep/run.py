@@ -1,10 +1,10 @@
-"""Doing what a plan says and is not done yet.
+"""Run the items of a plan that are not done yet.
 
     report = run_sweep(plan, plan.items, compute, results, tell=print)
 
-A model that fails costs no other: what went wrong is kept for the end. A full disk ends all of it, once.
-Of several processes all make the same steps: what is skipped is what the first one says, and a model that one
-of them cannot load is loaded by none.
+A failing model does not stop the others; failures are reported at the end. A full disk stops the sweep. With
+several processes all take the same steps: the first one decides what is skipped, and a model that fails to
+load on one is dropped by all.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Tell = Callable[[str], None]
 
 
 class Failure(NamedTuple):
-    """A run that has no result, or all those of a model, and why."""
+    """A run without result, or all runs of a model, and why."""
 
     what: str
     reason: str
@@ -52,10 +52,11 @@ class Failure(NamedTuple):
 
 @dataclass
 class Report:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        runs: done now. skipped: done before.
+        runs: done now.
+        skipped: done before.
         stats: of every run's embedding.
         compiles: how often each tower was compiled, for what.
     """
@@ -80,18 +81,18 @@ def run_sweep(
     tell: Tell = lambda _: None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Report:
-    """Run those of the items that have no result yet.
+    """Run the items that have no result yet.
 
     Args:
         items: of the plan, in its order: all, or a shard's.
-        compute: how, with a store, where the suite does not say.
+        compute: the settings that the suite leaves open; has a store.
         results: the folder for rows and per-image tables.
-        tell: is given a line of text about each step.
-        advance: is given the number of items that are through, each time that there are some.
+        tell: gets a line of text about each step.
+        advance: gets the number of items completed since the last call.
 
     Raises:
-        DataError: processes that differ in their runs or images, before anything is embedded; a folder of
-            results that cannot be read; a full disk.
+        DataError: processes differ in their runs or images (before anything is embedded); a folder of results
+            cannot be read; the disk is full.
         Interrupted: a signal came (`clipjax.devices.signals`).
     """
     check_same(plan)
@@ -111,7 +112,7 @@ def run_sweep(
 
 
 def check_same(plan: SweepPlan) -> None:
-    """Raises DataError, on every process, where one has other runs or other images than the rest."""
+    """Raises DataError, on every process, if one has other runs or other images than the rest."""
     if jax.process_count() == 1:
         return
     assert_same_everywhere("the sweep", f"{len(plan.items)} runs ({plan.digest[:16]})")
@@ -128,7 +129,7 @@ def check_same(plan: SweepPlan) -> None:
 def _not_done(
     visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute, report: Report
 ) -> list[Item]:
-    """The items that are to be run; those that cannot are failures, those that are done are skipped."""
+    """The items to run; those that cannot run become failures, those done are skipped."""
     chosen = visit[0].chosen
     model, failure = None, None
     try:
@@ -148,14 +149,14 @@ def _not_done(
 
 
 def _known(model: Any, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute) -> np.ndarray:
-    """Which of the items have results, bool [items]."""
+    """Which items have results, bool [items]."""
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
             asked = asked_of(model, item, plan.loaded, compute)
             known[i] = is_done(asked, done, item)
         except ClipjaxError:
-            continue  # its run will say it
+            continue  # its run reports it
     return known
 
 
@@ -167,14 +168,14 @@ def _visit(
     report: Report,
     progress: _Progress,
 ) -> None:
-    """Load a model and run the items, those of the same options together."""
+    """Load a model and run its items; those with the same options in one call."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
         mesh_of = mesh_to_load(todo[0].computed(compute).params)
         model = load_model(
             chosen.source, mesh_of=mesh_of, name=chosen.stated.name, facts_of=chosen.stated.facts_of
         )
-    except Exception as error:  # no memory, say
+    except Exception as error:  # e.g. out of memory
         failure = error
     if (failed := failed_process(failure)) is not None:
         reason = _reason(failure) if failure is not None else f"see the message of process {failed}"
@@ -207,7 +208,7 @@ def _visit(
 
 
 def _stop_at_full_disk(error: Exception | None) -> None:
-    """Raises DataError, on every process, where a run of one has met a full disk: all others would, too."""
+    """Raises DataError, on every process, if one met a full disk: all other runs would fail too."""
     failure = error if _is_full_disk(error) else None
     failed = failed_process(failure)
     if failure is not None:
@@ -217,7 +218,7 @@ def _stop_at_full_disk(error: Exception | None) -> None:
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether the system says so, of this error or of one that it was raised for."""
+    """Whether the error, or one that it was raised from, is the system's "disk full"."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -233,7 +234,7 @@ def _of_same_options(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def _reason(error: Exception) -> str:
-    """One line; of an error that is not ours the type, too, and the whole of it in the log."""
+    """One line; for an error that is not ours also the type, with the traceback in the log."""
     if isinstance(error, ClipjaxError):
         return str(error)
     _log.error("a run failed", exc_info=error)
@@ -242,7 +243,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Where the sweep is, and how long the rest takes at the pace so far, by operations."""
+    """Where the sweep is, and the time left at the pace so far, by operations."""
 
     def __init__(self, items: Sequence[Item], tell: Tell, advance: Callable[[int], object]) -> None:
         self._tell, self._advance, self._count = tell, advance, len(items)
@@ -279,7 +280,7 @@ def duration(seconds: float) -> str:
 
 
 def complete(report: Report, plan: SweepPlan) -> None:
-    """Raises DataError, on every process, where runs failed or data sets that the suite names are missing."""
+    """Raises DataError, on every process, if runs failed or data sets that the suite names are missing."""
     missing = [entry.line for entry in plan.missing if entry.named]
     left = len(report.failures) + len(missing)
     failed = failed_process(DataError("") if left else None)

@@ -1,11 +1,10 @@
 """A sweep in parts, for the jobs of an array: `--shard i/n`.
 
-The plan is a line of units: what a model runs on data sets that share images (a data set with all its tasks,
-and with the in-distribution images that it is compared with), so that no two shards embed the same. The line
-is cut into n contiguous parts such that the costliest part is as cheap as can be. Contiguous, since the plan
-has the models of one pixel recipe next to each other: at most n - 1 recipes are decoded on more than one
-shard. Where cutting between whole models gives parts that are hardly costlier (`WHOLE`), models stay whole
-and are read once.
+The plan is a line of units: a model's runs on data sets that share images (a data set with all its tasks, and
+the in-distribution images that it is compared with). So no two shards embed the same. The line is cut into n
+contiguous parts such that the costliest part is as cheap as possible. The plan keeps models of one pixel
+recipe adjacent, so at most n - 1 recipes are decoded on more than one shard. If cutting between whole models
+costs hardly more (`WHOLE`), models stay whole and are read once.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from clipjax.errors import UsageError
 from clipjax.sweep.plan import Item, connected
 
-WHOLE = 1.1  # times the costliest part, for the sake of whole models
+WHOLE = 1.1  # whole models may cost this factor more in the costliest part
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def read_shard(text: str) -> Shard:
 
 
 def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """The items of each of `count` shards; empty ones last, where there are fewer units than shards."""
+    """The items of each of `count` shards; if there are fewer units than shards, the last are empty."""
     models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
     units = [unit for model in models for unit in connected(model)]
     fine, whole = _even(units, count), _even(models, count)
@@ -56,7 +55,10 @@ def _costliest(parts: Sequence[Sequence[Item]]) -> int:
 
 
 def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
-    """The line of units in `count` contiguous parts, the costliest as cheap as can be: by bisection."""
+    """The units in `count` contiguous parts, the costliest as cheap as possible: by bisection.
+
+    Costs 4, 1, 1, 4 in 2 parts give 4, 1 | 1, 4.
+    """
     costs = [cost_of(unit) for unit in units]
     low, high = max([0, *costs]), sum(costs)
     while low < high:
@@ -73,7 +75,7 @@ def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
 
 
 def _filled(costs: Sequence[int], most: int) -> list[int]:
-    """How many units each part takes, one after the other, none costlier than `most`."""
+    """The number of units in each part, filled in order, none costlier than `most`."""
     sizes, total = [0], 0
     for cost in costs:
         if total + cost > most and sizes[-1]:

@@ -1,7 +1,7 @@
-"""What of a sweep is done already, told by the recipes of the result rows; and what its stores hold.
+"""Which runs of a sweep are done, by the recipes of the result rows; and what its stores hold.
 
-A run is done if there are rows with the recipe that it would have: everything that decides its numbers is in
-it. The weights are found and hashed for that, the images hashed, and neither is read into memory.
+A run is done if rows have its recipe, which holds everything that decides its numbers. For the recipe,
+weights and images are hashed, but not read into memory.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from clipjax.tasks.task import find_task
 
 
 class Done:
-    """The recipes in a folder of results; `update` takes in what other jobs have written since."""
+    """The recipes in a folder of results; `update` adds those that other jobs have written since."""
 
     def __init__(self, root: str | Path) -> None:
         self._store = ResultStore(root)
         self._store.check_root()
         self._read: set[str] = set()
-        self._skipped: dict[str, bool] = {}  # recipe, unreadable images aside -> whether there were some
+        self._skipped: dict[str, bool] = {}  # recipe without `skipped` -> whether all its runs skipped some
         self.update()
 
     def update(self) -> None:
@@ -47,12 +47,13 @@ class Done:
                 self._note(self._store.shared(run_id).get("recipe"))
 
     def _note(self, recipe: Any) -> None:
-        if isinstance(recipe, dict):  # imported rows have a recipe each, and none of ours
+        if isinstance(recipe, dict):  # imported rows do not share a recipe
             key = _identity(recipe)
             self._skipped[key] = bool(recipe.get("skipped")) and self._skipped.get(key, True)
 
     def has(self, recipe: Mapping[str, Any], *, skip: bool) -> bool:
-        """
+        """Whether there are results of the recipe.
+
         Args:
             skip: whether rows that lack unreadable images will do.
         """
@@ -66,10 +67,10 @@ def _identity(recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run is of, resolved: a subject, or the recipe of a row that says why there is none.
+    """A resolved run: a subject, or the recipe of a row that says why there is none.
 
     Attributes:
-        recipes: of each of its results those that will do, one for each way in which the params may lie.
+        recipes: for each of its results, the recipes that will do: one per placement of the params.
     """
 
     subject: Subject | None
@@ -77,13 +78,14 @@ class Asked:
 
 
 def asked_of(model: Any, item: Item, loaded: Loaded, compute: Compute) -> Asked:
-    """
+    """Resolve one item.
+
     Args:
-        model: as `models.opened` gives it.
-        compute: where the suite does not say how.
+        model: from `models.opened`.
+        compute: the settings that the suite leaves open.
 
     Raises:
-        UsageError, DataError: what the run itself would say before anything is embedded.
+        UsageError, DataError: as the run itself before it embeds anything.
     """
     task, how = find_task(item.job.task), item.computed(compute)
     refused = refused_recipe(model, task, item.job.data.card.name)
@@ -109,7 +111,7 @@ def is_done(asked: Asked, done: Done, item: Item) -> bool:
 
 
 class Stored:
-    """The entries of a store by name, as they were when this was made."""
+    """The entries of a store by name, as of its creation."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = root
@@ -120,15 +122,15 @@ class Stored:
         return sum(info.bytes for info in self.entries.values())
 
     def share(self, name: str) -> float:
-        """How much of an entry is there, 0 to 1."""
+        """The share of an entry that is there, 0 to 1."""
         info = self.entries.get(name)
         return 0.0 if info is None else info.shards_present / info.shards
 
 
 def embedding_entries(model: Any, asked: Asked, request: Request, stored: Stored) -> list[tuple[str, int]]:
-    """The entries of the embeddings that a run reads, each with its number of images.
+    """The entries of embeddings that a run reads, each with its number of images.
 
-    Of two that differ in how the params lay on the devices, the one that is stored.
+    Of entries that differ only in the placement of the params, the one that is stored.
     """
     if asked.subject is None or model.card.fingerprint is None:
         return []
@@ -145,8 +147,10 @@ def embedding_entries(model: Any, asked: Asked, request: Request, stored: Stored
 
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
-    """The newest results of the items, in their order, also those that lack unreadable images; items that
-    have none are left out."""
+    """The newest results of the items, in their order; items without results are left out.
+
+    Results that lack unreadable images count too.
+    """
     store, by_recipe, found = ResultStore(results), {}, []
     for row in store.rows():
         by_recipe.setdefault(row["recipe_hash"], []).append(row)
@@ -165,7 +169,7 @@ def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
 def lacking(
     plan: SweepPlan, items: Sequence[Item], results: str | Path, compute: Compute
 ) -> list[tuple[Item, str]]:
-    """The items without results, each with why it cannot even be told ("" where it can)."""
+    """The items without results, each with the reason if that cannot be told, else ""."""
     done, found = Done(results), []
     for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
         visit = list(group)

@@ -1,4 +1,4 @@
-"""Suites of evaluation: a TOML file -> which models are run on which data sets, with which tasks and prompts.
+"""Suites of evaluation: a TOML file -> the models to run, on which data sets, with which tasks and prompts.
 
     title = "Accuracy on the natural shifts"
     models = [
@@ -11,8 +11,8 @@
     task = "zeroshot"
     datasets = ["imagenet_v2:matched-frequency", "imagenet_r"]
 
-docs/sweeps.md lists the keys. Everything that a file can get wrong by itself is found here, before anything
-is read or run. Imports no JAX.
+docs/sweeps.md lists the keys. Every error of the file itself is found here, before anything is read or run.
+Imports no JAX.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from clipjax.storage.records import read
 from clipjax.tasks.collections import collection
 from clipjax.tasks.task import precision_tasks
 
-NAMED = "suite:"  # before the name of a suite that ships with clipjax
+NAMED = "suite:"  # prefix of suites that ship with clipjax
 LEAST = {"limit": 1, "seed": 0, "resamples": 100, "batch_size": 1}
 Names = str | tuple[str, ...]
 
@@ -43,12 +43,12 @@ class Run:
     """One entry of `[[runs]]`.
 
     Attributes:
-        task: of a task, or of a collection of tasks.
+        task: a task, or a collection of tasks.
         models: ids, hub repositories, or absolute paths and URLs, in order and each once.
-        datasets: names of cards, or of families, which stand for all their members; empty: all that lie below
-            the folder of data sets and that the task is made for.
-        prompts: prompt sets to repeat it with; empty: the data sets' own, or the collection's.
-        options: as `clipjax eval` has them, those of the suite included.
+        datasets: names of cards, or of families for all their members; empty: all below the folder of data
+            sets that the task is made for.
+        prompts: prompt sets, each for a run of its own; empty: the data sets' own, or the collection's.
+        options: as in `clipjax eval`, including those of the suite.
     """
 
     task: str
@@ -63,10 +63,10 @@ class Suite:
     """A suite file.
 
     Attributes:
-        data_root: the folder of data sets; None where the file leaves it to the command line.
-        model_root: a folder of checkpoints by model id, taken in place of the hub's where one is there.
-        data: data sets that lie elsewhere: name -> folder.
-        stated: name and facts_of of models that the file states them of, by their path.
+        data_root: the folder of data sets; None if the file leaves it to the command line.
+        model_root: a folder of checkpoints by model id, preferred to the hub's.
+        data: data sets elsewhere: name -> folder.
+        stated: path of a model -> its name and facts_of, as stated in the file.
     """
 
     name: str
@@ -79,13 +79,13 @@ class Suite:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Of all runs, each once."""
+        """The models of all runs, each once."""
         return tuple(dict.fromkeys(model for run in self.runs for model in run.models))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """Options as a file gives them, as `clipjax eval` has them."""
+    """Options in a file, as in `clipjax eval`."""
 
     limit: int | None = None
     seed: int | None = None
@@ -107,7 +107,7 @@ class _Options:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(_Options):
-    """An entry of `[[runs]]` as a file gives it."""
+    """An entry of `[[runs]]` in a file."""
 
     task: str
     datasets: Names = ()
@@ -117,7 +117,7 @@ class _Run(_Options):
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it is written; what its names stand for is looked at later."""
+    """A file with its keys checked; `_Reader` looks up its names."""
 
     title: str
     models: Any
@@ -130,7 +130,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Own:
-    """A model of the user's, with what the file states of it as `clipjax eval` takes it."""
+    """A model of the user, and what the file states of it, as in `clipjax eval`."""
 
     path: str
     name: str | None = None
@@ -144,12 +144,12 @@ def load_suite(
 
     Args:
         name: the path of a TOML file, or "suite:NAME" for one that ships with clipjax.
-        data_root, model_root: in place of the file's.
+        data_root, model_root: replace the file's.
 
     Raises:
-        UsageError: no suite of that name.
-        DataError: an unknown, missing or mistyped key; a model, task, data set or prompt set that does not
-            exist. Names the file, the key and the nearest match.
+        UsageError: no suite has that name.
+        DataError: an unknown, missing or mistyped key; an unknown model, task, data set or prompt set. The
+            message names file, key and nearest match.
     """
     path = _path(str(name))
     reader = _Reader(path, path.absolute().parent)
@@ -162,10 +162,10 @@ def suite_names() -> list[str]:
 
 
 def select(where: Mapping[str, Any]) -> list[str]:
-    """The registered models whose columns of configs/models.csv have these values: one, or one of a list.
+    """The registered models whose columns of configs/models.csv have these values (or one of a list).
 
     Raises:
-        ValueError: a column that is not there, or a value that no model has, with the nearest.
+        ValueError: an unknown column, or a value that no model has; the message names the nearest.
     """
     rows = registry()
     columns = list(next(iter(rows.values())))
@@ -188,12 +188,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _names(given: Names) -> tuple[str, ...]:
-    """Each once."""
+    """Each name once."""
     return tuple(dict.fromkeys(_listed(given)))
 
 
 def _same(value: Any, cell: str) -> bool:
-    """Numbers are compared as such: 224 and 224.0."""
+    """Numbers compare as numbers: 224 and 224.0."""
     if isinstance(value, str):
         return value == cell
     try:
@@ -218,10 +218,10 @@ def _path(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns keys into what they mean, and says where one is wrong.
+    """Reads keys into values; errors name the place.
 
     Attributes:
-        folder: what relative paths in the file are relative to.
+        folder: base of relative paths in the file.
         stated: filled as models are read; see `Suite`.
     """
 
@@ -299,7 +299,7 @@ class _Reader:
         return tuple(found)
 
     def own(self, record: Mapping[str, Any], where: str) -> str:
-        """A model of the user's with what the file states of it."""
+        """The path of a user's model; records in `stated` what the file states of it."""
         own = read(_Own, record, f"{self.path}: {where}")
         path = self.model(own.path, f"{where}.path")
         stated = {"name": own.name, "facts_of": own.facts_of}
@@ -322,7 +322,7 @@ class _Reader:
         self.refuse(where, str(unknown_model(name)))
 
     def options(self, options: _Options, where: str) -> dict[str, Any]:
-        """Those that are given."""
+        """Only the options given."""
         values = {each.name: getattr(options, each.name) for each in fields(_Options)}
         given = {key: value for key, value in values.items() if value is not None}
         if "annotations" in given:
@@ -332,8 +332,9 @@ class _Reader:
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
-        """The cards that ship with clipjax, those in the folder of data sets, and the families of both, each
-        with the tasks that it is made for."""
+        """Shipped cards, those in the folder of data sets, and the families of both -> the tasks that each
+        is made for.
+        """
         folders = [config_dir() / "datasets"]
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
@@ -345,7 +346,7 @@ class _Reader:
         return found
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
-        """A data set that exists, and that the task (or one of the collection) is made for."""
+        """Refuse an unknown data set, or one not made for the task (for a collection: any of its tasks)."""
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
         if task is not None and not known[name].intersection(collection(task).tasks):
@@ -353,7 +354,7 @@ class _Reader:
             self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 
     def beside(self, prompts: str) -> str:
-        """Prompt files lie beside the suite; names are names."""
+        """Prompt files are relative to the suite; other parts are names."""
         parts = [
             str(self.folder / part) if part.endswith((".txt", ".json")) else part
             for part in prompts.split("+")
