@@ -49,7 +49,8 @@ def crosscheck(
         progress: bars on stderr.
 
     Raises:
-        UsageError, DataError: as `clipjax.evaluate`; the library has no counterpart of the model.
+        UsageError, DataError: as `clipjax.evaluate`; the batch size is below 1, or the library has no
+            counterpart of the model.
         ClipjaxError: the reference libraries are not installed, or could not be run.
     """
     if batch < 1:
