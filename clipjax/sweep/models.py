@@ -18,14 +18,14 @@ from clipjax.storage.reading import exists
 
 @dataclass(frozen=True)
 class Chosen:
-    """A model that a suite names.
+    """A model of a suite.
 
     Attributes:
-        name: as the suite has it: an id, a hub repository, a path or a URL.
-        source: what `load_model` takes; the folder below the suite's `model_root` where one is there.
-        model: its card, with params that are not read; None where it cannot be opened.
+        name: as in the suite: an id, a hub repository, a path or a URL.
+        source: for `load_model`; the folder below the suite's `model_root` if there is one.
+        model: its card, with params not read; None if it cannot be opened.
         problem: why it cannot be opened.
-        stated: its name and facts_of, where the suite states them.
+        stated: name and facts_of, if the suite states them.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Chosen:
 
     @property
     def title(self) -> str:
-        """Its id; of one that cannot be opened, its name or that of its folder."""
+        """Its id; if it cannot be opened, its name or its folder's."""
         return Path(self.name).name if self.model is None else self.model.card.id
 
     @property
     def recipe(self) -> PixelRecipe | None:
-        """Its pixels, but for what single data sets change of them."""
+        """Its pixels, before changes by single data sets."""
         return None if self.model is None else self.model.card.preprocess.recipe(rgb="first")
 
     @property
@@ -52,7 +52,7 @@ class Chosen:
 
 
 def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None = None) -> Chosen:
-    """A registered model is its card, and nothing is fetched; anything else is opened."""
+    """Choose a model: of a registered one only the card, nothing is fetched; others are opened."""
     source, words = name, stated or {}
     if model_root is not None and "/" not in name and exists(model_root / name):
         source = str(model_root / name)
@@ -66,16 +66,16 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Any:
-    """The model with its fingerprint, and with a head where it has one, whose values are not read.
+    """The model with its fingerprint, and a head if it has one, with zeros for values.
 
     Raises:
-        UsageError, DataError: its weights are not there, or not those of its card.
+        UsageError, DataError: its weights are absent, or not those of its card.
     """
     import jax.numpy as jnp
 
     model = open_model(chosen.source, chosen.stated)
     if model.card.kind == "classifier" and "head" in model.params and model.adapter is None:
-        # What identifies a run is that there is a head, and over which classes.
+        # A run's identity needs only that there is a head, and its classes.
         head = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in model.params["head"].items()}
         shown = Model(model.card, {**model.params, "head": head}, weights=model.card.weights)
         shown.tokenizer_files = model.tokenizer_files
