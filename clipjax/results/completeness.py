@@ -91,7 +91,6 @@ def recovered(rows: list[Row], table: Path) -> list[Row]:
 
 
 def _compared(row: Row) -> Row:
-    """The row with its images named in its comparisons, as in newer runs."""
     words, protocol = in_words(row), row.get("protocol")
     known = [one | {"note": noted(one["note"], words)} for one in row["reference"] or ()]
     if protocol is None:

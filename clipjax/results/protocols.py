@@ -143,7 +143,6 @@ def with_protocols(rows: Sequence[Row]) -> list[Row]:
 
 
 def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
-    """What this protocol asks, then what every protocol asks."""
     for key, allowed in protocol.asks.items():
         value = _score(row) if key == "score" else _field(row, key)
         if key == "convention.prompts" and str(value).startswith("not applicable"):
@@ -201,7 +200,7 @@ def _score(row: Row) -> Any:
 
 
 def _field(row: Row, dotted: str) -> Any:
-    """A field of a row by its dotted name; None if it, or a part of its path, is absent."""
+    """A field of a row by its dotted name; None if any part of it is absent."""
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

@@ -99,7 +99,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    """One published file: its rows by the columns that name a model."""
+    """One published file: its rows by model name."""
 
     def __init__(self, path: Path, name: Sequence[str]) -> None:
         self.path = path
@@ -222,8 +222,8 @@ def _unregistered(
 ) -> list[_Model]:
     """All other names.
 
-    The other spelling of a registered model that is listed under both has one fact, whose it is: its numbers
-    come from the same weights and would count twice in a trend.
+    The other spelling of a registered model listed under both has one fact, whose it is: its numbers come
+    from the same weights and would count twice in a trend.
     """
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
@@ -255,7 +255,7 @@ def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
 
 
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Facts by the first part of the name, from another file of the source; empty if it is absent."""
+    """Facts by the first part of the name, from another file of the source, if it is there."""
     record = dict(sources()[source].get("profile", {}))
     if not record or not is_file(folder / record["file"]):
         return {}
@@ -271,7 +271,7 @@ def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
-    """The number of one model; None if the table does not list it or the cell is blank."""
+    """None if the table does not list the model, or the cell is blank."""
     found = next((name for name in model.names if name in table.rows), None)
     value = None if found is None else table.value(found, column.title)
     if found is None or value is None:

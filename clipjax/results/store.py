@@ -285,7 +285,7 @@ def _take_back(target: Any) -> None:
 
 
 def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
-    """Refuse a copy of a run under another folder's name: each of its rows would count twice."""
+    """Refuse a copy of a run in another folder: its rows would count twice."""
     folders: dict[str, str] = {}
     for name, rows in zip(names, runs):
         if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
@@ -338,7 +338,7 @@ def _values(column: Any) -> Any:
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
-    """The fields that all rows share, and the rows without them. So facts and versions are written once."""
+    """The fields that all rows share, written once, and the rows without them."""
     shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
     return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
 

@@ -65,7 +65,6 @@ def _beside(row: Row) -> tuple[str, str, str]:
 
 
 def _published(row: Row, value: str, difference: str) -> tuple[str, str, str]:
-    """Published values, their sources and our differences, joined by "; "."""
     found = row["reference"] or []
     return (
         "; ".join(value.format(one["value"]) for one in found),

@@ -66,10 +66,10 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Any:
-    """The model with its fingerprint, and a head if it has one, with zeros for values.
+    """The model with its fingerprint, and with a head where it has one, whose values are not read.
 
     Raises:
-        UsageError, DataError: its weights are absent, or not those of its card.
+        UsageError, DataError: its weights are not there, or not those of its card.
     """
     import jax.numpy as jnp
 

@@ -145,7 +145,6 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
 
 
 def _jobs(suite: Suite, run: Run, data_root: Path) -> tuple[list[Job], list[str]]:
-    """What `clipjax eval --data-root` would run, and what is absent."""
     try:
         planned = plan_jobs(run.task, data_root, run.prompts, only=run.datasets, places=suite.data)
     except DataError as error:

@@ -44,10 +44,10 @@ class _Known:
     """What is known of one model's runs.
 
     Attributes:
-        asked: the runs that could be resolved.
+        asked: the resolved runs.
         done: the number with results.
         entries: the embeddings that they read: name -> number of images.
-        problem: why others could not be resolved.
+        problem: why the others could not be resolved.
     """
 
     asked: list[Asked]

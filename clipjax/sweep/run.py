@@ -129,7 +129,6 @@ def check_same(plan: SweepPlan) -> None:
 def _not_done(
     visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute, report: Report
 ) -> list[Item]:
-    """The items to run; those that cannot run become failures, those done are skipped."""
     chosen = visit[0].chosen
     model, failure = None, None
     try:
@@ -168,7 +167,7 @@ def _visit(
     report: Report,
     progress: _Progress,
 ) -> None:
-    """Load a model and run its items; those with the same options in one call."""
+    """Load a model and run its items, those with the same options in one call."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
         mesh_of = mesh_to_load(todo[0].computed(compute).params)
@@ -218,7 +217,6 @@ def _stop_at_full_disk(error: Exception | None) -> None:
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether the error, or one that it was raised from, is the system's "disk full"."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -243,7 +241,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Where the sweep is, and the time left at the pace so far, by operations."""
+    """Where the sweep is, and the time left, by operations."""
 
     def __init__(self, items: Sequence[Item], tell: Tell, advance: Callable[[int], object]) -> None:
         self._tell, self._advance, self._count = tell, advance, len(items)

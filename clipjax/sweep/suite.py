@@ -107,8 +107,6 @@ class _Options:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run(_Options):
-    """An entry of `[[runs]]` in a file."""
-
     task: str
     datasets: Names = ()
     prompts: Names = ()
@@ -188,7 +186,6 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _names(given: Names) -> tuple[str, ...]:
-    """Each name once."""
     return tuple(dict.fromkeys(_listed(given)))
 
 
@@ -322,7 +319,6 @@ class _Reader:
         self.refuse(where, str(unknown_model(name)))
 
     def options(self, options: _Options, where: str) -> dict[str, Any]:
-        """Only the options given."""
         values = {each.name: getattr(options, each.name) for each in fields(_Options)}
         given = {key: value for key, value in values.items() if value is not None}
         if "annotations" in given:
@@ -332,9 +328,7 @@ class _Reader:
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
-        """Shipped cards, those in the folder of data sets, and the families of both -> the tasks that each
-        is made for.
-        """
+        """Shipped cards, those in the folder of data sets, and the families of both -> their tasks."""
         folders = [config_dir() / "datasets"]
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
@@ -346,7 +340,7 @@ class _Reader:
         return found
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
-        """Refuse an unknown data set, or one not made for the task (for a collection: any of its tasks)."""
+        """Refuse an unknown data set, or one not made for the task (any task of a collection)."""
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
         if task is not None and not known[name].intersection(collection(task).tasks):

@@ -169,7 +169,6 @@ def _row(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any]) ->
 
 
 def _tokenizer(name: str) -> str | None:
-    """Whether a tokenizer's vocabulary ships with clipjax; None for a classifier."""
     if not name:
         return None
     built_in = (config_dir() / "tokenizers" / f"{name}.txt").is_file()

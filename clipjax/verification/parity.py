@@ -192,7 +192,6 @@ def _entries(stale: Sequence[Subject]) -> Iterator[tuple[Subject, dict[str, Any]
 
 
 def _questions(subject: Subject, folder: Path) -> list[dict[str, Any]]:
-    """For `converters.golden.sweep`: the shapes of every name, then the numbers of the first."""
     narrow, inputs = narrow_arch(load_arch(subject.arch)), folder / f"{subject.arch}.npz"
     arrays: dict[str, Any] = random_inputs(narrow, BATCH, SEED)
     np.savez(inputs, **arrays)

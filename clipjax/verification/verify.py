@@ -284,7 +284,6 @@ def failure_reason(stderr: str) -> str:
 
 
 def _config_beside(path: Path, library: str) -> Path | None:
-    """The reference's own configuration, if the model was read from a folder that has one."""
     if exists(path / "card.json"):
         return None
     names = {"open_clip": ("open_clip_config.json",), "transformers": ("config.json",)}.get(library, ())

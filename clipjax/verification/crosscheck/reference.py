@@ -184,7 +184,7 @@ def _accepted(subject: Subject) -> list[list[int]] | None:
 
 
 def _run(folder: Path, library: str, progress: bool) -> None:
-    """Run the process, with a progress bar per stage; a failure's reason comes from its stderr."""
+    """A failure's reason comes from the process's stderr."""
     command = [sys.executable, "-m", "converters.golden", "crosscheck"]
     command += ["--job", str(folder / "job.json"), "--folder", str(folder)]
     errors = folder / "errors.txt"

@@ -48,7 +48,6 @@ def worst_stage(stages: Sequence[Stage]) -> Stage:
 
 
 def _draw_tiles(sheet: Image.Image, top: int, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Both crops, and their largest difference over channels, stretched from black to white."""
     for column, tile in enumerate((ours, theirs)):
         image = Image.fromarray(np.ascontiguousarray(tile)).resize((SIDE, SIDE))
         sheet.paste(image, (column * (SIDE + GAP), top))
