@@ -23,7 +23,7 @@ import typer
 import clipjax
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
-from clipjax.heads.head import zeroshot_head
+from clipjax.heads.build import zeroshot_head
 
 ARCH, CARD = "ViT-B-32", "vit_b_32-laion2b_s34b_b79k"
 ALL_CLASSES = 1000

@@ -23,7 +23,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
-from types import SimpleNamespace
 from typing import Annotated, Any
 
 import common
@@ -32,6 +31,7 @@ import numpy as np
 import tpu_table
 import typer
 
+from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
 from clipjax.devices.sharding import local_mesh, make_mesh
 from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
@@ -97,7 +97,7 @@ def facts(case: tuple[str, str, str], mesh: Any) -> dict[str, Any]:
     size = BATCH[tower] * mesh.size
     if tower == "vision":
         side = card.arch.vision.image_size
-        model = SimpleNamespace(card=card, network=network)
+        model = Model(card, {})
         step = image_step(model, profile, "embedding", mesh, "replicated")
         batch = jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
     else:

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import PIL.Image
@@ -66,30 +66,31 @@ ARCH = {
 }
 
 
-@dataclasses.dataclass
-class TinyCard:
-    """What the embedding runner reads of a card."""
-
-    preprocess: Any
-    id: str = "tiny"
-    kind: str = "zero_shot"
-    fingerprint: str | None = "tiny-1"
-
-
 class TinyModel:
     """A model as `clipjax.Model` is one: card, network, params."""
+
+    adapter: Any = None
+    tokenizer: Any = None
+    encode_image: Any = None  # the runner calls the network itself
+    encode_text: Any = None
 
     def __init__(self, seed: int = 0, **card: Any):
         import jax
 
         from clipjax.checkpoints.card import Preprocess
+        from clipjax.evaluation.wrapped import OwnCard
         from clipjax.models.arch import arch_from_dict
         from clipjax.models.network import Network
 
         third = (0.4, 0.5, 0.6)
-        self.card = TinyCard(Preprocess(SIZE, SIZE, "shortest", "bicubic", third, (0.2, 0.3, 0.25)), **card)
+        preprocess = Preprocess(SIZE, SIZE, "shortest", "bicubic", third, (0.2, 0.3, 0.25))
+        fields: Any = {"id": "tiny", "kind": "zero_shot", "preprocess": preprocess, "fingerprint": "tiny-1"}
+        self.card = OwnCard(**fields | card)
         self.network = Network(arch_from_dict(ARCH, "tests"))
         self.params = self.network.init_params(jax.random.key(seed))
+
+    def with_tokenizer(self) -> Self:
+        return self
 
 
 def write_images(folder: Path, count: int) -> None:

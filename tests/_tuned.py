@@ -72,5 +72,4 @@ def with_head(model: Model, classes: int = len(CLASSES)) -> Params:
 
 def renamed(model: Model, name: str) -> Model:
     """The same model under another id."""
-    model.card = dataclasses.replace(model.card, id=name)
-    return model
+    return model.with_card(dataclasses.replace(model.card, id=name))

@@ -36,54 +36,14 @@ HEIGHT = {room: k for k, line in enumerate(LAYERS) for room in line}
 
 # (importing module, imported module): upward imports that are still to be cut.
 UPWARD: set[tuple[str, str]] = {
-    ("clipjax.checkpoints.adapter_file", "clipjax.heads.adapters.base"),
-    ("clipjax.checkpoints.export", "clipjax.heads.head"),
-    ("clipjax.checkpoints.model", "clipjax.heads.adapters.base"),
-    ("clipjax.checkpoints.naming", "clipjax.results.references"),
     ("clipjax.sweep.cost", "clipjax.verification.aot"),
 }
 # Circles of files that are still to be cut, each by one of its files.
-CIRCLES: set[str] = {
-    "clipjax.checkpoints.adapter_file",
-    "clipjax.checkpoints.export",
-    "clipjax.checkpoints.fetch",
-    "clipjax.checkpoints.load",
-    "clipjax.checkpoints.model",
-    "clipjax.checkpoints.native",
-    "clipjax.checkpoints.opening",
-    "clipjax.checkpoints.resize",
-    "clipjax.embeddings.batch_size",
-    "clipjax.embeddings.forward",
-    "clipjax.embeddings.images",
-    "clipjax.embeddings.sets",
-    "clipjax.embeddings.stream",
-    "clipjax.embeddings.texts",
-    "clipjax.heads.adapters.base",
-    "clipjax.heads.head",
-}
+CIRCLES: set[str] = set()
 # May import inside functions, so that a command starts fast; all others import when they are loaded.
 LAZY_ROOMS = ("commands", "cli", "demo", "")
 # `doctor.data` stays: a doctor that loaded JAX could not say that JAX is broken.
 LAZY: set[tuple[str, str]] = {
-    ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.load"),
-    ("clipjax.checkpoints.adapter_file", "clipjax.checkpoints.model"),
-    ("clipjax.checkpoints.adapter_file", "clipjax.heads.adapters.base"),
-    ("clipjax.checkpoints.adapter_file", "converters.sources"),
-    ("clipjax.checkpoints.export", "clipjax.heads.head"),
-    ("clipjax.checkpoints.export", "converters.engine"),
-    ("clipjax.checkpoints.export", "converters.table"),
-    ("clipjax.checkpoints.load", "clipjax.devices.sharding"),
-    ("clipjax.checkpoints.model", "clipjax.checkpoints.adapter_file"),
-    ("clipjax.checkpoints.model", "clipjax.checkpoints.tokenizer_files"),
-    ("clipjax.checkpoints.native", "clipjax.checkpoints.export"),
-    ("clipjax.checkpoints.native", "converters.engine"),
-    ("clipjax.checkpoints.native", "converters.sources"),
-    ("clipjax.checkpoints.native", "converters.table"),
-    ("clipjax.checkpoints.opening", "converters.foreign"),
-    ("clipjax.checkpoints.opening", "converters.hub"),
-    ("clipjax.checkpoints.opening", "converters.nearest"),
-    ("clipjax.checkpoints.opening", "converters.sources"),
-    ("clipjax.checkpoints.tokenizer_files", "converters.hub"),
     ("clipjax.doctor.data", "clipjax.checkpoints.registry"),
     ("clipjax.doctor.data", "clipjax.evaluation.collection"),
     ("clipjax.sweep.models", "clipjax.evaluation.subject"),

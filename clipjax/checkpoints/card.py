@@ -28,6 +28,7 @@ from clipjax.storage.digests import Version, sha256_files, sha256_json, version_
 from clipjax.storage.records import read
 
 CARD_VERSION = 1
+CARD, WEIGHTS, ADAPTER = "card.json", "model.safetensors", "adapter.safetensors"  # files of a checkpoint
 LABELS = "labels.csv"
 
 
@@ -141,10 +142,14 @@ class Weights:
             )
         return self.sha256
 
+    def check(self) -> None:
+        """Raise DataError where the files are not what was written or opened; reads all of them once."""
+        _ = self.identity
+
     def verify(self) -> None:
         """Raise DataError where the files are not those that a checkpoint of ours was written with."""
         if self.expected is not None:
-            _ = self.identity
+            self.check()
 
     def refuse_changed(self) -> None:
         """Raise DataError where a file is not the one any more that the params were read from."""
@@ -203,7 +208,7 @@ class Card:
     def kind(self) -> Literal["zero_shot", "classifier"]:
         return "zero_shot" if self.arch.text is not None else "classifier"
 
-    @functools.cached_property
+    @property
     def fingerprint(self) -> str | None:
         """Hash of everything that decides this model's embeddings; None for params that were never a file.
 
@@ -275,11 +280,6 @@ class Card:
             "normalize_features": self.normalize_features,
             "lineage": None if self.lineage is None else dict(self.lineage),
         }
-
-
-def embeds_at_unit_norm(card: Any) -> bool:
-    """Whether a model's embeddings have unit norm, as its head reads them; the card may be a user's own."""
-    return card.kind == "zero_shot" or getattr(card, "normalize_features", False)
 
 
 def card_from_dict(record: Mapping[str, Any], where: str) -> Card:

@@ -103,3 +103,8 @@ class Encoder(Protocol):
     def encode_text(self, texts: Any, /) -> Any:
         """A list of B strings -> float [B, D], unit norm."""
         ...
+
+
+def embeds_at_unit_norm(card: ModelCard) -> bool:
+    """Whether a model's embeddings have unit norm, as its head reads them."""
+    return card.kind == "zero_shot" or card.normalize_features

@@ -1,4 +1,6 @@
-"""A classifier on a CLIP's image tower, for other libraries: the tower as open_clip has it, the head apart.
+"""A model as other libraries read it: one safetensors file in the reference's layout.
+
+A classifier on a CLIP's image tower becomes two files: the tower as open_clip has it, the head apart.
 
     OUT.safetensors        "visual.*": what open_clip's `model.visual` has, all of it
     OUT.head.safetensors   "weight" [K, D] and "bias" [K], as `torch.nn.Linear` has them
@@ -11,29 +13,57 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clipjax.checkpoints.native import ADAPTER, source_leaves
+from clipjax.checkpoints.card import ADAPTER
+from clipjax.checkpoints.classes import head_classes
+from clipjax.checkpoints.model import Model
 from clipjax.errors import UsageError
 from clipjax.storage.buckets import place
 from clipjax.storage.writing import write_safetensors
+from converters.engine import ConversionError, export, export_layout, flatten
+from converters.table import Table, load_table, table_names
 
-if TYPE_CHECKING:
-    from clipjax.checkpoints.model import Model
-    from converters.table import Table
+
+def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
+    """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
+
+    A classifier on a CLIP's image tower is written as two files: see the module's docstring.
+
+    Args:
+        layout: a table of `converters`; by default the reference library's own that the model came from or
+            fits (open_clip's for weights that came as transformers wrote them).
+
+    Raises:
+        UsageError: the model is a base with an adapter, which no other library has a file for.
+        ConversionError: the model does not fit the layout.
+        DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
+            nothing half-written is left.
+    """
+    refuse_adapter(model)
+    model.check_weights()
+    if layout is None and has_tower_alone(model):
+        return export_tower(model, out)
+    origin = model.origin
+    leaves = flatten(model.params)
+    table = load_table(layout) if layout else export_layout(leaves, origin.layout)
+    same = table.name == origin.layout
+    carried = model.carried if same else {}
+    metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
+    write_safetensors(out, export(model.source_leaves(), table, carried), metadata)
+    return place(out)
 
 
 def has_tower_alone(model: Model) -> bool:
     """Whether a model is a classifier that was made of a CLIP: open_clip knows its tower and no head."""
     card = model.card
-    return getattr(card, "kind", None) == "classifier" and card.normalize_features
+    return card.kind == "classifier" and card.normalize_features
 
 
 def refuse_adapter(model: Model, doing: str = "export") -> None:
     """Raises UsageError for a model with an adapter, which no other library reads; `doing`: the command."""
-    if (adapter := getattr(model, "adapter", None)) is None:
+    if (adapter := model.adapter) is None:
         return
     base = model.card.id if model.base is None else model.base.id
     raise UsageError(
@@ -55,28 +85,21 @@ def export_tower(model: Model, out: str | Path) -> Path:
         ConversionError: a tower that open_clip does not have.
         DataError: a file cannot be written; nothing half-written is left of it.
     """
-    from clipjax.heads.head import classifier_head
-    from converters.engine import export
-
-    head = classifier_head(model)
-    leaves = {path: leaf for path, leaf in source_leaves(model).items() if path.startswith("vision/")}
+    classes = head_classes(model.card, model.params)
+    leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
     table = _table(model)
     carried = model.carried if table.name == model.origin.layout else {}
     visual = {key: tensor for key, tensor in carried.items() if key.startswith("visual.")}
     write_safetensors(out, export(leaves, table, visual), {"format": "pt"})
-    weight, bias = np.asarray(head.kernel).T, head.bias
-    bias = np.zeros(len(weight), np.float32) if bias is None else np.asarray(bias)
-    about = {"normalize": json.dumps(head.normalize), "classes": json.dumps(head.label_space.ids)}
-    write_safetensors(head_file(out), {"weight": weight, "bias": bias}, {"format": "pt", **about})
+    kernel, bias = (np.asarray(model.params["head"][name], np.float32) for name in ("kernel", "bias"))
+    about = {"normalize": json.dumps(model.card.normalize_features), "classes": json.dumps(classes.ids)}
+    write_safetensors(head_file(out), {"weight": kernel.T, "bias": bias}, {"format": "pt", **about})
     return place(out)
 
 
 def _table(model: Model) -> Table:
     """open_clip's layout: the base's, or for a model that we trained from the start the first that fits."""
-    from converters.engine import ConversionError, export, export_layout
-    from converters.table import load_table, table_names
-
-    leaves = {path: leaf for path, leaf in source_leaves(model).items() if path.startswith("vision/")}
+    leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
     if model.origin.layout is not None:
         return export_layout(leaves, model.origin.layout)
     problem: ConversionError | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.native import CARD
+from clipjax.checkpoints.card import CARD
 from clipjax.config import cache_dir
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.storage.buckets import BucketPath, place

@@ -10,24 +10,23 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from clipjax.checkpoints.adapter_file import is_adapted, load_adapted
+from jax.sharding import Mesh
+
+from clipjax.checkpoints.adapter_file import base_settings, find_base, read_adapter_file
 from clipjax.checkpoints.card import Card, Weights
 from clipjax.checkpoints.fetch import fetched
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.naming import NOTHING, Stated, default_name
-from clipjax.checkpoints.native import Place, load_params, save_checkpoint
+from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import Opened, open_weights
+from clipjax.checkpoints.origin import Place
 from clipjax.checkpoints.resize import refuse_wrong_resize, resize_model
+from clipjax.devices.sharding import FSDP, Rules, params_sharding
 from clipjax.errors import UsageError
 from clipjax.models.network import Network
 from clipjax.storage.buckets import place
-
-if TYPE_CHECKING:
-    from jax.sharding import Mesh
-
-    from clipjax.devices.sharding import Rules
 
 
 def load_model(
@@ -86,17 +85,17 @@ def load_model(
     refuse_wrong_resize(image_size, position_rule)
     asked, stated = source, Stated(name, facts_of, facts)
     with fetched(asked) as source:
-        if is_adapted(source):
-            return _adapted(asked, Path(source), (card, file, image_size, name, facts_of, facts), mesh, rules)
-        opened = open_weights(source, card, file, stated, asked)
+        own = card_file(source)
+        if own is not None and own.has_adapter:
+            return _adapted(asked, own, (card, file, image_size, name, facts_of, facts), mesh, rules)
+        opened = open_weights(source, own, card, file, stated, asked)
         mesh = mesh if mesh_of is None else mesh_of(opened.card)
         model = _read(opened, None if mesh is None else _shardings(opened.card, mesh, rules))
     if image_size is not None:
         model = resize_model(model, image_size, position_rule)
     where = str(Path(source).resolve() if asked is source and Path(source).exists() else asked)
     given = card.to_dict() if isinstance(card, Card) else card
-    model.place = Place(where, given, file, image_size, position_rule, name, facts_of, facts)
-    return model
+    return model.with_place(Place(where, given, file, image_size, position_rule, name, facts_of, facts))
 
 
 @contextlib.contextmanager
@@ -131,19 +130,32 @@ def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
 
 
 def _adapted(
-    asked: str | Path, source: Path, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
+    asked: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
-    """A base with its adapter; `source` is what was asked for, or its copy on this disk."""
+    """A base with its adapter; `file` is that of what was asked for, or of its copy on this disk."""
+    source = file.folder
     if any(each is not None for each in given):
         raise UsageError(
             f"{source} holds an adapter, which belongs to its base as it is: leave card, file, image_size, "
             "name and facts out"
         )
-    model = load_adapted(source, mesh=mesh, rules=rules)
+    model = _on_base(file, mesh, rules)
     if source != Path(asked) and model.place is not None:  # what is said of the copy is true of the bucket
         where = model.place.source.replace(str(source.resolve()), str(place(asked)))
-        model.place = dataclasses.replace(model.place, source=where)
+        model = model.with_place(dataclasses.replace(model.place, source=where))
     return model
+
+
+def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = None) -> Model:
+    """The model of a folder with an adapter, which finds its base.
+
+    Raises:
+        DataError: the adapter was truncated or changed, the base is not where it was, or has other weights
+            than those that the adapter was trained on.
+    """
+    adapter = read_adapter_file(file)
+    base = load_model(find_base(adapter), **base_settings(adapter), mesh=mesh, rules=rules)
+    return base.with_adapter(adapter.parts, adapter.card_on(base.card))
 
 
 def open_model(source: str | Path, stated: Stated | None = None) -> Model:
@@ -158,11 +170,12 @@ def open_model(source: str | Path, stated: Stated | None = None) -> Model:
         UsageError, DataError: as `load_model`.
     """
     with fetched(source) as copy:
-        if is_adapted(copy):
+        own = card_file(copy)
+        if own is not None and own.has_adapter:
             if stated not in (None, NOTHING):
                 raise UsageError(f"{source} holds an adapter: leave its name and facts to its card")
-            return load_adapted(Path(copy))
-        opened = open_weights(copy, None, None, stated or NOTHING, source)
+            return _on_base(own)
+        opened = open_weights(copy, own, None, None, stated or NOTHING, source)
         assert opened.card.weights is not None
         opened.card.weights.verify()
     params = Network(opened.card.arch).abstract_params()
@@ -193,18 +206,19 @@ def convert_model(
         UsageError, DataError: as `load_model`; or the folder cannot be written, and is left as it was.
     """
     with fetched(source) as copy:
-        if is_adapted(copy):
+        own = card_file(copy)
+        if own is not None and own.has_adapter:
             raise UsageError(
                 f"{source} holds an adapter and no weights: convert its base (see `base` in its card.json)"
             )
         stated = Stated(name, facts_of, facts, None if folder is None else default_name(folder))
-        opened = open_weights(copy, card, None, stated, source)
+        opened = open_weights(copy, own, card, None, stated, source)
         if image_size is not None:
             larger = resize_model(_read(opened, None), image_size, None)
             return larger.save(folder or f"{larger.card.id}-{image_size}"), larger.card
         card, origin = opened.card.stamped(), opened.origin
         assert card.weights is not None
-        _ = card.weights.identity  # a damaged checkpoint of ours is not passed on as if it were whole
+        card.weights.check()  # a damaged checkpoint of ours is not passed on as if it were whole
     folder = save_checkpoint(
         folder or card.id,
         opened.plan.lazy(),
@@ -220,6 +234,4 @@ def convert_model(
 
 
 def _shardings(card: Card, mesh: Mesh, rules: Rules | None) -> dict[str, Any]:
-    from clipjax.devices.sharding import FSDP, params_sharding
-
     return params_sharding(Network(card.arch).abstract_params(), mesh, FSDP if rules is None else rules)

@@ -15,39 +15,46 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 import PIL.Image
-from jax.core import Tracer
 
-from clipjax.checkpoints.card import Card, Weights, embeds_at_unit_norm
-from clipjax.checkpoints.native import Origin, Place, save_model
+from clipjax.checkpoints.adapter_file import save_adapter
+from clipjax.checkpoints.card import Card, Weights
+from clipjax.checkpoints.encoder import embeds_at_unit_norm
+from clipjax.checkpoints.facts import REGISTRY
+from clipjax.checkpoints.naming import disowned
+from clipjax.checkpoints.native import save_checkpoint
+from clipjax.checkpoints.origin import AdapterParts, Origin, Place
+from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import to_pixels
 from clipjax.data.text.tokenizers import Tokenizer, load_tokenizer
 from clipjax.errors import UsageError
-from clipjax.models.arch import Arch
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network, Precision, known_precision, layer_indices
+from clipjax.models.text_ids import described, token_ids
+from converters.engine import flatten
 
-if TYPE_CHECKING:
-    from clipjax.heads.adapters.base import Adapter
 
-
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """Params and the card that says what they are.
 
+    A model does not change: `with_params`, `with_card` and `with_adapter` return new ones.
+
     Attributes:
-        card: the model card.
-        network: the pure forward functions of `card.arch`.
-        params: nested dict of float32 arrays, placed where the caller put them. Assign a whole new dict to
-            change them: the card then forgets the files that the old ones came from, and with them the
-            fingerprint under which embeddings are stored. Do not write into the dict, nobody would notice.
-        origin: layout and dtypes of the file they came from (see `clipjax.checkpoints.native`).
+        card: the model card. Its `weights` are the files that hold these very params; those of a card alone
+            are dropped, so pass `weights` beside it.
+        params: nested dict of float32 arrays, placed where the caller put them. Do not write into it, nobody
+            would notice.
+        origin: layout and dtypes of the file they came from (see `clipjax.checkpoints.origin`).
         carried: tensors of that file that no forward needs, by its keys.
         tokenizer_files: the vocabulary, where it came with the weights and has been found.
         adapter: what builds its heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
@@ -55,46 +62,77 @@ class Model:
         place: where `load_model` found these params (an adapter's base); None where they were no file.
     """
 
-    def __init__(
-        self,
-        card: Card,
-        params: Mapping[str, Any],
-        origin: Origin | None = None,
-        carried: Mapping[str, np.ndarray] | None = None,
-        *,
-        weights: Weights | None = None,
-        tokenizer_files: tuple[Path, ...] = (),
-    ) -> None:
-        """`weights` are the files that hold these very params; those of a card alone are not believed."""
-        self.card = card.without_weights() if weights is None and card.weights is not None else card
-        if weights is not None:
-            self.card = dataclasses.replace(card, weights=weights)
-        self.network = Network(card.arch)
-        self._params = dict(params)
-        self.origin = origin or Origin()
-        self.carried = dict(carried or {})
-        self.tokenizer_files = tokenizer_files
-        self.adapter: Adapter | None = None
-        self.base: Card | None = None
-        self.place: Place | None = None
+    card: Card
+    params: dict[str, Any]
+    origin: Origin = field(default_factory=Origin)
+    carried: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _: KW_ONLY
+    weights: InitVar[Weights | None] = None
+    tokenizer_files: tuple[Path, ...] = ()
+    adapter: AdapterParts | None = None
+    base: Card | None = None
+    place: Place | None = None
+
+    def __post_init__(self, weights: Weights | None) -> None:
+        object.__setattr__(self, "params", dict(self.params))
+        if self.card.weights is not weights:
+            given = self.card.without_weights() if weights is None else self.card
+            object.__setattr__(self, "card", dataclasses.replace(given, weights=weights))
 
     def __repr__(self) -> str:
         return f"Model({self.card.id!r}, {self.card.arch.name}, {self.card.kind})"
 
     @property
-    def params(self) -> dict[str, Any]:
-        return self._params
+    def network(self) -> Network:
+        """The pure forward functions of `card.arch`."""
+        return Network(self.card.arch)
 
-    @params.setter
-    def params(self, params: Mapping[str, Any]) -> None:
-        self._params = dict(params)
-        self.place = None
-        self.card = self.card.without_weights()
-        if "logit_scale" in params:  # what heads read is the card's
+    def _replace(self, **changes: Any) -> Model:
+        return dataclasses.replace(self, **{"weights": self.card.weights, **changes})
+
+    def with_params(self, params: Mapping[str, Any]) -> Model:
+        """The model with other params. Its card forgets the files that the old ones came from, and with them
+        the fingerprint under which embeddings are stored; heads read the logit scale of the new ones. A
+        registered model loses its name, unless the card's lineage says what it became.
+        """
+        card = self.card.without_weights()
+        if card.facts_origin == REGISTRY and card.lineage is None:
+            card = disowned(card)
+        if "logit_scale" in params:
             scale = math.exp(float(params["logit_scale"]))
             bias = float(params["logit_bias"]) if "logit_bias" in params else None
-            self.card = dataclasses.replace(self.card, logit_scale=scale, logit_bias=bias)
-        self.origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
+            card = dataclasses.replace(card, logit_scale=scale, logit_bias=bias)
+        origin = dataclasses.replace(self.origin, dtypes=None)  # a cast back would lose bits
+        return self._replace(card=card, params=params, origin=origin, weights=None, place=None)
+
+    def with_card(self, card: Card) -> Model:
+        """The model with another card; the params, and the files that they came from, stay."""
+        return self._replace(card=card)
+
+    def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
+        """The model with an adapter, and the card of both; its own card becomes that of the base."""
+        return self._replace(card=card, adapter=adapter, base=self.card)
+
+    def with_place(self, place: Place | None) -> Model:
+        """The model that is loaded again from `place`; None: these params are no file."""
+        return self._replace(place=place)
+
+    def with_tokenizer(self) -> Model:
+        """The model whose card has the digest of its tokenizer's files, which are looked for now.
+
+        Raises as `tokenizer`.
+        """
+        tokenizer, spec = self.tokenizer, self.card.tokenizer
+        assert spec is not None
+        if spec.sha256 is not None and self.tokenizer_files == self._tokenizer_files:
+            return self
+        card = self.card if spec.sha256 is not None else self.card.with_tokenizer_files(str(tokenizer.sha256))
+        return self._replace(card=card, tokenizer_files=self._tokenizer_files)
+
+    def check_weights(self) -> None:
+        """Raise DataError where the files of the weights are not what they were; reads them all once."""
+        if self.card.weights is not None:
+            self.card.weights.check()
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
         """One image as the reference makes it, the library's own order of operations included.
@@ -116,7 +154,7 @@ class Model:
         pixels = to_pixels(image, self.card.preprocess.recipe(rgb=rgb))
         return normalize_host(pixels, self.card.preprocess.mean, self.card.preprocess.std)
 
-    @functools.cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """list of strings -> int32 [N, context_length], with the text cleaning of the model's training.
 
@@ -130,17 +168,20 @@ class Model:
         if spec is None:
             why = self.card.unknown.get("tokenizer", "its card does not name one")
             raise UsageError(f"{self.card.id} has no known tokenizer ({why}): give token ids")
-        if not self.tokenizer_files:
-            from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
+        return self._tokenizer
 
-            source = self.card.source
-            self.tokenizer_files = find_tokenizer_files(
-                spec, repo=source.repo, revision=source.revision, download=True
-            )
-        tokenizer = load_tokenizer(spec, self.tokenizer_files)
-        if spec.sha256 is None:
-            self.card = self.card.with_tokenizer_files(str(tokenizer.sha256))
-        return tokenizer
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        assert self.card.tokenizer is not None
+        return load_tokenizer(self.card.tokenizer, self._tokenizer_files)
+
+    @functools.cached_property
+    def _tokenizer_files(self) -> tuple[Path, ...]:
+        if self.tokenizer_files:
+            return self.tokenizer_files
+        spec, source = self.card.tokenizer, self.card.source
+        assert spec is not None
+        return find_tokenizer_files(spec, repo=source.repo, revision=source.revision, download=True)
 
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
         """Embed a batch of preprocessed images.
@@ -161,7 +202,7 @@ class Model:
             images = jnp.asarray(images, jnp.float32)
         except (TypeError, ValueError):
             raise UsageError(
-                f"images are a float32 array [B, H, W, 3], not {_kind(images)}: see Model.preprocess"
+                f"images are a float32 array [B, H, W, 3], not {described(images)}: see Model.preprocess"
             ) from None
         size = self.card.preprocess.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
@@ -214,52 +255,40 @@ class Model:
 
         Of a model with an adapter: adapter.safetensors and a card.json that names the base, whose weights
         stay where they are (`clipjax.checkpoints.adapter_file`).
+
+        Raises:
+            DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
         """
-        self.card = self.card.stamped()
+        model = self.with_tokenizer() if "_tokenizer" in vars(self) else self  # files found meanwhile
+        card = model.card.stamped()
         if self.adapter is None:
-            return save_model(self, folder)
-        from clipjax.checkpoints.adapter_file import save_adapted
+            return model._save(folder, card)
+        base = model._replace(card=model.base or card, adapter=None, base=None)
+        save_base = functools.partial(base._save, card=base.card)
+        return save_adapter(folder, card, self.adapter, base.card, self.place, save_base)
 
-        return save_adapted(self, folder)
-
-
-def token_ids(ids: Any, arch: Arch) -> Any:
-    """Token ids that an architecture's text tower has, int32 [B, L].
-
-    On a device a number outside its table of embeddings would silently become the nearest one inside. Inside
-    `jax.jit` numbers cannot be looked at: traced ids are returned as they are.
-
-    Raises:
-        UsageError: ragged, not integers, or an id outside the vocabulary, with its row.
-    """
-    if isinstance(ids, Tracer):
-        return ids
-    assert arch.text is not None
-    try:
-        array = np.asarray(ids)
-    except ValueError:
-        raise UsageError(
-            "token ids are ragged: every row must have the same length, padding included"
-        ) from None
-    if array.size == 0 and array.ndim:  # no texts: a list of nothing has no dtype
-        return np.zeros((0, arch.text.context_length), np.int32)
-    if array.dtype.kind not in "iu" or array.ndim == 0:
-        raise UsageError(f"texts are a list of strings or token ids, integers [B, L], not {_kind(ids)}")
-    wrong = np.argwhere((array < 0) | (array >= arch.text.vocab_size))
-    if len(wrong):
-        place = tuple(wrong[0])
-        raise UsageError(
-            f"row {place[0]} of the token ids holds {array[place]}; {arch.name} has the ids 0 to "
-            f"{arch.text.vocab_size - 1}: use the model's own tokenizer"
+    def _save(self, folder: str | Path, card: Card) -> Path:
+        """Write the weights, each leaf in the dtype of the file that it came from."""
+        self.check_weights()
+        return save_checkpoint(
+            folder,
+            self.source_leaves(),
+            self.carried,
+            card.to_dict(),
+            self.origin.layout,
+            self.origin.metadata,
+            self.tokenizer_files,
+            card.label_space,
         )
-    return array.astype(np.int32)
 
+    def source_leaves(self) -> dict[str, np.ndarray]:
+        """The leaves by path, on the host, each in the dtype of the file that it came from.
 
-def _kind(values: Any) -> str:
-    """What a caller has given, in few words."""
-    if isinstance(values, (list, tuple)) and values:
-        return f"a {type(values).__name__} of {type(values[0]).__name__}"
-    return f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()
+        The cast back to a narrower source is exact while the values are the source's.
+        """
+        dtypes = self.origin.dtypes or {}
+        leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
+        return {path: leaf.astype(dtypes.get(path, leaf.dtype), copy=False) for path, leaf in leaves.items()}
 
 
 def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:
@@ -303,9 +332,3 @@ def _encode_dense(
 
 def _encode_text(network: Network, params: Any, ids: jax.Array, precision: Precision) -> jax.Array:
     return unit_norm(network.encode_text(params, ids, precision=precision))
-
-
-def unit_norm(features: jax.Array) -> jax.Array:
-    """Rows divided by their L2 norm, [B, D]; a zero row stays zero (torch's normalize, eps 1e-12)."""
-    norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
-    return features / jnp.maximum(norm, 1e-12)

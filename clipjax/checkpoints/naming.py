@@ -14,17 +14,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.facts import REGISTRY, STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.pins import check_download, is_known
 from clipjax.checkpoints.registry import model_card, model_ids, registry
+from clipjax.config import config_dir
 from clipjax.errors import UsageError
-from clipjax.results.references import scores
-
-if TYPE_CHECKING:
-    from converters.hub import Resolved
+from clipjax.storage.reading import read_csv
+from converters.hub import Resolved
 
 _NOT_ITS_OWN = "-unverified"
 _LOG = logging.getLogger(__name__)
@@ -115,13 +114,18 @@ def edited(card: Card, where: Path) -> Card:
     Args:
         where: the card.json, for the warning.
     """
-    card = dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
+    card = disowned(card)
     _LOG.warning(
         "%s was changed after it was written: the model is called %s, and its facts count as stated",
         where,
         card.id,
     )
     return card
+
+
+def disowned(card: Card) -> Card:
+    """The card of what is not the registered model any more: another name, and facts that count as stated."""
+    return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 
 def default_name(place: str | Path, *, is_file: bool = False) -> str:
@@ -139,7 +143,8 @@ def own_name(name: str) -> str:
 @functools.cache
 def taken_names() -> frozenset[str]:
     """Names under which numbers are published: of registered models, and of those in the reference scores."""
-    return frozenset(model_ids()) | {score.model for score in scores()}
+    published = read_csv(config_dir() / "reference_scores.csv")
+    return frozenset(model_ids()) | {row["model"] for row in published}
 
 
 def _is_own(row: str, card: Card, found: Resolved) -> bool:

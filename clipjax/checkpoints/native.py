@@ -1,5 +1,6 @@
-"""Our own checkpoint, a folder with `model.safetensors` and `card.json`; and the way back to the reference's.
-A vocabulary that came with the weights lies beside them, under its own name; and in `labels.csv` the classes
+"""Our own checkpoint: a folder with `model.safetensors` and `card.json`.
+
+Beside them are a vocabulary that came with the weights, under its own name, and in `labels.csv` the classes
 of a classifier, where configs/labels does not have them. A model with an adapter is another kind of folder:
 see `clipjax.checkpoints.adapter_file`.
 
@@ -20,11 +21,13 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import numpy as np
 
-from clipjax.checkpoints.card import LABELS
+from clipjax.checkpoints.card import ADAPTER, CARD, LABELS, WEIGHTS
+from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath
@@ -32,56 +35,42 @@ from clipjax.storage.buckets import place as placed
 from clipjax.storage.digests import sha256_bytes, sha256_files, sha256_json
 from clipjax.storage.publishing import forget, is_unfinished, publish, working_copy
 from clipjax.storage.reading import exists, parse_json, read_json
-from clipjax.storage.writing import (
-    whole_folder,
-    write_flushed,
-    write_safetensors,
-    write_tensors,
-    writing,
-)
+from clipjax.storage.writing import whole_folder, write_flushed, write_tensors, writing
+from converters.engine import Plan, flatten, nest, plan_conversion
+from converters.sources import open_source
+from converters.table import Row, Table
 
-if TYPE_CHECKING:
-    from clipjax.checkpoints.model import Model
-    from converters.engine import Plan
-
-WEIGHTS, CARD, ADAPTER = "model.safetensors", "card.json", "adapter.safetensors"
 _CARRIED = "carried/"
 _METADATA = "origin_metadata"
 
 
 @dataclass(frozen=True)
-class Origin:
-    """How the file that params came from held them: what it takes to write it back.
+class CardFile:
+    """The card.json of a folder that clipjax wrote, parsed once; `record` is not to be changed."""
 
-    Attributes:
-        layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
-        {"vision/proj": "float16"}; float32 where there is none. metadata: the strings in the header of a
-        safetensors file; None for any other file.
-    """
+    folder: Path
+    record: Mapping[str, Any]
 
-    layout: str | None = None
-    dtypes: Mapping[str, str] | None = None
-    metadata: Mapping[str, str] | None = None
+    @property
+    def path(self) -> Path:
+        return self.folder / CARD
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """The part that `clipjax.checkpoints.card.card_from_dict` takes."""
+        beside = ("files", "adapter", "base") if self.has_adapter else ("files",)
+        return {name: value for name, value in self.record.items() if name not in beside}
 
-@dataclass(frozen=True)
-class Place:
-    """Where `clipjax.load_model` found a model: what to give it again.
+    @property
+    def has_adapter(self) -> bool:
+        return "adapter" in self.record
 
-    Attributes:
-        source: an absolute path, a registered id or a hub repository.
-        card: a registered id, or the record of a card; None where none was given.
-        file, image_size, position_rule, name, facts_of, facts: as they were given.
-    """
-
-    source: str
-    card: str | Mapping[str, Any] | None = None
-    file: str | None = None
-    image_size: int | None = None
-    position_rule: str | None = None
-    name: str | None = None
-    facts_of: str | None = None
-    facts: Mapping[str, Any] | None = None
+    @property
+    def is_edited(self) -> bool:
+        """Whether it was changed after it was written. One of an older clipjax does not tell."""
+        files = self.record.get("files")
+        sealed = files.get(CARD) if isinstance(files, Mapping) else None
+        return sealed is not None and sealed != _digest(self.record)
 
 
 @dataclass(frozen=True)
@@ -89,16 +78,13 @@ class Checkpoint:
     """An opened checkpoint of ours, nothing read yet.
 
     Attributes:
-        folder, weights: where it lies, and its file of weights.
-        card: the record of card.json, as `clipjax.checkpoints.card.card_from_dict` takes it.
+        weights: its file of weights.
         sha256: digest of the weights when they were written.
         labels: the classes of a classifier, where they lie beside the weights.
         plan: yields the leaves: see `converters.engine.Plan`.
     """
 
-    folder: Path
     weights: Path
-    card: dict[str, Any]
     sha256: str
     labels: LabelSpace | None
     plan: Plan
@@ -114,7 +100,22 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
-def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
+def card_file(source: Any) -> CardFile | None:
+    """The card.json of a model's source; None where that is not a folder that clipjax wrote."""
+    if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
+        return None
+    return read_card_file(source)
+
+
+def read_card_file(folder: str | Path) -> CardFile:
+    """The card.json of a checkpoint of ours. Raises DataError where there is none."""
+    path = Path(folder) / CARD
+    if not exists(path):
+        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
+    return CardFile(Path(folder), read_json(path))
+
+
+def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool = False) -> Checkpoint:
     """Open a checkpoint for an architecture; `load_params` reads it.
 
     Args:
@@ -125,20 +126,14 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
         DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
         ConversionError: leaves that are missing, unknown or of another shape, all of them by name.
     """
-    from converters.engine import flatten, plan_conversion
-    from converters.sources import open_source
-    from converters.table import Row, Table
-
-    folder = Path(folder)
-    card = read_card_record(folder)
     try:
-        files = dict(card.pop("files"))
+        files = dict(file.record["files"])
         sha256 = files[WEIGHTS]
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            f"{folder / CARD} does not say what {WEIGHTS} should be: its `files` is missing"
+            f"{file.path} does not say what {WEIGHTS} should be: its `files` is missing"
         ) from None
-    weights = folder / WEIGHTS
+    weights = file.folder / WEIGHTS
     source = open_source(weights)
     if source.metadata.get("format") != "clipjax":
         raise DataError(f"{weights} was not written by clipjax, the {CARD} beside it does not belong to it")
@@ -151,21 +146,23 @@ def load_checkpoint(folder: str | Path, target: Mapping[str, Any], *, verify: bo
     header = source.metadata.get(_METADATA)
     metadata = None if header is None else parse_json(header, f"{weights}: {_METADATA} in its header")
     origin = Origin(source.metadata.get("layout"), plan.dtypes, metadata)
-    return Checkpoint(folder, weights, card, sha256, _labels(folder, card, files), plan, origin)
+    return Checkpoint(weights, sha256, _labels(file, files), plan, origin)
 
 
-def _labels(folder: Path, card: Mapping[str, Any], files: Mapping[str, str]) -> LabelSpace | None:
+def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
     """The classes in the folder, under the name that they had where the model was trained."""
-    if card.get("classes") != LABELS:
+    if file.record.get("classes") != LABELS:
         return None
-    path = folder / LABELS
+    path = file.folder / LABELS
     if not path.is_file():
         raise DataError(
             f"{path} does not exist: the classes of the model are in it, copy it from the original"
         )
     if sha256_files([path]) != [files.get(LABELS)]:
         raise DataError(f"{path} was changed after it was written: its SHA-256 is not that in {CARD}")
-    return dataclasses.replace(load_labels(path), name=_trained_classes(card.get("lineage")) or path.stem)
+    return dataclasses.replace(
+        load_labels(path), name=_trained_classes(file.record.get("lineage")) or path.stem
+    )
 
 
 def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
@@ -177,14 +174,6 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def read_card_record(folder: Path) -> dict[str, Any]:
-    """The JSON object in the folder's card.json."""
-    path = folder / CARD
-    if not exists(path):
-        raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
-    return read_json(path)
-
-
 def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a planned conversion or checkpoint into float32 params, leaf by leaf: at most one is held twice.
 
@@ -194,10 +183,6 @@ def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[
             the default device, which on a CPU takes the array over without a copy. Of a mesh over several
             processes, each process reads the file and keeps its own shards.
     """
-    import jax
-
-    from converters.engine import flatten, nest
-
     if shardings is None:
         return nest({path: jax.device_put(leaf) for path, leaf in plan.leaves(np.float32)})
     places = flatten(shardings)
@@ -284,13 +269,6 @@ def _digest(record: Mapping[str, Any]) -> str:
     return sha256_json({name: value for name, value in record.items() if name != "files"})
 
 
-def is_edited(record: Mapping[str, Any]) -> bool:
-    """Whether a card.json was changed after it was written. One of an older clipjax does not tell."""
-    files = record.get("files")
-    sealed = files.get(CARD) if isinstance(files, Mapping) else None
-    return sealed is not None and sealed != _digest(record)
-
-
 def _is_empty(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
@@ -302,75 +280,3 @@ def _write_labels(path: Path, labels: LabelSpace) -> str:
     data = text.getvalue().encode()
     write_flushed(path, data)
     return sha256_bytes(data)
-
-
-def save_model(model: Model, folder: str | Path) -> Path:
-    """Write a model as a checkpoint, each leaf in the dtype of the file that it came from.
-
-    Raises:
-        DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
-    """
-    _refuse_damaged(model)
-    card, origin = model.card, model.origin
-    return save_checkpoint(
-        folder,
-        source_leaves(model),
-        model.carried,
-        card.to_dict(),
-        origin.layout,
-        origin.metadata,
-        model.tokenizer_files,
-        getattr(card, "label_space", None),
-    )
-
-
-def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
-    """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
-
-    A classifier on a CLIP's image tower is written as two files: see `clipjax.checkpoints.export`.
-
-    Args:
-        layout: a table of `converters`; by default the reference library's own that the model came from or
-            fits (open_clip's for weights that came as transformers wrote them).
-
-    Raises:
-        UsageError: the model is a base with an adapter, which no other library has a file for.
-        ConversionError: the model does not fit the layout.
-        DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
-            nothing half-written is left.
-    """
-    from clipjax.checkpoints.export import export_tower, has_tower_alone, refuse_adapter
-    from converters.engine import export, export_layout, flatten
-    from converters.table import load_table
-
-    refuse_adapter(model)
-    _refuse_damaged(model)
-    if layout is None and has_tower_alone(model):
-        return export_tower(model, out)
-    origin = model.origin
-    leaves = flatten(model.params)
-    table = load_table(layout) if layout else export_layout(leaves, origin.layout)
-    same = table.name == origin.layout
-    carried = model.carried if same else {}
-    metadata = origin.metadata if same and origin.metadata is not None else {"format": "pt"}
-    write_safetensors(out, export(source_leaves(model), table, carried), metadata)
-    return placed(out)
-
-
-def source_leaves(model: Model) -> dict[str, np.ndarray]:
-    """The leaves by path, on the host, each in the dtype of the file that it came from."""
-    from converters.engine import flatten
-
-    dtypes = model.origin.dtypes or {}
-    return {path: _as(leaf, dtypes.get(path)) for path, leaf in flatten(model.params).items()}
-
-
-def _refuse_damaged(model: Model) -> None:
-    """A checkpoint of ours that is no longer what was written is a DataError, not passed on as if it were."""
-    if model.card.weights is not None:
-        _ = model.card.weights.identity
-
-
-def _as(leaf: Any, dtype: str | None) -> np.ndarray:
-    """A leaf on the host; the cast back to a narrower source is exact while the values are the source's."""
-    return np.asarray(leaf) if dtype is None else np.asarray(leaf).astype(np.dtype(dtype), copy=False)

@@ -1,8 +1,7 @@
 """Weights found and accounted for, before any is read: from a path, a registered id or a hub repository.
 
-The only module of clipjax, with `checkpoint`, that reads foreign weights through the converters, inside its
-functions. It refuses what contradicts itself: a card against the configuration beside the weights, or
-against a checkpoint of ours.
+It refuses what contradicts itself: a card against the configuration beside the weights, or against a
+checkpoint of ours.
 """
 
 from __future__ import annotations
@@ -12,12 +11,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from clipjax.checkpoints.card import Card, Weights, card_from_dict
 from clipjax.checkpoints.facts import REGISTRY, UNKNOWN
 from clipjax.checkpoints.naming import Stated, default_name, edited, identified, own_name, restated
-from clipjax.checkpoints.native import CARD, Origin, is_edited, load_checkpoint, read_card_record
+from clipjax.checkpoints.native import CardFile, load_checkpoint
+from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.registry import (
     id_of_repo,
     model_card,
@@ -29,14 +31,12 @@ from clipjax.checkpoints.registry import (
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network
-from clipjax.storage.reading import exists
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from converters.engine import Plan
-    from converters.hub import Resolved
-    from converters.tensors import Source
+from converters.engine import Plan
+from converters.foreign import read_foreign_card
+from converters.hub import CONFIG_NAMES, Resolved, resolve_source
+from converters.nearest import plan_for
+from converters.sources import open_source
+from converters.tensors import Source
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,23 @@ class Opened:
 
 
 def open_weights(
-    source: str | Path, card: str | Card | None, file: str | None, stated: Stated, asked: str | Path
+    source: str | Path,
+    own: CardFile | None,
+    card: str | Card | None,
+    file: str | None,
+    stated: Stated,
+    asked: str | Path,
 ) -> Opened:
-    """`asked` is what the user named: a URL, where `source` is its copy."""
+    """Find weights and account for them.
+
+    Args:
+        source: where they are. own: the card.json there, where clipjax wrote it.
+        card, file, stated: as `load_model` takes them.
+        asked: what the user named: a URL, where `source` is its copy.
+
+    Raises:
+        UsageError, DataError: as `load_model`.
+    """
     if not isinstance(source, str | Path):
         raise UsageError(f"the model is {source!r}: give a path, a registered id or a hub repository")
     if not isinstance(card, str | Card | None):
@@ -63,30 +77,24 @@ def open_weights(
     path = Path(source)
     if file is not None and path.exists():
         raise UsageError(f"file={file!r} names a file of a hub repository, but {path} is here: give its path")
-    if exists(path / CARD):
-        return _open_own(path, card, stated)
+    if own is not None:
+        return _open_own(own, card, stated)
     if path.exists():
-        from converters.hub import resolve_source
-
         return _open_foreign(resolve_source(path), card, stated, asked)
     return _open_remote(str(source), card, file, stated)
 
 
-def _open_own(folder: Path, card: Card | None, stated: Stated) -> Opened:
+def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
     """A checkpoint that clipjax wrote."""
-    from converters.hub import Resolved
-
-    record, where = read_card_record(folder), folder / CARD
-    was_edited = is_edited(record)
-    record.pop("files", None)
-    own = card_from_dict(record, str(where))
-    refuse_wrong_activation(own, str(where))
+    folder = file.folder
+    own = card_from_dict(file.card, str(file.path))
+    refuse_wrong_activation(own, str(file.path))
     _refuse_other_card(folder, own, card)
-    opened = load_checkpoint(folder, Network(own.arch).abstract_params())
+    opened = load_checkpoint(file, Network(own.arch).abstract_params())
     weights = Weights([opened.weights], expected=opened.sha256)
     own = dataclasses.replace(own, weights=weights, label_space=opened.labels)
     own, files = with_tokenizer_files(own, Resolved(folder, folder))
-    own = restated(edited(own, where) if was_edited else own, stated)
+    own = restated(edited(own, file.path) if file.is_edited else own, stated)
     return Opened(own, opened.plan, opened.origin, opened.carried(), files)
 
 
@@ -110,8 +118,6 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
 
 def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated) -> Opened:
     """Weights named by a registered id or a hub repository."""
-    from converters.hub import resolve_source
-
     if name in model_ids():
         card = card or model_card(name)
         registered = model_card(name).source
@@ -141,9 +147,6 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
         found: where they are, and where on the hub they came from.
         asked: what the user named, for weights without a name of their own.
     """
-    from converters.nearest import plan_for
-    from converters.sources import open_source
-
     loose = found.repo is None and found.path.is_file()
     fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
     if card is None and found.repo is not None and (known := id_of_repo(found.repo)) is not None:
@@ -170,9 +173,6 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
 
 def _card_beside(found: Resolved, facts_of: str | None) -> Card:
     """The card from the configuration beside the weights; without one, that of the model in `facts_of`."""
-    from converters.foreign import read_foreign_card
-    from converters.sources import open_source
-
     record = read_foreign_card(found.folder)
     if record is not None:
         return card_from_dict(record, str(found.folder))
@@ -191,9 +191,6 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
     A configuration that is not read (then a card is how to load it) or is of the other kind, a CLIP's beside
     a classifier, contradicts nothing; of another family of towers the tensors themselves tell.
     """
-    from converters.foreign import read_foreign_card
-    from converters.hub import CONFIG_NAMES
-
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:
         record = read_foreign_card(folder)

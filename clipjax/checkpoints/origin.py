@@ -9,6 +9,41 @@ from typing import Any
 import numpy as np
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Layout and dtypes of the source file, needed to write it back.
+
+    Attributes:
+        layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
+        {"vision/proj": "float16"}; float32 where there is none. metadata: the strings in the header of a
+        safetensors file; None for any other file.
+    """
+
+    layout: str | None = None
+    dtypes: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where `clipjax.load_model` found a model: what to give it again.
+
+    Attributes:
+        source: an absolute path, a registered id or a hub repository.
+        card: a registered id, or the record of a card; None where none was given.
+        file, image_size, position_rule, name, facts_of, facts: as they were given.
+    """
+
+    source: str
+    card: str | Mapping[str, Any] | None = None
+    file: str | None = None
+    image_size: int | None = None
+    position_rule: str | None = None
+    name: str | None = None
+    facts_of: str | None = None
+    facts: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class AdapterParts:
     """An adapter as a file holds it; `clipjax.heads.adapters.base.adapter_of` builds it.

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clipjax.checkpoints.card import Card
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import TokenizerSpec
-
-if TYPE_CHECKING:
-    from converters.hub import Resolved
+from converters.hub import Resolved, found_files
 
 
 def find_tokenizer_files(
@@ -33,8 +30,6 @@ def find_tokenizer_files(
 
     Returns: () where nothing is found, or the tokenizer ships with clipjax.
     """
-    from converters.hub import found_files
-
     own = vocabularies.rules().get(spec.name)
     if own is None:
         return ()

@@ -149,9 +149,8 @@ def export(
     library would write them today. Of a classifier that was fine-tuned from a CLIP two files are written: the
     image tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
     """
-    from clipjax.checkpoints.export import has_tower_alone, head_file
+    from clipjax.checkpoints.export import export_model, has_tower_alone, head_file
     from clipjax.checkpoints.load import load_model
-    from clipjax.checkpoints.native import export_model
 
     loaded = load_model(model)
     written = export_model(loaded, out)

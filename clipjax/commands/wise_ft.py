@@ -128,11 +128,11 @@ def wise_ft(
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
     """A mixture is written where there is nothing, or over another mixture."""
-    from clipjax.checkpoints.native import is_checkpoint, read_card_record
+    from clipjax.checkpoints.native import is_checkpoint, read_card_file
 
     if not is_checkpoint(target):
         return
-    lineage = read_card_record(target).get("lineage") or {}
+    lineage = read_card_file(target).record.get("lineage") or {}
     ends = {place(each).resolve() for each in (base, tuned)}
     if target.resolve() in ends or lineage.get("method") != "wise_ft":
         raise UsageError(f"{target} holds a model that is no mixture: name another --out")
@@ -143,7 +143,7 @@ def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
-    from clipjax.heads.head import classifier_head
+    from clipjax.heads.build import classifier_head
 
     first, second = load_model(base), load_model(tuned)
     recipe = (second.card.lineage or {}).get("recipe", {})
@@ -210,8 +210,8 @@ def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Pat
 
     model = interpolate(first, second, alpha)
     lineage = {**(model.card.lineage or {}), **({"chosen": seen} if seen else {})}
-    model.card = dataclasses.replace(model.card, id=name or model.card.id, lineage=lineage)
-    model.save(out / "model")
+    card = dataclasses.replace(model.card, id=name or model.card.id, lineage=lineage)
+    model.with_card(card).save(out / "model")
 
 
 def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -> None:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.config import cache_dir
 from clipjax.data.pixels.decoders import AUTO
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
@@ -52,7 +53,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    model: Any,
+    model: Encoder,
     precision: Precision,
     output: str,
     params: str,
@@ -72,19 +73,20 @@ def choose(
 
     Raises DataError where not even the smallest batch fits.
     """
-    if not hasattr(model, "network"):
+    if model.network is None:
         return Choice(IMAGE_BATCH)
+    arch = model.network.arch
     device = jax.local_devices()[0]
     path = cache_dir() / "batch_sizes" / f"{_file_name(device.device_kind)}.json"
     about = {
-        "arch": model.network.arch.name,
-        "image_size": model.network.arch.vision.image_size,
+        "arch": arch.name,
+        "image_size": arch.vision.image_size,
         "precision": precision,
         "params": params,
         "output": output,
         "devices": jax.local_device_count(),
         "versions": {"jax": jax.__version__, "forward": FORWARD_VERSION},
-        "record": sha256_json(repr(model.network.arch))[:16],
+        "record": sha256_json(repr(arch))[:16],
     }
     name = sha256_json(about)[:32]
     if (known := _remembered(path, name)) is not None:
@@ -95,7 +97,7 @@ def choose(
     def measured(batch: int) -> float:
         with watched(batch):
             forward = image_forward(model, precision, output, batch, params)
-            return images_per_second(forward, batch, model.network.arch.vision.image_size)
+            return images_per_second(forward, batch, arch.vision.image_size)
 
     rates = _measure(rate or measured, progress)
     best = next(batch for batch, value in rates.items() if value >= _NEARLY * max(rates.values()))

@@ -17,14 +17,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from clipjax.checkpoints.card import embeds_at_unit_norm
-from clipjax.checkpoints.model import token_ids, unit_norm
+from clipjax.checkpoints.encoder import Encoder, embeds_at_unit_norm
 from clipjax.config import cache_dir
 from clipjax.data.pixels.normalize import normalize, normalize_host
 from clipjax.devices.sharding import DATA, batch_sharding, local_mesh, replicated
 from clipjax.embeddings.params import AUTO, REPLICATED, SHARDED, fits, refuse_own, seen_whole, shardings
 from clipjax.errors import DataError, UsageError
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network, Precision, known_precision
+from clipjax.models.text_ids import token_ids
 
 TEXT_BATCH = 32  # texts a device takes in one step
 
@@ -84,7 +85,7 @@ class Forward:
 
 
 def image_forward(
-    model: Any, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
+    model: Encoder, precision: Precision, output: str, per_device_batch: int, params: str = REPLICATED
 ) -> Forward:
     """The image tower on all devices of this process, or a user's own model as it is.
 
@@ -95,8 +96,8 @@ def image_forward(
     do not fit the devices; running it, DataError for features of a wrong shape.
     """
     refuse_own(model, params)
-    if hasattr(model, "network"):
-        return _network_forward(model, precision, output, per_device_batch, params)
+    if model.network is not None:
+        return _network_forward(model, model.network, precision, output, per_device_batch, params)
     if precision != "parity" or output != "embedding":
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: leave out precision and output")
     mean, std = model.card.preprocess.mean, model.card.preprocess.std
@@ -114,7 +115,7 @@ def image_forward(
 
 
 def _network_forward(
-    model: Any, precision: Precision, output: str, per_device_batch: int, placement: str
+    model: Encoder, network: Network, precision: Precision, output: str, per_device_batch: int, placement: str
 ) -> Forward:
     enable_compile_cache()
     mesh = local_mesh()
@@ -130,11 +131,13 @@ def _network_forward(
         functools.partial(step, params),
         size,
         lambda: step.compiles - before,
-        lambda: memory_of(step.compiled(params, _pixels(model.network, size))),
+        lambda: memory_of(step.compiled(params, _pixels(network, size))),
     )
 
 
-def choose_params(model: Any, precision: Precision, output: str, per_device_batch: int, asked: str) -> str:
+def choose_params(
+    model: Encoder, precision: Precision, output: str, per_device_batch: int, asked: str
+) -> str:
     """Whether params are replicated or sharded: as asked, or with "auto" as the memory of a device says.
 
     Compiles the program with whole params where it is known how much memory a device has.
@@ -143,9 +146,9 @@ def choose_params(model: Any, precision: Precision, output: str, per_device_batc
     refuse_own(model, asked)
     if asked != AUTO:
         return asked
-    if not hasattr(model, "network"):
-        return REPLICATED
     network, mesh = model.network, local_mesh()
+    if network is None:
+        return REPLICATED
     params = {"vision": network.abstract_params()["vision"]}
 
     def needed() -> int | None:
@@ -168,10 +171,11 @@ def _pixels(network: Network, size: int) -> jax.ShapeDtypeStruct:
 _HELP = "cut them over several devices (--params sharded), or take fewer bits (--precision fast)"
 
 
-def image_step(model: Any, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
+def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
     """The image tower: uint8 pixels to features, of unit norm where they are embeddings of a CLIP."""
     unit = output == "embedding" and embeds_at_unit_norm(model.card)
     mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
+    assert model.network is not None
     return _image_step(model.network, mesh, precision, unit, mean, std, placement)
 
 
@@ -265,7 +269,7 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
     return Step(embed_text, mesh, network.compiler_options("text"), replicated(mesh))
 
 
-def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
+def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
     """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
 
     Each device takes TEXT_BATCH texts at a time, whatever B is: there is one compilation for each length L,
@@ -276,13 +280,14 @@ def text_encoder(model: Any, precision: str = "parity") -> Callable[[np.ndarray]
         precision: "parity" or "fast".
     """
     enable_compile_cache()
-    mesh = local_mesh()
-    step = text_step(model.network, mesh, known_precision(precision))
+    mesh, network = local_mesh(), model.network
+    assert network is not None
+    step = text_step(network, mesh, known_precision(precision))
     params = jax.device_put({"text": model.params["text"]}, replicated(mesh))
     size = TEXT_BATCH * mesh.size
 
     def encode(ids: np.ndarray) -> np.ndarray:
-        ids = token_ids(ids, model.network.arch)
+        ids = token_ids(ids, network.arch)
         padded = np.pad(ids, ((0, max(1, -(-len(ids) // size)) * size - len(ids)), (0, 0)))
         parts = [step(params, padded[start : start + size]) for start in range(0, len(padded), size)]
         return np.concatenate([np.asarray(part) for part in parts])[: len(ids)]

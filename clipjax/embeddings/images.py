@@ -15,10 +15,10 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import failed_process, first_decides, largest_everywhere
@@ -56,7 +56,7 @@ OUTPUTS = ("embedding", "features")
 
 
 def embed_images(
-    model: Any,
+    model: Encoder,
     manifest: Manifest,
     compute: Compute | None = None,
     *,
@@ -79,7 +79,7 @@ def embed_images(
 
 
 def embed_many(
-    model: Any,
+    model: Encoder,
     manifests: Sequence[Manifest],
     compute: Compute | None = None,
     *,
@@ -96,7 +96,7 @@ def embed_many(
     own, follow in a stream of their own.)
 
     Args:
-        model: a `clipjax.Model`, or any object with a card and `encode_image(float32 [B,H,W,3]) -> [B,D]`.
+        model: a `clipjax.Model`, or what `clipjax.wrap` makes of a user's own.
         manifests: the data sets. Of several with the same images only the first is embedded, if they are
             stored.
         compute: how; by default with nothing stored. A card without a fingerprint keeps nothing in the store.

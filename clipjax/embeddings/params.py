@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.devices.sharding import DATA, DP, FSDP, local_mesh, params_sharding
 from clipjax.errors import UsageError, unknown_name
 from clipjax.models.cut import Cut, whole
@@ -97,9 +98,9 @@ def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
     return mesh
 
 
-def refuse_own(model: Any, asked: str) -> None:
+def refuse_own(model: Encoder, asked: str) -> None:
     """Raises UsageError where a user's own model, whose params are its own, is to be cut."""
-    if asked == SHARDED and not hasattr(model, "network"):
+    if asked == SHARDED and model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.encoder import Encoder, ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, first_decides, first_writes
@@ -92,7 +92,7 @@ class Embeddings:
 
 
 def image_key(
-    card: Any,
+    card: ModelCard,
     manifest: Manifest,
     recipe: PixelRecipe,
     precision: str,
@@ -291,7 +291,7 @@ def default_shard(n: int, batch: int) -> int:
     return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
 
 
-def _open(store: Store, key: dict[str, Any], model: Any, manifest: Manifest, layout: Layout) -> Entry:
+def _open(store: Store, key: dict[str, Any], model: Encoder, manifest: Manifest, layout: Layout) -> Entry:
     """The entry, after a check that all processes mean the same one and see the same disk."""
     assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(

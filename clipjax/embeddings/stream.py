@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.decoders import AUTO, Decoders, Workers, choose
 from clipjax.data.pixels.joined import joined
@@ -83,7 +84,7 @@ class _Pixels(NamedTuple):
 class Stream:
     """How images become features; see `clipjax.embeddings.images.embed_many`."""
 
-    model: Any
+    model: Encoder
     recipe: PixelRecipe
     pixel_store: PixelStore | None
     precision: Precision

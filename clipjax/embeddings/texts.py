@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import PromptSet
+from clipjax.data.text.tokenizers import Tokenizer
 from clipjax.embeddings.images import text_encoder
 from clipjax.errors import DataError
 from clipjax.models import FORWARD_VERSION
@@ -26,7 +28,7 @@ LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compil
 
 
 def embed_texts(
-    model: Any,
+    model: Encoder,
     texts: Sequence[str],
     *,
     name: str,
@@ -37,7 +39,7 @@ def embed_texts(
     """The embedding of each text, e.g. of a data set's captions. float32 [M, D], unit norm.
 
     Args:
-        model: a zero-shot `clipjax.Model`, or any object with a card and `encode_text`.
+        model: a zero-shot model.
         name: what the texts are, for the store's listing.
         store: a `clipjax.storage.store.Store`; a card without a fingerprint is never stored.
 
@@ -91,22 +93,22 @@ def caption_texts(
     return texts, np.array(image_of_text, np.int32)
 
 
-def are_cut(model: Any, texts: Sequence[str]) -> np.ndarray:
+def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
     """Which texts are too long for the context, so that the model reads their beginning alone. bool [M].
 
     False throughout for a user's own text tower, which does not say.
     """
-    if not hasattr(model, "network"):
+    if model.network is None:
         return np.zeros(len(texts), bool)
     steps = range(0, len(texts), TOKENIZED)
     cut = [model.tokenizer.encode(texts[start : start + TOKENIZED]).truncated for start in steps]
     return np.concatenate([np.zeros(0, bool), *cut])
 
 
-def text_key(model: Any, output: str, precision: str, **what: str) -> dict[str, Any] | None:
+def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[str, Any] | None:
     """What embeddings of texts depend on; None for a model that must not be stored."""
     card = model.card
-    if card.fingerprint is None or not hasattr(model, "network"):
+    if card.fingerprint is None or model.network is None:
         return None
     return {
         "output": output,
@@ -119,11 +121,11 @@ def text_key(model: Any, output: str, precision: str, **what: str) -> dict[str, 
 
 
 def encode_texts(
-    model: Any, texts: list[str], precision: str = "parity", chunk: int = CHUNK
+    model: Encoder, texts: list[str], precision: str = "parity", chunk: int = CHUNK
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of (positions in `texts`, unit-norm float32 embeddings), a chunk at a time."""
-    if hasattr(model, "network"):
-        tokens = _Tokens.of(model, texts)
+    if model.network is not None:
+        tokens = _Tokens.of(model.tokenizer, model.network.arch.text, texts)
         return _encode_tokens(text_encoder(model, precision), tokens, chunk)
     return _encode_strings(model.encode_text, texts, chunk)
 
@@ -160,8 +162,7 @@ class _Tokens(NamedTuple):
     pad_id: int
 
     @staticmethod
-    def of(model: Any, texts: list[str], step: int = TOKENIZED) -> _Tokens:
-        tokenizer, tower = model.tokenizer, model.network.arch.text
+    def of(tokenizer: Tokenizer, tower: Any, texts: list[str], step: int = TOKENIZED) -> _Tokens:
         parts, lengths, cut = [], [], 0
         for start in range(0, len(texts), step):
             tokens = tokenizer.encode(texts[start : start + step])

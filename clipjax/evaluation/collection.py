@@ -31,6 +31,7 @@ from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
 from clipjax.evaluation.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
+from clipjax.evaluation.wrapped import encoder_of
 from clipjax.storage import buckets
 from clipjax.storage.reading import exists, is_dir
 from clipjax.tasks.collections import collection
@@ -225,6 +226,7 @@ def evaluate_all(
         loaded: data sets that other calls have read.
         catch: what else than a ClipjaxError costs no other job.
     """
+    model = encoder_of(model)
     chosen = distinct(jobs, own_head=has_own_head(model))
     read = Loaded() if loaded is None else loaded
     ahead = _embed_ahead(model, chosen, read, request, compute)

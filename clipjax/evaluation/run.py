@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
@@ -22,8 +23,10 @@ from clipjax.embeddings.images import Embeddings, embed_images
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.rows import Result, finish, identity, refused
-from clipjax.evaluation.subject import Part, Request, Subject, adapter_of, load_asked, not_applicable, resolve
-from clipjax.heads.head import Head, classifier_head, zeroshot_head
+from clipjax.evaluation.subject import Part, Request, Subject, load_asked, not_applicable, resolve
+from clipjax.evaluation.wrapped import encoder_of
+from clipjax.heads.build import classifier_head, zeroshot_head
+from clipjax.heads.head import Head
 from clipjax.metrics import intervals
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
@@ -51,18 +54,16 @@ def run(
             `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
     """
     found = check(task, request, results)
-    if not hasattr(model, "card"):
-        raise UsageError(
-            f"the model is a {type(model).__name__} without a card: make a model of your functions with "
-            "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
-        )
+    encoder = encoder_of(model)
     apart = compute.store is None
     given = on_all(lambda: load_asked(request), f"read the data of {task}", apart=apart)
-    if (reason := not_applicable(model, found)) is not None:
-        return refused(model, found, given.card.name, reason, results)
+    if (reason := not_applicable(encoder, found)) is not None:
+        return refused(encoder, found, given.card.name, reason, results)
     read = dataclasses.replace(request, dataset=given)
     what = f"{task} on {given.card.name}"
-    subject = on_all(lambda: _resolved(model, found, read, compute.progress), f"prepare {what}", apart=apart)
+    subject = on_all(
+        lambda: _resolved(encoder, found, read, compute.progress), f"prepare {what}", apart=apart
+    )
     done = [
         on_all(
             functools.partial(_profile, subject, precision, compute, results), f"finish {what}", apart=apart
@@ -96,7 +97,7 @@ def hash_images(manifest: Manifest, progress: bool) -> None:
         manifest.compute_digest(advance)
 
 
-def _resolved(model: Any, task: Task, asked: Request, progress: bool) -> Subject:
+def _resolved(model: Encoder, task: Task, asked: Request, progress: bool) -> Subject:
     subject = resolve(model, task, asked)
     for part in subject.parts:
         hash_images(part.manifest, progress)
@@ -150,7 +151,7 @@ def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddi
     return embeddings, _inputs(subject, subject.part, head, embeddings)
 
 
-def _embed(model: Any, part: Part, precision: str, compute: Compute) -> Embeddings:
+def _embed(model: Encoder, part: Part, precision: str, compute: Compute) -> Embeddings:
     return embed_images(model, part.manifest, compute, precision=precision, recipe=part.pixels)
 
 
@@ -158,7 +159,7 @@ def _head(subject: Subject, precision: str, compute: Compute) -> Head | None:
     if subject.head_space is None:
         return None
     how = {"precision": precision, "store": compute.store, "progress": compute.progress}
-    if (adapter := adapter_of(subject.model)) is not None:
+    if (adapter := subject.adapter) is not None:
         return adapter.head(subject.model, subject.head_space, **how)
     if subject.prompts is None:
         return classifier_head(subject.model)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.card_images import missing_of
 from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
 from clipjax.data.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
@@ -23,8 +24,8 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import DataError, UsageError, counted
-from clipjax.heads.adapters.base import Adapter, adapter_digest
-from clipjax.heads.head import classifier_head, logit_scale
+from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
+from clipjax.heads.build import classifier_head, logit_scale
 from clipjax.models import FORWARD_VERSION
 from clipjax.storage.buckets import place
 from clipjax.storage.reading import exists, is_dir, is_file
@@ -120,12 +121,14 @@ class Subject:
 
     Attributes:
         part: the data set that the numbers are of.
+        adapter: what builds the model's head in place of prompts; None for most models.
         id: the in-distribution data set of a task that needs one.
         head_space: what the head's classes are; None for a task without a head.
         prompts: of a zero-shot head, or the one template of captions; None where neither applies.
     """
 
-    model: Any
+    model: Encoder
+    adapter: Adapter | None
     task: Task
     part: Part
     id: Part | None
@@ -146,8 +149,8 @@ class Subject:
         Args:
             params: how they lay on the devices, as `clipjax.embeddings.images.image_key` has it.
         """
-        card, adapter = self.model.card, adapter_of(self.model)
-        tokenizer = getattr(card, "tokenizer", None)
+        card, adapter = self.model.card, self.adapter
+        tokenizer = card.tokenizer
         reads_text = self.prompts is not None or (adapter is not None and self.head_space is not None)
         return {
             "task": self.task.name,
@@ -168,7 +171,7 @@ class Subject:
             "precision": precision,
             **({} if params == REPLICATED else {"params": params}),
             **({} if adapter is None else {"adapter": adapter_digest(adapter)}),
-            **({"normalize_features": True} if getattr(card, "normalize_features", False) else {}),
+            **({"normalize_features": True} if card.normalize_features else {}),
         }
 
     def convention(self) -> dict[str, Any]:
@@ -193,7 +196,7 @@ class Subject:
         return words
 
     def _prompts(self) -> str:
-        adapter = adapter_of(self.model)
+        adapter = self.adapter
         if self.prompts is not None:
             return self.prompts.name
         if adapter is not None and self.head_space is not None:
@@ -201,8 +204,9 @@ class Subject:
         return "not applicable: a classifier has its own head"
 
 
-def resolve(model: Any, task: Task, asked: Request) -> Subject:
+def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
     """Raises UsageError or DataError, one sentence with the name, file or image, and what to do."""
+    adapter = adapter_of(model)  # an unknown kind is refused before anything is embedded
     dataset = load_asked(asked)
     if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
         raise UsageError(
@@ -227,7 +231,7 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
     if "head" not in task.needs:
         head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
     elif has_own_head(model):
-        own = _own_classes(model, asked)
+        own = _own_classes(model, adapter, asked)
         if own is not None:
             head_space = own
             space = own if space is None and id_dataset is None else space
@@ -240,8 +244,12 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
         if not has_own_head(model):
             prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
     annotations = _annotations(dataset.card, task, asked)
+    reads_text = prompts is not None or (adapter is not None and head_space is not None)
+    if reads_text:
+        model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
     return Subject(
         model=model,
+        adapter=adapter,
         task=task,
         part=_part(model, dataset, space, head_space, asked),
         id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, asked),
@@ -253,30 +261,23 @@ def resolve(model: Any, task: Task, asked: Request) -> Subject:
     )
 
 
-def adapter_of(model: Any) -> Adapter | None:
-    """What builds the model's heads in place of prompts; a user's own model has no word for it."""
-    return getattr(model, "adapter", None)
-
-
-def has_own_head(model: Any) -> bool:
+def has_own_head(model: Encoder) -> bool:
     """Whether no prompts are asked for: a classifier's head, or an adapter's."""
-    return model.card.kind == "classifier" or adapter_of(model) is not None
+    return model.card.kind == "classifier" or model.adapter is not None
 
 
-def _own_classes(model: Any, asked: Request) -> LabelSpace | None:
+def _own_classes(model: Encoder, adapter: Adapter | None, asked: Request) -> LabelSpace | None:
     """The classes of a model's own head; None for an adapter that takes any."""
-    adapter = adapter_of(model)
     if asked.prompts is not None:
         what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
         raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
     if adapter is None:
         return classifier_head(model).label_space
     logit_scale(model.card)
-    _ = model.tokenizer  # missing files are said now
     return adapter.labels
 
 
-def not_applicable(model: Any, task: Task) -> str | None:
+def not_applicable(model: Encoder, task: Task) -> str | None:
     """Why the task is not defined for the model; None if it is."""
     if "text" in task.needs and model.card.kind == "classifier":
         return f"not applicable: {model.card.id} is a classifier and has no text tower"
@@ -300,7 +301,7 @@ def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path
 
 
 def _part(
-    model: Any, dataset: Dataset, space: LabelSpace | None, head_space: LabelSpace | None, asked: Request
+    model: Encoder, dataset: Dataset, space: LabelSpace | None, head_space: LabelSpace | None, asked: Request
 ) -> Part:
     whole = dataset.manifest
     manifest = whole if asked.limit is None else whole.sample(asked.limit, asked.seed)
@@ -377,21 +378,17 @@ def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
     return load_dataset(given, asked.id_root)
 
 
-def _zeroshot_prompts(model: Any, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
+def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
     logit_scale(model.card)
-    if hasattr(model, "network"):
-        _ = model.tokenizer  # missing files are said now; of found ones the card learns the digest
     chosen = _prompt_set(prompts or DEFAULT_PROMPTS)
     _check_words(space, chosen)
     return chosen
 
 
-def _caption_template(model: Any, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
+def _caption_template(model: Encoder, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
     """The one template that captions go into; as they stand where none is given."""
     if "captions" not in task.needs:
         return None
-    if hasattr(model, "network"):
-        _ = model.tokenizer
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
     if len(chosen.templates) != 1 or chosen.sentences is not None:
         raise UsageError(f"captions go into one template, {chosen.name} is more: give a .txt file of one")

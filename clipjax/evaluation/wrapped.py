@@ -13,68 +13,86 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from clipjax.checkpoints.card import LABELS, Preprocess
+from clipjax.checkpoints.card import LABELS, Preprocess, Resized
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.facts import STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.naming import taken_names
+from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace, load_labels
+from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec
 from clipjax.errors import UsageError
+from clipjax.models.arch import Arch
+from clipjax.models.network import Network
 
 Triple = Sequence[float]
 
 
 @dataclass(frozen=True)
 class OwnCard:
-    """What result rows and heads need to know of a wrapped model; see `clipjax.checkpoints.card.Card` for
-    the fields.
-    """
+    """The card of a user's own model; see `clipjax.checkpoints.encoder.ModelCard`."""
 
     id: str
     kind: Literal["zero_shot", "classifier"]
     preprocess: Preprocess
-    logit_scale: float | None
-    logit_bias: float | None
-    facts: Mapping[str, Any]
-    facts_origin: str
-    label_space: LabelSpace | None
-    fingerprint: str | None
-    unknown: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts_origin: str | None = None
     facts_of: str | None = None
+    unknown: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    classes: str | None = None
+    label_space: LabelSpace | None = None
     normalize_features: bool = False
+    fingerprint: str | None = None
+    arch: Arch | None = None
+    tokenizer: TokenizerSpec | None = None
+    resized: Resized | None = None
+    lineage: Mapping[str, Any] | None = None
 
-    @property
-    def classes(self) -> str | None:
-        return None if self.label_space is None else LABELS
+    @classmethod
+    def of(cls, card: Any) -> OwnCard:
+        """What a user's card states. Raises UsageError without id, kind or preprocess."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names[:3] if not hasattr(card, name)]:
+            raise UsageError(
+                f"the model's card has no {missing[0]}: make a model of your functions with clipjax.wrap"
+            )
+        return cls(**{name: getattr(card, name) for name in names if hasattr(card, name)})
 
 
 class Wrapped:
-    """A model for `clipjax.evaluate`; made by `wrap`."""
+    """A model for `clipjax.evaluate`; made by `wrap`, or of a user's own object by `encoder_of`.
+
+    Attributes:
+        card: what it states of itself.
+        params: of a classifier its `head`; else nothing.
+    """
+
+    network: Network | None = None
+    adapter: AdapterParts | None = None
 
     def __init__(
         self,
         card: OwnCard,
-        encode_image: Callable[[Any], Any],
+        encode_image: Callable[[Any], Any] | None,
         encode_text: Callable[[Any], Any] | None,
-        tokenizer: Callable[[list[str]], Any] | None,
+        tokenizer: Callable[[list[str]], Any] | None = None,
+        params: Mapping[str, Any] | None = None,
     ) -> None:
-        self.card = card
+        self.card, self.params = card, {} if params is None else params
         self._encode_image, self._encode_text, self._tokenizer = encode_image, encode_text, tokenizer
-        self.params: dict[str, Any] = {}
-        if card.label_space is not None:  # its outputs are the logits: the head hands them through
-            size = len(card.label_space)
-            self.params["head"] = {
-                "kernel": np.eye(size, dtype=np.float32),
-                "bias": np.zeros(size, np.float32),
-            }
 
     def __repr__(self) -> str:
         return f"Wrapped({self.card.id!r}, {self.card.kind})"
 
     def encode_image(self, images: Any) -> Any:
         """float32 [B, H, W, 3], normalised -> [B, D], or the logits [B, K] of a classifier."""
+        if self._encode_image is None:
+            raise UsageError(f"{self.card.id} has no encode_image: give one to clipjax.wrap")
         return self._encode_image(images)
 
     def encode_text(self, texts: Any) -> Any:
@@ -82,6 +100,32 @@ class Wrapped:
         if self._encode_text is None:
             raise UsageError(f"{self.card.id} has no encode_text: give one to clipjax.wrap")
         return self._encode_text(texts if self._tokenizer is None else self._tokenizer(list(texts)))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UsageError: only its own `encode_text` knows how it reads texts."""
+        raise UsageError(f"{self.card.id} is not one of clipjax's networks: its encode_text reads the texts")
+
+    def with_tokenizer(self) -> Self:
+        """The model itself."""
+        return self
+
+
+def encoder_of(model: Any) -> Encoder:
+    """A model with every field that evaluation reads: a user's own object is wrapped.
+
+    Raises:
+        UsageError: it has no card, or that has no id, kind or preprocess.
+    """
+    if not hasattr(model, "card"):
+        raise UsageError(
+            f"the model is a {type(model).__name__} without a card: make a model of your functions with "
+            "clipjax.wrap(encode_image, encode_text, name=..., image_size=..., mean=..., std=...)"
+        )
+    if hasattr(model, "network"):
+        return model
+    functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
+    return Wrapped(OwnCard.of(model.card), *functions, params=getattr(model, "params", None))
 
 
 def wrap(
@@ -146,11 +190,18 @@ def wrap(
         logit_bias=None if logit_bias is None else float(logit_bias),
         facts={} if facts is None else check_facts(facts),
         facts_origin=UNKNOWN if facts is None else STATED,
+        classes=None if space is None else LABELS,
         label_space=space,
         fingerprint=fingerprint,
         unknown={} if facts is not None else {"facts": "a model of your own: nobody stated them"},
     )
-    return Wrapped(card, encode_image, encode_text, tokenizer)
+    params = {} if space is None else {"head": _identity(len(space))}
+    return Wrapped(card, encode_image, encode_text, tokenizer, params)
+
+
+def _identity(size: int) -> dict[str, np.ndarray]:
+    """The head of a classifier whose outputs are the logits."""
+    return {"kernel": np.eye(size, dtype=np.float32), "bias": np.zeros(size, np.float32)}
 
 
 def _preprocess(

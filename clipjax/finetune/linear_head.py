@@ -18,7 +18,8 @@ from clipjax.errors import unknown_name
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
 from clipjax.finetune.training.trees import Params
-from clipjax.heads.head import Head, classifier_head, logits, zeroshot_head
+from clipjax.heads.build import classifier_head, zeroshot_head
+from clipjax.heads.head import Head, logits
 
 # Values of the option "init".
 INITS = ("auto", "zeroshot", "zeros")

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import safetensors
 
-from clipjax.checkpoints.native import write_safetensors
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.training.trees import Params, flatten, nest
+from clipjax.storage.writing import write_safetensors
 
 Targets = Literal["attention", "mlp", "both"]
 

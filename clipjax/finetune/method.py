@@ -81,7 +81,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a model with an adapter, which what is trained here would leave behind."""
-        if getattr(self.model, "adapter", None) is not None:
+        if self.model.adapter is not None:
             base = self.model.card.id if self.model.base is None else self.model.base.id
             raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import Origin
+from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace
 from clipjax.finetune.identity import identity, plain
 from clipjax.finetune.method import Outcome, Setup, all_methods
 from clipjax.finetune.training.trees import Params
-from clipjax.heads.adapters.base import Adapter
+from clipjax.heads.adapters.base import Adapter, parts_of
 
 
 def tuned(
@@ -26,12 +26,10 @@ def tuned(
         chosen: see `Outcome`.
         name: the id of the model's card; by default the base's and the method's.
     """
-    base = setup.model
-    card = _child(base.card, setup, chosen, name)
-    model = Model(card, base.params, Origin(base.origin.layout), base.carried)
-    model.tokenizer_files = base.tokenizer_files
-    model.params = params
-    return Outcome(model, chosen or {})
+    base = _base(setup)
+    card, origin = _child(base.card, setup, chosen, name), Origin(base.origin.layout)
+    model = Model(card, base.params, origin, base.carried, tokenizer_files=base.tokenizer_files)
+    return Outcome(model.with_params(params), chosen or {})
 
 
 def classifier(
@@ -70,29 +68,21 @@ def adapted(
     Args:
         chosen, name: as of `tuned`.
     """
-    base = setup.model
-    model = Model(
-        _child(base.card, setup, chosen, name),
-        base.params,
-        base.origin,
-        base.carried,
-        weights=base.card.weights,
-        tokenizer_files=base.tokenizer_files,
-    )
-    model.adapter, model.base, model.place = adapter, base.card, base.place
-    return Outcome(model, chosen or {})
+    base = _base(setup)
+    card = _child(base.card, setup, chosen, name)
+    return Outcome(base.with_adapter(parts_of(adapter), card), chosen or {})
 
 
 def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
     """The outcome with what a later search chose beside it, on its card too."""
-    card = outcome.model.card
-    known = dict(card.lineage or {})
+    model = outcome.model
+    known = dict(model.card.lineage or {})
     already = known.get("chosen", {})
     if twice := already.keys() & chosen.keys():
         raise ValueError(f"two searches have chosen {min(twice)!r}")
     known["chosen"] = {**already, **plain(chosen)}
-    outcome.model.card = dataclasses.replace(card, lineage=known)
-    return dataclasses.replace(outcome, chosen={**outcome.chosen, **chosen})
+    model = model.with_card(dataclasses.replace(model.card, lineage=known))
+    return dataclasses.replace(outcome, model=model, chosen={**outcome.chosen, **chosen})
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +100,13 @@ def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     }
     base = setup.model.card
     return plain(found if base.lineage is None else {**found, "base_lineage": base.lineage})
+
+
+def _base(setup: Setup) -> Model:
+    """The base; of a tokenizer whose files training found, its card has the digest."""
+    model = setup.model
+    reads_text = model.card.kind == "zero_shot" and model.card.tokenizer is not None
+    return model.with_tokenizer() if reads_text else model
 
 
 def _child(base: Card, setup: Setup, chosen: Mapping[str, Any] | None, name: str | None) -> Card:

@@ -315,8 +315,8 @@ def _asked(setup: Setup) -> dict[str, Any]:
 
 def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | None) -> Model:
     """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
-    model = outcome.model
-    model.card = dataclasses.replace(model.card, id=f"{name or model.card.id}-seed{asked['seed']}")
+    card = outcome.model.card
+    model = outcome.model.with_card(dataclasses.replace(card, id=f"{name or card.id}-seed{asked['seed']}"))
 
     def write() -> None:
         model.save(folder / "model")

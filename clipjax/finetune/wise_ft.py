@@ -18,7 +18,7 @@ import numpy as np
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import Origin
+from clipjax.checkpoints.origin import Origin
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import embed_images
@@ -28,7 +28,8 @@ from clipjax.finetune.linear_head import accuracy_on, zeroshot_params
 from clipjax.finetune.outcome import classifier_card
 from clipjax.finetune.search import Choice, choose
 from clipjax.finetune.training.trees import flatten
-from clipjax.heads.head import Head, classifier_head, zeroshot_head
+from clipjax.heads.build import classifier_head, zeroshot_head
+from clipjax.heads.head import Head
 from clipjax.storage.store import Store
 
 ALPHAS = tuple(i / 10 for i in range(11))
@@ -46,7 +47,7 @@ def zero_shot_classifier(
     """A zero-shot model as a classifier: where cross-entropy starts, and its endpoint of alpha 0.
 
     Args:
-        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.head.zeroshot_head`.
+        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.build.zeroshot_head`.
 
     Returns: the base's image tower, and its zero-shot head with the scale inside the kernel. Its logits are
         those of the zero-shot head to the last bit.
@@ -79,17 +80,10 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
         raise UsageError(f"alpha is {alpha:g}: give a number from 0 (the base) to 1 (the fine-tuned model)")
     _check_pair(base, tuned)
     end = base if alpha == 0 else tuned
-    model = Model(
-        _card(end.card, base.card, tuned.card, float(alpha)),
-        end.params,
-        end.origin,
-        end.carried,
-        weights=end.card.weights,
-        tokenizer_files=end.tokenizer_files,
-    )
-    if 0 < alpha < 1:
-        model.params = jax.tree.map(lambda x, y: _between(x, y, alpha), base.params, tuned.params)
-    return model
+    model = end.with_card(_card(end.card, base.card, tuned.card, float(alpha))).with_place(None)
+    if alpha in (0, 1):
+        return model
+    return model.with_params(jax.tree.map(lambda x, y: _between(x, y, alpha), base.params, tuned.params))
 
 
 def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:

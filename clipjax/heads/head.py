@@ -1,10 +1,8 @@
 """Heads: from features to one logit a class.
 
-One type serves all models. A zero-shot head holds a class's mean prompt embedding (Radford et al. 2021,
-section 3.1.4; open_clip's build_zero_shot_classifier): every prompt embedded, normalised, averaged over the
-class, normalised again. A classifier's head is its own linear layer. Either may have a cache of training
-images beside it (Tip-Adapter, Zhang et al. 2022). All are float32 with HIGHEST precision, whatever the towers
-use.
+One type serves all models: a zero-shot head of prompts, a classifier's linear layer (`clipjax.heads.build`
+makes both), either with a cache of training images beside it (Tip-Adapter, Zhang et al. 2022). All are
+float32 with HIGHEST precision, whatever the towers use.
 """
 
 from __future__ import annotations
@@ -19,15 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
-from clipjax.checkpoints.model import unit_norm
-from clipjax.data.labels import LabelSpace, Projection, PromptSet, load_labels
-from clipjax.embeddings.texts import CHUNK, encode_texts, stored, text_key
-from clipjax.errors import DataError, UsageError
+from clipjax.data.labels import LabelSpace, Projection
+from clipjax.errors import DataError
 from clipjax.metrics import classification
-from clipjax.progress import progress_bar
-from clipjax.storage.digests import sha256_json
+from clipjax.models.layers import unit_norm
 
 SCORE_BLOCK = 2**22  # scores held at once
 
@@ -283,125 +277,3 @@ def cosine_head(head: Head) -> Head | None:
 def identity_head(space: LabelSpace) -> Head:
     """A head for features that are logits over `space` already: it hands them through, to the last bit."""
     return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)
-
-
-def classifier_head(model: Any) -> Head:
-    """The linear head of a classifier; of features of unit norm where its card says so.
-
-    Raises:
-        UsageError: the model is not a classifier, or its card does not say what its classes are.
-    """
-    card = model.card
-    if card.kind != "classifier":
-        raise UsageError(f"{card.id} is not a classifier: build its head from prompts (zeroshot_head)")
-    if "head" not in model.params:
-        raise UsageError(f"{card.id} has features only, no classes: train a head on them, or probe them")
-    if card.classes is None:
-        raise UsageError(
-            f"the card of {card.id} does not name its classes; give `classes` a file of configs/labels"
-        )
-    kernel = jnp.asarray(model.params["head"]["kernel"], jnp.float32)
-    labels = getattr(card, "label_space", None) or load_labels(card.classes)
-    if kernel.shape[1] != len(labels):
-        raise DataError(
-            f"{card.id} has {kernel.shape[1]} outputs, but {card.classes!r} has {len(labels)} classes"
-        )
-    bias = jnp.asarray(model.params["head"]["bias"], jnp.float32)
-    normalize = getattr(card, "normalize_features", False)  # a user's own card may have no word for this
-    return Head(kernel, bias, 1.0, normalize, labels, directions=False)
-
-
-def zeroshot_head(
-    model: Any,
-    labels: LabelSpace,
-    prompts: PromptSet,
-    *,
-    precision: str = "parity",
-    store: Any = None,
-    chunk: int = CHUNK,
-    progress: bool = False,
-) -> Head:
-    """The head of a zero-shot model: the normalised mean of each class's normalised prompt embeddings.
-
-    Args:
-        model: a `clipjax.Model`, or any object with a card and `encode_text(list of strings) -> unit norm [B,
-        D]`.
-        precision: of the text tower, "parity" or "fast".
-        store: a `clipjax.storage.store.Store` to keep the kernel in; a card without a fingerprint is never
-            stored.
-        chunk: prompts encoded at once.
-        progress: show a bar on stderr.
-
-    Raises:
-        UsageError: the model has no text tower, or its card no logit scale.
-        DataError: the prompt set has nothing for a class, or the class's prompts have no mean direction (not
-            finite, or zero), which is named; `encode_text` does not return what it should.
-    """
-    if model.card.kind != "zero_shot":
-        raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
-    scale = logit_scale(model.card)
-    usage = _Usage.of([prompts.of_class(name) for name in labels.classes])
-
-    def compute() -> np.ndarray:
-        return _class_means(encode_texts(model, usage.prompts, precision, chunk), usage, labels, progress)
-
-    about = {"model": str(model.card.id), "data": f"{prompts.name} prompts of {labels.name}", "selection": ""}
-    kernel = stored(store, _key(model, usage, labels, precision), about, labels.ids, compute)
-    bias = (
-        None if model.card.logit_bias is None else jnp.full(len(labels), model.card.logit_bias, jnp.float32)
-    )
-    return Head(jnp.asarray(kernel.T), bias, scale, normalize=True, label_space=labels)
-
-
-def logit_scale(card: Any) -> float:
-    """The factor of a zero-shot model's logits. Raises UsageError where the card does not say."""
-    if card.logit_scale is None:
-        raise UsageError(f"set logit_scale on the card of {card.id}: the factor itself, 100 for most CLIPs")
-    return float(card.logit_scale)
-
-
-class _Usage(NamedTuple):
-    """The distinct prompts, and how often each class uses each: float64 [K, P], sparse."""
-
-    prompts: list[str]
-    times: scipy.sparse.csc_array
-
-    @staticmethod
-    def of(prompts_of_class: Sequence[Sequence[str]]) -> _Usage:
-        number: dict[str, int] = {}
-        columns = [
-            number.setdefault(prompt, len(number)) for prompts in prompts_of_class for prompt in prompts
-        ]
-        rows = np.repeat(np.arange(len(prompts_of_class)), [len(prompts) for prompts in prompts_of_class])
-        shape = (len(prompts_of_class), len(number))
-        times = scipy.sparse.coo_array((np.ones(len(rows)), (rows, columns)), shape)  # repeated pairs add up
-        return _Usage(list(number), scipy.sparse.csc_array(times))
-
-
-def _class_means(
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
-) -> np.ndarray:
-    """Add the embeddings to their classes in float64 as they come, then normalise. Returns float32 [K, D]."""
-    sums: Any = 0.0
-    with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
-        for rows, embeddings in chunks:
-            sums = sums + usage.times[:, rows] @ embeddings.astype(np.float64)
-            bar.update(len(rows))
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    # Float32 embeddings that cancel leave about 1e-7 each, whose direction is chance.
-    usable = np.isfinite(norms[:, 0]) & (norms[:, 0] > 1e-5)
-    if not usable.all():
-        k = int(np.argmin(usable))
-        raise DataError(
-            f"class {labels.classes[k]!r}: the sum of its prompts is a vector of norm {norms[k, 0]:.3g}: "
-            "that has no direction; check the text tower's weights and the prompts"
-        )
-    return (sums / norms).astype(np.float32)
-
-
-def _key(model: Any, usage: _Usage, labels: LabelSpace, precision: str) -> dict[str, Any] | None:
-    """What the kernel depends on; None for a model that must not be stored."""
-    times = usage.times
-    used = [times.indptr.tolist(), times.indices.tolist(), times.data.tolist()]
-    prompts = sha256_json([usage.prompts, used])
-    return text_key(model, "zeroshot_head", precision, prompts=prompts, classes=labels.digest)

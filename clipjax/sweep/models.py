@@ -77,7 +77,5 @@ def opened(chosen: Chosen) -> Any:
     if model.card.kind == "classifier" and "head" in model.params and model.adapter is None:
         # A run's identity needs only that there is a head, and its classes.
         head = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in model.params["head"].items()}
-        shown = Model(model.card, {**model.params, "head": head}, weights=model.card.weights)
-        shown.tokenizer_files = model.tokenizer_files
-        return shown
+        return Model(model.card, {**model.params, "head": head}, weights=model.card.weights)
     return model

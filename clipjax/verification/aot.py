@@ -27,12 +27,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.card import Card
-from clipjax.checkpoints.model import unit_norm
 from clipjax.checkpoints.registry import model_card
 from clipjax.config import config_dir
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.errors import UsageError, unknown_name
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network, Precision
 from clipjax.storage.reading import read_toml
 from clipjax.verification.hlo import CompiledProgram

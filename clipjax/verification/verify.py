@@ -31,13 +31,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.checkpoints.export import has_tower_alone
+from clipjax.checkpoints.export import export_model, has_tower_alone
 from clipjax.checkpoints.load import load_model
-from clipjax.checkpoints.model import Model, token_ids, unit_norm
-from clipjax.checkpoints.native import export_model
+from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_to_dict
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
+from clipjax.models.text_ids import token_ids
 from clipjax.storage.reading import exists, is_file
 from converters.foreign.templates import SIGLIP, is_like
 
@@ -136,8 +137,7 @@ def verify(
     if against == "golden" and golden is None:
         raise UsageError("give the golden file to verify against, a .npz written by converters.golden")
     loaded = model if isinstance(model, Model) else load_model(str(model))
-    if loaded.card.weights is not None:
-        _ = loaded.card.weights.identity  # a damaged checkpoint of ours is a DataError, not a difference
+    loaded.check_weights()  # a damaged checkpoint of ours is a DataError, not a difference
     if against == "golden":
         return compare(loaded, against, read_golden(Path(str(golden))))
     against = chosen_library(loaded, against)

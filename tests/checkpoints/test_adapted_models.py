@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,10 +15,12 @@ from _records import records
 from _tuned import CLASSES, PROMPTS, make_setup, moved, renamed, write_images
 
 import clipjax
-from clipjax.checkpoints import adapter_file as adapted
+from clipjax.checkpoints import adapter_file
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import Place, export_model
+from clipjax.checkpoints.native import read_card_file
+from clipjax.checkpoints.origin import AdapterParts, Place
 from clipjax.checkpoints.resize import resize_model
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_prompts
@@ -28,7 +29,7 @@ from clipjax.evaluation.collection import Job, Located, evaluate_all
 from clipjax.evaluation.compare import compare_runs
 from clipjax.evaluation.subject import NotApplicableError
 from clipjax.finetune.outcome import adapted as adapted_outcome
-from clipjax.heads.adapters.base import adapter_digest, all_adapters
+from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of, all_adapters
 from clipjax.heads.adapters.coop import CoOp
 from clipjax.heads.adapters.tip_adapter import TipAdapter
 from clipjax.heads.head import logits
@@ -51,7 +52,7 @@ def base(tmp_path_factory) -> Path:
     return narrow_pair(tmp_path_factory.mktemp("vit"))[1].save(tmp_path_factory.mktemp("base") / "b32")
 
 
-def adapter_of(model: Model, kind: str, csc: bool = False) -> Any:
+def an_adapter(model: Model, kind: str, csc: bool = False) -> Any:
     rng = np.random.default_rng(0)
     if kind == "coop":
         width = model.card.arch.text.width if model.card.arch.text else 0
@@ -64,10 +65,16 @@ def adapter_of(model: Model, kind: str, csc: bool = False) -> Any:
     return TipAdapter(keys, np.array([0, 0, 1, 1, 2, 2], np.int32), 1.17, 1.0, False, about, SPACE)
 
 
+def built(model: Model) -> Adapter:
+    adapter = adapter_of(model)
+    assert adapter is not None
+    return adapter
+
+
 def make(base: Path | Model, kind: str, images: Path, **adapter: Any) -> Model:
     model = load_model(base) if isinstance(base, Path) else base
     setup = make_setup(model, images, method=kind)
-    return adapted_outcome(setup, adapter_of(model, kind, **adapter), {"alpha": 1.17}).model
+    return adapted_outcome(setup, an_adapter(model, kind, **adapter), {"alpha": 1.17}).model
 
 
 def record(folder: Path) -> Any:
@@ -101,7 +108,7 @@ def test_it_comes_back_with_its_base(kind, base, images, tmp_path):
     assert again.card.lineage["base_sha256"] == found["base"]["sha256"]
     assert again.card.fingerprint == load_model(base).card.fingerprint
     features = np.random.default_rng(1).normal(size=(5, model.card.arch.vision.embed_dim))
-    heads = [each.adapter.head(each, SPACE, **HOW) for each in (model, again) if each.adapter is not None]
+    heads = [built(each).head(each, SPACE, **HOW) for each in (model, again)]
     assert (np.asarray(logits(heads[0], features)) == np.asarray(logits(heads[1], features))).all()
     second = load_model(again.save(tmp_path / "second"))  # what was loaded saves again, and over itself
     load_model(second.save(tmp_path / "second"))
@@ -167,24 +174,19 @@ def test_a_base_of_another_library_is_found_with_its_card(images, tmp_path):
 def test_a_base_from_the_hub_is_named(base, images, tmp_path, monkeypatch):
     """It is loaded again by its registered id: nothing on the disk is named."""
     model = load_model(base)
-    model.place = Place("vit_b_32-openai", file="weights.bin", image_size=96)
+    model = model.with_place(Place("vit_b_32-openai", file="weights.bin", image_size=96))
     folder = make(model, "coop", images).save(tmp_path / "tuned")
     wanted = {"source": "vit_b_32-openai", "file": "weights.bin", "image_size": 96}
     assert record(folder)["base"].items() >= wanted.items()
-    asked = []
-
-    def spy(source: str, **how: Any) -> Model:
-        asked.append((source, how["file"], how["image_size"], how["card"]))
-        return load_model(base)
-
-    monkeypatch.setattr("clipjax.checkpoints.load.load_model", spy)
-    adapted.load_adapted(folder)
-    assert asked == [("vit_b_32-openai", "weights.bin", 96, None)]
+    file = adapter_file.read_adapter_file(read_card_file(folder))
+    assert adapter_file.find_base(file) == "vit_b_32-openai"
+    none = dict.fromkeys(("card", "position_rule", "name", "facts_of", "facts"))
+    assert adapter_file.base_settings(file) == {**none, "file": "weights.bin", "image_size": 96}
 
 
 def test_a_base_that_is_no_file_is_saved_with_it(base, images, tmp_path):
     model = load_model(base)
-    model.params = moved(model.params)
+    model = model.with_params(moved(model.params))
     assert model.place is None
     changed = make(renamed(model, "changed"), "tip_adapter", images)
     folder = changed.save(tmp_path / "tuned")
@@ -206,7 +208,7 @@ def test_the_base_must_be_the_very_same(base, images, tmp_path):
     folder = make(tmp_path / "b32", "coop", images).save(tmp_path / "tuned")
     trained_on = record(tmp_path / "b32")["files"]["model.safetensors"]
     other = load_model(tmp_path / "b32")
-    other.params = moved(other.params)
+    other = other.with_params(moved(other.params))
     other.save(tmp_path / "b32")
     now = record(tmp_path / "b32")["files"]["model.safetensors"]
     with pytest.raises(
@@ -312,9 +314,8 @@ def test_it_shares_the_bases_images_and_is_compared_with_it(base, images, tmp_pa
         result = clipjax.evaluate(tuned, **settings)
         assert result.stats.forward_passes == 0
         row = result.rows[0]
-        assert tuned.adapter is not None
-        assert row["convention"]["prompts"] == tuned.adapter.prompts
-        assert row["recipe"]["adapter"] == adapter_digest(tuned.adapter)
+        assert row["convention"]["prompts"] == built(tuned).prompts
+        assert row["recipe"]["adapter"] == adapter_digest(built(tuned))
         assert row["recipe"]["model"] == first.rows[0]["recipe"]["model"]
         assert (row["recipe"]["prompts"], row["recipe"]["tokenizer"] is None) == (None, False)
         assert (row["model"], row["model_facts"]["parent"]) == (f"narrow-{kind}", "narrow")
@@ -326,8 +327,19 @@ def test_it_shares_the_bases_images_and_is_compared_with_it(base, images, tmp_pa
     assert stored == {"narrow", "narrow-coop", "narrow-tip_adapter"}
     # The cache is an adapter's own: other alphas are another recipe.
     model = make(base, "tip_adapter", images)
-    model.adapter = dataclasses.replace(adapter_of(model, "tip_adapter"), alpha=0.5)
+    assert model.adapter is not None
+    parts = AdapterParts("tip_adapter", model.adapter.tensors, {**model.adapter.facts, "alpha": 0.5})
+    model = model.with_adapter(parts, model.card)
     assert clipjax.evaluate(model, **settings).rows[0]["recipe_hash"] not in recipes
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_embedded(base, images, tmp_path):
+    model = load_model(base)
+    model = model.with_adapter(AdapterParts("lens", {"x": np.zeros(1, np.float32)}, {}), model.card)
+    folder = model.save(tmp_path / "lens")
+    known = r"narrow: this clipjax knows no adapter of the kind 'lens'; known: coop, tip_adapter$"
+    with pytest.raises(DataError, match=known):
+        clipjax.evaluate(load_model(folder), dataset=images, progress=False)
 
 
 def test_ood_of_a_cache_is_without_cosines_and_of_coop_with(base, images, tmp_path):

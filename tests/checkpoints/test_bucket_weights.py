@@ -10,10 +10,10 @@ import pytest
 from _bucket import URL, FakeBucket
 from _narrow import narrow_pair
 
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.fetch import on_this_disk
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import export_model
 from clipjax.errors import DataError
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import ATTEMPTS, place

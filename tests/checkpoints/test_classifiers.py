@@ -18,7 +18,8 @@ import clipjax
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
 from clipjax.errors import UsageError
-from clipjax.heads.head import classifier_head, logits
+from clipjax.heads.build import classifier_head
+from clipjax.heads.head import logits
 from clipjax.models.arch import arch_to_dict, narrow_arch
 from converters.golden import build_model
 from converters.golden.condition import condition

@@ -18,11 +18,13 @@ from _narrow import narrow_pair
 from _records import embed_images
 from safetensors.numpy import load_file, save_file
 
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import convert_model, load_model, open_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import export_model, load_params
+from clipjax.checkpoints.native import load_params
 from clipjax.checkpoints.registry import model_card
 from clipjax.errors import DataError, UsageError
+from clipjax.storage import reading
 from clipjax.storage.store import Store
 from clipjax.storage.writing import write_tensors
 from clipjax.verification.verify import verify
@@ -58,7 +60,7 @@ def test_an_own_checkpoint_is_what_its_file_holds(foreign: Model, own: Path) -> 
 def test_replaced_params_have_no_fingerprint_and_no_source(own: Path, tmp_path: Path) -> None:
     model = load_model(own)
     before = model.card.fingerprint
-    model.params = other(model.params)
+    model = model.with_params(other(model.params))
     assert model.card.fingerprint is None
     again = load_model(model.save(tmp_path / "tuned"))
     assert again.card.fingerprint not in (None, before)
@@ -78,7 +80,7 @@ def test_replaced_params_of_a_half_precision_file_keep_all_their_bits(own: Path,
     save_file({key: x.astype(np.float16) for key, x in tensors.items()}, tmp_path / "half.safetensors")
     model = load_model(tmp_path / "half.safetensors", card=load_model(own).card)
     assert set((model.origin.dtypes or {}).values()) == {"float16"}
-    model.params = other(model.params)
+    model = model.with_params(other(model.params))
     again = load_model(model.save(tmp_path / "tuned"))
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
@@ -259,5 +261,33 @@ def test_a_wrong_type_in_a_card_is_named(key: str, value: Any, says: str, own: P
 
 def test_replaced_params_bring_their_own_logit_scale() -> None:
     model = Model(model_card("vit_b_32-openai"), {"logit_scale": np.float32(1.0)})
-    model.params = {"logit_scale": np.float32(np.log(50.0))}
+    model = model.with_params({"logit_scale": np.float32(np.log(50.0))})
+    assert (model.card.id, model.card.facts_origin) == ("vit_b_32-openai-unverified", "stated")
+    assert model.card.facts == model_card("vit_b_32-openai").facts
     assert model.card.logit_scale == pytest.approx(50.0, rel=1e-5)
+
+
+def test_card_json_is_read_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsed = reading.parse_json, []
+
+    def counted(text: Any, where: object, *kind: Any) -> Any:
+        parsed.append(where)
+        return parse(text, where, *kind)
+
+    monkeypatch.setattr(reading, "parse_json", counted)
+    load_model(own)
+    assert parsed == [own / "card.json"]
+
+
+def test_a_model_does_not_change(own: Path) -> None:
+    model = load_model(own)
+    before = model.card, model.params, model.place
+    for name in ("card", "params", "adapter", "place", "origin"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(model, name, None)
+    changed = model.with_params(other(model.params)).with_card(dataclasses.replace(model.card, id="mine"))
+    assert (changed.card.id, changed.card.fingerprint, changed.place) == ("mine", None, None)
+    assert (model.card, model.params, model.place) == before
+    assert (
+        model.with_card(dataclasses.replace(model.card, id="mine")).card.fingerprint == model.card.fingerprint
+    )

@@ -16,12 +16,12 @@ import pytest
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.load import convert_model, load_model
-from clipjax.checkpoints.native import write_safetensors
 from clipjax.checkpoints.registry import model_card
 from clipjax.devices.sharding import DP, make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.models.network import Network
+from clipjax.storage.writing import write_safetensors
 from converters.engine import export, flatten
 from converters.table import load_table
 

@@ -11,7 +11,8 @@ import pytest
 
 import clipjax
 from clipjax.data.labels import load_labels, load_projection
-from clipjax.heads.head import classifier_head, logits
+from clipjax.heads.build import classifier_head
+from clipjax.heads.head import logits
 from clipjax.storage.store import Store
 
 TOLERANCE = 1e-3  # of the logits, float32 on a CPU

@@ -18,28 +18,24 @@ import torch
 from _checkpoints import FORMATS, save_safetensors, state_dict, target
 from safetensors.torch import load_file, save_file
 
-from clipjax.checkpoints.native import (
-    Origin,
-    export_model,
-    load_checkpoint,
-    load_params,
-    save_checkpoint,
-    save_model,
-    write_safetensors,
-)
+from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.native import load_checkpoint, load_params, read_card_file, save_checkpoint
+from clipjax.checkpoints.origin import Origin
 from clipjax.errors import DataError
 from clipjax.storage.digests import sha256_json
+from clipjax.storage.writing import write_safetensors
 from converters.engine import ConversionError, detect_table, flatten, plan_conversion
 from converters.sources import open_source
 
 CARD = {"id": "tiny", "any": [1, None, "é"]}
 
 
-class Model:
-    """What checkpoint.py needs of `clipjax.checkpoints.model.Model`."""
+class Tiny:
+    """What reading, saving and exporting need of `clipjax.checkpoints.model.Model`; it has no arch."""
 
     class card:
-        weights = None
+        kind, weights, label_space = "zero_shot", None, None
 
         @staticmethod
         def to_dict() -> dict[str, Any]:
@@ -47,20 +43,30 @@ class Model:
 
     def __init__(self, params: dict, origin: Origin, carried: dict) -> None:
         self.params, self.origin, self.carried = params, origin, carried
-        self.tokenizer_files = ()
+        self.tokenizer_files, self.adapter = (), None
+
+    source_leaves, write = Model.source_leaves, Model._save
+
+    def check_weights(self) -> None:
+        """These are no files."""
+
+
+def save(model: Any, folder: Path) -> Path:
+    return model.write(folder, model.card)
 
 
 def converted(path: Path, kind: str) -> Any:
     source = open_source(path)
     plan = plan_conversion(source, target(kind), detect_table(source))
     carried = {key: tensor.read() for key, tensor in plan.carried.items()}
-    return Model(load_params(plan), Origin(plan.table, plan.dtypes), carried)
+    return Tiny(load_params(plan), Origin(plan.table, plan.dtypes), carried)
 
 
 def reopened(folder: Path, kind: str) -> Any:
-    opened = load_checkpoint(folder, target(kind), verify=True)
-    assert opened.card == CARD
-    return Model(load_params(opened.plan), opened.origin, opened.carried())
+    file = read_card_file(folder)
+    assert file.card == CARD
+    opened = load_checkpoint(file, target(kind), verify=True)
+    return Tiny(load_params(opened.plan), opened.origin, opened.carried())
 
 
 def digest(path: Path) -> str:
@@ -77,7 +83,7 @@ def test_export_is_the_references_own_file(kind: str, half: bool, format: str, t
     FORMATS[format](state, tmp_path / "source")
     model = converted(tmp_path / "source", kind)
     export_model(model, tmp_path / "direct")
-    save_model(model, tmp_path / "ours")
+    save(model, tmp_path / "ours")
     export_model(reopened(tmp_path / "ours", kind), tmp_path / "through")
     assert digest(tmp_path / "direct") == digest(tmp_path / "through") == digest(tmp_path / "reference")
 
@@ -92,7 +98,7 @@ def test_custom_text_layout_comes_back(kind: str, tmp_path: Path) -> None:
 
 def test_params_of_our_own_are_exported_in_open_clips_layout(tmp_path: Path) -> None:
     params = jax.tree.map(lambda leaf: jax.numpy.ones(leaf.shape), target())
-    export_model(Model(params, Origin(), {}), tmp_path / "out")  # type: ignore[reportArgumentType]
+    export_model(Tiny(params, Origin(), {}), tmp_path / "out")  # type: ignore[reportArgumentType]
     assert {k: t.shape for k, t in load_file(tmp_path / "out").items()} == {
         k: t.shape for k, t in state_dict().items()
     }
@@ -101,7 +107,7 @@ def test_params_of_our_own_are_exported_in_open_clips_layout(tmp_path: Path) -> 
 def test_leaves_keep_the_sources_type_and_load_as_float32(tmp_path: Path) -> None:
     save_safetensors(state_dict("resnet", half=True), tmp_path / "w")
     model = converted(tmp_path / "w", "resnet")
-    save_model(model, tmp_path / "ours")
+    save(model, tmp_path / "ours")
     source = open_source(tmp_path / "ours" / "model.safetensors")
     assert source["vision/layer1/first/conv1/kernel"].dtype == np.float16
     assert source["vision/stem/bn1/scale"].dtype == np.float32
@@ -137,16 +143,16 @@ def test_types_and_order_of_a_written_file_are_safetensors_own(tmp_path: Path) -
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     save_safetensors(state_dict(), tmp_path / "w")
-    return save_model(converted(tmp_path / "w", "vit"), tmp_path / "ours")
+    return save(converted(tmp_path / "w", "vit"), tmp_path / "ours")
 
 
 def test_a_changed_byte(saved: Path) -> None:
     raw = bytearray((saved / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (saved / "model.safetensors").write_bytes(raw)
-    load_checkpoint(saved, target())
+    load_checkpoint(read_card_file(saved), target())
     with pytest.raises(DataError, match="was changed after it was written"):
-        load_checkpoint(saved, target(), verify=True)
+        load_checkpoint(read_card_file(saved), target(), verify=True)
 
 
 def test_truncated(saved: Path) -> None:
@@ -154,12 +160,12 @@ def test_truncated(saved: Path) -> None:
     for length in (len(raw) - 1, 100, 0):
         (saved / "model.safetensors").write_bytes(raw[:length])
         with pytest.raises(DataError, match=r"model\.safetensors"):
-            load_checkpoint(saved, target())
+            load_checkpoint(read_card_file(saved), target())
 
 
 def test_another_architecture(saved: Path) -> None:
     with pytest.raises(ConversionError, match=r" problems: .* is missing .*; \.\.\. and \d+ more$") as caught:
-        load_checkpoint(saved, target("resnet"))
+        load_checkpoint(read_card_file(saved), target("resnet"))
     problems = "; ".join(caught.value.problems)
     assert "vision/attnpool/k/bias is missing" in problems
     assert "vision/proj is in the checkpoint" in problems
@@ -180,7 +186,7 @@ def test_leaves_that_do_not_fit(change: dict, message: str, saved: Path) -> None
     leaves = {path: t.read() for path, t in open_source(saved / "model.safetensors").items()} | change
     save_checkpoint(saved, {k: v for k, v in leaves.items() if v is not None}, {}, CARD, None)
     with pytest.raises(ConversionError, match=message):
-        load_checkpoint(saved, target())
+        load_checkpoint(read_card_file(saved), target())
 
 
 def test_cards_that_are_none(saved: Path) -> None:
@@ -192,16 +198,16 @@ def test_cards_that_are_none(saved: Path) -> None:
     ]:
         (saved / "card.json").write_text(text)
         with pytest.raises(DataError, match=message):
-            load_checkpoint(saved, target())
+            load_checkpoint(read_card_file(saved), target())
     (saved / "card.json").unlink()
     with pytest.raises(DataError, match=r"is not a clipjax checkpoint: it has no card\.json"):
-        load_checkpoint(saved, target())
+        load_checkpoint(read_card_file(saved), target())
 
 
 def test_weights_of_another_kind_beside_the_card(saved: Path) -> None:
     save_safetensors(state_dict(), saved / "model.safetensors")
     with pytest.raises(DataError, match="was not written by clipjax"):
-        load_checkpoint(saved, target())
+        load_checkpoint(read_card_file(saved), target())
 
 
 # --- whole or not at all ---
@@ -210,7 +216,8 @@ def test_weights_of_another_kind_beside_the_card(saved: Path) -> None:
 def test_a_checkpoint_is_replaced_and_nothing_else_is(saved: Path) -> None:
     leaves = {path: np.zeros(leaf.shape, np.float32) for path, leaf in flatten(target()).items()}
     save_checkpoint(saved, leaves, {}, {"id": "second"}, None)
-    assert load_checkpoint(saved, target(), verify=True).card == {"id": "second"}
+    load_checkpoint(read_card_file(saved), target(), verify=True)
+    assert read_card_file(saved).card == {"id": "second"}
     assert sorted(p.name for p in saved.parent.iterdir()) == ["ours", "w"]
     other = saved.parent / "other"
     other.mkdir()
@@ -227,16 +234,16 @@ def test_a_full_disk_leaves_nothing(failing: str, saved: Path, monkeypatch: pyte
     folder = saved.parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     model = converted(folder / "w", "vit")
-    calls: dict[Path, Any] = {saved: save_model, folder / "new": save_model}
+    calls: dict[Path, Any] = {saved: save, folder / "new": save}
     if failing == "fsync":
         calls[folder / "new.safetensors"] = export_model
-    for out, save in calls.items():
+    for out, write in calls.items():
         with monkeypatch.context() as patched:
             patched.setattr(os, failing, FailsOnce(getattr(os, failing), out))
             with pytest.raises(
                 DataError, match=r"cannot be written \(No space left on device\); nothing was"
             ):
-                save(model, out)
+                write(model, out)
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         assert sorted(path.name for path in folder.iterdir()) == ["ours", "w"]
 

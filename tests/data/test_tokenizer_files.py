@@ -24,7 +24,7 @@ from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
-from clipjax.heads.head import zeroshot_head
+from clipjax.heads.build import zeroshot_head
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network
 

@@ -28,6 +28,7 @@ from clipjax.embeddings import images as embed
 from clipjax.embeddings.images import Embeddings, text_encoder
 from clipjax.embeddings.sets import default_shard
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.wrapped import Wrapped
 from clipjax.storage.store import Store
 
 COUNT = 100
@@ -483,11 +484,11 @@ def test_bad_options(model: TinyModel, work: Path, store: Store):
 # ------------------------------------------------------------------------------------ other models, texts
 
 
-class OwnModel:
-    """A user's own model: a card and encode_image, nothing else."""
+class OwnModel(Wrapped):
+    """A user's own model, of images alone."""
 
     def __init__(self, card: Any):
-        self.card = card
+        super().__init__(card, None, None)
         self.shapes: list[tuple[int, ...]] = []
 
     def encode_image(self, images: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward,
 from clipjax.embeddings.images import share_waiting
 from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.wrapped import Wrapped
 from clipjax.models.arch import arch_from_dict, family_of, load_arch
 from clipjax.models.network import Network
 from clipjax.storage.store import Store
@@ -418,18 +419,16 @@ def test_params_that_no_device_holds(model: TinyModel, monkeypatch: pytest.Monke
 
 
 def test_an_own_model_places_its_own(model: TinyModel, folder: Path):
-    class Own:
+    def own() -> Wrapped:
         card = dataclasses.replace(model.card, fingerprint=None)
-
-        def encode_image(self, images: np.ndarray) -> np.ndarray:
-            return images.mean(axis=(1, 2))
+        return Wrapped(card, lambda images: images.mean(axis=(1, 2)), None)
 
     manifest = manifest_of(folder, 4)
-    assert run(Own(), manifest, per_device_batch="auto").stats.per_device_batch == 4
+    assert run(own(), manifest, per_device_batch="auto").stats.per_device_batch == 4
     with pytest.raises(
         UsageError, match="tiny is not one of clipjax's networks: it places its params itself"
     ):
-        run(Own(), manifest, params="sharded")
+        run(own(), manifest, params="sharded")
 
 
 # --- waiting for data ---

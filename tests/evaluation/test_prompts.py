@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 from clipjax.errors import DataError, UsageError
-from clipjax.heads.head import zeroshot_head
+from clipjax.evaluation.wrapped import encoder_of
+from clipjax.heads.build import zeroshot_head
 
 
 def test_the_set_of_30_follows_its_rule():
@@ -75,11 +77,7 @@ def test_a_plus_in_a_files_name_is_no_sum(cupl):
 class Letters:
     """A text tower that counts letters, so that every sentence has a direction of its own."""
 
-    def __init__(self) -> None:
-        from types import SimpleNamespace
-
-        fields = {"id": "letters", "kind": "zero_shot", "fingerprint": None}
-        self.card = SimpleNamespace(**fields, logit_scale=1.0, logit_bias=None)
+    card = SimpleNamespace(id="letters", kind="zero_shot", preprocess=None, logit_scale=1.0)
 
     @staticmethod
     def encode_text(texts: list[str]) -> np.ndarray:
@@ -90,7 +88,7 @@ class Letters:
 def test_both_is_the_mean_over_all_prompts(cupl):
     """CuPL: templates and sentences are concatenated, then averaged; twins of one name share their column."""
     space = LabelSpace("three", ("missile", "cat", "missile"), ("1", "2", "3"))
-    kernel = np.asarray(zeroshot_head(Letters(), space, load_prompts(f"single+{cupl}")).kernel)
+    kernel = np.asarray(zeroshot_head(encoder_of(Letters()), space, load_prompts(f"single+{cupl}")).kernel)
     sentences = ["a photo of a missile.", " A missile flies.", "It flies."]
     mean = Letters.encode_text(sentences).mean(axis=0)
     np.testing.assert_allclose(kernel[:, 0], mean / np.linalg.norm(mean), rtol=1e-6)

@@ -17,7 +17,6 @@ from tensorflow_datasets import core as tfds_core
 from tensorflow_datasets import features as tfds_features
 
 from clipjax.checkpoints.card import Preprocess
-from clipjax.checkpoints.model import unit_norm
 from clipjax.data.cards import load_dataset, read_card
 from clipjax.data.labels import load_labels
 from clipjax.data.manifest import Manifest
@@ -31,6 +30,7 @@ from clipjax.finetune.data.batches import feature_batches, image_batches, split_
 from clipjax.finetune.data.splits import TrainSplit, train_split
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.recipe import recipe_from_dict
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
 from clipjax.storage.store import Store
 

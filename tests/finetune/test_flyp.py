@@ -17,9 +17,9 @@ import optax
 import PIL.Image
 import pytest
 
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import export_model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pixels.normalize import normalize_host
@@ -68,8 +68,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     """A narrow open_clip ViT-B-32 and ours, with a temperature at which twenty steps learn."""
     theirs, ours = narrow_pair(tmp_path_factory.mktemp("narrow"))
     theirs.logit_scale.data.fill_(math.log(10.0))
-    ours.params = {**ours.params, "logit_scale": jnp.float32(math.log(10.0))}
-    return theirs, ours
+    return theirs, ours.with_params({**ours.params, "logit_scale": jnp.float32(math.log(10.0))})
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import clipjax
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import convert_model, load_model
-from clipjax.checkpoints.native import export_model
+from clipjax.checkpoints.model import Model
 from clipjax.cli import app
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
@@ -30,7 +31,8 @@ from clipjax.finetune.data.shots import draw_shots
 from clipjax.finetune.method import find_method
 from clipjax.finetune.outcome import also_chosen, classifier, classifier_card, tuned
 from clipjax.finetune.wise_ft import zero_shot_classifier
-from clipjax.heads.head import classifier_head, cosine_head, logits
+from clipjax.heads.build import classifier_head
+from clipjax.heads.head import cosine_head, logits
 from clipjax.results.store import ResultStore, model_facts
 from clipjax.verification.verify import verify
 from converters.sources import open_source
@@ -78,9 +80,8 @@ def their_features(visual: Any, x: np.ndarray) -> np.ndarray:
 )
 def test_a_tuned_model_has_its_bases_facts_and_where_they_come_from(vit, images, origin, of):
     _, ours = vit
-    base = copy.copy(ours)
     facts = {} if origin == "unknown" else dict(ours.card.facts)
-    base.card = dataclasses.replace(ours.card, facts=facts, facts_origin=origin, facts_of=of)
+    base = ours.with_card(dataclasses.replace(ours.card, facts=facts, facts_origin=origin, facts_of=of))
     card = tuned(make_setup(base, images), moved(ours.params)).model.card
     assert (card.facts_origin, card.facts_of) == (origin, of)
     assert card.facts.keys() - facts.keys() <= {"fine_tune", "parent"}
@@ -188,12 +189,10 @@ def test_a_classifier_of_a_clip_has_no_counterpart_to_verify_it_against(own, lib
 
 
 def test_a_tower_that_was_trained_from_the_start_is_exported_as_the_layout_that_fits(vit, images, tmp_path):
-    from clipjax.checkpoints.native import Origin
-
     base = vit[1]
     model = classifier(make_setup(base, images), with_head(base)).model
     direct = export_model(model, tmp_path / "a.safetensors").read_bytes()
-    model.origin = Origin()
+    model = Model(model.card, model.params)
     assert export_model(model, tmp_path / "b.safetensors").read_bytes() == direct
 
 

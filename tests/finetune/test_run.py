@@ -209,7 +209,7 @@ def test_another_base_or_other_images_in_the_same_folder_are_refused(
     other = clipjax.load_model(small_model(tmp_path / "small", seed=1))
     with pytest.raises(DataError, match="seed1 holds a model made with base_sha256 = "):
         start(out, PROBE, base=other)
-    other.card = dataclasses.replace(other.card, id="other")
+    other = other.with_card(dataclasses.replace(other.card, id="other"))
     with pytest.raises(DataError, match="seed1 holds a model made with base = small, not other: name"):
         start(out, PROBE, base=other)
     others = r"holds a model made with other images|shots\.json lists the images of another run"

@@ -27,6 +27,7 @@ from clipjax.finetune.recipe import recipe_from_dict
 from clipjax.finetune.training.solve import train
 from clipjax.finetune.training.step import init_state, make_step, state_shardings
 from clipjax.finetune.training.trees import split
+from clipjax.heads.adapters.base import adapter_of
 from clipjax.heads.adapters.tip_adapter import TipAdapter
 from clipjax.heads.head import logits
 from clipjax.storage.store import Store
@@ -139,7 +140,7 @@ def test_training_free_equals_numpy(
     problem = tip_adapter.prepare(setup)
     assert problem.steps == 0
     model = problem.finish({}).model
-    adapter: Any = model.adapter
+    adapter: Any = adapter_of(model)
     assert (adapter.alpha, adapter.beta, adapter.trained) == (13.0, 4.0, False)
     head = adapter.head(model, setup.train.label_space)
     noise = 0.02 * np.random.default_rng(0).normal(size=(9, views.shape[2]))
@@ -317,20 +318,20 @@ def test_a_run_chooses_twice_on_the_validation_split_and_comes_out_as_a_model(
     assert chosen["epoch"] in (1, 2)
     assert outcome.chosen["pairs"] == 40
     assert outcome.chosen["validation_accuracy"] >= 0.0
-    model, adapter = outcome.model, outcome.model.adapter
+    model, adapter = outcome.model, cast(Any, adapter_of(outcome.model))
     assert adapter.trained
     assert (adapter.alpha, adapter.beta) == (outcome.chosen["alpha"], outcome.chosen["beta"])
     assert adapter.prompts == f"Tip-Adapter-F, {len(adapter.values)} keys, openai_7"
     found = load_model(model.save(tmp_path / "model"))
     features = np.random.default_rng(0).normal(size=(3, len(adapter.keys))).astype(np.float32)
     before, after = (
-        np.asarray(logits(each.adapter.head(each, adapter.labels), features))
-        for each in (model, cast(Any, found))
+        np.asarray(logits(cast(Any, adapter_of(each)).head(each, adapter.labels), features))
+        for each in (model, found)
     )
     np.testing.assert_array_equal(after, before)
     # The same seed again, to the bit.
     again, _ = whole_run()
-    np.testing.assert_array_equal(again.model.adapter.keys, adapter.keys)
+    np.testing.assert_array_equal(again.model.adapter.tensors["keys"], adapter.keys)
     assert again.chosen == outcome.chosen
 
 

@@ -16,6 +16,7 @@ from _records import embed_images
 from clipjax.checkpoints.card import Weights
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.origin import AdapterParts
 from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
@@ -23,8 +24,8 @@ from clipjax.errors import UsageError
 from clipjax.finetune import wise_ft
 from clipjax.finetune.data.splits import TestSplit, TrainSplit, ValidationSplit
 from clipjax.finetune.training.trees import flatten, is_statistic, nest
+from clipjax.heads import build
 from clipjax.heads import head as heads
-from clipjax.heads.adapters.base import Adapter
 from clipjax.models.arch import narrow_arch
 from clipjax.models.network import Network
 
@@ -69,9 +70,8 @@ def classifier(start: Model) -> Model:
 def flyp(base: Model) -> Model:
     """Both towers fine-tuned."""
     lineage = {**LINEAGE, "method": "flyp"}
-    tuned = Model(dataclasses.replace(base.card, id="narrow-flyp", lineage=lineage), base.params)
-    tuned.params = moved(base.params)
-    return tuned
+    card = dataclasses.replace(base.card, id="narrow-flyp", lineage=lineage)
+    return base.with_card(card).with_params(moved(base.params))
 
 
 def test_alpha_0_of_a_classifier_gives_the_zero_shot_numbers(
@@ -79,13 +79,13 @@ def test_alpha_0_of_a_classifier_gives_the_zero_shot_numbers(
 ) -> None:
     """From pixels to logits: embeddings, predictions and confidences, to the bit."""
     model = wise_ft.interpolate(start, classifier, 0.0)
-    zero_shot = heads.zeroshot_head(base, SPACE, PROMPTS)
+    zero_shot = build.zeroshot_head(base, SPACE, PROMPTS)
     assert zero_shot.scale > 1, "or the scale might as well be forgotten"
     found = [embed_images(each, manifest, progress=False).array for each in (base, model)]
     np.testing.assert_array_equal(found[1], found[0])
     logits = [
         np.asarray(heads.logits(head, features))
-        for head, features in zip((zero_shot, heads.classifier_head(model)), found)
+        for head, features in zip((zero_shot, build.classifier_head(model)), found)
     ]
     np.testing.assert_array_equal(logits[1], logits[0])
     assert np.ptp(logits[0]) > 1
@@ -98,7 +98,7 @@ def test_alpha_0_of_two_towers_gives_the_zero_shot_numbers(base: Model, flyp: Mo
     round_scale = with_card(base, logit_scale=100.0)
     model = wise_ft.interpolate(round_scale, flyp, 0)
     assert model.card.logit_scale == 100.0
-    one, other = (heads.zeroshot_head(each, SPACE, PROMPTS) for each in (round_scale, model))
+    one, other = (build.zeroshot_head(each, SPACE, PROMPTS) for each in (round_scale, model))
     assert one.scale == other.scale
     np.testing.assert_array_equal(one.kernel, other.kernel)
 
@@ -189,7 +189,7 @@ def test_a_saved_mixture_keeps_the_name_of_its_classes(
     for alpha in (0.0, 0.5):
         mixed = wise_ft.interpolate(start, tuned, alpha)
         again = load_model(mixed.save(tmp_path / f"{alpha}"))
-        assert heads.classifier_head(again).label_space == SPACE
+        assert build.classifier_head(again).label_space == SPACE
 
 
 def test_pairs_that_do_not_belong_together(base: Model, start: Model, classifier: Model, flyp: Model) -> None:
@@ -216,8 +216,7 @@ def test_pairs_that_do_not_belong_together(base: Model, start: Model, classifier
     less = Model(flyp.card, {name: leaf for name, leaf in flyp.params.items() if name != "logit_scale"})
     refused(base, less, "only one of them has logit_scale")
 
-    adapted = Model(flyp.card, base.params)
-    adapted.adapter = object.__new__(Adapter)  # type: ignore[type-abstract]
+    adapted = flyp.with_adapter(AdapterParts("coop", {}, {}), flyp.card)
     refused(base, adapted, "has an adapter")
 
 
@@ -240,7 +239,7 @@ def test_alpha_is_chosen_on_a_validation_split_only(
 ) -> None:
     """Labels are the tuned model's own answers: alpha 1 is right on every image."""
     features = embed_images(classifier, manifest, progress=False).array
-    labels = np.argmax(heads.logits(heads.classifier_head(classifier), features), axis=1).astype(np.int32)
+    labels = np.argmax(heads.logits(build.classifier_head(classifier), features), axis=1).astype(np.int32)
     split = ValidationSplit("held-out", manifest, labels, SPACE)
     choice = wise_ft.choose_alpha(start, classifier, split, alphas=(0.0, 0.5, 1.0))
     assert (choice.best, choice.accuracy) == (1.0, 1.0)

@@ -189,17 +189,18 @@ def _timm(folder: Path) -> None:
 
 
 def own_checkpoint(folder: Path) -> Any:
-    from clipjax.checkpoints.native import load_checkpoint
+    from clipjax.checkpoints.native import load_checkpoint, read_card_file
 
-    found = load_checkpoint(folder, {"a": {"weight": np.empty((4, 3)), "bias": np.empty(4)}}, verify=True)
+    target = {"a": {"weight": np.empty((4, 3)), "bias": np.empty(4)}}
+    found = load_checkpoint(read_card_file(folder), target, verify=True)
     return plain([dict(found.plan.leaves(np.float32)), found.carried])
 
 
 def own_card(folder: Path) -> Any:
     from clipjax.checkpoints.card import card_from_dict
-    from clipjax.checkpoints.native import read_card_record
+    from clipjax.checkpoints.native import read_card_file
 
-    record = read_card_record(folder)
+    record = read_card_file(folder).record
     own_checkpoint(folder)
     card = {key: value for key, value in record.items() if key not in ("files", "lineage")}
     return card_from_dict(card, "card.json").to_dict()

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.checkpoints.model import Model, unit_norm
+from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.adapters.base import all_adapters
 from clipjax.heads.adapters.coop import CoOp, Prompts, by_length, class_features, class_prompts
-from clipjax.heads.head import zeroshot_head
+from clipjax.heads.build import zeroshot_head
 from clipjax.models.arch import family_of, load_arch
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
 from clipjax.storage.store import Store
 
@@ -196,7 +197,7 @@ def test_siglip_reads_its_whole_context() -> None:
     network = narrow("ViT-B-16-SigLIP")
     params = network.init_params(jax.random.key(0))
     tokenizer = SimpleNamespace(start=(), end=(1,), pad_id=1, encode=_siglip_tokens)
-    siglip = SimpleNamespace(
+    siglip: Any = SimpleNamespace(
         network=network, params=params, tokenizer=tokenizer, card=SimpleNamespace(id="s")
     )
     prompts = class_prompts(siglip, ["ab", "c"], 2, "middle", csc=False)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.checkpoints.card import Preprocess
 from clipjax.data.labels import LabelSpace, PromptSet, load_labels, load_prompts
 from clipjax.embeddings import texts
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.wrapped import OwnCard, Wrapped
+from clipjax.heads import build
 from clipjax.heads import head as heads
-from clipjax.heads.head import Cache, Head, classifier_head, cosine_head, logits, score_blocks, zeroshot_head
+from clipjax.heads.build import classifier_head, zeroshot_head
+from clipjax.heads.head import Cache, Head, cosine_head, logits, score_blocks
 from clipjax.results.provenance import count_compiles
 from clipjax.storage.store import Store
 
@@ -108,18 +112,20 @@ def test_chunks_do_not_change_the_head(pair):
     np.testing.assert_allclose(whole.kernel, chunked.kernel, atol=5e-7)
 
 
-class Encoder:
+PREPROCESS = Preprocess(8, 8, "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Words(Wrapped):
     """Stands in for a model with a text tower: counts what it is asked for."""
 
-    def __init__(self, dim: int = 16, **card):
-        fields = {
+    def __init__(self, dim: int = 16, **card: Any):
+        fields: dict[str, Any] = {
             "kind": "zero_shot",
             "id": "fake",
-            "fingerprint": None,
+            "preprocess": PREPROCESS,
             "logit_scale": 7.0,
-            "logit_bias": None,
         }
-        self.card = type("Card", (), fields | card)()
+        super().__init__(OwnCard(**fields | card), None, None)
         self.dim = dim
         self.calls: list[list[str]] = []
 
@@ -130,7 +136,7 @@ class Encoder:
 
 
 def test_a_users_own_model_is_given_strings():
-    model = Encoder(logit_bias=-10.0)
+    model = Words(logit_bias=-10.0)
     head = zeroshot_head(model, space("missile", "crane"), CAPTIONS)
     for k, name in enumerate(("missile", "crane")):
         mean = np.mean(
@@ -140,7 +146,7 @@ def test_a_users_own_model_is_given_strings():
     assert np.asarray(head.bias).tolist() == [-10.0, -10.0]
 
 
-class Twisted(Encoder):
+class Twisted(Words):
     """An encoder whose output goes through `twist` first."""
 
     def __init__(self, twist):
@@ -178,8 +184,7 @@ def test_a_class_without_a_direction_is_named():
 
 def test_a_network_with_broken_text_weights_is_named(pair, tmp_path):
     text = jax.tree.map(lambda leaf: leaf * np.float32("nan"), pair[1].params["text"])
-    broken = copy.copy(pair[1])
-    broken.params = {**pair[1].params, "text": text}
+    broken = pair[1].with_params({**pair[1].params, "text": text})
     store = Store(tmp_path)
     with pytest.raises(DataError, match=r"class 'missile': .* norm nan"):
         zeroshot_head(broken, space("missile", "crane"), CAPTIONS, store=store)
@@ -188,11 +193,11 @@ def test_a_network_with_broken_text_weights_is_named(pair, tmp_path):
 
 def test_a_card_without_a_scale():
     with pytest.raises(UsageError, match="set logit_scale on the card of fake"):
-        zeroshot_head(Encoder(logit_scale=None), space("missile"), CAPTIONS)
+        zeroshot_head(Words(logit_scale=None), space("missile"), CAPTIONS)
 
 
 def test_no_prompt_is_encoded_twice():
-    model = Encoder()
+    model = Words()
     prompts = PromptSet("t", ("a {}", "the {}", "one photo", "one photo"))
     zeroshot_head(model, space("a", "b", "a"), prompts)
     asked = [text for call in model.calls for text in call]
@@ -205,7 +210,7 @@ def test_memory_is_flat_in_the_number_of_prompts(classes):
     import gc
     import weakref
 
-    class Counting(Encoder):
+    class Counting(Words):
         alive = peak = 0
 
         def encode_text(self, texts):
@@ -250,7 +255,7 @@ def test_lengths_are_bucketed_and_sorted(pair, monkeypatch):
 def test_the_store_keeps_the_head(pair, tmp_path, monkeypatch):
     labels, store = space("crane", "cup"), Store(tmp_path)
     first = zeroshot_head(pair[1], labels, CAPTIONS, store=store)
-    monkeypatch.setattr(heads, "_class_means", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(build, "_class_means", lambda *_: pytest.fail("computed again"))
     again = zeroshot_head(pair[1], labels, CAPTIONS, store=store)
     assert (np.asarray(first.kernel) == np.asarray(again.kernel)).all()
     other = {**(CAPTIONS.sentences or {}), "cup": ("A mug.",)}
@@ -264,12 +269,12 @@ def test_the_store_keeps_the_head(pair, tmp_path, monkeypatch):
 
 
 def test_a_model_without_a_fingerprint_is_not_stored(tmp_path):
-    zeroshot_head(Encoder(), space("crane"), CAPTIONS, store=Store(tmp_path / "store"))
+    zeroshot_head(Words(), space("crane"), CAPTIONS, store=Store(tmp_path / "store"))
     assert not (tmp_path / "store").exists()
 
 
 def test_missing_sentences_fail_before_anything_is_encoded():
-    model = Encoder()
+    model = Words()
     with pytest.raises(DataError, match="no sentence for the class 'dog'"):
         zeroshot_head(model, space("crane", "dog"), CAPTIONS)
     assert model.calls == []
@@ -277,12 +282,13 @@ def test_missing_sentences_fail_before_anything_is_encoded():
 
 def test_a_classifier_has_no_prompts():
     with pytest.raises(UsageError, match="prompts are not applicable"):
-        zeroshot_head(Encoder(kind="classifier"), space("crane"), CAPTIONS)
+        zeroshot_head(Words(kind="classifier"), space("crane"), CAPTIONS)
 
 
-def classifier(kernel, bias, classes, **card):
-    model = Encoder(kind="classifier", classes=classes, **card)
-    return setattr(model, "params", {"head": {"kernel": kernel, "bias": bias}}) or model
+def classifier(kernel, bias, classes, **card: Any):
+    model = Words(kind="classifier", classes=classes, **card)
+    model.params = {"head": {"kernel": kernel, "bias": bias}}
+    return model
 
 
 def test_classifier_head():
@@ -297,7 +303,7 @@ def test_classifier_head():
     with pytest.raises(UsageError, match="does not name its classes"):
         classifier_head(classifier(kernel, bias, None))
     with pytest.raises(UsageError, match="is not a classifier"):
-        classifier_head(Encoder())
+        classifier_head(Words())
 
 
 def test_logits_are_full_precision():

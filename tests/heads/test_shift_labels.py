@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+import clipjax
 from clipjax.data.labels import LabelSpace, load_labels, load_projection, load_prompts
 from clipjax.errors import UsageError
-from clipjax.heads.head import Head, score_blocks, zeroshot_head
+from clipjax.heads.build import zeroshot_head
+from clipjax.heads.head import Head, score_blocks
 
 # ImageNet indices (0-based, sorted synsets), as in hendrycks/natural-adv-examples, hendrycks/imagenet-r and
 # mlfoundations/wise-ft, src/datasets/imagenet_a.py and imagenet_r.py.
@@ -130,14 +132,15 @@ def test_imagenet_vid():
     assert found["watercraft"][:2] == [403, 472]
 
 
-class Words:
-    """A model whose embedding of a text is decided by its letters."""
+PIXELS: Any = {"image_size": 8, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
-    card = SimpleNamespace(id="words", kind="zero_shot", fingerprint=None, logit_scale=100.0, logit_bias=None)
 
-    def encode_text(self, texts: list[str]) -> np.ndarray:
-        rows = [np.random.default_rng(list(text.encode())).normal(size=16) for text in texts]
-        return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
+def by_letters(texts: list[str]) -> np.ndarray:
+    rows = [np.random.default_rng(list(text.encode())).normal(size=16) for text in texts]
+    return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
+
+
+WORDS = clipjax.wrap(lambda images: images, by_letters, name="words", logit_scale=100.0, **PIXELS)
 
 
 def scores_of(head: Head, features: np.ndarray, target: LabelSpace) -> np.ndarray:
@@ -149,8 +152,8 @@ def scores_of(head: Head, features: np.ndarray, target: LabelSpace) -> np.ndarra
 def test_selecting_classes_is_a_head_of_these_classes_alone(name):
     features = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
     space, prompts = load_labels(name), load_prompts("openai_7")
-    whole = zeroshot_head(Words(), load_labels("imagenet"), prompts)
-    alone = zeroshot_head(Words(), space, prompts)
+    whole = zeroshot_head(WORDS, load_labels("imagenet"), prompts)
+    alone = zeroshot_head(WORDS, space, prompts)
     ours, reference = scores_of(whole, features, space), scores_of(alone, features, space)
     np.testing.assert_allclose(ours, reference, atol=1e-4)
     assert (ours.argmax(axis=1) == reference.argmax(axis=1)).all()

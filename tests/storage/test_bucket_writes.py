@@ -14,9 +14,10 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from typer.testing import CliRunner
 
+from clipjax.checkpoints.card import CARD
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import convert_model, load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import CARD, export_model
 from clipjax.cli import app
 from clipjax.data.manifest import Manifest
 from clipjax.data.pack import pack
@@ -97,9 +98,9 @@ def test_a_bucket_that_refuses_is_one_sentence_and_the_copy_is_kept(
 
 
 def test_an_older_model_is_replaced_whole_and_others_are_left_alone(bucket: type[FakeBucket], own: Path):
-    older, newer = load_model(own), load_model(own)
-    newer.params = jax.tree.map(lambda leaf: leaf + 1, older.params)
-    newer.card = dataclasses.replace(newer.card, id="newer")
+    older = load_model(own)
+    newer = older.with_params(jax.tree.map(lambda leaf: leaf + 1, older.params))
+    newer = newer.with_card(dataclasses.replace(newer.card, id="newer"))
     older.save(f"{URL}/model")
     bucket.fail("model.safetensors", PermissionError("403"), 1, "pipe")
     with pytest.raises(DataError, match="does not let you write it"):

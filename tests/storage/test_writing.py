@@ -16,8 +16,9 @@ import pytest
 from _narrow import narrow_pair
 from etils import epath
 
+from clipjax.checkpoints.card import CARD, WEIGHTS
 from clipjax.checkpoints.load import load_model
-from clipjax.checkpoints.native import CARD, WEIGHTS, save_checkpoint
+from clipjax.checkpoints.native import save_checkpoint
 from clipjax.storage import writing
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.writing import draft_folder, restore_folder, whole_file, whole_folder, write_bytes
@@ -199,8 +200,8 @@ def convert_killed(source: Path, out: Path, seconds: float) -> None:
 def test_a_killed_convert_leaves_the_old_checkpoint_or_the_new_one(kills: int, tmp_path: Path) -> None:
     model = narrow_pair(tmp_path)[1]
     sources = [model.save(tmp_path / "a")]
-    model.params = {**model.params, "logit_scale": model.params["logit_scale"] + np.float32(1)}
-    sources.append(model.save(tmp_path / "b"))
+    scale = model.params["logit_scale"] + np.float32(1)
+    sources.append(model.with_params({**model.params, "logit_scale": scale}).save(tmp_path / "b"))
     known = {load_model(source).card.fingerprint for source in sources}
     assert len(known) == 2
     out = tmp_path / "out" / "X"

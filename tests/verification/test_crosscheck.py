@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import clipjax
 from clipjax.checkpoints.model import Model
+from clipjax.checkpoints.origin import AdapterParts
 from clipjax.cli import app
 from clipjax.data.labels import PromptSet
 from clipjax.data.text import tokenizers
@@ -411,7 +412,7 @@ def test_what_is_made_of_a_clip_is_told_what_to_crosscheck(lite0: Path) -> None:
     card: Any = dataclasses.replace(model.card, normalize_features=True, lineage={"base": "vit_b_32-openai"})
     with pytest.raises(UsageError, match="no library has its counterpart: crosscheck vit_b_32-openai, or"):
         crosscheck(Model(card, model.params), Request())
-    model.adapter = argparse.Namespace(kind="coop")  # type: ignore[reportAttributeAccessIssue]
+    model = model.with_adapter(AdapterParts("coop", {}, {}), model.card)
     with pytest.raises(UsageError, match=r"with an adapter \(coop\), .*: crosscheck tf_efficientnet_lite0"):
         crosscheck(model, Request())
 

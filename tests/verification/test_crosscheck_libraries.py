@@ -99,8 +99,7 @@ def test_transformers_siglip_with_its_bias(siglip_files: Path, images: Path, tmp
     found = in_process(subject_of(model, images), "transformers", tmp_path, config=str(folder))
     assert found.passed, found.to_dict()
     assert found.about["reference"]["transform"] == "SiglipImageProcessorPil"
-    without = Model(dataclasses.replace(model.card, logit_bias=None), model.params)
-    without.tokenizer_files = model.tokenizer_files
+    without = model.with_card(dataclasses.replace(model.card, logit_bias=None))
     again = in_process(subject_of(without, images), "transformers", tmp_path / "again")
     assert again.first_difference == "logits"
     assert again.about["reference"]["preprocessing"] == CARD
@@ -183,9 +182,7 @@ def write_clip_tokenizer(folder: Path) -> None:
 
 def with_tokenizer(model: Model, spec: Any, file: Path) -> Model:
     card = dataclasses.replace(model.card, tokenizer=spec)
-    made = Model(card, model.params, model.origin)
-    made.tokenizer_files = (file,)
-    return made
+    return Model(card, model.params, model.origin, tokenizer_files=(file,))
 
 
 # -------------------------------------------------------------------------------------------- open_clip

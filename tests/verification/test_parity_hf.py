@@ -14,8 +14,8 @@ import torch
 from transformers import CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipImageProcessor
 
 import clipjax
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.native import export_model
 from clipjax.checkpoints.registry import model_card
 from clipjax.errors import UsageError
 from clipjax.verification import verify

@@ -24,7 +24,8 @@ from timm.data.transforms_factory import create_transform
 import clipjax
 from clipjax.checkpoints.model import Model
 from clipjax.data.labels import load_labels, load_projection
-from clipjax.heads.head import classifier_head, logits, score_blocks
+from clipjax.heads.build import classifier_head
+from clipjax.heads.head import logits, score_blocks
 from clipjax.tasks import shape_bias
 from clipjax.tasks.task import Inputs
 from clipjax.verification import verify

@@ -21,8 +21,8 @@ import torch
 from _parity import Case, Tensor, case_of, narrow_case, source_of
 from safetensors.torch import load_file, save_file
 
+from clipjax.checkpoints.export import export_model
 from clipjax.checkpoints.load import load_model
-from clipjax.checkpoints.native import export_model
 from clipjax.checkpoints.registry import model_card
 from clipjax.embeddings import texts
 from clipjax.finetune import contrastive
@@ -219,7 +219,7 @@ def test_heads_embed_short_texts_as_at_full_length(name: str):
     ids = model.tokenizer.encode(prompts).ids[rows]
     whole = np.asarray(model.network.encode_text(model.params, jnp.asarray(ids), precision="parity"))
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
-    given = texts._Tokens.of(model, prompts).rows(np.arange(4))
+    given = texts._Tokens.of(model.tokenizer, model.network.arch.text, prompts).rows(np.arange(4))
     assert given.shape[1] == (16 if name in (SIGLIP, COCA) else 8)
 
 

@@ -12,7 +12,7 @@ import dataclasses
 
 from jax import Array
 
-from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.platforms import platform_of

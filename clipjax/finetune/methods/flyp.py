@@ -34,7 +34,7 @@ from clipjax.finetune.linear_head import accuracy_on
 from clipjax.finetune.method import Method, Outline, Problem, Setup, abstract, image_batch
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
-from clipjax.heads.head import classifier_head, zeroshot_head
+from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.models.training import Training
 
 # freeze_logit_scale: the temperature stays that of the checkpoint.

@@ -12,7 +12,7 @@ import functools
 import numpy as np
 from jax import Array
 
-from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.errors import UsageError
 from clipjax.finetune import outcome
 from clipjax.finetune.data.batches import feature_batches, split_features

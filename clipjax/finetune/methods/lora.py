@@ -38,7 +38,7 @@ from clipjax.finetune.methods.cross_entropy import image_loss
 from clipjax.finetune.methods.flyp import accuracy, class_captions, flyp_loss
 from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
-from clipjax.heads.head import zeroshot_head
+from clipjax.heads.build import zeroshot_head
 
 # objective: "contrastive" (FLYP's loss); "cross_entropy", of a zero-shot model against the zero-shot head it
 #     starts with, of a classifier against its own head; or "auto": the former for a zero-shot model, the

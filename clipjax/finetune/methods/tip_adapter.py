@@ -40,7 +40,8 @@ from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.method import Method, Outcome, Outline, Problem, Setup, abstract, abstract_head
 from clipjax.finetune.search import validation_split
 from clipjax.heads.adapters.tip_adapter import TipAdapter
-from clipjax.heads.head import Head, score_blocks, zeroshot_head
+from clipjax.heads.build import zeroshot_head
+from clipjax.heads.head import Head, score_blocks
 from clipjax.metrics.cache import count_correct
 from clipjax.models import FORWARD_VERSION
 from clipjax.progress import progress_bar

@@ -11,13 +11,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from clipjax.checkpoints.fetch import on_this_disk
-from clipjax.checkpoints.native import write_safetensors
 from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError
 from clipjax.finetune.data.splits import Split, ValidationSplit
 from clipjax.finetune.search import choose
 from clipjax.finetune.training.step import TrainState, fetch
 from clipjax.finetune.training.trees import Params, flatten, merge, nest
+from clipjax.storage.writing import write_safetensors
 
 
 class Epochs:

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 import clipjax.heads.adapters
+from clipjax.checkpoints.encoder import Encoder
+from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace
 from clipjax.errors import DataError
 from clipjax.heads.head import Head
@@ -54,7 +56,7 @@ class Adapter(Protocol):
         """The inverse of `tensors` and `facts`. Raises DataError for parts that do not fit each other."""
         ...
 
-    def head(self, model: Any, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
+    def head(self, model: Encoder, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
         """The head over `labels`. Raises UsageError where the adapter knows other classes only."""
         ...
 
@@ -73,24 +75,32 @@ def all_adapters() -> dict[str, type[Adapter]]:
     return found
 
 
-def make_adapter(
-    kind: str, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any], where: str
-) -> Adapter:
-    """An adapter from what a checkpoint holds of it.
+def adapter_of(model: Encoder) -> Adapter | None:
+    """The adapter of a model, built from its parts; None for a model without one.
 
     Raises:
-        DataError: beginning with `where`: an unknown kind, or parts that do not fit each other.
+        DataError: naming the model: an unknown kind, or parts that do not fit each other.
     """
-    if kind not in all_adapters():
+    parts = model.adapter
+    if parts is None:
+        return None
+    if parts.kind not in all_adapters():
         known = ", ".join(all_adapters()) or "none"
-        raise DataError(f"{where}: this clipjax knows no adapter of the kind {kind!r}; known: {known}")
+        raise DataError(
+            f"{model.card.id}: this clipjax knows no adapter of the kind {parts.kind!r}; known: {known}"
+        )
     try:
-        return all_adapters()[kind].from_parts(tensors, facts)
+        return all_adapters()[parts.kind].from_parts(parts.tensors, parts.facts)
     except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{model.card.id}: {error}") from None
 
 
-def adapter_digest(adapter: Adapter) -> str:
+def parts_of(adapter: Adapter) -> AdapterParts:
+    """What a model holds of an adapter: the inverse of `adapter_of`."""
+    return AdapterParts(adapter.kind, dict(adapter.tensors), dict(adapter.facts))
+
+
+def adapter_digest(adapter: Adapter | AdapterParts) -> str:
     """SHA-256 of everything that the adapter is."""
     tensors = {}
     for name, tensor in adapter.tensors.items():

@@ -25,12 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from clipjax.checkpoints.model import unit_norm
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace
 from clipjax.embeddings.texts import CHUNK, stored, text_key
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.heads.adapters.base import adapter_digest
-from clipjax.heads.head import Head, logit_scale
+from clipjax.heads.build import logit_scale
+from clipjax.heads.head import Head
+from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network, Precision, known_precision
 from clipjax.progress import progress_bar
 
@@ -58,7 +60,9 @@ class Prompts(NamedTuple):
         return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.places[rows], self.shared)
 
 
-def class_prompts(model: Any, names: Sequence[str], size: int, position: Position, *, csc: bool) -> Prompts:
+def class_prompts(
+    model: Encoder, names: Sequence[str], size: int, position: Position, *, csc: bool
+) -> Prompts:
     """The prompts of classes around a context of `size` vectors.
 
     Args:
@@ -71,8 +75,10 @@ def class_prompts(model: Any, names: Sequence[str], size: int, position: Positio
     """
     if position not in get_args(Position):
         raise unknown_name("position", position, list(get_args(Position)))
-    model.network.check_embedded()
-    tokenizer, tower = model.tokenizer, model.network.arch.text
+    network = _network(model)
+    network.check_embedded()
+    tokenizer, tower = model.tokenizer, network.arch.text
+    assert tower is not None
     start, end, context = len(tokenizer.start), len(tokenizer.end), tower.context_length
     names = [name.replace("_", " ") for name in names]
     texts, alone = tokenizer.encode([name + "." for name in names]), tokenizer.encode(names)
@@ -269,7 +275,7 @@ class CoOp:
 
     def head(
         self,
-        model: Any,
+        model: Encoder,
         labels: LabelSpace,
         *,
         precision: str = "parity",
@@ -283,7 +289,8 @@ class CoOp:
                 as `class_prompts`.
             DataError: a prompt that is too long, or whose features have no direction; names the class.
         """
-        width = model.network.arch.text.width if model.network.arch.text is not None else None
+        tower = _network(model).arch.text
+        width = None if tower is None else tower.width
         if width != self.context.shape[-1]:
             raise UsageError(
                 f"these CoOp vectors have {self.context.shape[-1]} numbers, and the text tower of "
@@ -320,7 +327,7 @@ class CoOp:
 
 
 def _embed(
-    model: Any,
+    model: Encoder,
     prompts: Prompts,
     context: np.ndarray,
     precision: Precision,
@@ -330,7 +337,7 @@ def _embed(
     """The unit-norm features of all prompts, float32 [K, E], a chunk of one size at a time."""
     count = len(prompts.ids)
     size = min(CHUNK, count)
-    encode = _encoder(model.network, precision, prompts.shared)
+    encode = _encoder(_network(model), precision, prompts.shared)
     parts = []
     with progress_bar(count, "learned prompts", "prompt", shown=progress) as bar:
         for start in range(0, count, size):
@@ -347,6 +354,12 @@ def _embed(
             f"class {name!r}: the features of its learned prompt have no direction (zero, or not finite)"
         )
     return features
+
+
+def _network(model: Encoder) -> Network:
+    """The network of a model with an adapter, which is never a user's own."""
+    assert model.network is not None
+    return model.network
 
 
 @functools.lru_cache(maxsize=16)

@@ -21,9 +21,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.errors import DataError, UsageError
-from clipjax.heads.head import Cache, Head, zeroshot_head
+from clipjax.heads.build import zeroshot_head
+from clipjax.heads.head import Cache, Head
 
 _FACTS = {"alpha", "beta", "trained", "prompts", "classes"}
 
@@ -117,7 +119,7 @@ class TipAdapter:
 
     def head(
         self,
-        model: Any,
+        model: Encoder,
         labels: LabelSpace,
         *,
         precision: str = "parity",

@@ -82,6 +82,7 @@ def make_job(
         ConversionError: the model does not fit the library's layout.
     """
     model, part = subject.model, subject.part
+    assert isinstance(model, Model)
     tokenizer = None if subject.prompts is None else _tokenizer(model, library)
     config, original = config_folder(model, library), original_file(model, library)
     arch = config and library != "timm" and config / _CONFIGS[library]

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.card import embeds_at_unit_norm
+from clipjax.checkpoints.encoder import embeds_at_unit_norm
 from clipjax.errors import counted
 from clipjax.evaluation.subject import Subject
 from clipjax.verification.crosscheck.side import Side
@@ -152,7 +152,8 @@ def _text_stages(subject: Subject, ours: Side, theirs: Side) -> list[Stage]:
         return [*stages, _not_compared("token ids", "prompts", len(mine), 0, problem)]
     assert ids is not None
     assert expected is not None
-    ids, expected = ids_read(subject.model.card.arch.text, ids, expected)
+    tower = subject.model.card.arch and subject.model.card.arch.text
+    ids, expected = ids_read(tower, ids, expected)
     return [*stages, _each("token ids", "prompts", mine, (ids != expected).sum(axis=1))]
 
 

@@ -1,0 +1,50 @@
+"""Token ids that a text tower can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jax.core import Tracer
+
+from clipjax.errors import UsageError
+from clipjax.models.arch import Arch
+
+
+def token_ids(ids: Any, arch: Arch) -> Any:
+    """Token ids that an architecture's text tower has, int32 [B, L].
+
+    On a device a number outside its table of embeddings would silently become the nearest one inside. Inside
+    `jax.jit` numbers cannot be looked at: traced ids are returned as they are.
+
+    Raises:
+        UsageError: ragged, not integers, or an id outside the vocabulary, with its row.
+    """
+    if isinstance(ids, Tracer):
+        return ids
+    assert arch.text is not None
+    try:
+        array = np.asarray(ids)
+    except ValueError:
+        raise UsageError(
+            "token ids are ragged: every row must have the same length, padding included"
+        ) from None
+    if array.size == 0 and array.ndim:  # no texts: a list of nothing has no dtype
+        return np.zeros((0, arch.text.context_length), np.int32)
+    if array.dtype.kind not in "iu" or array.ndim == 0:
+        raise UsageError(f"texts are a list of strings or token ids, integers [B, L], not {described(ids)}")
+    wrong = np.argwhere((array < 0) | (array >= arch.text.vocab_size))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise UsageError(
+            f"row {place[0]} of the token ids holds {array[place]}; {arch.name} has the ids 0 to "
+            f"{arch.text.vocab_size - 1}: use the model's own tokenizer"
+        )
+    return array.astype(np.int32)
+
+
+def described(values: Any) -> str:
+    """The type of a wrong argument, in few words, for an error message."""
+    if isinstance(values, (list, tuple)) and values:
+        return f"a {type(values).__name__} of {type(values[0]).__name__}"
+    return f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()
