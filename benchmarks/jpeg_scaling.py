@@ -65,7 +65,8 @@ def compared(model: Any, images: Path, dataset: str | None, count: int, rounds: 
     import clipjax
     from clipjax.data.pixels.loader import batches
     from clipjax.data.pixels.preprocess import open_scaled
-    from clipjax.evaluation.subject import Request, load_asked
+    from clipjax.evaluation.resolve import load_asked
+    from clipjax.evaluation.subject import Request
     from clipjax.metrics.intervals import wilson
 
     found = {

@@ -35,9 +35,7 @@ LAYERS = (
 HEIGHT = {room: k for k, line in enumerate(LAYERS) for room in line}
 
 # (importing module, imported module): upward imports that are still to be cut.
-UPWARD: set[tuple[str, str]] = {
-    ("clipjax.sweep.cost", "clipjax.verification.aot"),
-}
+UPWARD: set[tuple[str, str]] = set()
 # Circles of files that are still to be cut, each by one of its files.
 CIRCLES: set[str] = set()
 # May import inside functions, so that a command starts fast; all others import when they are loaded.
@@ -46,7 +44,6 @@ LAZY_ROOMS = ("commands", "cli", "demo", "")
 LAZY: set[tuple[str, str]] = {
     ("clipjax.doctor.data", "clipjax.checkpoints.registry"),
     ("clipjax.doctor.data", "clipjax.evaluation.collection"),
-    ("clipjax.sweep.models", "clipjax.evaluation.subject"),
 }
 
 

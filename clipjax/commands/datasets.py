@@ -128,7 +128,8 @@ def pack(
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """
     from clipjax.data.pack import pack, refuse_within
-    from clipjax.evaluation.subject import Request, load_asked
+    from clipjax.evaluation.resolve import load_asked
+    from clipjax.evaluation.subject import Request
     from clipjax.progress import progress_bar
 
     refuse_within(data, out)

@@ -12,17 +12,18 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import IMAGE_BATCH, EmbedStats, embed_many
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.run import hash_images
-from clipjax.evaluation.subject import Part, Request, not_applicable, resolve
+from clipjax.evaluation.subject import Part, Request
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import find_task
 
@@ -31,7 +32,9 @@ _log = logging.getLogger(__name__)
 SMALL = 8  # steps of all devices: of a data set with more, less than an eighth is padding
 
 
-def embed_ahead(model: Any, runs: Sequence[tuple[str, Request]], compute: Compute) -> dict[str, EmbedStats]:
+def embed_ahead(
+    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
+) -> dict[str, EmbedStats]:
     """Embed the small data sets of the runs into the store; whatever is wrong with one, its own run will say.
 
     An image that cannot be read is left out here. A run that may not skip it finds the shard incomplete,
@@ -57,7 +60,7 @@ def embed_ahead(model: Any, runs: Sequence[tuple[str, Request]], compute: Comput
 
 
 def _agreed(
-    model: Any, runs: Sequence[tuple[str, Request]], compute: Compute
+    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
     """The small data sets, by recipe and name; none where one process finds others, or cannot read one."""
     try:
@@ -71,7 +74,7 @@ def _agreed(
 
 
 def _small(
-    model: Any, runs: Sequence[tuple[str, Request]], compute: Compute
+    model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
     asked = compute.per_device_batch
     batch = asked if isinstance(asked, int) else IMAGE_BATCH
@@ -85,7 +88,7 @@ def _small(
     return small
 
 
-def _parts(model: Any, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
+def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
     """The data sets that will be embedded, as far as can be told."""
     for name, asked in runs:
         with contextlib.suppress(ClipjaxError):
@@ -96,7 +99,7 @@ def _parts(model: Any, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
 
 
 def _embed(
-    model: Any,
+    model: Encoder,
     recipe: PixelRecipe,
     parts: Mapping[str, Part],
     precisions: Sequence[str],

@@ -17,8 +17,9 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.config import config_dir
 from clipjax.data.cards import Dataset, DatasetCard, cards_in, load_dataset
 from clipjax.data.check import check_dataset
@@ -28,9 +29,10 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
+from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card
 from clipjax.evaluation.rows import Result, refused
 from clipjax.evaluation.run import run
-from clipjax.evaluation.subject import NotApplicableError, Request, annotations_path, has_own_head, id_card
+from clipjax.evaluation.subject import NotApplicableError, Request
 from clipjax.evaluation.wrapped import encoder_of
 from clipjax.storage import buckets
 from clipjax.storage.reading import exists, is_dir
@@ -200,7 +202,7 @@ def card_problems(card: DatasetCard) -> list[str]:
 
 
 def evaluate_all(
-    model: Any,
+    model: object,
     jobs: Sequence[Job],
     request: Request,
     compute: Compute,
@@ -226,21 +228,21 @@ def evaluate_all(
         loaded: data sets that other calls have read.
         catch: what else than a ClipjaxError costs no other job.
     """
-    model = encoder_of(model)
-    chosen = distinct(jobs, own_head=has_own_head(model))
+    encoder = encoder_of(model)
+    chosen = distinct(jobs, own_head=has_own_head(encoder))
     read = Loaded() if loaded is None else loaded
-    ahead = _embed_ahead(model, chosen, read, request, compute)
+    ahead = _embed_ahead(encoder, chosen, read, request, compute)
     for number, job in enumerate(chosen, 1):
         if announce is not None:
             announce(number, len(chosen), job)
         try:
             ask = functools.partial(read.request, job, request)
             asked = on_all(ask, f"read the data of {job}", apart=compute.store is None)
-            result = run(model, job.task, asked, compute, results=results)
+            result = run(encoder, job.task, asked, compute, results=results)
         except NotApplicableError as error:
             reason = f"not applicable: {error}"
             task, name = find_task(job.task), job.data.card.name
-            yield Done(job, refused(model, task, name, reason, results))
+            yield Done(job, refused(encoder, task, name, reason, results))
         except (ClipjaxError, catch) as error:
             yield Done(job, None, error)
         else:
@@ -251,7 +253,7 @@ def evaluate_all(
 
 
 def _embed_ahead(
-    model: Any, jobs: Sequence[Job], read: Loaded, request: Request, compute: Compute
+    model: Encoder, jobs: Sequence[Job], read: Loaded, request: Request, compute: Compute
 ) -> dict[str, EmbedStats]:
     """What was done for each small data set of the jobs, by its name; see `clipjax.evaluation.ahead`."""
     if compute.store is None:

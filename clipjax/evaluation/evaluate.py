@@ -8,7 +8,6 @@ result.images                       # one row an image
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from clipjax.checkpoints.load import load_model
 from clipjax.data.cards import Dataset, DatasetCard
@@ -24,7 +23,7 @@ from clipjax.storage.store import Store
 
 
 def evaluate(
-    model: Any,
+    model: object,
     task: str = "zeroshot",
     *,
     dataset: str | Path | DatasetCard | Dataset | None = None,

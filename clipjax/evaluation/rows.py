@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import pyarrow as pa
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.embeddings.images import EmbedStats
 from clipjax.errors import UsageError
 from clipjax.results.protocols import with_protocols
@@ -89,7 +90,7 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
     }
 
 
-def refused(model: Any, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
+def refused(model: Encoder, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
     """The one row of a model that the task is not defined for; `name` is the data set's."""
     recipe = refused_recipe(model, task, name)
     common = {
@@ -102,7 +103,7 @@ def refused(model: Any, task: Task, name: str, reason: str, results: str | Path 
     return finish(common, Outcome([Measure(task.name, None, 0, note=reason)], {"id": []}), NO_STATS, results)
 
 
-def refused_recipe(model: Any, task: Task, name: str) -> dict[str, Any]:
+def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
     """What identifies such a row."""
     return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
 

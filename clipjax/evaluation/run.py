@@ -1,6 +1,6 @@
 """One task of one model on one data set: embeddings, head, numbers, result rows.
 
-Everything is resolved and checked (`clipjax.evaluation.subject`) before the images are embedded. A store
+Everything is resolved and checked (`clipjax.evaluation.resolve`) before the images are embedded. A store
 makes the second task on the same images, or the second prompt set, run no forward pass.
 """
 
@@ -22,8 +22,9 @@ from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import Embeddings, embed_images
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
+from clipjax.evaluation.resolve import load_asked, not_applicable, resolve
 from clipjax.evaluation.rows import Result, finish, identity, refused
-from clipjax.evaluation.subject import Part, Request, Subject, load_asked, not_applicable, resolve
+from clipjax.evaluation.subject import Part, Request, Subject
 from clipjax.evaluation.wrapped import encoder_of
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head
@@ -38,7 +39,7 @@ COMPARISON = "fast against parity"
 
 
 def run(
-    model: Any, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
+    model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
     """Run one task of a model; see `clipjax.evaluate` for its arguments, one by one.
 

@@ -1,13 +1,11 @@
-"""What a run evaluates: a model, a task, its data sets, classes and prompts.
+"""What a run evaluates, as records: what was asked for, and what that turned out to be.
 
-Everything is resolved and checked here, before anything expensive runs: a missing folder, a class without a
-prompt, a head whose classes are not the data set's.
+`clipjax.evaluation.resolve` makes a `Subject` of a model, a task and a `Request`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +14,17 @@ from typing import Any
 import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.data.card_images import missing_of
-from clipjax.data.cards import Dataset, DatasetCard, load_dataset, read_card
-from clipjax.data.labels import LabelSpace, Projection, PromptSet, load_labels, load_projection, load_prompts
+from clipjax.data.cards import Dataset, DatasetCard
+from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
-from clipjax.data.readers.reader import recognise
 from clipjax.embeddings.params import REPLICATED
-from clipjax.errors import DataError, UsageError, counted
-from clipjax.heads.adapters.base import Adapter, adapter_digest, adapter_of
-from clipjax.heads.build import classifier_head, logit_scale
+from clipjax.errors import UsageError
+from clipjax.heads.adapters.base import Adapter, adapter_digest
 from clipjax.models import FORWARD_VERSION
-from clipjax.storage.buckets import place
-from clipjax.storage.reading import exists, is_dir, is_file
 from clipjax.tasks.task import Annotations, Task
 
-DEFAULT_PROMPTS = "openai_80"
-DEFAULT_ID = "imagenet_val"
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"
-CAPTION = "{}"  # the template of a caption that is taken as it stands
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
@@ -202,235 +192,3 @@ class Subject:
         if adapter is not None and self.head_space is not None:
             return adapter.prompts
         return "not applicable: a classifier has its own head"
-
-
-def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
-    """Raises UsageError or DataError, one sentence with the name, file or image, and what to do."""
-    adapter = adapter_of(model)  # an unknown kind is refused before anything is embedded
-    dataset = load_asked(asked)
-    if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
-        raise UsageError(
-            f"the task {task.name!r} compares with no in-distribution images: leave id_dataset and id_root "
-            "(--id-dataset, --id-data) out"
-        )
-    id_dataset = _id_dataset(dataset.card, asked) if "id" in task.needs else None
-    space, head_space = dataset.label_space, dataset.head_space or dataset.label_space
-    if asked.labels is not None:
-        space = asked.labels if isinstance(asked.labels, LabelSpace) else load_labels(asked.labels)
-        head_space = space
-    own_prompts = dataset.card.prompts
-    if id_dataset is not None and "labels" not in task.needs:
-        # OOD images have classes of their own, if any, which no head knows: the ID classes score them.
-        if asked.labels is not None:
-            raise UsageError(
-                f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
-            )
-        space, head_space = None, id_dataset.head_space or id_dataset.label_space
-        own_prompts = id_dataset.card.prompts
-    prompts = None
-    if "head" not in task.needs:
-        head_space, prompts = None, _caption_template(model, task, asked.prompts or own_prompts)
-    elif has_own_head(model):
-        own = _own_classes(model, adapter, asked)
-        if own is not None:
-            head_space = own
-            space = own if space is None and id_dataset is None else space
-    if "head" in task.needs:
-        if head_space is None:
-            raise UsageError(
-                f"{dataset.card.name} does not say what its classes are: give labels=NAME or a CSV file "
-                "(--labels on the command line)"
-            )
-        if not has_own_head(model):
-            prompts = _zeroshot_prompts(model, head_space, asked.prompts or own_prompts)
-    annotations = _annotations(dataset.card, task, asked)
-    reads_text = prompts is not None or (adapter is not None and head_space is not None)
-    if reads_text:
-        model = model.with_tokenizer()  # missing files are reported now, and rows state the digest
-    return Subject(
-        model=model,
-        adapter=adapter,
-        task=task,
-        part=_part(model, dataset, space, head_space, asked),
-        id=id_dataset and _part(model, id_dataset, id_dataset.label_space, head_space, asked),
-        head_space=head_space,
-        prompts=prompts,
-        annotations=annotations,
-        resamples=asked.resamples,
-        seed=asked.seed,
-    )
-
-
-def has_own_head(model: Encoder) -> bool:
-    """Whether no prompts are asked for: a classifier's head, or an adapter's."""
-    return model.card.kind == "classifier" or model.adapter is not None
-
-
-def _own_classes(model: Encoder, adapter: Adapter | None, asked: Request) -> LabelSpace | None:
-    """The classes of a model's own head; None for an adapter that takes any."""
-    if asked.prompts is not None:
-        what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
-        raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
-    if adapter is None:
-        return classifier_head(model).label_space
-    logit_scale(model.card)
-    return adapter.labels
-
-
-def not_applicable(model: Encoder, task: Task) -> str | None:
-    """Why the task is not defined for the model; None if it is."""
-    if "text" in task.needs and model.card.kind == "classifier":
-        return f"not applicable: {model.card.id} is a classifier and has no text tower"
-    return None
-
-
-def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations | None:
-    """Those that the arguments or the card name, else the task's own."""
-    if task.load_annotations is not None:
-        return task.load_annotations(annotations_path(card, asked.annotations))
-    if asked.annotations is not None:
-        raise UsageError(f"the task {task.name!r} takes no annotations: leave them (--annotations) out")
-    return None
-
-
-def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
-    """The file or folder given, else the card's own, which lies beside it."""
-    if given is None and card.annotations is not None and card.path is not None:
-        return card.path.parent / card.annotations
-    return None if given is None else place(given)
-
-
-def _part(
-    model: Encoder, dataset: Dataset, space: LabelSpace | None, head_space: LabelSpace | None, asked: Request
-) -> Part:
-    whole = dataset.manifest
-    manifest = whole if asked.limit is None else whole.sample(asked.limit, asked.seed)
-    sample = None
-    if len(manifest) < len(whole):
-        sample = {"limit": len(manifest), "seed": asked.seed, "of": len(whole)}
-    labels = manifest.labels
-    if space is not None and space is not dataset.label_space:
-        labels = _renumber(manifest, space)
-    if space is not None and labels is not None:
-        _check_labels(manifest, labels, space)
-    projection = None
-    if space is not None and head_space is not None:
-        try:
-            projection = load_projection(head_space, space)
-        except UsageError as error:
-            if not has_own_head(model):
-                raise
-            raise NotApplicableError(f"{model.card.id}: {error}") from None
-    pixels = model.card.preprocess.recipe(rgb="first", **dataset.card.pixels)
-    pixels = dataclasses.replace(pixels, decode=asked.decode)
-    card = dataset.card
-    share = missing_of(card, whole.ids)
-    return Part(card.name, manifest, labels, space, projection, pixels, sample, card.variant, share)
-
-
-def load_asked(asked: Request) -> Dataset:
-    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`.
-
-    Raises:
-        UsageError, DataError: there is no such card or place; what the reader finds wrong with the data.
-    """
-    dataset, root = asked.dataset, asked.root
-    if isinstance(dataset, Dataset):
-        return dataset
-    if root is None:
-        if isinstance(dataset, DatasetCard) or dataset is None or not exists(place(dataset)):
-            wanted = (
-                "a data set" if dataset is None else f"the folder of {getattr(dataset, 'name', dataset)!r}"
-            )
-            raise UsageError(f"say where {wanted} lies: root=FOLDER (--data FOLDER on the command line)")
-        dataset, root = None, dataset
-    if dataset is not None:
-        return load_dataset(dataset, root)
-    path = place(root)
-    reader = recognise(path)
-    if reader is None:
-        raise DataError(f"{path} does not exist")
-    whole = path.resolve()
-    name = whole.name if is_dir(whole) else whole.stem
-    return load_dataset(DatasetCard(name=name, title=str(path), reader=reader), path)
-
-
-def id_card(card: DatasetCard) -> DatasetCard:
-    """The card of the in-distribution images: one of that name beside the card, else the shipped one."""
-    name = card.id or DEFAULT_ID
-    beside = card.path and card.path.parent / f"{name.removesuffix('.toml')}.toml"
-    return read_card(beside if beside and is_file(beside) else name)
-
-
-def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
-    """The in-distribution data set that the arguments or the card mean."""
-    given = asked.id_dataset or id_card(card)
-    if isinstance(given, Dataset):
-        return given
-    name = given.name if isinstance(given, DatasetCard) else read_card(given).name
-    if asked.id_root is None:
-        if name == card.name and asked.root is not None:  # the ID set itself
-            return load_dataset(given, asked.root)
-        raise UsageError(
-            f"{card.name} is compared with in-distribution images: say where {name!r} lies, id_root=FOLDER "
-            "(--id-data FOLDER on the command line)"
-        )
-    return load_dataset(given, asked.id_root)
-
-
-def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | PromptSet | None) -> PromptSet:
-    logit_scale(model.card)
-    chosen = _prompt_set(prompts or DEFAULT_PROMPTS)
-    _check_words(space, chosen)
-    return chosen
-
-
-def _caption_template(model: Encoder, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
-    """The one template that captions go into; as they stand where none is given."""
-    if "captions" not in task.needs:
-        return None
-    chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
-    if len(chosen.templates) != 1 or chosen.sentences is not None:
-        raise UsageError(f"captions go into one template, {chosen.name} is more: give a .txt file of one")
-    return chosen
-
-
-def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
-    return prompts if isinstance(prompts, PromptSet) else load_prompts(prompts)
-
-
-def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
-    """Fail before images are embedded: a class without a prompt, or classes that are codes, not words."""
-    for name in space.classes:
-        prompts.of_class(name)
-    if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
-        raise UsageError(
-            f"the classes of {space.name} are WordNet ids ({space.classes[0]}, ...), which make no prompt: "
-            "name the data set's card, or give labels=NAME (--labels: imagenet, or a CSV file `id,name`)"
-        )
-
-
-def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
-    """The manifest's labels as indices into another space, matched by the names that the data itself uses."""
-    if manifest.labels is None or manifest.label_names is None:
-        return manifest.labels
-    if "accepted" in manifest.columns and space.ids != manifest.label_names:
-        raise UsageError(
-            f"images of {manifest.name} have several labels each: give labels with the ids that its own "
-            "label space has, in their order"
-        )
-    index = {name: k for k, name in enumerate(space.ids)}
-    if unknown := [name for name in manifest.label_names if name not in index]:
-        raise DataError(f"{manifest.name}: the class {unknown[0]!r} is not in the label space {space.name!r}")
-    return np.array([index[name] for name in manifest.label_names], np.int32)[manifest.labels]
-
-
-def _check_labels(manifest: Manifest, labels: np.ndarray, space: LabelSpace) -> None:
-    """Numbers that no reader could hold against the classes are refused before images are embedded."""
-    outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
-    if len(outside):
-        first = outside[0]
-        raise DataError(
-            f"{manifest.name}: the label {labels[first]} of the image {manifest.ids[first]} is outside the "
-            f"{counted(len(space), 'class', 'classes')} of {space.name!r}; labels count from 0"
-        )

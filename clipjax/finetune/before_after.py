@@ -12,10 +12,10 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
 from clipjax.embeddings.compute import Compute
 from clipjax.errors import ClipjaxError, DataError, UsageError
@@ -85,8 +85,8 @@ class Change:
 
 
 def before_and_after(
-    base: Any,
-    tuned: Sequence[Any],
+    base: Model,
+    tuned: Sequence[Model],
     suite: Suite,
     data_root: str | Path,
     results: str | Path,
@@ -194,7 +194,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
 
 
 def evaluate_suite(
-    model: Any,
+    model: object,
     suite: Suite,
     data_root: str | Path,
     announce: Callable[[str], None],
@@ -210,7 +210,7 @@ def evaluate_suite(
 
 
 def _evaluate(
-    model: Any,
+    model: object,
     jobs: dict[_Key, Job],
     request: Request,
     compute: Compute,

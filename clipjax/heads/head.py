@@ -21,7 +21,7 @@ import numpy as np
 from clipjax.data.labels import LabelSpace, Projection
 from clipjax.errors import DataError
 from clipjax.metrics import classification
-from clipjax.models.layers import unit_norm
+from clipjax.models.unit_norm import unit_norm
 
 SCORE_BLOCK = 2**22  # scores held at once
 

@@ -34,6 +34,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipjax.checkpoints.encoder import ModelCard
 from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
@@ -299,17 +300,15 @@ def _read(path: Path) -> bytes:
         raise damaged(path, "", str(getattr(error, "strerror", None) or error)) from None
 
 
-def model_facts(card: Any) -> dict[str, Any]:
+def model_facts(card: ModelCard) -> dict[str, Any]:
     """The card's facts for result rows; for a resized model with original size and method, for a fine-tuned
-    one with its lineage (of the recipe, the name).
-    """
-    arch, resized = getattr(card, "arch", None), getattr(card, "resized", None)
-    lineage = dict(getattr(card, "lineage", None) or {})
+    one with its lineage (of the recipe, the name alone)."""
+    resized, lineage = card.resized, dict(card.lineage or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
         lineage["recipe"] = recipe.get("name")
     return {
-        **dict(getattr(card, "facts", {})),
-        "arch": arch and arch.name,
+        **card.facts,
+        "arch": card.arch and card.arch.name,
         "kind": card.kind,
         "image_size": card.preprocess.image_size,
         **({} if resized is None else {"resized": dataclasses.asdict(resized)}),
@@ -318,11 +317,11 @@ def model_facts(card: Any) -> dict[str, Any]:
     }
 
 
-def facts_origin(card: Any) -> dict[str, Any]:
+def facts_origin(card: ModelCard) -> dict[str, Any]:
     """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.facts`); empty if it has no origin."""
-    if (origin := getattr(card, "facts_origin", None)) is None:
+    if card.facts_origin is None:
         return {}
-    return {"facts_origin": origin, "facts_of": card.facts_of}
+    return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}
 
 
 def images_table(columns: Mapping[str, Any]) -> pa.Table:

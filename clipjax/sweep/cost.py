@@ -1,6 +1,6 @@
 """The cost of a sweep's runs: images, floating-point operations, bytes.
 
-Operations are those of dots and convolutions in the traced forward pass (`clipjax.verification.aot`), two per
+Operations are those of dots and convolutions in the traced forward pass (`clipjax.embeddings.flops`), two per
 multiply-add; the body of a scan over layers counts as often as it runs. Texts count at the model's whole
 context length, although many are shorter.
 """
@@ -17,13 +17,14 @@ from clipjax.checkpoints.card import Card
 from clipjax.data.cards import label_spaces
 from clipjax.data.labels import load_prompts
 from clipjax.data.pixels.preprocess import PixelRecipe
+from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Job, Loaded, Located
-from clipjax.evaluation.subject import DEFAULT_PROMPTS, Request
+from clipjax.evaluation.resolve import DEFAULT_PROMPTS
+from clipjax.evaluation.subject import Request
 from clipjax.models.arch import Arch
 from clipjax.sweep.models import Chosen
 from clipjax.tasks.task import find_task
-from clipjax.verification.aot import forward_of, product_flops
 
 RUN = 10**9  # operations added to every run, so that those that embed nothing count too
 

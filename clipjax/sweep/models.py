@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from clipjax.checkpoints.load import open_model
 from clipjax.checkpoints.model import Model
@@ -13,6 +12,7 @@ from clipjax.checkpoints.naming import NOTHING, Stated
 from clipjax.checkpoints.registry import model_card, model_ids
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
+from clipjax.evaluation.resolve import has_own_head
 from clipjax.storage.reading import exists
 
 
@@ -46,8 +46,6 @@ class Chosen:
 
     @property
     def own_head(self) -> bool:
-        from clipjax.evaluation.subject import has_own_head
-
         return self.model is not None and has_own_head(self.model)
 
 
@@ -65,7 +63,7 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
         return Chosen(name, source, None, str(error))
 
 
-def opened(chosen: Chosen) -> Any:
+def opened(chosen: Chosen) -> Model:
     """The model with its fingerprint, and with a head where it has one, whose values are not read.
 
     Raises:

@@ -18,9 +18,10 @@ from clipjax.embeddings.images import image_key
 from clipjax.embeddings.params import AUTO, placements
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.collection import Loaded
+from clipjax.evaluation.resolve import not_applicable, resolve
 from clipjax.evaluation.rows import NO_STATS, Result, refused_recipe
 from clipjax.evaluation.run import COMPARISON, hash_images
-from clipjax.evaluation.subject import NotApplicableError, Request, Subject, not_applicable, resolve
+from clipjax.evaluation.subject import NotApplicableError, Request, Subject
 from clipjax.models.network import known_precision
 from clipjax.results.store import ResultStore
 from clipjax.storage.digests import sha256_json

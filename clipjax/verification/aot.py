@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +21,15 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.registry import model_card
 from clipjax.config import config_dir
-from clipjax.data.pixels.normalize import normalize
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
+from clipjax.embeddings.flops import Forward, forward_of, product_flops
 from clipjax.errors import UsageError, unknown_name
-from clipjax.models.layers import unit_norm
-from clipjax.models.network import Network, Precision
+from clipjax.models.network import Precision
 from clipjax.storage.reading import read_toml
 from clipjax.verification.hlo import CompiledProgram
 
@@ -51,24 +47,6 @@ class Chip:
     memory_gib: int
     slices: tuple[str, ...]
     cores: str = "default"
-
-
-@dataclass(frozen=True)
-class Forward:
-    """What one chip computes: function(params, batch) -> features.
-
-    Attributes:
-        params: the tower's params, abstract.
-        example: one example, without the batch axis.
-    """
-
-    function: Callable[[Any, jax.Array], jax.Array]
-    params: Any
-    example: jax.ShapeDtypeStruct
-
-    def batch(self, size: int, sharding: Any = None) -> jax.ShapeDtypeStruct:
-        shape = (size, *self.example.shape)
-        return jax.ShapeDtypeStruct(shape, self.example.dtype, sharding=sharding)
 
 
 @dataclass(frozen=True)
@@ -153,24 +131,6 @@ def load_chips() -> dict[str, Chip]:
     """The chips of configs/chips.toml by name."""
     records = read_toml(config_dir() / "chips.toml")
     return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
-
-
-def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
-    """A tower as embedding runs it: uint8 pixels or whole-length token ids to features."""
-    network = Network(card.arch)
-    params = {tower: network.abstract_params()[tower]}
-    if tower == "text":
-        ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)  # type: ignore[union-attr]
-        return Forward(
-            lambda params, ids: unit_norm(network.encode_text(params, ids, precision=precision)), params, ids
-        )
-    mean, std, size = card.preprocess.mean, card.preprocess.std, card.arch.vision.image_size
-
-    def encode(params: Any, pixels: jax.Array) -> jax.Array:
-        features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
-        return features if card.arch.text is None else unit_norm(features)
-
-    return Forward(encode, params, jax.ShapeDtypeStruct((size, size, 3), jnp.uint8))
 
 
 def _row(card: Card, tower: str, precision: Precision, chip: Chip, forward: Forward) -> Row:
@@ -265,45 +225,6 @@ def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None
 
 
 # --- counting ---
-
-
-def product_flops(jaxpr: Jaxpr) -> int:
-    """Floating-point operations of a program's dots and convolutions, two per multiply-add.
-
-    A scan's body counts as often as it runs (XLA's cost analysis counts it once), and only the costliest
-    branch of a `cond`, which also selects by platform. Zeros that pad a convolution count as operands.
-
-    Raises:
-        ValueError: a product inside a loop of unknown length.
-    """
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
-
-
-def _equation_flops(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
-        out_channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * equation.outvars[0].aval.size * kernel.size // out_channels
-    inner = [product_flops(jaxpr) for jaxpr in _jaxprs(params)]
-    if name == "while" and any(inner):
-        raise ValueError("products inside a loop of unknown length: their number cannot be counted")
-    if name == "cond":
-        return max(inner)
-    return sum(inner) * (params["length"] if name == "scan" else 1)
-
-
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
 
 
 # --- showing ---

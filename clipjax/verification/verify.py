@@ -36,9 +36,9 @@ from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, arch_to_dict
-from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
 from clipjax.models.text_ids import token_ids
+from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.reading import exists, is_file
 from converters.foreign.templates import SIGLIP, is_like
 

@@ -54,7 +54,7 @@ def our_logits(model: Any, result: Any, store: Store) -> np.ndarray:
     """The logits behind a result, from the store that it filled."""
     [info] = store.ls()
     ids = result.images["id"].to_pylist()
-    entry = store.entry(info.key, ids=ids, rows_per_shard=info.rows, per_device_batch=1)
+    entry = store.entry(dict(info.key), ids=ids, rows_per_shard=info.rows, per_device_batch=1)
     return np.asarray(logits(classifier_head(model), entry.read()[1]))
 
 

@@ -26,7 +26,8 @@ from clipjax.data.readers.karpathy import read_karpathy
 from clipjax.data.readers.tfds import read_tfds
 from clipjax.errors import DataError
 from clipjax.evaluation.collection import cards_below
-from clipjax.evaluation.subject import Request, load_asked
+from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.subject import Request
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import ATTEMPTS, BucketError, place
 from clipjax.tasks.imagenet_d import load_lists

@@ -35,7 +35,8 @@ from clipjax.data.readers.manifest_file import read_manifest_file
 from clipjax.data.readers.packed import DIGEST, KINDS, MANIFEST, is_packed, read_packed
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError, UsageError
-from clipjax.evaluation.subject import Request, load_asked
+from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.subject import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 BOTH = pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,8 @@ from clipjax.data.readers.flat import read_flat
 from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.walk import list_folder
 from clipjax.errors import DataError
-from clipjax.evaluation.subject import Request, load_asked
+from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.subject import Request
 
 COUNT = 6  # images of each class
 

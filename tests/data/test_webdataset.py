@@ -27,7 +27,8 @@ from clipjax.data.readers.folder import read_folder
 from clipjax.data.readers.reader import recognise
 from clipjax.data.readers.webdataset import read_webdataset
 from clipjax.errors import DataError
-from clipjax.evaluation.subject import Request, load_asked
+from clipjax.evaluation.resolve import load_asked
+from clipjax.evaluation.subject import Request
 
 NAMES = [f"{'cat' if i % 2 else 'dog'}/{i:02d}.png" for i in range(10)]
 

@@ -42,6 +42,7 @@ from clipjax.finetune.training.step import init_state, make_step, state_sharding
 from clipjax.finetune.training.trees import Params, flatten, is_statistic, merge, split
 from clipjax.finetune.wise_ft import interpolate, zero_shot_classifier
 from clipjax.heads import head as heads
+from clipjax.heads.build import classifier_head
 from tests.finetune import _torch_ce
 
 STEPS, WARMUP, BATCH, IMAGES, CLASSES = 20, 3, 16, 48, 8
@@ -276,7 +277,7 @@ def test_a_run_comes_out_as_a_classifier(base: Model, manifest: Manifest) -> Non
     split = ValidationSplit("same", manifest, setup.train.labels, setup.train.label_space)
     assert problem.accuracy is not None
     features = data.split_features(dataclasses.replace(setup, model=tuned), split)
-    predicted = np.argmax(heads.logits(heads.classifier_head(tuned), features), axis=1)
+    predicted = np.argmax(heads.logits(classifier_head(tuned), features), axis=1)
     assert problem.accuracy(params, split) == np.mean(predicted == split.labels)
 
     half = flatten(interpolate(start, tuned, 0.5).params)["head/bias"]

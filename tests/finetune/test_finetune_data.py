@@ -30,8 +30,8 @@ from clipjax.finetune.data.batches import feature_batches, image_batches, split_
 from clipjax.finetune.data.splits import TrainSplit, train_split
 from clipjax.finetune.method import Settings, Setup
 from clipjax.finetune.recipe import recipe_from_dict
-from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
+from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.store import Store
 
 VIEW = {"scale": [0.5, 1.0], "flip": 0.5}

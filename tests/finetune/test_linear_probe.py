@@ -28,6 +28,7 @@ from clipjax.finetune.recipe import Recipe
 from clipjax.finetune.training.optimizer import Optimizer, Schedule
 from clipjax.finetune.training.solve import train
 from clipjax.heads import head as heads
+from clipjax.heads.build import classifier_head, zeroshot_head
 from tests.finetune._torch_ce import cosine_lr
 
 RECIPE = Recipe(
@@ -79,7 +80,7 @@ def setup(model: Model, manifest: Manifest, labels: np.ndarray, space: LabelSpac
 
 def test_it_starts_as_the_zero_shot_classifier(setup: Setup, model: Model, space: LabelSpace) -> None:
     head = initial_head(setup)
-    zero_shot = heads.zeroshot_head(model, space, load_prompts("single"))
+    zero_shot = zeroshot_head(model, space, load_prompts("single"))
     np.testing.assert_array_equal(head["kernel"], np.float32(zero_shot.scale) * np.asarray(zero_shot.kernel))
     assert not head["bias"].any()
     endpoint = wise_ft.zero_shot_classifier(model, space, load_prompts("single"))
@@ -133,7 +134,7 @@ def test_it_comes_out_as_a_classifier(setup: Setup, trained: Any, model: Model) 
     assert (tuned.card.kind, tuned.card.normalize_features) == ("classifier", True)
     assert tuned.params["vision"] is model.params["vision"]
     assert tuned.card.lineage["method"] == "linear_probe"
-    head = heads.classifier_head(tuned)
+    head = classifier_head(tuned)
     features = data.split_features(dataclasses.replace(setup, model=tuned), setup.train)
     np.testing.assert_array_equal(features, data.split_features(setup, setup.train))
     right = np.argmax(heads.logits(head, features), axis=1) == setup.train.labels

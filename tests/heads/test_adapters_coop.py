@@ -19,8 +19,8 @@ from clipjax.heads.adapters.base import all_adapters
 from clipjax.heads.adapters.coop import CoOp, Prompts, by_length, class_features, class_prompts
 from clipjax.heads.build import zeroshot_head
 from clipjax.models.arch import family_of, load_arch
-from clipjax.models.layers import unit_norm
 from clipjax.models.network import Network
+from clipjax.models.unit_norm import unit_norm
 from clipjax.storage.store import Store
 
 WIDTH = 128

@@ -20,16 +20,15 @@ import pytest
 
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.registry import model_card
+from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import UsageError
 from clipjax.models.arch import families, family_of, load_arch
 from clipjax.verification import aot
 from clipjax.verification.aot import (
     Executable,
     Row,
-    forward_of,
     largest,
     load_chips,
-    product_flops,
     table_cells,
 )
 
@@ -219,7 +218,7 @@ def facts(forward, batch):
     executable = aot.compile_forward(forward, chip, batch)
     return executable and dataclasses.asdict(executable)
 
-parity, fast = (aot.forward_of(card, "vision", precision) for precision in ("parity", "fast"))
+parity, fast = (forward_of(card, "vision", precision) for precision in ("parity", "fast"))
 mixing = dataclasses.replace(
     fast, function=lambda params, x: (y := fast.function(params, x)) - y.mean(0, keepdims=True)
 )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from clipjax.verification.aot import product_flops
+from clipjax.embeddings.flops import product_flops
 from clipjax.verification.hlo import CompiledProgram
 
 

@@ -212,14 +212,15 @@ class Words:
 @pytest.mark.parametrize("name", [*KINDS, "ViT-B-32"])
 def test_heads_embed_short_texts_as_at_full_length(name: str):
     """CLIP and RoBERTa texts are cut, SigLIP's and CoCa's are not; their embeddings are the same."""
-    model = SimpleNamespace(network=Network(case(name).arch), params=case(name).params)
-    model.tokenizer = Words(model.network.arch.text)
+    model: Any = SimpleNamespace(network=Network(case(name).arch), params=case(name).params)
+    words: Any = Words(model.network.arch.text)
+    model.tokenizer = words
     prompts = ["a", "some longer words here", "a b", "of the"]
     rows, found = next(texts.encode_texts(model, prompts, "parity", chunk=8))
     ids = model.tokenizer.encode(prompts).ids[rows]
     whole = np.asarray(model.network.encode_text(model.params, jnp.asarray(ids), precision="parity"))
     np.testing.assert_allclose(found, whole / np.linalg.norm(whole, axis=1, keepdims=True), atol=1e-6)
-    given = texts._Tokens.of(model.tokenizer, model.network.arch.text, prompts).rows(np.arange(4))
+    given = texts._Tokens.of(words, model.network.arch.text, prompts).rows(np.arange(4))
     assert given.shape[1] == (16 if name in (SIGLIP, COCA) else 8)
 
 

@@ -9,7 +9,7 @@ from clipjax.data.card_images import missing_of
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.predictions.given import Described, Given
-from clipjax.evaluation.subject import id_card
+from clipjax.evaluation.resolve import id_card
 
 
 def shares(given: Given, described: Described) -> dict[str, Any]:

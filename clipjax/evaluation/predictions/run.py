@@ -47,8 +47,9 @@ from clipjax.evaluation.predictions.arrays import read_arrays
 from clipjax.evaluation.predictions.counts import shares
 from clipjax.evaluation.predictions.given import Given, Read, check_ids, with_file
 from clipjax.evaluation.predictions.tables import read_csv_table, read_table
+from clipjax.evaluation.resolve import annotations_path
 from clipjax.evaluation.rows import NO_STATS, NOT_EMBEDDED, Result, finish, identity
-from clipjax.evaluation.subject import annotations_path, check_bootstrap
+from clipjax.evaluation.subject import check_bootstrap
 from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.results.provenance import count_compiles
 from clipjax.results.store import ResultStore
