@@ -194,7 +194,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
 
 
 def evaluate_suite(
-    model: object,
+    model: Model,
     suite: Suite,
     data_root: str | Path,
     announce: Callable[[str], None],
@@ -210,7 +210,7 @@ def evaluate_suite(
 
 
 def _evaluate(
-    model: object,
+    model: Model,
     jobs: dict[_Key, Job],
     request: Request,
     compute: Compute,

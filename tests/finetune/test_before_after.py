@@ -220,7 +220,8 @@ def test_a_failing_task_does_not_end_the_rest(suite: Suite, tmp_path: Path) -> N
     assert found["zeroshot", "colours_val", "top1"].before == 1.0
     assert found["ood", "odd", "auroc"].before is not None
     assert sum(line.startswith("  failed: ") and "red0.png" in line for line in said) == 2
-    results = evaluate_suite(Seer("base"), suite, world, said.append, **records(progress=False, resamples=20))
+    base: Any = Seer("base")
+    results = evaluate_suite(base, suite, world, said.append, **records(progress=False, resamples=20))
     assert len(results) == 3
 
 
