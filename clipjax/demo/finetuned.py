@@ -14,6 +14,7 @@ from clipjax.analysis.figures.tasks.finetuning import Panel, alpha_figure, metho
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.cards import load_dataset
+from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings.compute import Compute
 from clipjax.finetune.before_after import evaluate_suite
@@ -50,29 +51,49 @@ PANELS = tuple(
 )
 
 
-def finetuned(out: Path, *, quick: bool = False, progress: bool = True) -> list[Row]:
-    """Fine-tune the base by every method and evaluate all; returns the rows, the base's first.
+def fine_tune(out: Path, *, quick: bool = False, progress: bool = True) -> None:
+    """Fine-tune the base by every method, in `out/finetuned`.
 
     Args:
-        out: the demo's folder, with world, models and store.
+        out: the demo's folder, with world and base.
         quick: hardly any training, on few images.
-        progress: bars on stderr.
+        progress: a bar on stderr.
     """
+    with progress_bar(len(RECIPES), "fine-tune", "method", shown=progress) as bar:
+        for name, _ in _tuned(out, quick):
+            bar.set_postfix_str(name)
+            bar.update()
+
+
+def finetuned(out: Path, *, quick: bool = False, progress: bool = True) -> list[Row]:
+    """Evaluate the base and all that was made of it; returns the rows, the base's first.
+
+    Args:
+        out: the demo's folder, as `fine_tune` leaves it.
+        quick, progress: as there.
+    """
+    rows = _evaluate(load_model(out / "models" / BASE), out)
+    with progress_bar(len(RECIPES), "evaluate fine-tuned", "method", shown=progress) as bar:
+        for name, tuned in _tuned(out, quick):
+            bar.set_postfix_str(name)
+            rows += _evaluate(tuned, out)
+            if load_recipe(name).method == "flyp":
+                base = load_model(out / "models" / BASE)
+                rows += [row for model in sweep(base, tuned, ALPHAS) for row in _evaluate(model, out)]
+            bar.update()
+    return rows
+
+
+def _tuned(out: Path, quick: bool) -> Iterator[tuple[str, Model]]:
+    """Each recipe's name and model; what is not there yet is trained."""
     base = load_model(out / "models" / BASE)
     train = load_dataset("demo_train", out / "world" / "narrow.jsonl")
     settings = Settings(make_mesh(), store=Store(out / "store"), progress=False)
-    rows = _evaluate(base, out)
-    with progress_bar(len(RECIPES), "fine-tune", "method", shown=progress) as bar:
-        for name in RECIPES:
-            bar.set_postfix_str(name)
-            recipe = load_recipe(name, _shortened(name) if quick else ())
-            data = Data(train, hold_out=2 if quick else HELD_OUT)
-            [run] = finetune(base, recipe, data, out / "finetuned" / name, settings)
-            rows += _evaluate(run.model, out)
-            if recipe.method == "flyp":
-                rows += [row for model in sweep(base, run.model, ALPHAS) for row in _evaluate(model, out)]
-            bar.update()
-    return rows
+    for name in RECIPES:
+        recipe = load_recipe(name, _shortened(name) if quick else ())
+        data = Data(train, hold_out=2 if quick else HELD_OUT)
+        [run] = finetune(base, recipe, data, out / "finetuned" / name, settings)
+        yield name, run.model
 
 
 def _shortened(name: str) -> list[str]:
@@ -87,7 +108,7 @@ def _evaluate(model: Model, out: Path) -> list[Row]:
         load_suite(SUITE),
         out / "world",
         lambda _: None,
-        compute=Compute(store=Store(out / "store"), progress=False),
+        compute=Compute(store=Store(out / "store"), pixel_store=PixelStore(out / "pixels"), progress=False),
         results=out / "results",
     )
     return [row for result in results for row in result.rows]

@@ -1,7 +1,8 @@
 """The demo: render a world, train CLIPs on it, run all tasks on them, draw the results.
 
 Only the world is special; all else is the ordinary components, with the ordinary readers and cards
-(configs/datasets/demo_*.toml). Everything is below one folder, and existing parts are not made again:
+(configs/datasets/demo_*.toml). Two parts of the work run at a time (`beside`). All is below one folder,
+and existing parts are not made again:
 
     world/      the data sets                 models/    one checkpoint per model
     training/   resume points                 store/     embeddings
@@ -28,8 +29,10 @@ from clipjax.config import config_dir
 from clipjax.data.cards import cards_in, load_dataset
 from clipjax.data.pixels.pixel_store import BUDGET, PixelStore
 from clipjax.data.text.tokenizers import tokenizer_spec
+from clipjax.demo.beside import beside
 from clipjax.demo.factors import annotated
-from clipjax.demo.files import ImageSet, Split, write_set
+from clipjax.demo.files import ImageSet, Split, write_set, write_split
+from clipjax.demo.finetuned import BASE, fine_tune
 from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
@@ -79,10 +82,13 @@ class Plan:
     each: int
     models: tuple[DemoModel, ...]
 
-    def image_sets(self) -> Iterator[ImageSet]:
-        """The models' training splits, the held-out set, and the other test sets."""
-        for kind in sorted({model.data for model in self.models}):
-            yield Split(kind, kind, self.images, class_folders=False).image_set(SEED)
+    def training_sets(self) -> list[Split]:
+        """What the models learn from."""
+        kinds = sorted({model.data for model in self.models})
+        return [Split(kind, kind, self.images, class_folders=False) for kind in kinds]
+
+    def test_sets(self) -> Iterator[ImageSet]:
+        """The held-out set, and the other test sets."""
         val = Split("demo-val", "varied", len(SHAPES) * self.per_class, class_folders=True).image_set(SEED)
         yield annotated(val)
         yield from shifted(self.each, SEED, val)
@@ -134,7 +140,7 @@ class Demo:
 
 
 def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
-    """Make everything that is missing, and run all tasks on all models.
+    """Make everything that is missing, run all tasks on all models, and fine-tune one by every method.
 
     Args:
         out: the folder for everything.
@@ -145,16 +151,39 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
     """
     out = Path(out)
     world = out / "world"
-    for images in plan.image_sets():
-        write_set(world, images, seed=SEED, progress=progress)
+    first, *others = plan.training_sets()
+    missing = plan == FULL and not (world / f"{first.name}.jsonl").is_file()
+    with beside(_render, world, [first], progress, apart=missing):
+        _render(world, others, progress)
+        for images in plan.test_sets():
+            write_set(world, images, seed=SEED, progress=progress)
     if plan != FULL:
         _write_cards(world)
-    for demo_model in plan.models:
-        folder = out / "models" / demo_model.id
-        if not (folder / "card.json").is_file():
-            _train(demo_model, world, out / "training" / demo_model.id, progress).save(folder)
-            shutil.rmtree(out / "training" / demo_model.id)
+    with beside(_made_and_tuned, out, plan, progress, apart=plan == FULL):
+        for model in plan.models:
+            if model.id != BASE:
+                _make(model, out, progress)
     return Demo(out, _swept(out, plan, world, progress))
+
+
+def _render(world: Path, splits: Sequence[Split], progress: bool) -> None:
+    for split in splits:
+        write_split(world, split, seed=SEED, progress=progress)
+
+
+def _made_and_tuned(out: Path, plan: Plan, progress: bool) -> None:
+    """Make the model that is fine-tuned, and fine-tune it."""
+    [base] = [model for model in plan.models if model.id == BASE]
+    _make(base, out, progress)
+    fine_tune(out, quick=plan != FULL, progress=progress)
+
+
+def _make(model: DemoModel, out: Path, progress: bool) -> None:
+    """Train and save a model unless it is there."""
+    folder, checkpoints = out / "models" / model.id, out / "training" / model.id
+    if not (folder / "card.json").is_file():
+        _train(model, out / "world", checkpoints, progress).save(folder)
+        shutil.rmtree(checkpoints)
 
 
 def _write_cards(world: Path) -> None:

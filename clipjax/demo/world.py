@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Scene:
     style: str = "painted"
 
     def factors(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def mask(scene: Scene, side: int = 64) -> np.ndarray:

@@ -31,6 +31,8 @@ Batch = dict[str, np.ndarray]
 
 # Batches decoded ahead: enough to hide a slow file, small beside the model.
 _BATCHES_AHEAD = 2
+# A training set of at most this many bytes of pixels is decoded once, and not in every epoch.
+_KEPT_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +246,8 @@ def training_batches(
     if class_tokens is not None and (labels is None or captions is not None):
         raise UsageError("class tokens need labels, and take the place of captions")
     texts = None if captions is None else manifest.columns[captions]
-    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed)
+    keep = augmentation is None and not workers and len(manifest) * 3 * recipe.image_size**2 <= _KEPT_BYTES
+    decode = _Decode(manifest.opener, recipe, manifest.ids, augmentation, seed, {} if keep else None)
     choices = 0 if class_tokens is None else class_tokens.shape[1]
     element = _TrainingElement(decode, texts, choices)
     stack = _StackForTraining(tokenize, labels, class_tokens)
@@ -275,12 +278,13 @@ class _Decode:
     ids: tuple[str, ...]
     augmentation: Augmentation | None
     seed: int
+    kept: dict[int, np.ndarray] | None = None  # pixels by row, where every epoch has the same
 
     def __call__(self, place: tuple[int, int]) -> dict[str, Any]:
         epoch, row = place
         if row >= 0:
             try:
-                return {"pixels": self._pixels(epoch, row), "row": np.int32(row), "failed": None}
+                return {"pixels": self._kept_pixels(epoch, row), "row": np.int32(row), "failed": None}
             except BucketError:  # nothing is wrong with the image
                 raise
             except DataError as error:
@@ -289,6 +293,13 @@ class _Decode:
             failed = None
         side = self.recipe.image_size
         return {"pixels": np.zeros((side, side, 3), np.uint8), "row": np.int32(-1), "failed": failed}
+
+    def _kept_pixels(self, epoch: int, row: int) -> np.ndarray:
+        if self.kept is None:
+            return self._pixels(epoch, row)
+        if row not in self.kept:
+            self.kept[row] = self._pixels(epoch, row)
+        return self.kept[row]
 
     def _pixels(self, epoch: int, row: int) -> np.ndarray:
         where = self.opener.where(row)
