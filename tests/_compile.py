@@ -9,6 +9,9 @@ from typing import Any
 
 import jax
 
+# Compiler options of a program that runs once.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 @contextmanager
 def unoptimised(cache: Path | None = None) -> Iterator[None]:

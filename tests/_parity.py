@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from _compile import QUICKLY
 
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.registry import model_card
@@ -73,9 +74,8 @@ class Case:
         """The first stage of the image tower that differs, with other params or fields of its config."""
         arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
         encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
-        quickly = {"xla_backend_optimization_level": 0}  # it runs once
         given = {"vision": (params or self.params)["vision"]}
-        _, stages = jax.jit(encode, compiler_options=quickly)(given, self.golden.inputs["images"])
+        _, stages = jax.jit(encode, compiler_options=QUICKLY)(given, self.golden.inputs["images"])
         for name, theirs in self.golden.stages.items():
             ours = stages.get(name.removeprefix("vision."))
             if ours is not None and not verify.compare_stage(name, np.asarray(ours), theirs).passed:
