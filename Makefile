@@ -5,8 +5,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Processes that run the tests; each takes up to 6 GB.
 WORKERS := 2
-# The C library keeps the memory of one training step for the next one, which saves a sixth of the demo's time.
-KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000
 
 .PHONY: help demo test test-slow fuzz records lint format tpu-env clean
 
@@ -14,7 +12,7 @@ help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed  ## render a small world, train three CLIPs on it, run every task, fine-tune by every method, draw figures, write a report page
-	$(KEEP) $(BIN)/python -m clipjax.demo --out demo-out
+	$(BIN)/python -m clipjax.demo --out demo-out
 
 test: lint  ## lint, types and the test suite
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
