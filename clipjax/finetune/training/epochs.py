@@ -1,4 +1,4 @@
-"""The weights at the end of each epoch, and the choice among them."""
+"""The weights at the end of each epoch, and the choice of the best epoch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from clipjax.storage.writing import write_safetensors
 
 
 class Epochs:
-    """The trained leaves and the statistics at the end of each epoch of a run.
+    """The trained leaves and statistics at the end of each epoch of a run.
 
     Args:
-        images, batch_size, steps: an epoch ends with the last whole batch of each pass over the images, the
-            last one with the run.
-        folder: where they are kept, a file an epoch; None: in memory.
+        images, batch_size, steps: an epoch ends with the last whole batch of a pass over the images, the last
+            with the run.
+        folder: holds a file per epoch; None: kept in memory.
     """
 
     def __init__(self, images: int, batch_size: int, steps: int, folder: Path | None) -> None:
@@ -43,7 +43,7 @@ class Epochs:
         return step in self._steps
 
     def keep(self, step: int, state: TrainState) -> None:
-        """All processes call it, the first one writes. Raises DataError where it cannot."""
+        """Keep the state; every process calls this, the first writes. Raises DataError if it cannot."""
         leaves = flatten(fetch(merge(state.params, state.statistics)))
         if self._folder is None:
             self._held[step] = leaves
@@ -74,8 +74,10 @@ class Epochs:
         accuracy: Callable[[Params, ValidationSplit], float],
         split: Split | None,
     ) -> tuple[Params, dict[str, Any]]:
-        """All params at the end of the epoch of the highest accuracy on a validation split, and what was
-        seen; errors as of `clipjax.finetune.search.choose`."""
+        """All params at the end of the most accurate epoch, and the record of the choice.
+
+        Raises: as `clipjax.finetune.search.choose`.
+        """
         choice = choose(
             range(1, len(self) + 1),
             lambda epoch, held_out: accuracy(merge(frozen, self.read(epoch)), held_out),

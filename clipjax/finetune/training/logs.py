@@ -1,7 +1,7 @@
-"""What a run tells while it trains: a line on stderr, metrics.csv and TensorBoard events.
+"""The logs of a run: a line on stderr, metrics.csv and TensorBoard events.
 
-Only the first process writes. A run that goes on from step 400 cuts its logs back to that step first, so that
-no step is told of twice.
+Only the first process writes. A run resumed from step 400 first cuts its logs back to that step, so none is
+logged twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from clipjax.storage.writing import whole_file
 METRICS = "metrics.csv"
 _LOG = logging.getLogger(__name__)
 _FIRST = ("step", "epoch", "loss", "accuracy", "grad_norm", "learning_rate", "images_per_s")
-# Steps that the rate is taken over.
+# The rate is a mean over this many steps.
 _WINDOW = 20
-# Steps between TensorBoard's points: nobody looks at more, and a small step takes less than writing one.
+# Steps between TensorBoard's points: writing one takes longer than a small step.
 _POINTS_EVERY = 10
 
 
@@ -39,12 +39,12 @@ class Logs:
     """The logs of one run.
 
     Args:
-        steps: in all.
+        steps: in total.
         batch_size: images in the global batch.
-        images: in an epoch; None leaves epochs out.
-        folder: for metrics.csv and TensorBoard's events; None writes none. On a bucket they are what
-            `publish` and `close` have last uploaded of their working copy.
-        description, progress: the line on stderr, with loss, accuracy, images/s and the time left.
+        images: in an epoch; None: no epochs are logged.
+        folder: for metrics.csv and TensorBoard's events; None: neither. A bucket holds what `publish` and
+            `close` last uploaded.
+        description, progress: of the line on stderr, with loss, accuracy, images/s and the time left.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Logs:
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
     def start(self, done: int) -> None:
-        """Begin behind step `done`."""
+        """Begin after step `done`."""
         self._bar = progress_bar(self._steps, self._description, "step", shown=self._progress, initial=done)
         self._times.append((done, time.perf_counter()))
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell of a step that is done; steps come in order.
+        """Log a finished step; steps come in order.
 
         Raises:
             DataError: the folder cannot be written.
@@ -113,20 +113,20 @@ class Logs:
         self._table.add(step, row)
         if step % _POINTS_EVERY == 0 or step == self._steps:
             for name, value in row.items():
-                if math.isfinite(value):  # of another the writer would complain on stderr
+                if math.isfinite(value):  # otherwise the writer complains on stderr
                     self._events.add_scalar(name, value, step)
 
     def _fetch(self, table: Path) -> None:
-        """What a run on another machine has written of a table that lies on a bucket."""
+        """Fetch the table from the bucket if another machine wrote it."""
         assert self._place is not None
         if isinstance(self._place, BucketPath) and not table.exists():
             with contextlib.suppress(FileNotFoundError):
                 table.write_bytes((self._place / METRICS).read_bytes())
 
     def publish(self) -> None:
-        """Bring the logs up to the last step that was told to their bucket, where they lie on one.
+        """Upload the logs to their bucket, if they have one.
 
-        Raises DataError on the first process where that fails or refuses, then on the others as well.
+        Raises DataError on every process if the upload fails on the first.
         """
         first_writes(self._upload, "the logs")
 
@@ -140,7 +140,7 @@ class Logs:
                     BucketFiles().upload(file, self._place / file.name)
 
     def close(self) -> None:
-        """End the logs. Of a full disk it only warns: the run may be ending with an error that says more."""
+        """End the logs. A full disk only warns: the run may be ending with a more useful error."""
         if self._bar is not None:
             self._bar.close()
         try:
@@ -153,12 +153,12 @@ class Logs:
             _LOG.warning("the logs on the bucket are not whole, those in %s are: %s", self._folder, error)
         except OSError as error:
             _LOG.warning("the logs in %s are not whole: %s", self._folder, error.strerror or error)
-            if self._events is not None:  # it would try again as the interpreter ends, with a traceback
+            if self._events is not None:  # otherwise it tries again at interpreter exit, with a traceback
                 self._events.file_writer.event_writer = contextlib.ExitStack()
 
 
 class _Table:
-    """metrics.csv from `step` on: what a stopped run wrote of it and of later steps is dropped."""
+    """The file metrics.csv from `step` on: later rows of a stopped run are dropped."""
 
     def __init__(self, file: Path, step: int, row: Mapping[str, float]) -> None:
         rest = sorted(name for name in row if name not in _FIRST)
@@ -168,7 +168,7 @@ class _Table:
             writer = csv.DictWriter(out, self._columns, restval="", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(_written(old) for old in before)
-        self._out: IO[str] = file.open("a", newline="", buffering=1)  # a line is on its way as it ends
+        self._out: IO[str] = file.open("a", newline="", buffering=1)  # 1: flush after each line
         self._writer = csv.DictWriter(self._out, self._columns, restval="", extrasaction="ignore")
 
     def add(self, step: int, row: Mapping[str, float]) -> None:
@@ -179,14 +179,14 @@ class _Table:
 
 
 def _written(row: Mapping[str, float]) -> dict[str, str]:
-    # Nine digits are a float32 to the last bit.
+    # Nine digits identify a float32 exactly.
     return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in row.items()}
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv: "step" an integer, the others floats; [] where there is no such file.
+    """The rows of a metrics.csv: "step" an integer, the rest floats; [] if there is no such file.
 
-    A line that was cut short, because the run was killed while it wrote, ends them.
+    Reading stops at a line cut short by a killed run.
     """
     if not file.is_file():
         return []
@@ -202,8 +202,8 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _summary_writer(folder: Path, step: int) -> Any:
-    """Of TensorBoard's events: it drops what an earlier run wrote of `step` and later ones."""
-    from tensorboardX import SummaryWriter  # here: it imports torch, where there is one
+    """Drops events of `step` and later that an earlier run wrote."""
+    from tensorboardX import SummaryWriter  # here, because it imports torch if that is installed
 
     purge = step if step > 1 else None
     return SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=f".{step}")

@@ -1,4 +1,4 @@
-"""The training loop: resume, step, watch, save, stop when asked to."""
+"""The training loop: resume, step, check, save, stop on request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from clipjax.finetune.training.preemption import Preemption
 from clipjax.finetune.training.resume import Checkpoints
 from clipjax.finetune.training.step import Metrics, Step, TrainState
 
-# Steps that the device may be behind the host. Reading a step's numbers waits for it, so they are read when
-# the next steps are on their way; that also bounds how far the host runs ahead, and what is lost by a stop.
+# Steps that the device may be behind the host. Reading a step's numbers waits for the device, so the next
+# steps are queued first. This also bounds how far the host runs ahead, and what a stop loses.
 _LAG = 2
 
 
 class Snapshots(Protocol):
-    """States to keep on the way: the params at the end of each epoch."""
+    """States to keep during a run: the params at the end of each epoch."""
 
     def due(self, step: int) -> bool: ...
 
@@ -46,23 +46,22 @@ def fit(
     snapshots: Snapshots | None = None,
     ids: tuple[str, ...] | None = None,
 ) -> TrainState:
-    """Run `step` until `steps` steps are done, going on from the newest checkpoint if there is one.
+    """Run `step` until `steps` steps are done, from the newest checkpoint if there is one.
 
     Args:
-        state: the state to start from (donated: do not use it afterwards); also says what a checkpoint must
-            hold.
+        state: the initial state; a checkpoint must hold the same shapes. Donated: do not use it afterwards.
         step: from `clipjax.finetune.training.step.make_step`.
-        batches: this process's batches, a grain iterator that starts at the first; closed at the end. Only
-            its numeric arrays are passed on.
-        logs: told of every step; closed at the end.
-        checkpoints, every: where to save, and after how many steps; the last step is always saved.
-        snapshots: see there; kept before a checkpoint of the same step is saved.
-        ids: of the images that a batch's "row" counts, for messages.
+        batches: this process's, a grain iterator at its first; closed at the end. Only numeric arrays are
+            passed on.
+        logs: receive every step; closed at the end.
+        checkpoints, every: where to save, every so many steps and after the last.
+        snapshots: kept before a checkpoint of the same step.
+        ids: image ids by a batch's "row", for messages.
 
     Raises:
-        DataError: the loss, a gradient or a weight is no longer finite (the checkpoint before that is kept);
-            the data end before the last step; unusable checkpoints.
-        Interrupted: SIGTERM or Ctrl-C; the state of the last step is saved, and so is every host's part.
+        DataError: a loss, gradient or weight that is not finite (the checkpoint before it is kept); too few
+            data; unusable checkpoints.
+        Interrupted: SIGTERM or Ctrl-C; the last step's state is saved, with every host's part.
     """
     if checkpoints is not None:
         state = _resumed(state, checkpoints, batches)
@@ -75,7 +74,7 @@ def fit(
                 batch = _next_arrays(batches)
                 state, metrics = step(state, shard_batch(batch, mesh))
                 watch.add(number, metrics, batch.get("row"))
-                # A single process is sent its signal again at the end of the run.
+                # A single process need not stop after its last step: it gets the signal again at the end.
                 stop = preemption.reached() and (number < steps or jax.process_count() > 1)
                 snap = snapshots is not None and snapshots.due(number)
                 save = checkpoints is not None and (number % every == 0 or number == steps or stop)
@@ -87,7 +86,7 @@ def fit(
                     snapshots.keep(number, state)
                 if checkpoints is not None and save:
                     checkpoints.save(state, batches)
-                    logs.publish()  # before the resume point is seen, so that none lacks its steps
+                    logs.publish()  # before the resume point, whose steps the logs must cover
                     checkpoints.publish()
                 if stop:
                     kept = "" if checkpoints is None else str(checkpoints.place)
@@ -101,7 +100,7 @@ def fit(
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, batches: grain.DatasetIterator) -> TrainState:
-    """The newest checkpoint's state, in the place of the given one, which makes room for it first."""
+    """The newest checkpoint's state; `state` is deleted first, to make room for it."""
     if not checkpoints.steps:
         return state
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
@@ -120,7 +119,7 @@ def _next_arrays(batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Watch:
-    """Reads each step's numbers some steps later, passes them to the logs, and ends a run that diverged."""
+    """Reads each step's numbers some steps later, logs them, and ends a run that diverged."""
 
     def __init__(self, logs: Logs, ids: tuple[str, ...] | None, checkpoints: Checkpoints | None) -> None:
         self._logs, self._ids, self._checkpoints = logs, ids, checkpoints
@@ -132,7 +131,10 @@ class _Watch:
             self._check(*self._waiting.popleft())
 
     def check_all(self, state: TrainState) -> None:
-        """Wait for the device; what passes here may be saved. An update can be the first to overflow."""
+        """Wait for the device and check the weights too, because an update can overflow first.
+
+        What passes may be saved.
+        """
         last = None
         while self._waiting:
             last = self._waiting.popleft()

@@ -1,7 +1,7 @@
-"""What classification methods share: logits of a linear head, cross-entropy, accuracy.
+"""Logits of a linear head, cross-entropy and accuracy.
 
-Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features are divided by their norm, then a
-linear layer with bias) and torch.nn.CrossEntropyLoss, label smoothing included.
+Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features divided by their norm, then a linear
+layer with bias) and torch.nn.CrossEntropyLoss with label smoothing.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from jax import Array
 def unit_norm(features: Array) -> Array:
     """Rows divided by their L2 norm, float32 [B, D].
 
-    As torch's normalize (eps 1e-12), with a gradient that stays finite at a row of zeros.
+    As torch's normalize (eps 1e-12), but with a finite gradient at a row of zeros.
     """
     square = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) -> Array:
-    """float32 [B, D] -> float32 [B, K], as `clipjax.heads.head.logits` has it at scale 1.
+    """float32 [B, D] -> float32 [B, K], as `clipjax.heads.head.logits` at scale 1.
 
     Args:
-        head: {"kernel" [D, K], "bias" [K]}, or a kernel alone; a scale is inside the kernel.
-        normalize: features are brought to unit norm first.
+        head: {"kernel" [D, K], "bias" [K]} or the kernel alone; the kernel includes any scale.
+        normalize: first bring features to unit norm.
     """
     features = unit_norm(features) if normalize else features
     logits = jnp.matmul(features, head["kernel"], precision="highest")
@@ -41,7 +41,7 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
     Args:
         logits: float32 [B, K].
         labels: int32 [B].
-        label_smoothing: this share of the target is spread evenly over all K classes.
+        label_smoothing: the share of the target spread evenly over all K classes.
     """
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if label_smoothing:
@@ -50,5 +50,5 @@ def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0)
 
 
 def accuracy(logits: Array, labels: Array) -> Array:
-    """The share of rows whose largest logit is that of their label, float32 []."""
+    """The share of rows whose largest logit is their label's, float32 []."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

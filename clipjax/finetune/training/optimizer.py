@@ -1,8 +1,8 @@
-"""Optimisers and schedules as the references have them, through optax.
+"""Optimisers and schedules of the references, through optax.
 
-Sources: torch.optim's AdamW and SGD; open_clip 3.3 (`open_clip_train/main.py`) for what is exempt from decay;
+Sources: torch.optim's AdamW and SGD; open_clip 3.3 (`open_clip_train/main.py`) for leaves exempt from decay;
 wise-ft (`src/models/utils.py`, cosine_lr) for warm-up and cosine; Dassl's ConstantWarmupScheduler and
-CosineAnnealingLR, stepped once an epoch, for CoOp.
+CosineAnnealingLR, stepped per epoch, for CoOp.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ Params = dict[str, Any]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What moves the trained leaves.
+    """How the trained leaves are updated.
 
     Attributes:
-        name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), both as torch.optim.
-        learning_rate: its peak.
-        weight_decay, decay: how strongly it pulls, and at what: "all" trained leaves (wise-ft, FLYP) or
-            "matrices" (not at norms, biases, the class token and the logit scale: open_clip).
-        b1, b2, eps: of AdamW. momentum: of SGD.
-        clip_norm: the gradients' global norm is brought down to this first; None: it is not.
+        name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), as in torch.optim.
+        learning_rate: the peak.
+        weight_decay: strength of the decay.
+        decay: "all" trained leaves (wise-ft, FLYP), or "matrices": no norms, biases, class token or logit
+            scale (open_clip).
+        b1, b2, eps: AdamW's.
+        momentum: SGD's.
+        clip_norm: the gradients' global norm is first clipped to this; None: it is not.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -58,7 +60,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate follows the steps.
+    """The learning rate as a function of the step.
 
     Attributes:
         name: "cosine", changed every step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
@@ -72,11 +74,11 @@ class Schedule:
     warmup_rate: float = 0.0
 
     def of(self, learning_rate: float, steps: int, epochs: int | None) -> optax.Schedule:
-        """step (from 0) -> learning rate.
+        """The schedule: step (from 0) -> learning rate.
 
         Args:
-            steps: in all.
-            epochs: in all; only "epoch_cosine" needs to know.
+            steps: the run's total.
+            epochs: the run's total; only "epoch_cosine" needs it.
 
         Raises:
             UsageError: a warm-up as long as the run, or "epoch_cosine" without epochs.
@@ -103,26 +105,26 @@ def _cosine(step: jax.Array, base: float, warmup: int, steps: int) -> jax.Array:
 
 
 def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, epochs: int) -> jax.Array:
-    # Floats will not do: inside jit a division becomes a product, and an epoch would begin a step late. The
-    # first step of epoch e is ceil(e * steps / epochs).
+    # Integers, because jit turns a float division into a product, and an epoch would begin a step late.
+    # The first step of epoch e is ceil(e * steps / epochs).
     starts = jnp.asarray([-(-e * steps // epochs) for e in range(1, epochs)], jnp.int32)
     epoch = jnp.sum(step >= starts).astype(jnp.float32)
-    # Dassl counts the cosine's epochs from the end of the warm-up (its WARMUP_RECOUNT), but over all of them.
+    # Dassl starts the cosine after the warm-up (its WARMUP_RECOUNT), but its period is all epochs.
     falling = 0.5 * (1.0 + jnp.cos(math.pi * (epoch - schedule.warmup_epochs) / epochs)) * base
     return jnp.where(epoch < schedule.warmup_epochs, schedule.warmup_rate, falling)
 
 
 def decays(path: str) -> bool:
-    """Whether weight decay pulls at a leaf: not at norms, biases, the class token or the logit scale.
+    """Whether a leaf decays: norms, biases, the class token and the logit scale do not.
 
-    As open_clip (`open_clip_train/main.py`), which exempts what has fewer than two dimensions or is named a
-    norm or a bias. Dimensions do not tell here, because the blocks are stacked: so it goes by name.
+    open_clip (`open_clip_train/main.py`) goes by dimensions (fewer than two) and names. Our stacked blocks
+    have a dimension more, so only names decide here.
     """
     return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
 
 
 def decay_mask(params: Params) -> Any:
-    """The tree of `decays` over the leaves' paths."""
+    """The params tree with `decays(path)` at each leaf."""
     return jax.tree.map_with_path(
         lambda path, _: decays(jax.tree_util.keystr(path, simple=True, separator="/")), params
     )
@@ -137,7 +139,7 @@ def make_optimizer(
     b2: float = 0.98,
     eps: float = 1e-6,
 ) -> optax.GradientTransformation:
-    """AdamW for training from scratch: decay on matrices, after clipping the global gradient norm.
+    """AdamW for training from scratch: clip the global gradient norm; only matrices decay.
 
     The defaults are CLIP's for vision transformers (Radford et al. 2021, arXiv 2103.00020, table 19).
     """

@@ -1,6 +1,6 @@
-"""The files of a resume point: the size and SHA-256 of each, noted in the point itself and written last.
+"""Size and SHA-256 of a resume point's files, noted inside it.
 
-Orbax would see a file that was cut short only while it reads, and a flipped bit never.
+Orbax notices a file cut short only while reading it, and a flipped bit never.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from clipjax.storage.digests import sha256_file, version_of
 from clipjax.storage.reading import read_json
 from clipjax.storage.writing import write_bytes
 
-# Written last into a resume point: on a bucket, a folder without it does not count as one.
+# Written last: on a bucket, a folder without it is not a resume point.
 SIZES = "sizes.json"
 
 
 class Contents(NamedTuple):
-    """What a file held when it was written; `sha256` is None in points of versions that noted sizes alone."""
+    """A file as written; `sha256` is None in points of older versions, which noted only sizes."""
 
     size: int
     sha256: str | None
 
 
 def write_contents(folder: Path) -> None:
-    """Note what every file of a resume point holds, inside it.
+    """Note size and SHA-256 of every file of a resume point, inside it.
 
-    Raises OSError or DataError where the disk fails.
+    Raises OSError or DataError if the disk fails.
     """
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     digests = _hashed(folder, names)
@@ -43,7 +43,7 @@ def write_contents(folder: Path) -> None:
 
 
 def read_contents(folder: Path) -> dict[str, Contents]:
-    """What `write_contents` has noted. Raises DataError where it is missing or damaged."""
+    """The notes of `write_contents`. Raises DataError if they are missing or damaged."""
     contents = {}
     for name, value in read_json(folder / SIZES).items():
         entry = {"bytes": value, "sha256": None} if type(value) is int else value
@@ -54,9 +54,9 @@ def read_contents(folder: Path) -> dict[str, Contents]:
 
 
 def wrong_size(folder: Path) -> str | None:
-    """What to say of a file of a resume point, also on a bucket, that is missing or cut short.
+    """Describe a missing or shortened file of a resume point, also on a bucket.
 
-    None where all are right, or where nothing is noted.
+    None if all sizes are right, or none are noted.
     """
     if not (folder / SIZES).is_file():
         return None
@@ -75,9 +75,9 @@ def wrong_size(folder: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """What to say of a file of a resume point on this disk that is not what was written; reads them all.
+    """Describe a file of a resume point on this disk that differs from what was written; reads them all.
 
-    None where all are right, or where no digest is noted.
+    None if all are right, or no digests are noted.
     """
     if not (folder / SIZES).is_file():
         return None
@@ -95,13 +95,13 @@ def damage(folder: Path) -> str | None:
 
 
 def has_digests(folder: Path) -> bool:
-    """Whether `damage` sees every change in a resume point that is whole."""
+    """Whether `damage` would notice any change of a whole resume point."""
     if not (folder / SIZES).is_file():
         return False
     return all(sha256 is not None for _, sha256 in read_contents(folder).values())
 
 
 def _hashed(folder: Path, names: list[str]) -> list[str]:
-    """Nothing is remembered: what a disk has lost changes no time of a file."""
+    """Nothing is cached: a failing disk changes no file's time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda name: sha256_file(folder / name), names))

@@ -1,12 +1,12 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
-A checkpoint holds everything that a step changes, so a resumed run is bit-equal to one that was never stopped
-(on the same devices), and it is read back into whatever mesh the run goes on with. It also says what run it
-is of, and no other run goes on from it. A checkpoint that cannot be read, or that has a file of another
-SHA-256 than it notes, is reported and put aside, and the one before it is used.
+A checkpoint holds everything that a step changes, so a resumed run is bit-equal to one never stopped (on the
+same devices). It can be read into another mesh. It records the run's identity; no other run continues from
+it. A checkpoint that is unreadable, or has a file with the wrong SHA-256, is reported and put aside, and the
+one before it used.
 
-On a bucket a checkpoint lies beside its working copy, which is what orbax writes and reads: it is uploaded
-when it is complete, `sizes.json` last, and the newest whole one is fetched where the working copy lacks it.
+Orbax writes and reads a bucket's checkpoints in a working copy on this disk. A complete one is uploaded,
+`sizes.json` last; the newest whole one is fetched if the working copy lacks it.
 """
 
 from __future__ import annotations
@@ -42,26 +42,27 @@ from clipjax.finetune.training.uploads import Uploads
 from clipjax.storage.buckets import BucketPath
 from clipjax.storage.publishing import working_copy
 
-# Seconds that a failed save waits for its threads, and for what they still write.
+# Seconds that a failed save waits for its threads and their last writes.
 _PATIENCE = 10.0
 _WHOLE = "whole"
 _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run, named by their step; the `keep` newest are kept.
+    """The checkpoints of one run, named by their step; the newest `keep` are kept.
 
     Args:
         place: their folder, or its URL on a bucket.
-        identity: what decides the weights of the run, by a name that a message can say ("recipe.batch_size",
-            "seed"): only a run of the same identity goes on from its checkpoints.
+        identity: what decides the run's weights, by readable names ("recipe.batch_size", "seed"). Only a run
+            with the same identity continues from them.
 
     Attributes:
-        place: as given. folder: where they lie on this disk.
+        place: as given.
+        folder: their place on this disk.
 
     Raises:
         DataError: the folder cannot be made, or the bucket fails.
-        UsageError: processes that do not share the working copy of a bucket.
+        UsageError: the processes do not share a bucket's working copy.
     """
 
     def __init__(self, place: Path, identity: Mapping[str, str] | None = None, keep: int = 2) -> None:
@@ -86,16 +87,14 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Those of the checkpoints that are there, the newest first."""
+        """Steps of the existing checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
-        """Write a checkpoint of the step that the state stands at; it is visible only when complete.
-
-        On a bucket it is there with `publish`.
+        """Write a checkpoint of the state's step, visible only when complete; `publish` uploads it.
 
         Raises:
-            DataError: it cannot be written; those before it are still there.
+            DataError: it cannot be written; earlier ones remain.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -112,7 +111,7 @@ class Checkpoints:
                 self._manager.save(step, args=items)
             if jax.process_index() == 0:
                 write_contents(self.folder / str(step))
-        except Exception as error:  # a full disk is an OSError, or what TensorStore makes of it
+        except Exception as error:  # a full disk raises OSError, or TensorStore's own exception
             failure = error
             if jax.process_count() > 1:
                 _LOG.error("%s: %s (waiting for the other processes)", what, _reason(error))
@@ -125,18 +124,16 @@ class Checkpoints:
         raise DataError(f"{what}: {reason}; make room there and run the same command again") from failure
 
     def publish(self) -> None:
-        """Bring what was saved to the bucket, where the checkpoints lie on one.
+        """Upload the last saved checkpoint, if its place is a bucket.
 
         Raises:
-            DataError: the bucket fails or refuses; what was saved is on this disk, and goes up with the next
-                run.
+            DataError: the bucket fails or refuses; the next run uploads the working copy.
         """
         if self._uploads is not None and self._to_publish is not None:
             self._uploads.add(self._to_publish)
             self._to_publish = None
 
     def _remove_unfinished(self) -> None:
-        """What a failed save has left behind, which is room on a full disk."""
         if jax.process_index() > 0:
             return
         deadline = time.monotonic() + _PATIENCE
@@ -145,10 +142,10 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
             if time.monotonic() > deadline:
                 return
-            time.sleep(0.05)  # TensorStore's threads may still put a file into it
+            time.sleep(0.05)  # TensorStore's threads may still write files
 
     def _check_room(self, state: TrainState) -> None:
-        """Raise OSError on all processes where the disk of the first one has no room for the state."""
+        """Raise OSError on all processes if the first one's disk has no room for the state."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if jax.process_count() > 1:
@@ -157,15 +154,15 @@ class Checkpoints:
             raise OSError(f"it takes {size / 1e6:.3g} MB and {free / 1e6:.3g} MB are free")
 
     def restore(self, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState | None:
-        """The newest readable state, and `batches` set to where it was; None if there is no checkpoint yet.
+        """The newest readable state, with `batches` set to its position; None if there is no checkpoint.
 
         Args:
             abstract: a state of `jax.ShapeDtypeStruct` with shardings.
             batches: a fresh iterator over the same data.
 
         Raises:
-            DataError: there are checkpoints and none of them can be read into such a state, or they are of
-                another run. Nothing is changed then.
+            DataError: no checkpoint can be read as such a state, or they are of another run. Nothing is
+                changed then.
         """
         damaged = []
         for step in self.steps:
@@ -198,7 +195,9 @@ class Checkpoints:
         return None
 
     def _check_identity(self, step: int) -> None:
-        """Raise DataError where a checkpoint is of another run, ValueError where it does not say."""
+        """Raise DataError for a checkpoint of another run; OSError or ValueError if its record is
+        unreadable.
+        """
         found = json.loads((self.folder / str(step) / "identity" / "metadata").read_text())
         names = [*self._identity, *(name for name in found if name not in self._identity)]
         different = [
@@ -225,20 +224,20 @@ class Checkpoints:
             return TrainState(*self._manager.restore(step, args=items)["state"])
 
     def _refuse_damaged(self, step: int) -> None:
-        """Raise ValueError on all processes where the first one finds a file that is not what was written."""
+        """Raise ValueError on all processes if the first one finds a damaged file."""
         folder = self.folder / str(step)
         wrong = first_decides(lambda: damage(folder) or _WHOLE, f"what is in {folder}")
         if wrong != _WHOLE:
             raise ValueError(wrong)
 
     def _put_aside(self, steps: list[int]) -> None:
-        """Rename, so that training can save these steps again and the evidence is kept."""
+        """Rename damaged checkpoints, so that these steps can be saved again and the evidence is kept."""
         if not steps:
             return
         if jax.process_index() == 0:
             for step in steps:
                 target = self.folder / f"{step}.damaged"
-                shutil.rmtree(target, ignore_errors=True)  # of an earlier time
+                shutil.rmtree(target, ignore_errors=True)  # put aside earlier
                 (self.folder / str(step)).rename(target)
         barrier("damaged checkpoints put aside")
         self._manager.close()
@@ -250,10 +249,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tracebacks that orbax logs of each of its threads: what is wrong is raised as well.
+    """Hide the tracebacks that orbax logs per thread: the error is raised anyway.
 
-    After an error it waits for the threads that were begun inside, and stays quiet: TensorStore's own may end
-    later still, and find the event loop closed.
+    After an error it waits for the threads begun inside, and stays quiet: TensorStore's own may end later and
+    find the event loop closed.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
@@ -274,7 +273,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Drop what the frames of a failure hold: Python complains of each coroutine that was never begun."""
+    """Clear a failure's frames: Python complains of each unstarted coroutine in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         while error is not None:
@@ -289,7 +288,7 @@ def _unless_closed(hook: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What the system says, where it is to blame (TensorStore ends its messages with the code), else all."""
+    """The system's words for an OS error (TensorStore's messages end with its code), else the first line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code='(\d+)'", str(error)):

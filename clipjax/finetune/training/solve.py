@@ -1,4 +1,4 @@
-"""Solve a `Problem`: one optimiser, one sharded step, one loop, for every method."""
+"""Train a `Problem`: one optimiser, one sharded step, one loop, for every method."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from clipjax.storage.digests import sha256_json
 
 
 class Trained(NamedTuple):
-    """What training leaves.
+    """The result of training.
 
     Attributes:
-        params: all of the problem's; the trained leaves and statistics on the host, the others as they were.
-        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} where an epoch was chosen; {} otherwise.
+        params: all of the problem's; trained leaves and statistics on the host, the rest untouched.
+        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} if an epoch was chosen; else {}.
     """
 
     params: Params
@@ -34,16 +34,17 @@ class Trained(NamedTuple):
 
 
 def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
-    """All params of a problem, the trained ones as the recipe leaves them.
+    """Train a problem as the recipe says; return all its params.
 
     Args:
-        name: of this phase: the line on stderr, and the sub-folder of its checkpoints and logs.
+        name: of this phase's line on stderr, and of its sub-folder for checkpoints and logs.
 
     Raises:
         UsageError: a batch that does not divide over devices and parts, or is larger than the split; an epoch
             to choose without a validation split.
-        DataError: a loss that is not finite, unreadable images, unusable checkpoints or those of another run.
-        Interrupted: it was asked to stop; the same call goes on from there.
+        DataError: a loss that is not finite, unreadable images, checkpoints that are unusable or another
+            run's.
+        Interrupted: a request to stop; the same call continues.
     """
     if problem.steps == 0:
         return Trained(problem.params, {})

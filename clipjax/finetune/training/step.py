@@ -1,9 +1,8 @@
 """The one training step: jitted, sharded, donated; a method is a loss function.
 
-The state is a pytree on a mesh: trained parameters by the rules of `clipjax.devices.sharding` (replicated
-for data parallel, split for FSDP), the optimiser's moments where their parameters lie. The loss sees the
-global batch, so a contrastive loss has all negatives on any number of devices; the compiler adds the
-collectives.
+The state is a pytree on a mesh. The rules of `clipjax.devices.sharding` place trained parameters (replicated
+for data parallel, split for FSDP), and the optimiser's moments with them. The loss sees the global batch, so
+a contrastive loss has all negatives on any number of devices; the compiler adds the collectives.
 """
 
 from __future__ import annotations
@@ -41,28 +40,28 @@ class Aux(NamedTuple):
 
     Attributes:
         metrics: scalars to show.
-        statistics: the new values of BatchNorm's running statistics, a tree like the state's `statistics`;
-            {} where there are none.
+        statistics: new values of BatchNorm's running statistics, a tree like the state's; {} if there are
+            none.
     """
 
     metrics: Metrics
     statistics: Params
 
 
-# (all params, global batch, PRNG key of this step) -> scalar loss and what comes with it.
+# (all params, global batch, PRNG key of this step) -> scalar loss and its `Aux`.
 Loss = Callable[[Params, Batch, Array], tuple[Array, Aux]]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes (also used for a state of shardings, or of abstract arrays).
+    """Everything that a step changes; also used for shardings and abstract arrays.
 
     Attributes:
         step: int32 [], steps done.
         params: the trained leaves, float32, in a nested dict.
-        statistics: BatchNorm's running statistics that the forward pass updates; {} where there are none.
-        opt_state: of the optimiser.
-        key: uint32 key data; the key of step i is this one folded with i.
+        statistics: BatchNorm's running statistics that the forward pass updates; {} if there are none.
+        opt_state: the optimiser's state.
+        key: uint32 key data; step i uses this key folded with i.
     """
 
     step: Any
@@ -88,7 +87,7 @@ def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None
 
 
 def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
-    """Where each leaf of the state lies, as a state of NamedShardings.
+    """The NamedSharding of each leaf, as a TrainState.
 
     Args:
         parts: of arrays or `jax.ShapeDtypeStruct`.
@@ -104,9 +103,9 @@ def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, 
 def init_state(
     parts: Parts, tx: optax.GradientTransformation, shardings: TrainState, seed: int
 ) -> TrainState:
-    """The state before the first step, on the mesh; a copy, so that donating it leaves `parts` alone."""
+    """The state before the first step, on the mesh; a copy, so donating it leaves `parts` alone."""
     placed, statistics = (
-        # Through the host, where cutting an array into its parts needs no program for each shape.
+        # Through the host: there, splitting an array needs no compiled program per shape.
         jax.tree.map(lambda x, sharding: put(np.array(x), sharding), part, where)
         for part, where in (
             (parts.trained, shardings.params),
@@ -134,21 +133,19 @@ def make_step(
     """Compile-once `step(state, batch) -> (state, metrics)`.
 
     Args:
-        loss: the method.
-        tx: the optimiser.
         shardings: from `state_shardings`.
-        constrain: brings the trained parameters back into their bounds after each update.
-        frozen: the leaves that the loss reads beside the state's; placed by `rules` once, and not copied
-            where they lie there already.
-        accumulate: the batch goes through the loss in this many parts, one after the other, and their
-            gradients are averaged: the memory of a part, the step of the whole. A loss whose examples see
-            each other (contrastive) would be another one.
+        constrain: brings the trained parameters back into bounds after each update.
+        frozen: leaves that the loss reads beside the state's; placed by `rules` once, not copied if already
+            there.
+        accumulate: run the batch in this many parts and average their gradients: the memory of a part, the
+            step of the whole. Wrong for a loss whose examples see each other (contrastive).
         rate: the schedule that `tx` follows, for the metrics alone.
         compiler_options: for the whole program.
 
     Returns: a function that donates its state (the old one is gone afterwards). The batch is a dict of arrays
-        split over axis 0, as from `clipjax.devices.sharding.shard_batch`. Metrics are the loss function's,
-        with `loss`, `grad_norm` (before clipping) and, where `rate` is given, `learning_rate`.
+        split over axis 0, as from `clipjax.devices.sharding.shard_batch`. Metrics are the loss's, with
+        `loss`,
+        `grad_norm` (before clipping) and, given `rate`, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
@@ -156,7 +153,7 @@ def make_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         value, gradients, aux = _gradients(loss, state, fixed, batch, key, accumulate, shardings.params)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(gradients), **aux.metrics}
-        # optax mixes Python floats with its int32 counters, which strict promotion would refuse.
+        # optax mixes Python floats with int32 counters, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             if rate is not None:
@@ -181,8 +178,10 @@ def _gradients(
 ) -> tuple[Array, Params, Aux]:
     """Loss and gradients of the batch, in `accumulate` parts of strided rows: each device keeps its own.
 
-    One copy of the gradients is held, their sum so far, split over the devices as `where` says. BatchNorm's
-    statistics go from part to part, as through the small batches that the parts are.
+        8 rows, accumulate 2: parts [0, 2, 4, 6] and [1, 3, 5, 7]
+
+    Only the gradients' sum is held, split over the devices by `where`. BatchNorm's statistics pass from part
+    to part, each a small batch.
     """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:
@@ -212,7 +211,7 @@ def _gradients(
 
 
 def fetch(tree: Params) -> Params:
-    """A tree of arrays on any mesh -> whole NumPy arrays of our own, on every process; all call it."""
+    """Arrays on any mesh -> whole NumPy copies on every process; every process must call it."""
 
     def whole(leaf: Array) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:

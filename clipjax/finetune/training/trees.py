@@ -1,8 +1,7 @@
-"""Params in parts: what is trained, what a forward pass updates, and what stays as it is.
+"""Params in parts: what is trained, what a forward pass updates, what stays fixed.
 
-A part is a nested dict like the whole, without the branches that belong to another part; `merge` puts the
-parts together again. The optimiser, checkpoints and donation see the trained part alone: a linear probe of a
-ViT-bigG keeps no moments of the tower.
+A part is a nested dict with only its own branches; `merge` joins them. The optimiser, checkpoints and
+donation see only the trained part: a linear probe of a ViT-bigG keeps no moments of the tower.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Params = dict[str, Any]
 
-# BatchNorm's running statistics, by the last part of their paths: no gradient moves them.
+# The last part of the path of BatchNorm's running statistics, which no gradient moves.
 STATISTICS = ("mean", "var")
 
 
@@ -23,8 +22,8 @@ class Parts(NamedTuple):
 
     Attributes:
         trained: moved by gradients.
-        statistics: BatchNorm's running mean and variance, where the forward pass updates them.
-        frozen: all the rest.
+        statistics: BatchNorm's running mean and variance, if the forward pass updates them.
+        frozen: the rest.
     """
 
     trained: Params
@@ -33,7 +32,7 @@ class Parts(NamedTuple):
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves by path, "vision/blocks/attn/q/kernel"."""
+    """Leaves by path: "vision/blocks/attn/q/kernel"."""
     return flatten_dict(dict(tree), sep="/")
 
 
@@ -43,7 +42,6 @@ def nest(leaves: Mapping[str, Any]) -> Params:
 
 
 def is_statistic(path: str) -> bool:
-    """Whether a leaf is a running statistic of a BatchNorm."""
     return path.rsplit("/", 1)[-1] in STATISTICS
 
 
@@ -51,9 +49,9 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
     """Cut a params tree into its parts.
 
     Args:
-        trained: whether a leaf of this path is trained.
-        update_statistics: whether the forward pass updates the statistics of trained BatchNorms; otherwise
-            they are frozen.
+        trained: whether the leaf at a path is trained.
+        update_statistics: whether the forward pass updates the statistics of trained BatchNorms; if not, they
+            are frozen.
     """
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     for path, leaf in flatten(params).items():
@@ -65,7 +63,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:
-    """The tree that holds the leaves of all parts; where two have the same leaf, the later one's."""
+    """The tree of all parts' leaves; a later part wins."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten(part)

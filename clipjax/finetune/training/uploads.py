@@ -1,4 +1,4 @@
-"""Training checkpoints on a bucket: what of a run's working copy goes up, and what comes down."""
+"""Training checkpoints on a bucket: upload them, and fetch them to the working copy."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class Uploads:
-    """The checkpoints of one run on a bucket. The first process speaks to it, all others wait for that.
+    """The checkpoints of one run on a bucket. Only the first process talks to it; the others wait.
 
     Args:
-        place: their folder there. folder: that of their working copies. keep: so many, the newest.
+        place: their folder there.
+        folder: their working copies.
+        keep: the number of newest to keep.
     """
 
     def __init__(self, place: BucketPath, folder: Path, keep: int) -> None:
         self._place, self._folder, self._keep = place, folder, keep
 
     def fetch(self) -> None:
-        """Bring the newest whole checkpoint to this disk, where it lacks it or its own is damaged.
+        """Fetch the newest whole checkpoint, if this disk's own is missing, older or damaged.
 
-        One that is not whole any more is taken from the bucket, and the one before it is fetched.
+        One no longer whole is removed from the bucket, and the one before it fetched.
 
         Raises:
             DataError: the bucket fails, or the disk is full.
@@ -46,17 +48,17 @@ class Uploads:
             self._check_shared()
 
     def add(self, step: int, *, missing: bool = False) -> None:
-        """Upload a checkpoint, and remove what is older than those to keep.
+        """Upload a checkpoint, and remove older ones beyond `keep`.
 
         Args:
-            missing: only where there is none of that step.
+            missing: only if the bucket has none of that step.
 
-        Raises DataError where the bucket fails or refuses; names the working copy.
+        Raises DataError if the bucket fails or refuses; names the working copy.
         """
         first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
 
     def _steps(self) -> list[int]:
-        """Those of the whole checkpoints on the bucket that a listing shows, the newest first."""
+        """Steps of the whole checkpoints listed on the bucket, newest first."""
         found = [path for path in self._place.glob("*") if path.name.isdecimal()]
         return sorted((int(path.name) for path in found if (path / SIZES).exists()), reverse=True)
 
@@ -75,9 +77,9 @@ class Uploads:
             remove(there, SIZES)
 
     def _copy(self, there: Any, step: int) -> str | None:
-        """Into a folder beside its place, which gets its name when all is there; else says what is wrong.
+        """Copy a checkpoint to this disk, all or nothing; else return what is wrong.
 
-        A damaged one that has this name is put aside.
+        A damaged one of this name is put aside.
         """
         place = self._folder / str(step)
         with writing(place), draft_folder(place) as draft:
@@ -93,7 +95,7 @@ class Uploads:
         return None
 
     def _check_shared(self) -> None:
-        """Each process must see what the first one has made: orbax writes to one folder from all of them."""
+        """Each process must see the first one's files: orbax writes to one folder from all."""
         token = self._folder / ".shared"
         first_writes(token.touch, str(token))
         process = failed_process(None if token.exists() else FileNotFoundError(token))
@@ -113,5 +115,5 @@ class Uploads:
         try:
             for old in self._steps()[self._keep :]:
                 remove(self._place / str(old), SIZES)  # type: ignore[arg-type]
-        except DataError as error:  # who may only create leaves them there
+        except DataError as error:  # our rights on the bucket may not include deleting
             _LOG.warning("older resume points stay on the bucket: %s", error)
