@@ -1,7 +1,6 @@
 """Builds a model's head: from prompts for a zero-shot model, from its own linear layer for a classifier.
 
-A zero-shot head holds a class's mean prompt embedding (Radford et al. 2021, section 3.1.4; open_clip's
-build_zero_shot_classifier): every prompt embedded, normalised, averaged over the class, normalised again.
+Source of the zero-shot head: Radford et al. 2021, section 3.1.4; open_clip's build_zero_shot_classifier.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from clipjax.storage.store import Store
 
 
 def classifier_head(model: Encoder) -> Head:
-    """The linear head of a classifier; of features of unit norm where its card says so.
+    """The linear head of a classifier; it normalises features if the card sets `normalize_features`.
 
     Raises:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.
@@ -49,15 +48,14 @@ def zeroshot_head(
 
     Args:
         precision: of the text tower, "parity" or "fast".
-        store: where the kernel is kept; a card without a fingerprint is never
-            stored.
+        store: keeps the kernel; that of a card without a fingerprint is never stored.
         chunk: prompts encoded at once.
         progress: show a bar on stderr.
 
     Raises:
-        UsageError: the model has no text tower, or its card no logit scale.
-        DataError: the prompt set has nothing for a class, or the class's prompts have no mean direction (not
-            finite, or zero), which is named; `encode_text` does not return what it should.
+        UsageError: the model is a classifier or has no text tower, or its card has no logit scale.
+        DataError: a class has no prompts, or they have no mean direction (not finite, or zero); names the
+            class. Or `encode_text` returns a wrong shape or norm.
     """
     if model.card.kind != "zero_shot":
         raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
@@ -76,14 +74,14 @@ def zeroshot_head(
 
 
 def logit_scale(card: ModelCard) -> float:
-    """The factor of a zero-shot model's logits. Raises UsageError where the card does not say."""
+    """The factor of a zero-shot model's logits. Raises UsageError if the card has none."""
     if card.logit_scale is None:
         raise UsageError(f"set logit_scale on the card of {card.id}: the factor itself, 100 for most CLIPs")
     return float(card.logit_scale)
 
 
 class _Usage(NamedTuple):
-    """The distinct prompts, and how often each class uses each: float64 [K, P], sparse."""
+    """The P distinct prompts, and how often each class uses each: float64 [K, P], sparse."""
 
     prompts: list[str]
     times: scipy.sparse.csc_array
@@ -103,14 +101,14 @@ class _Usage(NamedTuple):
 def _class_means(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
 ) -> np.ndarray:
-    """Add the embeddings to their classes in float64 as they come, then normalise. Returns float32 [K, D]."""
+    """Sums each class's embeddings in float64, then normalises. Returns float32 [K, D]."""
     sums: Any = 0.0
     with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:
             sums = sums + usage.times[:, rows] @ embeddings.astype(np.float64)
             bar.update(len(rows))
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    # Float32 embeddings that cancel leave about 1e-7 each, whose direction is chance.
+    # Float32 embeddings that cancel leave about 1e-7 each: a random direction.
     usable = np.isfinite(norms[:, 0]) & (norms[:, 0] > 1e-5)
     if not usable.all():
         k = int(np.argmin(usable))

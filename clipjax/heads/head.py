@@ -1,8 +1,7 @@
 """Heads: from features to one logit a class.
 
-One type serves all models: a zero-shot head of prompts, a classifier's linear layer (`clipjax.heads.build`
-makes both), either with a cache of training images beside it (Tip-Adapter, Zhang et al. 2022). All are
-float32 with HIGHEST precision, whatever the towers use.
+One type serves all models: a zero-shot head or a classifier's linear layer (`clipjax.heads.build`), with or
+without a cache (Tip-Adapter). Heads compute in float32 with HIGHEST precision, whatever the towers use.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ class Cache:
     f is a feature of unit norm (Tip-Adapter, Zhang et al. 2022, equation 4).
 
     Attributes:
-        keys: float32 [D, N], columns of unit norm (Tip-Adapter-F trains them: of about unit norm).
-        values: int32 [N], the class of each.
+        keys: float32 [D, N], columns of unit norm (about unit norm in Tip-Adapter-F, which trains them).
+        values: int32 [N], the class of each key.
         alpha, beta: the cache's weight, and how fast the affinity falls.
 
     Raises:
-        DataError: keys and values are not of the same images.
+        DataError: keys and values do not fit each other.
     """
 
     keys: jax.Array | np.ndarray
@@ -56,21 +55,21 @@ class Cache:
 class Head:
     """logits = f(features) @ (scale * kernel) + bias, where f divides by the L2 norm if `normalize`.
 
-    The scale is multiplied into the kernel: a classifier that starts from a zero-shot head, with scale *
-    kernel for its own kernel, gives the zero-shot logits to the last bit.
+    Because scale * kernel is multiplied first, a classifier that starts with that product as its kernel gives
+    the zero-shot logits to the last bit.
 
     Attributes:
         kernel: float32 [D, K].
         bias: float32 [K], or None.
         scale: the factor itself (about 100 for CLIP), not its logarithm.
-        normalize: features are brought to unit norm first.
-        label_space: what the K columns stand for.
-        cache: what is added to the logits; None: nothing.
-        directions: of a head that normalises: the kernel's columns are directions, and products with it
-            cosines. False for a kernel that was trained freely.
+        normalize: bring features to unit norm first.
+        label_space: the classes of the K columns.
+        cache: adds to the logits.
+        directions: the kernel's columns are directions, so that a head that normalises computes cosines.
+            False for a kernel that was trained freely.
 
     Raises:
-        DataError: a cache of other features, or with classes outside 0..K-1.
+        DataError: the cache has features of another width, or classes outside 0..K-1.
     """
 
     kernel: jax.Array
@@ -96,9 +95,9 @@ class Head:
     def columns(self) -> np.ndarray:
         """int32 [K]: for each class the first class with the same kernel and bias, mostly itself.
 
-        Two classes of one name have one embedding. A matrix product may round them differently, and then
-        chance would decide between them; read through `columns`, they are equal and the first one wins a tie.
-        A class with images in the cache is like no other.
+        Two classes of one name have one embedding, but a matrix product may round their logits differently.
+        Read through `columns` they are equal, and the first wins. A class with images in the cache is never
+        merged.
         """
         classes = self.kernel.shape[1]
         bias = np.zeros(classes) if self.bias is None else np.asarray(self.bias)
@@ -114,7 +113,7 @@ class Head:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of all that decides the logits; of the label space nothing."""
+        """SHA-256 of everything that decides the logits, so not of the label space."""
         cache = self.cache
         beside = () if cache is None else (cache.keys, cache.values)
         arrays = [self.kernel, () if self.bias is None else self.bias, *beside]
@@ -133,12 +132,11 @@ class _Identity(Head):
 
     @functools.cached_property
     def columns(self) -> np.ndarray:
-        """int32 [K]: no two classes are one."""
         return np.arange(len(self.label_space), dtype=np.int32)
 
 
 class Scores(NamedTuple):
-    """float32 [B, K]: logits, or probabilities where a projection averaged them."""
+    """float32 [B, K]: logits, or probabilities if a projection averaged them."""
 
     values: jax.Array
     are_probabilities: bool
@@ -176,12 +174,12 @@ def _logits(
 
 
 def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
-    """What a cache adds, float32 [B, K]; as many keys at a time as `SCORE_BLOCK` affinities hold."""
+    """What a cache adds, float32 [B, K], by blocks of at most `SCORE_BLOCK` affinities."""
     found = cache.keys.shape[1]
     size = max(1, min(found, SCORE_BLOCK // max(1, len(features))))
     pad = -found % size
     keys = jnp.pad(jnp.asarray(cache.keys, jnp.float32), ((0, 0), (0, pad)))
-    values = jnp.pad(jnp.asarray(cache.values, jnp.int32), (0, pad), constant_values=-1)  # of no class
+    values = jnp.pad(jnp.asarray(cache.values, jnp.int32), (0, pad), constant_values=-1)  # no class
     alpha, beta = np.float32(cache.alpha), np.float32(cache.beta)
     return _affinities(features, keys, values, alpha, beta, classes=classes, size=size)
 
@@ -197,7 +195,6 @@ def _affinities(
     classes: int,
     size: int,
 ) -> jax.Array:
-    """Blocks of `size` keys one after the other."""
     features, highest = unit_norm(features), jax.lax.Precision.HIGHEST
 
     def add(block: jax.Array, total: jax.Array) -> jax.Array:
@@ -223,9 +220,9 @@ def score_blocks(
     All blocks have one shape: the last one is padded and cut again.
 
     Args:
-        features: float32 [N, D], N > 0. Of `identity_head` also float64: scores then are, too.
-        projection: from the head's label space to the data set's; None leaves the logits as they are.
-        ids: [N], names of the images, to refuse scores that are not finite; None: they are not looked at.
+        features: float32 [N, D], N > 0; for `identity_head` also float64, which gives float64 scores.
+        projection: from the head's label space to the data set's.
+        ids: [N], names of the images, to refuse scores that are not finite; None skips that check.
 
     Raises:
         DataError: a score is not finite; names the image.
@@ -267,13 +264,15 @@ def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
 
 
 def cosine_head(head: Head) -> Head | None:
-    """The same head without scale and bias: its logits are cosines. None for a head that is no cosine: of
-    raw features, with a kernel that was trained freely, or with a cache."""
+    """The same head without scale and bias: its logits are cosines.
+
+    None if the head reads raw features, has a kernel that was trained freely, or has a cache.
+    """
     if not (head.normalize and head.directions) or head.cache is not None:
         return None
     return dataclasses.replace(head, scale=1.0, bias=None)
 
 
 def identity_head(space: LabelSpace) -> Head:
-    """A head for features that are logits over `space` already: it hands them through, to the last bit."""
+    """A head for features that are logits over `space` already: it returns them bit for bit."""
     return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)

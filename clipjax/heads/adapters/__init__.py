@@ -1,1 +1,1 @@
-"""One file a kind of adapter: what was learned beside a base, and the heads that it makes."""
+"""One file a kind of adapter: what it learned beside a base model, and its heads."""

@@ -1,8 +1,8 @@
 """Adapters: what a method has learned beside a model whose weights it left alone.
 
-An adapted model is a base model and a few tensors. It embeds images as its base does, so embeddings are
-shared; what differs is the head: built from learned context vectors (CoOp), or with a cache of training
-images beside it (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind of adapter.
+An adapted model embeds images as its base does, so they share embeddings. Its head differs: it is built from
+learned context vectors (CoOp), or has a cache of training images (Tip-Adapter). A module of this package with
+an `ADAPTER` class is a kind of adapter.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Adapter(Protocol):
 
     Attributes:
         kind: its name in card.json ("coop", "tip_adapter").
-        tensors: what adapter.safetensors holds, float32 or int32, by name.
-        facts: what card.json says beside them: plain JSON.
-        prompts: what result rows say in place of a prompt set ("CoOp, 16 vectors").
-        labels: the classes that it knows and no others: its head is over them, and a data set with other
-            classes is scored through a projection, as a classifier's. None: it takes any classes by name.
+        tensors: the content of adapter.safetensors by name, float32 or int32.
+        facts: the rest, in card.json: plain JSON.
+        prompts: what result rows show in place of a prompt set ("CoOp, 16 vectors").
+        labels: the only classes of its head; other data sets are scored through a projection. None: it takes
+            any classes by name.
     """
 
     kind: str
@@ -57,13 +57,13 @@ class Adapter(Protocol):
         ...
 
     def head(self, model: Encoder, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
-        """The head over `labels`. Raises UsageError where the adapter knows other classes only."""
+        """The head over `labels`. Raises UsageError for classes that the adapter does not have."""
         ...
 
 
 @functools.cache
 def all_adapters() -> dict[str, type[Adapter]]:
-    """Every kind of adapter by name."""
+    """Every kind of adapter by name. Raises DataError if two share a name."""
     found: dict[str, type[Adapter]] = {}
     for module in pkgutil.iter_modules(clipjax.heads.adapters.__path__):
         kind = getattr(importlib.import_module(f"clipjax.heads.adapters.{module.name}"), "ADAPTER", None)
@@ -76,10 +76,10 @@ def all_adapters() -> dict[str, type[Adapter]]:
 
 
 def adapter_of(model: Encoder) -> Adapter | None:
-    """The adapter of a model, built from its parts; None for a model without one.
+    """The adapter of a model; None for a model without one.
 
     Raises:
-        DataError: naming the model: an unknown kind, or parts that do not fit each other.
+        DataError: an unknown kind, or parts that do not fit each other; names the model.
     """
     parts = model.adapter
     if parts is None:
@@ -96,12 +96,12 @@ def adapter_of(model: Encoder) -> Adapter | None:
 
 
 def parts_of(adapter: Adapter) -> AdapterParts:
-    """What a model holds of an adapter: the inverse of `adapter_of`."""
+    """The inverse of `adapter_of`."""
     return AdapterParts(adapter.kind, dict(adapter.tensors), dict(adapter.facts))
 
 
 def adapter_digest(adapter: Adapter | AdapterParts) -> str:
-    """SHA-256 of everything that the adapter is."""
+    """SHA-256 of an adapter's kind, facts and tensors."""
     tensors = {}
     for name, tensor in adapter.tensors.items():
         array = np.ascontiguousarray(tensor)

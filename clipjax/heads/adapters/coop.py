@@ -1,15 +1,13 @@
 """CoOp: class prompts with learned vectors in place of the words around the class name.
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. A prompt is
-[start] [V_1] ... [V_M] [class name] "." [end]; `position` "middle" puts the name behind half of the vectors,
-"front" before all of them. An underscore in a name is a space.
+[start] [V_1] ... [V_M] [class name] "." [end]. `position` "middle" puts the name after half of the vectors,
+"front" before all of them. An underscore in a name becomes a space.
 
-One context serves any class names, so that a model trained on ImageNet is evaluated on any label space.
-Class-specific contexts (`csc`) know their own classes only.
+One context serves any label space; class-specific contexts (`csc`) serve only their own classes.
 
-A causal tower that reads out at the end token needs no more of the prompts than the longest of them, and what
-they all begin with (start and context, for "end") goes through the tower once: see
-`clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
+For a causal tower prompts are cut to the longest, and their common beginning (start and context, for "end")
+runs once: see `clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
 """
 
 from __future__ import annotations
@@ -43,10 +41,14 @@ class Prompts(NamedTuple):
     """Class prompts with room for a context.
 
     Attributes:
-        ids: int32 [K, L], token ids; 0 where a vector of the context stands.
-        slots: int32 [K, L], which vector stands there; -1 where a token does.
+        ids: int32 [K, L], token ids; 0 in the place of a context vector.
+        slots: int32 [K, L], which context vector stands there; -1 for a token.
         places: int32 [K], where the tower reads a prompt out.
-        shared: so many leading columns are the same in all prompts, and before every place.
+        shared: how many leading columns all prompts share; they end before every place.
+
+    With two vectors and `position` "end":
+        text     start  V_1  V_2  cat  .   end
+        slots    -1     0    1    -1   -1  -1
     """
 
     ids: Any
@@ -55,7 +57,7 @@ class Prompts(NamedTuple):
     shared: int
 
     def rows(self, rows: np.ndarray) -> Prompts:
-        """The prompts of some classes, cut behind the longest of them."""
+        """The prompts of some classes, cut after the longest of them."""
         length = self.places[rows].max() + 1
         return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.places[rows], self.shared)
 
@@ -66,12 +68,11 @@ def class_prompts(
     """The prompts of classes around a context of `size` vectors.
 
     Args:
-        model: a `clipjax.Model`.
         csc: each class has a context of its own.
 
     Raises:
-        UsageError: an unknown position, or a text tower that cannot be given vectors.
-        DataError: a prompt that is longer than the tower's context; names the class.
+        UsageError: the position is unknown, or the text tower takes no vectors.
+        DataError: a prompt is longer than the tower's context; names the class.
     """
     if position not in get_args(Position):
         raise unknown_name("position", position, list(get_args(Position)))
@@ -116,7 +117,7 @@ def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tupl
 
 
 def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
-    """The columns that decide the features, and how many of them all prompts have in common."""
+    """Keeps the columns that decide the features, and counts the leading ones that all prompts share."""
     reach = tower.reach(ids)
     ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
     if tower.min_length > 1:  # all tokens see each other
@@ -131,11 +132,11 @@ def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
 def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
     """The rows of prompts in one, two or three groups of similar length.
 
-    Few classes have long names, and each group is only as long as its longest prompt: of ImageNet's 1,000
-    prompts of up to 13 tokens behind the shared ones a third of the tokens is left.
+    Few names are long, and a group is only as long as its longest prompt: for ImageNet this leaves a third of
+    the tokens.
 
     Args:
-        least: so many tokens each further group must save, since it is one more pass to compile.
+        least: tokens that each further group must save, since it is one more pass to compile.
     """
     lengths = prompts.places + 1 - prompts.shared
     own = np.unique(lengths)
@@ -167,7 +168,7 @@ def class_features(
     Args:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
         remat, platform: see `Network.encode_embedded`.
-        place: of tokens [K, L, D] on devices, inside a jit.
+        place: puts tokens [K, L, D] on devices, inside a jit.
 
     Returns: float32 [K, E], not of unit norm.
     """
@@ -186,10 +187,10 @@ def class_features(
 
 
 def _vectors(table: Array, ids: Any, slots: Any, context: Array) -> Array:
-    """[K, L] ids and slots -> [K, L, D], with the vectors of the context in their slots."""
+    """[K, L] ids and slots -> [K, L, D], with the context's vectors in their slots."""
     words = jnp.take(jnp.asarray(table, jnp.float32), ids, axis=0, mode="clip")
     if isinstance(slots, np.ndarray) and (slots < 0).all():
-        return words  # known before anything is computed: nothing to differentiate
+        return words  # known while JAX traces: no gradient to the context
     places = jnp.maximum(slots, 0)
     if context.ndim == 2:
         vectors = jnp.take(context, places, axis=0, mode="clip")
@@ -206,8 +207,8 @@ class CoOp:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
         position: of the class name: "end", "middle" or "front".
         init: the text that the vectors started from, "" for random ones.
-        classes: what it was trained on: {"name", "digest"} of the label space and, with class-specific
-            contexts, "ids" and "names", [K] each.
+        classes: {"name", "digest"} of the label space it was trained on; with class-specific contexts also
+            "ids" and "names", [K] each.
     """
 
     context: np.ndarray
@@ -219,7 +220,6 @@ class CoOp:
 
     @classmethod
     def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
-        """What training on the classes of `labels` has made."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
 
@@ -260,7 +260,6 @@ class CoOp:
         return found
 
     def _problem(self, csc: Any) -> str | None:
-        """What does not fit together, or None."""
         shape = self.context.shape
         if self.context.dtype != np.float32 or len(shape) != (3 if csc else 2) or 0 in shape:
             return f"csc = {csc} has a context of {self.context.dtype} {list(shape)}"
@@ -282,12 +281,12 @@ class CoOp:
         store: Any = None,
         progress: bool = False,
     ) -> Head:
-        """The head over any label space; with class-specific contexts over (some of) their own classes.
+        """The head over any label space; class-specific contexts take only (some of) their own classes.
 
         Raises:
-            UsageError: class-specific contexts and another class, the context of a tower of another width, or
-                as `class_prompts`.
-            DataError: a prompt that is too long, or whose features have no direction; names the class.
+            UsageError: class-specific contexts get another class, the tower has another width, or as
+                `class_prompts`.
+            DataError: a prompt is too long, or its features have no direction; names the class.
         """
         tower = _network(model).arch.text
         width = None if tower is None else tower.width
@@ -314,7 +313,6 @@ class CoOp:
         return Head(kernel, bias, scale, normalize=True, label_space=labels)
 
     def _context_of(self, labels: LabelSpace) -> np.ndarray:
-        """The context, of class-specific ones those of these classes."""
         if not self.csc:
             return self.context
         row = {name: k for k, name in enumerate(self.classes["ids"])}
@@ -334,14 +332,14 @@ def _embed(
     labels: LabelSpace,
     progress: bool,
 ) -> np.ndarray:
-    """The unit-norm features of all prompts, float32 [K, E], a chunk of one size at a time."""
+    """The unit-norm features of all prompts, float32 [K, E]."""
     count = len(prompts.ids)
     size = min(CHUNK, count)
     encode = _encoder(_network(model), precision, prompts.shared)
     parts = []
     with progress_bar(count, "learned prompts", "prompt", shown=progress) as bar:
         for start in range(0, count, size):
-            # The last class again where none is left.
+            # Past the end, the last class again: every chunk has one shape.
             rows = np.minimum(np.arange(start, start + size), count - 1)
             own = context if context.ndim == 2 else context[rows]
             parts.append(np.asarray(encode(model.params, own, *(part[rows] for part in prompts[:3]))))
@@ -357,8 +355,7 @@ def _embed(
 
 
 def _network(model: Encoder) -> Network:
-    """The network of a model with an adapter, which is never a user's own."""
-    assert model.network is not None
+    assert model.network is not None  # only a user's own model has none, and takes no adapter
     return model.network
 
 

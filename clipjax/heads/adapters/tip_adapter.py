@@ -4,10 +4,9 @@ Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2
 
     logits = scale * f @ W + alpha * sum over the keys of a class of exp(-beta (1 - f @ key))
 
-f is an image's feature of unit norm, W the zero-shot head of the prompts. alpha is the paper's residual
-ratio, beta its sharpness; the reference's first release had the two names the other way round (its issue 4),
-the one cited here has the paper's. The reference writes 100 for the scale; here it is the model's own, which
-is 100 for OpenAI's models and for most others, and alpha is to be read beside it.
+f is a feature of unit norm, W the zero-shot head. alpha is the paper's residual ratio, beta its sharpness
+(the reference's first release swapped the names: its issue 4). The reference's scale is 100; here it is the
+model's own, mostly 100 too. An alpha has meaning only beside its scale.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ class TipAdapter:
     """A cache of training images; see `clipjax.heads.adapters.base.Adapter`.
 
     Attributes:
-        keys: float32 [D, N], of unit norm; trained ones (Tip-Adapter-F) of any.
-        values: int32 [N], the class of each, an index into `labels`.
+        keys: float32 [D, N], of unit norm; trained ones (Tip-Adapter-F) of any norm.
+        values: int32 [N], the class of each key, an index into `labels`.
         alpha, beta: see `clipjax.heads.head.Cache`.
         trained: whether the keys are.
-        prompt_set: of the zero-shot head: {"name", "digest"}.
+        prompt_set: {"name", "digest"} of the zero-shot head's prompts.
         labels: the classes that it was made with.
     """
 
@@ -101,7 +100,6 @@ class TipAdapter:
         return found
 
     def _problem(self) -> str | None:
-        """What does not fit together, or None."""
         keys, values = self.keys, self.values
         if keys.dtype != np.float32 or keys.ndim != 2 or values.shape != keys.shape[1:]:
             return f"keys {keys.dtype} {list(keys.shape)} and values {list(values.shape)}"
@@ -129,8 +127,8 @@ class TipAdapter:
         """The zero-shot head of its prompts over its own classes, with the cache.
 
         Raises:
-            UsageError: other classes; a model of other features.
-            DataError: its prompts are not what they were.
+            UsageError: `labels` are other classes, or the model's features have another width.
+            DataError: the prompt set has changed since.
         """
         if labels.digest != self.labels.digest:
             raise UsageError(
@@ -159,7 +157,7 @@ class TipAdapter:
 
 
 def with_cache(head: Head, keys: Any, values: np.ndarray, alpha: float, beta: float) -> Head:
-    """A zero-shot head with a cache beside it; arguments as of `clipjax.heads.head.Cache`."""
+    """A zero-shot head with a cache; arguments as of `clipjax.heads.head.Cache`."""
     cache = Cache(jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta))
     return dataclasses.replace(head, cache=cache)
 
