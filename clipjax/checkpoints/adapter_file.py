@@ -1,14 +1,14 @@
-"""A model with an adapter, on disk: a folder of `adapter.safetensors` and a `card.json` that names the base.
+"""A model with an adapter, on disk: `adapter.safetensors` and a `card.json` that names the base.
 
-The base's weights are not copied. `card.json` holds the card, and beside it
+The base's weights are not copied. `card.json` holds the card and beside it
 
-    files    the SHA-256 of adapter.safetensors
-    adapter  kind, facts and their SHA-256
-    base     id and SHA-256 of the weights, and where they are: a registered id or hub repository (`source`),
-             or a path relative to the folder (`path`); where it is on this machine, the user's cache has
+    files    SHA-256 of adapter.safetensors
+    adapter  kind, facts, and the SHA-256 of these two
+    base     id, SHA-256 of the weights, and their place: a registered id or hub repository (`source`),
+             or a path relative to the folder (`path`); the user's cache holds the absolute path
 
-A base that is no file yet, lies in the folder to be written, or on this disk where that folder lies on a
-bucket, is saved in its subfolder `base`. This module reads and writes the folder; `Model.save` and
+A base is saved in the subfolder `base` when it is not a file yet, is inside the folder to be written, or is
+on this disk while the folder is on a bucket. This module reads and writes the folder; `Model.save` and
 `clipjax.checkpoints.load` decide about the base.
 """
 
@@ -38,20 +38,17 @@ from converters.sources import open_source
 
 BASE = "base"
 _METADATA = {"format": "clipjax adapter"}
-# What a card of an adapted model has of its own; everything else is its base's. What is seen of the base's
-# files as they are loaded may come and go.
+# Fields of an adapted model's own card; all others are its base's. `_SEEN` depends on the files found then.
 _OWN = ("id", "facts", "facts_origin", "facts_of", "lineage")
 _SEEN = ("source", "tokenizer", "unknown")
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A folder with an adapter, read and checked; its base is not looked for yet.
+    """A folder with an adapter, read and checked; its base is not opened yet.
 
     Attributes:
-        folder: where it is.
-        card: of the model with the adapter.
-        parts: the adapter.
+        card: the card of the model with the adapter.
         base: the record `base` of card.json.
     """
 
@@ -65,11 +62,10 @@ class AdapterFile:
         return str(self.folder / CARD)
 
     def card_on(self, base: Card) -> Card:
-        """The card of the model on its base, which is known in full now.
+        """The adapted model's card, completed by the card of its base.
 
         Raises:
-            DataError: the base has other weights than those that the adapter was trained on, or the card
-                contradicts it.
+            DataError: the base has other weights than the adapter was trained on, or the card contradicts it.
         """
         _refuse_other_base(self.where, base, str(self.base["id"]), self.base["sha256"])
         _refuse_other_fields(self.where, self.card, base)
@@ -103,7 +99,7 @@ def read_adapter_file(file: CardFile) -> AdapterFile:
 
 
 def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    """The adapter's tensors. DataError where the file is not what was written."""
+    """Read the tensors. DataError unless the file is as it was written."""
     if not path.is_file():
         raise DataError(f"{path} does not exist: copy it from the original, or train again")
     if sha256_files([path]) != [sha256]:
@@ -115,7 +111,7 @@ def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def find_base(file: AdapterFile) -> str | Path:
-    """Where the base is: what `load_model` takes. Raises DataError where it is not where it was."""
+    """Where the base is, as `load_model` takes it. Raises DataError if it is not where it was."""
     folder, base = file.folder, file.base
     if (source := base.get("source")) is not None:
         return source
@@ -132,7 +128,7 @@ def find_base(file: AdapterFile) -> str | Path:
 
 
 def base_settings(file: AdapterFile) -> dict[str, Any]:
-    """The arguments of `load_model` with which the base was loaded when the adapter was trained."""
+    """The arguments of `load_model` that loaded the base when the adapter was trained."""
     base, card = file.base, file.base.get("card")
     if isinstance(card, Mapping):
         card = card_from_dict(dict(card), f"{file.where}: base.card")
@@ -152,7 +148,7 @@ def _refuse_other_base(where: str, found: Card, base: str, sha256: str) -> None:
 
 
 def _refuse_other_fields(where: str, card: Card, base: Card) -> None:
-    """The card of an adapted model may not say of its base what the base itself does not."""
+    """Only `_OWN` and `_SEEN` fields of an adapted model's card may differ from the base's."""
     for field in dataclasses.fields(Card):
         if field.compare and field.name not in (*_OWN, *_SEEN):
             given, own = getattr(card, field.name), getattr(base, field.name)
@@ -174,11 +170,12 @@ def save_adapter(
     """Write a model with an adapter.
 
     Args:
-        base: the card of its base. place: where that was loaded from; None where it is no file.
-        save_base: writes the base as a checkpoint into a folder; called where it cannot stay where it is.
+        base: the card of its base.
+        place: where the base was loaded from; None if it is not a file.
+        save_base: writes the base as a checkpoint into a folder; called if the base cannot stay where it is.
 
     Raises:
-        DataError: as `clipjax.checkpoints.native.write_folder`, or the base was changed on the disk.
+        DataError: as `clipjax.checkpoints.native.write_folder`, or the base changed on the disk.
     """
     folder = placed(folder)
     tensors = {name: np.asarray(tensor) for name, tensor in adapter.tensors.items()}
@@ -202,7 +199,7 @@ def save_adapter(
 
 
 def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
-    """What card.json says of a base that stays where it is."""
+    """The record of a base that stays where it is."""
     record: dict[str, Any] = {}
     if os.path.isabs(place.source):
         path = os.path.relpath(place.source, folder.resolve())
@@ -224,8 +221,10 @@ def _reached_from(folder: Path, place: Place) -> bool:
 
 
 def _base_memory(identity: str) -> Path:
-    """Where this user's cache has the place of a base: a folder that is moved without its base finds it here.
-    Not in card.json, which goes where the folder goes: a path of this machine is nobody else's business."""
+    """The file in the user's cache with the absolute path of a base, for a folder that is moved without it.
+
+    Not in card.json: that travels with the folder, and a path on this machine is private.
+    """
     return cache_dir() / "bases" / sha256_bytes(identity.encode())
 
 
@@ -236,8 +235,7 @@ def _remember_base(identity: str, source: str) -> None:
 
 
 def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
-    """Where the base was when the adapter was written, as far as this machine knows; older folders say so
-    themselves (`was_at`)."""
+    """Earlier places of the base: from this user's cache, and in older folders from `was_at`."""
     places = [str(base["was_at"])] if "was_at" in base else []
     with contextlib.suppress(OSError, ValueError):
         places.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))

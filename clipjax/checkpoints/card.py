@@ -1,9 +1,9 @@
 """The model card: everything needed to reproduce a number that a model gave.
 
-A card is made from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or by
-our own training. It says which weights (source, revision, hash), which architecture (with every number that
-changes a result), which pixels and tokens go in, and what is known of the training. A field that is not
-known is None and has a reason in `unknown`; nothing is guessed.
+A card comes from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or from our
+own training. It records the weights (source, revision, hash), the architecture (every number that changes a
+result), the preprocessing of pixels and text, and what is known of the training. An unknown field is None,
+with its reason in `unknown`; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Source:
 
     Attributes:
         library: reference library that defines the model ("open_clip", "timm", "transformers", "clipjax").
-        arch: the reference library's name of the architecture.
-        tag: its name of the pretrained weights.
+        arch: the library's name of the architecture.
+        tag: the library's name of the pretrained weights.
         repo, file, url: hub repository, file in it, or direct address.
         revision: commit of the hub repository.
-        format: what the converter found ("safetensors", "torch zip", ...).
-        sha256: digest of the source file (of the digests of its parts, when it is sharded).
+        format: file format ("safetensors", "torch zip", ...).
+        sha256: digest of the source file; if sharded, the digest of its parts' digests.
     """
 
     library: str
@@ -59,9 +59,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Pixels as the model wants them: resize, crop, then (x / 255 - mean) / std per channel.
+    """Pixels as the model takes them: resize, crop, then (x / 255 - mean) / std per channel.
 
-    `crop` is "round" or "floor", as `PixelRecipe` has it; a card.json without it means "round".
+    `crop` is "round" or "floor" (see `PixelRecipe`); a card.json without it means "round".
     """
 
     image_size: int
@@ -75,10 +75,11 @@ class Preprocess:
     def recipe(
         self, *, rgb: Literal["first", "last"] = "first", pre_crop: int = 0, already_cropped: bool = False
     ) -> PixelRecipe:
-        """The part that happens on the host, to the byte; see `clipjax.data.pixels.preprocess`.
+        """The steps on the host, to the byte; see `clipjax.data.pixels.preprocess`.
 
-        already_cropped: the images are square crops already, as those of ImageNet-3DCC: only resized to the
-            model's size (left alone where they have it), not cropped once more.
+        Args:
+            already_cropped: the images are square crops already (ImageNet-3DCC): resize them to the model's
+                size, if they have another, and do not crop again.
         """
         return PixelRecipe(
             image_size=self.image_size,
@@ -93,11 +94,11 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Resized:
-    """That a model takes images of another size than its weights were made for.
+    """Records that a model takes images of another size than its weights were made for.
 
     Attributes:
-        image_size: the size that they were made for, in pixels.
-        rule: how the position table was resampled (`clipjax.models.resample`); None where there is none.
+        image_size: the original size, in pixels.
+        rule: how the position table was resampled (`clipjax.models.resample`); None without a table.
     """
 
     image_size: int
@@ -105,16 +106,15 @@ class Resized:
 
 
 class Weights:
-    """The files that the params are read from; hashed on first use and only once.
+    """The files of the params; hashed once, on first use.
 
-    Made before the params are read: their digest is that of the files at that time, or there is none.
+    Create it before the params are read: if a file changes later, its digest is a DataError.
 
     Args:
-        files: what is read.
-        expected: for a checkpoint of ours, their digest when it was written; None for foreign files.
+        expected: digest when written, for a checkpoint of ours; None for foreign files.
 
     Raises:
-        DataError: a file is not there.
+        DataError: a file cannot be read.
     """
 
     def __init__(self, files: Sequence[Path], expected: str | None = None) -> None:
@@ -124,10 +124,10 @@ class Weights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the contents read; of the digests, in order, when there are several files.
+        """Digest of the file; of several files, the digest of their digests in order.
 
         Raises:
-            DataError: a file has changed since it was opened.
+            DataError: a file changed since it was opened.
         """
         digests = sha256_files(self.files)
         self.refuse_changed()
@@ -135,7 +135,7 @@ class Weights:
 
     @functools.cached_property
     def identity(self) -> str:
-        """The digest, which for a checkpoint of ours must be the one in card.json (else a DataError)."""
+        """`sha256`, which for a checkpoint of ours must be the one in card.json (else a DataError)."""
         if self.expected not in (None, self.sha256):
             raise DataError(
                 f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
@@ -143,16 +143,16 @@ class Weights:
         return self.sha256
 
     def check(self) -> None:
-        """Raise DataError where the files are not what was written or opened; reads all of them once."""
+        """Read all files. Raise DataError if they changed since they were written or opened."""
         _ = self.identity
 
     def verify(self) -> None:
-        """Raise DataError where the files are not those that a checkpoint of ours was written with."""
+        """`check` for a checkpoint of ours; does nothing for foreign files."""
         if self.expected is not None:
             self.check()
 
     def refuse_changed(self) -> None:
-        """Raise DataError where a file is not the one any more that the params were read from."""
+        """Raise DataError if a file was replaced since it was opened; reads none."""
         for file, then, now in zip(self.files, self._versions, self._now()):
             if then != now:
                 raise DataError(f"{file} has changed since it was opened: load the model again")
@@ -166,20 +166,20 @@ class Weights:
 
 @dataclass(frozen=True)
 class Card:
-    """See the module's docstring; `facts` (group, training data, ...) is what result rows carry.
+    """See the module's docstring; result rows carry `facts` (group, training data, ...).
 
     Attributes:
-        classes: of a classifier: what its outputs are, a name in configs/labels, or a CSV file; `LABELS` is
-            the file beside our own checkpoint of a model with classes of its own.
-        normalize_features: of a classifier: its head reads features of unit norm (a CLIP fine-tuned by
+        classes: what a classifier's outputs are: a name in configs/labels, or a CSV file; `LABELS` is the
+            file in our own checkpoint of a model with classes of its own.
+        normalize_features: a classifier's head reads features of unit norm (a CLIP fine-tuned by
             cross-entropy).
-        lineage: how our own training made it: method, recipe, data, and the model that it started from.
-        facts_origin: "registry", "stated", "unknown" or None, as `clipjax.checkpoints.facts` says.
+        lineage: how our own training made the model: method, recipe, data, and start model.
+        facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.facts`.
         facts_of: the registered model whose facts these are, or None.
-        label_space: the classes in `LABELS`; None where they have a name in configs/labels.
+        label_space: the classes in `LABELS`; None if they have a name in configs/labels.
 
     Raises:
-        DataError: the tokenizer is unknown, or not one for the text tower.
+        DataError: the tokenizer is unknown, or does not fit the text tower.
     """
 
     id: str
@@ -210,10 +210,9 @@ class Card:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash of everything that decides this model's embeddings; None for params that were never a file.
+        """Hash of everything that decides the embeddings; None for params that were never a file.
 
-        The first call reads and hashes the weights' files. Pixels are not part of it: they are their own
-        part of a store key.
+        The first call hashes the weights. The pixel recipe is a separate part of a store key.
         """
         if self.weights is None:
             return None
@@ -229,14 +228,14 @@ class Card:
         )
 
     def with_classes(self, labels: LabelSpace) -> Card:
-        """The card of a classifier of these classes: by name where configs/labels has them under theirs."""
+        """The card of a classifier of these classes: by name if configs/labels has the same ones under it."""
         named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None)
         return dataclasses.replace(self, classes=LABELS, label_space=labels)
 
     def stamped(self) -> Card:
-        """The card with the digest of the foreign file that the weights are those of, and no other."""
+        """The card with the SHA-256 of the foreign file that holds these weights, or with none."""
         if self.weights is None:
             return self if self.source.sha256 is None else self.without_weights()
         if self.weights.expected is not None:
@@ -246,13 +245,13 @@ class Card:
         return dataclasses.replace(self, source=source, unknown=unknown)
 
     def without_weights(self) -> Card:
-        """The card of params that are no longer those of a file: they have no fingerprint."""
+        """The card of params that no file holds any more: it has no fingerprint."""
         unknown = {**self.unknown, "source.sha256": "the params were changed after loading"}
         source = dataclasses.replace(self.source, sha256=None)
         return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
 
     def with_tokenizer_files(self, sha256: str) -> Card:
-        """The card that knows the digest of its tokenizer's files, which have been seen now."""
+        """The card with the digest of its tokenizer's files."""
         assert self.tokenizer is not None
         unknown = {name: why for name, why in self.unknown.items() if name != "tokenizer.sha256"}
         tokenizer = dataclasses.replace(self.tokenizer, sha256=sha256)
@@ -283,13 +282,13 @@ class Card:
 
 
 def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
-    """Read the JSON form back, strictly.
+    """Read the JSON form, strictly.
 
     Raises:
-        DataError: naming `where` and the key, for one that is missing, unknown or of a wrong type, for a
-            tokenizer that does not fit the text tower, or for a card of a newer version.
+        DataError: a key is missing, unknown or of a wrong type; the tokenizer does not fit the text tower; or
+            the card has another version. The message names `where` and the key.
     """
-    # What cards had no word for at first.
+    # Older cards lack these.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}
     if "facts_origin" not in record:
         row = _row_of_old_card(record)
@@ -309,7 +308,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
 
 
 def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
-    """The registered model that a card older than `facts_origin` has; None for a fine-tuned one."""
+    """The registered model of a card older than `facts_origin`; None for a fine-tuned one."""
     card, source = record.get("id"), record.get("source")
     if record["lineage"] is not None or not isinstance(card, str) or not isinstance(source, Mapping):
         return None
@@ -317,7 +316,7 @@ def _row_of_old_card(record: Mapping[str, Any]) -> str | None:
 
 
 def _tokenizer_problem(spec: TokenizerSpec | None, arch: Arch) -> str | None:
-    """Every id that the tokenizer gives must have its row and its place in the text tower."""
+    """Each token id needs a row in the text tower, and each position a place."""
     if spec is None or arch.text is None:
         return None
     try:

@@ -13,7 +13,7 @@ from clipjax.errors import DataError, UsageError
 
 
 def head_classes(card: ModelCard, params: Mapping[str, Any]) -> LabelSpace:
-    """What the outputs of a classifier stand for.
+    """The classes of a classifier's outputs.
 
     Raises:
         UsageError: the model is not a classifier, has no head, or its card does not name its classes.

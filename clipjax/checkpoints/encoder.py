@@ -1,7 +1,7 @@
 """What evaluation, embeddings and heads need of a model and of its card.
 
-`clipjax.checkpoints.model.Model` and `Card` have all of it. `clipjax.evaluate` wraps a user's own object once
-and fills in what it lacks, so no other code has to ask whether a field is there.
+`clipjax.checkpoints.model.Model` and `Card` have all of it. `clipjax.evaluate` wraps a user's own object and
+fills in what is missing, so other code need not check for it.
 
 Imports no JAX: `results` reads cards.
 """
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class ModelCard(Protocol):
     """A model card; `clipjax.checkpoints.card.Card` documents the fields.
 
-    None is the value of a field that a user's own model has no word for: `arch`, `tokenizer`, `resized`,
-    `lineage`, `facts_of`. Its `facts` are then empty and `normalize_features` is False.
+    In a user's own model `arch`, `tokenizer`, `resized`, `lineage` and `facts_of` may be None, `facts` empty
+    and `normalize_features` False.
     """
 
     @property
@@ -76,17 +76,17 @@ class Encoder(Protocol):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Nested dict of arrays; of a user's own model the `head` of a classifier, or nothing."""
+        """Nested dict of arrays; a user's own model has a classifier's `head` at most."""
         ...
 
     @property
     def adapter(self) -> AdapterParts | None:
-        """What builds the head in place of prompts (`clipjax.heads.adapters`); None for most models."""
+        """Builds the head in place of prompts (`clipjax.heads.adapters`); None for most models."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError for a model without one, as a user's own is; DataError for missing files."""
+        """Raises UsageError if there is none, as in a user's own model; DataError for missing files."""
         ...
 
     def with_tokenizer(self) -> Self:
@@ -106,5 +106,5 @@ class Encoder(Protocol):
 
 
 def embeds_at_unit_norm(card: ModelCard) -> bool:
-    """Whether a model's embeddings have unit norm, as its head reads them."""
+    """Whether the head reads embeddings of unit norm."""
     return card.kind == "zero_shot" or card.normalize_features

@@ -1,12 +1,12 @@
-"""A model as other libraries read it: one safetensors file in the reference's layout.
+"""Export a model for other libraries: one safetensors file in the reference's layout.
 
-A classifier on a CLIP's image tower becomes two files: the tower as open_clip has it, the head apart.
+A classifier on a CLIP's image tower becomes two files:
 
-    OUT.safetensors        "visual.*": what open_clip's `model.visual` has, all of it
+    OUT.safetensors        "visual.*": all that open_clip's `model.visual` has
     OUT.head.safetensors   "weight" [K, D] and "bias" [K], as `torch.nn.Linear` has them
 
-The head's metadata says whether it reads features of unit norm ("normalize") and what its outputs are
-("classes": a JSON list of ids).
+The head's metadata records whether it reads features of unit norm ("normalize") and its outputs ("classes": a
+JSON list of ids).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from converters.table import Table, load_table, table_names
 
 
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
-    """Write a model as the reference's own safetensors file, for open_clip's bit-identical to what came in.
+    """Write a model as the reference's own safetensors file; open_clip's comes back bit-identical.
 
     A classifier on a CLIP's image tower is written as two files: see the module's docstring.
 
     Args:
         layout: a table of `converters`; by default the reference library's own that the model came from or
-            fits (open_clip's for weights that came as transformers wrote them).
+            fits (open_clip's for weights in transformers' layout).
 
     Raises:
-        UsageError: the model is a base with an adapter, which no other library has a file for.
+        UsageError: the model has an adapter, which no other library reads.
         ConversionError: the model does not fit the layout.
-        DataError: the checkpoint that the model was read from is damaged, or the file cannot be written;
-            nothing half-written is left.
+        DataError: the model's own checkpoint is damaged, or the file cannot be written; nothing half-written
+            is left.
     """
     refuse_adapter(model)
     model.check_weights()
@@ -56,13 +56,13 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
 
 
 def has_tower_alone(model: Model) -> bool:
-    """Whether a model is a classifier that was made of a CLIP: open_clip knows its tower and no head."""
+    """Whether the model is a classifier made from a CLIP: open_clip has its tower but no head."""
     card = model.card
     return card.kind == "classifier" and card.normalize_features
 
 
 def refuse_adapter(model: Model, doing: str = "export") -> None:
-    """Raises UsageError for a model with an adapter, which no other library reads; `doing`: the command."""
+    """Raise UsageError for a model with an adapter, which no other library reads; `doing`: the command."""
     if (adapter := model.adapter) is None:
         return
     base = model.card.id if model.base is None else model.base.id
@@ -74,16 +74,15 @@ def refuse_adapter(model: Model, doing: str = "export") -> None:
 
 
 def head_file(out: str | Path) -> Path:
-    """Where the head lies beside the tower."""
     return place(out).with_suffix(".head.safetensors")
 
 
 def export_tower(model: Model, out: str | Path) -> Path:
-    """Write tower and head; returns the tower's file, `head_file` says which the head's is.
+    """Write tower and head; returns the tower's file (`head_file` gives the head's).
 
     Raises:
-        ConversionError: a tower that open_clip does not have.
-        DataError: a file cannot be written; nothing half-written is left of it.
+        ConversionError: open_clip does not have the tower.
+        DataError: a file cannot be written; nothing half-written of it is left.
     """
     classes = head_classes(model.card, model.params)
     leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
@@ -98,7 +97,7 @@ def export_tower(model: Model, out: str | Path) -> Path:
 
 
 def _table(model: Model) -> Table:
-    """open_clip's layout: the base's, or for a model that we trained from the start the first that fits."""
+    """open_clip's layout: the base's, or the first that fits a model trained from the start."""
     leaves = {path: leaf for path, leaf in model.source_leaves().items() if path.startswith("vision/")}
     if model.origin.layout is not None:
         return export_layout(leaves, model.origin.layout)

@@ -1,10 +1,13 @@
-"""Facts of a model: their names and types, and what a user states on the command line or in a TOML file.
+"""Facts of a model: their names and types, and those that a user states (command line or TOML file).
 
     fact_table(["group=clip", "train_size_m=400"], None)   # {"group": "clip", "train_size_m": 400.0}
 
-`facts_origin` of a card, and of `model_facts` in result rows, tells where facts come from: "registry" (the
-weights are known to be those of the row `facts_of`), "stated" (a user states them, or that the weights are
-those of the row `facts_of`), "unknown", or null: our own training, and cards that are older than the field.
+`facts_origin` of a card, and of `model_facts` in result rows, records where facts come from:
+
+* "registry": the weights are known to be those of the row `facts_of`;
+* "stated": a user states them, or that the weights are those of the row `facts_of`;
+* "unknown";
+* null: our own training, or a card older than the field.
 """
 
 from __future__ import annotations
@@ -39,12 +42,12 @@ FACTS: Mapping[str, type] = {
     "licence": str,
     "certain": int,
 }
-# `certain` is about the registry's own rows: nobody can state it.
+# `certain` rates the registry's own rows: nobody can state it.
 _STATABLE = {**{name: kind for name, kind in FACTS.items() if name != "certain"}, "notes": str}
 
 
 def origin_in_words(facts: Mapping[str, Any]) -> str:
-    """What a table says beside `model_facts` that a user states; "" for all others."""
+    """What a table prints beside facts that a user states; "" for all others."""
     if facts.get("facts_origin") != STATED:
         return ""
     of = facts.get("facts_of")
@@ -52,10 +55,10 @@ def origin_in_words(facts: Mapping[str, Any]) -> str:
 
 
 def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str, Any] | None:
-    """The facts of `--fact KEY=VALUE`, repeated, and of a TOML file; None where neither is given.
+    """The facts of repeated `--fact KEY=VALUE` and of a TOML file; None if neither is given.
 
     Raises:
-        UsageError: as `check_facts`; a pair without "=", or a fact that is stated twice.
+        UsageError: as `check_facts`; a pair without "=", or a fact stated twice.
         DataError: the file cannot be read.
     """
     if not pairs and file is None:
@@ -74,7 +77,7 @@ def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str
 def check_facts(facts: Mapping[str, Any], where: str = "facts") -> dict[str, Any]:
     """The facts, numbers as floats.
 
-    Raises UsageError for an unknown fact (with the nearest names) or a value of another type.
+    Raises UsageError for an unknown fact (with the nearest names) or a value of a wrong type.
     """
     if not isinstance(facts, Mapping):
         raise UsageError(f"{where}: {facts!r} is not a table of facts, as {{'train_source': 'LAION-2B'}}")

@@ -1,6 +1,6 @@
 """Weights on a bucket: fetched once into the user's cache, then read as files.
 
-A copy is kept under what the bucket says of its objects (etag, size, time): another object is another copy.
+The key of a copy includes each object's version (etag, size, time): a changed object is fetched anew.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BLOCK = 32 * 2**20  # bytes of one request
 
 
 def on_this_disk(source: Any) -> Any:
-    """The source of a model as it is, or for the URL of a bucket the path of its copy.
+    """The source of a model; for a bucket URL, the path of its copy.
 
-    Of a folder its files are fetched, and the base of an adapter, not other folders in it.
+    Fetches a folder's files and the base of an adapter, no other subfolders.
 
     Raises:
-        DataError: there is nothing at the URL, it changes while it is fetched, the disk is full.
+        DataError: there is nothing at the URL, it changes during the fetch, or the disk is full.
     """
     if not isinstance(source, str | os.PathLike):
         return source
@@ -50,7 +50,7 @@ def on_this_disk(source: Any) -> Any:
 
 @contextlib.contextmanager
 def fetched(asked: Any) -> Iterator[Any]:
-    """What `on_this_disk` gives; inside, errors name what was asked for where they would name its copy."""
+    """Give what `on_this_disk` returns; inside, errors name the URL instead of its copy."""
     copy = on_this_disk(asked)
     try:
         yield copy
@@ -75,7 +75,7 @@ def _files(path: BucketPath) -> list[BucketPath]:
 
 
 def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, int]], folder: Path) -> None:
-    """Into a folder beside its place, which gets its name when all is there."""
+    """Fetch into a draft folder, renamed when complete."""
     with writing(folder), draft_folder(folder) as draft:
         for file, name, (size, _) in zip(files, names, versions):
             copy_object(file, size, draft / name)
@@ -90,7 +90,7 @@ def _fetch(files: list[BucketPath], names: list[str], versions: list[tuple[int, 
 
 
 def copy_object(file: BucketPath, size: int, target: Path) -> None:
-    """Write an object's first `size` bytes to a file of this disk. Raises FileNotFoundError, BucketError."""
+    """Write an object's first `size` bytes to a file on this disk. Raises FileNotFoundError, BucketError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as copy:
         for start in range(0, size, BLOCK):

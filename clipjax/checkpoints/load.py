@@ -1,4 +1,4 @@
-"""`load_model`: from anything that holds weights to a `Model`; `convert_model`: to a checkpoint of ours.
+"""`load_model` reads any weights into a `Model`; `convert_model` writes them as a checkpoint of ours.
 
 Nothing here needs torch.
 """
@@ -47,38 +47,38 @@ def load_model(
 
     Args:
         source: one of
-            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json); where it
-              holds an adapter, its base is found, checked and loaded;
+            - a folder that `Model.save`, `clipjax convert` or training wrote (it has a card.json); for an
+              adapter, its base is found, checked and loaded;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
             - a registered model id (see `clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
-        card: registered model id, or a card, that says how to load the weights (architecture, pixels,
-            tokenizer); needed where nothing beside the weights does, and taken instead of what lies beside
-            them where something does. The name and the facts of a registered model are given to its own
-            weights alone: those of its hub repository, or of a known SHA-256 (`clipjax.checkpoints.naming`).
+        card: registered model id, or a card, that describes how to load the weights (architecture, pixels,
+            tokenizer). Needed for bare weights; it overrides a configuration beside them. Only a registered
+            model's own weights get its name and facts: those of its hub repository, or of a known SHA-256
+            (`clipjax.checkpoints.naming`).
         file: which file of a hub repository.
-        image_size: side of the images in pixels, where it should be another than the model's: its position
-            table is then resampled as its reference library does it (see `clipjax.checkpoints.resize`).
-        position_rule: "open_clip", "timm", "transformers" or "dinov2", to resample it by another one's rule.
-        name: what to call the model; by default the id of a registered model where the weights are known to
-            be its, else the name of the file (without its ending), folder or repository.
-        facts_of: the registered model that you state these weights are of: the card has its facts, and says
-            that they are stated.
+        image_size: side of the images in pixels, if not the model's own: its position table is resampled as
+            its reference library does it (see `clipjax.checkpoints.resize`).
+        position_rule: "open_clip", "timm", "transformers" or "dinov2": resample it by this library's rule.
+        name: name of the model. Default: the id of a registered model if the weights are known to be its,
+            else the name of the file (without its ending), folder or repository.
+        facts_of: the registered model that you state these weights are of: the card gets its facts, marked as
+            stated.
         facts: or single facts that you state, {"train_source": "LAION-2B"}: columns of configs/models.csv.
-        mesh: where to place the params (see `clipjax.devices.sharding.make_mesh`), each leaf as soon as it
-            is read: the host never holds a second copy of more than one. By default the default device.
-        rules: how they lie on the mesh, a table of `clipjax.devices.sharding`; by default `FSDP`, every
-            large leaf cut over the devices.
-        mesh_of: in place of `mesh`, what says so of the card (`clipjax.embeddings.params.mesh_to_load`). The
-            base of an adapter does not ask it.
+        mesh: where to place the params (see `clipjax.devices.sharding.make_mesh`); default: the default
+            device. Each leaf is placed when it is read, so the host holds at most one leaf twice.
+        rules: how params are sharded on the mesh, a table of `clipjax.devices.sharding`; default: `FSDP`,
+            every large leaf cut over the devices.
+        mesh_of: alternative to `mesh`: a function that picks the mesh from the card
+            (`clipjax.embeddings.params.mesh_to_load`). Not called for the base of an adapter.
 
     Returns: a `Model` with float32 params.
 
     Raises:
         UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
-        DataError: missing, truncated or foreign weights, or weights that do not fit the architecture (every
-            tensor is named); the hub has other weights than when they were first downloaded.
+        DataError: weights that are missing, truncated, foreign or do not fit the architecture (every tensor
+            is named); or the hub's weights changed since their first download.
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
@@ -100,7 +100,7 @@ def load_model(
 
 @contextlib.contextmanager
 def _verified(weights: Weights | None) -> Iterator[None]:
-    """Around the reading of params: hash a checkpoint of ours beside it, and refuse files that have changed.
+    """While the params are read, hash a checkpoint of ours in a thread; then refuse changed files.
 
     Raises:
         DataError: the weights are not those that the card was written with, or were replaced meanwhile.
@@ -116,7 +116,6 @@ def _verified(weights: Weights | None) -> Iterator[None]:
 
 
 def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
-    """The model with its params."""
     with _verified(opened.card.weights):
         params = load_params(opened.plan, shardings)
     return Model(
@@ -132,7 +131,7 @@ def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
 def _adapted(
     asked: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
-    """A base with its adapter; `file` is that of what was asked for, or of its copy on this disk."""
+    """A base with its adapter; `file`: the card.json of the source, or of its copy on this disk."""
     source = file.folder
     if any(each is not None for each in given):
         raise UsageError(
@@ -140,18 +139,18 @@ def _adapted(
             "name and facts out"
         )
     model = _on_base(file, mesh, rules)
-    if source != Path(asked) and model.place is not None:  # what is said of the copy is true of the bucket
+    if source != Path(asked) and model.place is not None:  # name the bucket, not its copy
         where = model.place.source.replace(str(source.resolve()), str(place(asked)))
         model = model.with_place(dataclasses.replace(model.place, source=where))
     return model
 
 
 def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = None) -> Model:
-    """The model of a folder with an adapter, which finds its base.
+    """Find and load the base of a folder with an adapter.
 
     Raises:
-        DataError: the adapter was truncated or changed, the base is not where it was, or has other weights
-            than those that the adapter was trained on.
+        DataError: the adapter was truncated or changed; the base is not where it was, or has other weights
+            than the adapter was trained on.
     """
     adapter = read_adapter_file(file)
     base = load_model(find_base(adapter), **base_settings(adapter), mesh=mesh, rules=rules)
@@ -159,9 +158,9 @@ def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = Non
 
 
 def open_model(source: str | Path, stated: Stated | None = None) -> Model:
-    """A model whose weights are found and accounted for, and not read: its params are `jax.ShapeDtypeStruct`.
+    """Find and check a model's weights without reading them: its params are `jax.ShapeDtypeStruct`.
 
-    It knows its fingerprint, its tokenizer and its classes. A model with an adapter is loaded whole.
+    It has a fingerprint, a tokenizer and classes. A model with an adapter is loaded whole.
 
     Args:
         stated: its name and facts, as `load_model` takes them.
@@ -192,13 +191,13 @@ def convert_model(
     facts_of: str | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Path, Card]:
-    """Write a model as a checkpoint of ours without ever holding it: leaf by leaf, from file to file.
+    """Write a model as a checkpoint of ours, leaf by leaf: memory never holds all of it.
 
     Args:
-        source, card, name, facts_of, facts: as `load_model` takes them; where the weights are not known to be
-            a registered model's, the name is by default the folder's.
+        source, card, name, facts_of, facts: as in `load_model`; weights not known to be a registered model's
+            are named after `folder` by default.
         folder: where to; by default the card's id, with "-N" for images of another size.
-        image_size: as `load_model` takes it; such a model is loaded whole.
+        image_size: as in `load_model`; such a model is loaded whole.
 
     Returns: the folder and the card in it.
 
@@ -218,7 +217,7 @@ def convert_model(
             return larger.save(folder or f"{larger.card.id}-{image_size}"), larger.card
         card, origin = opened.card.stamped(), opened.origin
         assert card.weights is not None
-        card.weights.check()  # a damaged checkpoint of ours is not passed on as if it were whole
+        card.weights.check()  # do not copy a damaged checkpoint of ours
     folder = save_checkpoint(
         folder or card.id,
         opened.plan.lazy(),

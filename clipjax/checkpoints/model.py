@@ -1,4 +1,4 @@
-"""A loaded model: a card and params, and the three things one does with it.
+"""A loaded model: card, params, preprocessing and the encoders.
 
     model = clipjax.load_model("vit_b_32-openai")
     x = model.preprocess(pil_image)                 # float32 [H, W, 3]
@@ -6,7 +6,7 @@
     t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
     model.card.logit_scale * z @ t.T                # the logits
 
-`clipjax.evaluate` takes such a model, or one that `clipjax.wrap` makes of your own functions.
+`clipjax.evaluate` takes such a model, or one that `clipjax.wrap` makes from your own functions.
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ from converters.engine import flatten
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """Params and the card that says what they are.
+    """Params and the card that describes them.
 
     A model does not change: `with_params`, `with_card` and `with_adapter` return new ones.
 
     Attributes:
-        card: the model card. Its `weights` are the files that hold these very params; those of a card alone
-            are dropped, so pass `weights` beside it.
-        params: nested dict of float32 arrays, placed where the caller put them. Do not write into it, nobody
-            would notice.
-        origin: layout and dtypes of the file they came from (see `clipjax.checkpoints.origin`).
+        card: the model card. Its `weights` are the files that hold these very params; `card.weights` is
+            dropped unless `weights` is passed too.
+        params: nested dict of float32 arrays, placed by the caller. Do not write into it: nothing notices.
+        origin: layout and dtypes of the source file (see `clipjax.checkpoints.origin`).
         carried: tensors of that file that no forward needs, by its keys.
-        tokenizer_files: the vocabulary, where it came with the weights and has been found.
-        adapter: what builds its heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
+        tokenizer_files: the vocabulary, if it came with the weights and has been found.
+        adapter: builds the heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
         base: the card of the model that the adapter was trained on.
-        place: where `load_model` found these params (an adapter's base); None where they were no file.
+        place: where `load_model` found these params (with an adapter: the base's); None if they were not a
+            file.
     """
 
     card: Card
@@ -91,9 +91,11 @@ class Model:
         return dataclasses.replace(self, **{"weights": self.card.weights, **changes})
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
-        """The model with other params. Its card forgets the files that the old ones came from, and with them
-        the fingerprint under which embeddings are stored; heads read the logit scale of the new ones. A
-        registered model loses its name, unless the card's lineage says what it became.
+        """The model with other params.
+
+        Its card loses the files of the old ones, and with them the fingerprint under which embeddings are
+        stored. Heads read the logit scale of the new params. A registered model loses its name, unless the
+        card's lineage records what it became.
         """
         card = self.card.without_weights()
         if card.facts_origin == REGISTRY and card.lineage is None:
@@ -106,15 +108,15 @@ class Model:
         return self._replace(card=card, params=params, origin=origin, weights=None, place=None)
 
     def with_card(self, card: Card) -> Model:
-        """The model with another card; the params, and the files that they came from, stay."""
+        """The model with another card; params and their files stay."""
         return self._replace(card=card)
 
     def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
-        """The model with an adapter, and the card of both; its own card becomes that of the base."""
+        """The model with an adapter and the card of both; its present card becomes the base's."""
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_place(self, place: Place | None) -> Model:
-        """The model that is loaded again from `place`; None: these params are no file."""
+        """The model that is loaded again from `place`; None: these params are not a file."""
         return self._replace(place=place)
 
     def with_tokenizer(self) -> Model:
@@ -130,20 +132,20 @@ class Model:
         return self._replace(card=card, tokenizer_files=self._tokenizer_files)
 
     def check_weights(self) -> None:
-        """Raise DataError where the files of the weights are not what they were; reads them all once."""
+        """Raise DataError if the files of the weights have changed; reads them all once."""
         if self.card.weights is not None:
             self.card.weights.check()
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
-        """One image as the reference makes it, the library's own order of operations included.
+        """One image as the reference prepares it, in the library's own order of operations.
 
-        open_clip's transform turns an image into RGB last; before timm's and in transformers' it is RGB.
+        open_clip converts to RGB last; timm and transformers convert first.
 
         Returns: float32 [H, W, 3].
 
         Raises:
             UsageError: not a PIL image.
-            DataError: PIL cannot turn its mode into RGB.
+            DataError: PIL cannot convert its mode to RGB.
         """
         if not isinstance(image, PIL.Image.Image):
             raise UsageError(
@@ -156,7 +158,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """list of strings -> int32 [N, context_length], with the text cleaning of the model's training.
+        """List of strings -> int32 [N, context_length], with the text cleaning of the model's training.
 
         Raises:
             UsageError: the model has no text tower, or one whose tokenizer is not known.
@@ -190,8 +192,8 @@ class Model:
             images: float32 [B, H, W, 3], as `preprocess` returns them.
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
 
-        Returns: float32 [B, D]; unit norm for a zero-shot model, and for a classifier whose card says so;
-            raw pooled features for any other.
+        Returns: float32 [B, D]; unit norm for a zero-shot model and for a classifier whose card says so, else
+        raw pooled features.
         """
         static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
         encode = _jitted(_encode_image, "vision", self.network, **static)
@@ -214,7 +216,7 @@ class Model:
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
     ) -> tuple[jax.Array, ...]:
-        """What layers of the image tower return, as maps; see `clipjax.models.network.Network.encode_dense`.
+        """Feature maps of layers of the image tower; see `clipjax.models.network.Network.encode_dense`.
 
         Args:
             images, precision: as for `encode_image`.
@@ -250,14 +252,14 @@ class Model:
         return _run(encode, self.params, jnp.asarray(token_ids(texts, self.card.arch)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write a folder that `load_model` reads back: model.safetensors and card.json, a vocabulary that
-        came with the weights, the classes of a classifier that have no name in configs/labels.
+        """Write a folder that `load_model` reads.
 
-        Of a model with an adapter: adapter.safetensors and a card.json that names the base, whose weights
-        stay where they are (`clipjax.checkpoints.adapter_file`).
+        It holds model.safetensors, card.json, a vocabulary that came with the weights, and a classifier's
+        classes if they have no name in configs/labels. With an adapter it holds adapter.safetensors and a
+        card.json that names the base, whose weights stay where they are (`clipjax.checkpoints.adapter_file`).
 
         Raises:
-            DataError: the checkpoint that the model was read from is damaged, or `folder` cannot be written.
+            DataError: the model's own checkpoint is damaged, or `folder` cannot be written.
         """
         model = self.with_tokenizer() if "_tokenizer" in vars(self) else self  # files found meanwhile
         card = model.card.stamped()
@@ -268,7 +270,6 @@ class Model:
         return save_adapter(folder, card, self.adapter, base.card, self.place, save_base)
 
     def _save(self, folder: str | Path, card: Card) -> Path:
-        """Write the weights, each leaf in the dtype of the file that it came from."""
         self.check_weights()
         return save_checkpoint(
             folder,
@@ -282,9 +283,9 @@ class Model:
         )
 
     def source_leaves(self) -> dict[str, np.ndarray]:
-        """The leaves by path, on the host, each in the dtype of the file that it came from.
+        """The leaves by path, on the host, in the dtypes of the source file.
 
-        The cast back to a narrower source is exact while the values are the source's.
+        The cast back to a narrower dtype is exact while the values are the source's.
         """
         dtypes = self.origin.dtypes or {}
         leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
@@ -292,7 +293,7 @@ class Model:
 
 
 def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:
-    """What `encode` makes of inputs [B, ...]; of none of them arrays [0, ...], which no tower is run for."""
+    """Run `encode` on inputs [B, ...]; for B = 0 return arrays [0, ...] without running the tower."""
     if len(inputs):
         return encode(params, inputs)
     one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
@@ -303,9 +304,9 @@ def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array
 def _jitted(
     encode: Callable[..., Any], tower: Literal["vision", "text"], network: Network, **static: Any
 ) -> Callable[[Any, jax.Array], Any]:
-    """(params, inputs) -> what `encode` makes of them; kept: no model of the arch compiles it again.
+    """(params, inputs) -> what `encode` returns; cached, so models of one arch share the compiled program.
 
-    Compiler options are those of a whole program: inside a caller's own jit or grad there are none to give.
+    Inside a caller's own jit or grad, compiler options cannot be given: they are for a whole program.
     """
     function = functools.partial(encode, network, **static)
     part, whole = jax.jit(function), jax.jit(function, compiler_options=network.compiler_options(tower))
@@ -313,7 +314,7 @@ def _jitted(
 
 
 def _is_traced(*values: Any) -> bool:
-    """Whether JAX is tracing these values, or whatever is computed now (constants inside a jit)."""
+    """Whether JAX is tracing these values, or anything computed now (constants inside a jit)."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in [*jax.tree.leaves(values), jnp.zeros(())])
 
 

@@ -1,9 +1,8 @@
-"""The name and the facts of weights: a registered model's only where they are known to be its.
+"""The name and the facts of weights: a registered model's only if the weights are known to be its own.
 
-A registered row says how to load weights: architecture, pixels, tokenizer. That they are the row's own is
-another matter. It is known of files from the row's hub repository and of files whose SHA-256 is
-(`clipjax.checkpoints.pins`). All others have a name of their own, and facts that the user states or nobody
-knows.
+A registered row describes how to load weights (architecture, pixels, tokenizer), not whose they are. Weights
+are the row's own if they come from its hub repository or have its SHA-256 (`clipjax.checkpoints.pins`). All
+others have a name of their own, and facts that the user states or that are unknown.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stated:
-    """What a user says of weights.
+    """What a user states about weights.
 
     Attributes:
-        name: what to call the model.
-        facts_of: the registered model whose weights they are, as the user says.
-        facts: or its facts, by the columns of configs/models.csv.
-        fallback: what to call the model where it needs a name of its own and none is given.
+        name: name of the model.
+        facts_of: the registered model whose weights they are, according to the user.
+        facts: or single facts, by the columns of configs/models.csv.
+        fallback: the model's name if it needs one of its own and `name` is None.
 
     Raises:
         UsageError: an unknown id or fact, or both `facts_of` and `facts`.
@@ -69,7 +68,7 @@ NOTHING = Stated()
 
 
 def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Card:
-    """The card of foreign weights with the name and the facts that they have a right to.
+    """The card of foreign weights, with the name and the facts that are theirs.
 
     Args:
         card: complete, with its weights.
@@ -77,8 +76,8 @@ def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Ca
         fallback: name for weights that are not known to be a registered model's.
 
     Raises:
-        UsageError: what the user states contradicts what is known, or takes a registered model's name.
-        DataError: the file of the row's own repository is not the one that it was.
+        UsageError: the user's statement contradicts what is known, or takes a registered model's name.
+        DataError: the file in the row's own repository has changed.
     """
     row = card.facts_of if card.facts_origin == REGISTRY else None
     known = row is not None and _is_own(row, card, found)
@@ -93,8 +92,8 @@ def restated(card: Card, stated: Stated) -> Card:
     """The card with the name and the facts that the user states.
 
     Raises:
-        UsageError: the weights are known to be another model's, their architecture is not that of `facts_of`,
-            they were fine-tuned by clipjax (their facts are the base's), or the name is a published model's.
+        UsageError: the weights are known to be another model's; their architecture is not that of `facts_of`;
+            they were fine-tuned by clipjax (their facts are the base's); or the name is a published model's.
     """
     if stated.states_facts and not _is_known_as(card, stated):
         card = _with_facts(card, stated)
@@ -109,7 +108,7 @@ def restated(card: Card, stated: Stated) -> Card:
 
 
 def edited(card: Card, where: Path) -> Card:
-    """The card of a checkpoint whose card.json was changed by hand: nothing in it is known, all is stated.
+    """The card of a checkpoint whose card.json was edited by hand: all facts count as stated.
 
     Args:
         where: the card.json, for the warning.
@@ -124,34 +123,34 @@ def edited(card: Card, where: Path) -> Card:
 
 
 def disowned(card: Card) -> Card:
-    """The card of what is not the registered model any more: another name, and facts that count as stated."""
+    """The card of weights that are no longer the registered model's: another name, facts count as stated."""
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 
 def default_name(place: str | Path, *, is_file: bool = False) -> str:
-    """What weights are called that no user named: a file by its stem, a folder or repository by its name."""
+    """The name of weights that no user named: a file's stem, or the name of a folder or repository."""
     path = Path(place)
     name = path.name if path.name not in ("", "..") else path.resolve().name
     return Path(name.removesuffix(".index.json")).stem if is_file else name or "model"
 
 
 def own_name(name: str) -> str:
-    """The name, or where it is a published model's, one that nobody takes for it."""
+    """The name; if a published model has it, with a suffix that tells them apart."""
     return f"{name}{_NOT_ITS_OWN}" if name in taken_names() else name
 
 
 @functools.cache
 def taken_names() -> frozenset[str]:
-    """Names under which numbers are published: of registered models, and of those in the reference scores."""
+    """Names under which numbers are published: registered models and the reference scores."""
     published = read_csv(config_dir() / "reference_scores.csv")
     return frozenset(model_ids()) | {row["model"] for row in published}
 
 
 def _is_own(row: str, card: Card, found: Resolved) -> bool:
-    """Whether files are a row's: from its hub repository, as at first, or by their SHA-256.
+    """Whether files are a row's: from its hub repository, unchanged since first seen, or by their SHA-256.
 
     Raises:
-        DataError: its repository has other contents than at first.
+        DataError: the repository's contents have changed.
     """
     assert card.weights is not None
     weights, record = card.weights, registry()[row]
@@ -163,7 +162,7 @@ def _is_own(row: str, card: Card, found: Resolved) -> bool:
 
 
 def _without_facts(card: Card, row: str) -> Card:
-    """The card of weights that a row says how to load, and no more."""
+    """The card of weights that a row only tells how to load."""
     unknown = {name: why for name, why in card.unknown.items() if not name.startswith("facts.")}
     unknown["facts"] = f"the weights are not known to be those of {row}"
     source = dataclasses.replace(card.source, repo=None, file=None, url=None, revision=None)
@@ -173,7 +172,7 @@ def _without_facts(card: Card, row: str) -> Card:
 
 
 def _is_known_as(card: Card, stated: Stated) -> bool:
-    """Whether the registry says already what the user does. Raises UsageError where nothing may be stated."""
+    """Whether the registry already has what the user states. Raises UsageError if nothing may be stated."""
     if card.lineage is not None:
         raise UsageError(
             f"{card.id} was fine-tuned with clipjax, and its facts are its base's: state them of the base "

@@ -1,14 +1,13 @@
 """Our own checkpoint: a folder with `model.safetensors` and `card.json`.
 
-Beside them are a vocabulary that came with the weights, under its own name, and in `labels.csv` the classes
-of a classifier, where configs/labels does not have them. A model with an adapter is another kind of folder:
-see `clipjax.checkpoints.adapter_file`.
+`model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtypes of the source
+file. Under "carried/" it holds tensors of that file that no model needs. Its metadata names the layout of the
+source file (a table of `converters`), so that it can be written back bit by bit. `card.json` is the model
+card and, under `files`, the SHA-256 of the weights and the classes.
 
-`model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtype of the file that
-they came from, and beside them, under "carried/", tensors of that file which no model needs. Its metadata
-names the layout of that file (a table of `converters`), which is how it can be written back bit by bit.
-`card.json` is the model card and, under `files`, the SHA-256 of the weights and the classes. A folder appears
-whole or not at all.
+The folder may also hold a vocabulary that came with the weights, under its own name, and in `labels.csv` a
+classifier's classes that configs/labels does not have. It appears whole or not at all.
+`clipjax.checkpoints.adapter_file` describes the folder of a model with an adapter.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _METADATA = "origin_metadata"
 
 @dataclass(frozen=True)
 class CardFile:
-    """The card.json of a folder that clipjax wrote, parsed once; `record` is not to be changed."""
+    """The card.json of a folder that clipjax wrote, parsed once; do not change `record`."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -67,7 +66,9 @@ class CardFile:
 
     @property
     def is_edited(self) -> bool:
-        """Whether it was changed after it was written. One of an older clipjax does not tell."""
+        """Whether it was changed after it was written; False for files of an older clipjax, which have no
+        digest.
+        """
         files = self.record.get("files")
         sealed = files.get(CARD) if isinstance(files, Mapping) else None
         return sealed is not None and sealed != _digest(self.record)
@@ -75,12 +76,12 @@ class CardFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint of ours, nothing read yet.
+    """An opened checkpoint of ours; its weights are not read yet.
 
     Attributes:
         weights: its file of weights.
         sha256: digest of the weights when they were written.
-        labels: the classes of a classifier, where they lie beside the weights.
+        labels: a classifier's classes, if they are in the folder.
         plan: yields the leaves: see `converters.engine.Plan`.
     """
 
@@ -96,19 +97,19 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is one of our checkpoints: of weights, or of an adapter."""
+    """Whether the folder is a checkpoint of ours: of weights, or of an adapter."""
     return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
 def card_file(source: Any) -> CardFile | None:
-    """The card.json of a model's source; None where that is not a folder that clipjax wrote."""
+    """The card.json of a model's source; None unless that is a folder that clipjax wrote."""
     if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
         return None
     return read_card_file(source)
 
 
 def read_card_file(folder: str | Path) -> CardFile:
-    """The card.json of a checkpoint of ours. Raises DataError where there is none."""
+    """The card.json of a checkpoint of ours. Raises DataError if there is none."""
     path = Path(folder) / CARD
     if not exists(path):
         raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
@@ -150,7 +151,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
 
 
 def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
-    """The classes in the folder, under the name that they had where the model was trained."""
+    """The classes in the folder, under the name that they had in training."""
     if file.record.get("classes") != LABELS:
         return None
     path = file.folder / LABELS
@@ -166,7 +167,7 @@ def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
 
 
 def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
-    """The name of the classes that a model was trained on, or, of a mixture, the model mixed into it."""
+    """The name of the classes of the training; for a mixture, that of the fine-tuned model in it."""
     while lineage:
         if train := lineage.get("train"):
             return train.get("classes")
@@ -175,12 +176,12 @@ def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
 
 
 def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Read a planned conversion or checkpoint into float32 params, leaf by leaf: at most one is held twice.
+    """Read a planned conversion or checkpoint into float32 params; at most one leaf is held twice.
 
     Args:
         plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`.
-        shardings: where each leaf goes, the tree of `clipjax.devices.sharding.params_sharding`; by default
-            the default device, which on a CPU takes the array over without a copy. Of a mesh over several
+        shardings: where each leaf goes, the tree of `clipjax.devices.sharding.params_sharding`. Default: the
+            default device, which on a CPU takes the array over without a copy. On a mesh over several
             processes, each process reads the file and keeps its own shards.
     """
     if shardings is None:
@@ -204,17 +205,17 @@ def save_checkpoint(
     labels: LabelSpace | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint; an older checkpoint in the same place is replaced once the new one is complete.
+    """Write a checkpoint. An older one in the same place is replaced when the new one is complete.
 
     Args:
-        leaves: arrays by path, in the dtype to keep, or such as `Plan.lazy` has, read only to be written.
+        leaves: arrays by path, in the dtype to keep; lazy ones (`Plan.lazy`) are read as they are written.
         carried: tensors of the reference's file that no leaf holds, by its key.
         card: the card's JSON record.
-        layout: the table of `converters` that the reference's file fits, None for params of our own.
-        origin_metadata: the strings in the header of the reference's file, where it was safetensors.
+        layout: the table of `converters` that the reference's file fits; None for params of our own.
+        origin_metadata: the strings in the header of the reference's file, if it was safetensors.
         beside: files to copy into the folder.
         labels: classes to write beside the weights.
-        check: called when all leaves are read; where it raises, nothing is written.
+        check: called when all leaves are read; if it raises, nothing is written.
 
     Returns: the folder.
 
@@ -238,11 +239,11 @@ def save_checkpoint(
 
 
 def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
-    """A folder with a card.json, whole or not at all; an older checkpoint in its place is replaced.
+    """Write a folder with a card.json, all or nothing; an older checkpoint in its place is replaced.
 
     Args:
-        folder: its place, or its URL on a bucket, where card.json comes last.
-        fill: writes all other files into the folder that it is given, and returns what card.json holds.
+        folder: its place, or its URL on a bucket, where card.json is uploaded last.
+        fill: writes all other files into the folder that it is given, and returns the contents of card.json.
 
     Raises:
         DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
@@ -261,7 +262,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
 
 
 def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a card with, under `files`, the SHA-256 of all its other fields."""
+    """The record with the SHA-256 of its other fields under `files`."""
     return {**record, "files": {CARD: _digest(record), **record["files"]}}
 
 
@@ -274,7 +275,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _write_labels(path: Path, labels: LabelSpace) -> str:
-    """A CSV file as `clipjax.data.labels.load_labels` reads it; returns its SHA-256."""
+    """Write a CSV file that `clipjax.data.labels.load_labels` reads; returns its SHA-256."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
     data = text.getvalue().encode()

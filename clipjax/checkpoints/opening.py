@@ -1,7 +1,6 @@
-"""Weights found and accounted for, before any is read: from a path, a registered id or a hub repository.
+"""Find weights and check them before any is read: from a path, a registered id or a hub repository.
 
-It refuses what contradicts itself: a card against the configuration beside the weights, or against a
-checkpoint of ours.
+Refuses a card that contradicts the configuration beside the weights, or a checkpoint of ours.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from converters.tensors import Source
 
 @dataclass(frozen=True)
 class Opened:
-    """Weights that were found and accounted for; hardly any of them is read yet."""
+    """Weights found and checked; hardly any of them is read yet."""
 
     card: Card
     plan: Plan
@@ -58,12 +57,13 @@ def open_weights(
     stated: Stated,
     asked: str | Path,
 ) -> Opened:
-    """Find weights and account for them.
+    """Find weights and check them.
 
     Args:
-        source: where they are. own: the card.json there, where clipjax wrote it.
+        source: where they are.
+        own: the card.json there, if clipjax wrote it.
         card, file, stated: as `load_model` takes them.
-        asked: what the user named: a URL, where `source` is its copy.
+        asked: what the user named: the URL, if `source` is its copy.
 
     Raises:
         UsageError, DataError: as `load_model`.
@@ -85,7 +85,6 @@ def open_weights(
 
 
 def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
-    """A checkpoint that clipjax wrote."""
     folder = file.folder
     own = card_from_dict(file.card, str(file.path))
     refuse_wrong_activation(own, str(file.path))
@@ -99,7 +98,7 @@ def _open_own(file: CardFile, card: Card | None, stated: Stated) -> Opened:
 
 
 def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
-    """A checkpoint of ours has one card: another one given for it is a mistake, not an instruction."""
+    """A checkpoint of ours has one card; passing another is a mistake, not an instruction."""
     if card is None:
         return
     seen = own.tokenizer and own.tokenizer.sha256
@@ -107,7 +106,7 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
         card = card.with_tokenizer_files(seen)
     named = "facts_of" if own.facts_of and card.facts_origin == REGISTRY else "id"
     if own.facts_origin == UNKNOWN and card.facts_origin == REGISTRY:
-        named = "arch"  # the row says how to load the weights, and has another name than they
+        named = "arch"  # the row only describes how to load the weights: names differ
     for name in (named, "arch", "preprocess", "tokenizer", "classes"):
         if getattr(card, name) != getattr(own, name):
             raise UsageError(
@@ -117,7 +116,7 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
 
 
 def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated) -> Opened:
-    """Weights named by a registered id or a hub repository."""
+    """Open weights named by a registered id or a hub repository."""
     if name in model_ids():
         card = card or model_card(name)
         registered = model_card(name).source
@@ -141,11 +140,11 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
 
 
 def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
-    """Weights of another library.
+    """Open weights of another library.
 
     Args:
         found: where they are, and where on the hub they came from.
-        asked: what the user named, for weights without a name of their own.
+        asked: what the user named; it names weights without a name of their own.
     """
     loose = found.repo is None and found.path.is_file()
     fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
@@ -172,11 +171,11 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
 
 
 def _card_beside(found: Resolved, facts_of: str | None) -> Card:
-    """The card from the configuration beside the weights; without one, that of the model in `facts_of`."""
+    """The card from the configuration beside the weights; without one, the card of `facts_of`."""
     record = read_foreign_card(found.folder)
     if record is not None:
         return card_from_dict(record, str(found.folder))
-    open_source(found.path)  # what holds no weights at all says so itself
+    open_source(found.path)  # raises if there are no weights at all
     if facts_of is not None:
         return model_card(facts_of)
     raise UsageError(
@@ -186,10 +185,11 @@ def _card_beside(found: Resolved, facts_of: str | None) -> Card:
 
 
 def _refuse_other_config(card: Card, folder: Path) -> None:
-    """A given card and the configuration beside the weights are two words for one thing: they must agree.
+    """A given card and the configuration beside the weights must agree.
 
-    A configuration that is not read (then a card is how to load it) or is of the other kind, a CLIP's beside
-    a classifier, contradicts nothing; of another family of towers the tensors themselves tell.
+    No contradiction: a configuration that cannot be read (a card is then the way to load), or one of the
+    other kind, such as a CLIP's beside a classifier. If the family of towers differs, the tensors themselves
+    refuse.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:
@@ -212,7 +212,7 @@ def _refuse_other_config(card: Card, folder: Path) -> None:
 
 
 def complete_card(card: Card, params: Mapping[str, Any], source: Source | None = None) -> Card:
-    """The card with what only the weights can tell: logit scale and bias, format, the files to hash."""
+    """Add what only the weights can tell: logit scale and bias, format, the files to hash."""
     changes: dict[str, Any] = {"unknown": dict(card.unknown)}
     if "logit_scale" in params:
         changes["logit_scale"] = math.exp(float(params["logit_scale"]))

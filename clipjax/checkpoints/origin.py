@@ -1,4 +1,4 @@
-"""Where a model came from, and the plain parts of an adapter: what `Model` holds beside card and params."""
+"""Where a model came from, and the parts of an adapter: what `Model` holds beside card and params."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Origin:
     """Layout and dtypes of the source file, needed to write it back.
 
     Attributes:
-        layout: the table of `converters` that it fits. dtypes: the dtype of each leaf in the file, e.g.
-        {"vision/proj": "float16"}; float32 where there is none. metadata: the strings in the header of a
-        safetensors file; None for any other file.
+        layout: the table of `converters` that it fits.
+        dtypes: dtype of each leaf in the file, e.g. {"vision/proj": "float16"}; float32 if absent.
+        metadata: the strings in the header of a safetensors file; None for any other file.
     """
 
     layout: str | None = None
@@ -26,12 +26,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Place:
-    """Where `clipjax.load_model` found a model: what to give it again.
+    """Where `clipjax.load_model` found a model: the arguments to load it again.
 
     Attributes:
-        source: an absolute path, a registered id or a hub repository.
-        card: a registered id, or the record of a card; None where none was given.
-        file, image_size, position_rule, name, facts_of, facts: as they were given.
+        source: an absolute path, a registered id, a hub repository or a URL.
+        card: a registered id, or the record of a card; None if none was given.
+        file, image_size, position_rule, name, facts_of, facts: as given.
     """
 
     source: str
@@ -51,7 +51,7 @@ class AdapterParts:
     Attributes:
         kind: its name ("coop", "tip_adapter").
         tensors: float32 or int32, by name.
-        facts: plain JSON beside them.
+        facts: plain JSON.
     """
 
     kind: str

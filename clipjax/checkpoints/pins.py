@@ -1,9 +1,8 @@
-"""Which files are known to hold the weights of a registered model. Imports no JAX.
+"""Which files hold the weights of a registered model. Imports no JAX.
 
-The column `sha256` of configs/models.csv has the digests that a publisher gives (or their first digits, where
-the publisher gives no more), one for each file that holds the weights. Where a row's hub file has none, what
-was seen when it was first downloaded is recorded in the user's cache, `weights/ROW.json`, and compared ever
-after:
+The column `sha256` of configs/models.csv has one digest for each file of the weights (or its first digits, if
+the publisher gives no more). If a row's hub file has none, its digest at the first download is recorded in
+the user's cache, `weights/ROW.json`, and compared from then on:
 
     {"open_clip_model.safetensors": {"revision": COMMIT, "sha256": DIGEST}}
 """
@@ -40,16 +39,16 @@ def published(row: str) -> tuple[str, ...]:
 
 
 def is_known(row: str, sha256: Callable[[], str]) -> bool:
-    """Whether weights are a row's by their digest, which is computed only where the row has one."""
+    """Whether a digest is one of the row's; `sha256` is called only if the row has any."""
     digests = (*published(row), *(seen["sha256"] for seen in _recorded(row).values()))
     return bool(digests) and sha256().startswith(digests)
 
 
 def check_download(row: str, file: str, revision: str | None, sha256: str) -> None:
-    """Hold a file of a row's own hub repository against what is known of it; the first time, record it.
+    """Compare a file of a row's own hub repository with what is known of it; record it the first time.
 
     Raises:
-        DataError: it has other contents than models.csv or the record says.
+        DataError: its contents are not those in models.csv or in the record.
     """
     if sha256.startswith(published(row)):
         return
@@ -62,7 +61,7 @@ def check_download(row: str, file: str, revision: str | None, sha256: str) -> No
     seen = _recorded(row)
     if file not in seen:
         record = {**seen, file: {"revision": revision, "sha256": sha256}}
-        with contextlib.suppress(DataError):  # a cache that cannot be written is compared with nothing
+        with contextlib.suppress(DataError):  # if the cache cannot be written, later downloads go unchecked
             write_bytes(_path(row), json.dumps(record, indent=1).encode())
     elif seen[file]["sha256"] != sha256:
         raise DataError(
@@ -73,9 +72,9 @@ def check_download(row: str, file: str, revision: str | None, sha256: str) -> No
 
 
 def row_of_old_card(card: str, source: Mapping[str, Any]) -> str | None:
-    """The row whose weights a card is of that was written before cards said it; None where nobody knows.
+    """The row of a card written before cards had `facts_of`; None if it is not known.
 
-    Known are weights that came from the row's own hub repository, and those with a published digest.
+    It is known for weights from the row's own hub repository, and for those with a published digest.
     """
     row = registry().get(card)
     if row is None:

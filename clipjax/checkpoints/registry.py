@@ -1,8 +1,8 @@
-"""The registered models: configs/models.csv, one row a checkpoint, read into model cards.
+"""The registered models: configs/models.csv, one row for each checkpoint, read into model cards.
 
-A cell that starts with `?` is unknown and says why: the card has null there and the reason in `unknown`.
-docs/models.md says what the columns mean and where their values come from. What only the weights can tell
-(sha256, logit scale and bias) is null here, with its reason, and filled at conversion.
+A cell that starts with `?` is unknown: the card has null there, and the cell's reason in `unknown`. What only
+the weights can tell (sha256, logit scale and bias) is null with a reason, and filled at conversion.
+docs/models.md documents the columns and the sources of their values.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 @dataclass(frozen=True)
 class Subject:
-    """One architecture and the registered models that have it: what parity is shown of.
+    """One architecture and the registered models that have it; parity is shown for each subject.
 
     Attributes:
         arch: its name in configs/archs.
-        library: where the reference is.
+        library: the library of the reference.
         rows: {id of a registered model: the library's name of it, for timm with its tag}.
     """
 
@@ -56,12 +56,12 @@ class Subject:
 
     @property
     def names(self) -> list[str]:
-        """What the library calls it; several for timm, whose tags decide the number of classes and pixels."""
+        """The library's names; several for timm, whose tags decide the number of classes and pixels."""
         return list(dict.fromkeys(self.rows.values()))
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of what a parity result depends on, beside the libraries and our forward pass."""
+        """Digest of all that a parity result depends on, except the libraries and our forward pass."""
         record = read_toml(config_dir() / "archs" / f"{self.arch}.toml")
         return sha256_json([record, self.library, dict(self.rows)])
 
@@ -83,19 +83,19 @@ def groups() -> list[str]:
 
 
 def id_of_repo(repo: str) -> str | None:
-    """The registered model whose weights are that hub repository; None when no or several rows name it."""
+    """The registered model with these weights on the hub; None if no row or several rows name them."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
     return ids[0] if len(ids) == 1 else None
 
 
 def pinned_revision(model_id: str) -> str | None:
-    """The commit of a registered model's hub repository that its weights are taken from; None: the newest."""
+    """The commit of the model's hub repository; None: the newest."""
     return registry()[model_id]["hub_revision"] or None
 
 
 @functools.cache
 def model_card(model_id: str) -> Card:
-    """The card of a registered model, before its weights have been seen.
+    """The card of a registered model, before its weights are opened.
 
     Raises:
         UsageError: unknown id, with the nearest ones.
@@ -135,9 +135,9 @@ def model_card(model_id: str) -> Card:
 
 
 def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
-    """A tag of open_clip was trained with one activation: an architecture with the other is a mistake.
+    """Refuse a tag of open_clip with another activation than it was trained with.
 
-    open_clip itself only warns, and computes something else (see `-quickgelu` in configs/models.csv).
+    open_clip only warns and computes something else (see `-quickgelu` in configs/models.csv).
 
     Raises:
         DataError: it names `where`, or the card.
@@ -162,7 +162,7 @@ def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
 
 
 def channel_statistics(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """(mean, std) by name, from configs/normalization.toml."""
+    """(mean, std) by name, from configs/normalization.toml. Raises DataError for an unknown name."""
     table = read_toml(config_dir() / "normalization.toml")
     if name not in table:
         raise DataError(f"configs/normalization.toml has no [{name}]; it has {', '.join(table)}")
@@ -203,7 +203,7 @@ def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) 
 
 
 def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
-    """The label space of a classifier's head; empty for a dual encoder, which has none."""
+    """The label space of a classifier's head; None for a dual encoder, or if unknown."""
     if (why := why_unknown(row["classes"])) is not None:
         unknown["classes"] = why
         return None

@@ -1,5 +1,5 @@
-"""The rows of configs/models.csv, as text. Imports no JAX; `clipjax.checkpoints.registry` makes model cards
-of them.
+"""The rows of configs/models.csv, as text; `clipjax.checkpoints.registry` makes cards of them. Imports no
+JAX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def registry() -> dict[str, dict[str, str]]:
     """Every row of configs/models.csv by its id, in file order.
 
     Raises:
-        DataError: two rows with one id, naming it.
+        DataError: two rows have the same id, which is named.
     """
     path = config_dir() / "models.csv"
     rows: dict[str, dict[str, str]] = {}
@@ -33,12 +33,12 @@ def model_ids() -> list[str]:
 
 
 def unknown_model(name: str) -> UsageError:
-    """The error for an id that is not registered: the near ones, and where all of them are listed."""
+    """The error for an unregistered id: names the nearest ids and the command that lists all."""
     near = difflib.get_close_matches(name, model_ids(), n=3, cutoff=0.6)
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return UsageError(f"unknown model {name!r}; {hint}`clipjax models` lists the ids")
 
 
 def why_unknown(cell: str) -> str | None:
-    """The reason that a cell of models.csv gives for having no value; None for one that has a value."""
+    """The reason why a cell of models.csv has no value; None if it has one."""
     return cell[1:].strip() if cell.startswith("?") else None

@@ -1,4 +1,4 @@
-"""A model for images of another size: what `load_model(..., image_size=N)` does to a loaded model."""
+"""A model for images of another size: `load_model(..., image_size=N)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipjax.models.resample import RULES, Rule, resampled, resized_arch, rule_o
 
 
 def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
-    """What is wrong for any model, so that none need be read to say it."""
+    """Refuse what is wrong for any model, before one is read."""
     if image_size is not None and type(image_size) is not int:
         raise UsageError(f"image_size is {image_size!r}: give a whole number of pixels")
     if rule is not None and rule not in RULES:
@@ -23,18 +23,18 @@ def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
 
 
 def resize_model(model: Model, image_size: int, rule: str | None = None) -> Model:
-    """The model for images of `image_size` pixels; the very same model when it has that size.
+    """The model for images of `image_size` pixels; the same object if it has that size.
 
     Its position table is resampled as its reference library does it (see `clipjax.models.resample`); a
-    convolutional net without one needs nothing. The card says so in `resized`, which is part of its
-    fingerprint: embeddings at two sizes, or by two rules, are never taken for each other. Pixels are cropped
-    to the same share of the resized image as before.
+    convolutional net without one needs nothing. `card.resized` records it and is part of the fingerprint, so
+    embeddings of two sizes or rules are never mixed up. The crop keeps its share of the resized image.
 
     Args:
         rule: "open_clip", "timm", "transformers" or "dinov2" instead of the model's own.
 
     Raises:
-        UsageError: the model cannot take that size, has been resized before, or there is no such rule.
+        UsageError: the model cannot take that size, has an adapter, was resized before, or the rule is
+            unknown.
     """
     refuse_wrong_resize(image_size, rule)
     card, size = model.card, model.card.arch.vision.image_size
@@ -57,7 +57,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
     params, origin = model.params, model.origin
     if chosen is not None:
         path, params = _with_table(model, image_size, chosen)
-        if origin.dtypes is not None:  # it would not fit into half precision
+        if origin.dtypes is not None:  # resampled values need more than half precision
             origin = dataclasses.replace(origin, dtypes={**origin.dtypes, f"vision/{path}": "float32"})
     return Model(
         card, params, origin, model.carried, weights=card.weights, tokenizer_files=model.tokenizer_files
@@ -65,7 +65,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
 
 
 def resized_preprocess(preprocess: Preprocess, image_size: int) -> Preprocess:
-    """The same share of the image: its side before the crop is floor(size / share), as timm has it."""
+    """The same share of the image: its side before the crop is floor(size / share), as in timm."""
     share = _crop_share(preprocess.image_size, preprocess.resize_size)
     return dataclasses.replace(
         preprocess, image_size=image_size, resize_size=max(image_size, math.floor(image_size / share))
@@ -73,7 +73,7 @@ def resized_preprocess(preprocess: Preprocess, image_size: int) -> Preprocess:
 
 
 def _crop_share(image_size: int, resize_size: int) -> float:
-    """The roundest share that gives these whole pixels: the card does not have it itself."""
+    """The roundest share that gives these whole pixels: the card does not record it."""
     exact = image_size / resize_size
     for step in (100, 50, 25, 10, 5, 1):  # thousandths
         share = math.floor(1000 * exact / step) * step / 1000

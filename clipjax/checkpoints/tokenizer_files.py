@@ -1,4 +1,6 @@
-"""The files of a tokenizer that clipjax does not ship: beside the weights, in the cache of the hub, on it."""
+"""Find a tokenizer's files that clipjax does not ship: beside the weights, in the hub's cache, or on the
+hub.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,14 @@ def find_tokenizer_files(
 ) -> tuple[Path, ...]:
     """The vocabulary of a tokenizer that does not ship with clipjax, as `load_tokenizer` takes it.
 
-    Looked for in a folder, then in the hub's cache, then, with `download`, on the hub.
+    Searched in a folder, then in the hub's cache, then, with `download`, on the hub.
 
     Args:
-        spec: with a digest, files that have it are preferred to those that lie nearer.
-        repo, revision: hub repository of the weights and its commit, asked before the repositories that are
-            known to have the tokenizer.
+        spec: if it has a digest, files with that digest are preferred to nearer ones.
+        repo, revision: hub repository of the weights and its commit, searched before the repositories known
+            to have the tokenizer.
 
-    Returns: () where nothing is found, or the tokenizer ships with clipjax.
+    Returns: () if nothing is found, or the tokenizer ships with clipjax.
     """
     own = vocabularies.rules().get(spec.name)
     if own is None:
@@ -46,7 +48,9 @@ def find_tokenizer_files(
 
 
 def with_tokenizer_files(card: Card, found: Resolved) -> tuple[Card, tuple[Path, ...]]:
-    """The card with the digest of its tokenizer's files, and these; as it was where none are found."""
+    """The card with the digest of its tokenizer's files, and the files; the same card and () if there are
+    none.
+    """
     if card.tokenizer is None:
         return card, ()
     on_hub = found.repo is not None
