@@ -1,1 +1,1 @@
-"""What is trained on: splits as types, few-shot lists, batches."""
+"""Training data: splits as types, few-shot lists, batches."""

@@ -1,4 +1,4 @@
-"""What a method trains on: batches of images or of features, random views, features of a split."""
+"""Batches of images, features or random views; features of a split."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from clipjax.errors import UsageError
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
 
-# Batches of features that wait for the step: to find their order takes longer than the step of a small head.
+# Batches of features prepared ahead: finding their order takes longer than the step of a small head.
 _BATCHES_AHEAD = 2
 
 
 def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> TrainingBatches:
-    """This process's batches of the training split, without end, augmented as the recipe says.
+    """This process's endless batches of the training split, augmented by the recipe.
 
     Args:
-        captions: int32 [K,T,L], token ids of T captions of each class; one of them is drawn for each image
-            and epoch.
+        captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.
 
-    Returns: an iterator of {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with
-        captions, "tokens" int32 [b,L]; b is the recipe's batch over the number of processes.
+    Returns: {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with captions, "tokens"
+        int32 [b,L]; b is the recipe's batch over the number of processes.
 
     Raises:
         UsageError: a batch that does not divide over the processes.
@@ -51,12 +50,12 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """The same batches of images in the same order, with their features in place of pixels.
+    """The batches of `image_batches`, in the same order, with features for pixels.
 
     Args:
         features: float32 [N,D] of the training split, as from `split_features`.
 
-    Returns: an iterator of {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
+    Returns: {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
 
     Raises:
         UsageError: a batch that does not divide over the processes.
@@ -80,12 +79,12 @@ def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
 
 
 def view_batches(setup: Setup, view: int) -> Batches:
-    """One pass over the training split in manifest order: random view number `view` of every image.
+    """One pass over the training split in manifest order: random view `view` of every image.
 
-    Every process reads all images, in batches of the recipe's whole size.
+    Every process reads all images, in batches of the recipe's full size. Without augmentation, all views are
+    the model's own preprocessing.
 
-    Returns: an iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; the last batch is padded, with
-        rows of -1. Without an augmentation in the recipe all views are the model's own.
+    Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; padding in the last batch has row -1.
     """
     return batches(
         setup.train.manifest,
@@ -101,7 +100,7 @@ def view_batches(setup: Setup, view: int) -> Batches:
 def split_features(setup: Setup, split: Split) -> np.ndarray:
     """Features float32 [N,D] of a split, in manifest order, with the model's own preprocessing.
 
-    They have unit norm for a zero-shot model, and are kept in the store where the settings name one.
+    A zero-shot model's have unit norm. A store in the settings keeps them.
 
     Raises:
         DataError: an unreadable image.
@@ -123,7 +122,7 @@ def _process_batch(setup: Setup) -> int:
 
 
 def _decoding(setup: Setup, images: int) -> dict[str, Any]:
-    """Options of the loader that decodes so many images of the training split; no batch depends on them."""
+    """Loader options for decoding this many training images; no batch depends on them."""
     settings = setup.settings
     if settings.workers != AUTO:
         return {"workers": settings.workers}

@@ -1,9 +1,9 @@
-"""Few-shot training sets as files: which images, drawn with which seed, and a hash over it all.
+"""Few-shot training sets as files: the images, the seed that drew them, and a hash of everything.
 
-A list is drawn once and read by every method that is compared. The images of a class are ranked by the hash
-of (seed, id), as `Manifest.sample` does: 4 shots lie in 16, and no library's generator is part of it. What is
-held out for validation comes from the other end of the ranking of its own seed. A list drawn from what a
-hold-out left serves runs without one too, so that methods with and without a search train on the same images.
+Every compared method reads the same list. The images of a class are ranked by the hash of (seed, id), as in
+`Manifest.sample`: 4 shots are among the 16, and no library's generator matters. `hold_out` takes the other
+end of its own seed's ranking. A list drawn from what a hold-out left also serves runs without one, so methods
+with and without a search train on the same images.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Shots:
 
     Attributes:
         dataset: its name.
-        drawn_from: `Manifest.order_digest` of the images that they were drawn from.
-        content: SHA-256 over ids, bytes and class ids of the images drawn.
+        drawn_from: `Manifest.order_digest` of the images drawn from.
+        content: SHA-256 over ids, bytes and class ids of the drawn images.
         seed, per_class: of the draw.
-        ids: of the images, in manifest order.
+        ids: in manifest order.
     """
 
     dataset: str
@@ -48,21 +48,19 @@ class Shots:
 
     @property
     def sha256(self) -> str:
-        """Over everything."""
         return sha256_json(self.record())
 
     def record(self) -> dict[str, Any]:
-        """All of it, as JSON."""
         return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
 
     def of(self, split: TrainSplit) -> TrainSplit:
-        """The images of the list, in their order.
+        """The images of the list, in its order.
 
         Args:
             split: the whole training split, or what a hold-out left of it.
 
         Raises:
-            DataError: it is of another data set, has no such images, or has changed since.
+            DataError: another data set, missing images, or changed contents.
         """
         if self.dataset != split.name:
             raise DataError(f"the list of shots was drawn from {self.dataset}, and not from {split.name}")
@@ -84,13 +82,13 @@ class Shots:
 
 
 def write_shots(shots: Shots, path: Path) -> None:
-    """Write a list as JSON, with its hash. Raises DataError where the disk is full or cannot be written."""
+    """Write a list as JSON, with its hash. Raises DataError if the disk is full or not writable."""
     text = json.dumps({**shots.record(), "sha256": shots.sha256}, indent=1) + "\n"
     write_bytes(path, text.encode())
 
 
 def read_shots(path: Path) -> Shots:
-    """A list from its file. Raises DataError for one that is missing, damaged or was changed."""
+    """Read a list. Raises DataError for a file that is missing, damaged or changed."""
     check_regular(path)
     try:
         record = read_json(path)
@@ -123,13 +121,12 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
 
 def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
-    """Take `per_class` images of each class out of the training data, to choose by.
-
-    Returns: the rest, and what was held out.
+    """Take `per_class` images of each class out of the training data; return the rest, and these for
+    validation.
 
     Raises:
         UsageError: fewer than one.
-        DataError: a class would be left without an image; names it and the count.
+        DataError: a class would be left without images; names it and the count.
     """
     if per_class < 1:
         raise UsageError(f"at least 1 image a class must be held out, not {per_class}")
@@ -148,7 +145,7 @@ def _content(split: Split) -> str:
 
 
 def _ranking(split: Split, seed: int) -> list[np.ndarray]:
-    """The rows of each class by the hash of (seed, id)."""
+    """The rows of each class, by the hash of (seed, id)."""
     rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in split.manifest.ids]
     rows: list[list[int]] = [[] for _ in split.label_space.ids]
     for row in sorted(range(len(split)), key=rank.__getitem__):

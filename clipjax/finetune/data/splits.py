@@ -1,8 +1,8 @@
-"""Splits as types: training, validation and test images cannot be taken for each other.
+"""Splits as types: training, validation and test images cannot be confused.
 
-A search (alpha, beta, learning rate, epoch) takes a `ValidationSplit` and nothing else: the published
-Tip-Adapter numbers were chosen on the test set, and nobody could see it (docs/finetuning.md). The card of a
-data set says what it is for (`split`), and content digests show whether two of them share images.
+A search (alpha, beta, learning rate, epoch) takes only a `ValidationSplit`: the published Tip-Adapter numbers
+were chosen on the test set, and nobody could see it (docs/finetuning.md). A data set's card states its
+purpose (`split`); content digests reveal shared images.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clipjax.data.labels import LabelSpace
 from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError, counted
 
-# Of a test set's images, how many may be in the training data: published sets hold a few copies of their own.
+# The share of test images that may be in the training data: published sets contain a few such copies.
 COPIES = 0.001
 
 
@@ -29,9 +29,7 @@ class Split:
 
     Attributes:
         name: of the data set.
-        manifest: the images.
         labels: int32 [N], indices into `label_space`.
-        label_space: the classes.
     """
 
     name: str
@@ -49,7 +47,7 @@ class Split:
         return dataclasses.replace(self, manifest=manifest, labels=self.labels[rows])
 
     def sample(self, limit: int, seed: int = 0) -> Self:
-        """A random sample as `Manifest.sample` draws it, whatever its classes; all if there are no more."""
+        """A random sample as `Manifest.sample` draws it, regardless of class; all if there are no more."""
         manifest = self.manifest.sample(limit, seed)
         row = {name: i for i, name in enumerate(self.manifest.ids)}
         labels = self.labels[[row[name] for name in manifest.ids]]
@@ -61,11 +59,11 @@ class TrainSplit(Split):
 
 
 class ValidationSplit(Split):
-    """Images to choose by, of the training data or beside them; never those that a result is reported on."""
+    """Images to choose by; never those of a reported result."""
 
 
 class TestSplit(Split):
-    """Images that results are reported on: no search takes them."""
+    """Images of reported results: no search takes them."""
 
     __test__ = False  # not a test class of pytest
 
@@ -74,7 +72,7 @@ def train_split(dataset: Dataset) -> TrainSplit:
     """A data set to train on.
 
     Raises:
-        UsageError: its card does not say that it is one; a plain folder (card "folder") may be.
+        UsageError: its card is not for training (a plain folder, card "folder", may be), or changes pixels.
         DataError: no labels, or a class without images.
     """
     _for_development(dataset, ("train",), "training data")
@@ -90,10 +88,10 @@ def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> Va
     """A data set to choose by.
 
     Args:
-        train: whose classes it must have, where given.
+        train: if given, its classes are required.
 
     Raises:
-        UsageError: its card does not say that it is for training or validation; a plain folder may be.
+        UsageError: its card is not for training or validation (a plain folder may be), or changes pixels.
         DataError: no labels, or other classes.
     """
     _for_development(dataset, ("train", "validation"), "a validation split")
@@ -110,7 +108,7 @@ def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> Va
 
 
 def test_split_of(dataset: Dataset) -> TestSplit:
-    """A data set to report on. Raises DataError where it has no labels."""
+    """A data set to report on. Raises DataError if it has no labels."""
     return TestSplit(dataset.card.name, *_labelled(dataset))
 
 
@@ -123,15 +121,14 @@ def class_counts(split: Split) -> np.ndarray:
 
 
 def refuse_overlap(split: Split, test: Manifest | Split) -> list[str]:
-    """Refuse a split that shares images with another: the same bytes, under whatever name.
+    """Refuse a split that shares images (the same bytes, under any name) with another.
 
     Args:
-        split: a validation split, which may share none with a test set or with the training split, or a
-            training split.
-        test: what results are reported on (or the training split). A training split may share `COPIES` of
-            its images.
+        split: a validation split, which may share none, or a training split, which may share `COPIES` of the
+            test images.
+        test: the reported images (or, for a validation split, the training split).
 
-    Returns: the ids, in `test`, of the copies that it does share.
+    Returns: ids, in `test`, of the allowed copies.
 
     Raises:
         DataError: it shares more; names an image.

@@ -1,1 +1,1 @@
-"""One file a fine-tuning method, found by scanning."""
+"""The fine-tuning methods, one per file, found by scanning."""

@@ -1,21 +1,19 @@
-"""CoOp: context optimisation. The words around the class name are learned, and nothing else.
+"""CoOp, context optimisation: only the words around the class name are learned.
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. Logits are
-exp(logit_scale) * cosine of image and class prompt, the loss is the cross-entropy over all classes, and each
-step sends the prompts of all classes through the text tower. BatchNorm of the frozen image tower is as in
-evaluation, in the reference too (the CLIP in it never leaves eval mode). Without augmentation the features of
-the images are computed once, and a step is of texts alone.
+exp(logit_scale) * cosine of image and class prompt; the loss is the cross-entropy over all classes. Each step
+encodes the prompts of all classes. BatchNorm of the frozen image tower is in eval mode, as in the reference.
+Without augmentation, image features are computed once, and a step encodes only texts.
 
 Options:
-    n_ctx: vectors, where `init` is empty: drawn from N(0, 0.02^2) with the seed of the run.
+    n_ctx: the number of vectors if `init` is empty, drawn from N(0, 0.02^2) with the run's seed.
     position: of the class name: "end", "middle" or "front"; see `clipjax.heads.adapters.coop`.
-    csc: each class has vectors of its own.
-    init: a text ("a photo of a") whose token embeddings the vectors start from, one a token.
+    csc: each class has its own vectors.
+    init: a text ("a photo of a") whose token embeddings are the initial vectors.
 
-Differences: the reference counts the words of `init`, not its tokens (the same for words of one token), and
-drops csc where there is an `init`: here every class starts from it. It computes in half precision. Dassl
-drops the last, incomplete batch of each epoch; here the next epoch's images fill it up, so that as many
-epochs have a few steps more.
+Differences: the reference counts the words of `init`, not its tokens (equal for one-token words), and ignores
+csc with an `init`; here every class starts from it. It computes in half precision. Dassl drops each epoch's
+incomplete batch; here the next epoch fills it, so as many epochs have a few steps more.
 """
 
 from __future__ import annotations
@@ -51,13 +49,14 @@ def prepare(setup: Setup) -> Problem:
     """CoOp's problem.
 
     Raises:
-        UsageError: a model whose text tower cannot be given vectors, or an unknown position.
-        DataError: a prompt longer than the tower's context, or an `init` without tokens.
+        UsageError: a text tower that cannot take vectors, an unknown position, fewer than one vector, or an
+            `init` without tokens.
+        DataError: a prompt longer than the tower's context.
     """
     setup.model.network.check_embedded()
     context = first_context(setup)
     cached = setup.recipe.augmentation is None
-    features = functools.cache(functools.partial(split_features, setup))  # of no split before it is asked for
+    features = functools.cache(functools.partial(split_features, setup))  # lazily, once per split
 
     def adapter(params: Params) -> CoOp:
         learned = np.asarray(params["context"], np.float32)
@@ -82,7 +81,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """CoOp's shapes."""
     cached = setup.recipe.augmentation is None
     params = {**_read(setup), "context": abstract(*_shape(setup))}
     batch = feature_batch(setup) if cached else image_batch(setup)
@@ -90,13 +89,13 @@ def outline(setup: Setup) -> Outline:
 
 
 def _read(setup: Setup) -> Params:
-    """The model's leaves that the loss reads; the image tower's only where a step encodes images."""
+    """The model's leaves that the loss reads; the image tower only if a step encodes images."""
     tower = () if setup.recipe.augmentation is None else ("vision",)
     return {name: setup.model.params[name] for name in (*tower, "text", "logit_scale")}
 
 
 def _shape(setup: Setup) -> tuple[int, ...]:
-    """Of the context: [M, D], or [K, M, D] with class-specific contexts."""
+    """The context's shape: [M, D], or [K, M, D] with class-specific contexts."""
     options, text = setup.options, setup.model.network.arch.text
     if not options["init"] and options["n_ctx"] < 1:
         raise UsageError(f"options.n_ctx = {options['n_ctx']}: CoOp learns one vector or more")
@@ -107,7 +106,6 @@ def _shape(setup: Setup) -> tuple[int, ...]:
 
 
 def _init_ids(setup: Setup) -> np.ndarray:
-    """The token ids of the option `init`."""
     tokenizer, text = setup.model.tokenizer, setup.options["init"].replace("_", " ")
     tokens = tokenizer.encode([text])
     ids = tokens.ids[0, len(tokenizer.start) : tokens.lengths[0] - len(tokenizer.end)]
@@ -117,7 +115,7 @@ def _init_ids(setup: Setup) -> np.ndarray:
 
 
 def first_context(setup: Setup) -> np.ndarray:
-    """The context before the first step, float32 [M, D]; [K, M, D] with class-specific contexts."""
+    """The initial context, float32 [M, D]; [K, M, D] with class-specific contexts."""
     shape = _shape(setup)
     if not setup.options["init"]:
         return np.asarray(_STD * jax.random.normal(jax.random.key(setup.seed), shape))
@@ -128,7 +126,7 @@ def first_context(setup: Setup) -> np.ndarray:
 def coop_loss(setup: Setup, size: int) -> Loss:
     """The loss of {"context", "text", "logit_scale"} on {"features" float32 [B,E], "label" int32 [B]}.
 
-    With an augmentation, of params with "vision" on {"pixels" uint8 [B,S,S,3], "label"}.
+    With an augmentation, params have "vision" and batches "pixels" uint8 [B,S,S,3] for features.
 
     Args:
         size: vectors of the context.
@@ -151,7 +149,7 @@ def coop_loss(setup: Setup, size: int) -> Loss:
         return jnp.concatenate([texts_of(params, rows) for rows in groups])[order]
 
     def texts_of(params: Params, rows: np.ndarray) -> Array:
-        # As many prompts as the devices can share evenly (the last one comes again): each encodes its part.
+        # Repeat the last prompt until the devices can share them evenly: each encodes its part.
         padded = np.pad(rows, (0, -len(rows) % mesh.shape[DATA]), mode="edge")
         context = params["context"] if params["context"].ndim == 2 else params["context"][padded]
         features = class_features(

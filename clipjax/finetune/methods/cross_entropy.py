@@ -1,9 +1,9 @@
 """Cross-entropy end to end: the image tower and a linear head.
 
-Source: wise-ft (`src/models/finetune.py`, `modeling.py`): the head starts as the zero-shot classifier, with
-the logit scale inside its kernel, and reads features of unit norm; the text tower is dropped. A classifier is
-fine-tuned in the same way, its head reading features as they are. The layer-wise learning rates and averaged
-weights of FT-CLIP (arXiv 2212.06138) are not here; its label smoothing is an option.
+Source: wise-ft (`src/models/finetune.py`, `modeling.py`). The head starts as the zero-shot classifier, with
+the logit scale in its kernel, and reads unit-norm features; the text tower is dropped. A classifier's head
+reads features as they are. Of FT-CLIP (arXiv 2212.06138) only label smoothing is an option here, not
+layer-wise learning rates or averaged weights.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from clipjax.models.training import Training
 
 
 def prepare(setup: Setup) -> Problem:
-    """The problem of tower and head; errors as of `clipjax.finetune.linear_head.initial_head`."""
+    """The problem of tower and head; errors as `clipjax.finetune.linear_head.initial_head`."""
     return end_to_end(setup, initial_head(setup))
 
 
 def end_to_end(setup: Setup, head: Params) -> Problem:
-    """Params {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}, all trained, from this head on."""
+    """Params {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}, all trained, starting with this head."""
     model = setup.model
 
     def accuracy(params: Params, split: ValidationSplit) -> float:
@@ -54,7 +54,7 @@ def end_to_end(setup: Setup, head: Params) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """The method's shapes."""
     params = {"vision": setup.model.params["vision"], "head": abstract_head(setup)}
     return Outline(params, lambda path: True, image_loss(setup), image_batch(setup))
 

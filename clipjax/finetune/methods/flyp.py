@@ -1,14 +1,14 @@
-"""FLYP: fine-tune like you pretrain. Images against captions made from their classes, by CLIP's own loss.
+"""FLYP, fine-tune like you pretrain: CLIP's loss on images and captions made from their classes.
 
 Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. Both towers
-and the logit scale are trained. An image's caption is one of the recipe's prompts with the name of its class,
-drawn anew each time the image is seen. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine
-over all pairs of the global batch, in which images of one class are negatives of each other (unless
-`mask_collisions`). The result is evaluated by a zero-shot head from the fine-tuned text tower.
+and the logit scale are trained. An image's caption is one of the recipe's prompts with its class name,
+redrawn for each use. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine over all pairs of
+the global batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head
+from the tuned text tower evaluates the result.
 
-Differences: captions are drawn while training (the reference shuffles a file with one row for each image and
-template; an epoch has as many steps in both). SigLIP's logit_bias adds the same number to every logit, which
-no softmax sees: it has no gradient, and is left as it is, neither trained nor decayed.
+Differences: captions are drawn during training (the reference shuffles a file with a row per image and
+template; epochs have equally many steps). SigLIP's logit_bias is neither trained nor decayed: it shifts all
+logits alike, so it has no gradient.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from clipjax.finetune.training.trees import Params
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.models.training import Training
 
-# freeze_logit_scale: the temperature stays that of the checkpoint.
+# freeze_logit_scale: keep the checkpoint's temperature.
 # mask_collisions: see `collisions`.
-# clamp_logit_scale: exp(logit_scale) is kept within [1, 100] after each step, as in CLIP's pretraining;
-#     FLYP's recipe has no bounds.
+# clamp_logit_scale: keep exp(logit_scale) within [1, 100] after each step, as CLIP's pretraining does and
+#     FLYP's recipe does not.
 OPTIONS = {"freeze_logit_scale": False, "mask_collisions": False, "clamp_logit_scale": False}
 
 
@@ -69,7 +69,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes; captions as long as the longest of the training classes."""
+    """FLYP's shapes, with captions of the training classes' greatest length."""
     fixed = {"logit_bias", *(["logit_scale"] if setup.options["freeze_logit_scale"] else [])}
     length = class_captions(setup).shape[-1]
     batch = {**image_batch(setup), "tokens": abstract(length, dtype=jnp.int32)}
@@ -99,26 +99,28 @@ def flyp_loss(setup: Setup) -> Loss:
 
 
 def collisions(labels: Array) -> Array:
-    """Pairs that are no negatives: bool [B, B], true where i != j and the images are of one class.
+    """Pairs that are not negatives: bool [B, B], true where i != j and the images share a class.
 
-    With s_ij = exp(logit_scale) * cosine(image i, text j) the masked loss is the mean over i of
-    (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2, both sums over j = i and the j of other
-    classes than i's. The text of another image of i's class describes image i as well as its own does: it is
-    neither a negative nor a second positive.
+        labels 0, 1, 0: true at (0, 2) and (2, 0)
+
+    With s_ij = exp(logit_scale) * cosine(image i, text j) the masked loss is the mean over i of (log sum_j
+    exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2, both sums over j = i and the j of other classes
+    than i's. The text of another image of i's class fits image i as well as its own: it is neither a negative
+    nor a second positive.
     """
     return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
 
 
 def class_captions(setup: Setup) -> np.ndarray:
-    """Token ids of every prompt of every training class, int32 [K, T, L]; see `caption_ids`."""
+    """`caption_ids` of the training classes and the recipe's prompts, int32 [K, T, L]."""
     return caption_ids(setup.model, setup.train.label_space, load_prompts(setup.recipe.prompts))
 
 
 def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndarray:
     """Token ids of the prompts of each class, int32 [K, T, L].
 
-    L is cut behind the last id that the text tower reads of any of them, which changes no feature; a tower
-    whose texts fill the context (SigLIP, CoCa) gets all of it.
+    L ends after the last id that the text tower reads of any prompt, which changes no feature. Towers that
+    read the whole context (SigLIP, CoCa) get it.
 
     Raises:
         DataError: classes with different numbers of prompts.
@@ -141,9 +143,9 @@ def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndar
 
 
 def accuracy(setup: Setup, model: Model, split: Split) -> float:
-    """The share of a split's images that a model of the setup's kind classifies right.
+    """A model's accuracy on a split.
 
-    A zero-shot model by the recipe's prompts through its own text tower, a classifier by its own head.
+    A zero-shot model uses the recipe's prompts and its own text tower, a classifier its own head.
     """
     precision = setup.recipe.precision
     if model.card.kind == "zero_shot":

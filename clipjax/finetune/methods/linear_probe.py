@@ -1,8 +1,8 @@
 """Linear probe: a linear head on frozen features.
 
-Source: wise-ft (`src/models/finetune.py` with --freeze-encoder): features are computed once, without
-augmentation, and the head alone is trained, from the zero-shot classifier on, by the optimiser and schedule
-of end-to-end training.
+Source: wise-ft (`src/models/finetune.py` with --freeze-encoder). Features are computed once, unaugmented.
+Only the head is trained, from the zero-shot classifier, with the optimiser and schedule of end-to-end
+training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prepare(setup: Setup) -> Problem:
     """The problem of the head alone: params {"head": {"kernel" [D,K], "bias" [K]}}.
 
     Raises:
-        UsageError: augmentation, which features that are computed once cannot have; an unknown init.
+        UsageError: augmentation, impossible for features computed once; an unknown init.
     """
     if setup.recipe.augmentation is not None:
         raise UsageError(
@@ -39,7 +39,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe(setup: Setup) -> Problem:
-    """The same, whatever the augmentation: the first phase of another method."""
+    """The same problem, ignoring augmentation: the first phase of another method."""
     normalize = embeds_at_unit_norm(setup.model.card)
 
     @functools.cache
@@ -65,7 +65,7 @@ def probe(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """The method's shapes."""
     loss = head_loss(embeds_at_unit_norm(setup.model.card), setup.options["label_smoothing"])
     return Outline({"head": abstract_head(setup)}, lambda path: True, loss, feature_batch(setup))
 

@@ -1,12 +1,12 @@
-"""LoRA: low-rank updates of the attention and MLP matrices of the towers; all else stays as it is.
+"""LoRA: low-rank updates of the towers' attention and MLP matrices; the rest stays fixed.
 
-Source: Hu et al. 2022 (arXiv 2106.09685). For each matrix W [in, out] of a block, two factors A [in, rank]
-and B [rank, out] are trained, and W + (alpha / rank) * A B takes its place. The result is merged into a model
-like any other; the factors are kept beside it (lora.safetensors in the run's folder).
+Source: Hu et al. 2022 (arXiv 2106.09685). For each matrix W [in, out] of a block, factors A [in, rank] and B
+[rank, out] are trained; W + (alpha / rank) * A B replaces W. The result is an ordinary merged model; the
+factors are kept beside it (lora.safetensors in the run's folder).
 
-The towers run on merged matrices, so none of their layers knows of it. It saves the memory of the moments; a
-step takes the time of a full one. Biases, norms, embeddings, projections, pooling heads and the logit scale
-are not trained, and a BatchNorm's statistics stay frozen whatever the recipe says.
+The towers run on merged matrices, so their layers need no change. This saves the moments' memory, but no
+time. Biases, norms, embeddings, projections, pooling heads and the logit scale are not trained; BatchNorm
+statistics are frozen whatever the recipe says.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ from clipjax.finetune.training.step import Aux, Loss
 from clipjax.finetune.training.trees import Params
 from clipjax.heads.build import zeroshot_head
 
-# objective: "contrastive" (FLYP's loss); "cross_entropy", of a zero-shot model against the zero-shot head it
-#     starts with, of a classifier against its own head; or "auto": the former for a zero-shot model, the
-#     latter for a classifier.
+# objective: "contrastive" (FLYP's loss); "cross_entropy" (against a zero-shot model's initial zero-shot head,
+#     or a classifier's own head); or "auto": contrastive for a zero-shot model, else cross_entropy.
 # towers: "image", "text", "both", or "auto": those that the objective reads.
-# targets: "attention" (q, k, v, out), "mlp" (c_fc, c_proj, and gate where there is one), or "both".
+# targets: "attention" (q, k, v, out), "mlp" (c_fc, c_proj, and gate if there is one), or "both".
 # rank, alpha: alpha / rank scales the update.
-# mask_collisions: of the contrastive objective, as FLYP's. label_smoothing: of the other.
+# mask_collisions: for "contrastive", as in FLYP. label_smoothing: for "cross_entropy".
 OPTIONS = {
     "objective": "auto",
     "towers": "auto",
@@ -65,7 +64,7 @@ def prepare(setup: Setup) -> Problem:
 
     Raises:
         UsageError: an unknown option, a tower without transformer blocks (named), a classifier of other
-            classes, or an objective that the model or the towers do not allow.
+            classes, or an objective unfit for the model or towers.
         DataError: unusable prompts.
     """
     model, options = setup.model, setup.options
@@ -93,7 +92,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes."""
+    """LoRA's shapes."""
     model, options, objective = setup.model, setup.options, _objective(setup)
     paths = _paths(setup, objective)
     factors = jax.eval_shape(partial(low_rank.init, model.params, paths, options["rank"], setup.seed))
@@ -118,7 +117,6 @@ def _objective(setup: Setup) -> str:
 
 
 def _paths(setup: Setup, objective: str) -> list[str]:
-    """The kernels that get an update."""
     targets, model = setup.options["targets"], setup.model
     _one_of("targets", targets, ("attention", "mlp", "both"))
     return low_rank.target_paths(model.params, _towers(setup, objective), targets, model.card.id)
@@ -143,7 +141,7 @@ def _one_of(option: str, given: Any, known: tuple[str, ...]) -> None:
 
 
 def _on_merged(base: Loss, scaling: float) -> Loss:
-    """A loss of params as one of params with factors beside them."""
+    """Apply a loss of plain params to params with factors beside them."""
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         return base(_merged(params, scaling), batch, key)
@@ -173,7 +171,7 @@ def _head(setup: Setup) -> Params:
 
 
 def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
-    """The base model with the factors merged in; a zero-shot model's head was only there to train against."""
+    """The base model with the factors merged in; a zero-shot model's head only served training."""
     base = {name: params.get(name, branch) for name, branch in setup.model.params.items()}
     return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
 

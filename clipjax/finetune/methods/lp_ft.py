@@ -1,8 +1,8 @@
 """LP-FT: a linear probe, then end to end from its head.
 
-Source: Kumar et al. 2022 (arXiv 2202.10054): fine-tuning from a head that fits the frozen features already
-distorts them less. Both phases follow the recipe; the probe has its own epochs, learning rate and warm-up,
-sees the images without augmentation, and is trained to its end, whatever is chosen of the second phase.
+Source: Kumar et al. 2022 (arXiv 2202.10054): starting from a head that fits the frozen features distorts them
+less. Both phases follow the recipe. The probe has its own epochs, learning rate and warm-up, and sees
+unaugmented images. It is trained to its end; only the second phase chooses.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clipjax.finetune.training.solve import train
 
 
 def prepare(setup: Setup) -> Problem:
-    """Trains the probe (its resume points lie in the sub-folder "probe"), and states the second problem.
+    """Train the probe (resume points in the sub-folder "probe") and return the second phase's problem.
 
     Raises:
         UsageError: as `probe_setup` and `clipjax.finetune.linear_head.initial_head`.
@@ -27,7 +27,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe_setup(setup: Setup) -> Setup:
-    """The set-up of the probe: the recipe with the options probe_* in their places, and nothing to choose.
+    """The probe's set-up: the recipe with the probe_* options applied, and nothing to choose.
 
     Raises:
         UsageError: a warm-up that does not fit into its steps.

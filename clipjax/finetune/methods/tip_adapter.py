@@ -1,21 +1,20 @@
-"""Tip-Adapter: features of the training images beside the zero-shot classifier. Nothing is trained.
+"""Tip-Adapter: features of the training images beside the zero-shot classifier; nothing is trained.
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
-`utils.py`. A key is the average of the features (before they are divided by their norm) of a few augmented
-views of an image, brought to unit norm. What a key adds to its class, and which symbol is which, is in
-`clipjax.heads.adapters.tip_adapter`.
+`utils.py`. A key is the mean of the unnormalised features of an image's augmented views, brought to unit
+norm. For the logits and symbols see `clipjax.heads.adapters.tip_adapter`.
 
 Options:
-    views: augmented passes over the training images; 0, or a recipe without augmentation: one pass with the
-        model's own preprocessing.
-    alpha, beta: used as they are without a search, and in the training of Tip-Adapter-F.
-    search: choose the pair of the highest accuracy on the validation split; of equals the first, in the order
-        of the reference's loops (alpha within beta).
-    search_scale, search_step: of beta and of alpha: where the grid ends (exclusively), and its steps; it
-        begins at 0.1.
+    views: augmented passes over the training images; 0, or no augmentation: one pass with the model's own
+        preprocessing.
+    alpha, beta: used without a search, and to train Tip-Adapter-F.
+    search: choose the most accurate pair on the validation split; ties go to the first, in the reference's
+        order (alpha within beta).
+    search_scale, search_step: for [beta, alpha], the grid's exclusive end (it starts at 0.1) and its number
+        of steps.
 
-Differences: the reference searches on the test images, here that is refused; it computes in half precision,
-and with 100 for the model's own logit scale.
+Differences: the reference searches on the test images, which is refused here. It computes in half precision,
+and with 100 for the model's logit scale.
 """
 
 from __future__ import annotations
@@ -59,18 +58,18 @@ WHAT = "alpha and beta"
 
 
 class Grid(NamedTuple):
-    """The betas and alphas of a search, float64 each."""
+    """The betas and alphas of a search, float64."""
 
     betas: np.ndarray
     alphas: np.ndarray
 
 
 def prepare(setup: Setup) -> Problem:
-    """Tip-Adapter's problem: no steps; all is done when it is finished.
+    """Tip-Adapter's problem: no steps; `finish` does everything.
 
     Raises:
         UsageError: a search without a validation split, or a model without a text tower.
-        DataError: options out of their range.
+        DataError: options out of range.
     """
     check(setup)
     head = text_head(setup)
@@ -89,7 +88,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes; errors as of `check`."""
+    """Tip-Adapter's shapes; errors as `check`."""
     check(setup)
     head = abstract_head(setup)
     params = {"cache": {"keys": abstract(head["kernel"].shape[0], len(setup.train))}, "head": head}
@@ -97,7 +96,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def check(setup: Setup) -> None:
-    """Refuse what cannot be done, before anything is computed; errors as of `prepare`."""
+    """Refuse impossible options before anything is computed; errors as `prepare`."""
     where, options = f"recipe {setup.recipe.name}: options", setup.options
     if options["views"] < 0:
         raise DataError(f"{where}.views = {options['views']} must be at least 0")
@@ -107,7 +106,12 @@ def check(setup: Setup) -> None:
 
 
 def grid_of(options: Mapping[str, Any], where: str = "options") -> Grid:
-    """The grid of the options, as the reference spaces it. Raises DataError, beginning with `where`."""
+    """The grid of the options, spaced as in the reference.
+
+        scale 7, step 200: 0.1 + i * (7 - 0.1) / 200 for i = 0 ... 199
+
+    Raises DataError, beginning with `where`.
+    """
     scale, step = options["search_scale"], options["search_step"]
     for name, values, kinds in (("search_scale", scale, (int, float)), ("search_step", step, (int,))):
         if len(values) != 2 or not all(type(value) in kinds and value > 0 for value in values):
@@ -132,12 +136,12 @@ def text_head(setup: Setup) -> Head:
 
 
 def values_of(setup: Setup) -> np.ndarray:
-    """int32 [N], the class of each key: keys lie in the order of their classes."""
+    """int32 [N], the class of each key; keys are in class order."""
     return np.sort(setup.train.labels).astype(np.int32)
 
 
 def build_keys(setup: Setup) -> np.ndarray:
-    """The keys, float32 [D, N] of unit norm, in the order of `values_of`; kept in the settings' store.
+    """The keys, float32 [D, N] of unit norm, ordered as `values_of`; kept in the settings' store.
 
     Raises:
         DataError: an unreadable image, or one whose features have no direction; names it.
@@ -175,7 +179,7 @@ def _key(setup: Setup) -> dict[str, Any] | None:
 
 
 def _mean_features(setup: Setup) -> np.ndarray:
-    """The features of every training image, averaged over its views, float32 [N, D], in manifest order."""
+    """Each training image's features, averaged over its views, float32 [N, D], in manifest order."""
     views, images = setup.options["views"], len(setup.train)
     encode, total = _encoder(setup), None
     with progress_bar(views * images, "views", "image", shown=setup.settings.progress) as bar:
@@ -226,11 +230,11 @@ def outcome_of(
     *,
     trained: bool = False,
 ) -> Outcome:
-    """The model with a cache of these keys, after the search for which the options ask.
+    """The model with a cache of these keys, after any search that the options request.
 
     Args:
         head: without a cache.
-        keys: float32 [D, N], in the order of `values_of`.
+        keys: float32 [D, N], ordered as `values_of`.
         features: of a split, float32 [M, D] of unit norm.
     """
     options, values = setup.options, values_of(setup)
@@ -257,7 +261,7 @@ def search(
     grid: Grid,
     features: Callable[[ValidationSplit], np.ndarray],
 ) -> dict[str, Any]:
-    """The pair of the highest accuracy on a validation split, and what was seen.
+    """The most accurate pair on a validation split, and the record of the search.
 
     Args:
         split: a `ValidationSplit`; anything else is refused.
@@ -267,12 +271,12 @@ def search(
     Returns: {"alpha", "beta", "validation_accuracy", "validation_images", "pairs"}.
 
     Raises:
-        UsageError: as of `clipjax.finetune.search.validation_split`.
+        UsageError: as `clipjax.finetune.search.validation_split`.
     """
     held_out = validation_split(split, WHAT)
     blocks = _blocks(head, features(held_out), held_out.labels)
     counts = count_correct(blocks, keys, values, grid.betas, grid.alphas)
-    i, j = np.unravel_index(int(np.argmax(counts)), counts.shape)  # the first of equals, alpha within beta
+    i, j = np.unravel_index(int(np.argmax(counts)), counts.shape)  # the first of ties, alpha within beta
     return {
         "alpha": float(grid.alphas[j]),
         "beta": float(grid.betas[i]),

@@ -1,14 +1,13 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
-Source: as of `clipjax.finetune.methods.tip_adapter`, run_tip_adapter_F of `main_imagenet.py`. The keys start
-as Tip-Adapter's; the loss is the cross-entropy of its logits, with the options' alpha and beta. Towers,
-prompts and values stay as they are. Without augmentation the features of the images are computed once.
+Source: as `clipjax.finetune.methods.tip_adapter`; run_tip_adapter_F of `main_imagenet.py`. The keys start as
+Tip-Adapter's. The loss is the cross-entropy of its logits, at the options' alpha and beta. Towers, prompts
+and values stay fixed. Without augmentation, image features are computed once.
 
-The options are Tip-Adapter's. `search` comes after the training; a recipe that selects the epoch does so
-first, at the options' alpha and beta, as the reference (which takes the test images for both).
+The options are Tip-Adapter's. `search` follows training and any choice of the epoch, which uses the options'
+alpha and beta, as in the reference (which chooses both on the test images).
 
-Difference: an epoch of the reference ends with a smaller batch of what is left, here batches run on into the
-next epoch.
+Difference: the reference ends an epoch with a smaller batch; here batches continue into the next.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def prepare(setup: Setup) -> Problem:
     """Tip-Adapter-F's problem: params {"cache": {"keys" [D,N]}, "head": ..., "vision": ...}, keys trained.
 
     Raises:
-        UsageError, DataError: as of Tip-Adapter's, and of building its keys.
+        UsageError, DataError: as Tip-Adapter's `prepare` and `build_keys`.
     """
     check(setup)
     cached = setup.recipe.augmentation is None
@@ -91,7 +90,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Its shapes; errors as of `check`."""
+    """Tip-Adapter-F's shapes; errors as `check`."""
     check(setup)
     cached, head = setup.recipe.augmentation is None, abstract_head(setup)
     keys = abstract(head["kernel"].shape[0], len(setup.train))
@@ -102,7 +101,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def _scaled(head: Head) -> Params:
-    """The zero-shot head with its scale inside, as the loss reads it."""
+    """The zero-shot head with its scale in the kernel, as the loss reads it."""
     kernel = {"kernel": np.float32(head.scale) * np.asarray(head.kernel)}
     return kernel if head.bias is None else {**kernel, "bias": np.asarray(head.bias)}
 
@@ -110,7 +109,7 @@ def _scaled(head: Head) -> Params:
 def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
     """Cross-entropy of a batch {"features" float32 [B,D], "label" int32 [B]}.
 
-    With an augmentation, of {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
+    With an augmentation: {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
     """
     model, recipe, options = setup.model, setup.recipe, setup.options
     network, preprocess = model.network, model.card.preprocess
