@@ -1,1 +1,1 @@
-"""Bytes on a disk or a bucket: whole or absent, with digests, also where they are damaged; stored arrays."""
+"""Whole files on a disk or a bucket, digests, stored arrays, readers that expect damage."""

@@ -1,4 +1,4 @@
-"""What `clipjax.storage.local_files.LocalFiles` is on a disk, on a bucket: whole, immutable objects."""
+"""`clipjax.storage.local_files.LocalFiles` for a bucket: whole, immutable objects."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from clipjax.storage.buckets import BLOCK, BucketPath
 
 
 class BucketFiles:
-    """The methods of `LocalFiles`, for objects.
+    """The methods of `LocalFiles`, for objects. An upload is all or nothing by itself.
 
-    A bucket knows no locks, so nothing is ever removed here that a run may be using: `unless_held` is never
-    sure, and `clean` leaves everything. An upload is all or nothing by itself.
+    A bucket has no locks, so nothing that a run may be using is removed: `unless_held` always answers False,
+    and `clean` leaves everything.
     """
 
     def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete object at `path`, or nothing at all.
+        """Put a complete object at `path`, or nothing.
 
-        Returns False, and leaves the object alone, where one exists and `replace` is false.
+        Returns False, and changes nothing, if one exists and `replace` is false.
         Raises DataError if it cannot be written.
         """
         target, attempts = _bucket_path(path), 0
@@ -44,12 +44,12 @@ class BucketFiles:
         try:
             _write(target, upload)
         except FileExistsError:
-            # Perhaps an attempt of ours had arrived after all, and only the answer was lost.
+            # An earlier attempt of ours may have arrived, and only its answer was lost.
             return attempts > 1 and self.read(target) == data
         return True
 
     def upload(self, file: Path, path: Path | epath.Path) -> None:
-        """Put a file of this disk at `path`, whole, in the place of what is there; large ones in parts.
+        """Put a local file at `path`, whole, in place of what is there; large ones in parts.
 
         Raises DataError if it cannot be written.
         """
@@ -66,23 +66,23 @@ class BucketFiles:
         _write(_bucket_path(path), upload)
 
     def read(self, path: Path | epath.Path) -> bytes | None:
-        """The object's bytes, or None where there is none."""
+        """The object's bytes, or None if there is none."""
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
 
     def touch(self, path: epath.Path) -> None:
-        """Nothing: an object keeps no time of last use."""
+        """Do nothing: an object keeps no time of last use."""
 
     def used(self, path: epath.Path) -> float:
-        """When it was written, in seconds since the epoch."""
+        """When the object was written, in seconds since the epoch."""
         return path.stat().mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:
-        """Something to close: an entry of a bucket is held by everybody.
+        """A dummy to close: every entry of a bucket counts as held.
 
-        Raises FileNotFoundError where there is none.
+        Raises FileNotFoundError if there is none.
         """
         if not path.exists():
             raise FileNotFoundError(path)
@@ -94,7 +94,7 @@ class BucketFiles:
         yield False
 
     def clean(self, directory: epath.Path) -> None:
-        """Nothing: what an upload leaves that was cut off is no object."""
+        """Do nothing: an upload that was cut off leaves no object."""
 
 
 def _write(target: BucketPath, upload: Callable[[Any, str], None]) -> None:
@@ -110,7 +110,7 @@ def _bucket_path(path: Any) -> BucketPath:
 
 
 def _knows_create(fs: Any) -> bool:
-    """Whether the filesystem itself refuses to replace an object on request, in one step."""
+    """Whether the filesystem itself can refuse to replace an object, in one step."""
     name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
     owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
     return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (
@@ -119,10 +119,7 @@ def _knows_create(fs: Any) -> bool:
 
 
 def _upload_beside(fs: Any, name: str, put: Callable[[str], object], *, replace: bool) -> None:
-    """Write with `put` under a name of its own, then move: whole or absent.
-
-    Of two at once, the last one stays.
-    """
+    """Write with `put` under a temporary name, then move. Of two at once, the last one stays."""
     folder, _, last = name.rpartition("/")
     temporary = f"{folder}/.{last}.{uuid.uuid4().hex}.tmp"
     with contextlib.suppress(NotImplementedError):

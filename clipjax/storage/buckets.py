@@ -1,12 +1,11 @@
-"""Buckets: a path may be a URL (gs://, s3://, whatever fsspec knows) wherever `place` makes the path.
+"""Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `place` makes the path.
 
-Three things are promised of a bucket, whatever library speaks to it:
+Three promises:
 
-- An object is asked for by its name. What a listing shows may be late; it never decides that something is
-  not there.
-- What may pass (a server's 5xx, a timeout, a lost connection) is tried ATTEMPTS times, with pauses that
-  double. What will not pass (no permission, no such bucket) is said at once.
-- Every failure is one sentence that names the URL, and what to do.
+- An object is looked up by its name. A listing may be late: it never decides that something is absent.
+- Failures that may pass (a server's 5xx, a timeout, a lost connection) are tried ATTEMPTS times, with pauses
+  that double. Others (no permission, no such bucket) are reported at once.
+- Every failure is one sentence: the URL, and what to do.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ from clipjax.errors import DataError, UsageError
 
 ATTEMPTS = 5  # of one request
 BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
-REQUESTS = 32  # at the same time, where many objects are asked for
+REQUESTS = 32  # at the same time, for many objects
 FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
 
-# How a URL begins; with one slash where pathlib has taken the other (`Path("gs://b")` is gs:/b).
+# How a URL begins; one slash is enough, because pathlib drops the other (`Path("gs://b")` is gs:/b).
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 _LOCAL = ("file", "local")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
@@ -48,7 +47,7 @@ _TRANSIENT = {
     getattr(errno, name, errno.EIO)
     for name in ("EIO", "EREMOTEIO", "EBUSY", "EAGAIN", "ETIMEDOUT", "ECONNRESET", "ECONNREFUSED", "EPIPE")
 }
-# What aiohttp, requests, botocore, google-auth and gcsfs call a connection or a transfer that broke.
+# Names that aiohttp, requests, botocore, google-auth and gcsfs give to a broken connection or transfer.
 _BROKEN = {
     *("ClientConnectionError", "ClientPayloadError", "ConnectionError", "Timeout", "HTTPClientError"),
     *("TransportError", "ChecksumError", "ChunkedEncodingError"),
@@ -59,13 +58,12 @@ T = TypeVar("T")
 
 
 class BucketError(DataError):
-    """A bucket does not answer, or refuses to: nothing is known of what it holds."""
+    """A bucket does not answer, or refuses to: its contents stay unknown."""
 
 
 def place(path: str | os.PathLike[str]) -> Path:
-    """A path on a disk, or a `BucketPath` where it is a URL: that has of `Path` what reading needs.
-
-    Raises UsageError for a URL without a bucket.
+    """A `Path`, or for a URL a `BucketPath`, which reads like one. Raises UsageError for a URL without a
+    bucket.
     """
     if isinstance(path, BucketPath):
         return cast(Path, path)
@@ -81,7 +79,7 @@ def place(path: str | os.PathLike[str]) -> Path:
 
 
 def refuse_url(path: str | os.PathLike[str], what: str) -> None:
-    """Raises UsageError for a URL where `what` is to be written, which only a disk can take."""
+    """Raises UsageError for a URL: `what` can only be written to a disk."""
     if isinstance(url := place(path), BucketPath):
         raise UsageError(
             f"{url}: {what} is written to a disk: give a folder there, and copy it to the bucket"
@@ -89,19 +87,19 @@ def refuse_url(path: str | os.PathLike[str], what: str) -> None:
 
 
 def readable(path: Path) -> Any:
-    """What pyarrow reads a file from: its path, or on a bucket the opened object."""
+    """What pyarrow reads: the path, or on a bucket the opened object."""
     return path.open("rb") if isinstance(path, BucketPath) else path
 
 
 @epath.register_path_cls
 class BucketPath(epath.Path):
-    """The URL of an object, or of a folder: what the names of objects have in common.
+    """The URL of an object, or of a folder: the common beginning of objects' names.
 
-    Reading an object that is not there raises FileNotFoundError; everything else that goes wrong is a
-    DataError (mostly a `BucketError`), or a UsageError where a package is missing.
+    Reading a missing object raises FileNotFoundError, a missing package UsageError. Other failures are a
+    DataError, mostly a `BucketError`.
     """
 
-    _listed: dict[str, Any] | None = None  # what the listing said that it comes from
+    _listed: dict[str, Any] | None = None  # its record in the listing that it comes from
 
     def __str__(self) -> str:
         return f"{self.parts[0]}//{'/'.join(self.parts[1:])}"
@@ -139,21 +137,21 @@ class BucketPath(epath.Path):
         return self._listed or self.ask(lambda fs, name: fs.info(name))
 
     def stat(self) -> stat_utils.StatResult:
-        """Size in bytes, and when it was written in whole seconds since the epoch (0 if that is unknown)."""
+        """Size in bytes, and when it was written in whole seconds since the epoch (0 if unknown)."""
         info = self._info()
         return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
 
     def version(self) -> tuple[int, int]:
         """Size in bytes, and a number that changes with the object.
 
-        That is a hash of what the bucket says of it (etag, time, ...), as fsspec's `ukey`; asked by name.
+        The number hashes the bucket's record (etag, time, ...), as fsspec's `ukey`, looked up by name.
         """
         info = self.ask(lambda fs, name: fs.info(name))
         digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()
         return info["size"] or 0, int(digest[:15], 16)
 
     def iterdir(self) -> Iterator[BucketPath]:
-        """What a listing shows: an object that was written just now may be missing."""
+        """What a listing shows: a new object may be missing."""
         own, found = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
         for info in found:
             name = info["name"].strip("/")
@@ -163,7 +161,7 @@ class BucketPath(epath.Path):
                 yield path
 
     def glob(self, pattern: str) -> Iterator[BucketPath]:
-        """As of `Path`, without `**`; parts without a wildcard are asked for by name."""
+        """As `Path.glob`, without `**`; parts without a wildcard are looked up by name."""
         first, _, rest = pattern.partition("/")
         if re.search(r"[*?\[]", first):
             found = [path for path in _listing(self) if fnmatch.fnmatchcase(path.name, first)]
@@ -176,7 +174,7 @@ class BucketPath(epath.Path):
                 yield path
 
     def rglob(self, pattern: str) -> Iterator[BucketPath]:
-        """As of `Path`, of names without a folder."""
+        """As `Path.rglob`, for a pattern without a folder."""
         for path in _listing(self):
             if fnmatch.fnmatchcase(path.name, pattern):
                 yield path
@@ -187,7 +185,7 @@ class BucketPath(epath.Path):
         return self.ask(lambda fs, name: fs.cat_file(name))
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`, fewer where the object ends before."""
+        """The bytes from `start` to `stop`; fewer if the object ends before."""
         if stop <= start:
             return b""
         return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
@@ -196,7 +194,7 @@ class BucketPath(epath.Path):
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
     def open(self, mode: str = "rb", **_: Any) -> IO[bytes]:  # type: ignore[override]
-        """A file to read at random; what it reads is fetched in blocks."""
+        """A file for random access, which fetches blocks."""
         if mode != "rb":
             raise ValueError(
                 f"{mode!r}: objects are opened to be read; `clipjax.storage.bucket_files` writes them"
@@ -211,7 +209,7 @@ class BucketPath(epath.Path):
                 raise
 
     def ask(self, request: Callable[[Any, str], T], verb: str = "read") -> T:
-        """What `request(filesystem, name)` returns, after as many attempts as it takes.
+        """The answer of `request(filesystem, name)`, after at most ATTEMPTS attempts.
 
         Raises FileNotFoundError and FileExistsError as they come; see the class for others.
         """
@@ -230,7 +228,7 @@ class BucketPath(epath.Path):
         raise AssertionError("unreachable")
 
     def _filesystem(self) -> tuple[Any, str]:
-        """Of fsspec, which keeps one for all paths; listings are not kept, so that they are not old."""
+        """fsspec's filesystem and the object's name. Listings are not cached: they would be old."""
         import fsspec
 
         scheme = self.parts[0].removesuffix(":")
@@ -303,7 +301,7 @@ def _written(info: dict[str, Any]) -> float:
 
 
 def _status(error: BaseException) -> int:
-    """The HTTP status, 0 where there is none."""
+    """The HTTP status, or 0."""
     text = str(getattr(error, "code", None) or getattr(error, "status", None))
     return int(text) if text.isdecimal() else 0
 
@@ -331,7 +329,7 @@ def _reason(error: BaseException) -> str:
 
 
 def check_folder(root: Path, what: str, *, written: bool) -> None:
-    """Raises DataError where a folder is a file, lies in one, or is to be written and closed to us."""
+    """Raises DataError if a folder is a file, is below one, or is to be `written` and we may not."""
     nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise DataError(f"{nearest} is a file, not {what}; choose another one")

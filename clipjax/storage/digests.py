@@ -1,12 +1,12 @@
 """SHA-256 of files, remembered between runs.
 
-Hashing a data set or a large checkpoint takes as long as reading it. A file's digest is therefore kept in
-the user's cache under its path and `Version`, and computed again only when one of them changes.
+Hashing a data set takes as long as reading it. So the user's cache keeps each digest under the file's path
+and `Version`; only a change of one computes it again.
 
-Size and modification time do not tell a file from another one: `cp -p`, `rsync -t` and `tar` set the time.
-The time of change (ctime) is the system's own, which no program sets, and a file renamed into its place has
-another inode. A clock moves in steps, so a file may change twice within one: as git does for its index ("racy
-git", in its Documentation/technical), nothing is remembered of a file that changed just before it was read.
+Size and modification time do not identify a file: `cp -p`, `rsync -t` and `tar` set the time. No program sets
+the time of change (ctime), and a file renamed into place has another inode. But a clock moves in steps, and a
+file may change twice within one. So the digest of a file that changed just before it was read is not
+remembered, as in git's index ("racy git", in its Documentation/technical).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
 
 T = TypeVar("T")
 
-SETTLED_NS = 2 * 10**9  # FAT, the coarsest clock of a file system in use, moves in steps of two seconds
-_ASKED = 500  # paths that one query names
-_ATTEMPTS = 3  # to read a file that changes meanwhile
+SETTLED_NS = 2 * 10**9  # the coarsest clock of a file system in use, FAT's, moves in steps of two seconds
+_ASKED = 500  # paths in one query
+_ATTEMPTS = 3  # at a file that changes meanwhile
 
 
 class Version(NamedTuple):
-    """What tells a file from another one in its place, without reading it.
+    """Tells a file from another one in its place, without reading it.
 
     Attributes:
         size: in bytes.
@@ -50,7 +50,7 @@ class Version(NamedTuple):
     device: int = 0
 
     def is_settled(self, now_ns: int) -> bool:
-        """Whether a change after `now_ns` is sure to give another version; on a bucket every change does."""
+        """Whether any change after `now_ns` gives another version; on a bucket, always."""
         return not any(self[2:]) or max(self.mtime_ns, self.ctime_ns) + SETTLED_NS < now_ns
 
 
@@ -59,7 +59,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN. What keys and fingerprints hash."""
+    """The one JSON text of a value, which keys and fingerprints hash: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -70,7 +70,7 @@ def sha256_json(value: object) -> str:
 def version_of(path: Path) -> Version:
     """The version of a file or of an object on a bucket.
 
-    Raises OSError where there is no such file; `BucketPath.ask` says what else of a bucket.
+    Raises OSError if there is no such file; for a bucket, see `BucketPath.ask`.
     """
     if isinstance(path, BucketPath):
         return Version(*path.version())
@@ -79,11 +79,10 @@ def version_of(path: Path) -> Version:
 
 
 def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
-    """`read(version)`, and the version, of a file that did not change while it was read.
+    """`read(version)` and the version, of a file that does not change meanwhile.
 
     Raises:
-        DataError: the file is not there, or changes each time that it is read; what `read` raises, if the
-            file has not changed.
+        DataError: the file cannot be read, or changes during every attempt; or `read` raised it.
     """
     try:
         for _ in range(_ATTEMPTS):
@@ -102,9 +101,9 @@ def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
 
 
 def clock_ns(folder: Path) -> int:
-    """The time, for `Version.is_settled`, in nanoseconds since the epoch.
+    """The time for `Version.is_settled`, in nanoseconds since the epoch.
 
-    The earlier of this machine's clock and that of the folder's file system: a file server's may be behind.
+    The earlier of this machine's clock and the folder's: a file server's may be behind.
     """
     now = time.time_ns()
     with contextlib.suppress(OSError):
@@ -115,16 +114,15 @@ def clock_ns(folder: Path) -> int:
 
 
 def _threads(path: Path) -> ThreadPoolExecutor:
-    """As many as read that at the same time: a disk keeps the processors busy, a bucket is waited for."""
+    """One thread a processor for a disk; more for a bucket, where they mostly wait."""
     return ThreadPoolExecutor(REQUESTS if isinstance(path, BucketPath) else os.cpu_count() or 1)
 
 
 def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
-    """Digests of the files' contents, in order; only files that changed since the last call are read.
+    """Digests of files, in order; reads only files that changed since the last call.
 
     Args:
-        paths: existing files.
-        progress: called with the number of bytes of each file, as it is done.
+        progress: called with each file's size in bytes, when it is done.
 
     Raises:
         DataError: a file cannot be read.
@@ -142,12 +140,12 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
 
 
 def sha256_file(path: Path, size: int | None = None) -> str:
-    """The digest of a file as it is now: nothing is remembered.
+    """The digest of a file now; nothing is remembered.
 
     Args:
-        size: of an object on a bucket, in bytes; by default the bucket is asked for it.
+        size: bytes of an object on a bucket; by default the bucket is asked.
 
-    Raises OSError where it cannot be read; what `BucketPath.ask` says of a bucket.
+    Raises OSError if it cannot be read; for a bucket, see `BucketPath.ask`.
     """
     if not isinstance(path, BucketPath):
         with path.open("rb") as file:
@@ -164,16 +162,15 @@ def sha256_parts(
     read: Callable[[int], bytes],
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Digests of parts of one large file, in order; remembered as long as the file does not change.
+    """Digests of parts of one large file, in order; remembered until the file changes.
 
     Args:
-        path: an existing file.
-        parts: what tells the parts apart in it, one text each.
-        read: the number of a part -> its bytes; called from several threads, for parts not remembered.
-        progress: called with the number of bytes read of each part, as it is done.
+        parts: one text for each part, unique in the file.
+        read: number of a part -> its bytes; called from several threads, for parts not remembered.
+        progress: called with the bytes read of each part, when it is done.
 
     Raises:
-        DataError: the file cannot be read; what `read` raises.
+        DataError: the file cannot be read, or `read` raises it.
     """
     names = [f"{path.absolute()}#{part}" for part in parts]
     memory = _Memory(names)
@@ -201,9 +198,9 @@ def sha256_parts(
 
 
 class _Memory:
-    """What earlier runs computed of some files, by path and version; a cache that fails only costs time.
+    """Digests of earlier runs, by path and version; a cache that fails only costs time.
 
-    The table is not that of versions of clipjax that knew files by size and modification time alone.
+    The table has a new name: older ones contain only size and modification time.
     """
 
     def __init__(self, paths: Sequence[Path | str]) -> None:
@@ -231,7 +228,7 @@ class _Memory:
         return known[1] if known is not None and known[0] == canonical_json(version) else None
 
     def add(self, name: str, version: Version, sha256: str) -> None:
-        """To be remembered, where the version is sure to change with the file and it is new."""
+        """Remember a digest, if it is new and its version is settled."""
         if version.is_settled(self.now) and self.find(name, version) is None:
             self.new.append((name, canonical_json(version), sha256))
 

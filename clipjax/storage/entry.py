@@ -1,7 +1,7 @@
-"""One stored array: its key, what is fixed when it is created, and its shards.
+"""One stored array: its key, its manifest and its shards.
 
-`key.json` holds all but the rows (`EntryRecord`); each shard is one file beside it. See
-`clipjax.storage.store` for entries side by side.
+`key.json` holds all but the rows (`EntryRecord`); each shard is one file beside it. `clipjax.storage.store`
+keeps many entries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def key_hash(key: Mapping[str, Any]) -> str:
-    """SHA-256 (hex) of a key, which is made of dicts, lists, strings, numbers, bools and None."""
+    """SHA-256 (hex) of a key of dicts, lists, strings, numbers, bools and None."""
     return sha256_json({"schema": SCHEMA, "key": key})
 
 
@@ -35,7 +35,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 class EntryManifest:
     """What is fixed when an entry is created.
 
-    `nonce` is drawn at creation: two processes that read different ones do not look at the same disk.
+    `nonce` is drawn at creation: processes that read different ones do not see the same disk.
     """
 
     rows: int
@@ -47,7 +47,7 @@ class EntryManifest:
     nonce: str
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no run of ours would store."""
+        """Raises ValueError for values that no run of ours stores."""
         counts = (self.rows, self.rows_per_shard, self.per_device_batch, *(self.row_shape or ()))
         if not all(0 <= count < 2**53 for count in counts) or 0 in counts[1:3]:
             raise ValueError("its numbers of rows are not whole numbers")
@@ -64,12 +64,11 @@ class EntryManifest:
 
 @dataclasses.dataclass(frozen=True)
 class EntryRecord:
-    """What `key.json` holds.
+    """The contents of `key.json`.
 
     Attributes:
-        about: names for `clipjax store ls`, such as the model's; no part of the key.
+        about: names for `clipjax store ls`, such as the model's; not part of the key.
         key: everything the values depend on.
-        manifest: what is fixed of the entry.
     """
 
     about: Mapping[str, str]
@@ -77,15 +76,14 @@ class EntryRecord:
     manifest: EntryManifest
 
     def to_json(self) -> bytes:
-        """The file's bytes."""
         record = {"schema": SCHEMA, **dataclasses.asdict(self)}
         return json.dumps(record, indent=1, sort_keys=True).encode()
 
 
 def read_record(path: epath.Path) -> EntryRecord:
-    """The `key.json` of an entry, whose directory's name must be the key's hash.
+    """The `key.json` of an entry, whose directory must be named after the key's hash.
 
-    Raises FileNotFoundError if another run has removed it just now, DataError if it is damaged.
+    Raises FileNotFoundError if another run has just removed it, DataError if it is damaged.
     """
     try:
         if exists(path):
@@ -96,7 +94,7 @@ def read_record(path: epath.Path) -> EntryRecord:
         matches = (schema, key_hash(record.key)) == (SCHEMA, path.parent.name)
     except FileNotFoundError:
         raise
-    except (OSError, TypeError, DataError) as error:  # TypeError: the name of no dtype
+    except (OSError, TypeError, DataError) as error:  # TypeError: not the name of a dtype
         raise DataError(f"{path} is damaged ({error}); delete {path.parent}") from None
     if not matches:
         raise DataError(f"{path} is not the key that its directory is named after; delete {path.parent}")
@@ -114,16 +112,16 @@ class Entry:
         self.ids = ids
         self.shards = manifest.shards
         self._files = files
-        self._known: dict[int, int] = {}  # shard -> rows in it, for shards that this object has seen whole
+        self._known: dict[int, int] = {}  # shard -> its rows, for shards that were read and are valid
 
     @property
     def key_hash(self) -> str:
         return self.path.name
 
     def hold(self) -> IO[bytes]:
-        """A file; until it is closed, or the process ends, the entry is not removed.
+        """A file that keeps the entry from being removed until it is closed or the process ends.
 
-        Raises FileNotFoundError where it has been removed already.
+        Raises FileNotFoundError if the entry is gone already.
         """
         return self._files.hold(self.path / "key.json")
 
@@ -136,10 +134,9 @@ class Entry:
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 
     def missing_shards(self, *, allow_skipped: bool = False) -> list[int]:
-        """The shards still to be made; every present one is read and its checksum verified.
+        """The shards still to be made; every present one is read and verified.
 
-        A shard that lacks rows, because they could not be read when it was made, is missing too, unless
-        `allow_skipped`.
+        A shard that skipped unreadable rows is missing too, unless `allow_skipped`.
         """
         for k in set(range(self.shards)) - self._known.keys():
             if (found := self.load_shard(k)) is not None:
@@ -149,7 +146,7 @@ class Entry:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is there and whole."""
+        """Whether every shard is there and valid, skipped rows allowed."""
         return not self.missing_shards(allow_skipped=True)
 
     def write_shard(
@@ -157,10 +154,10 @@ class Entry:
     ) -> bool:
         """Store shard k; returns whether a file was written.
 
-        A valid shard is never overwritten, except by one with more rows (fewer skipped).
+        A valid shard is only replaced by one with more rows (fewer skipped).
 
         Args:
-            ids: the ids of the rows of `array`: all of the shard's, in order, less `skipped`.
+            ids: the shard's ids, in order, less `skipped`.
             array: [len(ids), *row_shape] of the entry's dtype.
             skipped: ids of rows that could not be read.
 
@@ -191,7 +188,7 @@ class Entry:
         check_finite(ids, array)
 
     def load_shard(self, k: int) -> tuple[list[str], np.ndarray] | None:
-        """The ids and rows of shard k; None if it is absent or damaged (which is logged by name)."""
+        """The ids and rows of shard k; None if it is absent or damaged (which is logged)."""
         path = self.shard_path(k)
         data = self._files.read(path)
         if data is None:
@@ -215,9 +212,9 @@ class Entry:
             raise ValueError(f"it holds {array.dtype}{list(array.shape)}")
 
     def read(self) -> tuple[list[str], np.ndarray]:
-        """Ids and array [rows, *row_shape], in the order of `ids` and without the rows that were skipped.
+        """Ids and array [rows, *row_shape], in the order of `ids`, without skipped rows.
 
-        Raises DataError naming the first shard that is absent or damaged.
+        Raises DataError naming the first shard that is absent, damaged, or unlike shard 0 in row shape.
         """
         ids: list[str] = []
         array = np.empty((0, *(self.manifest.row_shape or ())), self.manifest.dtype)

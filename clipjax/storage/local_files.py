@@ -1,4 +1,4 @@
-"""What a store asks of a local or network disk: files that are whole or absent, and held while in use."""
+"""Files on a local or network disk: whole or absent, and held while in use."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, writ
 
 
 class LocalFiles:
-    """Whole, immutable files on a local or network disk: all that a store asks of the place it lives in."""
+    """Whole, immutable files: everything that a store needs from a disk."""
 
     def create(self, path: epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete file at `path`, or nothing at all.
+        """Put a complete file at `path`, or nothing.
 
-        Returns False, and leaves the file alone, where one exists and `replace` is false.
+        Returns False, and changes nothing, if one exists and `replace` is false.
         Raises DataError if the disk is full or cannot be written.
         """
         try:
@@ -40,7 +40,7 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes, or None without a file; b"" for a FIFO or a device, which never end."""
+        """The file's bytes, or None if there is none; b"" for a FIFO or a device, which never end."""
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 return b""
@@ -49,7 +49,7 @@ class LocalFiles:
             return None
 
     def touch(self, path: epath.Path) -> None:
-        """Set the time of last use; a store that cannot be written simply keeps the old one."""
+        """Set the time of last use; a store that cannot be written keeps the old one."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
@@ -58,21 +58,21 @@ class LocalFiles:
         return os.stat(path).st_mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:
-        """The file, opened: until it is closed, or the process ends, it is held (see `unless_held`).
+        """The opened file, held (see `unless_held`) until it is closed or the process ends.
 
-        Raises FileNotFoundError where there is none.
+        Raises FileNotFoundError if there is none.
         """
         file = path.open("rb")
-        with contextlib.suppress(OSError):  # a disk that knows no locks
+        with contextlib.suppress(OSError):  # a disk without locks
             fcntl.flock(file, fcntl.LOCK_SH)
-        if not path.exists():  # taken away between open() and flock()
+        if not path.exists():  # removed between open() and flock()
             file.close()
             raise FileNotFoundError(path)
         return file
 
     @contextlib.contextmanager
     def unless_held(self, path: epath.Path) -> Iterator[bool]:
-        """Whether nobody holds the file (False where there is none); within the context nobody can."""
+        """Whether nobody holds the file (False if there is none); within the context nobody can."""
         with contextlib.ExitStack() as stack:
             try:
                 fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +82,7 @@ class LocalFiles:
                 yield True
 
     def clean(self, directory: epath.Path) -> None:
-        """Remove the temporary files of writers that were killed: the lock of a dead writer is free."""
+        """Remove the temporary files of killed writers: their locks are free."""
         sweep_folder(Path(directory))
 
 

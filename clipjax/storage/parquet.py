@@ -1,8 +1,8 @@
-"""Parquet files that may be damaged, or made to fill the memory: what one declares is checked first.
+"""Parquet files that may be damaged, or made to fill the memory.
 
-A few hundred bytes of Parquet can stand for gigabytes: a row count is only a number, pages are compressed,
-and a dictionary's value of megabytes may stand in every row. So what the footer declares is bounded, and rows
-are read a few at a time and their bytes counted.
+A few hundred bytes of Parquet can declare gigabytes: a row count is only a number, pages are compressed, and
+every row may repeat one dictionary value of megabytes. So the footer's numbers are bounded, and rows are read
+a few at a time and their bytes counted.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from clipjax.storage.parquet_footer import RowGroup, read_footer
 from clipjax.storage.reading import check_regular
 
 MAX_VALUES = 20_000_000  # of one column of a file; lists count each element
-MAX_BYTES = 2 * 2**30  # of the values that are read at once: a row group of images, or a table
-BATCH_BYTES = 2**28  # of the values of one batch of rows, at most
+MAX_BYTES = 2 * 2**30  # of values read at once: a row group of images, or a table
+BATCH_BYTES = 2**28  # of the values in one batch of rows, at most
 BATCH_ROWS = 65_536
 
 
 def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetFile:
-    """An opened file whose footer was read and keeps the bounds.
+    """Open a file whose footer keeps the bounds.
 
     Args:
-        groups: check these row groups alone, because no other is going to be read.
+        groups: check only these row groups; no other will be read.
 
     Raises:
-        DataError: it is not a regular file or not a whole Parquet file; a column declares too much.
+        DataError: not a regular file or not a whole Parquet file; a column declares too much.
     """
     check_regular(path)
     try:
@@ -46,9 +46,8 @@ def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetF
     return parquet
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # row groups are often read one by one
 def _declared(path: str, version: Version) -> list[RowGroup]:
-    """Read once of each file, however many of its row groups are read one by one."""
     return read_footer(place(path))
 
 
@@ -73,7 +72,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
     """The values of a file's columns, all of them by default.
 
     Raises:
-        DataError: as `read_batches`.
+        DataError: as `read_batches`; a text or a column's name is not UTF-8.
     """
     try:
         names = open_parquet(path).schema_arrow.names if columns is None else columns
@@ -89,7 +88,7 @@ def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, 
 def read_batches(
     path: Path, columns: Sequence[str], groups: Sequence[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of these columns (or leaves of structs), batch by batch.
+    """Batches of the rows of these columns (or leaves of structs).
 
     Raises:
         DataError: as `open_parquet`; a damaged row group; values of more than MAX_BYTES in all.
@@ -115,11 +114,11 @@ def read_batches(
 
 
 def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
-    """As many rows as take BATCH_BYTES even where each holds the longest value that its column can have."""
+    """As many rows as fit BATCH_BYTES even if each holds its column's longest possible value."""
     longest = 1
     for column in group.columns:
         if column.is_bytes and any(f"{column.name}.".startswith(f"{name}.") for name in columns):
-            longest = max(longest, column.size)  # a value is in its column at least once
+            longest = max(longest, column.size)  # no value is longer than its whole column
     return max(1, min(BATCH_ROWS, BATCH_BYTES // longest))
 
 

@@ -1,8 +1,8 @@
 """The footer of a Parquet file: how much each column of each row group declares.
 
-pyarrow has the same numbers, but builds them in C++ that ends the whole process where a damaged footer
-contradicts itself (pyarrow 26: `RowGroupMetaData.column`, "histogram size mismatch"). So the few fields that
-are needed are read here, from the Thrift compact protocol.
+pyarrow's C++ ends the whole process if a damaged footer contradicts itself (pyarrow 26:
+`RowGroupMetaData.column`, "histogram size mismatch"). So this module reads the few fields that are needed
+from the Thrift compact protocol.
 
 Reference: apache/parquet-format, `parquet.thrift` (FileMetaData.row_groups and below), and the Thrift
 project's `thrift-compact-protocol.md`.
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _MAGIC = b"PAR1"
-_BYTE_ARRAY = 6  # of the enumeration Type
-_DEPTH = 32  # of structs and lists in each other; a footer has 6
+_BYTE_ARRAY = 6  # in the enumeration Type
+_DEPTH = 32  # of nested structs and lists; a footer has 6
 
 
 class Column(NamedTuple):
-    """A column chunk: its dotted name, whether its values are of any length, and what it declares."""
+    """A column chunk: its dotted name, whether its values vary in length, and what it declares."""
 
     name: str
     is_bytes: bool
@@ -33,10 +33,7 @@ class RowGroup(NamedTuple):
 
 
 def read_footer(path: Path) -> list[RowGroup]:
-    """The row groups that a file declares.
-
-    Raises ValueError where the footer is not one; OSError.
-    """
+    """The row groups that a file declares. Raises ValueError if the footer is damaged; OSError."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))
@@ -70,7 +67,7 @@ def _count(number: int) -> int:
 class _Thrift:
     """A reader of the compact protocol: structs become {field id: value}, strings bytes.
 
-    Raises ValueError for what is not of the protocol.
+    Raises ValueError for anything else.
     """
 
     def __init__(self, data: bytes) -> None:

@@ -1,10 +1,9 @@
-"""What is made on this disk and lies on a bucket: written to a working copy, then uploaded whole.
+"""Files made for a bucket: written to a working copy on this disk, then uploaded whole.
 
     CACHE/working/gs/bucket/folder/file        is the working copy of gs://bucket/folder/file
 
-A folder goes up file by file, and last the one that makes it what it is (card.json of a model, sizes.json of
-a resume point): a folder without that one is not seen. An upload that fails leaves the working copy, and
-names it.
+A folder goes up file by file, and last the file that identifies it (card.json of a model, sizes.json of a
+resume point): without that file it counts as absent. A failed upload keeps the working copy and names it.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath
 
 _UNFINISHED = ".uploading"  # in a folder that is not whole yet
-_AT_ONCE = 8  # uploads: each may hold some blocks of a large file
+_AT_ONCE = 8  # uploads: each may hold some blocks of a large file in memory
 
 
 def working_copy(path: Path) -> Path:
-    """Where on this disk something is made: the path itself, or the place in the cache of what a URL names.
+    """Where something is written on this disk: the path itself, or for a URL a place in the cache.
 
-    Raises UsageError for a URL that leaves its folder.
+    Raises UsageError for a URL with "..".
     """
     if not isinstance(path, BucketPath):
         return path
@@ -38,14 +37,14 @@ def working_copy(path: Path) -> Path:
 
 
 def publish(folder: Path, target: BucketPath, last: str) -> None:
-    """Let a folder of this disk lie on a bucket too, whole or not at all.
+    """Upload a folder to a bucket, all or nothing.
 
     Args:
-        target: the folder there; what it holds of such a folder is replaced.
-        last: the file by which the folder is known: the first to be removed, and created at the end.
+        target: the folder there; it is replaced.
+        last: the file that identifies the folder: removed first, created last.
 
     Raises:
-        DataError: the bucket fails or refuses, or another run has published there meanwhile; names `folder`,
+        DataError: the bucket fails or refuses, or another run has published there meanwhile. Names `folder`,
             which is left as it is.
     """
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
@@ -58,22 +57,22 @@ def publish(folder: Path, target: BucketPath, last: str) -> None:
                 pass
         if not BucketFiles().create(target / last, (folder / last).read_bytes()):
             raise DataError(f"{target} was written by another run at the same time: let one go on")
-    with contextlib.suppress(DataError):  # some may write there, and not remove
+    with contextlib.suppress(DataError):  # some users may write there, but not remove
         (target / _UNFINISHED).unlink(missing_ok=True)
 
 
 def is_unfinished(target: Path | BucketPath) -> bool:
-    """Whether a folder is one of a bucket that `publish` has begun, and was cut off."""
+    """Whether `publish` was cut off in this folder of a bucket."""
     return isinstance(target, BucketPath) and (target / _UNFINISHED).exists()
 
 
 def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
-    """Take a published folder back: first the file that it is known by, then what a listing shows.
+    """Remove a published folder: first the file that identifies it, then what a listing shows.
 
     Args:
         but: other files to leave there.
 
-    Raises DataError where the bucket fails or refuses.
+    Raises DataError if the bucket fails or refuses.
     """
     if (target / last).exists():
         (target / last).unlink(missing_ok=True)
@@ -85,9 +84,9 @@ def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
 
 @contextlib.contextmanager
 def uploading(target: BucketPath) -> Iterator[Path]:
-    """A file to write, which is `target` at the end; its working copy is kept where the upload fails.
+    """A local file to write; at the end it is uploaded to `target`, or kept if that fails.
 
-    Raises DataError where the bucket fails or refuses; names the copy.
+    Raises DataError if the bucket fails or refuses; names the copy.
     """
     draft = working_copy(cast(Path, target))
     draft.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +101,9 @@ def uploading(target: BucketPath) -> Iterator[Path]:
 
 
 def moved(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Where files lie that were written to the working copy of a folder: on a bucket they are uploaded now.
+    """Upload files from a folder's working copy; on a disk they are in place. Returns where they are now.
 
-    Raises DataError where the bucket fails or refuses; names the copy.
+    Raises DataError if the bucket fails or refuses; names the copy.
     """
     if not isinstance(folder, BucketPath):
         return list(files)
@@ -116,14 +115,14 @@ def moved(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def forget(path: Path) -> None:
-    """Remove the working copy of something that lies on its bucket."""
+    """Remove the working copy of something that was published."""
     if (copy := working_copy(path)) != path:
         shutil.rmtree(copy, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def naming(copy: Path) -> Iterator[None]:
-    """Says in the message of a failed upload where the whole copy is."""
+    """Add the place of the kept copy to the error of a failed upload."""
     try:
         yield
     except ClipjaxError as error:

@@ -1,8 +1,7 @@
-"""Reading small files that a user may have damaged: text, JSON, CSV, TOML, and whether a file is there.
+"""Small files that a user may have damaged: text, JSON, CSV, TOML, and whether a file is there.
 
-Every reader of clipjax goes through these functions, so that one kind of bad input gets one answer: a
-`DataError` that names the file (and the line), and says what is wrong. A path may be a URL
-(`clipjax.storage.buckets`).
+Every reader of clipjax uses these functions. One kind of bad input gets one answer: a `DataError` that names
+the file (and line) and the fault. A path may be a URL (`clipjax.storage.buckets`).
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from clipjax.storage.buckets import BucketPath
 
 AnyPath = Path | epath.Path
 
-# A name that no file can have: too long for the file system, or a chain of links without an end.
+# Impossible names: too long for the file system, or an endless chain of links.
 _IMPOSSIBLE = {errno.ENAMETOOLONG, errno.ELOOP}
 _KINDS = {dict: "a JSON object", list: "a JSON list"}
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether there is something at the path. False for a name that no file can have (too long, with a NUL).
+    """Whether there is something at the path. False for impossible names (too long, with a NUL).
 
     Raises:
         DataError: the system does not let us look (no permission, a failing disk).
@@ -41,12 +40,12 @@ def exists(path: AnyPath) -> bool:
 
 
 def is_file(path: AnyPath) -> bool:
-    """Whether the path is a file; answers and raises as `exists`."""
+    """As `exists`, for a file."""
     return _look(path, path.is_file)
 
 
 def is_dir(path: AnyPath) -> bool:
-    """Whether the path is a folder; answers and raises as `exists`."""
+    """As `exists`, for a folder."""
     return _look(path, path.is_dir)
 
 
@@ -62,10 +61,10 @@ def _look(path: AnyPath, look: Callable[[], bool]) -> bool:
 
 
 def check_regular(path: AnyPath) -> None:
-    """Refuse what is not a file of bytes: reading a FIFO or a device may never end.
+    """Refuse all but regular files and a bucket's objects: reading a FIFO or a device may never end.
 
     Raises:
-        DataError: it does not exist, is a folder, a FIFO, a socket or a device, or cannot be looked at.
+        DataError: it does not exist, is a folder, a FIFO, a socket or a device, or cannot be examined.
     """
     if isinstance(path, BucketPath):
         return
@@ -101,7 +100,7 @@ def _unreadable(path: AnyPath, error: Exception) -> DataError:
 
 
 def read_text(path: AnyPath) -> str:
-    """A UTF-8 text file, without the byte order mark that some editors put in front.
+    """A UTF-8 text file, without the byte order mark of some editors.
 
     Raises:
         DataError: as `read_bytes`, or the file is not UTF-8.
@@ -113,7 +112,10 @@ def decode_text(data: bytes, where: object) -> str:
     """UTF-8 bytes as text, without a byte order mark.
 
     Args:
-        where: the file, and the place in it, which an error begins with.
+        where: the file and the place in it, with which an error begins.
+
+    Raises:
+        DataError: the bytes are not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
@@ -124,7 +126,7 @@ def decode_text(data: bytes, where: object) -> str:
 
 
 def read_lines(path: AnyPath) -> list[str]:
-    """The lines of a text file that are not blank; spaces within a line are not touched."""
+    """The lines of a text file that are not blank, spaces kept. Raises as `read_text`."""
     return [line for line in read_text(path).splitlines() if line.strip()]
 
 
@@ -138,7 +140,7 @@ def read_toml(path: AnyPath) -> dict[str, Any]:
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
-    """Parse TOML text; an error begins with `where`."""
+    """Parse TOML text. Raises DataError, which begins with `where`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -151,8 +153,8 @@ def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
     """A CSV file as one dict a row.
 
     Raises:
-        DataError: as `read_text`; the header has a name twice; a row has too many or too few cells; a quote
-            is never closed, or stands where none may. Names the line.
+        DataError: as `read_text`; the header repeats a name; a row has too many or too few cells; a quote is
+            misplaced or never closed. Names the line.
     """
     return parse_csv(read_text(path), path, delimiter)
 
@@ -202,21 +204,20 @@ def read_jsonl(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def parse_json(text: str | bytes, where: object, kind: type = dict) -> Any:
-    """The JSON value that a text is, strictly: no NaN, no infinity, no name twice in one object.
+    """Parse JSON strictly: no NaN, no infinity, no name twice in one object.
 
     Args:
-        where: the file, and the place in it, which an error begins with.
-        kind: see `read_json`.
+        where, kind: see `decode_text`, `read_json`.
 
     Raises:
-        DataError: it is not JSON, is nested too deeply, has a number too large for a float, half a surrogate
-            pair in a string, or is not of the kind.
+        DataError: not JSON, nested too deeply, a number too large for a float, half a surrogate pair in a
+            string, or not of the kind.
     """
     text = decode_text(text, where) if isinstance(text, bytes) else text
     try:
         value = _DECODER.decode(text)
         if "\\u" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # only an escape can make half a pair
+            json.dumps(value, ensure_ascii=False).encode()  # only an escape can be half a pair
     except RecursionError:
         raise DataError(f"{where} is not JSON we read: brackets are nested too deeply") from None
     except UnicodeEncodeError:

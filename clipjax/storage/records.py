@@ -1,4 +1,4 @@
-"""Strict records: a TOML table or JSON object -> a dataclass, every key and value checked.
+"""Strict records: a TOML table or JSON object becomes a dataclass, every key and value checked.
 
     @dataclass(frozen=True)
     class Schedule:
@@ -8,8 +8,8 @@
     read(Schedule, {"kind": "cosine", "warmup": "500"}, "mine.toml")
     # DataError: mine.toml: warmup = '500' must be a whole number
 
-The annotations are the format. A field without a default must be there; what is not a field is refused, with
-the nearest name. Rules between fields belong in `__post_init__`, which raises ValueError.
+The annotations are the format. A field without a default is required; an unknown key is refused, with the
+nearest name. Rules between fields belong in `__post_init__`, which raises ValueError.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from clipjax.errors import DataError, near_names
 
 T = TypeVar("T")
 How = Mapping[Any, Callable[[Any, str], Any]]
-"""Kind of a field -> how to read its value: (value, where) -> what the field holds."""
+"""Kind of a field -> the function that reads it: (value, where) -> the field's value."""
 
 _SHOWN = 200  # characters of a wrong value in a message
-# kind -> one of it, several of it
+# kind -> singular, plural
 _WORDS: dict[Any, tuple[str, str]] = {
     str: ("a text", "texts"),
     int: ("a whole number", "whole numbers"),
@@ -49,19 +49,19 @@ def read(
     how: How | None = None,
     whole: bool = False,
 ) -> T:
-    """A dataclass from a record.
+    """Read a dataclass from a record.
 
     Kinds of fields: str, int, float (whole numbers will do), bool, Any, Literal, enumerations (by value),
     dataclasses, `X | None` and other unions, tuple[X, ...], tuple[X, Y], list[X], frozenset[X], Mapping[str,
-    X], dict. Lists become what the field says; mappings become dicts.
+    X], dict. Lists become the field's type; mappings become dicts.
 
     Args:
-        record: what was parsed.
-        where: the file, which a message begins with.
-        given: fields that the record may not have, because the caller states them.
-        how: how to read fields of other kinds, or of these in another way.
-        whole: the record is a program's, such as card.json: every field must be there, also one with a
-            default, and numbers stay as they are written, since a digest may be of them.
+        record: the parsed table or object.
+        where: the file, with which a message begins.
+        given: fields that the caller sets; the record may not have them.
+        how: readers for other kinds, or in place of the usual ones.
+        whole: the record is a program's (card.json): every field must be there, even with a default, and
+            numbers stay as written, because a digest may cover them.
 
     Raises:
         DataError: `record` is not a table; a key is missing, unknown or of another kind; `__post_init__`
@@ -72,7 +72,7 @@ def read(
 
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Of each field: its kind, and whether it has no default."""
+    """Name of each field -> its kind, and whether it is required."""
     hints, missing = get_type_hints(cls), dataclasses.MISSING
     return {
         each.name: (hints[each.name], each.default is missing and each.default_factory is missing)
@@ -96,7 +96,7 @@ class _Reader:
         values = {key: self.value(fields[key][0], each, f"{where}: {key}") for key, each in record.items()}
         try:
             return cls(**values, **given)
-        # ArithmeticError: sizes of 0, numbers beyond a float. A DataError cannot know `where`.
+        # ArithmeticError: sizes of 0, numbers beyond a float. A DataError does not name `where` yet.
         except (ValueError, ArithmeticError, DataError) as error:
             raise DataError(f"{where}: {error}") from None
 
@@ -124,19 +124,19 @@ class _Reader:
         return self.number(value, where) if kind is float else value
 
     def number(self, value: float, where: str) -> float:
-        if not abs(value) <= sys.float_info.max:  # not a number, too
+        if not abs(value) <= sys.float_info.max:  # refuses NaN, too
             raise DataError(f"{where} = {_shown(value)} must be a finite number")
         return value if self.whole else float(value)
 
     def words(self, kind: Any) -> str:
-        """A kind in words; null only where a key may not be left out instead."""
+        """A kind in words; null only where the key may not be left out instead."""
         items = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
         if self.whole:
             return " or ".join(map(_word, items)).replace("a table", "an object")
         return " or ".join(_word(each) for each in items if each is not types.NoneType)
 
     def fits(self, kind: Any, value: Any) -> bool:
-        """Whether a value has the form of a kind; what is inside is looked at later."""
+        """Whether a value has the outer form of a kind; its parts are checked later."""
         origin, items = get_origin(kind) or kind, get_args(kind)
         if kind is Any or _known(self.how, kind):
             return True
@@ -155,10 +155,10 @@ class _Reader:
 
 
 def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any = ()) -> None:
-    """Refuse keys that nobody reads, and a record without those that are needed.
+    """Refuse unknown keys, and a record that lacks a needed one.
 
     Raises:
-        DataError: names `where`, the key, and the nearest name and all that are known.
+        DataError: names `where`, the key, and for an unknown one the nearest and all known names.
     """
     for key in record:
         if key not in known:
@@ -171,7 +171,7 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """For `__post_init__`: refuse a text that is not one of those known. Raises ValueError."""
+    """For `__post_init__`: raises ValueError if a text is not one of those known."""
     if value not in known:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
 
@@ -179,7 +179,7 @@ def one_of(name: str, value: str, known: Sequence[str]) -> None:
 def _known(how: How, kind: Any) -> bool:
     try:
         return kind in how
-    except TypeError:  # a kind that has no hash
+    except TypeError:  # a kind without a hash
         return False
 
 
@@ -199,7 +199,7 @@ def _choices(kind: Any) -> list[str]:
 
 
 def _word(kind: Any, several: bool = False) -> str:
-    """A kind in words: "a text", "a list of 3 numbers", "a whole number or null"."""
+    """Such as "a text", "a list of 3 numbers", "a whole number or null"."""
     origin, items = get_origin(kind) or kind, get_args(kind)
     if choices := _choices(kind):
         return " or ".join(choices)

@@ -1,7 +1,7 @@
 """A stored shard as bytes: a safetensors file.
 
 Its tensors are `array` (any rank and dtype), `ids` (JSON, as bytes), `sha256` (of both) and
-`per_device_batch`, the images that a device took at once when the rows were made: the last bits depend on it.
+`per_device_batch`, the images that a device took at once: the last bits of the rows depend on it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import safetensors.numpy
 from clipjax.storage.writing import DTYPES
 
 SCHEMA = 1
-"""Version of the files; part of every key, so an entry of another version is never read as ours."""
+"""Version of the files; part of every key, so that an entry of another version is never read as ours."""
 
 
 def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
-    """The bytes of a shard."""
     names = np.frombuffer(json.dumps(list(ids)).encode(), np.uint8)
     array = np.ascontiguousarray(array)
     tensors = {
@@ -33,7 +32,7 @@ def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
-    """Ids, rows, and the batch that they were made in (None in a file of an earlier clipjax).
+    """Ids, rows, and the per-device batch that made them (None in a file of an earlier clipjax).
 
     Raises ValueError if the bytes are not a whole, unchanged shard.
     """
@@ -65,7 +64,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
-    """Views on the bytes, which are most of what is read: the library would copy every tensor.
+    """Views of the bytes, most of what is read: the library would copy every tensor.
 
     Raises one of the errors that `unpack` catches if the header is missing or does not fit the rest.
     """

@@ -1,14 +1,13 @@
-"""Content-addressed arrays: computed once, and found again by the hash of everything they depend on.
+"""Content-addressed arrays: computed once, found again by the hash of everything they depend on.
 
-An entry is a directory named by the SHA-256 of its key; `key.json` in it holds the key, readable, and the
-entry's manifest (rows, shard size, per-device batch, dtype), both fixed when the entry is created. Its rows
-are cut into shards. A shard is one immutable file, written beside its place, flushed to disk and only then
-given its name, so it is whole or absent. It holds its ids, its array (any rank) and a checksum; one that
-fails its checksum counts as missing and is made again. Two runs into one store need no lock: whoever is
-first creates a file, and the other finds it there with the same content.
+An entry is a directory named by the SHA-256 of its key. Its `key.json` holds the key and the manifest (rows,
+shard size, per-device batch, dtype), fixed at creation. A shard is one immutable file of some rows: ids, an
+array (any rank) and a checksum. It is written beside its place, flushed and only then given its name, so it
+is whole or absent. One that fails its checksum counts as missing and is made again. Two runs into one store
+need no lock: the first creates a file, and the other finds it there with the same content.
 
-On a bucket (a root like gs://bucket/folder) a shard is one object, created only where there is none. A bucket
-has no locks and no time of last use: nothing of a store there is ever removed by clipjax.
+On a bucket (a root like gs://bucket/folder) a shard is one object, created only if there is none. A bucket
+has no locks and no time of last use, so clipjax never removes anything of a store there.
 
 A shard is a plain safetensors file (`clipjax.storage.shard`): other tools can read a store too.
 """
@@ -55,7 +54,7 @@ class Store:
     """A directory of entries.
 
     Args:
-        root: a directory, or the URL of a folder of a bucket; created when the first entry is.
+        root: a directory, or the URL of a folder of a bucket; created with the first entry.
     """
 
     def __init__(self, root: str | os.PathLike[str]):
@@ -67,7 +66,7 @@ class Store:
         return isinstance(self.files, BucketFiles)
 
     def check_root(self) -> None:
-        """Raises DataError if the folder is a file, lies in one, or cannot be written to."""
+        """Raises DataError if the folder is a file, is below one, or cannot be written to."""
         if not self.on_bucket:
             check_folder(Path(self.root), "the folder of a store", written=True)
 
@@ -82,19 +81,21 @@ class Store:
         dtype: str = "float32",
         about: dict[str, str] | None = None,
     ) -> Entry:
-        """Open the entry of a key, creating it if there is none.
+        """Open the entry of a key, or create it.
 
         Args:
             key: everything the values depend on.
             ids: one string a row, in order; must be unique.
-            rows_per_shard, per_device_batch: used if the entry is created now; one that exists keeps its own.
+            rows_per_shard, per_device_batch: of a new entry; one that exists keeps its own.
             row_shape: shape of one row; None leaves it to the first shard.
             dtype: a NumPy dtype name.
-            about: names for `clipjax store ls`, such as the model's; written down, but no part of the key.
+            about: names for `clipjax store ls`, such as the model's; not part of the key.
 
-        Raises DataError if the entry belongs to other ids, shape or dtype: then the key lacks something;
-        FileNotFoundError if another run removes it at that moment; ValueError if the batch or the shard is
-        below 1, or the one no multiple of the other.
+        Raises:
+            DataError: an id is repeated; or the entry has other ids, shape or dtype, so the key lacks
+                something.
+            FileNotFoundError: another run removes the entry at that moment.
+            ValueError: the batch or the shard is below 1, or the shard is not a multiple of the batch.
         """
         if min(rows_per_shard, per_device_batch) < 1:
             raise ValueError(f"{rows_per_shard} rows a shard in batches of {per_device_batch}: both are >= 1")
@@ -127,25 +128,24 @@ class Store:
         return Entry(path.parent, manifest, list(ids), self.files)
 
     def find(self, key: dict[str, Any]) -> EntryManifest | None:
-        """What is fixed of the entry of a key; None where there is none, and none is created.
-
-        Raises DataError if it is damaged.
-        """
+        """The manifest of a key's entry, or None. Raises DataError if it is damaged."""
         try:
             return read_record(self.root / key_hash(key) / "key.json").manifest
         except FileNotFoundError:
             return None
 
     def reopen(self, entry: Entry) -> Entry:
-        """The entry as it is now. Raises FileNotFoundError if another run has removed it, DataError if it is
-        damaged."""
+        """The entry as it is now.
+
+        Raises FileNotFoundError if another run has removed it, DataError if it is damaged.
+        """
         return Entry(entry.path, read_record(entry.path / "key.json").manifest, entry.ids, self.files)
 
     def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
-        """Give an entry of which nothing is stored yet another batch; open it again to see it.
+        """Give an empty entry another batch and shard size; open it again to see them.
 
-        A run that still has it as it was can do no harm: a shard says with which batch it was made, and one
-        of another batch counts as damaged.
+        A run with the old layout does no harm: a shard records its batch, and one of another batch counts as
+        damaged.
 
         Raises DataError if something is stored.
         """
@@ -160,9 +160,8 @@ class Store:
         self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
     def ls(self) -> list[EntryInfo]:
-        """Every entry, the most recently used first.
-
-        Raises DataError if an entry is damaged, or if the folder is something else than a store.
+        """Every entry, the most recently used first. Raises DataError if one is damaged, or the folder is not
+        a store.
         """
         if not exists(self.root):
             return []
@@ -175,9 +174,9 @@ class Store:
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
 
     def _names(self) -> list[str]:
-        """The entries' names; one without its key yet is only being created."""
+        """The entries' names; a folder without its key is still being created."""
         paths = [path for path in self.root.iterdir() if not path.name.startswith(".")]
-        for path in paths:  # somebody's own folder: it must never be listed, removed or called damaged
+        for path in paths:  # a folder of the user's must never be listed, removed or called damaged
             if not re.fullmatch("[0-9a-f]{64}", path.name):
                 raise DataError(
                     f"{self.root} is not a clipjax store ({path.name} has no key.json of an entry); "
@@ -190,7 +189,7 @@ class Store:
         manifest = record.manifest
         sizes = {}
         for path in (self.root / name).iterdir():
-            with contextlib.suppress(FileNotFoundError):  # the temporary file of a writer
+            with contextlib.suppress(FileNotFoundError):  # a writer's temporary file
                 sizes[path.name] = path.stat().length
         return EntryInfo(
             name=name,
@@ -207,7 +206,7 @@ class Store:
         """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
 
         Entries that a run holds, or that are somebody else's, stay.
-        Raises UsageError on a bucket, unless it is a dry run: nobody knows what is in use there.
+        Raises UsageError on a bucket, which does not tell what is in use, unless it is a dry run.
         """
         if self.on_bucket and not dry_run:
             raise UsageError(
@@ -227,7 +226,7 @@ class Store:
         return removed
 
     def remove(self, name: str, *, dry_run: bool = False) -> bool:
-        """Remove an entry; returns whether it could be: one that a run holds, or somebody else's, stays."""
+        """Remove an entry and return True; one that a run holds, or that is somebody else's, stays."""
         with self.files.unless_held(self.root / name / "key.json") as free:
             if dry_run or not free:
                 return free
@@ -239,6 +238,6 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Delete what was taken away, now or by a run that was killed; another one may be at it as well."""
+        """Delete removed entries, also those of killed runs; another run may do the same."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,10 @@
 """Files and folders that appear whole or not at all, and survive a crash once they are there.
 
-    .NAME.<32 hex digits>.tmp     a draft of NAME; its writer holds a lock on it (flock) as long as it lives
-    .NAME.<32 hex digits>.old     what was NAME, where a disk cannot exchange two folders in one step
+    .NAME.<32 hex digits>.tmp     a draft of NAME; its writer holds a lock on it (flock) while it lives
+    .NAME.<32 hex digits>.old     the former NAME, where a disk cannot exchange two folders in one step
 
-Who writes NAME next removes the drafts of dead writers. A NAME that is missing while its `.old` is there was
-put aside by a run that was killed: `restore_folder` brings it back.
+The next writer of NAME removes drafts of dead writers. If NAME is missing beside its `.old`, a killed run put
+it aside: `restore_folder` brings it back.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clipjax.errors import DataError
 from clipjax.storage.buckets import BucketPath, place
 from clipjax.storage.publishing import uploading
 
-# In the order in which safetensors lays tensors out, last first (safetensors 0.8, Dtype).
+# safetensors lays tensors out in the reverse of this order (safetensors 0.8, Dtype).
 DTYPES = {
     np.dtype(numpy): name
     for name, numpy in {
@@ -53,11 +53,10 @@ DTYPES = {
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file as its own library does, byte by byte; it appears whole or not at all.
+    """Write a safetensors file, byte for byte as its own library does; whole or not at all.
 
     Args:
-        path: of the file, or its URL on a bucket.
-        tensors: arrays by name.
+        path: the file, or its URL on a bucket.
         metadata: strings for the header, e.g. {"format": "pt"}.
 
     Returns: the file's SHA-256.
@@ -71,14 +70,14 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all. Raises DataError where it cannot be written."""
+    """Write a file, whole or not at all. Raises DataError if it cannot be written."""
     path = place(path)
     with writing(path):
         put_bytes(path, data)
 
 
 def put_bytes(path: Path, data: bytes) -> None:
-    """As `write_bytes`, for callers with words of their own: raises what the system raises."""
+    """As `write_bytes`, but raises what the system raises, for callers with messages of their own."""
     with whole_file(path) as draft:
         write_flushed(draft, data)
 
@@ -92,10 +91,10 @@ def write_flushed(draft: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Another name to write under: `path` is what was written there, at the end; after an error it is as it
-    was. On a bucket that is an upload.
+    """A draft to write, which becomes `path` at the end (on a bucket by an upload), unless an error is
+    raised.
 
-    Raises OSError, or of a bucket DataError (see `clipjax.storage.publishing.uploading`).
+    Raises OSError; on a bucket DataError (see `clipjax.storage.publishing.uploading`).
     """
     if isinstance(path, BucketPath):
         with uploading(path) as draft:
@@ -111,20 +110,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_file(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, which is removed at the end unless it has another name by then.
-
-    Raises OSError.
-    """
+    """An empty file beside `path`, removed at the end unless it was renamed. Raises OSError."""
     with _draft(path, lambda draft: os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)) as draft:
         yield draft
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill: it is `folder` at the end; after an error that is as it was.
+    """An empty folder to fill, which replaces `folder` at the end, unless an error is raised.
 
-    At every moment the name is that of the old folder or of the new one; where the disk cannot exchange two
-    folders, a killed run may leave the old one put aside (see `restore_folder`).
+    The name always stands for the old folder or the new one. Only where the disk cannot exchange two folders
+    may a killed run leave the old one put aside (see `restore_folder`).
 
     Raises OSError.
     """
@@ -144,10 +140,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which is removed at the end unless it has another name by then.
-
-    Raises OSError.
-    """
+    """An empty folder beside `folder`, removed at the end unless it was renamed. Raises OSError."""
 
     def make(draft: Path) -> int:
         draft.mkdir()
@@ -160,7 +153,7 @@ def draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Bring a folder back that a killed run has put aside and not replaced. Does nothing where it may not."""
+    """Bring back a folder that a killed run put aside and did not replace, if the system lets us."""
     if os.path.lexists(folder):
         return
     for aside in _beside(folder, "old"):
@@ -170,14 +163,14 @@ def restore_folder(folder: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what dead writers of `path` have left beside it: the lock of a dead writer is free."""
+    """Remove what dead writers of `path` left beside it: their locks are free."""
     for left in [*_beside(path, "tmp"), *(_beside(path, "old") if os.path.lexists(path) else [])]:
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove what dead writers of any file in a folder have left there."""
+    """Remove the drafts that dead writers left in a folder."""
     for left in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
@@ -185,16 +178,16 @@ def sweep_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
-    """What `make` creates and opens beside `path`, held; its name is gone afterwards, whatever happened."""
+    """A draft beside `path` that `make` creates and opens; locked, and removed at the end."""
     sweep(path)
     draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     descriptor = make(draft)
     try:
-        with contextlib.suppress(OSError):  # a disk that knows no locks, where nothing is swept up either
+        with contextlib.suppress(OSError):  # a disk without locks, where nothing is swept either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_at(descriptor, draft):
             yield draft
-        else:  # swept up between making and locking: take another
+        else:  # swept between making and locking: take another
             with _draft(path, make) as again:
                 yield again
     finally:
@@ -204,7 +197,7 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Hold a file or folder. Raises OSError where it is held, or has another place once it is free."""
+    """Lock a file or folder. Raises OSError if it is locked, or was moved before the lock was free."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
@@ -223,7 +216,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _beside(path: Path, ending: str) -> list[Path]:
-    """The drafts of `path`, or what was put aside of it, by name."""
+    """The drafts of `path` ("tmp"), or what was put aside of it ("old"), by name."""
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.{ending}")
     try:
         return sorted(path.parent / name for name in os.listdir(path.parent) if ours.fullmatch(name))
@@ -239,7 +232,7 @@ def _remove(path: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap what two names stand for, in one step (renameat2(2)); False where system or disk cannot."""
+    """Swap two names in one step (renameat2(2)); False if system or disk cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -253,7 +246,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Exchange in two steps; the old folder is held, so that nobody restores it between them."""
+    """Exchange in two steps; a lock on the old folder keeps others from restoring it in between."""
     aside = draft.with_suffix(".old")
     with _locked(folder):
         os.rename(folder, aside)
@@ -266,8 +259,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file inside a folder that nobody sees yet; flushed to the disk. Returns its
-    SHA-256."""
+    """Write a safetensors file in a folder that nobody sees yet, flushed to the disk. Returns its SHA-256."""
     rank = {dtype: -place for place, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
@@ -294,7 +286,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says of a full disk into a DataError that names the file."""
+    """Turn an OSError into a DataError that names the file."""
     try:
         yield
     except OSError as error:
@@ -302,13 +294,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def flush(descriptor: int, push: Callable[[], Any]) -> None:
-    """Brings an open file to the disk; `push` empties what Python holds back."""
+    """Bring an open file to the disk; `push` empties Python's buffer."""
     push()
     os.fsync(descriptor)
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a crash."""
+    """Make a rename in the folder survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
