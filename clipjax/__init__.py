@@ -1,7 +1,7 @@
 """clipjax: how robust is CLIP? Evaluation and fine-tuning in JAX.
 
-The public names are loaded on first use (PEP 562), so that `import clipjax` costs nothing and
-`clipjax.analysis` works without JAX.
+The public names load on first use (PEP 562): `import clipjax` costs nothing, and `clipjax.analysis` works
+without JAX.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The command line: `clipjax COMMAND`. One file a group of commands in `clipjax/commands/`.
+"""The command line: `clipjax COMMAND`. Each group of commands is a file in `clipjax/commands/`.
 
-Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it
-again and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress
-and errors to stderr.
+Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it again
+and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress and
+errors to stderr.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ app.add_typer(store.app, name="store")
 
 @app.callback()
 def _say_remarks(context: typer.Context) -> None:
-    """What readers remark while a command runs is said when it ends, each kind once."""
+    """When a command ends, print what readers remarked, each kind once."""
     remarks()
     context.call_on_close(lambda: [typer.echo(terminal(each), err=True) for each in remarks()])
 
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _command() -> None:
-    """Every error a user can cause is one sentence on stderr."""
+    """Print every error that a user can cause as one sentence on stderr."""
     try:
         with in_one_sentence():
             app()

@@ -1,4 +1,4 @@
-"""What ships with clipjax and where it is, which plug-ins a folder of modules holds, and the user's cache."""
+"""Where configs/ and the user's cache are, and which plug-ins a package has."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clipjax.errors import DataError
 def config_dir() -> Path:
     """The folder with models.csv, archs/, datasets/, prompts/, labels/ and tokenizers/.
 
-    The wheel carries configs/ as `clipjax/configs`; a checkout (and an editable install) has it beside the
-    package. Raises DataError where it is in neither place.
+    A wheel has it as `clipjax/configs`; a checkout (and an editable install) has configs/ beside the package.
+    Raises DataError if it is in neither place.
     """
     package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):

@@ -1,4 +1,4 @@
-"""The ways in which clipjax says no.
+"""The errors of clipjax.
 
 A message is one clear sentence that names the file, key or line and says what to do. Only the command line
 prints errors or exits; everything below it raises.
@@ -6,14 +6,14 @@ prints errors or exits; everything below it raises.
 
 import re
 
-# Control characters, line and paragraph separators, marks and overrides of direction, half surrogate pairs.
+# Control characters, line and paragraph separators, text direction marks, half surrogate pairs.
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 
 
 class ClipjaxError(Exception):
-    """Base of every error a user can cause. `exit_code` is what the command line exits with.
+    """Base of every error that a user can cause. `exit_code` is the command line's exit code.
 
     The message is one line without control characters, whatever a damaged file or a library put into it.
     """
@@ -25,7 +25,7 @@ class ClipjaxError(Exception):
 
 
 def visible(text: str, keep: str = "") -> str:
-    """The text with hidden characters written as Python does (`\\x1b`, `\\u202e`); those of `keep` stay."""
+    """The text with hidden characters escaped as in Python (`\\x1b`, `\\u202e`), except those in `keep`."""
 
     def shown(found: re.Match[str]) -> str:
         return found[0] if found[0] in keep else found[0].encode("unicode_escape", "surrogatepass").decode()
@@ -34,7 +34,7 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """Text with line breaks as spaces, and what a terminal would obey shown instead."""
+    """Text with line breaks as spaces, and characters that a terminal obeys escaped."""
     return visible(" ".join(text.strip().split("\n")).replace("\r", " "))
 
 
@@ -49,10 +49,10 @@ class UsageError(ClipjaxError):
 
 
 class Interrupted(BaseException):
-    """A run that was asked to stop and has kept what it needs to go on.
+    """A run was asked to stop and has kept what it needs to go on.
 
-    No `Exception`, as KeyboardInterrupt is none: it may be raised anywhere, and what goes on past the failure
-    of a part must not go on past this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away:
+    It may be raised anywhere. As KeyboardInterrupt, it is not an `Exception`: code that survives the failure
+    of a part must not survive this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away:
     requeue) and 130 after Ctrl-C.
     """
 
@@ -62,12 +62,12 @@ class Interrupted(BaseException):
 
 
 def counted(n: int, noun: str, nouns: str | None = None) -> str:
-    """A number with what it counts: "1 image", "3 images"; `nouns` is the plural where no -s makes it."""
+    """A number with its noun: "1 image", "3 images"; `nouns` is an irregular plural."""
     return f"{n} {noun if n == 1 else nouns or noun + 's'}"
 
 
 def near_names(name: str, known: list[str]) -> list[str]:
-    """The known names that `name` may be a misspelling of, the nearest first; at most three."""
+    """At most three known names that `name` may be a misspelling of, the nearest first."""
     import difflib
 
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)

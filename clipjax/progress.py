@@ -1,4 +1,4 @@
-"""How far a phase is, on stderr: a bar on a terminal, a few lines in a job's log."""
+"""Progress of a phase on stderr: a bar on a terminal, a few lines in a job's log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ T = TypeVar("T")
 def progress_bar(
     total: int, description: str, unit: str, *, shown: bool = True, initial: int = 0, delay: float = 0
 ) -> Bar:
-    """A bar for `total` units, of which `initial` were done before; close it, or use it in a `with`.
+    """A bar for `total` units, of which `initial` are done; close it, or use it in a `with`.
 
     Args:
-        description, unit: what is done, and what is counted: "train", "step".
+        description, unit: what is done and what is counted: "train", "step".
         shown: False shows nothing.
         delay: seconds before anything is shown.
     """
@@ -34,7 +34,7 @@ def progress_bar(
 def progress_through(
     items: Iterable[T], total: int, description: str, unit: str, *, shown: bool = True
 ) -> Iterator[T]:
-    """The items, with a bar that counts those that are done."""
+    """The items, with a bar that counts them."""
     with progress_bar(total, description, unit, shown=shown) as bar:
         for item in items:
             yield item
@@ -42,9 +42,9 @@ def progress_through(
 
 
 class Lines:
-    """The part of tqdm's bar that we use, as a line at the end of each tenth of the way.
+    """The part of tqdm's bar that we use, as a line at each tenth of the way.
 
-    A line that would follow within a second of another waits, but for the last.
+    A line that would follow another within a second waits for a later update; the last one never waits.
     """
 
     def __init__(self, total: int, description: str, unit: str, initial: int, delay: float) -> None:
@@ -56,7 +56,7 @@ class Lines:
         self._first = self._next = self._start + delay
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
-        """Say `text` at the end of the next line."""
+        """Add `text` to the end of the next line."""
         del refresh
         self._postfix = text
 
@@ -69,7 +69,7 @@ class Lines:
             self._tell(now - self._start)
 
     def close(self) -> None:
-        """Nothing: every line is whole."""
+        """Do nothing: every line is whole."""
 
     def __enter__(self) -> Lines:
         return self
