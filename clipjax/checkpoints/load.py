@@ -54,7 +54,7 @@ def load_model(
             - a registered model id (see `clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
         card: registered model id, or a card, that describes how to load the weights (architecture, pixels,
-            tokenizer). Needed for bare weights; it overrides a configuration beside them. Only a registered
+            tokenizer). Needed for bare weights; used instead of any configuration there. Only a registered
             model's own weights get its name and facts: those of its hub repository, or of a known SHA-256
             (`clipjax.checkpoints.naming`).
         file: which file of a hub repository.

@@ -1,5 +1,6 @@
-"""The rows of configs/models.csv, as text; `clipjax.checkpoints.registry` makes cards of them. Imports no
-JAX.
+"""The rows of configs/models.csv, as text; `clipjax.checkpoints.registry` makes cards of them.
+
+Imports no JAX.
 """
 
 from __future__ import annotations

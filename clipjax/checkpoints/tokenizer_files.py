@@ -1,6 +1,4 @@
-"""Find a tokenizer's files that clipjax does not ship: beside the weights, in the hub's cache, or on the
-hub.
-"""
+"""Find tokenizer files that clipjax does not ship: beside the weights, in the hub's cache, or on the hub."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Small data sets embedded together, before the runs that read them.
+"""Embed small data sets together, before the runs that read them.
 
-A run embeds its own data set, and a small one leaves most of a step of a big slice empty. So of many runs
-those data sets are embedded first that are small and share a pixel recipe, in one stream
-(`clipjax.embeddings.images.embed_many`), into the store where each run then finds its own.
+A run embeds its own data set, and a small one leaves most of a large step empty. So the small data sets of
+many runs that share a pixel recipe are embedded first, in one stream
+(`clipjax.embeddings.images.embed_many`), into the store, where each run finds its own.
 """
 
 from __future__ import annotations
@@ -29,23 +29,22 @@ from clipjax.tasks.task import find_task
 
 _log = logging.getLogger(__name__)
 
-SMALL = 8  # steps of all devices: of a data set with more, less than an eighth is padding
+SMALL = 8  # steps of all devices: in a larger data set, less than an eighth is padding
 
 
 def embed_ahead(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[str, EmbedStats]:
-    """Embed the small data sets of the runs into the store; whatever is wrong with one, its own run will say.
+    """Embed the small data sets of the runs into the store. Errors are left to each run.
 
-    An image that cannot be read is left out here. A run that may not skip it finds the shard incomplete,
-    makes it anew, and stops there.
+    An unreadable image is left out here. A run that may not skip it finds the shard incomplete, makes it
+    anew, and stops there.
 
     Args:
-        runs: name of the task, and what it is asked for (with `Dataset` objects).
-            All of the same precisions.
+        runs: name of the task and its request (with `Dataset` objects). All have the same precisions.
         compute: of the runs. Without a store nothing is done.
 
-    Returns: what was done for each data set, by its name.
+    Returns: the statistics of each data set, by its name.
     """
     if compute.store is None or model.card.fingerprint is None or not runs:
         return {}
@@ -62,7 +61,9 @@ def embed_ahead(
 def _agreed(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    """The small data sets, by recipe and name; none where one process finds others, or cannot read one."""
+    """The small data sets, by recipe and name; none if the processes find different ones, or cannot read
+    one.
+    """
     try:
         small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
@@ -89,7 +90,7 @@ def _small(
 
 
 def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
-    """The data sets that will be embedded, as far as can be told."""
+    """The data sets that the runs will embed; a run that fails to resolve is left out."""
     for name, asked in runs:
         with contextlib.suppress(ClipjaxError):
             task = find_task(name)

@@ -1,13 +1,13 @@
-"""Many runs in one call: every task that the data sets below one folder are made for.
+"""Many runs in one call: every task on the data sets below one folder.
 
     planned = plan("ood", "/data")
     compute = Compute(store=Store("store"))
     for done in evaluate_all(model, planned.jobs, Request(), compute, results="results"): ...
 
-A card says which tasks its data set is for and where it lies below the common folder (`place`); cards of the
-user's own (*.toml in that folder) join those that ship with clipjax. Collections are names for several tasks:
-`shifts` is classification on every natural and synthetic shift, `prompts` repeats accuracy, factors, OOD
-detection and calibration with one prompt set after another, from the same stored image embeddings.
+A card names the tasks of its data set and its place below the common folder (`place`). Cards of the user's
+own (*.toml in that folder) join those that ship with clipjax. A collection is a name for several tasks:
+`shifts` is classification on every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD
+detection and calibration with each prompt set, from the same stored image embeddings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NAMED = 3  # missing data sets that an error names
 
 
 class Located(NamedTuple):
-    """A data set and where it should lie."""
+    """A data set and its folder, which may not exist."""
 
     card: DatasetCard
     root: Path
@@ -51,11 +51,11 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One run to be.
+    """One planned run.
 
     Attributes:
-        data: what the numbers are of.
-        id: the in-distribution images of a task that needs some.
+        data: the data set that the numbers are of.
+        id: the in-distribution images of a task that needs them.
         prompts: None: the data set's own.
     """
 
@@ -71,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs, and one line for each data set that is not there."""
+    """The runs, and one line for each missing data set."""
 
     jobs: list[Job]
     missing: list[str]
@@ -79,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """A run that is over: with its result, or with what went wrong."""
+    """A finished run, with its result or its error."""
 
     job: Job
     result: Result | None
@@ -87,22 +87,22 @@ class Done:
 
 
 class Loaded:
-    """Data sets that have been read: each is read, and hashed, once for all runs that share this."""
+    """A cache of data sets: each is read and hashed once for all runs that share this."""
 
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, Path], Dataset] = {}
 
     def dataset(self, data: Located) -> Dataset:
-        """Raises UsageError or DataError: what its reader finds wrong with it."""
+        """Raises UsageError or DataError if its reader refuses it."""
         key = (data.card.name, data.root)
         if key not in self._datasets:
             self._datasets[key] = load_dataset(data.card, data.root)
         return self._datasets[key]
 
     def request(self, job: Job, request: Request) -> Request:
-        """What a job asks for: its data sets and prompts, and the rest of `request`.
+        """The request of a job: its data sets and prompts, and the rest of `request`.
 
-        The annotations of `request` are for tasks that read some and data sets whose cards do not name any.
+        The annotations of `request` go only to tasks that read some, on data sets whose cards name none.
         """
         reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
         return replace(
@@ -127,7 +127,7 @@ def cards_below(data_root: str | Path) -> list[Located]:
 
 
 def place(base: Path, card: DatasetCard) -> Path:
-    """Where a data set lies below the common folder."""
+    """The place of a data set below the common folder."""
     return base / (card.place or card.name)
 
 
@@ -139,13 +139,13 @@ def plan(
     only: Sequence[str] = (),
     places: Mapping[str, Path] | None = None,
 ) -> Plan:
-    """The runs of a task or collection on what lies below `data_root`, and the data sets that do not.
+    """The runs of a task or collection on the data sets below `data_root`, and the missing data sets.
 
     Args:
         name: of a task, a collection, or "all".
         prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
         only: names of data sets, or of families of them; empty: all.
-        places: where data sets lie that do not lie below `data_root`, by name.
+        places: folders of data sets that are not below `data_root`, by name.
 
     Raises:
         UsageError: there is no task, collection or prompt set of that name.
@@ -176,7 +176,7 @@ def plan(
 
 
 def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Located, list[str] | None]]:
-    """Each data set with its problems, None where it is not there; `decode` as in `check_dataset`."""
+    """Each data set with its problems, None if it is missing; `decode` as in `check_dataset`."""
     for located in cards_below(data_root):
         if not exists(located.root):
             if located.card.tasks and not located.card.demo:
@@ -187,7 +187,7 @@ def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Loc
 
 
 def card_problems(card: DatasetCard) -> list[str]:
-    """What the tasks that a card names would miss beside its images: annotations, the card of the ID set."""
+    """What the card's tasks would miss beside the images: annotations, the card of the ID set."""
     problems = []
     for name in card.tasks:
         try:
@@ -212,21 +212,20 @@ def evaluate_all(
     loaded: Loaded | None = None,
     catch: type[Exception] = ClipjaxError,
 ) -> Iterator[Done]:
-    """Run the jobs in order. One that fails does not keep the others from their results.
+    """Run the jobs in order. A failed job does not stop the others.
 
-    With a store, small data sets are embedded first, all in one stream; what that took is in the statistics
-    of the first job that reads them.
+    With a store, small data sets are embedded first, in one stream; its cost is in the statistics of the
+    first job that reads them.
 
     Args:
-        model: a model, not its name. Where its own head is over other classes than a data set's, the result
-            is a row "not applicable" that says so.
-        jobs: of `plan`. A model with a head of its own has no prompts: jobs that differ in them alone are run
-            once.
-        request: of all jobs, but for their data sets and prompts.
+        model: a model, not its name. If its own head has other classes than a data set, the result is a row
+            "not applicable".
+        jobs: of `plan`. For a model with a head of its own, jobs that differ only in prompts are run once.
+        request: for all jobs; their data sets and prompts override its own.
         results: a folder for rows and per-image tables; None writes nothing.
-        announce: called before each with its number (from 1), how many there are, and the job.
+        announce: called before each job with its number (from 1), the number of jobs, and the job.
         loaded: data sets that other calls have read.
-        catch: what else than a ClipjaxError costs no other job.
+        catch: exceptions, besides ClipjaxError, that fail one job only.
     """
     encoder = encoder_of(model)
     chosen = distinct(jobs, own_head=has_own_head(encoder))
@@ -255,18 +254,18 @@ def evaluate_all(
 def _embed_ahead(
     model: Encoder, jobs: Sequence[Job], read: Loaded, request: Request, compute: Compute
 ) -> dict[str, EmbedStats]:
-    """What was done for each small data set of the jobs, by its name; see `clipjax.evaluation.ahead`."""
+    """Statistics of each small data set, by its name; see `clipjax.evaluation.ahead`."""
     if compute.store is None:
         return {}
     runs = []
     for job in jobs:
-        with contextlib.suppress(ClipjaxError):  # its own run will say it
+        with contextlib.suppress(ClipjaxError):  # its own run reports it
             runs.append((job.task, read.request(job, request)))
     return embed_ahead(model, runs, compute)
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
-    """Each run once; a model with a head of its own has no prompts where it is asked for one."""
+    """Each run once; prompts are dropped for a model with a head of its own."""
     found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
         if own_head and "head" in find_task(job.task).needs:
@@ -287,11 +286,11 @@ def _id_of(base: Path, card: DatasetCard, places: Mapping[str, Path]) -> Located
 
 @dataclass
 class _Missing:
-    """Data sets that are not there: the members of a family, and the tasks of a data set, share a line."""
+    """Missing data sets, one line for each family: it lists the tasks and folders."""
 
     tasks: dict[str, dict[str, None]] = field(default_factory=dict)
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)
-    near: set[str] = field(default_factory=set)  # those of which only the in-distribution set is not there
+    near: set[str] = field(default_factory=set)  # families that only lack their in-distribution set
 
     def add(self, data: Located, task: str, absent: Sequence[Path]) -> None:
         card, root = data
@@ -302,7 +301,7 @@ class _Missing:
             self.near.add(family)
 
     def lines(self) -> list[str]:
-        """One a family, those first that lack the least."""
+        """One line a family; first those that only lack their in-distribution set."""
         lines = []
         for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
             first, *others = self.folders[family]

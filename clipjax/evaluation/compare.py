@@ -1,13 +1,13 @@
-"""Two models on the same images: which is better, by how much, and could it be chance?
+"""Compare two models on the same images: which is better, by how much, and could it be chance?
 
     for found in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
         print(found.metric, found.difference, found.interval, found.p_holm)
 
-The runs' per-image tables are joined by the images' ids, and the comparison is paired: what makes an image
-hard for both says nothing about which is better. Proportions are compared by McNemar's exact test, with an
-interval of the difference (MOVER); all other numbers by a bootstrap that draws the same images for both runs.
-p-values of one call are corrected together (Holm). Differences are the second minus the first. The task says
-what is compared (`Task.paired`), by the names of its rows; what cannot be is left out with a reason.
+The comparison is paired: the runs' per-image tables are joined by image id, so images that are hard for both
+models do not blur the difference. Proportions: McNemar's exact test, with an interval of the difference
+(MOVER). All other numbers: a bootstrap that draws the same images for both runs. The p-values of one call are
+corrected together (Holm). A difference is the second minus the first. The task defines what is compared
+(`Task.paired`), by the names of its rows; the rest is left out with a reason.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Comparison:
     """One metric of two runs.
 
     Attributes:
-        metric: as in the rows, with the slice behind it where there is one ("auroc score:msp").
+        metric: as in the rows, followed by its slice if there is one ("auroc score:msp").
         first, second: its values.
-        difference: second - first, with its interval; None where no resample differs from another.
+        difference: second - first. interval: of the difference; None if no resample differs from another.
         p_value: two-sided, of no difference; p_holm: corrected for all comparisons of the call.
         test: "mcnemar_exact" or "paired_bootstrap_1000". The latter's p is at least 2 / 1001.
-        n: images.
-        gained, lost: images that the second or the first run alone has right; None for other metrics.
+        n: number of images.
+        gained, lost: images that only the second or only the first run has right; None for other metrics.
         runs, models: of the first and of the second.
-        differs: what else the runs differ in ("prompts": (first's, second's)).
+        differs: other differences between the runs ("prompts": (first's, second's)).
         left_out: metrics of the two runs that are not compared, and why.
     """
 
@@ -65,7 +65,7 @@ class Comparison:
     left_out: Mapping[str, str]
 
 
-# What a row's convention does not say, since it is usual.
+# The default that a row's convention leaves out.
 _UNSAID = {"decode": "full"}
 
 
@@ -77,7 +77,7 @@ class _Run(NamedTuple):
 
     @property
     def row(self) -> Row:
-        """The first row, which says what all have in common."""
+        """The first row, for the fields that all rows share."""
         return self.rows[0]
 
 
@@ -96,7 +96,7 @@ class _Found(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """Two runs with their images in one order, what each is compared by, and what came of it."""
+    """Two runs with their images in the same order, what each is compared by, and the findings."""
 
     runs: tuple[_Run, _Run]
     paired: tuple[Paired, Paired]
@@ -119,20 +119,19 @@ def compare_runs(
     """Compare two runs, or two models on everything that both were evaluated on in the same way.
 
     Args:
-        first, second: a run id in `results`, the folder of a run, or a model's id. Of models those runs are
-            compared that were made in the same way (`clipjax.evaluation.run_pairs`), the newest where one
-            was repeated; two runs that are named may differ.
-        metrics: only these; the correction is for what is compared.
-        resamples, seed: of the paired bootstrap; the images drawn depend on the data set and the seed alone.
-
-        prompts, precision, labels: of the models' runs, where both have several: a prompt set, "parity" or
+        first, second: a run id in `results`, the folder of a run, or a model's id. For models, runs made in
+            the same way are compared (`clipjax.evaluation.run_pairs`), the newest of repeated ones; two named
+            runs may differ.
+        metrics: only these; the correction counts only what is compared.
+        resamples, seed: of the paired bootstrap; the drawn images depend on the data set and the seed alone.
+        prompts, precision, labels: choose among a model's runs if it has several: a prompt set, "parity" or
             "fast", a label space.
 
     Raises:
-        UsageError: no run or model of that name; both are one run; no metric of that name; the models have
+        UsageError: no run or model of that name; both are one run; no metric of that name; or the models have
             several pairs of runs of one task and data set that were made in the same way.
         DataError: the runs are of other tasks, data sets, images or annotations, or were made by another
-            version; the models have no runs made in the same way; one of `metrics` cannot be compared.
+            version; the models have no runs made in the same way; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
@@ -197,7 +196,6 @@ def _load(root: Path, run_id: str) -> _Run:
 
 
 def _aligned(a: _Run, b: _Run) -> tuple[_Run, _Run]:
-    """The two runs with their images in the first one's order."""
     names = a.row["run_id"], b.row["run_id"]
     ids = a.columns["id"], b.columns["id"]
     for name, own in zip(names, ids):
@@ -246,7 +244,7 @@ def _compare(a: _Run, b: _Run, resamples: int, seed: int) -> _Pair:
 
 
 def _of_other_annotations(pair: _Pair) -> Sequence[str]:
-    """The metrics that follow from annotations which the runs do not share; DataError where all do."""
+    """Metrics that depend on annotations which the runs do not share. DataError if all do."""
     names, digests = pair.paired[0].annotated, [run.row["recipe"].get("annotations") for run in pair.runs]
     if digests[0] == digests[1]:
         return ()
@@ -257,7 +255,7 @@ def _of_other_annotations(pair: _Pair) -> Sequence[str]:
 
 
 def _fill(pair: _Pair, about: About) -> None:
-    """Compare what both runs have, and say of the rest why not."""
+    """Compare what both runs have; record why the rest is left out."""
     one, other = pair.paired
     n = len(pair.runs[0].columns["id"])
     values = [_values(each, n) for each in pair.paired]
@@ -273,7 +271,6 @@ def _fill(pair: _Pair, about: About) -> None:
 
 
 def _values(paired: Paired, n: int) -> dict[str, float]:
-    """Every metric of a run."""
     found = {name: float(np.mean(right)) for name, right in paired.right.items()}
     if paired.resampled is None:
         return found
@@ -282,7 +279,7 @@ def _values(paired: Paired, n: int) -> dict[str, float]:
 
 
 def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
-    """The metrics that the runs do not share, or that mean something else in each."""
+    """The metrics that cannot be compared, and why."""
     found: dict[str, str] = {}
     for run, own in zip(pair.runs, values):
         without = {
@@ -312,7 +309,9 @@ def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
 def _resampled(
     both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
 ) -> tuple[list[_Found], dict[str, str]]:
-    """Metrics that are no proportions, both runs on the same resamples; and why others are left out."""
+    """Compare metrics that are not proportions, both runs on the same resamples; and why others are left
+    out.
+    """
     first, second = (paired.resampled for paired in both)
     assert first is not None
     assert second is not None
@@ -340,7 +339,7 @@ def _resampled(
 
 
 def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
-    """The rows of each sample that is drawn by itself, and its resamples."""
+    """For each sample that is drawn independently: its rows and its resamples."""
     groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
     clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
     names = list(dict.fromkeys(groups.tolist()))

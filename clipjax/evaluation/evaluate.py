@@ -1,4 +1,4 @@
-"""`clipjax.evaluate`: the door for users. Its keywords become the two records that every run takes.
+"""`clipjax.evaluate`: the entry for users. Its keywords become the two records that every run takes.
 
 result = clipjax.evaluate("vit_b_32-openai", dataset="imagenet_val", root="imagenet/val", store="store")
 result.value("top1"), result.interval("top1")
@@ -51,40 +51,40 @@ def evaluate(
     """Run one task.
 
     Args:
-        model: what `load_model` takes or returns, or `clipjax.wrap` makes of your functions.
+        model: what `load_model` takes or returns, or what `clipjax.wrap` makes from your functions.
         task: name of a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
-        root: where the data lies. Without a card: a folder of class folders, a folder that holds images
-            itself (without labels), or a CSV/JSONL manifest.
-        labels: what the classes are, where the card does not say: a name in configs/labels, a CSV file, or
-            a space.
-        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor
-            for models with an adapter, which have words of their own. In retrieval the one template that
+        root: the folder of the data. Without a card: a folder of class folders, a folder of images (without
+            labels), or a CSV/JSONL manifest.
+        labels: the classes, if the card does not name them: a name in configs/labels, a CSV file, or a space.
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor for
+            models with an adapter, which have words of their own. In retrieval: the one template that
             captions go into; default none.
-        id_dataset, id_root: for OOD detection and calibration, the in-distribution images; the card is by
-            default the one that the data set's card names, else "imagenet_val".
-        annotations: file or folder for a task that reads some; default as the task says.
-        limit, seed: evaluate a random sample of this many images; `seed` is that of bootstraps, too.
-        resamples: of bootstraps.
-        per_device_batch: images a device takes in one step, or "auto": what is fastest here, tried once.
+        id_dataset, id_root: the in-distribution images for OOD detection and calibration. The default card is
+            the one that the data set's card names, else "imagenet_val".
+        annotations: file or folder for a task that reads some; default: the task's own.
+        limit, seed: evaluate a random sample of this many images; `seed` also seeds the bootstraps.
+        resamples: number of bootstrap resamples.
+        per_device_batch: images on a device in one step, or "auto": the fastest here, measured once.
         params: whole on each device ("replicated"), cut over them ("sharded"), or as fits ("auto").
-        precision: of the towers, "parity" or "fast"; heads, scores and metrics are float32 always.
-        compare_precision: run both and report how many predictions flip and how accuracy changes.
+        precision: of the towers, "parity" or "fast"; heads, scores and metrics are always float32.
+        compare_precision: run both; report how many predictions flip and how accuracy changes.
         store: a folder (or `Store`) for embeddings; None keeps none.
-        pixel_store: a folder (or `PixelStore`) for decoded pixels, which models with the same pixel recipe
-            share; None keeps none.
+        pixel_store: a folder (or `PixelStore`) for decoded pixels, shared by models with the same pixel
+            recipe; None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
-        workers: processes that decode; 0 decodes in threads, "auto" in what is fastest here.
+        workers: processes that decode; 0 decodes in threads, "auto" picks the fastest here.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
-        decode: "full", or "jpeg_scaled": JPEGs much larger than the model's input are decoded smaller. That
-            is faster and another pixel recipe: its numbers are not those of the reference's pixels.
+        decode: "full", or "jpeg_scaled": decode JPEGs much larger than the model's input at a smaller size.
+            It is faster, but another pixel recipe: the numbers are not those of the reference's pixels.
         progress: bars on stderr.
 
-    Returns: for a model that the task is not defined for, one row without a value that says why.
+    Returns: the result; if the task is not defined for the model, one row without a value and with the
+    reason.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
-            `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
+        UsageError, DataError: one sentence with the name, file or image, and what to do. Among them is
+            `clipjax.evaluation.subject.NotApplicableError`: the model's own head has other classes.
     """
     request = Request(
         dataset=dataset,

@@ -1,4 +1,4 @@
-"""From what was asked for to what is evaluated: data sets, classes, prompts and annotations.
+"""Resolve a request into data sets, classes, prompts and annotations.
 
 Everything is checked here, before anything expensive runs: a missing folder, a class without a prompt, a head
 whose classes are not the data set's.
@@ -28,11 +28,11 @@ from clipjax.tasks.task import Annotations, Task
 
 DEFAULT_PROMPTS = "openai_80"
 DEFAULT_ID = "imagenet_val"
-CAPTION = "{}"  # the template of a caption that is taken as it stands
+CAPTION = "{}"  # a caption as it stands
 
 
 def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
-    """Raises UsageError or DataError, one sentence with the name, file or image, and what to do."""
+    """Raises UsageError or DataError: one sentence with the name, file or image, and what to do."""
     adapter = adapter_of(model)  # an unknown kind is refused before anything is embedded
     dataset = load_asked(asked)
     if "id" not in task.needs and not (asked.id_dataset is None and asked.id_root is None):
@@ -47,7 +47,7 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
         head_space = space
     own_prompts = dataset.card.prompts
     if id_dataset is not None and "labels" not in task.needs:
-        # OOD images have classes of their own, if any, which no head knows: the ID classes score them.
+        # OOD images are of other classes than any head's: the ID classes score them.
         if asked.labels is not None:
             raise UsageError(
                 f"the task {task.name!r} scores images over the ID classes: leave labels (--labels) out"
@@ -89,7 +89,7 @@ def resolve(model: Encoder, task: Task, asked: Request) -> Subject:
 
 
 def has_own_head(model: Encoder) -> bool:
-    """Whether no prompts are asked for: a classifier's head, or an adapter's."""
+    """Whether the head needs no prompts: a classifier's, or an adapter's."""
     return model.card.kind == "classifier" or model.adapter is not None
 
 
@@ -112,7 +112,7 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
 
 
 def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations | None:
-    """Those that the arguments or the card name, else the task's own."""
+    """From the file in the request, else the card's, else the task's own."""
     if task.load_annotations is not None:
         return task.load_annotations(annotations_path(card, asked.annotations))
     if asked.annotations is not None:
@@ -121,7 +121,7 @@ def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations |
 
 
 def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
-    """The file or folder given, else the card's own, which lies beside it."""
+    """The given file or folder, else the one that the card names, relative to the card's file."""
     if given is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
     return None if given is None else place(given)
@@ -156,10 +156,10 @@ def _part(
 
 
 def load_asked(asked: Request) -> Dataset:
-    """The data set that the arguments mean; without a card, the layout is told by what lies at `root`.
+    """The data set of the request; without a card, `root` decides the layout.
 
     Raises:
-        UsageError, DataError: there is no such card or place; what the reader finds wrong with the data.
+        UsageError, DataError: no such card or folder, or the reader refuses the data.
     """
     dataset, root = asked.dataset, asked.root
     if isinstance(dataset, Dataset):
@@ -190,7 +190,6 @@ def id_card(card: DatasetCard) -> DatasetCard:
 
 
 def _id_dataset(card: DatasetCard, asked: Request) -> Dataset:
-    """The in-distribution data set that the arguments or the card mean."""
     given = asked.id_dataset or id_card(card)
     if isinstance(given, Dataset):
         return given
@@ -213,7 +212,7 @@ def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | P
 
 
 def _caption_template(model: Encoder, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
-    """The one template that captions go into; as they stand where none is given."""
+    """The one template that captions go into; by default captions as they stand."""
     if "captions" not in task.needs:
         return None
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
@@ -227,7 +226,7 @@ def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
 
 
 def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
-    """Fail before images are embedded: a class without a prompt, or classes that are codes, not words."""
+    """Before images are embedded, refuse a class without a prompt, or classes that are codes, not words."""
     for name in space.classes:
         prompts.of_class(name)
     if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
@@ -238,7 +237,7 @@ def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
 
 
 def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
-    """The manifest's labels as indices into another space, matched by the names that the data itself uses."""
+    """The manifest's labels as indices into another space, matched by the names in the data."""
     if manifest.labels is None or manifest.label_names is None:
         return manifest.labels
     if "accepted" in manifest.columns and space.ids != manifest.label_names:
@@ -253,7 +252,7 @@ def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
 
 
 def _check_labels(manifest: Manifest, labels: np.ndarray, space: LabelSpace) -> None:
-    """Numbers that no reader could hold against the classes are refused before images are embedded."""
+    """Refuse labels outside the classes (which a reader may not know) before images are embedded."""
     outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
     if len(outside):
         first = outside[0]

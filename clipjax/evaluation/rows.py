@@ -1,7 +1,7 @@
-"""What comes of one run: a task's numbers become result rows with provenance.
+"""Result rows of one run: a task's numbers with their provenance.
 
-A row says what it is of (`identity`), how it was measured, and a number (`clipjax.tasks.task.Measure`);
-`finish` adds what is published of it and how it departs from the protocols, checks the rows and writes them.
+A row records its subject (`identity`), how it was measured, and a number (`clipjax.tasks.task.Measure`).
+`finish` adds published numbers and departures from the protocols, checks the rows and writes them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clipjax.results.store import (
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Measure, Outcome, Task
 
-# Of rows that no images were embedded for.
+# Fields of rows without embedded images.
 NOT_EMBEDDED: Row = dict.fromkeys(
     ("sample", "part", "id_part", "precision", "skipped", "per_device_batch", "wall_time", "compile_count")
 )
@@ -45,11 +45,11 @@ class Result:
 
     Attributes:
         rows: the result rows (configs/result_row.schema.json), per-class rows included. With
-            `compare_precision` those of both profiles and of the comparison.
-        images: one row an image: id, label, prediction, confidence, ... (the comparison's: both predictions).
-        path: the folder that was written, None without `results` (and in all processes but the first).
-        stats: of the embedding, that of in-distribution images included: forward passes, images,
-            compilations, seconds; `share_waiting` is of them that the devices waited for pixels.
+            `compare_precision`: those of both profiles and of the comparison.
+        images: one row an image: id, label, prediction, confidence, ... (in a comparison: both predictions).
+        path: the folder written; None without `results` (and in all processes but the first).
+        stats: of the embedding, including that of in-distribution images: forward passes, images,
+            compilations, seconds; `share_waiting` is the share of seconds that the devices waited for pixels.
     """
 
     rows: list[Row]
@@ -62,7 +62,7 @@ class Result:
         return self._row(metric, precision)["value"]
 
     def interval(self, metric: str, *, precision: str | None = None) -> tuple[float, float] | None:
-        """The limits of its interval."""
+        """The limits of its interval; None without one."""
         interval = self._row(metric, precision)["interval"]
         return None if interval is None else (interval["lo"], interval["hi"])
 
@@ -75,7 +75,7 @@ class Result:
 
 
 def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> Row:
-    """The fields that say what a row is of, and where it was computed."""
+    """The fields that identify a row's subject, and where it was computed."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": new_run_id(),
@@ -91,7 +91,7 @@ def identity(model: str, facts: Mapping[str, Any], task: Task, dataset: str) -> 
 
 
 def refused(model: Encoder, task: Task, name: str, reason: str, results: str | Path | None) -> Result:
-    """The one row of a model that the task is not defined for; `name` is the data set's."""
+    """The single row if the task is not defined for the model; `name` is the data set's."""
     recipe = refused_recipe(model, task, name)
     common = {
         **identity(model.card.id, model_facts(model.card), task, name),
@@ -104,12 +104,11 @@ def refused(model: Encoder, task: Task, name: str, reason: str, results: str | P
 
 
 def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
-    """What identifies such a row."""
     return {"task": task.name, "task_version": task.version, "model": model.card.id, "dataset": name}
 
 
 def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
-    """Rows from numbers; written by the first process, if anywhere."""
+    """Make rows from numbers; the first process writes them, unless `results` is None."""
     rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
     validate_rows(rows)
     path = None

@@ -1,7 +1,7 @@
 """One task of one model on one data set: embeddings, head, numbers, result rows.
 
-Everything is resolved and checked (`clipjax.evaluation.resolve`) before the images are embedded. A store
-makes the second task on the same images, or the second prompt set, run no forward pass.
+Everything is resolved and checked (`clipjax.evaluation.resolve`) before images are embedded. With a store, a
+second task or prompt set on the same images runs no forward pass.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ COMPARISON = "fast against parity"
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Run one task of a model; see `clipjax.evaluate` for its arguments, one by one.
+    """Run one task of a model; `clipjax.evaluate` documents the arguments.
 
     Args:
-        model: what `load_model` returns, or `clipjax.wrap` makes of functions.
+        model: what `load_model` returns, or what `clipjax.wrap` makes from functions.
         task: name of a task in `clipjax.tasks`.
         results: a folder for rows and per-image tables; None writes nothing.
 
-    Returns: for a model that the task is not defined for, one row without a value that says why.
+    Returns: the result; if the task is not defined for the model, one row without a value and with the
+    reason.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do. One of them is
-            `clipjax.evaluation.subject.NotApplicableError`: the model's own head is over other classes.
+        UsageError, DataError: one sentence with the name, file or image, and what to do. Among them is
+            `clipjax.evaluation.subject.NotApplicableError`: the model's own head has other classes.
     """
     found = check(task, request, results)
     encoder = encoder_of(model)
@@ -75,7 +76,7 @@ def run(
 
 
 def check(task: str, request: Request, results: str | Path | None) -> Task:
-    """The task, if it can be run so and its results written. Raises UsageError, DataError."""
+    """Find the task and check that it can run and write. Raises UsageError, DataError."""
     found = find_task(task)
     if results is not None:
         ResultStore(results).check_root(written=True)
@@ -88,7 +89,7 @@ def check(task: str, request: Request, results: str | Path | None) -> Task:
 
 
 def hash_images(manifest: Manifest, progress: bool) -> None:
-    """The digest of the images, with a bar: the first time it reads them all."""
+    """Compute the digest of the images, with a bar: the first time reads them all."""
     shown = progress and jax.process_index() == 0
     with progress_bar(len(manifest), f"hashing {manifest.name}", "image", shown=shown, delay=1) as bar:
 
@@ -107,7 +108,7 @@ def _resolved(model: Encoder, task: Task, asked: Request, progress: bool) -> Sub
 
 
 def _check_apart(subject: Subject) -> None:
-    """Raises DataError where a task that tells images from in-distribution ones is given the same twice."""
+    """Raise DataError if a task that tells images from in-distribution ones gets the same images twice."""
     if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
         return
     contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
@@ -119,7 +120,7 @@ def _check_apart(subject: Subject) -> None:
 
 
 def _profile(subject: Subject, precision: str, compute: Compute, results: str | Path | None) -> Result:
-    """Embed, build the head, score and write, with one precision of the towers."""
+    """Embed, build the head, score and write, in one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
         embeddings, inputs = prepare(subject, precision, compute)
@@ -144,7 +145,7 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
-    """The embeddings of the run's own data set, and what its task is given of them."""
+    """The embeddings of the run's own data set, and the inputs of its task."""
     # Build the head first: it is cheap and the likelier to fail.
     make = functools.partial(_head, subject, precision, compute)
     head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)
@@ -185,7 +186,7 @@ def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddi
 
 
 def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute) -> Captions:
-    """The captions of the images that could be read, in their order, embedded."""
+    """Embed the captions of the images that could be read, in their order."""
     if "captions" not in inputs.columns:
         raise DataError(
             f"{inputs.dataset} has no captions; {subject.task.name} needs a column `captions` of lists"

@@ -1,11 +1,11 @@
-"""Which runs of two models are compared: those that were made in the same way.
+"""Which runs of two models are compared: those made in the same way.
 
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
 
-Runs are matched as `clipjax results diff` matches rows: by task and data set, then by all that a recipe holds
-beside the model, else by prompts, label space, projection, ID set, annotations, precision and sample. What
-belongs to a model (its transform, tokenizer, logit scale; the prompts of one that has words or a head of its
-own) may differ. Of runs with one recipe the newest counts.
+Runs are matched as `clipjax results diff` matches rows: by task and data set, then by the whole recipe apart
+from the model. If no recipes match: by prompts, label space, projection, ID set, annotations, precision and
+sample. What belongs to a model may differ (its transform, tokenizer, logit scale; its prompts, if it has
+words or a head of its own). Of runs with the same recipe the newest counts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from clipjax.results.store import ResultStore, Row
 from clipjax.storage.digests import canonical_json
 
 Place = tuple[Path, str]  # a folder of results, a run id in it
-# Of a recipe: what belongs to the model, how its numbers were resampled, and what `how` has in words.
+# Keys of a recipe that do not matter here: the model's own, those of the bootstrap, and those in `how`.
 OF_MODEL = {"model", "forward", "logit_scale", "logit_bias", "pixels", "tokenizer", "adapter", "params"}
 OF_MODEL |= {"head_classes", "normalize_features", "predictions", "format", "bootstrap", "projection"}
-OF_MODEL |= {"prompts", "skipped"}  # prompts stand beside, by name and digest
+OF_MODEL |= {"prompts", "skipped"}  # `_recipe` adds prompts by name and digest
 OPTIONS = {"prompts": "prompts", "precision": "precision", "label_space": "labels"}
 
 
 class Choice(NamedTuple):
-    """Which of a model's runs count, where it has several; None: any."""
+    """Chooses among a model's runs; None: any."""
 
     prompts: str | None = None
     precision: str | None = None
@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run by its first row, which says what all have in common."""
+    """A run by its first row, for the fields that all rows share."""
 
     place: Place
     row: Row
@@ -49,7 +49,7 @@ class _Run(NamedTuple):
 
     @property
     def own_prompts(self) -> bool:
-        """Whether no prompt set was asked for: a classifier, learned words, predictions of others."""
+        """Whether the run has no prompt set: a classifier, learned words, predictions of others."""
         recipe = self.row["recipe"]
         said = str(self.row["convention"].get("prompts") or "not applicable")
         return said.startswith("not applicable") or "adapter" in recipe or "predictions" in recipe
@@ -64,13 +64,13 @@ def pairs_of(
     """A pair of runs for each task and data set that two models, or runs, have in common.
 
     Args:
-        names: of each a run id in `results`, the folder of a run, or a model's id.
+        names: for each, a run id in `results`, the folder of a run, or a model's id.
 
     Returns: the pairs; and the tasks and data sets without a pair, with the reason.
 
     Raises:
         UsageError: no run or model of that name, both are one run, or several pairs are possible.
-        DataError: nothing is common, nothing was made in the same way, or no run has what was chosen.
+        DataError: nothing is common, nothing was made in the same way, or no run matches `choice`.
     """
     (first, named_first), (second, named_second) = (_runs_of(name, results) for name in names)
     common = [key for key in first if key in second]
@@ -102,7 +102,7 @@ def pairs_of(
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
-    """The runs that a name stands for, by task and data set, newest first; and whether it names one run."""
+    """The runs of a name by task and data set, newest first; and whether the name is one run's."""
     if ((folder := ResultStore(name).root) / "run.json").is_file():
         folder = folder.resolve()
         run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
@@ -136,7 +136,7 @@ def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
 
 
 def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
-    """The runs that are as chosen; prompts are not asked of one that has none."""
+    """The runs that match the choice; its prompts are ignored for a run without a prompt set."""
     return [
         run
         for run in runs
@@ -147,7 +147,7 @@ def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """The pairs made in the same way: by recipe where there are some, else by what is said in words."""
+    """Pairs made in the same way: by recipe, or if there are none by `how`. Complete runs are preferred."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]
@@ -168,7 +168,7 @@ def _words(run: _Run) -> dict[str, Any]:
 
 
 def _recipe(run: _Run) -> dict[str, Any]:
-    """All that a recipe holds beside the model, and what is said in words."""
+    """The recipe apart from the model, and `how`."""
     recipe = {name: value for name, value in run.row["recipe"].items() if name not in OF_MODEL}
     if isinstance(known := recipe.get("id"), Mapping):
         recipe["id"] = {name: known[name] for name in known if name not in OF_MODEL}
@@ -179,7 +179,7 @@ def _recipe(run: _Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list[_Run]:
-    """The newest of the runs that are alike in everything, the model's weights and transform included."""
+    """The newest of runs that are equal in everything, the model's weights and transform included."""
     own = ("model", "pixels", "adapter", "predictions")
 
     def everything(run: _Run) -> str:
@@ -189,7 +189,7 @@ def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list
 
 
 def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
-    """The pairs, if there is at most one."""
+    """The pairs, if there is at most one; else UsageError."""
     if len(pairs) < 2:
         return pairs
     ways = _listed([run for pair in pairs for run in pair])
@@ -200,7 +200,7 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 
 
 def _listed(runs: Sequence[_Run]) -> str:
-    """What runs differ in, with the option that chooses."""
+    """What the runs differ in, with the option that chooses."""
     said = []
     for name in runs[0].how:
         ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})

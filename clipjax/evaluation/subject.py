@@ -1,4 +1,4 @@
-"""What a run evaluates, as records: what was asked for, and what that turned out to be.
+"""What a run evaluates, as records: the request, and the subject that it resolves to.
 
 `clipjax.evaluation.resolve` makes a `Subject` of a model, a task and a `Request`.
 """
@@ -28,7 +28,7 @@ SCALED = "JPEGs of four times the input size and more decoded smaller: not the r
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError for what cannot be resampled with."""
+    """Raises UsageError unless there is a resample and the seed is not negative."""
     if resamples < 1:
         raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
     if seed < 0:
@@ -40,7 +40,7 @@ class Request:
     """What decides the numbers of a run, as the user gave it; see `clipjax.evaluate`.
 
     Raises:
-        UsageError: a number of resamples or a seed that no bootstrap takes.
+        UsageError: no resamples, or a negative seed.
     """
 
     dataset: str | Path | DatasetCard | Dataset | None = None
@@ -62,7 +62,7 @@ class Request:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """Those of the towers that are run."""
+        """The precisions of the towers to run."""
         return ("parity", "fast") if self.compare_precision else (self.precision,)
 
 
@@ -71,12 +71,12 @@ class Part:
     """One data set of a run.
 
     Attributes:
-        name, manifest: the data set; a sample of it where there is a limit, which `sample` then records.
-        labels, label_space: int [N] and what they mean; None where there are none.
+        name, manifest: the data set, or a sample of it, which `sample` records.
+        labels, label_space: int [N] and their classes; None if there are none.
         projection: from the head's classes to these; None if they are the same.
-        pixels: of the model on this data set.
-        share: which of the card's images the data held, before any sample (`missing_of`); None: all.
-        variant: which member of a family of data sets it is; empty where it is none.
+        pixels: the model's pixel recipe on this data set.
+        share: which of the card's images the data has, before any sample (`missing_of`); None: all.
+        variant: the member of a family of data sets; empty without a family.
     """
 
     name: str
@@ -90,7 +90,10 @@ class Part:
     share: dict[str, int] | None
 
     def recipe(self) -> dict[str, Any]:
-        """The name is part of it: it seeds the bootstrap, and two cards may mean the same images."""
+        """What decides the numbers of this part.
+
+        The name counts: it seeds the bootstrap, and two cards may have the same images.
+        """
         return {
             "dataset": self.name,
             "images": self.manifest.digest,
@@ -101,8 +104,10 @@ class Part:
 
 
 class NotApplicableError(UsageError):
-    """A model's own head knows other classes than the data set's, and no projection leads from one to the
-    other. A run of many data sets notes it and goes on."""
+    """A model's own head has other classes than the data set, and no projection leads from one to the other.
+
+    A run of many data sets records it and goes on.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +116,10 @@ class Subject:
 
     Attributes:
         part: the data set that the numbers are of.
-        adapter: what builds the model's head in place of prompts; None for most models.
+        adapter: builds the model's head in place of prompts; None for most models.
         id: the in-distribution data set of a task that needs one.
-        head_space: what the head's classes are; None for a task without a head.
-        prompts: of a zero-shot head, or the one template of captions; None where neither applies.
+        head_space: the head's classes; None for a task without a head.
+        prompts: of a zero-shot head, or the one template of captions; None if neither applies.
     """
 
     model: Encoder
@@ -130,14 +135,14 @@ class Subject:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The data sets that it embeds."""
+        """The data sets that the run embeds."""
         return (self.part,) if self.id is None else (self.part, self.id)
 
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
         """Everything that decides the numbers; its hash is the identity of the rows.
 
         Args:
-            params: how they lay on the devices, as `clipjax.embeddings.images.image_key` has it.
+            params: their layout on the devices, as in `clipjax.embeddings.images.image_key`.
         """
         card, adapter = self.model.card, self.adapter
         tokenizer = card.tokenizer

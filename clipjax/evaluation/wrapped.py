@@ -1,4 +1,4 @@
-"""A model of your own from two functions: its name, its pixels, and no facts but those that you state.
+"""A model of your own from two functions: its name, its pixels, and only the facts that you state.
 
 model = clipjax.wrap(
     encode_image, encode_text, name="mine", image_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
@@ -55,7 +55,7 @@ class OwnCard:
 
     @classmethod
     def of(cls, card: Any) -> OwnCard:
-        """What a user's card states. Raises UsageError without id, kind or preprocess."""
+        """A user's card with all fields. Raises UsageError without id, kind or preprocess."""
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names[:3] if not hasattr(card, name)]:
             raise UsageError(
@@ -65,11 +65,10 @@ class OwnCard:
 
 
 class Wrapped:
-    """A model for `clipjax.evaluate`; made by `wrap`, or of a user's own object by `encoder_of`.
+    """A model for `clipjax.evaluate`; made by `wrap`, or from a user's own object by `encoder_of`.
 
     Attributes:
-        card: what it states of itself.
-        params: of a classifier its `head`; else nothing.
+        params: a classifier's `head`; else nothing.
     """
 
     network: Network | None = None
@@ -90,24 +89,28 @@ class Wrapped:
         return f"Wrapped({self.card.id!r}, {self.card.kind})"
 
     def encode_image(self, images: Any) -> Any:
-        """float32 [B, H, W, 3], normalised -> [B, D], or the logits [B, K] of a classifier."""
+        """float32 [B, H, W, 3], normalised -> [B, D], or the logits [B, K] of a classifier.
+
+        Raises UsageError without the function.
+        """
         if self._encode_image is None:
             raise UsageError(f"{self.card.id} has no encode_image: give one to clipjax.wrap")
         return self._encode_image(images)
 
     def encode_text(self, texts: Any) -> Any:
-        """A list of strings (or what the tokenizer made of it) -> [B, D]. Raises UsageError without texts."""
+        """A list of strings -> [B, D], through the tokenizer if there is one. Raises UsageError without the
+        function.
+        """
         if self._encode_text is None:
             raise UsageError(f"{self.card.id} has no encode_text: give one to clipjax.wrap")
         return self._encode_text(texts if self._tokenizer is None else self._tokenizer(list(texts)))
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError: only its own `encode_text` knows how it reads texts."""
+        """Raises UsageError: its own `encode_text` reads the texts."""
         raise UsageError(f"{self.card.id} is not one of clipjax's networks: its encode_text reads the texts")
 
     def with_tokenizer(self) -> Self:
-        """The model itself."""
         return self
 
 
@@ -115,7 +118,7 @@ def encoder_of(model: Any) -> Encoder:
     """A model with every field that evaluation reads: a user's own object is wrapped.
 
     Raises:
-        UsageError: it has no card, or that has no id, kind or preprocess.
+        UsageError: it has no card, or the card has no id, kind or preprocess.
     """
     if not hasattr(model, "card"):
         raise UsageError(
@@ -150,23 +153,23 @@ def wrap(
 
     Args:
         encode_image: float32 [B, H, W, 3], resized, cropped and normalised as below -> float [B, D] of unit
-            norm; of a classifier the logits [B, K].
-        encode_text: a list of strings -> [B, D] of unit norm; it gets what `tokenizer` returns where there is
-            one. None for a classifier.
-        name: what rows, tables and figures call it; no published model's name.
-        image_size, resize_size: sides in pixels of the crop, and of what it is cut from; by default the same.
-        mean, std: of each channel, of pixels in [0, 1].
-        interpolation, resize_mode: as `clipjax.data.pixels.preprocess.PixelRecipe` has them; by default
-            CLIP's.
+            norm; for a classifier the logits [B, K].
+        encode_text: a list of strings, or what `tokenizer` returns for it -> [B, D] of unit norm. None for a
+            classifier.
+        name: name in rows, tables and figures; not a published model's.
+        image_size, resize_size: sides in pixels of the crop, and of the image it is cut from; by default the
+            same.
+        mean, std: of each channel, for pixels in [0, 1].
+        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`; by default CLIP's.
         tokenizer: list of strings -> what encode_text takes.
         logit_scale, logit_bias: logits are scale * cosine + bias; 100 is the scale of most CLIPs. A zero-shot
             task needs the scale.
-        classes: of a classifier: what its K outputs are, a name in configs/labels, a CSV file or a space.
-        facts: what you state of it, columns of configs/models.csv: {"train_source": "LAION-2B"}.
-        fingerprint: what changes whenever its embeddings do. Without one they are not stored.
+        classes: the K outputs of a classifier: a name in configs/labels, a CSV file or a space.
+        facts: facts that you state, columns of configs/models.csv: {"train_source": "LAION-2B"}.
+        fingerprint: a text that changes whenever the embeddings do. Without one they are not stored.
 
     Raises:
-        UsageError: what is missing or wrong, by its name.
+        UsageError: an argument is missing or wrong; names it.
     """
     for what, function in {
         "encode_image": encode_image,
@@ -200,7 +203,7 @@ def wrap(
 
 
 def _identity(size: int) -> dict[str, np.ndarray]:
-    """The head of a classifier whose outputs are the logits."""
+    """The head of a classifier whose outputs are already logits."""
     return {"kernel": np.eye(size, dtype=np.float32), "bias": np.zeros(size, np.float32)}
 
 
