@@ -64,10 +64,10 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Model:
-    """The model with its fingerprint, and with a head where it has one, whose values are not read.
+    """The model with its fingerprint and, if it has a head, one of zeros: weights are hashed, not read.
 
     Raises:
-        UsageError, DataError: its weights are not there, or not those of its card.
+        UsageError, DataError: its weights are absent, or not those of its card.
     """
     import jax.numpy as jnp
 
