@@ -64,7 +64,7 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Model:
-    """The model with its fingerprint and, if it has a head, one of zeros: weights are hashed, not read.
+    """The model with its fingerprint and, if it has a head, one of zeros; no weights are loaded.
 
     Raises:
         UsageError, DataError: its weights are absent, or not those of its card.
