@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clipjax.analysis.figures.spec import Panel, Spec
 
 
-NAMED = 5  # models that an error names
+NAMED = 5  # models named in an error, at most
 
 
 def register(app: typer.Typer) -> None:
@@ -119,7 +119,7 @@ def analyze(
 
 
 def _distinct(specs: list[Spec]) -> list[Spec]:
-    """The figures, unless two have one name: the files of one would replace the other's."""
+    """Raises UsageError if two figures share a name: the files of one would replace the other's."""
     names = [spec.name for spec in specs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two figures are called {twice[0]!r}: give one file another name")
@@ -144,7 +144,7 @@ def _line(done: Done) -> list[str]:
 
 
 def _why_nothing(found: Sequence[Done]) -> str:
-    """Why no figure is drawn: rows of all models are missing, rows of each model, or groups."""
+    """Why no figure is drawn: models are in no group, no model has all rows, or there are no rows."""
     models = dict.fromkeys(each.model for done in found for each in done.placeless)
     if models:
         named = ", ".join([*list(models)[:NAMED], *(["..."] if len(models) > NAMED else [])])
@@ -155,7 +155,7 @@ def _why_nothing(found: Sequence[Done]) -> str:
 
 
 def _lacking(done: Done) -> str:
-    """How many rows no model has, and how many some models have not."""
+    """The number of rows that no model has, and of those that some models lack."""
     nowhere = len({each.row for each in done.missing if each.model is None})
     single = len({(each.model, each.row) for each in done.missing if each.model is not None})
     parts = [f"{nowhere} of all models"] * bool(nowhere) + [f"{single} of some models"] * bool(single)
@@ -163,7 +163,7 @@ def _lacking(done: Done) -> str:
 
 
 def _list_trends(found: Sequence[FigureNumbers]) -> None:
-    """A line a trend; those of a panel that has no model, or is above one, are left out."""
+    """One line a trend, except in panels without models or of effective robustness."""
     from clipjax.analysis.trends.resampling import LEVEL
 
     lines = [
@@ -204,7 +204,10 @@ def _list_missing(found: Sequence[Done]) -> None:
 
 
 def _list_placeless(found: Sequence[Done], *, all_of_them: bool) -> None:
-    """Models with the rows and in no group: those shown as yours; others if asked, or if nothing is shown."""
+    """Models with the rows but in no group.
+
+    Those shown as yours are listed; the others too if asked, or if their figure shows nothing.
+    """
     lines = {
         (done.spec.name, each.model, "yours" if each.shown else "not shown", each.why): None
         for done in found

@@ -1,4 +1,4 @@
-"""`clipjax claims`: which statements of the study hold on the user's own results, or on published ones."""
+"""`clipjax claims`: which statements of the study hold on the user's results, or on published ones."""
 
 from __future__ import annotations
 
@@ -103,7 +103,6 @@ def claims(
 
 
 def _list(chosen: Sequence[Claim], form: str, out: Path | None) -> None:
-    """Every statement, and what is measured of what."""
     from clipjax.analysis.claims.verdicts import about, of_part
 
     records = [{**about(one), "parts": [of_part(part) for part in one.parts]} for one in chosen]
@@ -127,7 +126,7 @@ COLOURS = {"holds": "green", "does not hold": "red"}
 
 
 def _show(found: Sequence[Verdict], rows: bool, whole: bool) -> None:
-    """A line a claim, a line a measured part; of claims asked for by name also what is missing."""
+    """Tables of the claims and their measured parts; `whole` adds what is missing and what to beware of."""
     from clipjax.analysis.claims import verdicts
 
     print_table(*verdicts.summary(found), [COLOURS.get(verdict.word) for verdict in found])

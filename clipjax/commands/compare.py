@@ -82,7 +82,7 @@ def _said(value: Any) -> str:
 
 
 def _differences(found: Sequence[Any]) -> list[str]:
-    """What the runs differ in beside the model, and what was not compared, once each."""
+    """How the runs differ beside the model, and what was not compared, once each."""
     lines = [
         f"{each.task} on {each.dataset}, {key}: {_said(first)} (A), {_said(second)} (B)"
         for each in found

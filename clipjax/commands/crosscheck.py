@@ -1,4 +1,4 @@
-"""`clipjax crosscheck DATA --model M`: the same images through both frameworks, the whole way."""
+"""`clipjax crosscheck DATA --model M`: the same images through both frameworks, from file to accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clipjax.errors import ClipjaxError, counted
 if TYPE_CHECKING:
     from clipjax.verification.crosscheck import Crosscheck
 
-SHOWN = 10  # flips printed; the record has them all
+SHOWN = 10  # flips printed; the record has all
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +108,6 @@ def crosscheck(
 
 
 def _show(found: Crosscheck) -> None:
-    """A line a stage, the flips, the accuracies."""
     rows = []
     for stage in found.stages:
         numbers = [

@@ -182,7 +182,7 @@ def _check_all(data_root: Path, decode: bool) -> None:
 
 
 def _name_and_path(name: str | None, path: Path | None, dataset: str | None) -> tuple[str, Path]:
-    """Raises UsageError that shows the right order, for the earlier one and for arguments left out."""
+    """Raises UsageError with the right order, for the former order and for missing arguments."""
     if dataset is not None:
         where = name if path is None else path
         raise UsageError(f"write the card's name first: clipjax datasets check {dataset} {where or 'PATH'}")
@@ -205,7 +205,7 @@ def _family(card: DatasetCard) -> str:
 
 
 def _name(family: list[DatasetCard]) -> str:
-    """Of one card, or of several members of a family."""
+    """The name of one card, or of several members of a family."""
     return family[0].name if len(family) == 1 else f"{_family(family[0])}:* ({len(family)})"
 
 

@@ -1,4 +1,4 @@
-"""`clipjax doctor`: is this machine ready for a run, and if not, what to do."""
+"""`clipjax doctor`: is this machine ready for a run, and if not, what to do?"""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def doctor(
 
 
 def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
-    """The ids that `--models` lists; a wrong one is refused before anything is looked at."""
+    """The ids in `--models`; a wrong one is refused before anything is examined."""
     if data_root is None:
         refuse_without("--data-root", {"--models": models})
     if models is None:

@@ -220,7 +220,7 @@ def _evaluate_collection(
     results_at: Path,
     as_json: bool,
 ) -> None:
-    """Every run that the data sets below --data-root allow; those that fail are named at the end."""
+    """Every run that the data sets below --data-root allow; the failed ones are counted at the end."""
     from clipjax.evaluation.collection import Job, evaluate_all, plan
     from clipjax.results.rows import headline
 
@@ -235,7 +235,7 @@ def _evaluate_collection(
     results, failed = [], []
     for done in evaluate_all(model, planned.jobs, request, compute, results=results_at, announce=announce):
         if done.result is not None:
-            # The per-image tables of many runs would fill the memory; they are in --results.
+            # The per-image tables of many runs would fill the memory; --results has them.
             results.append(dataclasses.replace(done.result, images=done.result.images.select([])))
             say(f"  {headline(done.result.rows)}", err=True)
         else:
@@ -251,7 +251,7 @@ def _evaluate_collection(
 
 
 def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
-    """The model; says where its facts are not known."""
+    """Load the model, and warn if its facts are unknown."""
     from clipjax.checkpoints.load import load_model
     from clipjax.embeddings.params import mesh_to_load
 
@@ -261,7 +261,7 @@ def _load(asked: _Asked, loading: dict[str, Any], params: str) -> Any:
 
 
 class _Asked(NamedTuple):
-    """Where the numbers are to come from: exactly one of three ways."""
+    """Where the numbers come from: exactly one of --data, --data-root and --predictions."""
 
     task: str
     model: str | None
@@ -270,7 +270,7 @@ class _Asked(NamedTuple):
     predictions: Path | None
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises UsageError for options that do not go together, before a model is loaded."""
+        """Raises UsageError for options that exclude each other, before a model is loaded."""
         if self.data_root is None:
             self._check_task()
         sources = {"--data": self.data, "--data-root": self.data_root, "--predictions": self.predictions}
@@ -295,13 +295,13 @@ class _Asked(NamedTuple):
         find_task(self.task)
 
 
-# Options without an effect beside --predictions, where no model runs.
+# Without effect beside --predictions: no model runs.
 _OF_A_MODEL = (
     *("id_data", "id_dataset", "prompts", "card", "name", "facts_of", "fact", "facts", "limit", "batch_size"),
     *("params", "precision", "compare_precision", "workers", "on_error", "decode", "store", "pixel_store"),
     *("pixel_budget", "distributed"),
 )
-# Options without an effect beside --data-root, where the cards decide.
+# Without effect beside --data-root: the cards decide.
 _OF_ONE_RUN = ("dataset", "labels", "id_data", "id_dataset")
 
 
@@ -341,7 +341,7 @@ def _say_skipped(skipped: Sequence[str], most: int = 10) -> None:
 
 
 def _only_predicts(result: Any) -> bool:
-    """Whether a run on images without labels has predictions and not one number."""
+    """Whether the images have no labels: the run has predictions, and every metric is null."""
     names = result.images.column_names
     predicts = "prediction_name" in names and "label" not in names
     return predicts and all(row["value"] is None for row in result.rows)

@@ -1,4 +1,4 @@
-"""`clipjax explain`: which published protocol results follow, and where they depart from it."""
+"""`clipjax explain`: which published protocol a run follows, and where it departs from it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _match(row: Row, against: str | None) -> Match | None:
 
 
 def _show_all(runs: Sequence[Sequence[Row]], against: str | None, as_json: bool) -> None:
-    """Of several rows of a run the first stands for all: they share what a protocol asks of."""
+    """A line a run. Its first row stands for all: they share everything that a protocol fixes."""
     from clipjax.results.completeness import in_words
 
     found = [(rows, _match(rows[0], against)) for rows in runs]
@@ -96,7 +96,7 @@ def _record(rows: Sequence[Row], match: Match | None) -> dict[str, Any]:
 
 
 def _published(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What is published of a run's numbers, each beside ours."""
+    """Each published number of a run, beside ours."""
     return [
         {"metric": row["metric"], "slice": row["slice"], "ours": row["value"]}
         | {"published": known["value"], "difference": known["difference"]}

@@ -1,4 +1,4 @@
-"""`clipjax finetune METHOD`: fine-tune a model by a recipe, and say what that changed."""
+"""`clipjax finetune METHOD`: fine-tune a model by a recipe, and show what that changed."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def finetune(
 
 
 def _refuse_draws(seeds: Sequence[int], shots: str | None) -> None:
-    """Raises UsageError for a seed given twice, and for --shots that is no number, no file and not `all`."""
+    """Raises UsageError for a repeated seed, or if --shots is not a number, a file or `all`."""
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seed {' --seed '.join(map(str, seeds))}: each seed is one run, give it once")
     if shots in (None, "all"):
@@ -198,7 +198,7 @@ def _refuse_draws(seeds: Sequence[int], shots: str | None) -> None:
 
 
 class _Job(NamedTuple):
-    """One recipe for one model, and its folder."""
+    """One recipe for one model, and the folder to write."""
 
     model: str
     recipe: Any
@@ -207,7 +207,7 @@ class _Job(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """What all jobs of a command have in common, as the user named it; `compute` is of the evaluation."""
+    """What all jobs of a command share, as the user wrote it; `compute` is for the evaluation."""
 
     data: Path
     dataset: str
@@ -225,7 +225,6 @@ class _Asked:
     loading: dict[str, Any]
 
     def read(self) -> Any:
-        """The data sets."""
         from clipjax.data.cards import load_dataset
         from clipjax.finetune.run import Data
 
@@ -293,8 +292,9 @@ def _recipe(
 
 
 def _check_options(recipe: Any, changes: Sequence[str]) -> None:
-    """Raises UsageError where --set gives an option that the method does not have, DataError where the file
-    does."""
+    """Refuse options that the method does not have: UsageError if --set gives them, DataError if the file
+    does.
+    """
     from clipjax.finetune.method import find_method
 
     try:
@@ -306,7 +306,7 @@ def _check_options(recipe: Any, changes: Sequence[str]) -> None:
 
 
 def _run_all(jobs: Sequence[_Job], asked: _Asked, as_json: bool) -> None:
-    """Every job; one that fails does not keep the others from their models."""
+    """Run every job; if one fails, the others still run."""
     import jax
 
     from clipjax.finetune.run import check
@@ -372,7 +372,7 @@ def _show(job: _Job, runs: Sequence[Any], changes: Sequence[Any]) -> None:
 
 
 def _rounded(value: Any) -> str:
-    """What a search chose, for reading; the model's card keeps every digit."""
+    """A value that a search chose, rounded for reading; the model's card keeps every digit."""
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_rounded, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -228,7 +228,7 @@ def verify(
 
 
 def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> None:
-    """The sweep over the registry; an architecture that is not the reference's is a failure."""
+    """Verify the whole registry; an architecture unlike its reference is a failure."""
     from clipjax.storage.writing import write_bytes
     from clipjax.verification.parity import sweep
 
@@ -244,7 +244,7 @@ def _verify_all(record: Path | None, limit: int | None, out: Path | None) -> Non
 
 
 def _compile_ahead(ids: list[str], chips: list[str], as_json: bool) -> None:
-    """Print what each executable says; as JSON, a line as soon as it is known."""
+    """Print what each executable reports; as JSON, one line as soon as it is known."""
     from clipjax.progress import progress_through
     from clipjax.verification.aot import aot_table, programs, table_cells, table_titles
 

@@ -1,4 +1,4 @@
-"""`clipjax results diff`: which numbers of two sets of results differ, and what was done otherwise."""
+"""`clipjax results diff`: which numbers of two sets of results differ, and what was done differently."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _run(folder: Path) -> Path | None:
 
 
 def _rows(folder: Path) -> Sequence[Row]:
-    """Of a folder of results, or of one run."""
+    """The rows of a folder of results, or of one run."""
     from clipjax.results.store import ResultStore
 
     if (run := _run(folder)) is not None:
@@ -97,7 +97,7 @@ def _rows(folder: Path) -> Sequence[Row]:
 
 
 def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...]:
-    """With the intervals of `clipjax compare` where both runs have a table of the same images."""
+    """The pairs, with intervals of `clipjax compare` if both runs have a table of the same images."""
     from clipjax.evaluation.compare import compare_runs
     from clipjax.tasks.task import metric_name
 
@@ -114,7 +114,7 @@ def _paired(pairs: Sequence[Pair], first: Path, second: Path) -> tuple[Pair, ...
                 compared = compare_runs(run_of(first, pair.a), run_of(second, pair.b))
                 known[runs] = {each.metric: each.interval._asdict() for each in compared if each.interval}
             except (DataError, UsageError):
-                pass  # no table, other images, one run: what is known is the interval from the rows
+                pass  # no table, other images, one run: the interval from the rows stays
         name = metric_name(pair.a["metric"], pair.a["slice"])
         found.append(replace(pair, interval=known[runs].get(name, pair.interval)))
     return tuple(found)

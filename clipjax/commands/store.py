@@ -62,7 +62,7 @@ def gc(
 
 
 def _existing(store: Path | None, pixels: bool) -> Path:
-    """The store meant, which may be missing only where it is one of the user's cache: then it is empty."""
+    """The store to use. Only the user's cache may be missing: then it counts as empty."""
     if pixels:
         refuse_beside("--pixels", {"--store": store})
         return cached_pixels()

@@ -203,7 +203,7 @@ def _preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: 
 def _collect(
     plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, folders: Sequence[Path]
 ) -> None:
-    """Copy results together, then say what is missing: exit code 1 where anything is."""
+    """Copy results together, then list what is missing: exit code 1 if anything is."""
     from clipjax.results.merge import merge_results
     from clipjax.results.store import ResultStore
     from clipjax.sweep.state import lacking
@@ -227,7 +227,7 @@ def _collect(
 
 
 def _use_compile_cache(kept: bool) -> None:
-    """Compiled programs are kept in the user's cache, unless JAX was told where to."""
+    """Keep compiled programs in the user's cache, unless JAX was given another place."""
     import jax
 
     from clipjax.embeddings.images import enable_compile_cache

@@ -1,4 +1,4 @@
-"""`clipjax tasks`: what can be evaluated, what each task needs, and which collections there are."""
+"""`clipjax tasks`: the tasks, what each needs, and their collections."""
 
 from __future__ import annotations
 

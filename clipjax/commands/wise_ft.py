@@ -1,4 +1,4 @@
-"""`clipjax wise-ft`: weights between a model and its fine-tuned one."""
+"""`clipjax wise-ft`: mix the weights of a model and its fine-tuned one."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def wise_ft(
 
 
 def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
-    """A mixture is written where there is nothing, or over another mixture."""
+    """Raises UsageError if `target` holds a model that is not a mixture, or is one of the two to mix."""
     from clipjax.checkpoints.native import is_checkpoint, read_card_file
 
     if not is_checkpoint(target):
@@ -139,7 +139,7 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
 
 
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
-    """The two models, of one kind: of a CLIP tuned into a classifier, its zero-shot classifier."""
+    """The two models, of one kind: a CLIP tuned into a classifier becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
@@ -155,8 +155,10 @@ def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
 
 
 def _validation(root: Path, card: str, tuned: Any, suite: str | None, data_root: Path | None) -> Any:
-    """The images to choose by: none that were trained on (there the fine-tuned model is best, whatever it has
-    lost), and none that the suite reports on."""
+    """The images to choose by.
+
+    Not those trained on, where the fine-tuned model is best whatever it has lost; not those of the suite.
+    """
     from clipjax.data.cards import load_dataset
     from clipjax.finetune.before_after import refuse_leaks
     from clipjax.finetune.data.splits import validation_split_of
@@ -215,7 +217,7 @@ def _write(first: Any, second: Any, alpha: float, seen: dict[str, Any], out: Pat
 
 
 def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -> None:
-    """A line a number of the suite, a column an alpha."""
+    """One line a number of the suite, one column an alpha."""
     from clipjax.finetune.suites import load_suite
 
     titles = {(each.task, each.metric, each.slice): each.title for each in load_suite(suite).metrics}
@@ -229,7 +231,7 @@ def _show(rows: Sequence[dict[str, Any]], alphas: Sequence[float], suite: str) -
 
 
 def _draw(rows: Sequence[dict[str, Any]], reference: str | None, alpha: float, out: Path) -> list[Path]:
-    """The curve; says so where it cannot be drawn."""
+    """Draw the curve; on stderr the reason if it cannot be drawn."""
     from clipjax.analysis.figures.tasks.finetuning import alpha_figure
     from clipjax.errors import DataError
     from clipjax.storage.publishing import moved, working_copy

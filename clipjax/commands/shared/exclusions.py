@@ -1,4 +1,4 @@
-"""Options that exclude each other, or that need each other: refused in one way, before anything runs."""
+"""Options that exclude or need each other: refused in one way, before anything runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def refuse_beside(main: str, others: Mapping[str, object]) -> None:
 
 
 def refuse_without(main: str, others: Mapping[str, object]) -> None:
-    """Refuse options that have no use without `main`, where `main` was not given.
+    """Refuse options that have no use without `main`, which was not given.
 
     Args:
         main: the option that they need, as the user would write it.
-        others: option -> its value, as of `refuse_beside`.
+        others: as in `refuse_beside`.
 
     Raises:
         UsageError: one was given.
@@ -39,7 +39,7 @@ def refuse_without(main: str, others: Mapping[str, object]) -> None:
 
 
 def check_suite(evaluate: object, data_root: object) -> None:
-    """Raises UsageError where one of --evaluate and --data-root was given, and the other was not."""
+    """Raises UsageError if only one of --evaluate and --data-root was given."""
     if (evaluate is None) != (data_root is None):
         raise UsageError(
             "--evaluate and --data-root go together: which suite, and the folder of its data sets"

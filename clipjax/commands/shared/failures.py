@@ -1,7 +1,7 @@
-"""What the system refuses, in one sentence: a disk that fails, memory that runs out, input nested too deeply.
+"""Failures of the system, in one sentence: a failing disk, no memory left, input nested too deeply.
 
-Readers refuse bad input by themselves and name the line. This is the net below them. Mistakes of clipjax
-(TypeError, KeyError, ...) pass through it: they end in a traceback, which belongs in a bug report.
+Readers refuse bad input themselves and name the line; this is the net below them. Bugs of clipjax (TypeError,
+KeyError, ...) pass through: they end in a traceback, which belongs in a bug report.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections.abc import Iterator
 from clipjax.errors import DataError
 
 TRACEBACK = "CLIPJAX_TRACEBACK"
-PIPE_CLOSED = 141  # what a shell reports of a command that SIGPIPE ended
+PIPE_CLOSED = 141  # a shell's exit code for a command that SIGPIPE ended
 
 
 @contextlib.contextmanager
 def in_one_sentence() -> Iterator[None]:
     """Turn OSError, MemoryError, RecursionError and names that are not UTF-8 into a DataError.
 
-    With CLIPJAX_TRACEBACK=1 in the environment they stay as they are. Where whoever reads our output has
-    gone (`clipjax models | head`), the process ends quietly, with exit code 141.
+    CLIPJAX_TRACEBACK=1 in the environment leaves them as they are. If the reader of our output has gone
+    (`clipjax models | head`), the process ends quietly with exit code 141.
     """
     try:
         try:
             yield
         except SystemExit as end:
-            if isinstance(end.__context__, BrokenPipeError):  # typer makes it an exit code of its own
+            if isinstance(end.__context__, BrokenPipeError):  # typer gives it another exit code
                 raise end.__context__ from None
             _flush()
             raise
@@ -42,7 +42,7 @@ def in_one_sentence() -> Iterator[None]:
 
 
 def _flush() -> None:
-    """Write what is left of our output. The interpreter would do it too late for an error to be caught."""
+    """Write what is left of our output; at the interpreter's exit it is too late to catch an error."""
     if sys.stdout is None:  # closed before we began (`>&-`)
         return
     try:
@@ -54,7 +54,7 @@ def _flush() -> None:
 
 
 def _sentence(error: BaseException) -> str | None:
-    """The sentence for an error; None for one that is a mistake of ours."""
+    """The sentence for an error; None for a bug of ours."""
     if isinstance(error, MemoryError):
         what = f": {error}" if str(error) else ""
         return f"memory ran out{what}; give the machine more, or clipjax less at once"

@@ -13,11 +13,11 @@ from clipjax.commands.shared.output import print_table, say
 def print_plan(
     data: Any, settings: Any, jobs: Sequence[tuple[str, Any]], loading: Mapping[str, Any], as_json: bool
 ) -> None:
-    """One plan for each (model, recipe); no weights are read of registered models, and nothing is written.
+    """Print a plan for each (model, recipe). Reads no weights of registered models, and writes nothing.
 
     Args:
         data: a `clipjax.finetune.run.Data`.
-        loading: what the user states of the models, as `load_model` takes it.
+        loading: what the user states about the models, as `load_model` takes it.
         settings: a `clipjax.finetune.method.Settings`.
     """
     from clipjax.finetune.plan import abstract_model, plan

@@ -1,4 +1,4 @@
-"""Options that several commands have, each declared once, and how their texts are read."""
+"""Options of several commands, each declared once, and the readers of their values."""
 
 from __future__ import annotations
 
@@ -151,17 +151,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JS
 
 
 def workers_asked(text: str) -> int | Literal["auto"]:
-    """The value of --workers. Raises UsageError for anything but a number and "auto"."""
+    """The value of --workers. Raises UsageError unless it is a number or "auto"."""
     return number_or_auto(text, "--workers", "of processes")
 
 
 def batch_asked(text: str) -> int | Literal["auto"]:
-    """The value of --batch-size. Raises UsageError for anything but a number and "auto"."""
+    """The value of --batch-size. Raises UsageError unless it is a number or "auto"."""
     return number_or_auto(text, "--batch-size", "of images")
 
 
 def number_or_auto(text: str, option: str, of: str) -> int | Literal["auto"]:
-    """A number, or "auto". Raises UsageError for anything else; `of` is what is counted."""
+    """A number, or "auto". Raises UsageError for anything else; `of` names what is counted."""
     if text == "auto":
         return text
     try:
@@ -180,7 +180,7 @@ def stated_options(
 
 
 def say_unknown_facts(source: str | Path | None, card: Card) -> None:
-    """One sentence on stderr where foreign weights have no facts, with the option that helps."""
+    """If foreign weights have no facts, say so on stderr in one sentence, with the option that helps."""
     if card.facts_origin != "unknown" or (place(source or "") / "card.json").is_file():
         return
     why = card.unknown.get("facts", "nobody stated them")

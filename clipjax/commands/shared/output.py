@@ -1,4 +1,4 @@
-"""What commands print: lines for a person, and tables as aligned columns."""
+"""What commands print: lines for a person, and tables of aligned columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clipjax.results.escaping import terminal
 
 
 def say(text: object = "", *, err: bool = False, **style: Any) -> None:
-    """Print a line, or several, for a person: what a terminal would obey is shown instead.
+    """Print one or several lines; characters that a terminal obeys are shown instead.
 
     Args:
         err: to stderr.
-        style: as of `typer.secho`.
+        style: as in `typer.secho`.
     """
     typer.secho(terminal(str(text)), err=err, **style)
 
@@ -26,9 +26,10 @@ def print_table(
     rows: Sequence[Sequence[object]],
     colours: Sequence[str | None] | None = None,
 ) -> None:
-    """Print `rows` under `titles`. A column whose cells are all numbers (or empty) is right-aligned.
+    """Print `rows` under `titles`. A column is right-aligned if all its cells are numbers or empty.
 
-    colours: of each row, on a terminal.
+    Args:
+        colours: one for each row, on a terminal.
     """
     cells = [["" if cell is None else visible(str(cell)) for cell in row] for row in rows]
     columns = list(zip(*cells)) if cells else [()] * len(titles)

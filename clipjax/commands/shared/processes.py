@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def join(distributed: bool) -> None:
-    """Join the other processes where --distributed was given; before JAX is used."""
+    """Join the other processes if --distributed was given; call it before JAX is used."""
     if distributed:
         from clipjax.devices.processes import join_processes
 
@@ -21,7 +21,7 @@ def join(distributed: bool) -> None:
 
 
 def say_waiting(stats: Sequence[EmbedStats]) -> None:
-    """Say how long the devices waited for pixels, where any images were embedded."""
+    """Say how long the devices waited for pixels, if any images were embedded."""
     from clipjax.embeddings.images import share_waiting
 
     if (waiting := share_waiting(stats)) is None:

@@ -1,4 +1,4 @@
-"""What commands about results share: the folder, which of its rows, and where a text goes."""
+"""What commands about results share: open a folder, select rows, write a text."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DEFAULT = "parity"  # of --precision
 
 
 def opened(folder: Path) -> ResultStore:
-    """The results in a folder. Says on stderr which of its folders are no runs.
+    """The results in a folder; says on stderr which of its folders are not runs.
 
     Raises:
-        DataError: it is not there or holds no run.
+        DataError: the folder is missing or holds no run.
     """
     from clipjax.results.store import ResultStore
 
@@ -40,13 +40,13 @@ def warn_left_out(found: ResultStore) -> None:
 
 
 def selected(rows: Sequence[Row], wanted: Mapping[str, Sequence[str] | None]) -> list[Row]:
-    """The rows that have one of the wanted names in each field; `*` stands for anything in a name.
+    """The rows that have one of the wanted names in each field; `*` in a name stands for anything.
 
     Args:
         wanted: field of a row -> names; None or empty for any.
 
     Raises:
-        UsageError: a name that no row has, or rows that have each name but not together.
+        UsageError: no row has a name, or no row has the names together.
     """
     found = list(rows)
     for field, names in wanted.items():
@@ -71,13 +71,13 @@ _WORDS = {"dataset": "data set"}
 
 
 def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = DEFAULT) -> None:
-    """Refuse --prompts and --precision that no row has: a mistyped one would choose nothing, and say nothing.
+    """Refuse --prompts and --precision that no row has: a mistyped one would silently choose nothing.
 
     Args:
-        prompts: None where nothing was asked for.
+        prompts: None if not given.
 
     Raises:
-        UsageError: rows have some, but not this one.
+        UsageError: no row has it; the default precision always passes.
     """
     sets, precisions = set[str](), {DEFAULT}
     for row in rows:
@@ -92,7 +92,7 @@ def check_choice(rows: Iterable[Row], *, prompts: str | None, precision: str = D
 
 
 def check_models(known: Iterable[str], asked: Iterable[str]) -> None:
-    """Raises UsageError, with near names, if results have no model of a name that was asked for."""
+    """Raises UsageError, with near names, if the results lack a model that was asked for."""
     models = list(known)
     for name in asked:
         if name not in models:
@@ -109,7 +109,7 @@ SHIPPED: dict[str, Callable[[], Sequence[str]]] = {
     "prompt set": _shipped_prompts,
     "precision": lambda: ("parity", "fast"),
 }
-"""Names that exist, by what they name: a name that no row has may still be spelled right."""
+"""Kind of a name -> its known names: one that no row has may still be spelled right."""
 
 
 def emit(text: str, out: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The stores of embeddings and of decoded pixels that the options of a command mean."""
+"""The stores of embeddings and of decoded pixels that a command's options name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def store_root(store: Path | None) -> Path:
 
 
 def cached_pixels() -> Path:
-    """The pixel store of the user's cache. Embeddings are small and cost more: each has its own budget."""
+    """The pixel store of the user's cache, with its own budget: embeddings are small and cost more."""
     return cache_dir() / "pixels"
 
 
 def pixels_in(root: Path | None, budget: str | None) -> PixelStore | None:
-    """The pixel store that --pixel-store and --pixel-budget ask for; None where no one is."""
+    """The pixel store of --pixel-store and --pixel-budget, or None."""
     if root is None:
         refuse_without("--pixel-store", {"--pixel-budget": budget})
         return None
