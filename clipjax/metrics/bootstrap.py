@@ -1,13 +1,11 @@
 """Bootstrap of any statistic that can count an image several times.
 
-A resample of a data set is written as weights: how often each image is drawn (Efron 1979). They depend on
-the data set and the seed alone, so every score and every model on one data set is judged on the same
-resamples: the difference of two draws of `bootstrap` is a paired bootstrap. Images that share a class, an
-object or a caption are drawn together: then the clusters are resampled.
+A resample is written as weights: how often each image is drawn (Efron 1979). They depend only on the data set
+and the seed, so that all models and scores get the same resamples: the difference of two `bootstrap` results
+is a paired bootstrap. Images that share a class, object or caption form a cluster, drawn as one.
 
-Weights are drawn and used a block of resamples at a time and never held whole: a thousand resamples of
-50,000 images would take 200 MB. Blocks are worked on side by side, one thread a core. Neither their size nor
-the number of threads changes a single number.
+Weights are never held whole (1,000 resamples of 50,000 images: 200 MB) but made in blocks, on one thread a
+core. Neither the block's size nor the threads change a number.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from jaxtyping import Float64, Int32, Num, Real, Shaped
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
-# Weights of one block, in numbers. Small: what a statistic makes of them should stay in the caches.
+# Weights in one block. Small, so that a statistic's intermediate arrays stay in the CPU's caches.
 BLOCK = 2**18
 
 
@@ -35,10 +33,13 @@ class Resampling:
     """Resamples of one data set, with replacement and of the same size.
 
     Attributes:
-        data: name of the data set. Part of the seed: data sets are resampled independently of each other.
+        data: name of the data set; part of the seed, so that data sets are resampled independently.
         size: its images.
-        clusters: int [size], the cluster of each image, 0..C-1, each with an image; None: each image by
-            itself. A resample has C clusters, and as many images as these hold.
+        clusters: int [size], the cluster of each image, 0..C-1 without a gap; None: each image is its own. A
+            resample has C clusters, and as many images as these hold.
+
+    Raises:
+        ValueError: clusters with gaps, fewer than two units, or no resample.
     """
 
     data: str
@@ -60,7 +61,7 @@ class Resampling:
 
     @property
     def units(self) -> int:
-        """What is drawn: clusters or images."""
+        """The number of clusters, or of images."""
         return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
@@ -70,7 +71,7 @@ class Resampling:
         for start in range(0, self.resamples, rows):
             count = min(rows, self.resamples - start)
             drawn = rng.integers(0, self.units, (count, self.units))
-            # Row r has its own bins: one call counts all rows.
+            # Each row has its own range of numbers, so that one bincount counts all rows.
             drawn += self.units * np.arange(count)[:, None]
             weights = np.bincount(drawn.ravel(), minlength=count * self.units).astype(np.int32)
             weights = weights.reshape(count, self.units)
@@ -86,13 +87,16 @@ def bootstrap(
     """Values of a statistic on every resample.
 
     Args:
-        statistic: takes the weights of B resamples, int32 [B, size], one argument for each data set; returns
-            numbers by name, float64 [B] each (or [B, K]). Called from several threads at once.
+        statistic: takes the weights of B resamples, int32 [B, size], one argument a data set; returns float64
+            [B] (or [B, K]) by name. Called from several threads at once.
         data: data sets, resampled the same number of times.
-        block: the largest number of weights made at once (one resample, if that is larger).
-        threads: default one for each core.
+        block: the most weights made at once (one resample, if that is larger).
+        threads: default one a core.
 
-    Returns: float64 [resamples] (or [resamples, K]) for each name.
+    Returns: float64 [resamples] (or [resamples, K]) by name.
+
+    Raises:
+        ValueError: data sets with different numbers of resamples, or of one name.
     """
     if len({each.resamples for each in data}) != 1:
         raise ValueError("the data sets of a bootstrap must all be resampled the same number of times")
@@ -108,7 +112,7 @@ def bootstrap(
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:
-    """statistic(*block) in order. Blocks are drawn here, in turn, and no more than are being worked on."""
+    """statistic(*block) in order. Draws blocks one by one, about as many as are being worked on."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque = collections.deque()
         for block in blocks:
@@ -120,8 +124,10 @@ def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep arrays that are freed: giving them back and faulting them in again takes longer
-    than the arithmetic. glibc keeps blocks as large as the largest mapped one it has seen freed."""
+    """Let the C library keep freed arrays: faulting pages in again takes longer than the arithmetic.
+
+    glibc keeps blocks as large as the largest mapped one it has seen freed.
+    """
     np.empty(2**23, np.uint8)
 
 
@@ -130,8 +136,8 @@ def percentile_interval(
 ) -> Interval:
     """The central part of the bootstrap's values, with linear interpolation between them.
 
-    It says nothing where no resample can differ (a rate of 0 or 1): use an interval of proportions there.
-    The method names the number of resamples, e.g. "bootstrap_1000", "cluster_bootstrap_1000".
+    It has no width where no resample can differ (a rate of 0 or 1): use an interval of proportions there.
+    Methods by the number of resamples: "bootstrap_1000", "cluster_bootstrap_1000".
 
     Raises:
         ValueError: a value is NaN.
@@ -153,8 +159,8 @@ def centred_interval(
 ) -> Interval:
     """Percentiles of draws moved so that their mean is the value, and cut off at `lower`.
 
-    For a sum of absolute values, such as ECE: it grows with every noise that is added, and of a
-    well-calibrated model all resamples lie above the value itself. E.g. "centred_bootstrap_1000".
+    For a sum of absolute values, such as ECE, which noise only raises: a well-calibrated model's resamples
+    all lie above its value. Method: e.g. "centred_bootstrap_1000".
 
     Raises:
         ValueError: a draw is NaN.
@@ -164,7 +170,7 @@ def centred_interval(
 
 
 def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
-    """Whether there are draws, and two of them differ: else they say nothing of a number's spread."""
+    """Whether there are draws and two of them differ; otherwise they contain no spread."""
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 
 
@@ -182,7 +188,7 @@ def interval_of_mean(
     Args:
         mean: of numbers in 0..1.
         draws: None where there is too little to resample.
-        units, what: how many independent ones of what the mean rests on at least, e.g. 50 "images".
+        units, what: the least number of independent units behind the mean, and their name, e.g. 50 "images".
     """
     if draws is not None and len(draws):
         limits = percentile_interval(draws, level, clustered=clustered)
@@ -194,5 +200,4 @@ def interval_of_mean(
 def weighted_mean(
     values: Shaped[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
 ) -> Float64[np.ndarray, " B"]:
-    """Mean of the values on each resample."""
     return weights @ values.astype(np.float64) / weights.sum(axis=1)

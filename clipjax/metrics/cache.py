@@ -5,15 +5,13 @@ search_hp):
 
     logits = zero-shot logits + alpha * sum over the keys of a class of exp(-beta (1 - feature @ key))
 
-The reference computes all of this again for each of its 4,000 pairs of alpha and beta. Here the products
-with the keys are made once, a block of images at a time, and dropped. Two identities do the rest:
+The reference computes this for each of 4,000 pairs of alpha and beta. Here products with the keys are
+computed once. No pair is skipped or interpolated; two identities save the rest:
 
-* exp(-(b + c) d) = exp(-b d) exp(-c d): evenly spaced betas are sums of a few coarse and a few fine ones, so
-  that 200 betas need 29 exponentials of a distance and not 200.
-* The logits are straight lines in alpha, so the label's class wins on one interval of alphas; its ends are
-  quotients, found in one pass over the classes for all alphas.
-
-No pair is skipped or interpolated.
+* exp(-(b + c) d) = exp(-b d) exp(-c d). Evenly spaced betas are sums of a few coarse and a few fine ones:
+  200 betas need 29 exponentials of a distance.
+* Logits are straight lines in alpha, so the label's class wins on one interval of alphas. One pass over the
+  classes finds its ends, which are quotients.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from jaxtyping import Float, Int, Int64, Real
 from clipjax.metrics.inputs import refuse
 
 _BLOCK = 2**22  # distances between images and keys that are held at once
-_MOST_IMAGES = 64  # of a block
-_UNROLL = 16  # keys of a class that are added in one loop
+_MOST_IMAGES = 64  # in a block
+_UNROLL = 16  # keys of a class added in one loop
 
 
 def affinities(
@@ -46,8 +44,8 @@ def affinities(
 
     Args:
         features: of unit norm.
-        values: the class of each key, known while JAX traces. Sorted, with equally many keys of each
-            class, they make this a plain sum; otherwise it is a scatter.
+        values: the class of each key, known while JAX traces. Sorted, with equally many keys a class, they
+            need no scatter.
     """
     terms = jnp.exp(-np.float32(beta) * (1 - jnp.matmul(features, keys, precision="highest")))
     shots = len(values) // num_classes
@@ -63,13 +61,13 @@ def count_correct(
     betas: Real[np.ndarray, " I"],
     alphas: Real[np.ndarray, " J"],
 ) -> Int64[np.ndarray, "I J"]:
-    """How many images each pair of beta and alpha classifies rightly; of equal logits the first class wins.
+    """How many images each pair of beta and alpha classifies correctly; of equal logits the first class wins.
 
     Memory does not grow with the images: at most some millions of distances are held at once.
 
     Args:
-        blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K], and
-            labels int [n]; a label of -1 (padding) counts nowhere.
+        blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K],
+            labels int [n] (-1 is padding).
         values: the class of each key.
         betas: evenly spaced ones are fastest.
 
@@ -86,7 +84,7 @@ def count_correct(
             cache = _by_slot(np.asarray(keys, np.float32), values, classes)
         refuse(np.asarray(labels) >= classes, f"the label is not among the {classes} classes")
         size = int(np.clip(_BLOCK // cache[1].size, 1, _MOST_IMAGES))
-        # A CPU keeps what belongs to one image in its cache; an accelerator wants much to do at once.
+        # One image's numbers fit a CPU's cache; an accelerator needs much work at once.
         rows = 1 if jax.default_backend() == "cpu" else size
         counts = [
             _count(*part, *cache, coarse, fine, alphas, rows=rows)
@@ -97,7 +95,10 @@ def count_correct(
 
 
 def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [I'] and [C]: beta i is coarse[i // C] + fine[i % C]. C = 1 where that does not divide them."""
+    """float32 [I'] and [C]: beta i is coarse[i // C] + fine[i % C]; C is 1 if the betas do not divide so.
+
+    E.g. betas 1 2 3 4 -> coarse 1 3, fine 0 1.
+    """
     for count in (round(len(betas) ** 0.5), 1):
         coarse, fine = betas[::count], betas[:count] - betas[0]
         sums = (coarse[:, None] + fine).ravel()[: len(betas)]
@@ -107,8 +108,7 @@ def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array, Array]:
-    """The keys by their number within their class and by class, float32 [D, S, K], and which there are, bool
-    [S, K]; S is the most that a class has."""
+    """Keys by their number within their class, float32 [D, S, K], and which exist, bool [S, K]."""
     order = np.argsort(values, kind="stable")
     count = np.bincount(values, minlength=classes)
     slot = np.arange(len(values)) - np.repeat(np.cumsum(count) - count, count)
@@ -143,8 +143,10 @@ def _count(
     *,
     rows: int,
 ) -> Array:
-    """int32 [betas, alphas] of a block, `rows` images at a time; betas that fill up the last coarse one
-    included."""
+    """int32 [betas, alphas] of a block, `rows` images at a time.
+
+    There may be more betas than asked for: those that complete the last coarse one.
+    """
     (slots, classes), images = present.shape, len(features)
     flat = keys.reshape(len(keys), slots * classes)
     distance = 1 - jnp.matmul(features, flat, precision="highest")
@@ -165,7 +167,7 @@ def _count(
 def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
     """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K].
 
-    The loops are there to have their results written out: fused, exponentials would be computed again.
+    The loops force XLA to store the exponentials: fused, it would compute them again.
     """
     there = present[:, None]
     slow = jax.lax.map(lambda beta: jnp.where(there, jnp.exp(-beta * distance), 0), coarse)
@@ -181,11 +183,11 @@ def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> 
 
 
 def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
-    """How many of r images have their label for the largest of logits + alpha * sums, int32 [C, J].
+    """How many of r images have their label as the largest of logits + alpha * sums, int32 [C, J].
 
-    Class k stays behind the label's class y as long as alpha * (sums_k - sums_y) <= logits_y - logits_k, or <
-    for a k before y. Dividing bounds alpha from above where the difference of sums is positive, from below
-    where it is negative, and where it is zero decides without alpha.
+    Class k does not beat the label's class y as long as alpha * (sums_k - sums_y) <= logits_y - logits_k (<
+    for k before y, which wins ties). Dividing bounds alpha from above where the difference of sums is
+    positive, from below where it is negative; where it is zero, alpha has no effect.
 
     Args:
         sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
@@ -196,7 +198,7 @@ def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) 
     bound = lead / gain
     above, below = jnp.where(gain > 0, bound, jnp.inf), jnp.where(gain < 0, bound, -jnp.inf)
     lost = (gain == 0) & ((lead < 0) | (before & (lead == 0)))
-    alphas = alphas[:, None, None]  # [J, 1, 1] beside [C, r] of the bounds
+    alphas = alphas[:, None, None]  # [J, 1, 1] against bounds [C, r]
     wins = (alphas <= above.min(axis=2)) & (alphas >= below.max(axis=2)) & ~lost.any(axis=2)
     wins &= alphas < jnp.where(before, above, jnp.inf).min(axis=2)
     wins &= alphas > jnp.where(before, below, -jnp.inf).max(axis=2)

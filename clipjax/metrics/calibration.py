@@ -1,12 +1,12 @@
 """Calibration: ECE, MCE, NLL, Brier score, the reliability diagram, and temperature scaling.
 
-All in double precision, whatever the logits come in: a confidence that lies on the edge of a bin, and the
-optimum of a flat curve, are decided by the last digits. Reductions are sums over images, so the parts of a
-data set may be reduced apart and added. Everything here is called from Python, not from under a `jax.jit`.
+All in double precision, whatever the logits' dtype: last digits decide about a confidence on a bin's edge and
+the optimum of a flat curve. Reductions are sums over images: parts of a data set can be added. Call these
+from Python, not under `jax.jit`.
 
-Sources: Naeini et al. 2015 (ECE, MCE), Guo et al. 2017 (15 equal-width bins, right-closed: (lo, hi]; the one
-scalar temperature), Nixon et al. 2019 (bins of equal mass). A confidence of exactly 0 falls into the first
-bin, as in ImageNet-X's code. Temperature is fitted exactly, where Guo's LBFGS may stop short of the optimum.
+Sources: Naeini et al. 2015 (ECE, MCE); Guo et al. 2017 (15 equal-width bins, right-closed: (lo, hi]; one
+scalar temperature, fitted here exactly, where their LBFGS may stop short); Nixon et al. 2019 (bins of equal
+mass). A confidence of exactly 0 is in the first bin, as in ImageNet-X's code.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def score(
 ) -> Scored:
     """Softmax of logits / temperature against the labels, image by image.
 
-    Ties of the best class go to the lowest index. The Brier score is the squared distance of the
-    probabilities from the label's one-hot vector, over all classes: 0 to 2.
+    Of equal classes the lowest index is best. The Brier score is the squared distance of the probabilities
+    from the label's one-hot vector, summed over all classes: 0 to 2.
 
     Args:
         logits: [N, K], already restricted to the data set's classes.
@@ -71,7 +71,8 @@ def score(
         temperature: > 0.
 
     Raises:
-        ValueError: nothing counts, a label is outside the classes, or a logit is not finite; names the row.
+        ValueError: the temperature is not a number above 0, no image counts, a label is outside the classes,
+            or a logit is not finite; names the row.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature is {temperature}; give a number above 0")
@@ -82,14 +83,13 @@ def score(
 
 
 def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
-    """Weighted mean over images, e.g. of `Scored.nll`. Raises ValueError if no image counts."""
+    """Weighted mean over images. Raises ValueError if no image counts."""
     array = np.asarray(values, np.float64)
     counts = count_of_each(weights, len(array))
     return float(np.sum(array[counts > 0] * counts[counts > 0]) / counts.sum())
 
 
 def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` bins of one width on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
@@ -99,9 +99,9 @@ def equal_mass_edges(
 ) -> Float64[np.ndarray, " {bins}+1"]:
     """Edges of `bins` bins that hold equally many images.
 
-    The m-th inner edge is the ceil(m N / bins)-th smallest confidence, so that right-closed bins hold
-    N / bins images each where that is a whole number. Equal confidences share a bin, whatever their order;
-    with many of them, or with fewer images than bins, some bins are empty.
+    The m-th inner edge is the ceil(m N / bins)-th smallest confidence. So right-closed bins hold N / bins
+    images each, if that is whole. Equal confidences share a bin; with many of them, or fewer images than
+    bins, some bins are empty.
     """
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
@@ -112,9 +112,9 @@ def equal_mass_edges(
 
 @dataclass(frozen=True)
 class Reliability:
-    """What the images of each bin sum up to. Parts of a data set with the same edges may be added.
+    """Sums over the images of each bin: their count, confidences, and correct ones.
 
-    count, confidence (sum) and correct (number) are of each bin.
+    Parts of a data set with the same edges may be added; other edges raise ValueError.
     """
 
     edges: Float64[np.ndarray, " edges"]
@@ -143,12 +143,12 @@ def reliability(
     """Sums over the images of each right-closed bin.
 
     Args:
-        confidence: [N], 0 to 1. Its own precision decides about the edges: 0.2 in float32 is above 0.2.
+        confidence: [N], 0 to 1. Compared in its own precision: 0.2 in float32 is above the edge 0.2.
         correct: bool [N].
         edges: ascending, from `equal_width_edges` or `equal_mass_edges`.
 
     Raises:
-        ValueError: nothing counts, or a confidence is no probability; names the row.
+        ValueError: no image counts, or a confidence is not a probability; names the row.
     """
     values, counts = _confidences(confidence, weights)
     correct = booleans("correct", correct)
@@ -162,7 +162,7 @@ def reliability(
 
 
 def ece(bins: Reliability) -> float:
-    """Expected calibration error: |accuracy - mean confidence| of the bins, weighted by their images."""
+    """Expected calibration error: the bins' |accuracy - mean confidence|, weighted by their images."""
     return float(np.sum(np.abs(bins.correct - bins.confidence)) / np.sum(bins.count))
 
 
@@ -175,7 +175,7 @@ def mce(bins: Reliability) -> float:
 def bin_of(
     confidence: Float[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
 ) -> Int[np.ndarray, " N"]:
-    """The right-closed bin of each image, from 0; arguments as in `reliability`."""
+    """The right-closed bin of each image, from 0."""
     return np.searchsorted(edges[1:-1], np.asarray(confidence, np.float64))
 
 
@@ -184,10 +184,7 @@ def bin_columns(
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
     """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
 
-    Args:
-        confidence, correct, edges: as in `reliability`, every image counting.
-
-    Returns: float64 [N, 3, B]. The sums of resamples are weights [R, N] times it, float64 [R, 3, B].
+    Weights [R, N] times this give the sums of R resamples, float64 [R, 3, B].
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
@@ -202,7 +199,7 @@ def ece_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]
 
 
 def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """MCE, likewise; an empty bin has no error."""
+    """MCE, from the same; an empty bin has no error."""
     return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
 
 
@@ -233,8 +230,8 @@ def fit_temperature(
 ) -> float:
     """The T > 0 that minimises the mean of -log softmax(logits / T)[label].
 
-    NLL is convex in 1 / T, so its slope has one root, which is bracketed by doubling and closed in on by
-    Brent's method: no bounds that could bind, no learning rate.
+    NLL is convex in 1 / T, so its slope has one root. Doubling brackets it and Brent's method finds it: there
+    are no bounds that could bind, and no learning rate.
 
     Raises:
         ValueError: as `score`.
@@ -274,9 +271,9 @@ def temperature_error(
 ) -> float:
     """Standard error of log T at the fitted temperature, by the sandwich formula (Huber 1967).
 
-    With sharpness b = 1 / T, an image's NLL has the slope g = E_p[z] - z[label] and the curvature
-    h = Var_p[z]; the error of b is sqrt(sum g^2) / sum h, and that of log T is b's divided by b. It holds
-    whether or not some temperature makes the model calibrated, and needs no second fit.
+    With b = 1 / T, an image's NLL has the slope g = E_p[z] - z[label] and the curvature h = Var_p[z]. The
+    error of b is sqrt(sum g^2) / sum h, and that of log T this over b. It is valid for any model, calibrated
+    or not, and needs no second fit.
     """
     _, labels = _checked(logits, labels, None)
     with jax.enable_x64(True):
@@ -285,7 +282,7 @@ def temperature_error(
 
 
 def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
-    """Limits of T that are even on the logarithmic scale, from the standard error of log T."""
+    """Limits of T, symmetric on the logarithmic scale, from the standard error of log T."""
     half = scipy.stats.norm.ppf((1 + level) / 2) * error
     return Interval(
         temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"
@@ -295,10 +292,10 @@ def temperature_interval(temperature: float, error: float, level: float = LEVEL)
 def half_split(names: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
     """Rows of the calibration half and of the test half.
 
-    Images are ordered by file name without folders (those of one file name by their folders) and dealt out by
-    RandomState(333).permutation: the first half calibrates. That is `train_test_split(test_size=0.5,
-    random_state=333)` of Adaptive-Calibrators-Ensemble, whose second return is the calibration half. An odd
-    image goes to the calibration half.
+    Images are sorted by file name without folders (equal names by folder) and shuffled by
+    RandomState(333).permutation; the first half, with an odd image, calibrates. This is
+    `train_test_split(test_size=0.5, random_state=333)` of Adaptive-Calibrators-Ensemble, whose second return
+    is the calibration half.
 
     Raises:
         ValueError: fewer than two images, or two of one name, whose order would be arbitrary.
@@ -337,7 +334,7 @@ def _score(
 def _slopes(
     logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"], temperature: Scalar
 ) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
-    """Slope and curvature of each image's NLL as a function of 1 / T."""
+    """Slope and curvature of each image's NLL, as functions of 1 / T."""
 
     def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         z = row[0].astype(jnp.float64)
@@ -355,7 +352,7 @@ def _bin_sums(
     counts: Int[jax.Array, " N"],
     inner: Float64[jax.Array, " inner"],
 ) -> Float64[jax.Array, "inner+1 3"]:
-    """Images, sum of confidence and of correct of each bin."""
+    """Columns: images, sum of confidence, correct images."""
     exact, weight = confidence.astype(jnp.float64), counts.astype(jnp.float64)
     place = jnp.sum(exact[:, None] > inner, axis=1)
     values = jnp.stack([weight, weight * exact, weight * correct.astype(jnp.float64)], axis=1)
@@ -366,7 +363,6 @@ def _bin_sums(
 def _best_and_own(
     logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"]
 ) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
-    """Each row's largest logit and its label's."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     return jnp.max(logits, axis=1).astype(jnp.float64), own.astype(jnp.float64)
 
@@ -374,7 +370,7 @@ def _best_and_own(
 def _mean_nll(
     sharpness: jax.Array, logits: jax.Array, best: jax.Array, own: jax.Array, counts: jax.Array
 ) -> jax.Array:
-    """The mean NLL as a function of `sharpness` = 1 / T."""
+    """As a function of `sharpness` = 1 / T."""
     shares = jnp.exp(sharpness * (logits.astype(jnp.float64) - best[:, None]))
     nll = jnp.log(jnp.sum(shares, axis=1)) + sharpness * (best - own)
     weight = counts.astype(jnp.float64)
@@ -387,7 +383,7 @@ _slope = jax.jit(jax.grad(_mean_nll))
 def _checked(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each image counts, and its label; see `score` for what is refused."""
+    """How often each image counts, and its label."""
     n, num_classes = np.shape(logits)
     counts = count_of_each(weights, n)
     with jax.enable_x64(True):

@@ -1,8 +1,8 @@
-"""Classification metrics: jitted kernels on arrays, and nothing else.
+"""Classification metrics: jitted kernels on arrays.
 
 Scores are float32 (float64 under `jax.enable_x64`), one row an image and one column a class; labels are
-column indices. Ties go to the lowest index everywhere, as with an argmax: two classes of one name then behave
-as in the reference. Counts are integers.
+column indices. Ties go to the lowest index, as with an argmax, so two classes of one name behave as in the
+reference.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]
 
 @jax.jit
 def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Bool[jax.Array, " N"]:
-    """Whether each label is among its row's ranked columns."""
     return jnp.any(ranked == labels[:, None], axis=1)
 
 
 @jax.jit
 def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
-    """Whether several columns have a row's largest score: the lowest index decides."""
+    """Whether several columns share a row's largest score."""
     return jnp.sum(scores == jnp.max(scores, axis=1, keepdims=True), axis=1) > 1
 
 
@@ -50,14 +49,13 @@ def class_counts(
 
 @jax.jit
 def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
-    """Probabilities of each row, float32 (of float64 logits float64)."""
+    """Probabilities of each row: float32, or float64 from float64 logits."""
     kept = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
     return jax.nn.softmax(logits.astype(kept), axis=1)
 
 
 @jax.jit
 def take_classes(scores: Num[jax.Array, "N K"], columns: Int[jax.Array, " M"]) -> Num[jax.Array, "N M"]:
-    """Scores of the chosen columns."""
     return scores[:, columns]
 
 
@@ -73,7 +71,7 @@ def group_mean(
 
     Args:
         columns, group: column `columns[p]` is a member of group `group[p]`. A column may be in several groups
-            or in none; no group is empty.
+            or none; no group is empty.
     """
     size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
     total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
@@ -88,6 +86,6 @@ def group_max(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """Largest score of each group of columns; arguments and result as of `group_mean`."""
+    """Largest score of each group of columns; arguments as of `group_mean`."""
     best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
     return best.at[:, group].max(scores[:, columns])

@@ -1,8 +1,8 @@
-"""ROC and precision-recall curves as integer counts, and what is read off them.
+"""ROC and precision-recall curves as integer counts, and measures of them.
 
-A curve has one point for each distinct score of the positives, however many images tie there. Its counts
-come from sorted host arrays (`detection`) or, for scores in shards on devices, from a jitted kernel
-(`tally`): the integers are the same, and so are all numbers. scikit-learn's functions are the definition.
+A curve has one point a distinct score of the positives, however many images tie. Counts come from sorted host
+arrays (`detection`) or, for scores sharded over devices, from a jitted kernel (`tally`), as the same
+integers. scikit-learn's functions are the definition.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ Tally = Int[np.ndarray | jax.Array, " N"]
 class Counts:
     """Cumulative counts at the K distinct scores of the positives, most positive first, for B resamples.
 
-    A side without weights has one row for all of them.
+    A side without weights has one row.
 
     Attributes:
         tp: positives at or above the score; the last is the number of positives.
         before, fp: negatives above the score; negatives at or above it.
-        negatives: all of them.
+        negatives: all negatives.
+
+    Positives 3 1 and negatives 2 1 give, at the scores 3 and 1:
+        tp 1 2,   before 0 1,   fp 0 2,   negatives 2
     """
 
     tp: Int[np.ndarray, "#B K"]
@@ -47,9 +50,9 @@ class Counts:
 
     @cached_property
     def precision(self) -> Float64[np.ndarray, "B K"]:
-        """Of the images at or above each score, the share that is positive."""
+        """The share of positives among the images at or above each score."""
         seen = self.tp + self.fp
-        # A resample may have no image at the top scores: there is nothing to gain there either.
+        # A resample may have no image at the top scores; gain is 0 there, so any precision will do.
         return self.tp / np.maximum(seen, 1, out=seen)
 
 
@@ -87,8 +90,8 @@ def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
     """False positive rate at the recall closest to 0.95; of two that are as close, at the higher.
 
-    Of the thresholds with that recall it is the lowest, just above the next positive; but the highest of
-    those with recall 1. So does the reference, which compares the distances as they come out in float64.
+    Several thresholds have that recall. The reference takes the lowest, just above the next positive, except
+    at recall 1, where it takes the highest. It compares distances in float64, and so does this.
     """
     tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
@@ -104,13 +107,13 @@ def _reached(tp: np.ndarray) -> np.ndarray:
     """The first column whose recall, as a float64, is at least 0.95."""
     total = tp[:, -1].astype(np.int64)
     wanted = np.floor(RECALL * total).astype(np.int64) - 1
-    for _ in range(3):  # the smallest count with that recall is at most three further
+    for _ in range(3):  # rounding: the smallest count with that recall is at most three further
         wanted += wanted / total < RECALL
     return _places(tp, wanted, "left")
 
 
 def _places(rows: np.ndarray, values: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
-    """Where each row, which ascends, takes its value. int64 [B]."""
+    """searchsorted of each ascending row for its value. int64 [B]."""
     return np.array([row.searchsorted(value, side) for row, value in zip(rows, values.astype(rows.dtype))])
 
 
@@ -125,13 +128,13 @@ def _at(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def tally(
     scores: Float[jax.Array, " N"], others: Float[jax.Array, " M"], mask: Bool[jax.Array, " M"]
 ) -> tuple[Int32[jax.Array, " N"], Int32[jax.Array, " N"]]:
-    """How many of `others` lie above each score, and how many equal it.
+    """How many of `others` are above each score, and how many equal it.
 
-    Tallies against shards of `others` add up, and those of shards of `scores` are concatenated.
+    Tallies against shards of `others` add up; those of shards of `scores` are concatenated.
 
     Args:
         scores, others: finite, read as float32.
-        mask: False where `others` is padding.
+        mask: False for padding in `others`.
     """
     padding = jnp.iinfo(jnp.int32).max
     ranked = jnp.sort(jnp.where(mask, _ordered(others), padding))
@@ -151,9 +154,9 @@ def _ordered(scores: jax.Array) -> jax.Array:
 def tallied(
     among: tuple[Tally, Tally], against: tuple[Tally, Tally], mask: Bool[np.ndarray, " N"], total: int
 ) -> Counts:
-    """The counts that the measures of counts take, of one set of images, from tallies.
+    """The `Counts` of one set of images, from tallies.
 
-    For OOD as positive both tallies are those of negated scores.
+    With OOD as positive both tallies are of negated scores.
 
     Args:
         among, against: tallies of the positives' scores among themselves and against all negatives.

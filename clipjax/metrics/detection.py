@@ -1,11 +1,11 @@
 """Out-of-distribution detection: how well a score tells in-distribution (ID) from OOD images.
 
-A score is larger for an image that looks more in-distribution (`ood_scores`). `rank` sorts ID and OOD scores
-once; `measures` reads every number off the sorted scores, with the images counted once each or with weights
-(the resamples of a bootstrap: exactly the numbers of the resampled images). Everything follows from
-integers, the images above and at each distinct score: images that tie are one step of a curve, not an order.
+A larger score means more in-distribution (`ood_scores`). `rank` sorts the scores once; `measures` computes
+every number from them, each image once or weighted (a bootstrap's resamples: exactly the resampled images'
+numbers). All follow from integers, the images above and at each distinct score: tied images are one step of a
+curve.
 
-Code in use answers several questions under one name. Each has a name of its own here:
+Published code answers several questions under one name. Here each has its own:
 
 ===================  ========  ==============================================================================
 measure              positive  as computed by
@@ -19,13 +19,12 @@ fpr95_openood        OOD       OpenOOD: at the first point of the ROC curve with
 fpr95_imagenet_o     OOD       natural-adv-examples: as MOS, the other way round
 ===================  ========  ==============================================================================
 
-The first point is searched among all points of the ROC curve. scikit-learn's `roc_curve` by default leaves
-out points in the middle of a straight piece, which OpenOOD does not switch off: with distinct scores the
-value is the same, on a slanted straight piece (ties between ID and OOD at several levels) it is not. NINCO's
-code takes NaN for 0; here it is an error. A quantile is computed in float64.
+fpr95_openood searches all points of the ROC curve. OpenOOD leaves scikit-learn's `roc_curve` at its default,
+which drops points inside a straight piece: the value differs only on a slanted one (ties between ID and OOD
+at several levels). NINCO's code takes NaN for 0; here it is an error. Quantiles are computed in float64.
 
-This is NumPy: on a CPU its sort is ten times faster than XLA's. Scores that live on devices, in shards, are
-counted there by `curves.tally`, to the same integers.
+NumPy, because its sort is ten times faster on a CPU than XLA's. `curves.tally` counts scores in shards on
+devices, to the same integers.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """ID scores and OOD scores, finite, with what sorting them gives. `rank` makes one."""
+    """ID and OOD scores, finite, and their sorted forms, each computed once. Made by `rank`."""
 
     id_scores: Float[np.ndarray, " N"]
     ood_scores: Float[np.ndarray, " M"]
@@ -79,13 +78,13 @@ class Ranking:
 
     @cached_property
     def id_columns(self) -> _Columns:
-        """For ID images as the positives, whose highest score comes first."""
+        """With ID images as the positives, highest score first."""
         start, _, left, right = (part[::-1].copy() for part in _steps(self.id_sorted, self.ood_sorted))
         return _columns(len(self.id_scores) - start, right, left, len(self.id_scores))
 
     @cached_property
     def ood_columns(self) -> _Columns:
-        """For OOD images as the positives, whose lowest score comes first."""
+        """With OOD images as the positives, lowest score first."""
         _, end, left, right = _steps(self.ood_sorted, self.id_sorted)
         n = len(self.id_scores)
         return _columns(end, n - left, n - right, len(self.ood_scores))
@@ -119,8 +118,11 @@ def _checked(given: ArrayLike, side: str) -> np.ndarray:
 
 
 class _Steps(NamedTuple):
-    """The distinct values of sorted scores, ascending: where each starts and ends among them ([K] each), and
-    where it would among the scores of the other side."""
+    """The distinct values of sorted scores, ascending.
+
+    `start` and `end`: their range among the scores, [K] each. `left` and `right`: their range among the other
+    side's scores.
+    """
 
     start: np.ndarray
     end: np.ndarray
@@ -136,7 +138,10 @@ def _steps(scores: np.ndarray, others: np.ndarray) -> _Steps:
 
 
 def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: int) -> np.ndarray:
-    """Images, as weighted, ahead of each position of an order. int [B, n+1]; B = 1 if unweighted."""
+    """The images, as weighted, before each position of an order. int [B, n+1]; B = 1 if unweighted.
+
+    E.g. order 2 0 1, weights 1 0 3 -> 0 3 4 4.
+    """
     if weights is None:
         return np.arange(n + 1)[None]
     if weights.ndim != 2 or weights.shape[1] != n or weights.dtype.kind not in "biu":
@@ -144,7 +149,7 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
     total = weights.sum(axis=1, dtype=np.int64)
     if not total.all():
         raise ValueError(f"row {int(np.argmin(total))} of the weights counts no image")
-    # Half as wide, everything that follows takes about half as long.
+    # int32 halves the time of everything that follows.
     kind = np.int32 if total.max() < 2**30 else np.int64
     ahead = np.zeros((len(weights), n + 1), kind)
     np.cumsum(np.take(weights, order(), axis=1), axis=1, dtype=kind, out=ahead[:, 1:])
@@ -152,9 +157,11 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
 
 
 class _Columns(NamedTuple):
-    """What to read off cumulative counts at each distinct score of the positives: the column of the
-    positives at or above it (None: every column but the first, in order), those of the negatives before it
-    and with it (one array where no score ties across the sides)."""
+    """The columns of cumulative counts to read at each distinct score of the positives.
+
+    tp: of the positives at or above it; None: all columns but the first, in order. before, fp: of the
+    negatives above it, and at or above it; one array if no score ties across the sides.
+    """
 
     tp: np.ndarray | None
     before: np.ndarray
@@ -173,7 +180,7 @@ def _counts(columns: _Columns, positives: np.ndarray, negatives: np.ndarray, tot
 
 
 def _id_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray) -> Counts:
-    """From the ID images above, and the OOD images below, each position."""
+    """Counts from the ID images above, and the OOD images below, each position."""
     total = ood_below[:, -1:]
     return _counts(ranking.id_columns, id_above, total - ood_below, total[:, 0])
 
@@ -183,7 +190,7 @@ def _ood_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
     return _counts(ranking.ood_columns, ood_below, total - id_above, total[:, 0])
 
 
-# The area under the ROC curve is the same from either side; OOD sets are smaller than ImageNet.
+# AUROC is the same from either side; OOD as positive is faster, since OOD sets are smaller than ImageNet.
 _OF_COUNTS: dict[str, tuple[Callable[..., Counts], Callable[[Counts], np.ndarray]]] = {
     "auroc": (_ood_positive, area_under_roc),
     "aupr_in": (_id_positive, average_precision),
@@ -203,15 +210,16 @@ def measures(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[str, Float64[np.ndarray, " B"]]:
-    """The named measures, of the images once each or of B resamples of them.
+    """The named measures, as fractions, of the images once each or of B resamples of them.
 
     Args:
         ranking: of N ID and M OOD images.
         names: any of `MEASURES`.
-        id_weights, ood_weights: how often each image is in each resample: integers >= 0, [B, N] and [B, M],
-            no row all zero; a row of bools leaves images out. Without weights each image counts once.
+        id_weights, ood_weights: how often each image is in each resample: integers >= 0 or bools, [B, N] and
+            [B, M], no row all zero. None: B is 1 and each image counts once.
 
-    Returns: a fraction for each name and resample; B is 1 without weights.
+    Raises:
+        ValueError: an unknown name, or weights that are not of that form.
     """
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
@@ -265,12 +273,12 @@ def detection(
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Area under the ROC curve alone, which is the fastest. Raises ValueError as `rank` does."""
+    """AUROC alone, which is the fastest. Raises ValueError as `rank` does."""
     return detection(id_scores, ood_scores, ["auroc"])["auroc"]
 
 
 def tied_share(ranking: Ranking) -> float:
-    """The share of pairs of an ID and an OOD image with equal scores: AUROC counts each as one half."""
+    """The share of pairs of an ID and an OOD image with equal scores."""
     ends = (np.searchsorted(ranking.ood_sorted, ranking.id_sorted, side=side) for side in ("left", "right"))
     left, right = (end.sum(dtype=np.int64) for end in ends)
     return float(right - left) / (len(ranking.id_scores) * len(ranking.ood_scores))
@@ -282,13 +290,14 @@ def tied_share(ranking: Ranking) -> float:
 def class_values(
     ranking: Ranking, classes: np.ndarray, id_weights: np.ndarray | None = None
 ) -> dict[str, Float64[np.ndarray, "B C"]]:
-    """AUROC and FPR of each OOD class against all ID images; the threshold is one for all (NINCO).
+    """AUROC ("auroc") and FPR ("fpr95_ninco") of each OOD class against all ID images; one threshold (NINCO).
 
     Args:
         classes: of each OOD image, 0..C-1, each class with an image. int [M].
         id_weights: as in `measures`.
 
-    Returns: "auroc" and "fpr95_ninco". Their mean over classes is `class_mean`.
+    Raises:
+        ValueError: the number of classes is not M, or a class has no image.
     """
     size = np.bincount(classes)
     if len(classes) != len(ranking.ood_scores) or not size.all():
@@ -314,8 +323,7 @@ def class_mean(
 ) -> Float64[np.ndarray, " B"]:
     """Unweighted mean over the classes, or over resampled ones.
 
-    In a bootstrap the classes are what is drawn (images of one class are no independent sample of all that
-    is OOD), and a class that is drawn twice counts twice.
+    A bootstrap draws classes, since images of one class are not an independent sample of everything OOD.
     """
     if class_weights is None:
         return values.mean(axis=1)
@@ -339,11 +347,10 @@ def auroc_variance(ranking: Ranking) -> float:
 
 
 def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
-    """Interval of AUROC: DeLong's variance, and limits on the logit scale, which lie within 0..1.
+    """Interval of AUROC: DeLong's variance, with limits on the logit scale, so within 0..1.
 
-    Where the variance says nothing (a single image on one side, perfect separation, all scores equal), it is
-    Wilson's interval of min(N, M) disjoint pairs of an ID and an OOD image, which are independent: wide, but
-    it does not shrink to a point.
+    Where the variance is zero or undefined (one image on a side, perfect separation, all scores equal):
+    Wilson's interval of min(N, M) disjoint pairs, which are independent. That is wide, but not a point.
     """
     area = float(measures(ranking, ["auroc"])["auroc"][0])
     variance = auroc_variance(ranking)

@@ -1,11 +1,10 @@
 """Visual factors: accuracy on the images of each factor, error ratios, worst factor, worst classes.
 
-The metrics of ImageNet-X (Idrissi et al. 2022), as its `imagenet_x/aggregate.py` computes them. "Average" is
-the accuracy over all annotated images, each once, those without any factor included; it is no mean over
-factors. Columns are factors in whatever order, and number, the caller has them.
+The metrics of ImageNet-X (Idrissi et al. 2022), as in its `imagenet_x/aggregate.py`. "Average" is the
+accuracy over all annotated images, each once, with or without a factor: not a mean over factors. The caller
+chooses the factors and their order.
 
-One difference: classes that tie for the last place among the worst are taken in the order of their index,
-where the reference leaves it to an unstable sort.
+Difference: worst classes that tie are taken by lowest index; the reference's sort is unstable.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 @dataclass(frozen=True)
 class FactorCounts:
-    """Correct images and all images, of each factor and together. Parts of a data set may be added.
+    """Correct images (`hits`) and all images (`total`), of each factor and of all images.
 
-    `hits` and `total` are of each factor, `hits_all` and `total_all` of all images.
+    Parts of a data set may be added.
     """
 
     hits: Int[np.ndarray, " F"]
@@ -60,7 +59,7 @@ class FactorCounts:
         return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
 
     def worst(self, among: ArrayLike = True) -> int:
-        """Column of the factor with the lowest accuracy, the first of equals; factors without images aside.
+        """Column of the factor with the lowest accuracy, the first of equals; it has images.
 
         Args:
             among: the factors to choose from, bool [F].
@@ -77,10 +76,10 @@ class FactorCounts:
 def count_factors(
     correct: ArrayLike | jax.Array, factors: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> FactorCounts:
-    """What `FactorCounts` holds, of bool [N] and bool (or 0 / 1) [N, F].
+    """`FactorCounts` of correct bool [N] and factors bool (or 0 / 1) [N, F].
 
     Raises:
-        ValueError: nothing counts, or a factor is neither 0 nor 1; names the row.
+        ValueError: no image counts, or a factor is neither 0 nor 1; names the row.
     """
     correct = booleans("correct", correct)
     marks = np.asarray(factors)
@@ -95,14 +94,14 @@ def count_factors(
 def correct_through(
     predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
 ) -> Bool[np.ndarray, " N"]:
-    """Whether prediction and label fall into the same group of classes (metaclasses).
+    """Whether prediction and label are in the same group of classes (metaclasses).
 
     Args:
         predicted, labels: int [N], 0..K-1.
         group: int [K], the group of each class.
 
     Raises:
-        ValueError: a class has no group; names the row.
+        ValueError: a class is outside 0..K-1; names the row.
     """
     of_class, pairs = np.asarray(group), (np.asarray(predicted), np.asarray(labels))
     for name, classes in zip(("predicted class", "label"), pairs):
@@ -130,9 +129,10 @@ def worst_classes(
 ) -> tuple[Int[np.ndarray, " worst"], float]:
     """The k classes of lowest accuracy, worst first, and the accuracy over their images.
 
+    Classes without images are left out; there may then be fewer than k.
+
     Args:
-        hits, total: of each class (`classification.class_counts`). Classes without images are left
-            out; if fewer than k have images, all of these are taken.
+        hits, total: of each class (`classification.class_counts`).
 
     Raises:
         ValueError: k < 1, or no class has an image.
@@ -148,7 +148,7 @@ def worst_classes(
 def _sums(
     correct: Bool[jax.Array, " N"], factors: Bool[jax.Array, "N F"], counts: Int[jax.Array, " N"]
 ) -> tuple[Int32[jax.Array, " F+1"], Int32[jax.Array, " F+1"]]:
-    """Correct images and all images of each factor; the last column is all images."""
+    """Correct and all images of each factor; the last column is of all images."""
     everyone = jnp.ones((correct.shape[0], 1), bool)
     weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
     return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)

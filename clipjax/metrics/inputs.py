@@ -1,8 +1,7 @@
-"""Checks shared by the metrics: a ValueError that names the row and says what is wrong with it.
+"""Checks shared by the metrics: a ValueError names the row and its fault.
 
 `weights` means the same everywhere: bool or whole numbers, one an image, or None for all ones. As a mask it
-leaves padding out; as numbers it says how often a bootstrap drew each image. An image of weight 0 is neither
-looked at nor counted.
+excludes padding; as numbers it counts a bootstrap's draws. An image of weight 0 is not even checked.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
 
 
 def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:
-    """The values as bools. Raises ValueError if they are not: a probability or a label would pass as True."""
+    """The values as bools. Raises ValueError for another dtype: a probability would pass as True."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         raise ValueError(f"{name} is {array.dtype}; give bools")
@@ -49,11 +48,11 @@ def labels_within(
     *,
     lowest: int = 0,
 ) -> Int32[np.ndarray, " N"]:
-    """The labels; those of images that do not count become 0.
+    """The labels, with 0 for images that do not count.
 
     Raises:
-        ValueError: they are not one whole number an image, or one that counts is outside
-            lowest..num_classes-1; names the row.
+        ValueError: not one whole number an image, or one that counts is outside lowest..num_classes-1; names
+            the row.
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "iu" or array.shape != counts.shape:
@@ -76,6 +75,6 @@ def _finite(values: Shaped[jax.Array, "N D"]) -> Bool[jax.Array, " N"]:
 
 
 def refuse(bad: Bool[np.ndarray, " N"], why: str) -> None:
-    """Raises ValueError naming the first row that is bad, if any."""
+    """Raises ValueError naming the first bad row, if any."""
     if bad.any():
         raise ValueError(f"row {int(np.argmax(bad))}: {why}")

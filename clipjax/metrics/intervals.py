@@ -1,9 +1,8 @@
 """Confidence intervals.
 
-All of them treat the images as a random sample of the images that could have been taken. A sample of n out of
-a data set of N (`--limit`) is therefore answered with n alone: no finite-population correction is made, as it
-would shrink the interval to nothing at n = N, where the question (how good is the model on such images?) is
-as open as before.
+All treat the images as a random sample of possible images. A sample of n of a data set's N images (`--limit`)
+therefore counts as n: a finite-population correction would shrink the interval to nothing at n = N, where the
+question (how good is the model on such images?) is as open as before.
 """
 
 from __future__ import annotations
@@ -32,8 +31,10 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
 
 
 def wilson_of_mean(mean: float, units: int, what: str, level: float = LEVEL) -> Interval:
-    """Wilson's interval of a mean of numbers in 0..1 over so many independent units, for where nothing better
-    is known: of all such numbers proportions vary most. The method names the units: "wilson_pairs"."""
+    """Wilson's interval of a mean of numbers in 0..1 over `units` independent units.
+
+    A wide fallback: of all such numbers proportions vary most. The method names the units: "wilson_pairs".
+    """
     return wilson(mean * units, units, level)._replace(method=f"wilson_{what}")
 
 
@@ -48,18 +49,17 @@ def clopper_pearson_limits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The limits of many such intervals. int [K] each -> float64 [K] each."""
     tail = (1 - level) / 2
-    # The quantiles are undefined where nothing, or everything, was hit: the limit is then that of the scale.
+    # With no hit, or only hits, a quantile is undefined: the limit is then 0 or 1.
     lo = scipy.stats.beta.ppf(tail, np.maximum(hits, 1), n - hits + 1)
     hi = scipy.stats.beta.ppf(1 - tail, hits + 1, np.maximum(n - hits, 1))
     return np.where(hits == 0, 0.0, lo), np.where(hits == n, 1.0, hi)
 
 
 def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
-    """Interval of the unweighted mean of independent proportions, e.g. of the accuracies of the classes.
+    """Interval of the unweighted mean of independent proportions, e.g. of the classes' accuracies.
 
-    The limits of each proportion (Wilson's) are combined as the variances of a sum are, on either side for
-    itself (MOVER: Zou & Donner 2008). With one proportion it is Wilson's interval; classes with a single
-    image or without an error do not make it collapse, as they do a bootstrap.
+    Combines Wilson limits as the variances of a sum, each side by itself (MOVER: Zou & Donner 2008). Unlike a
+    bootstrap it does not collapse for classes with one image or without an error.
 
     Args:
         hits, n: int [K], n > 0.
@@ -75,9 +75,8 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
 
-    `gained` and `lost` count the images that only the second or only the first run had right: two cells of
-    one multinomial, with Wilson limits combined under their correlation (MOVER with covariance, Tang et al.
-    2010).
+    `gained` images only the second run had right, `lost` only the first: two cells of one multinomial.
+    Combines their Wilson limits under their correlation (MOVER with covariance, Tang et al. 2010).
     """
     p, q = gained / n, lost / n
     (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))
@@ -92,5 +91,5 @@ def _wilson_limits(hits: np.ndarray, n: np.ndarray, level: float) -> tuple[np.nd
     p = hits / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    # Rounding must not push the limit of a perfect or a hopeless score past what was seen.
+    # Rounding must not push a limit past the value itself, 0 or 1.
     return np.where(hits == 0, 0.0, centre - half), np.where(hits == n, 1.0, centre + half)

@@ -1,9 +1,8 @@
-"""Scores that say how in-distribution an image looks: cosines or logits [N, K] -> float32 [N].
+"""Scores of how in-distribution an image looks, from cosines or logits.
 
-LARGER IS MORE IN-DISTRIBUTION, for every one of them. All compute in float32 (float64 logits, under
-`jax.enable_x64`, in float64): MCM's values lie near 1/K and differ little, so that in half precision most
-images would tie. What goes in is named by the argument: MCM and the entropy of MCM's code
-(utils/detection_util.py) take raw cosines, MSP takes logits with their scale.
+LARGER IS MORE IN-DISTRIBUTION, for every one. All compute in float32 (or float64, under `jax.enable_x64`): in
+half precision most of MCM's values, all near 1/K, would tie. Arguments are named by what goes in: MCM and the
+entropy of MCM's code (utils/detection_util.py) take raw cosines, MSP takes logits with their scale.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ Scalar = float | Float[jax.Array, ""]
 
 
 def _single(values: jax.Array) -> jax.Array:
-    """float32; float64 stays what it is."""
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
@@ -26,7 +24,7 @@ def _single(values: jax.Array) -> jax.Array:
 def mcm(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
     """Maximum concept matching (Ming et al. 2022): the largest softmax of cosines / temperature.
 
-    The reference takes RAW cosines at temperature 1, without the model's logit scale. Values lie near 1/K.
+    The reference takes RAW cosines at temperature 1, without the model's logit scale.
     """
     return jnp.max(jax.nn.softmax(_single(cosines) / temperature, axis=1), axis=1)
 
@@ -39,7 +37,7 @@ def msp(logits: Logits) -> Scores:
 
 @jax.jit
 def max_logit(logits: Logits) -> Scores:
-    """The largest logit; of cosines, the largest cosine: the same order."""
+    """The largest logit; cosines give the same order."""
     return jnp.max(_single(logits), axis=1)
 
 

@@ -1,7 +1,7 @@
 """Paired comparison of two runs on the same images: McNemar's test, and Holm's correction for many tests.
 
-Only the images that one run has right and the other wrong say anything: `gained` (the second run alone is
-right) and `lost` (the first alone). `intervals.paired_difference` gives the interval of their difference.
+Only images that one run has right and the other wrong count: `gained` (the second alone is right) and `lost`
+(the first alone). `intervals.paired_difference` gives the interval of their difference.
 
 Sources: McNemar 1947, Edwards 1948 (continuity), Holm 1979.
 """
@@ -21,7 +21,7 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 
 class PairedTest(NamedTuple):
-    """A two-sided p-value, the statistic it belongs to, and the name of the variant."""
+    """A two-sided p-value, its statistic, and the name of the variant."""
 
     p_value: float
     statistic: float
@@ -34,7 +34,7 @@ def count_discordant(
     """(gained, lost) of two runs: bool [N] and bool [N], whether each image was right, in the same order.
 
     Raises:
-        ValueError: nothing counts, or the runs differ in their number of images.
+        ValueError: no image counts, or the runs differ in their number of images.
     """
     first, second = booleans("first", first), booleans("second", second)
     if first.shape != second.shape:
@@ -46,7 +46,7 @@ def count_discordant(
 
 
 def mcnemar_exact(gained: int, lost: int) -> PairedTest:
-    """The exact test: each discordant image is a fair coin. Statistic: the rarer side."""
+    """The exact test: each discordant image is a fair coin. The statistic is the rarer side's count."""
     _check_counts(gained, lost)
     rarer, n = min(gained, lost), gained + lost
     p = 1.0 if n == 0 else float(scipy.stats.binomtest(rarer, n).pvalue)
@@ -65,13 +65,13 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 
 
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
-    """Holm's adjusted p-values of m tests, in the order given.
+    """Holm's adjusted p-values of m >= 0 tests, in the order given.
 
-    Those at most alpha belong to tests that may be rejected together with a family-wise error rate of alpha,
-    whatever the dependence between them. No test, no p-value: m may be 0.
+    Rejecting all tests with a value of at most alpha has a family-wise error rate of at most alpha, whatever
+    the dependence between them. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
 
     Raises:
-        ValueError: a p-value is no number between 0 and 1; names the row.
+        ValueError: a p-value is not a number between 0 and 1; names the row.
     """
     p = np.asarray(p_values, np.float64)
     refuse(~((p >= 0) & (p <= 1)), "its p-value is no number between 0 and 1")

@@ -1,13 +1,12 @@
 """Retrieval between images and their captions: recall@k and mean average precision, both ways.
 
-As CLIP_benchmark (`metrics/zeroshot_retrieval.py`) defines them: an image is found if any of its captions is
-among the k best texts, a caption if its image is among the k best images; recall@k is the mean over queries.
-Everything derives from the ranks of the true partners. Ties are broken by index, the first of equals being
-the better, where the reference leaves them to its top-k.
+As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): an image is found if one of its captions is among the
+k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Everything
+derives from the ranks of the true partners. Of equal scores the lowest index is best; the reference leaves
+ties to its top-k.
 
-The scores are computed in square blocks, each used for both directions and dropped: no array grows with
-images x texts. A block has one shape whatever the data, so that a score has the same bits wherever it is
-needed, and equal embeddings have equal scores.
+Scores are computed in square blocks, each used for both directions and dropped: no array grows with images x
+texts. Blocks have one shape, so that equal embeddings have equal scores, to the bit.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from clipjax.metrics.inputs import booleans, refuse
 
-# The rank of a partner that does not exist.
+# The rank of a missing partner.
 ABSENT = np.iinfo(np.int32).max
 
 Count = int | Int[jax.Array, ""]
@@ -31,7 +30,7 @@ Count = int | Int[jax.Array, ""]
 class Ranks(NamedTuple):
     """Ranks of each query's true partners, best first: 0 is the best place. ABSENT fills up.
 
-    P is the most captions an image has. A row of padding is ABSENT throughout.
+    P is the most captions an image has. A row of padding is all ABSENT.
     """
 
     image_to_text: Int32[np.ndarray, "N P"]
@@ -41,8 +40,8 @@ class Ranks(NamedTuple):
 class _Pairs(NamedTuple):
     """Images and captions without their padding, captions sorted by image.
 
-    image_rows int32 [n], text_rows int32 [m]: rows of the embeddings; place int32 [m]: of each caption's
-    image among the n; slot int32 [m]: of each caption among its image's. `block` is the side of a block.
+    image_rows int32 [n], text_rows int32 [m]: rows of the embeddings. place int32 [m]: index of the caption's
+    image among the n. slot int32 [m]: the caption's number within its image. `block` is the side of a block.
     """
 
     images: np.ndarray
@@ -68,7 +67,7 @@ def rank_partners(
         images, texts: L2-normalised for the cosine; may be memory-mapped.
         image_of_text: int [M], the image of each caption; -1 marks padding.
         image_mask: bool [N]; False marks padding.
-        block: images, and captions, of one block: speed and memory.
+        block: images, and captions, in one block: trades memory for speed.
 
     Raises:
         ValueError: there is no image, an image has no caption, a caption's image does not exist, or an
@@ -87,7 +86,7 @@ def rank_partners(
 def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
     """Whether each query has a true partner among its k best: recall@k is the mean.
 
-    With a k of the whole gallery or more, every query has. Raises ValueError if k < 1.
+    True for a k of the whole gallery or more. Raises ValueError if k < 1.
     """
     if k < 1:
         raise ValueError(f"recall at {k}; give a k of 1 or more")
@@ -95,9 +94,9 @@ def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " 
 
 
 def average_precision(ranks: Int[np.ndarray, "Q P"]) -> Float64[np.ndarray, " Q"]:
-    """Average precision of each query: the mean over its partners of the precision at their ranks.
+    """Average precision of each query: the mean, over its partners, of the precision at their ranks.
 
-    NaN for a row of padding; mAP is the mean. With one partner: 1 / (1 + rank).
+    NaN for a row of padding. With one partner: 1 / (1 + rank).
     """
     there = ranks != ABSENT
     precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)
@@ -148,7 +147,7 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     int32 [m] and int32 [n, P], the latter with ABSENT where an image has fewer than P captions.
     """
     n, m, size = len(pairs.image_rows), len(pairs.text_rows), pairs.block
-    # By image: the scores of its captions and their rows. A score of infinity is outranked by nobody.
+    # By image: the scores of its captions and their rows. Nothing outranks the infinity that fills up.
     shape = (n, pairs.slot.max() + 1)
     scores_of, rows_of = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int32)
     scores_of[pairs.place, pairs.slot], rows_of[pairs.place, pairs.slot] = own, pairs.text_rows
@@ -169,7 +168,7 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _block_scores(pairs: _Pairs, i: int, t: int) -> jax.Array:
-    """Scores of the block of images from i and captions from t; -inf beyond the last. float32 [B, B]."""
+    """Scores of the block of images from i and captions from t; -inf past the last. float32 [B, B]."""
     image_rows, text_rows = pairs.image_rows[i : i + pairs.block], pairs.text_rows[t : t + pairs.block]
     images, texts = (
         _fill(np.asarray(values[rows], np.float32), pairs.block, 0)
@@ -194,7 +193,6 @@ def _above_image(
     own_place: Int[jax.Array, " T"],
     place: Int[jax.Array, " I"],
 ) -> Int32[jax.Array, " T"]:
-    """How many images outrank each caption's own."""
     return jnp.sum(_outranks(scores, own, own_place, place[:, None]), axis=0, dtype=jnp.int32)
 
 
@@ -215,12 +213,11 @@ def _above_text(
 
 
 def _outranks(scores: jax.Array, own: jax.Array, own_index: jax.Array, index: jax.Array) -> jax.Array:
-    """A better score than one's own, or as good a score and before it."""
+    """A better score than one's own, or an equal score and a lower index."""
     return (scores > own) | ((scores == own) & (index < own_index))
 
 
 def _fill(values: np.ndarray, size: int, fill: float) -> np.ndarray:
-    """The values with `fill` appended up to `size` rows."""
     if len(values) == size:
         return values
     return np.concatenate([values, np.full((size - len(values), *values.shape[1:]), fill, values.dtype)])

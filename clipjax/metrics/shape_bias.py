@@ -1,12 +1,12 @@
-"""Shape bias: does a model go by an object's shape or by its texture, where the two disagree?
+"""Shape bias: does a model decide by an object's shape or by its texture, where the two disagree?
 
-Geirhos et al. 2019. Of the images whose shape and texture are of different categories, S are decided for the
-shape's and T for the texture's; the bias is S / (S + T). Decisions for neither do not count, nor do images
-whose shape and texture agree. Category and decision are indices; -1 is "no decision".
+Geirhos et al. 2019. Of the images whose shape and texture differ in category, S are decided for the shape's
+and T for the texture's; the bias is S / (S + T). Decisions for neither do not count. Category and decision
+are indices; -1 is "no decision".
 
-A classifier's decision is the category with the largest arithmetic mean of the probabilities of its classes
-(`modelvshuman`: not the sum, which favours the 109 kinds of dog, and not the maximum). A mean of
-probabilities depends on the logits' scale: give them at the model's own. Ties go to the first category.
+A classifier decides for the category with the largest arithmetic mean of its classes' probabilities, as in
+`modelvshuman`: not the sum, which favours the 109 kinds of dog, and not the maximum. The mean depends on the
+logits' scale: give them at the model's own. Ties go to the first category.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class Bias(NamedTuple):
 class CueCounts:
     """Decisions by the category of the shape. Parts of a data set may be added.
 
-    shape, texture: decided for the shape's, for the texture's category; conflict: all images whose shape and
-    texture differ.
+    shape, texture: images decided for that cue's category. conflict: all images whose cues differ.
     """
 
     shape: Int[np.ndarray, " C"]
@@ -72,15 +71,15 @@ def decide(
 ) -> Int32[np.ndarray, " N"]:
     """The category with the largest mean probability; -1 for an image of weight 0.
 
-    The softmax runs over the categories' own classes: that divides all means by one number, so the decision
-    is that of the softmax over all K, and a large logit elsewhere cannot let every mean underflow to a tie.
+    The softmax runs over the categories' own classes only. That divides all means by one number, so the
+    decision is the same as over all K, but a large logit elsewhere cannot make every mean underflow to a tie.
 
     Args:
         logits: [N, K], at the model's own scale.
         columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
 
     Raises:
-        ValueError: nothing counts, or a logit is not finite; names the row.
+        ValueError: no image counts, or a logit is not finite; names the row.
     """
     counts = count_of_each(weights, np.shape(logits)[0])
     check_finite("logits", logits, counts)
@@ -96,11 +95,11 @@ def count_cues(
     num_categories: int,
     weights: Weights = None,
 ) -> CueCounts:
-    """What `CueCounts` holds, of three int [N].
+    """`CueCounts` of three int [N].
 
     Raises:
-        ValueError: nothing counts, a shape or texture is no category, or a decision is none and not -1; names
-            the row.
+        ValueError: no image counts, a shape or texture is not a category, or a decision is neither a category
+            nor -1; names the row.
     """
     counts = count_of_each(weights, len(np.asarray(shape)))
     decided = labels_within("decision", decision, counts, num_categories, lowest=-1)
