@@ -66,9 +66,7 @@ class CardFile:
 
     @property
     def is_edited(self) -> bool:
-        """Whether it was changed after it was written; False for files of an older clipjax, which have no
-        digest.
-        """
+        """Whether it was changed after it was written; False for older files, which have no digest."""
         files = self.record.get("files")
         sealed = files.get(CARD) if isinstance(files, Mapping) else None
         return sealed is not None and sealed != _digest(self.record)

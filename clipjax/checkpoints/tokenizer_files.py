@@ -46,9 +46,7 @@ def find_tokenizer_files(
 
 
 def with_tokenizer_files(card: Card, found: Resolved) -> tuple[Card, tuple[Path, ...]]:
-    """The card with the digest of its tokenizer's files, and the files; the same card and () if there are
-    none.
-    """
+    """The card with the digest of its tokenizer's files, and the files; the same card and () without any."""
     if card.tokenizer is None:
         return card, ()
     on_hub = found.repo is not None

@@ -61,9 +61,7 @@ def embed_ahead(
 def _agreed(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    """The small data sets, by recipe and name; none if the processes find different ones, or cannot read
-    one.
-    """
+    """The small data sets, by recipe and name; none if a process cannot read one, or the processes differ."""
     try:
         small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]

@@ -309,9 +309,7 @@ def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
 def _resampled(
     both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
 ) -> tuple[list[_Found], dict[str, str]]:
-    """Compare metrics that are not proportions, both runs on the same resamples; and why others are left
-    out.
-    """
+    """Compare metrics that are not proportions, on the same resamples; the rest is left out with a reason."""
     first, second = (paired.resampled for paired in both)
     assert first is not None
     assert second is not None

@@ -98,8 +98,9 @@ class Wrapped:
         return self._encode_image(images)
 
     def encode_text(self, texts: Any) -> Any:
-        """A list of strings -> [B, D], through the tokenizer if there is one. Raises UsageError without the
-        function.
+        """A list of strings -> [B, D], through the tokenizer if there is one.
+
+        Raises UsageError without the function.
         """
         if self._encode_text is None:
             raise UsageError(f"{self.card.id} has no encode_text: give one to clipjax.wrap")

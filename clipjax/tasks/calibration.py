@@ -1,13 +1,13 @@
-"""Calibration: whether a model is right as often as it is confident, before and after temperature scaling.
+"""Calibration: is a model right as often as it is confident, before and after temperature scaling?
 
-Expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal mass, the maximum
-calibration error, NLL and Brier score, and the reliability diagram; each of the softmax of the model's own
-logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the in-distribution (ID)
-set, a recorded split (`calibration.half_split`, or a column `calibration` where there is one), and applied to
-every data set; of the ID set itself only the test half is reported. A data set of fewer or coarser classes
-has the softmax of its projected logits.
+Reported are the expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal
+mass, the maximum calibration error, NLL, Brier score and the reliability diagram. Each is of the softmax of
+the model's own logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the
+in-distribution (ID) set, a recorded split (`calibration.half_split`, or a column `calibration`), and applied
+to every data set. For the ID set itself only the test half is reported. With fewer or coarser classes, the
+softmax is of the projected logits.
 
-In a bootstrap the edges of bins stay those of the data set, so that an image stays in its bin.
+A bootstrap keeps the bin edges of the data set, so that an image stays in its bin.
 """
 
 from __future__ import annotations
@@ -35,39 +35,41 @@ from clipjax.tasks.zeroshot import accepted_labels, accuracy, check_labels, tie_
 
 STATES = ("before", "after")
 BINS = 15  # of the reliability diagram, and of MCE
-# Weights made at once. They go into a product of matrices, which wants many rows.
+# Weights drawn at once: the product of matrices is faster with many rows.
 BLOCK = 2**22
-# What a column `calibration` may hold: bools, 0 or 1, or these texts in any case.
+# Cells of a column `calibration`, as texts in any case.
 MARKS = {"0": False, "1": True, "false": False, "true": True}
 
 AVERAGED = "not applicable: averages of probabilities are no logits, and no temperature scales them"
 
 
 class Fit(NamedTuple):
-    """T, the standard error of its logarithm, and the images it was fitted on. T is 0 or infinity where NLL
-    has no minimum, NaN where there was nothing to fit on."""
+    """T, the standard error of log T, and the number of images of the fit.
+
+    T is 0 or infinity if NLL has no minimum, NaN if there was nothing to fit on.
+    """
 
     temperature: float
     error: float
     images: int
 
 
-# What was fitted in this process, by the digest of what it was fitted on: many data sets share one fit.
+# Fits of this process, by the digest of their data: many data sets share one fit.
 _FITS: dict[str, Fit] = {}
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """What each image contributes before and after scaling, and T.
+    """Confidence, NLL and Brier score of each image before and after scaling, and T.
 
     Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll` and `brier` with the endings
-        `_before` and `_after`; `temperature`, `temperature_error` (the standard error of its logarithm) and
-        `calibration_images` are the same in every row. Of the ID set itself the rows are those of the test
-        half, and `id` names them. Without logits, only `label`.
+    `_before` and `_after`; `temperature`, `temperature_error` (the standard error of its logarithm) and
+    `calibration_images` are the same in every row. For the ID set itself the rows are those of the test half,
+    and `id` names them. Without logits, only `label`.
 
     Raises:
         DataError: no images or no labels, here or in the ID set; fewer than two ID images, or two of one
-            name; a column `calibration` that cannot be read or leaves one part empty; a label
-            outside its label space or logits that are not finite: the image is named.
+            name; a column `calibration` that cannot be read or leaves one part empty; a label outside its
+            label space or logits that are not finite: the image is named.
     """
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
@@ -104,7 +106,7 @@ def _labels(part: Inputs) -> np.ndarray:
 
 
 def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the calibration and of the test half, ascending; a column `calibration` may say which."""
+    """Rows of the calibration and of the test half, ascending; a column `calibration` replaces the split."""
     if "calibration" in part.columns:
         chosen = _marked(part, reported)
         return np.flatnonzero(chosen), np.flatnonzero(~chosen)
@@ -116,8 +118,10 @@ def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _marked(part: Inputs, reported: bool) -> np.ndarray:
-    """The images that the column `calibration` marks. bool [N]; some are, and of a set that is `reported`
-    itself (not one that a shift takes T from) some are not."""
+    """The images that the column `calibration` marks, bool [N].
+
+    Some must be marked. If the set itself is `reported` (not only a source of T), some must be unmarked.
+    """
     marks = [MARKS.get(str(value).lower()) for value in part.columns["calibration"]]
     if None in marks:
         row = marks.index(None)
@@ -132,7 +136,7 @@ def _marked(part: Inputs, reported: bool) -> np.ndarray:
 
 
 def _fit(part: Inputs, rows: np.ndarray) -> Fit:
-    """T of some rows. Fitted once in a process: the digest takes a tenth of the time or less."""
+    """T of some rows, fitted once in a process: the digest costs a tenth of the fit or less."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
@@ -141,7 +145,7 @@ def _fit(part: Inputs, rows: np.ndarray) -> Fit:
 
 
 def _digest(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> str:
-    """SHA-256 of all that the logits and labels of some rows follow from."""
+    """SHA-256 of everything that decides the logits and labels of the rows."""
     assert part.head is not None
     digest = hashlib.sha256(repr((part.head.digest, part.projection)).encode())
     for array in map(np.ascontiguousarray, (np.asarray(part.features)[rows], labels)):
@@ -159,7 +163,7 @@ def _fit_anew(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
 
 
 def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Logits over the data set's classes of some rows, a block at a time."""
+    """Logits of the rows over the data set's classes, a block at a time."""
     assert part.head is not None
     features, ids = np.asarray(part.features)[rows], [part.ids[int(row)] for row in rows]
     for block, scores in score_blocks(part.head, features, part.projection, ids=ids):
@@ -250,7 +254,7 @@ Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def _statistic(columns: Columns) -> Statistic:
-    """Of the states that are there: with no temperature, only "before"."""
+    """Without a temperature, only the state "before"."""
     states = STATES if 0 < float(columns["temperature"][0]) < np.inf else STATES[:1]
     parts = [_of_state(columns, state) for state in states]
 
@@ -298,7 +302,7 @@ def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list
 
     Args:
         sums: float64 [3, B]: images, confidence and correct answers.
-        draws: likewise of resamples [R, 3, B]; in some of them a bin may be empty.
+        draws: the same of resamples, [R, 3, B]; some may leave a bin empty.
     """
     found = []
     for k in np.flatnonzero(sums[0]):

@@ -1,4 +1,4 @@
-"""Cells of a CSV file of predictions -> numbers."""
+"""Numbers from the cells of a CSV file of predictions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from clipjax.errors import DataError
 
 
 def class_number(text: str, column: str, space: LabelSpace, where: str) -> int:
-    """A class as a whole number, also one that a table of floats wrote ("394.0").
+    """A class as a whole number, also from a float ("394.0").
 
     Raises:
-        DataError: it is no class of `space`; names `where` and the column.
+        DataError: it is not a class of `space`; names `where` and the column.
     """
     value = _number(text)
     if not (value.is_integer() and 0 <= value < len(space)):
@@ -21,7 +21,7 @@ def class_number(text: str, column: str, space: LabelSpace, where: str) -> int:
 
 
 def probability(text: str, column: str, where: str) -> float:
-    """Raises DataError for what is not a number from 0 to 1; names `where` and the column."""
+    """Raises DataError unless it is a number from 0 to 1; names `where` and the column."""
     value = _number(text)
     if not 0 <= value <= 1:
         raise DataError(f"{where}: {column} is {text!r}; it must be 0 to 1")

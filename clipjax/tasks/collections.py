@@ -20,10 +20,9 @@ class Collection:
     """Several tasks under one name.
 
     Attributes:
-        tasks: which.
         section: of the paper.
-        prompts: the prompt sets that each is run with; empty: each data set's own.
-        corrupted: also on the copies of a data set that are corrupted (3DCC's sixty), those with a variant
+        prompts: the prompt sets that each task is run with; empty: each data set's own.
+        corrupted: whether to include corrupted copies of a data set (3DCC's sixty): those with a variant
             `corruption`.
     """
 
@@ -38,7 +37,7 @@ class Collection:
 
 @functools.cache
 def collections() -> dict[str, Collection]:
-    """Every collection by its name. Raises DataError naming the file and the key that is wrong."""
+    """Every collection by its name. Raises DataError naming the file and the wrong key."""
     path = config_dir() / "collections.toml"
     return {name: _collection(f"{path}: {name}", record) for name, record in read_toml(path).items()}
 
@@ -54,10 +53,10 @@ def _collection(where: str, record: Any) -> Collection:
 
 
 def collection(name: str) -> Collection:
-    """What a name stands for: a collection, all tasks, or one.
+    """The collection of a name: a collection, all tasks, or a single task.
 
     Raises:
-        UsageError: it is neither, with the nearest names.
+        UsageError: no such name; names the nearest ones.
     """
     if name in collections():
         return collections()[name]

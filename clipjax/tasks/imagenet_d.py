@@ -1,14 +1,13 @@
 """ImageNet-D (Zhang et al. 2024): classification among its categories, and among four of them.
 
 Zero-shot models choose among the 113 categories by name (`top1`), with the reference's prompt `A photo of a
-{}`. A classifier's 1,000 classes are projected to the categories, and `top1_full` is the reference's number:
-the best of all 1,000 is one of the category's.
+{}`. A classifier's 1,000 classes are projected to the categories; its `top1_full` is the reference's number:
+the best of all 1,000 classes belongs to the category.
 
-The study asks among four: an image's list is its true category and the three *wrong* ones that a selection
-model is most confident of. With the model's own list the answer is right exactly if the 113-way answer is, so
-`top1_4way_own` equals `top1`. With another model's list it is `top1_4way_list`; lists are `annotations`: a
-run's images.parquet of this task, whose column `failures` they are, or a CSV file
-`id,category1,category2,category3`.
+The study asks among four: the true category and the three *wrong* ones of which a selection model is most
+confident. With the model's own list the answer is right exactly if the 113-way answer is, so `top1_4way_own`
+equals `top1`. With another model's list it is `top1_4way_list`. Lists are `annotations`: the images.parquet
+of a run of this task (its column `failures`), or a CSV file `id,category1,category2,category3`.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ HEADER = ("id", "category1", "category2", "category3")
 
 @dataclass(frozen=True)
 class CategoryLists:
-    """The wrong categories of each image that a selection model is most confident of.
+    """The wrong categories of each image of which a selection model is most confident.
 
     Attributes:
-        name: of the selection model, as its run or else the file's name says.
+        name: of the selection model, from its run, else the file's name.
         source: the file, for messages.
         wrong: image id -> three category ids or names; None for each model's own.
         digest: SHA-256 of the contents.
@@ -54,7 +53,7 @@ class CategoryLists:
         """The wrong categories as indices into the label space. int32 [N, 3].
 
         Raises:
-            DataError: an image without a list, or whose list has an unknown, repeated or the true category.
+            DataError: an image has no list, or its list has an unknown or repeated category or the true one.
         """
         assert self.wrong is not None
         index = {name: k for names in (space.classes, space.ids) for k, name in enumerate(names)}
@@ -79,7 +78,7 @@ def load_lists(path: Path | None) -> CategoryLists:
     """Category lists from a run's folder or its images.parquet, or from a CSV file; None: each model's own.
 
     Raises:
-        DataError: the file does not exist or is not of that form; names it, and the line of a CSV file.
+        DataError: the file does not exist or has another form; names it, and the line of a CSV file.
     """
     if path is None:
         return CategoryLists("own", None, sha256_json("own"))
@@ -115,7 +114,7 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _selection_model(path: Path) -> str:
-    """The model of the run that the table belongs to; the file's name (no ending) where there is no run."""
+    """The model of the run that the table belongs to; without a run, the file's stem."""
     run = path.parent / "run.json"
     try:
         return str(read_json(run)["model"])
@@ -124,7 +123,7 @@ def _selection_model(path: Path) -> str:
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions as in `zeroshot`; `failures`, the model's own list of wrong categories; and its answers.
+    """The columns of `zeroshot`; `failures`, the model's own list of wrong categories; four-way answers.
 
     Raises:
         DataError: there are no labels, or fewer than four categories; as `zeroshot.describe` and
@@ -183,9 +182,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """As `zeroshot`, and the answers among another model's lists, where both runs have the same ones.
+    """As `zeroshot`, and the answers among another model's lists, if both runs have the same ones.
 
-    `top1_4way_own` is `top1` by another name, and would count twice.
+    `top1_4way_own` is left out: it is `top1` under another name and would count twice.
     """
     found, right = zeroshot.paired(images, about), {}
     if "correct_4way_list" in images:

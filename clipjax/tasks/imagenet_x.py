@@ -1,13 +1,13 @@
 """Visual factors (ImageNet-X): how accuracy depends on pose, background, size, texture, ...
 
-Annotators named for each image the factors in which it departs from the prototypes of its class: all of them
-("multi") and the most distinctive one ("top"). Numbers come in four variants, top or multi times prototypes
+For each image, annotators named the factors in which it departs from the prototypes of its class: all of them
+("multi") and the most distinctive one ("top"). Numbers come in four variants: top or multi, with prototypes
 left out ("filtered") or in ("kept"). The default is top/filtered, as in the reference and, by all evidence,
-in the paper: its numbers over all images are the rows without a slice. Those of a factor are sliced
+in the paper. Its numbers over all images have no slice; those of a factor have the slice
 `top/filtered/factor:pose`, those over all images of another variant `multi/filtered`, and so on.
 
-"average" is the accuracy over all annotated images, each once. Right means: the annotated class, or a class
-of its metaclass, or one of the image's ReaL labels (`*_metaclass`, `*_real`). Definitions:
+"average" is the accuracy over all annotated images, each counted once. Right means: the annotated class, or a
+class of its metaclass (`*_metaclass`), or one of the image's ReaL labels (`*_real`). Definitions:
 `clipjax.metrics.factors`, `clipjax.data.annotations`.
 """
 
@@ -51,7 +51,7 @@ DEFAULT = "top/filtered"
 VARIANTS = (DEFAULT, "top/kept", "multi/filtered", "multi/kept")
 BINS = 15
 WORST = 100
-BLOCK = 2**20  # weights a block: a sparse product needs more rows than the default leaves it
+BLOCK = 2**20  # weights a block: the default leaves a sparse product too few rows
 KINDS = {"": "correct", "_metaclass": "correct_metaclass", "_real": "correct_real"}
 CSV = ("file_name", "predicted_class", "predicted_probability")
 MISSING = {
@@ -64,7 +64,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """Predictions joined with annotations; the columns of `join`.
 
     Raises:
-        DataError: as `zeroshot.predict` and `join`; the data set says another class than the annotations.
+        DataError: as `zeroshot.predict` and `join`.
     """
     space, notes = inputs.label_space, inputs.annotations
     assert space is not None
@@ -85,15 +85,15 @@ def join(
     notes: FactorAnnotations,
     labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """One row an image, from which all numbers follow, for images with and without annotation.
+    """One row an image, with or without annotation; all numbers follow from these columns.
 
     Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
-    -1), correct, annotated, top_factors and multi_factors (lists of names); and where the annotations know,
+    -1), correct, annotated, top_factors and multi_factors (lists of names); if the annotations have them,
     prototype, correct_metaclass, correct_real.
 
     Raises:
-        DataError: no image is annotated, or two have one annotation; a class or a metaclass is missing or too
-            many; `labels` says another class than the annotations; names the image.
+        DataError: no image is annotated, or two have one annotation; a class is outside the label space; the
+            number of metaclasses is wrong; or `labels` contradicts the annotations. Names the image.
     """
     rows = notes.rows(ids)
     annotated = rows >= 0
@@ -125,7 +125,7 @@ def join(
 
 
 def _read_classes(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """The CSV format of facebookresearch/imagenetx."""
+    """Reads the CSV format of facebookresearch/imagenetx."""
     space = about.label_space
     assert space is not None  # that of the task's own data set
     classes, chances = [], []
@@ -173,10 +173,10 @@ class _Table:
     """The annotated images of the columns.
 
     Attributes:
-        correct: by the ending of a metric's name, bool [A]; without what is not known.
+        correct: by the ending of a metric's name, bool [A]; only the known ones.
         marks: "top" and "multi" -> bool [A, F], over `factors`: those that some image has.
-        without: images without annotation.
-        tied: whether a tie decides the prediction, bool [A]; None: not known, or nowhere.
+        without: number of images without annotation.
+        tied: whether a tie decides the prediction, bool [A]; None: unknown, or no ties.
     """
 
     correct: dict[str, np.ndarray]
@@ -238,7 +238,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
     """All numbers of all variants, from the columns of `join`.
 
     Raises:
-        ValueError: nothing is annotated, or a confidence is no probability; names the row.
+        ValueError: nothing is annotated, or a confidence is not a probability; names the row.
     """
     table = _Table.of(images)
     draws = _draws(table, about)
@@ -269,7 +269,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
 
 
 def _remark(table: _Table, variant: str, about: About) -> str:
-    """What was left out: without it two averages cannot be compared."""
+    """The images left out: averages over different images are not comparable."""
     parts = [f"{table.without} images have no annotation"] if table.without else []
     notes = about.annotations
     if notes is not None and (absent := len(notes.names) - len(table.label)) > 0:
@@ -307,7 +307,7 @@ def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
 def _worst_factor(
     metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
 ) -> Measure:
-    """The lowest accuracy of a factor, with that factor's own interval (the choice adds to it)."""
+    """The lowest accuracy of a factor, with that factor's own interval: it ignores the choice."""
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
         return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")
@@ -337,8 +337,8 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, plac
         note = "no interval: there are resamples without any error"
         return Measure("error_ratio", value, n, slice=place, note=note)
     if counts.hits[k] in (0, n) or np.isnan(found).any():
-        # Resamples of the factor cannot differ, or some hold no image of it: its own interval, over the
-        # average error.
+        # Resamples of the factor cannot differ, or some have no image of it: take its own interval, divided
+        # by the average error.
         error = 1 - counts.average
         lo, hi, level, method = intervals.wilson(n - int(counts.hits[k]), n)
         return Measure(
@@ -348,7 +348,7 @@ def _error_ratio(counts: FactorCounts, variant: str, k: int, draws: _Draws, plac
 
 
 def _ece(table: _Table, variant: str, group: int, draws: _Draws, place: str | None) -> Measure:
-    """Of all images of a variant (group 0) or of those with a factor."""
+    """ECE of all images of a variant (group 0) or of those with a factor."""
     members = table.groups(variant)[:, group]
     edges = calibration.equal_width_edges(BINS)
     bins = calibration.reliability(table.confidence, table.correct[""], edges, weights=members)
@@ -376,7 +376,7 @@ def _draws(table: _Table, about: About) -> _Draws:
     gap = table.correct[""] - table.confidence.astype(np.float64)
     image, group = np.nonzero(groups)
     size = len(keys)
-    # Three tables beside each other, for one product: images, errors, and gaps of every bin.
+    # Three tables side by side, for one product: images, errors, and gaps of every bin.
     values = np.concatenate([np.ones(len(image)), ~table.correct[""][image], gap[image]])
     column = np.concatenate([group, size + group, size * (2 + place[image]) + group])
     sums = scipy.sparse.csr_array((values, (np.tile(image, 3), column)), (len(place), size * (2 + BINS)))

@@ -1,16 +1,15 @@
-"""Out-of-distribution detection: how well a score of its logits tells a model that an image shows none of its
-classes.
+"""Out-of-distribution detection: how well do a model's scores tell images of none of its classes?
 
-The images of the data set are out of distribution (OOD), `Inputs.id` are those in distribution (ID); both are
-scored with the same head over the ID classes. Every score (`clipjax.metrics.ood_scores`) is larger for an
-image that looks more in-distribution, and is judged by every measure of `clipjax.metrics.detection`: AUROC,
-the areas under precision-recall curves, and FPR95 by the four conventions in use, each under its own name.
-The paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Cosines are a
-zero-shot head's: the scores of raw cosines do not apply to a classifier, nor to a cache of images.
+The images of the data set are out of distribution (OOD), those of `Inputs.id` in distribution (ID); the same
+head over the ID classes scores both. Every score (`clipjax.metrics.ood_scores`) is larger for an image that
+looks more in-distribution. Every measure of `clipjax.metrics.detection` judges it: AUROC, the areas under
+precision-recall curves, and FPR95 by the four conventions in use, each under its own name. The paper's score
+comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Only a zero-shot head has
+cosines: scores of raw cosines do not apply to a classifier, nor to a cache of images.
 
-Columns of the OOD set add to this. `ood_class` (NINCO): the unweighted mean over classes, and each class.
-`confused_with` (ImageNet-O): the class that an image is mistaken for; also reported is the protocol of
-Natural Adversarial Examples, where only these classes and their ID images count.
+Columns of the OOD set add numbers. `ood_class` (NINCO): each class, and the unweighted mean over classes.
+`confused_with` (ImageNet-O), the class that an image is mistaken for: the protocol of Natural Adversarial
+Examples, in which only these classes and their ID images count.
 """
 
 from __future__ import annotations
@@ -49,23 +48,23 @@ OF_COSINES = {
 }
 OF_LOGITS = {"msp": ood_scores.msp, "max_logit": ood_scores.max_logit, "energy": ood_scores.energy}
 SCORES = ("mcm", "msp", "max_logit", "energy", "energy_cosine", "negative_entropy")
-MANY_TIES = 0.01  # of the pairs of an ID and an OOD image: half of it is what ties may move AUROC by
+MANY_TIES = 0.01  # share of the pairs of an ID and an OOD image; ties may move AUROC by half of it
 _RANGES = dict.fromkeys(SCORES, (-math.inf, math.inf))
 _RANGES |= dict.fromkeys(("msp", "mcm", "msp_confused"), (0.0, 1.0)) | {"negative_entropy": (-math.inf, 0.0)}
-# The name that ID images are resampled under: the same resamples for every OOD set, score and model.
+# Name of the ID images for the bootstrap: every OOD set, score and model gets the same resamples.
 ID = "in_distribution"
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
     """The scores of the ID images, then of the OOD images.
 
-    Returns: columns of N + M rows: `id` (with the data set's name before it), `in_distribution`, a column a
-        score, and `ood_class` ("" for an ID image); where images are `confused_with` a class, `confused` and
-        `msp_confused`: which rows take part in that protocol, and their score.
+    Returns: columns of N + M rows: `id` (prefixed by the data set's name), `in_distribution`, a column for
+    each score, and `ood_class` ("" for an ID image). If images are `confused_with` a class: `confused` and
+    `msp_confused`, which rows take part in that protocol and their score.
 
     Raises:
-        DataError: there is no ID or no OOD image, they are the same data set, an image's logits are not
-            finite, or an image is confused with a class that is none of the ID classes.
+        DataError: there are no ID or no OOD images, they are the same data set, an image's logits are not
+            finite, or an image is confused with a class that is not an ID class.
     """
     known = inputs.id
     if known is None or known.dataset == inputs.dataset:
@@ -91,7 +90,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 def _scores(
     head: Head, part: Inputs, projection: Projection | None, subset: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Every score that applies, float32 [N]; no [N, K] array is ever held."""
+    """Every score that applies, float32 [N]; an [N, K] array is never held."""
     if len(part.features) == 0:
         raise DataError(f"{part.dataset} holds no images: OOD detection needs ID and OOD images")
     made: dict[str, list[np.ndarray]] = {}
@@ -109,7 +108,7 @@ def _scores(
 def _blocks(
     head: Head, part: Inputs, projection: Projection | None
 ) -> Iterator[tuple[jax.Array | None, jax.Array]]:
-    """Cosines (None where the head has none) and logits over the ID classes, a block of images at a time."""
+    """Cosines (None if the head has none) and logits over the ID classes, a block of images at a time."""
     if projection is not None and projection.kind == "mean_prob":
         raise DataError(
             f"scores over {projection.target} are averages of probabilities over {projection.source}, which "
@@ -131,8 +130,10 @@ def _blocks(
 
 
 def _confused_classes(inputs: Inputs) -> np.ndarray | None:
-    """The ID classes that OOD images are mistaken for, ascending; None where nothing is said of that, or the
-    ID images of these classes are not known."""
+    """The ID classes that OOD images are mistaken for, ascending.
+
+    None without such a column, or if the ID images of these classes are not known.
+    """
     known, names = inputs.id, inputs.columns.get("confused_with")
     if names is None or known is None or known.labels is None or known.label_space is None:
         return None
@@ -144,7 +145,7 @@ def _confused_classes(inputs: Inputs) -> np.ndarray | None:
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns that `describe` returns; `id` is used in messages alone.
+    """All numbers from the columns that `describe` returns; `id` is used only in messages.
 
     Raises:
         DataError: no score is there, one of them is not finite, or all images are on one side.
@@ -170,9 +171,9 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """The first score's numbers and every score's AUROC, on the resamples that `measure` draws too.
+    """The first score's numbers and every score's AUROC, on the same resamples as in `measure`.
 
-    The first score of a zero-shot model is MCM and of a classifier MSP: `headline` says which.
+    The first score is MCM for a zero-shot model and MSP for a classifier: `headline` names it.
     """
     inside, scores, classes = _read(columns, about)
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
@@ -203,7 +204,7 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides], np.ndarray | None]:
-    """Which rows are in distribution, the scores that are there, and the OOD images' classes."""
+    """Which rows are in distribution, the scores in the columns, and the OOD images' classes."""
     inside = np.asarray(columns["in_distribution"], bool)
     given = [name for name in SCORES if name in columns]
     if not given:
@@ -231,7 +232,7 @@ def _refused(given: list[str], n: int) -> list[Measure]:
 def _pooled(
     scores: Mapping[str, Sides], about: About, classes: np.ndarray | None = None, label: str = "score:{}"
 ) -> dict[tuple[str, str], Measure]:
-    """(measure, score) -> every measure over all OOD images. Where these have classes, they are resampled."""
+    """(measure, score) -> every measure over all OOD images. Classes, if any, are resampled whole."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     clusters = None if classes is None else np.unique(classes, return_inverse=True)[1]
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -295,8 +296,10 @@ def _class_means(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """(measure, score) -> the mean over classes on each resample. A class is drawn in one piece: its first
-    image tells how often."""
+    """(measure, score) -> the mean over classes on each resample.
+
+    A class is drawn whole, so its first image has the number of draws.
+    """
     first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
     drawn = None if ood_weights is None else ood_weights[:, first]
     return {
@@ -313,7 +316,7 @@ def _draws(
     second: tuple[str, int],
     clusters: np.ndarray | None = None,
 ) -> dict[Any, np.ndarray]:
-    """The bootstrap's values; empty where there are fewer than two of what is drawn."""
+    """The bootstrap's values; empty if there are fewer than two units to draw."""
     units = second[1] if clusters is None else int(clusters.max()) + 1
     if min(first[1], units) < 2:
         return {}
@@ -340,7 +343,7 @@ def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
 
 
 def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measure]:
-    """The protocol of Natural Adversarial Examples, where images say what they are taken for (ImageNet-O)."""
+    """The protocol of Natural Adversarial Examples, if a column `confused` is there (ImageNet-O)."""
     if "confused" not in columns:
         return []
     part = "protocol:confused_classes"
@@ -360,7 +363,7 @@ def _joined(*notes: str | None) -> str:
 
 
 def _ties(ranking: detection.Ranking) -> str | None:
-    """What is said of a score's numbers where many pairs of an ID and an OOD image have equal scores."""
+    """A note if many pairs of an ID and an OOD image have equal scores."""
     share = detection.tied_share(ranking)
     if share == 1:
         return "all scores are equal: they tell no image from another"

@@ -1,13 +1,13 @@
-"""Retrieval between images and their captions: recall at 1, 5 and 10 and mean average precision, both ways.
+"""Retrieval between images and captions: recall at 1, 5 and 10 and mean average precision, both ways.
 
-The definitions are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`), and so are the names:
-`image_retrieval_*` is over captions (text -> image: the caption's image is among the k best images),
-`text_retrieval_*` over images (image -> text: any of the image's captions is among the k best texts).
-`mean_recall@5` is the mean of the two recalls at 5, the number of a data set in the paper's Table IV.
+Definitions and names are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`). `image_retrieval_*` is over
+captions (text -> image: the caption's image is among the k best images). `text_retrieval_*` is over images
+(image -> text: any of the image's captions is among the k best texts). `mean_recall@5` is the mean of the two
+recalls at 5, a data set's number in the paper's Table IV.
 
-What is kept of each image are the ranks of its captions among all texts, and its own rank among all images
-for each of them: every number follows from these. The captions of an image are one observation, so resamples
-draw images; recall over images is a proportion and has Wilson's interval.
+For each image the ranks of its captions among all texts are kept, and its own rank among all images for each
+caption: every number follows from these. An image's captions are one observation, so resamples draw images.
+Recall over images is a proportion with Wilson's interval.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ MEAN_AT = 5
 def describe(inputs: Inputs) -> dict[str, Any]:
     """The ranks of each image's true partners, 0 being the best.
 
-    Columns: `caption_ranks`, of its captions among all texts, best first; `image_ranks`, of the image among
-    all images, for each of its captions in their order; `captions_cut`, how many of them were too long for
-    the model. Two lists of int and an int an image.
+    Columns: `caption_ranks`, of its captions among all texts, best first (list of int); `image_ranks`, of the
+    image among all images, for each of its captions in their order (list of int); `captions_cut`, how many of
+    them were too long for the model (int).
 
     Raises:
         DataError: there are no images, or an embedding is not finite.
@@ -85,7 +85,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """Of each image: its captions' number, and sums over its queries. float64 [N] each.
+    """For each image, its number of captions and the sums over its queries. float64 [N] each.
 
     `image_*` are sums over its captions, `text_*` belong to the image itself.
     """
@@ -100,7 +100,14 @@ def per_image(images: Columns) -> dict[str, np.ndarray]:
 
 
 def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every number of B resamples of the images. `parts` of `per_image`; [B, N] -> float64 [B] a name."""
+    """Every number on B resamples of the images.
+
+    Args:
+        parts: of `per_image`.
+        weights: [B, N], how often each image is drawn.
+
+    Returns: float64 [B] by name.
+    """
     names = [name for name in parts if name != "captions"]
     sums = weights.astype(np.float64) @ np.stack([parts[name] for name in ("captions", *names)], axis=1)
     captions, images = sums[:, 0], weights.sum(axis=1)
@@ -124,9 +131,9 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Interval:
-    """Wilson's for recall over images; else of the resamples.
+    """Wilson's for recall over images; else from the resamples.
 
-    Where no resample differs from another (everything was found at once), it is Wilson's of as many images.
+    If no resample differs (everything is found at once), Wilson's for as many images.
     """
     if name.startswith("text_retrieval_recall"):
         return intervals.wilson(round(value * n), n)
@@ -134,7 +141,7 @@ def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Inte
 
 
 def _table(ranks: Sequence[Sequence[int]], count: np.ndarray) -> np.ndarray:
-    """Lists of ranks as one array, filled up with ABSENT. int32 [N, P]."""
+    """Lists of ranks as one array, padded with ABSENT. int32 [N, P]."""
     table = np.full((len(count), int(count.max())), ABSENT, np.int32)
     table[np.arange(table.shape[1]) < count[:, None]] = np.concatenate([np.asarray(row) for row in ranks])
     return table

@@ -1,12 +1,12 @@
-"""Shape bias: of the images whose shape and texture disagree, how often is the decision the shape's?
+"""Shape bias: if an image's shape and texture disagree, how often does the decision follow the shape?
 
-The label of an image is its shape, and a column `texture` names the category of its texture (cue-conflict
-stimuli, Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T);
-images whose shape and texture agree do not count. Definitions: `clipjax.metrics.shape_bias`.
+An image's label is its shape; a column `texture` names the category of its texture (cue-conflict stimuli,
+Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T); images
+whose shape and texture agree do not count. Definitions: `clipjax.metrics.shape_bias`.
 
-A head over ImageNet's 1,000 classes decides by the mean of the probabilities of each category's classes, at
-the model's own logit scale, which a mean of probabilities depends on. A head over the categories themselves
-(card `cue_conflict_16`, or `--labels cue_conflict`) decides by its largest logit; a row's `convention` says
+A head over ImageNet's 1,000 classes decides by the mean probability of each category's classes, at the
+model's own logit scale, on which that mean depends. A head over the categories themselves (card
+`cue_conflict_16`, or `--labels cue_conflict`) decides by its largest logit. A row's `convention` records
 which: its `projection` is "mean_prob from imagenet" or null.
 """
 
@@ -36,7 +36,8 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """The decision on each image; the columns of `cues`.
 
     Raises:
-        DataError: there are no images, labels or textures; logits are not finite; names the image.
+        DataError: there are no images, labels or textures, a texture is not a category, or logits are not
+            finite; names the image.
     """
     space = inputs.label_space
     assert space is not None
@@ -73,7 +74,7 @@ def _decisions(inputs: Inputs) -> np.ndarray:
 
 
 def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
-    """[N, K] -> int [N]. From logits: `score_blocks`' means of all classes may underflow to a tie."""
+    """[N, K] -> int [N]. From logits: the means that `score_blocks` returns may underflow to a tie."""
     groups = projection.groups
     category = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     return decide(logits, np.concatenate(groups), category, num_categories=len(groups))
@@ -82,11 +83,11 @@ def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
 def cues(
     ids: Sequence[str], shape: Sequence[str], texture: Sequence[str], decision: Sequence[str]
 ) -> dict[str, Any]:
-    """One row an image: what its shape and texture are of, what was decided, and for which that was.
+    """One row an image: its shape and texture, the decision, and the cue that it follows.
 
     Columns: shape, texture, decision (names of categories; a decision may be another word, as "na"), object
-    (what the shape was taken from: images that share it are no independent evidence), conflict, decided_for
-    ("shape", "texture" or "other"; "no conflict" where the first two are one).
+    (the source of the shape: images that share it are not independent), conflict, decided_for ("shape",
+    "texture" or "other"; "no conflict" if shape and texture agree).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
@@ -141,9 +142,9 @@ def _hits(counts: CueCounts) -> tuple[int, int, int]:
 
 
 def _limits(images: Columns, about: About) -> dict[str, Interval]:
-    """Intervals of the overall numbers by drawing objects; without those that no resample can change.
+    """Intervals of the overall numbers, by drawing objects; none for numbers that no resample changes.
 
-    A single object cannot be drawn, and where all decisions are alike Wilson's interval says more.
+    A single object cannot be resampled; if all decisions are alike, Wilson's interval is more informative.
     """
     kept = np.asarray(images["conflict"], bool)
     objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
@@ -177,7 +178,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """The columns of `cues` from the decisions of one model or one person, as modelvshuman writes them."""
+    """The columns of `cues` from the decisions of one model or one person, in modelvshuman's format."""
     space = about.label_space
     known = set(space.ids) if space is not None else {row["category"] for _, row in rows}
     persons = sorted({row.get("subj", "") for _, row in rows})
@@ -200,7 +201,7 @@ def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About)
 
 
 def _cues_of(imagename: str) -> tuple[str, str]:
-    """The stimulus without the trial's number and subject before it, and its texture (the reference's rule).
+    """The stimulus without its prefix of trial and subject, and its texture (the reference's rule).
 
     "0003_s5n_s01_0_dog_00_dog10-bicycle1.png" -> "dog10-bicycle1.png", "bicycle".
     """

@@ -1,11 +1,13 @@
-"""Tasks: from stored features to numbers. One file a task, found by scanning for a module-level `TASK`.
+"""The contract of a task: from stored features to numbers.
 
-A task never runs a model, and it works in two steps. `describe` turns `Inputs` (features and a head) into one
-row an image: labels, predictions, confidences, scores. `measure` turns such rows into numbers with intervals,
-and knows nothing of features: rows that another framework made, or an earlier run stored, give the same
-numbers (`clipjax eval TASK --predictions FILE`). A task also says what it needs, which section of the paper
-it belongs to, which files of predictions it takes, and its convention: what the literature leaves open.
-Nothing outside its file names a task: to add one is to add a file, whose name is the task's.
+A task never runs a model. `describe` turns `Inputs` (features and a head) into one row an image: labels,
+predictions, confidences, scores. `measure` turns such rows into numbers with intervals, without the features:
+rows from another framework or an earlier run give the same numbers (`clipjax eval TASK --predictions FILE`).
+A task also declares its needs, its section of the paper, its files of predictions, and its convention: what
+the literature leaves open.
+
+Each task is a file of this folder with the task's name and a module-level `TASK`. Nothing outside the file
+names it: to add a task is to add a file.
 """
 
 from __future__ import annotations
@@ -34,10 +36,10 @@ Columns = Mapping[str, Any]
 
 
 def finite_column(columns: Columns, name: str) -> np.ndarray:
-    """A column of numbers. float32 [N] where it is stored so, else float64 [N].
+    """A column of numbers. float32 [N] if it is stored so, else float64 [N].
 
     Raises:
-        DataError: a number is not finite; names the image, or the row where there is no column `id`.
+        DataError: a number is not finite; names the image, or the row if there is no column `id`.
     """
     values = np.asarray(columns[name])
     if values.dtype != np.float32:
@@ -50,7 +52,7 @@ def finite_column(columns: Columns, name: str) -> np.ndarray:
 
 
 class Annotations(Protocol):
-    """What is known of images beside the data set itself, e.g. the factors of ImageNet-X."""
+    """Facts about images beside the data set itself, e.g. the factors of ImageNet-X."""
 
     @property
     def digest(self) -> str:
@@ -60,12 +62,12 @@ class Annotations(Protocol):
 
 @dataclass(frozen=True)
 class About:
-    """What numbers need beside the per-image columns.
+    """What `measure` needs beside the per-image columns.
 
     Attributes:
-        dataset: its name. Part of the seed of its resamples, so that all scores and models share them.
-        label_space: of the data set; None where it has no classes.
-        annotations: what the task's `load_annotations` gave; None for a task without.
+        dataset: its name. It seeds the resamples, so that all scores and models share them.
+        label_space: of the data set; None without classes.
+        annotations: from the task's `load_annotations`; None for a task without.
         resamples, seed: of bootstraps.
     """
 
@@ -83,7 +85,7 @@ class Captions:
     Attributes:
         features: float32 [M, D], unit norm.
         image_of_text: int [M], the row of each caption's image.
-        cut: bool [M], which were too long for the model's context; None where that is not known.
+        cut: bool [M], which were too long for the model's context; None if unknown.
     """
 
     features: np.ndarray
@@ -93,14 +95,14 @@ class Captions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a task is given.
+    """The input of a task.
 
     Attributes:
         ids: [N], stable names of the images.
         features: float32 [N, D], as the store holds them.
         labels: int [N], indices into `label_space`; None for a data set without labels.
         head: from features to logits over `head.label_space`; None for a task that needs none.
-        label_space: of the data set; None where it has no classes.
+        label_space: of the data set; None without classes.
         projection: from the head's label space to the data set's; None if they are the same.
         columns: the manifest's further columns, [N] each.
         dataset: the data set's name.
@@ -130,12 +132,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number. `value` is None where it is not defined, and `note` then says why.
+    """One number. `value` is None if it is not defined; `note` then gives the reason.
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
-        n: images that it rests on.
-        slice: which part of the data set, e.g. "class:n01440764"; None for all of it.
+        n: number of images behind it.
+        slice: part of the data set, e.g. "class:n01440764"; None for all of it.
         aggregates: what it is an unweighted mean over (e.g. "classes"); None for a mean over images.
     """
 
@@ -150,37 +152,37 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task returns: its numbers, and columns of length N with what is known of each image."""
+    """The numbers of a task, and its per-image columns of length N."""
 
     measures: list[Measure]
     images: dict[str, Any]
 
 
 def metric_name(metric: str, slice: str | None) -> str:
-    """What a number is called where its slice has no column of its own: "auroc score:msp"."""
+    """A number's name with its slice, for tables without a slice column: "auroc score:msp"."""
     return metric if slice is None else f"{metric} {slice}"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What two runs on the same images are compared by (`clipjax compare`).
+    """The quantities by which two runs on the same images are compared (`clipjax compare`).
 
-    Every metric is one that `measure` gives, by its `metric_name`.
+    Every metric is the `metric_name` of one that `measure` returns.
 
     Attributes:
-        right: whether each image is right, bool [N] a metric (or those of what it is over: some of the
-            images, or sets of them): proportions, compared by McNemar's test.
-        over: of a metric of `right` over some of the images: which, bool [N]. Not compared where the runs
-            have others.
-        resampled: every other number as a function of how often each image is drawn: int [B, N] -> float64
-            [B] a metric. Compared by a paired bootstrap.
-        groups: [N], names of the samples that are drawn independently of each other, where there are several
-            (in- and out-of-distribution images); None: all images are one.
-        clusters: [N], names of what is drawn in one piece (images of one object); None, also for all images
+        right: proportions, compared by McNemar's test. Metric -> whether each image is right, bool [N], or
+            fewer if it is over some of the images or over sets of them.
+        over: for metrics of `right` over some of the images: which ones, bool [N]. Not compared if the runs
+            differ here.
+        resampled: every other number, compared by a paired bootstrap: how often each image is drawn, int [B,
+            N] -> float64 [B] a metric.
+        groups: [N], names of samples that are drawn independently (in- and out-of-distribution images); None:
+            a single sample.
+        clusters: [N], names of units that are drawn whole (images of one object); None, also for all images
             of one group: each image by itself.
-        annotated: the metrics that follow from annotations, which are not compared where the runs have
-            others; None: all do, and such runs are not compared at all.
-        convention: what else the numbers follow from, e.g. {"headline": "mcm"}; said where runs differ.
+        annotated: the metrics that depend on annotations: not compared if the runs have different ones. None:
+            all do, and such runs are not compared at all.
+        convention: what else the numbers depend on, e.g. {"headline": "mcm"}; reported if the runs differ.
     """
 
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -197,11 +199,11 @@ class Csv:
     """A task's own CSV format of predictions, e.g. that of a paper's evaluation script.
 
     Attributes:
-        columns: all that a file may have, in their order.
-        needed: those that it must have.
-        read: rows, each with where it stands ("file.csv:2"), -> per-image columns, `id` among them. Raises
+        columns: all allowed columns, in their order.
+        needed: required columns.
+        read: rows, each with its place ("file.csv:2"), -> per-image columns, `id` among them. Raises
             DataError naming the row.
-        join: these, once no id is there twice, -> those that the task measures; None: the same.
+        join: these, once ids are known to be unique, -> the columns for `measure`; None: the same.
     """
 
     columns: tuple[str, ...]
@@ -212,18 +214,18 @@ class Csv:
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """Which files of predictions a task takes beside the per-image table that every task takes (.parquet).
+    """The files of predictions that a task takes beside every task's per-image table (.parquet).
 
     Attributes:
-        arrays: the arrays of an .npz -> whether each is needed, in the order that messages name them. They
-            are logits, labels, ids and calibration, of in-distribution images with `id_` before their names;
-            `evaluation/predictions/arrays` reads them. Empty: the task takes no .npz.
-        prefix: what stands before the names of the arrays of its own images ("ood_").
-        of_cosines: per-image columns that follow from cosines [N, K], which an .npz may hold beside logits.
-        csv: its own CSV format; None: it takes no .csv.
-        dataset: the card of a file that names no data set; None: the file's name is the data set's.
-        ranges: columns of numbers -> the smallest and the largest value, beside those that all tasks share.
-        bools: columns of bools, likewise.
+        arrays: the arrays of an .npz -> whether each is required, in the order of messages. They are logits,
+            labels, ids and calibration; those of in-distribution images start with `id_`.
+            `evaluation/predictions/arrays` reads them. Empty: no .npz.
+        prefix: prefix of the arrays of the data set's own images ("ood_").
+        of_cosines: per-image columns computed from cosines [N, K], which an .npz may hold beside logits.
+        csv: its own CSV format; None: no .csv.
+        dataset: the card for a file that names no data set; None: the file's name is the data set's.
+        ranges: columns of numbers -> smallest and largest value, beside those of all tasks.
+        bools: columns of bools, beside those of all tasks.
         several_labels: whether `correct` may be true by a label of the image that the table does not hold.
     """
 
@@ -245,18 +247,18 @@ class Task:
         name: that of its module.
         version: raised whenever the same inputs may give another number.
         section: of the paper.
-        needs: what must exist of a model and a data set: "head" (classes), "labels", "text" (a zero-shot
-            model: not applicable to a classifier), "id" (a second, in-distribution data set), "captions",
-            "annotations".
+        needs: requirements on model and data set: "head" (classes), "labels", "text" (a zero-shot model: not
+            applicable to a classifier), "id" (a second, in-distribution data set), "captions", "annotations".
         convention: what a reader must know to compare the number with another's.
         describe: see the module's docstring. Raises DataError naming the image that cannot be used.
-        measure: likewise; also takes columns read back from a run's images.parquet (the column `id` too).
+        measure: see the module's docstring; also takes columns read back from a run's images.parquet (with
+            the column `id`).
         load_annotations: the user's file or folder, or None for the default, -> annotations.
-        paired: from per-image columns, also those read back; of `About` only `dataset` is there. Runs of a
-            task without it are not compared.
+        paired: from per-image columns, also those read back; `About` has no label space or annotations. Runs
+            of a task without it are not compared.
         predictions: the files of predictions that it takes.
-        compares_precisions: whether both precisions of the towers can be compared: `describe` gives the
-            columns `prediction` and, with labels, `correct`.
+        compares_precisions: whether both precisions of the towers can be compared: `describe` returns
+            `prediction` and, with labels, `correct`.
     """
 
     name: str
@@ -277,14 +279,13 @@ class Task:
         return "id" in self.needs and "labels" not in self.needs
 
     def run(self, inputs: Inputs) -> Outcome:
-        """Both steps."""
         images = self.describe(inputs)
         return Outcome(self.measure(images, inputs.about), images)
 
 
 @functools.cache
 def task_names() -> tuple[str, ...]:
-    """The names of all tasks: the modules of this folder that set `TASK`. None is imported."""
+    """The names of all tasks: the modules of this folder that set `TASK`. Imports none of them."""
     return plug_ins(clipjax.tasks.__path__, "TASK")
 
 
@@ -293,7 +294,7 @@ def all_tasks() -> dict[str, Task]:
     """Every task by its name.
 
     Raises:
-        ValueError: a task is not called as its module (a mistake of the programmer, not of the user).
+        ValueError: a task's name is not its module's (a programmer's mistake, not the user's).
     """
     return {
         name: named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
@@ -302,7 +303,7 @@ def all_tasks() -> dict[str, Task]:
 
 
 def named(task: Task, module: str) -> Task:
-    """The task of a module; ValueError where it has another name."""
+    """The task of a module; ValueError if it has another name."""
     if task.name != module:
         raise ValueError(f"the task of {module}.py is called {task.name!r}: give both one name")
     return task
@@ -321,7 +322,7 @@ def precision_tasks() -> list[str]:
 
 
 def unknown_task(name: str, known: list[str]) -> UsageError:
-    """The error for a name that is no task, with the nearest ones."""
+    """The error for a name that is not a task, with the nearest ones."""
     if name == "curation":
         return UsageError(
             "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"

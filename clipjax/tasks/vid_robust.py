@@ -1,10 +1,10 @@
-"""Accuracy that lasts over the frames of a video: ImageNet-Vid-Robust (Shankar et al. 2021).
+"""Accuracy that holds over the frames of a video: ImageNet-Vid-Robust (Shankar et al. 2021).
 
-An anchor frame and the frames at most 10 before and behind it are one set; a frame with several classes is
-right with any of them. `pm0`, also called `benign`, is the share of anchors that are right; `pm10` the share
-of sets in which the anchor *and* every frame are right; `pm1` to `pm9` look at the frames that near alone.
-Sets are independent, so these are proportions of sets. `top1_all_frames` counts every frame by itself and
-takes its first class alone (wise-ft): another number, whose interval resamples whole sets.
+An anchor frame and the frames at most 10 before and after it are one set; a frame with several classes is
+right with any of them. `pm0`, also called `benign`, is the share of anchors that are right. `pm10` is the
+share of sets in which the anchor *and* every frame are right; `pm1` to `pm9` use only the frames that near.
+Sets are independent, so these are proportions of sets. `top1_all_frames` counts every frame by itself, with
+its first class alone (wise-ft): another number, whose interval resamples whole sets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Sets(NamedTuple):
     """Frames by their sets.
 
     set_of: int [N], each frame's set, 0..A-1.
-    reach: int [A], how far from the anchor the nearest wrong frame is; FARTHEST + 1 where all are right.
+    reach: int [A], distance in frames from the anchor to the nearest wrong frame; FARTHEST + 1 if all are
+    right.
     """
 
     set_of: np.ndarray
@@ -50,7 +51,7 @@ class Sets(NamedTuple):
 
 
 def sets_of(images: Columns) -> Sets:
-    """Raises DataError naming an anchor whose set is not whole: without all frames it would be easier."""
+    """Raises DataError naming an anchor with an incomplete set: fewer frames would be easier."""
     anchors, set_of = np.unique(np.asarray(images["anchor"], str), return_inverse=True)
     offset, size = np.asarray(images["offset"], int), np.asarray(images["set_size"], int)
     here = np.bincount(set_of)
@@ -84,7 +85,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
-    """Of a mean over frames, sets being resampled; where these cannot differ, Wilson's for as many sets."""
+    """For a mean over frames, by resampling sets; if resamples cannot differ, Wilson's for as many sets."""
     sets = int(set_of.max()) + 1
     draws = None
     if sets > 1:
@@ -94,8 +95,10 @@ def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """`pm0` to `pm10` are proportions of sets (`benign` is `pm0` by another name, and would count twice);
-    frames are compared on resamples of the sets."""
+    """`pm0` to `pm10` are proportions of sets; frames are compared on resamples of the sets.
+
+    `benign` is left out: it is `pm0` under another name and would count twice.
+    """
     sets = sets_of(images)
     first = np.asarray(images["prediction"]) == np.asarray(images["label"])
     return Paired(

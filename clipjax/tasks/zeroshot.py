@@ -1,11 +1,11 @@
-"""Classification accuracy: the zero-shot accuracy of a CLIP model, or a classifier's with its own head.
+"""Classification accuracy: zero-shot for a CLIP model, or a classifier's with its own head.
 
-Top-1 and top-5 accuracy over images with Wilson intervals, the accuracy of every class, and their unweighted
-mean. Where the head knows more classes than the data set has (ImageNet-R's 200 of 1,000), or finer ones
-(ObjectNet), its scores are projected to the data set's classes, and `top1_full` says how often the best of
-*all* the head's classes is a right one. Where a class of the data set is the largest of several of the head,
-`top1_restricted` is over just these (ObjectNet's 125): it equals `top1` but for ties. A data set whose images
-have several right labels says so in a column `accepted` (and an image counts for the class of its first). A
+Reported are top-1 and top-5 accuracy over images with Wilson intervals, the accuracy of every class, and
+their unweighted mean. If the head has more classes than the data set (ImageNet-R's 200 of 1,000), or finer
+ones (ObjectNet), its scores are projected to the data set's classes. `top1_full` then is how often the best
+of *all* the head's classes is a right one. If a class of the data set takes the largest score of several head
+classes, `top1_restricted` is over just these (ObjectNet's 125): it equals `top1` except for ties. A column
+`accepted` lists the right labels of images that have several; an image counts for the class of its first. A
 data set without labels gets predictions and no numbers.
 """
 
@@ -31,8 +31,8 @@ class Predictions(NamedTuple):
     """Per image: the best classes, best first (int32 [N, k]), and the probability of the first.
 
     full, restricted: the best of all the head's classes, and of those that stand for a class of the data set.
-    int32 [N]; None where there is no such difference.
-    tied: whether several classes have the largest score, the lowest of which counts. bool [N]; None: nowhere.
+    int32 [N]; None if these are the same.
+    tied: whether several classes have the largest score; the lowest of them counts. bool [N]; None: no ties.
     """
 
     ranked: np.ndarray
@@ -43,7 +43,7 @@ class Predictions(NamedTuple):
 
 
 def predict(inputs: Inputs) -> Predictions:
-    """The k = min(5, classes) best classes of each image, in blocks: no [N, K] array is ever held.
+    """The k = min(5, classes) best classes of each image, in blocks: an [N, K] array is never held.
 
     Raises:
         DataError: there are no images, or an image's logits are not finite.
@@ -66,7 +66,7 @@ def predict(inputs: Inputs) -> Predictions:
 
 
 def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
-    """How many images' top-1 is decided by a tie. bool [N] -> a note; None where none is."""
+    """A note on how many images' top-1 is decided by a tie; None if there are none. bool [N] -> note."""
     ties = 0 if tied is None else int(np.sum(tied))
     if tied is None or not ties:
         return None
@@ -77,7 +77,7 @@ def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
 
 
 def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
-    """See `Predictions`: the best of the head's own classes."""
+    """`full` and `restricted` of `Predictions`."""
     members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
     n, head = len(inputs.features), inputs.head
     full, restricted = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -90,7 +90,7 @@ def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions of each image and, where it has labels, whether they are right.
+    """Predictions of each image and, with labels, whether they are right.
 
     Raises:
         DataError: as `predict`; a label is outside the label space: the message names the image.
@@ -128,7 +128,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The right labels of each image, filled up with -1. int32 [N, L]."""
+    """The right labels of each image, padded with -1. int32 [N, L]."""
     if accepted is None:
         return labels[:, None]
     table = np.full((len(labels), max(map(len, accepted))), -1, np.int32)
@@ -138,7 +138,7 @@ def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None
 
 
 def right_of_all(best: np.ndarray, accepted: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """Whether the best of the head's classes lies in the group of a right label. bool [N]."""
+    """Whether the best of the head's classes is in the group of a right label. bool [N]."""
     correct = np.zeros(len(best), bool)
     for label, group in enumerate(groups):
         correct |= np.any(accepted == label, axis=1) & np.isin(best, group)
@@ -158,7 +158,7 @@ def check_labels(labels: np.ndarray, ids: Sequence[str], space: LabelSpace) -> N
 def measure(images: Columns, about: About) -> list[Measure]:
     """All numbers from the per-image columns label, correct, correct_top5, correct_full, correct_restricted.
 
-    Those that are not there give no numbers.
+    A missing column gives no number.
     """
     if "label" not in images:
         note = "not applicable: the data set has no labels"
