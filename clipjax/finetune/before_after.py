@@ -1,9 +1,8 @@
 """What fine-tuning changed: a base model and its tuned ones on one suite, image by image.
 
-Every tuned model is compared with the base on the same images (`clipjax.evaluation.compare`: McNemar's test
-for accuracies, a bootstrap that draws the same images for both for the rest). With several seeds a number
-stands for their mean, and its interval reaches from the lowest to the highest limit of the seeds' paired
-intervals: a loss is called one only if every seed lost.
+Each tuned model is compared with the base on the same images (`clipjax.evaluation.compare`: McNemar's test
+for accuracies; otherwise a bootstrap that draws the same images for both). With several seeds, a number is
+their mean, and its interval covers all of their paired intervals: a loss is only reported if every seed lost.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Change:
     """One line of the table.
 
     Attributes:
-        metric: which number, and which way it is better.
-        dataset: of which images.
-        before: of the base; None where it is not defined, and `note` says why.
-        after: of the tuned models, one a seed.
-        intervals: limits of the paired 95 % interval of each seed's difference (None: it has no width).
-        n: images; None of a run that failed.
+        metric: which number, and which way is better.
+        dataset: of the images.
+        before: the base's; None if undefined, as `note` explains.
+        after: the tuned models', one per seed.
+        intervals: paired 95 % interval of each seed's difference (None: it has no width).
+        n: images; None for a failed run.
     """
 
     metric: Metric
@@ -52,22 +51,21 @@ class Change:
 
     @property
     def mean(self) -> float | None:
-        """Of the tuned models."""
         return statistics.fmean(self.after) if self.after else None
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over the seeds (n - 1); None for a single one."""
+        """Standard deviation over the seeds (n - 1); None for one seed."""
         return statistics.stdev(self.after) if len(self.after) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Mean of the tuned models less the base."""
+        """Mean of the tuned models minus the base."""
         return None if self.mean is None or self.before is None else self.mean - self.before
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """From the lowest to the highest limit of the seeds; None where a seed has none."""
+        """From the lowest to the highest limit of the seeds; None if a seed has none."""
         limits = [each for each in self.intervals if each is not None]
         if not limits or len(limits) < len(self.intervals):
             return None
@@ -75,7 +73,7 @@ class Change:
 
     @property
     def verdict(self) -> str | None:
-        """ "gained" or "lost" where the interval leaves zero out; None otherwise, and for what only moves."""
+        """Gained or lost, if the interval excludes zero; None otherwise, or if neither way is better."""
         if self.interval is None or self.metric.better == "neither":
             return None
         lo, hi = self.interval
@@ -95,20 +93,19 @@ def before_and_after(
     request: Request | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> list[Change]:
-    """Evaluate the base and the tuned models (one a seed) on the suite and compare them.
+    """Evaluate the base and its tuned models (one per seed) on the suite, and compare them.
 
     Args:
-        base, tuned: models.
         data_root: folder of data sets.
         results: folder for the rows of all runs.
-        request: of all runs, but for their data sets and prompts.
-        announce: told what of the suite is left out, each run before it starts, and each that failed.
+        request: for all runs, except data sets and prompts.
+        announce: receives what the suite leaves out, each run before it starts, and each failure.
 
-    Returns: the table; in all processes but the first an empty one.
+    Returns: the table; empty in all processes but the first.
 
     Raises:
-        UsageError: the suite has no metrics, or no tuned model is given.
-        DataError: nothing of the suite lies below `data_root`; names the folders looked for.
+        UsageError: the suite has no metrics, or there is no tuned model.
+        DataError: nothing of the suite is below `data_root`; names what was looked for.
     """
     if not suite.metrics or not tuned:
         raise UsageError(
@@ -132,7 +129,7 @@ _Key = tuple[str, str]
 
 
 def left_out(suite: Suite, data_root: str | Path) -> list[str]:
-    """What of a suite does not lie below a folder: a line for each data set, with the tasks that lack it."""
+    """The data sets of a suite missing below a folder: a line each, with the tasks that lack it."""
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
     for planned in _parts(suite, data_root):
@@ -144,7 +141,7 @@ def left_out(suite: Suite, data_root: str | Path) -> list[str]:
 
 
 def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
-    """The plan of each part of a suite, or why there is none: nothing of it is there."""
+    """The plan of each part of a suite, or a DataError if nothing of it is there."""
     found: list[Plan | DataError] = []
     for name in suite.run:
         try:
@@ -155,7 +152,7 @@ def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
 
 
 def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
-    """Each run once; a part of the suite of which nothing is there is left out, unless it is all."""
+    """Each run once; missing parts are left out, unless all are missing."""
     found: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
@@ -177,7 +174,7 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
 
 
 def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
-    """Raises DataError where training or validation images are among those that the suite reports on."""
+    """Raise DataError if training or validation images are among those that the suite reports on."""
     located = {
         (data.card.name, data.root): data
         for job in _jobs(suite, data_root).values()
@@ -188,7 +185,7 @@ def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -
         try:
             manifest = load_dataset(data.card, data.root).manifest
         except DataError:
-            continue  # what cannot be read is not reported on either
+            continue  # unreadable data are not reported on either
         for split in splits:
             refuse_overlap(split, manifest)
 
@@ -203,7 +200,7 @@ def evaluate_suite(
     request: Request | None = None,
     results: str | Path | None = None,
 ) -> list[Result]:
-    """One model on a suite; arguments and errors as of `before_and_after`."""
+    """One model on a suite; arguments and errors as `before_and_after`."""
     asked = Request() if request is None else request
     found = _evaluate(model, _jobs(suite, data_root), asked, compute, results, announce).values()
     return [each for each in found if isinstance(each, Result)]
@@ -217,7 +214,7 @@ def _evaluate(
     results: str | Path | None,
     announce: Callable[[str], None],
 ) -> dict[_Key, Result | Exception]:
-    """The result of each run, or what went wrong in it."""
+    """The result of each run, or its error."""
 
     def say(number: int, of: int, job: Job) -> None:
         announce(f"[{number}/{of}] {model.card.id}: {job}")
@@ -267,7 +264,7 @@ def _compared(base: Result, tuned: Result, folder: Path) -> dict[str, Comparison
 
 
 def _undefined(metric: Metric, results: Sequence[Result]) -> Change:
-    """A number that one of the models does not have, with what the others do."""
+    """A number that one of the models lacks, with the others' values."""
     rows = [
         next((r for r in each.rows if (r["metric"], r["slice"]) == (metric.metric, metric.slice)), None)
         for each in results

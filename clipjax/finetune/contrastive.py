@@ -51,15 +51,15 @@ MAX_LOGIT_SCALE = math.log(100)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights a training run gives, beside the data and the architecture.
+    """Everything but data and architecture that decides the trained weights.
 
     Attributes:
-        steps, warmup: optimiser steps in all, and those in which the learning rate rises from 0; it then
-            follows a cosine to 0.
+        steps: optimiser steps in total.
+        warmup: steps in which the learning rate rises from 0; it then follows a cosine to 0.
         batch_size: images in the global batch.
         learning_rate, weight_decay, clip_norm: AdamW; see
             `clipjax.finetune.training.optimizer.make_optimizer`.
-        seed: of the initial weights, the order of the data and the step's keys.
+        seed: of the initial weights, the data order and the step's keys.
         precision: of the towers, "parity" or "fast".
     """
 
@@ -82,13 +82,12 @@ def contrastive_loss(
     """CLIP's loss of a global batch of pairs.
 
     Args:
-        image_features, text_features: float32 [B, E], of any norm; row i of one belongs to row i of the
-            other.
-        logit_scale: float32 [], the logarithm of the inverse temperature, as it stands in the params.
+        image_features, text_features: float32 [B, E], of any norm; equal rows are pairs.
+        logit_scale: float32 [], the logarithm of the inverse temperature, as in the params.
         excluded: bool [B, B], false on the diagonal: where true, image i and text j are left out of each
-            other's softmax; None: nothing is.
+            other's softmax; None: nowhere.
 
-    Returns: the loss [], and the share of images whose own caption is the most similar one of the batch.
+    Returns: the loss [], and the share of images whose own caption is the most similar of the batch.
     """
     image, text = unit_norm(image_features), unit_norm(text_features)
     logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
@@ -120,7 +119,7 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platf
 def _cut(
     tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
-    """The tokenizer, cut behind the last id of the data that the text tower reads: that changes nothing."""
+    """The tokenizer, cut after the last id of the data that the text tower reads: no feature changes."""
     captions = manifest.columns.get(column, [])
     texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
     if not texts:
@@ -130,7 +129,7 @@ def _cut(
 
 
 def bound_logit_scale(params: Params) -> Params:
-    """The inverse temperature within [1, 100], as open_clip's training clamps it after each step."""
+    """Clip the inverse temperature to [1, 100], as open_clip's training does after each step."""
     return {**params, "logit_scale": jnp.clip(params["logit_scale"], 0.0, MAX_LOGIT_SCALE)}
 
 
@@ -154,23 +153,21 @@ def train(
     """Train a dual encoder from scratch on images and captions.
 
     Args:
-        network: its architecture.
         manifest: the data, with captions in the column `captions`.
-        recipe: see `Recipe`.
-        pixels, mean, std: what the model sees of an image.
-        tokenizer: texts -> int32 [N, context length]; batches are cut behind the last id of the data that the
+        pixels, mean, std: how an image becomes the model's input.
+        tokenizer: texts -> int32 [N, context length]; batches are cut after the last id of the data that the
             text tower reads.
-        checkpoints: folder to resume from and to save into after every `every` steps; None keeps none.
-        mesh, rules: devices, default all of them, and how the parameters lie on them.
-        description, progress: the bar on stderr.
+        checkpoints: folder to resume from, and to save to every `every` steps; None: no checkpoints.
+        mesh, rules: devices (default: all), and how the parameters are placed on them.
+        description, progress: of the bar on stderr.
 
     Returns: float32 params, in the structure of `network.abstract_params()`.
 
     Raises:
         UsageError: the batch does not divide over the devices, or is larger than the data set.
-        DataError: an image that cannot be read, a manifest without captions, checkpoints that do not fit, a
-            loss that is not finite.
-        Interrupted: it was asked to stop; the same call goes on from there.
+        DataError: an unreadable image, a manifest without captions, unfit checkpoints, a loss that is not
+            finite.
+        Interrupted: a request to stop; the same call continues.
     """
     mesh = make_mesh() if mesh is None else mesh
     check_batch(recipe.batch_size, mesh, len(manifest))

@@ -1,4 +1,4 @@
-"""What decides a fine-tuned model: the one record that resume points, finished runs and cards compare."""
+"""The record of what decides a fine-tuned model, compared by resume points, finished runs and cards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from clipjax.progress import progress_bar
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Plain JSON; two runs of equal identity give equal models (on equal devices, to the bit).
+    """Plain JSON; runs of equal identity give equal models (on equal devices, to the bit).
 
-    Files are known by what they hold: images, shots, prompts and weights by digest, a label space by its
-    classes. The first time, all training images are read (`Manifest.digest`), with a bar.
+    Contents identify files: digests for images, shots, prompts and weights; classes for a label space. The
+    first call reads all training images (`Manifest.digest`), with a bar.
     """
     base, recipe = setup.model.card, setup.recipe.to_dict()
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):
@@ -65,7 +65,7 @@ def _shots(setup: Setup) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON would give it back."""
+    """The value after a round trip through JSON."""
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

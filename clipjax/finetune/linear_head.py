@@ -1,8 +1,8 @@
-"""The linear head over the training classes: where it starts, and how accurate it is.
+"""The linear head over the training classes: its start and its accuracy.
 
-Linear probes and cross-entropy share it. A CLIP's reads features of unit norm and starts as its zero-shot
-classifier, with the scale inside the kernel and a bias of zero (wise-ft, `src/models/zeroshot.py`). A
-classifier's reads features as they are and starts as its own head, or with zeros for other classes.
+Linear probes and cross-entropy share it. A CLIP's head reads unit-norm features. It starts as the zero-shot
+classifier, with the scale in the kernel and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's
+head reads features as they are. It starts as its own head, or with zeros for other classes.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from clipjax.finetune.training.trees import Params
 from clipjax.heads.build import classifier_head, zeroshot_head
 from clipjax.heads.head import Head, logits
 
-# Values of the option "init".
+# The option "init".
 INITS = ("auto", "zeroshot", "zeros")
 
 
 def initial_head(setup: Setup) -> Params:
-    """{"kernel" [D,K], "bias" [K]}, float32, as the option "init" says.
+    """{"kernel" [D,K], "bias" [K]}, float32, by the option "init".
 
-    "auto" is a CLIP's zero-shot classifier, or a classifier's own head where it has the training classes;
-    else zeros.
+    "auto" is a CLIP's zero-shot classifier, or a classifier's own head if it has the training classes; else
+    zeros.
 
     Raises:
-        UsageError: an init of another name, or "zeroshot" for a model without a text tower.
+        UsageError: an unknown init, or "zeroshot" for a model without a text tower.
         DataError: a class without prompts.
     """
     init, model, labels = setup.options["init"], setup.model, setup.train.label_space
@@ -58,14 +58,14 @@ def initial_head(setup: Setup) -> Params:
 
 
 def zeroshot_params(head: Head) -> Params:
-    """A zero-shot head as a trainable one: the scale inside the kernel, and a bias."""
+    """A zero-shot head as a trainable one: the scale in the kernel, and a bias."""
     kernel = np.float32(head.scale) * np.asarray(head.kernel)
     bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
     return {"kernel": kernel, "bias": bias}
 
 
 def has_classes(model: Model, labels: LabelSpace) -> bool:
-    """Whether a model is a classifier with a head over these very classes."""
+    """Whether a model is a classifier over exactly these classes."""
     card = model.card
     if card.kind != "classifier" or card.classes is None or "head" not in model.params:
         return False
@@ -73,7 +73,7 @@ def has_classes(model: Model, labels: LabelSpace) -> bool:
 
 
 def head_accuracy(head: Params, features: np.ndarray, split: Split, *, normalize: bool) -> float:
-    """The share of a split's images that a head, {"kernel", "bias"}, gets right.
+    """Accuracy on a split of a head {"kernel", "bias"}.
 
     Args:
         features: float32 [N,D], the split's, in its order.

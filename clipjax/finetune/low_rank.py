@@ -1,11 +1,10 @@
-"""LoRA's tensors: which matrices get a low-rank update, its two factors, and putting them into the matrices.
+"""LoRA's tensors: which matrices get a low-rank update, its two factors, and merging them.
 
-Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B, with A [in, rank] drawn at
-random and B [rank, out] zero, so that training starts at the base model. A is drawn as peft draws it
-(`lora/layer.py`: Kaiming uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in))).
+Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B, with A [in, rank] random and
+B [rank, out] zero, so training starts at the base model. A is drawn as in peft (`lora/layer.py`: Kaiming
+uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in))).
 
-The tree of factors mirrors that of the params, with "a" and "b" in place of "kernel"; those of stacked blocks
-keep the leading axis:
+The factors' tree mirrors the params', with "a" and "b" for "kernel"; stacked blocks keep their leading axis:
 
     vision/blocks/attn/q/{a [layers, in, rank], b [layers, rank, out]}
 """
@@ -27,22 +26,22 @@ from clipjax.storage.writing import write_safetensors
 
 Targets = Literal["attention", "mlp", "both"]
 
-# Leaves of the blocks, the same in every transformer family (gate: EVA's SwiGLU). Pooling is not among them.
+# Leaves of the blocks, the same in every transformer family (gate: EVA's SwiGLU); pooling is excluded.
 _PATTERNS = {"attention": r"attn/(q|k|v|out)/kernel", "mlp": r"mlp/(gate|c_fc|c_proj)/kernel"}
 _FORMAT = "clipjax low-rank"
 
 
 def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: str) -> list[str]:
-    """The kernels that get an update, in the order of their paths.
+    """The kernels to update, sorted by path.
 
     Args:
-        params: of the base model, or its abstract tree.
+        params: the base model's, or its abstract tree.
         towers: "vision", "text" or both.
-        targets: of which branches of a block.
+        targets: which branches of a block.
         name: of the model, for the message.
 
     Raises:
-        UsageError: one of the towers has no transformer blocks.
+        UsageError: a tower without transformer blocks.
     """
     pattern = _PATTERNS.get(targets) or "|".join(_PATTERNS.values())
     found = []
@@ -63,7 +62,7 @@ def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:
     """Fresh factors, float32: a drawn from the seed, b zero.
 
     Raises:
-        UsageError: a rank below 1, or above what one of the matrices has.
+        UsageError: a rank below 1, or above a matrix's own.
     """
     leaves, kernels = {}, flatten(params)
     for index, path in enumerate(paths):
@@ -81,9 +80,9 @@ def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:
 
 
 def merged(params: Params, factors: Params, scaling: float) -> Params:
-    """The params with kernel + scaling * a @ b for every kernel that has factors; float32, HIGHEST precision.
+    """The params with kernel + scaling * a @ b for each kernel with factors; float32, HIGHEST precision.
 
-    With b zero they are the same numbers as before.
+    With b zero, no number changes.
     """
     leaves, factors = flatten(params), flatten(factors)
     for path in [path for path in factors if path.endswith("/a")]:
@@ -94,16 +93,16 @@ def merged(params: Params, factors: Params, scaling: float) -> Params:
 
 
 def save(path: str | Path, factors: Params, scaling: float) -> None:
-    """Write the factors as a safetensors file, by path. Raises DataError where it cannot be written."""
+    """Write the factors as a safetensors file, by path. Raises DataError if it cannot be written."""
     tensors = {name: jax.device_get(leaf) for name, leaf in flatten(factors).items()}
     write_safetensors(path, tensors, {"format": _FORMAT, "scaling": repr(float(scaling))})
 
 
 def load(path: str | Path, params: Params) -> tuple[Params, float]:
-    """What `save` wrote, to be merged into these params: factors and scaling.
+    """Read factors and scaling from `save`, for these params.
 
     Raises:
-        DataError: no such file, another one, or factors of another model.
+        DataError: no such file, another kind of file, or factors of another model.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:

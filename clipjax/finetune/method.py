@@ -1,9 +1,8 @@
-"""What a fine-tuning method is: from a pretrained model and data to a problem, from its solution to a model.
+"""The contract of a fine-tuning method: pretrained model and data to problem, its solution to a model.
 
-A module of `clipjax.finetune.methods` with a `METHOD` record is a method. `prepare` states the problem:
-params, which of them are trained, the loss, the batches. `clipjax.finetune.training.solve.train` solves it,
-the same way for all (sharded, resumable, logged). `Problem.finish` turns the trained params into a `Model`
-that loads, evaluates and exports like any other.
+A method is a module of `clipjax.finetune.methods` with a `METHOD` record. `prepare` states the problem:
+params, which are trained, the loss, the batches. `clipjax.finetune.training.solve.train` solves any problem
+(sharded, resumable, logged). `Problem.finish` turns the trained params into an ordinary `Model`.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ from clipjax.storage.store import Store
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how a run is computed; no number depends on it (but for rounding).
+    """Where and how a run is computed; numbers depend on it only through rounding.
 
     Attributes:
-        mesh: the devices, of all processes.
-        rules: how trained params and moments lie on them, DP or FSDP.
-        folder: of this run, for resume points and logs; None keeps none.
+        mesh: the devices of all processes.
+        rules: placement of trained params and moments, DP or FSDP.
+        folder: this run's, for resume points and logs; None: neither.
         every: steps between resume points.
-        store: for embeddings of methods that read features only.
-        workers: decoding processes, 0 for threads, "auto" for what decodes fastest here.
+        store: embeddings, for methods that read only features.
+        workers: decoding processes; 0: threads; "auto": the fastest decoding here.
         progress: bars on stderr.
     """
 
@@ -59,15 +58,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method is given.
+    """A method's input.
 
     Attributes:
         model: the pretrained model.
-        train: the images to train on, cut to the shots where there are any; its classes are the task's.
-        validation: what a search may look at; None where there is none.
-        recipe, seed: how to train; of the recipe's seeds the one of this run.
-        options: the method's, with the recipe's own put in.
-        shots: the list that `train` was cut by, if it was.
+        train: the training images, cut to any shots; their classes are the task's.
+        validation: what a search may see, if anything.
+        recipe: how to train.
+        seed: the recipe's seed of this run.
+        options: the method's, after the recipe's changes.
+        shots: the list that cut `train`, if any.
     """
 
     model: Model
@@ -80,7 +80,7 @@ class Setup:
     shots: Shots | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a model with an adapter, which what is trained here would leave behind."""
+        """Raise UsageError for a model with an adapter, which the trained model would lose."""
         if self.model.adapter is not None:
             base = self.model.card.id if self.model.base is None else self.model.base.id
             raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
@@ -93,12 +93,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
         model: the fine-tuned model.
-        chosen: what searches chose, and what they saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
-        beside: files to lie beside the model, by name, each as the function that writes it to a path.
+        chosen: choices of searches and what they saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
+        beside: files to put beside the model, by name, each as a function that writes it to a path.
     """
 
     model: Model
@@ -112,16 +112,16 @@ class Problem:
 
     Attributes:
         params: all leaves that the loss reads, float32.
-        trained: whether a leaf of this path is.
+        trained: whether the leaf at a path is.
         loss: see `clipjax.finetune.training.step.Loss`.
-        batches: a fresh iterator of this process's batches, from the first one on: dicts of numpy arrays,
-            with "row" int32 [b] (rows of the training split) among them.
+        batches: a fresh iterator of this process's batches, from the first: dicts of numpy arrays, including
+            "row" int32 [b] (rows of the training split).
         steps: of the optimiser; 0: nothing is trained.
-        finish: all params, the trained ones as they came out (on the host) -> the outcome.
-        accuracy: trained params (whole tree) and a validation split -> accuracy; for the choice of an epoch
-            or a learning rate. None: the method cannot.
-        constrain: brings trained params back into their bounds after a step.
-        contrastive: whether the examples of a batch see each other: such a batch cannot be accumulated.
+        finish: all params, the trained ones on the host -> the outcome.
+        accuracy: all params and a validation split -> accuracy, to choose an epoch or learning rate. None:
+            the method cannot.
+        constrain: brings trained params back into bounds after a step.
+        contrastive: the examples of a batch see each other, so it cannot be accumulated.
         compiler_options: for the whole training step.
     """
 
@@ -139,13 +139,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outline:
-    """A problem's shapes: what `--dry-run` counts, without weights and without images.
+    """A problem's shapes, which `--dry-run` counts without weights or images.
 
     Attributes:
         params: all leaves that the loss reads, as `jax.ShapeDtypeStruct`.
-        trained: whether a leaf of this path is.
-        loss: None where nothing is trained.
-        batch: what the loss reads of one image, as `jax.ShapeDtypeStruct` without the batch's axis.
+        trained: whether the leaf at a path is.
+        loss: None if nothing is trained.
+        batch: what the loss reads of one image, as `jax.ShapeDtypeStruct` without the batch axis.
     """
 
     params: Params
@@ -160,11 +160,11 @@ class Method:
 
     Attributes:
         name: what users type.
-        title: what tables and figures say.
+        title: its name in tables and figures.
         paper: its source.
-        options: its own options with their defaults; a recipe may set these and no others.
+        options: its own, with defaults; a recipe may set only these.
         prepare: states the problem.
-        outline: its shapes, of a setup whose model has abstract params.
+        outline: its shapes, for a setup whose model has abstract params.
         searches: whether, with these options, it chooses something on a validation split.
     """
 
@@ -177,7 +177,7 @@ class Method:
     searches: Callable[[Mapping[str, Any]], bool] = lambda options: False
 
     def options_of(self, recipe: Recipe) -> dict[str, Any]:
-        """The options with the recipe's put in. Raises DataError for one of another name or kind."""
+        """The options after the recipe's changes. Raises DataError for an unknown name or wrong type."""
         for name, value in recipe.options.items():
             if name not in self.options:
                 known = ", ".join(self.options) or "none"
@@ -212,23 +212,23 @@ def find_method(name: str) -> Method:
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    """An array of this shape that holds nothing."""
+    """A shape without an array."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def image_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `image_batches` gives of one image, without captions."""
+    """One image's part of `image_batches`, without captions."""
     side = setup.model.card.preprocess.image_size
     return {"pixels": abstract(side, side, 3, dtype=jnp.uint8), "label": abstract(dtype=jnp.int32)}
 
 
 def feature_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `feature_batches` gives of one image."""
+    """One image's part of `feature_batches`."""
     width = setup.model.card.arch.vision.embed_dim
     return {"features": abstract(width), "label": abstract(dtype=jnp.int32)}
 
 
 def abstract_head(setup: Setup) -> Params:
-    """A linear head over the training classes."""
+    """Shapes of a linear head over the training classes."""
     width, classes = setup.model.card.arch.vision.embed_dim, len(setup.train.label_space)
     return {"kernel": abstract(width, classes), "bias": abstract(classes)}

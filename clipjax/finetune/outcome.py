@@ -1,4 +1,4 @@
-"""From trained params to a model with a card that says where it comes from."""
+"""From trained params to a model whose card records its origin."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from clipjax.heads.adapters.base import Adapter, parts_of
 def tuned(
     setup: Setup, params: Params, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """A model like the base, of other weights (FLYP, LoRA merged).
+    """A model like the base, with other weights (FLYP, LoRA merged).
 
     Args:
         params: the whole tree, float32, on the host.
         chosen: see `Outcome`.
-        name: the id of the model's card; by default the base's and the method's.
+        name: the id of the model's card; default: the base's and the method's.
     """
     base = _base(setup)
     card, origin = _child(base.card, setup, chosen, name), Origin(base.origin.layout)
@@ -38,9 +38,9 @@ def classifier(
     """An image tower with a linear head over the training classes (cross-entropy, linear probes).
 
     Args:
-        params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads features of unit
-            norm, a classifier's as they are.
-        chosen, name: as of `tuned`.
+        params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm features,
+            a classifier's as they are.
+        chosen, name: as in `tuned`.
     """
     base = setup.model
     card = _child(classifier_card(base.card, setup.train.label_space), setup, chosen, name)
@@ -63,10 +63,10 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
 def adapted(
     setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The base model as it is, with an adapter (CoOp, Tip-Adapter); its embeddings are the base's.
+    """The unchanged base with an adapter (CoOp, Tip-Adapter); its embeddings are the base's.
 
     Args:
-        chosen, name: as of `tuned`.
+        chosen, name: as in `tuned`.
     """
     base = _base(setup)
     card = _child(base.card, setup, chosen, name)
@@ -74,7 +74,7 @@ def adapted(
 
 
 def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
-    """The outcome with what a later search chose beside it, on its card too."""
+    """Add the choices of a later search to the outcome and its card."""
     model = outcome.model
     known = dict(model.card.lineage or {})
     already = known.get("chosen", {})
@@ -88,9 +88,9 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """How a model was made: plain JSON for its card.
 
-    Its `identity`, with the whole recipe, what was chosen, and (base_lineage) how the base was made, where we
-    made it. base_sha256 is of the weights that the run began with, None where they were no file;
-    `train.digest` covers the ids, contents and labels of the images trained on.
+    This is its `identity`, with the whole recipe, the choices, and (base_lineage) how the base was made, if
+    clipjax made it. base_sha256 is of the weights that the run began with; None if they were not a file.
+    `train.digest` covers ids, contents and labels of the training images.
     """
     found = {
         **identity(setup),
@@ -103,14 +103,14 @@ def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _base(setup: Setup) -> Model:
-    """The base; of a tokenizer whose files training found, its card has the digest."""
+    """The base; its card gets the digest of the tokenizer files that training found."""
     model = setup.model
     reads_text = model.card.kind == "zero_shot" and model.card.tokenizer is not None
     return model.with_tokenizer() if reads_text else model
 
 
 def _child(base: Card, setup: Setup, chosen: Mapping[str, Any] | None, name: str | None) -> Card:
-    """A card with the parentage of the model that this run makes."""
+    """The card of the model that this run makes."""
     parent, method = setup.model.card, all_methods().get(setup.recipe.method)
     title = setup.recipe.method if method is None else method.title
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What a run would take, without weights and without training: counts, memory, schedule."""
+"""The cost of a run, without weights or training: counts, memory, schedule."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from clipjax.finetune.training.trees import flatten, is_statistic, merge, split
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run would take.
+    """The cost of one run.
 
     Attributes:
         recipe, method, model: names.
-        images, classes, steps, batch_size, epochs: of the run; epochs as the steps come to.
-        params, trained: numbers, in all and of those that gradients move; BatchNorm's running statistics are
-            neither.
-        devices: that the run is spread over.
-        memory: bytes a device, by what they hold: "params", "gradients", "optimizer", "activations" (as this
-            platform's compiler plans them; None where it was not asked).
-        rates: learning rate by step: the first, the peak and the last among them.
-        augmentation: what an image goes through.
+        images, classes, steps, batch_size: of the run.
+        epochs: what the steps amount to.
+        params, trained: numbers in total, and those that gradients move; without BatchNorm's running
+            statistics.
+        devices: that share the run.
+        memory: bytes per device for "params", "gradients", "optimizer" and "activations" (as this platform's
+            compiler plans them; None if not asked).
+        rates: learning rate by step, including the first, the peak and the last.
+        augmentation: of training images.
     """
 
     recipe: str
@@ -55,9 +56,9 @@ class Plan:
 
 
 def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
-    """A model without its weights: its card, and params as `jax.ShapeDtypeStruct`.
+    """A model without weights: its card, and params as `jax.ShapeDtypeStruct`.
 
-    A registered id needs no download; anything else is loaded as `loading` says, and its weights let go.
+    A registered id needs no download. Anything else is loaded with `loading`, and its weights dropped.
     """
     card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
@@ -65,12 +66,14 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
 
 
 def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
-    """Args:
+    """What a run would take.
+
+    Args:
         setup: with an abstract model.
-        compile_step: compile the gradient of one step (seconds to a minute) to know its activations.
+        compile_step: compile the gradient of one step (seconds to a minute) to find its activations.
 
     Raises:
-        UsageError, DataError: what the run would say of recipe, model and data before it trains.
+        UsageError, DataError: as the run itself, before it trains, about recipe, model and data.
     """
     outline = find_method(setup.recipe.method).outline(setup)
     recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
@@ -105,7 +108,6 @@ def _count(leaves: dict[str, Any]) -> int:
 def _memory(
     outline: Outline, setup: Setup, steps: int, rate: optax.Schedule, compile_step: bool
 ) -> dict[str, int | None]:
-    """Bytes on each device."""
     mesh, rules = setup.settings.mesh, setup.settings.rules
     params = _local(outline.params, params_sharding(outline.params, mesh, rules))
     if outline.loss is None or not steps:
@@ -122,7 +124,7 @@ def _memory(
 
 
 def _local(tree: Any, shardings: Any) -> int:
-    """Bytes of a tree's part that lies on one device."""
+    """Bytes of a tree's part on one device."""
 
     def size(leaf: Any, sharding: Any) -> int:
         return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize

@@ -1,8 +1,7 @@
-"""Recipes: configs/finetune/*.toml, or a user's own file: all that decides a fine-tuned model, beside the
-pretrained one and the data.
+"""Recipes, from configs/finetune/*.toml or a user's file.
 
-Parsed strictly: an unknown key, a value of the wrong kind, an option that the method does not have is refused
-with file and key.
+A recipe decides a fine-tuned model, beside the pretrained one and the data. Unknown keys, values of the wrong
+type and options that the method lacks are refused, with file and key.
 """
 
 from __future__ import annotations
@@ -30,23 +29,22 @@ class Recipe:
     """One fine-tuning protocol.
 
     Attributes:
-        name, title: the file's stem, and what it is called in tables.
+        name, title: the file's stem, and the name in tables.
         method: a module of `clipjax.finetune.methods`.
-        epochs, steps: how long; one of them, None the other.
+        epochs, steps: the length; exactly one is given.
         batch_size: images in the global batch.
-        optimizer, schedule: see there.
-        augmentation: of training images; None is the model's own preprocessing.
+        augmentation: of training images; None: the model's own preprocessing.
         prompts: the prompt set of zero-shot heads and captions.
-        batch_norm: of BatchNorm in training: statistics of the global "batch" (running ones are updated), of
-            each device's part as the references' DataParallel ("per_device"), or "frozen".
+        batch_norm: in training, BatchNorm uses statistics of the global "batch" (and updates the running
+            ones), of each device's part as the references' DataParallel ("per_device"), or is "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
-        accumulate: parts of a batch that go through one after the other.
-        remat: forward activations are computed again in the backward pass and not kept.
-        shots: training images a class; None: all there are.
+        accumulate: parts of a batch, computed one after the other.
+        remat: recompute forward activations in the backward pass instead of keeping them.
+        shots: training images per class; None: all.
         seeds: one run each.
-        select: what is chosen by accuracy on a validation split: "epoch", "learning_rate"; the method may
-            choose more of its own (alpha, beta).
-        learning_rates: those to choose from, where `select` says so.
+        select: what validation accuracy chooses: "epoch", "learning_rate"; the method may choose more (alpha,
+            beta).
+        learning_rates: the candidates for `select`.
         options: of the method.
     """
 
@@ -71,8 +69,12 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def steps_of(self, images: int) -> int:
-        """Optimiser steps on a training split of so many images; an epoch is images // batch_size of them
-        (at least one step in all, unless there are no epochs)."""
+        """Optimiser steps on this many training images.
+
+            100 images, batch_size 32, 2 epochs: 2 * 100 // 32 = 6
+
+        At least 1, except with 0 epochs.
+        """
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
@@ -83,23 +85,23 @@ class Recipe:
         return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record with every value, defaults included: what the model's card keeps."""
+        """A JSON-ready record with every value, defaults included, for the model's card."""
         return dataclasses.asdict(self)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the weights; name, title and the list of seeds do not."""
+        """SHA-256 of what decides the weights: all but name, title and the list of seeds."""
         record = self.to_dict()
         return sha256_json({key: record[key] for key in record if key not in ("name", "title", "seeds")})
 
 
 def recipe_names() -> list[str]:
-    """The recipes that ship in configs/finetune."""
+    """The recipes shipped in configs/finetune."""
     return sorted(path.stem for path in (config_dir() / "finetune").glob("*.toml"))
 
 
 def default_recipe(method: str) -> str:
-    """The method's recipe on ImageNet, the reference's own. Raises UsageError where there is none."""
+    """The method's own ImageNet recipe, as in its reference. Raises UsageError if there is none."""
     for name in recipe_names():
         if name.endswith("_imagenet") and load_recipe(name).method == method:
             return name
@@ -107,15 +109,14 @@ def default_recipe(method: str) -> str:
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name, or from a file (anything that ends in .toml).
+    """A recipe by name, or from a file (a name ending in .toml).
 
     Args:
-        overrides: "key=value" each, the value as TOML writes it; keys of tables with a dot
-            ("optimizer.learning_rate=1e-5"). Of steps and epochs the one that is given takes the place of
-            the other.
+        overrides: "key=value" each, the value in TOML, dots for tables ("optimizer.learning_rate=1e-5").
+            Either of steps and epochs replaces the other.
 
     Raises:
-        UsageError: no recipe or file of that name, or overrides that would spoil it.
+        UsageError: no such recipe or file, or invalid overrides.
         DataError: an unknown, missing or mistyped key; names file and key.
     """
     path = Path(name) if str(name).endswith(".toml") else config_dir() / "finetune" / f"{name}.toml"
@@ -134,7 +135,6 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A recipe's record after the overrides."""
     changed = copy.deepcopy(dict(record))
     given = {_override(changed, each) for each in overrides}
     for key, other in (("steps", "epochs"), ("epochs", "steps")):
@@ -169,7 +169,7 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _check_numbers(recipe: Recipe, where: str) -> None:
-    """What no optimiser can use: numbers below 0, decay rates of 1 or more, rates to choose of 0."""
+    """Refuse what no optimiser can use: numbers below 0, decay rates of 1 or more, learning rates of 0."""
     for table, numbers in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
         for key, value in dataclasses.asdict(numbers).items():
             if isinstance(value, int | float) and value < 0:
@@ -181,7 +181,7 @@ def _check_numbers(recipe: Recipe, where: str) -> None:
 
 
 def _override(record: dict[str, Any], given: str) -> str:
-    """Set one key of a recipe's record; returns the key."""
+    """Set one key of a recipe's record; return the key."""
     key, equals, text = given.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")

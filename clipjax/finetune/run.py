@@ -1,12 +1,12 @@
-"""One fine-tuning run for each seed: data, method, training, model, all in one folder.
+"""One fine-tuning run per seed: data, method, training, model, all in one folder.
 
-    OUT/seed1/shots.json       the training images, where there are shots
+    OUT/seed1/shots.json       the training images, if there are shots
     OUT/seed1/train/...        resume points and logs (metrics.csv, TensorBoard)
-    OUT/seed1/model/           the fine-tuned model: `clipjax.load_model` reads it
-    OUT/seed1/...              what a method leaves beside it (lora.safetensors)
+    OUT/seed1/model/           the fine-tuned model, for `clipjax.load_model`
+    OUT/seed1/...              other files of the method (lora.safetensors)
     OUT/seed1/run.json         what it was made of, written last
 
-A seed whose model is there is not trained again; one that was interrupted goes on from its resume point.
+A finished seed is not trained again; an interrupted one continues from its resume point.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ SHOTS, RECORD = "shots.json", "run.json"
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on and to choose by.
+    """The data sets for training and validation.
 
     Attributes:
-        train: a data set of training images.
-        validation: another one to choose by; None: `hold_out` images a class of `train`, if any.
-        hold_out: see above; drawn once, the same for all seeds.
-        shots: a file of shots, or None: those of the recipe, drawn with each seed.
+        train: training images.
+        validation: images to choose by; None: `hold_out` images per class of `train`, if any.
+        hold_out: see above; drawn once for all seeds.
+        shots: a file of shots; None: the recipe's, drawn with each seed.
         limit: train on a random sample of this many images.
     """
 
@@ -73,7 +73,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished seed: its model, the folder it was written to, and whether it was there before."""
+    """A finished seed: its model, its folder, and whether it was finished before."""
 
     seed: int
     folder: Path
@@ -91,19 +91,19 @@ def finetune(
     name: str | None = None,
     announce: Callable[[str], None] = lambda _: None,
 ) -> list[Run]:
-    """Fine-tune a model by a recipe, once for each of its seeds.
+    """Fine-tune a model by a recipe, once per seed.
 
     Args:
-        out: folder for everything, or its URL on a bucket; its `folder` in `settings` is set for each seed.
-        name: what to call the models, "-seedN" added; by default after the base and the method.
-        announce: told what begins.
+        out: folder for everything, or its URL on a bucket; replaces `settings.folder` for each seed.
+        name: of the models, "-seedN" added; default: after the base and the method.
+        announce: receives a line as each seed begins.
 
-    Returns: a run a seed, in the recipe's order.
+    Returns: a run per seed, in the recipe's order.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or key, and what to do; before anything is
-            trained where it can be told.
-        Interrupted: the scheduler took the machine away; the same call goes on from there.
+        UsageError, DataError: one sentence with the name, file or key, and the remedy; before training where
+            possible.
+        Interrupted: the machine was taken away; the same call continues.
     """
     method = find_method(recipe.method)
     check(recipe, data)
@@ -140,10 +140,10 @@ def finetune(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another run writes to; until the context or the process ends none can begin there.
+    """Refuse a folder that another run writes to; the lock lasts as long as the context or the process.
 
-    The lock is on the folder itself, so that nothing is left of it; a disk that knows no locks lets all pass.
-    On a bucket, which knows none either, it is on the working copy.
+    The lock is on the folder itself and leaves nothing behind (for a bucket, on the working copy). A disk
+    without locks lets all pass.
     """
     here = working_copy(folder)
     with contextlib.ExitStack() as held:
@@ -166,7 +166,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def check(recipe: Recipe, data: Data) -> None:
-    """Raises what can be told of a recipe before its data is read: unknown options, nothing to choose by."""
+    """Raise what a recipe alone can tell before data is read: unknown options, nothing to choose by."""
     method = find_method(recipe.method)
     searches = method.searches(method.options_of(recipe))
     if (searches or recipe.select) and data.validation is None and not data.hold_out:
@@ -175,12 +175,12 @@ def check(recipe: Recipe, data: Data) -> None:
 
 
 def solve(setup: Setup, method: Method) -> Outcome:
-    """Train once; where the recipe says so, once with each learning rate, and take the best one's model."""
+    """Train once; or, if the recipe selects the learning rate, once per rate, keeping the best model."""
     if "learning_rate" not in setup.recipe.select:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
     validation_split(setup.validation, "the learning rate")
-    found: dict[float, tuple[Problem, Trained]] = {}  # of the best so far
+    found: dict[float, tuple[Problem, Trained]] = {}  # only the best so far
 
     def accuracy(rate: float, split: ValidationSplit) -> float:
         with_rate = _with_rate(setup, rate)
@@ -208,7 +208,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
 
 
 def _prepared(setup: Setup, method: Method) -> Problem:
-    """The problem; what can be refused has been when the list of shots is written beside the run."""
+    """The problem; only after its refusals is the list of shots written beside the run."""
     problem = method.prepare(setup)
     folder = setup.settings.folder
     if setup.shots is not None and folder is not None and jax.process_index() == 0:
@@ -231,11 +231,11 @@ def _with_rate(setup: Setup, rate: float) -> Setup:
 
 
 def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
-    """The training images, all of them, and those to choose by.
+    """All training images, and those to choose by.
 
     Raises:
-        UsageError: a data set that results are reported on, given as either.
-        DataError: no labels, a class without images, other classes, or images that are in both.
+        UsageError: either data set is one for reported results.
+        DataError: no labels, a class without images, other classes, or shared images.
     """
     whole = train_split(data.train)
     if data.validation is not None:
@@ -246,9 +246,9 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """What the first seed's run would be given; of the images only shots are read, for their hash.
+    """The first seed's setup. Of the images only shots are read, and any validation split, for their hashes.
 
-    Raises: as of `finetune`, before it trains.
+    Raises: as `finetune`, before it trains.
     """
     check(recipe, data)
     whole, held_out = splits(data)
@@ -258,7 +258,7 @@ def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings)
 
 
 def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
-    """The images of this seed: the shots that the user named, the recipe's, a sample, or all."""
+    """The images of this seed: the user's shots, the recipe's, a sample, or all."""
     split = whole if data.limit is None else whole.sample(data.limit, seed)
     if data.shots is not None:
         shots = read_shots(data.shots)
@@ -270,7 +270,7 @@ def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[Trai
 
 
 def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
-    """DataError where a run that has trained here has left a list that was changed, or is another one's."""
+    """Raise DataError if a trained run left a list here that was changed or differs."""
     file = folder / SHOTS
     if not file.is_file() or not ((folder / RECORD).is_file() or (folder / "train").is_dir()):
         return
@@ -285,7 +285,7 @@ def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
-    """The model of a seed that is done; DataError where another recipe, base or list of shots made it."""
+    """The model of a finished seed, if any; DataError if another recipe, base or list of shots made it."""
     if not (folder / RECORD).is_file():
         return None
     try:
@@ -307,14 +307,14 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
 
 
 def _asked(setup: Setup) -> dict[str, Any]:
-    """What makes two runs the same: their identity, and what they choose from."""
+    """What makes two runs the same: their identity and their candidates."""
     recipe = setup.recipe
     choices = {"select": list(recipe.select), "learning_rates": list(recipe.learning_rates)}
     return {**identity(setup), **choices}
 
 
 def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | None) -> Model:
-    """Written by the first process, read back by all: what is evaluated is what lies on the disk."""
+    """Write on the first process, read back on all: the model evaluated is the one on disk."""
     card = outcome.model.card
     model = outcome.model.with_card(dataclasses.replace(card, id=f"{name or card.id}-seed{asked['seed']}"))
 

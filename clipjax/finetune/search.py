@@ -1,4 +1,4 @@
-"""Choosing by accuracy, on a validation split and nothing else."""
+"""Choosing by accuracy, only on a validation split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Choice(NamedTuple):
-    """The best candidate (of equals the first), its accuracy, and those of all in their order."""
+    """The best candidate (the first of ties), its accuracy, and all accuracies in order."""
 
     best: Any
     accuracy: float
@@ -27,10 +27,10 @@ def validation_split(split: Split | None, what: str) -> ValidationSplit:
     """The split, if it is one to choose by.
 
     Args:
-        what: is chosen, for the message: "alpha and beta".
+        what: what is chosen, for the message: "alpha and beta".
 
     Raises:
-        UsageError: there is none, or it is a test or a training split.
+        UsageError: there is none, or it is a test or training split.
     """
     if isinstance(split, ValidationSplit):
         return split
@@ -49,10 +49,10 @@ def validation_split(split: Split | None, what: str) -> ValidationSplit:
 def choose(
     candidates: Sequence[T], accuracy: Callable[[T, ValidationSplit], float], split: Split | None, what: str
 ) -> Choice:
-    """The candidate of the highest accuracy on a validation split; errors as of `validation_split`."""
+    """The most accurate candidate on a validation split; errors as `validation_split`."""
     held_out = validation_split(split, what)
     tried = tuple(accuracy(candidate, held_out) for candidate in candidates)
     best = max(range(len(tried)), key=tried.__getitem__)
-    if jax.process_count() > 1:  # a tie in the last bit must not be broken in two ways
+    if jax.process_count() > 1:  # processes may differ in the last bit, but must agree
         best = int(multihost_utils.broadcast_one_to_all(np.int32(best)))
     return Choice(candidates[best], tried[best], tried)

@@ -1,8 +1,8 @@
-"""Suites of fine-tuning: which runs make a table of the study.
+"""Suites of fine-tuning: the runs behind a table of the study.
 
-A file of configs/before_after names collections or tasks (`run`) and the `[[metrics]]` that a before/after
-table shows. A file of configs/finetune_runs lists fine-tuning runs (`[[runs]]`: recipe and model). A user's
-own file may do both.
+A file of configs/before_after names collections or tasks (`run`) and the `[[metrics]]` of a before/after
+table. A file of configs/finetune_runs lists fine-tuning runs (`[[runs]]`: recipe and model). A user's file
+may do both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a before/after table: which row it is, and which way is better."""
+    """One number of a before/after table: its row, and which way is better."""
 
     task: str
     metric: str
@@ -46,9 +46,9 @@ class Suite:
     """A file of configs/before_after or configs/finetune_runs.
 
     Attributes:
-        run: tasks or collections, on all of their data sets that lie below one folder.
-        datasets: only on these; empty: on all.
-        metrics: of the table, in its order.
+        run: tasks or collections, on all their data sets below one folder.
+        datasets: only these; empty: all.
+        metrics: of the table, in order.
         runs: fine-tuning runs.
     """
 
@@ -69,8 +69,8 @@ def load_suite(name: str | Path) -> Suite:
     """A suite by name, or from a file that ends in .toml.
 
     Raises:
-        UsageError: there is none of that name.
-        DataError: an unknown, missing or mistyped key; names file and key.
+        UsageError: an unknown name.
+        DataError: an unknown, missing or mistyped key (names file and key), or an unknown task.
     """
     path = Path(name) if str(name).endswith(".toml") else _shipped(str(name))
     suite = read(Suite, read_toml(path), path, given={"name": path.stem})

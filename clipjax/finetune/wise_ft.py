@@ -1,10 +1,10 @@
 """WiSE-FT: weights between the pretrained and the fine-tuned model.
 
-theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned, over every leaf: tower, head, logit scale,
+theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned, for every leaf: tower, head, logit scale,
 BatchNorm's statistics.
 
-Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`). Its variant weighted by Fisher
-information is not here.
+Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`); not its variant weighted by
+Fisher information.
 """
 
 from __future__ import annotations
@@ -44,16 +44,17 @@ def zero_shot_classifier(
     store: Store | None = None,
     progress: bool = False,
 ) -> Model:
-    """A zero-shot model as a classifier: where cross-entropy starts, and its endpoint of alpha 0.
+    """A zero-shot model as a classifier: the start of cross-entropy, and its endpoint at alpha 0.
 
     Args:
-        precision, store, progress: of the prompts' embeddings, see `clipjax.heads.build.zeroshot_head`.
+        precision, store, progress: for the prompts' embeddings, see `clipjax.heads.build.zeroshot_head`.
 
-    Returns: the base's image tower, and its zero-shot head with the scale inside the kernel. Its logits are
-        those of the zero-shot head to the last bit.
+    Returns: the base's image tower, and its zero-shot head with the scale in the kernel. Its logits equal the
+    zero-shot head's to the last bit.
 
     Raises:
-        UsageError: the base is a classifier already. DataError: a class without prompts.
+        UsageError: the base is already a classifier.
+        DataError: a class without prompts.
     """
     head = zeroshot_head(base, labels, prompts, precision=precision, store=store, progress=progress)
     lineage = {"method": "zeroshot", **_weights_of(base.card), "prompts": prompts.name}
@@ -63,15 +64,12 @@ def zero_shot_classifier(
 
 
 def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
-    """The model of weights (1 - alpha) base + alpha tuned.
+    """The model of weights (1 - alpha) base + alpha tuned; its card's lineage records the mixture.
 
     Args:
-        base: the pretrained model; for a CLIP that was fine-tuned into a classifier, its
-            `zero_shot_classifier`.
+        base: the pretrained model; if `tuned` is a classifier made from a CLIP, its `zero_shot_classifier`.
         tuned: fine-tuned from it.
-        alpha: from 0 to 1; at 0 and at 1 the endpoint's own arrays are returned.
-
-    Returns: a model whose card's lineage says so.
+        alpha: from 0 to 1; 0 and 1 return the endpoint's own arrays.
 
     Raises:
         UsageError: an alpha outside 0..1, or models that do not belong together.
@@ -87,7 +85,7 @@ def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
 
 
 def sweep(base: Model, tuned: Model, alphas: Sequence[float] = ALPHAS) -> Iterator[Model]:
-    """The models of several alphas, one after the other; arguments and errors as of `interpolate`."""
+    """The model of each alpha in turn; arguments and errors as `interpolate`."""
     return (interpolate(base, tuned, alpha) for alpha in alphas)
 
 
@@ -101,15 +99,15 @@ def choose_alpha(
     precision: str = "parity",
     compute: Compute | None = None,
 ) -> Choice:
-    """The alpha of the highest accuracy on a validation split; of equals the first.
+    """The most accurate alpha on a validation split; the first of ties.
 
     Args:
         split: a `ValidationSplit`; any other is refused.
-        prompts: of the zero-shot heads; classifiers need none.
-        compute: how; a pixel store keeps the images' pixels from one alpha to the next.
+        prompts: for zero-shot heads; classifiers need none.
+        compute: a pixel store in it keeps the images' pixels between alphas.
 
     Raises:
-        UsageError: no validation split, no prompts for zero-shot models, classifiers whose classes are not
+        UsageError: no validation split, no prompts for zero-shot models, classifiers of other classes than
             the split's, or as `interpolate`.
         DataError: an unreadable image.
     """
@@ -139,7 +137,7 @@ def _head(model: Model, labels: LabelSpace, prompts: PromptSet | None, precision
 
 
 def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
-    """The endpoint's card with the name and the parentage of a mixture."""
+    """The endpoint's card with the name and lineage of a mixture."""
     how = f"WiSE-FT, alpha {alpha:g}"
     lineage = {"method": "wise_ft", **_weights_of(base), "alpha": alpha, "tuned": tuned.lineage}
     facts = {**tuned.facts, "fine_tune": f"{tuned.facts.get('fine_tune', tuned.id)}, {how}"}
@@ -148,20 +146,20 @@ def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
 
 
 def _weights_of(card: Card) -> dict[str, Any]:
-    """Which pretrained weights a base has: in words of `clipjax.finetune.outcome.lineage`."""
+    """The base's pretrained weights, with the keys of `clipjax.finetune.outcome.lineage`."""
     if card.lineage is not None and card.lineage.get("method") == "zeroshot":
         return {key: card.lineage[key] for key in ("base", "base_sha256")}
     return {"base": card.id, "base_sha256": None if card.weights is None else card.weights.identity}
 
 
 def _between(base: Any, tuned: Any, alpha: float) -> np.ndarray:
-    """What has not moved stays to the bit, where the sum of two rounded products might differ."""
+    """Keep unmoved numbers to the bit: the sum of two rounded products might differ."""
     x, y = np.asarray(base), np.asarray(tuned)
     return np.where(x == y, x, np.float32(1 - alpha) * x + np.float32(alpha) * y)
 
 
 def _check_pair(base: Model, tuned: Model) -> None:
-    """Raise UsageError with the reason why the two cannot be interpolated."""
+    """Raise UsageError if the two cannot be interpolated, with the reason."""
     one, other = base.card, tuned.card
     pair = f"{one.id} and {other.id} cannot be interpolated"
     if adapted := [model.card.id for model in (base, tuned) if model.adapter is not None]:
