@@ -1,6 +1,6 @@
-"""What the processes of one job agree on: equal values, failures that all learn of, what the first decides.
+"""Agreement between a job's processes: equal values, shared failures, decisions of the first.
 
-All processes call each of these functions at the same point. A job of one process passes straight through.
+All processes call each function at the same point. A job of one process passes straight through.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _SHOWN = 256  # bytes of a value that differs between processes, in the message
 
 
 def assert_same_everywhere(what: str, value: str) -> None:
-    """Start-up check that all processes have the same value, e.g. a data set's length and order.
+    """Check at start-up that all processes have the same value, e.g. a data set's length and order.
 
-    A host with a file too few would otherwise make the others wait for a batch that never comes.
+    Otherwise a host with a file too few makes the others wait forever for a batch.
 
     Args:
         what: what is compared, for the message.
         value: of any length; the message shows its beginning.
 
     Raises:
-        DataError: on every process, naming the processes that differ from process 0 and both values.
+        DataError: on every process, naming those that differ from process 0 and both values.
     """
     if jax.process_count() == 1:
         return
@@ -46,9 +46,9 @@ def assert_same_everywhere(what: str, value: str) -> None:
 
 
 def failed_process(failure: Exception | None) -> int | None:
-    """The first process that has failed, or None: all learn it, so that none waits for one that has left.
+    """The first process that failed, or None; so none waits for one that has left.
 
-    All processes call it at the same point, with what went wrong in their own.
+    All processes call this at the same point, with their own failure.
     """
     if jax.process_count() == 1:
         return None if failure is None else 0
@@ -57,15 +57,15 @@ def failed_process(failure: Exception | None) -> int | None:
 
 
 def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
-    """What every process makes for itself; where one of them fails, none goes on.
+    """Make something on every process; if one fails, none continues.
 
-    One that failed alone would go on to its next task, and wait there for others that wait for it here.
+    A process that failed alone would wait in its next task for others that wait for it here.
 
     Args:
-        what: that is done, for the message: "make the plan".
-        apart: the processes work each for itself, and nothing is agreed on.
+        what: the work, for the message: "make the plan".
+        apart: the processes work separately and agree on nothing.
 
-    Raises: what `make` raises, and on the other processes a DataError that names the first that failed.
+    Raises: what `make` raises; on the other processes a DataError that names the first that failed.
     """
     made, failure = None, None
     try:
@@ -81,10 +81,9 @@ def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
 
 
 def first_writes(write: Callable[[], object], what: str) -> None:
-    """The first process writes what all others wait for.
+    """The first process writes; the others wait.
 
-    Raises: on the first process what `write` raises; then on the others a DataError that says so, in place of
-        waiting for ever.
+    Raises: on the first process what `write` raises; on the others a DataError that says so.
     """
     failure = None
     if jax.process_index() == 0:
@@ -100,10 +99,7 @@ def first_writes(write: Callable[[], object], what: str) -> None:
 
 
 def first_decides(decide: Callable[[], str], what: str) -> str:
-    """What the first process decides, on all of them.
-
-    Raises: on the first process what `decide` raises; then on the others a DataError that says so.
-    """
+    """The first process's decision, on all processes; raises as `first_writes`."""
     decided: list[str] = []
     first_writes(lambda: decided.append(decide()), what)
     if jax.process_count() == 1:
@@ -115,13 +111,13 @@ def first_decides(decide: Callable[[], str], what: str) -> str:
 
 
 def largest_everywhere(value: int) -> int:
-    """The largest of the numbers that the processes give."""
+    """The largest value of all processes."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value))))
 
 
 def barrier(name: str) -> None:
-    """Wait until every process has come to the barrier of this name."""
+    """Wait until every process reaches the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

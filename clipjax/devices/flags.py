@@ -1,16 +1,16 @@
-"""XLA_FLAGS as a result row has them: without the paths of the machine. A leaf."""
+"""XLA_FLAGS for a result row, without paths of the machine. A leaf."""
 
 from __future__ import annotations
 
 import re
 import shlex
 
-PATH = "PATH"  # in place of a value that is one
+PATH = "PATH"  # replaces a path
 _NAMED = re.compile(r"_(to|dir|directory|path|file|files|prefix)$")
 
 
 def public_flags(flags: str | None) -> str | None:
-    """The flags with the fixed word PATH for each value that is a path, so that no home folder is published.
+    """The flags with PATH for each path, so that no home folder is published.
 
     public_flags("--xla_dump_to=/home/me/x --xla_gpu_autotune_level=0")
     # "--xla_dump_to=PATH --xla_gpu_autotune_level=0"
@@ -19,7 +19,7 @@ def public_flags(flags: str | None) -> str | None:
         return flags
     try:
         words = shlex.split(flags)
-    except ValueError:  # a quote that is never closed: nobody knows where a path would end
+    except ValueError:  # an unclosed quote: a path could end anywhere
         words = flags.split()
         return " ".join(word.partition("=")[0] if word.startswith("-") else PATH for word in words)
     return " ".join(map(_public, words))
@@ -28,7 +28,7 @@ def public_flags(flags: str | None) -> str | None:
 def _public(word: str) -> str:
     name, equals, value = word.partition("=")
     if not word.startswith("-"):
-        return PATH  # XLA reads a word of this kind as the name of a file of flags
+        return PATH  # XLA reads this word as the name of a file of flags
     if "/" in name or "\\" in name:
         return PATH
     is_path = "/" in value or "\\" in value or value.startswith("~") or (value and _NAMED.search(name))

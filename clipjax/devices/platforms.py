@@ -16,9 +16,9 @@ def by_platform(
     """`of[platform](*args)`, or `default(*args)` on any other platform ("cpu", "tpu").
 
     Args:
-        platform: where the program will run (`platform_of`), so that one way alone is traced. None: the
-            compiler chooses, since a program may be compiled for a platform that this machine lacks
-            (`jax.lax.platform_dependent`).
+        platform: where the program will run (`platform_of`), so that only one way is traced. None: the
+            compiler chooses (`jax.lax.platform_dependent`), since the target platform may not be this
+            machine's.
     """
     if platform is None:
         return jax.lax.platform_dependent(*args, default=default, **of)
@@ -28,8 +28,8 @@ def by_platform(
 def platform_of(mesh: Mesh) -> str:
     """The platform of a mesh's devices (`jax.Device.platform`).
 
-    Training steps must pass it on: XLA leaves a choice at compile time as a conditional of one branch inside
-    loops, and where parameters are split over devices it moves their collectives into it. A CPU's threads may
-    then wait for each other in different collectives, for ever.
+    Training steps must pass it on. Inside loops XLA keeps a compile-time choice as a conditional of one
+    branch, and moves the collectives of split parameters into it. A CPU's threads may then wait for each
+    other forever, in different collectives.
     """
     return mesh.devices.flat[0].platform

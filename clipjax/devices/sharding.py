@@ -1,9 +1,9 @@
 """Meshes, and shardings by path rule.
 
-One mesh axis, "data", named here and nowhere else. Evaluation replicates the parameters on the devices of one
-process (`local_mesh`: processes share out shards of rows and never wait for each other); training splits the
-batch over all devices and replicates (DP) or shards (FSDP) the parameters by a table of rules on leaf paths,
-after big_vision's `sharding.py`. Axes are Auto: the compiler places intermediate values.
+Only this module names the one mesh axis, "data". Evaluation replicates the parameters on one process's
+devices (`local_mesh`); processes share out shards of rows and never wait for each other. Training splits the
+batch over all devices and replicates (DP) or shards (FSDP) the parameters by rules on leaf paths, after
+big_vision's `sharding.py`. Axes are Auto: the compiler places intermediate values.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from clipjax.errors import UsageError
 DATA = "data"
 
 # The first pattern found in a leaf's path ("vision/blocks/attn/q/kernel") decides. "largest" shards the
-# largest dimension that the axis divides.
+# largest dimension that the axis size divides.
 Rules = Sequence[tuple[str, PartitionSpec | Literal["largest"]]]
 DP: Rules = ((r".", PartitionSpec()),)
 FSDP: Rules = ((r"(^|/)(scale|bias|logit_scale|logit_bias)$", PartitionSpec()), (r".", "largest"))
 
 
 def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | None = None) -> Mesh:
-    """A mesh with Auto axes over the given devices, default all of all processes.
+    """A mesh with Auto axes over the devices (default: all, of all processes).
 
     Args:
         devices: in mesh order.
-        axes: axis name -> size, where one size may be -1 (the rest); default one axis "data" over all
-            devices.
+        axes: axis name -> size, one of which may be -1 (the rest); default: only "data".
 
     Raises:
         UsageError: the sizes do not multiply to the number of devices.
@@ -51,7 +50,7 @@ def make_mesh(devices: Sequence[Any] | None = None, axes: Mapping[str, int] | No
 
 
 def local_mesh() -> Mesh:
-    """The mesh of this process's own devices: what evaluation embeds on."""
+    """The mesh of this process's own devices, for evaluation."""
     return make_mesh(jax.local_devices())
 
 
@@ -69,8 +68,8 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch -> arrays over the whole mesh, split along axis 0.
 
     Args:
-        batch: a pytree of arrays [b, ...]; all processes give the same b, a multiple of their devices'
-            number.
+        batch: a pytree of arrays [b, ...]; b is the same on all processes, a multiple of the number of their
+            devices.
 
     Returns: the same tree of jax.Array [b * processes, ...].
     """
@@ -79,7 +78,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The tree of NamedShardings that the rules give a tree of arrays (or ShapeDtypeStructs).
+    """The NamedSharding of each array (or ShapeDtypeStruct) of a tree, by the rules.
 
     Raises:
         UsageError: no rule matches a leaf; names its path.
@@ -98,12 +97,12 @@ def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def shard_params(params: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The parameters on the mesh, as the rules say; every process gives the same values."""
+    """The parameters on the mesh, by the rules; every process gives the same values."""
     return jax.tree.map(put, params, params_sharding(params, mesh, rules))
 
 
 def put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """One array, the same on every process, placed on a mesh of any number of processes."""
+    """Place one array, equal on all processes, on a mesh of any number of processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)
@@ -111,13 +110,13 @@ def put(value: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any) -> Any:
-    """Shardings of the optimiser's state: moments lie where their parameters do, counters are replicated.
+    """Shardings of the optimiser's state: moments follow their parameters, counters are replicated.
 
-    For `jax.jit(tx.init, out_shardings=...)`, which would otherwise put the state on one device.
+    They are the `out_shardings` of `jax.jit(tx.init)`, which otherwise puts the state on one device.
 
     Args:
         params: the parameters, or their abstract tree.
-        shardings: as from `params_sharding`, of the same structure.
+        shardings: from `params_sharding`, of the same structure.
     """
     mesh = jax.tree.leaves(shardings)[0].mesh
     return optax.tree_utils.tree_map_params(
@@ -130,9 +129,11 @@ def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any
 
 
 def _largest(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The spec that shards the largest dimension the data axis divides; none does: replicated.
+    """Shard the largest dimension that the data axis divides; if there is none, replicate.
 
-    Axis 0 of a stacked block is the layers, which the scan runs over, and is left whole.
+        8 devices, kernel [512, 1000]: PartitionSpec(None, "data")
+
+    Axis 0 of a stacked block is the layers, over which the scan runs, and stays whole.
     """
     first = 1 if "/blocks/" in f"/{name}" else 0
     divisible = [i for i in range(first, len(shape)) if shape[i] % mesh.shape[DATA] == 0]

@@ -1,19 +1,18 @@
-"""SIGTERM and Ctrl-C end a program for certain, within `GRACE` seconds.
+"""SIGTERM and Ctrl-C reliably end a program within `GRACE` seconds.
 
-A Python handler alone cannot promise that. It runs between two bytecodes of the main thread, and so not
-while that thread is inside one long C call, as a compilation of XLA is. An exception that it raises is
-swallowed in a callback of the garbage collector, in `__del__`, in a callback of a weak reference or of
-ctypes. So three things work together:
+A Python handler alone cannot promise that. It runs between two bytecodes of the main thread, so not during a
+long C call such as a compilation of XLA. Its exception is swallowed in a callback of the garbage collector,
+of a weak reference or of ctypes, and in `__del__`. So three things work together:
 
 * The handler raises `Interrupted`, and the main thread unwinds: it closes files and ends processes.
-* A thread is woken by the signal itself: Python's C handler writes to a socket whatever the main thread does.
-  Where the exception was dropped and the program goes on, this thread makes the handler raise it again.
+* The signal wakes a thread: Python's C handler writes to a socket whatever the main thread does. If the
+  exception was dropped, this thread makes the handler raise it again.
 * `GRACE` seconds after the signal this thread ends the process. Every file on a disk is whole or absent, so
-  nothing is lost but what was being computed.
+  only unfinished computation is lost.
 
 `run` is for the process's own program. Library code holds signals back with `Held`, which also works in a
-program of the user's that knows nothing of this module. Only code that keeps Python's lock for longer than
-the grace could delay the end; XLA, PIL, NumPy's long loops and file systems release it.
+user's program without `run`. Only code that keeps Python's lock longer than the grace could delay the end;
+XLA, PIL, NumPy's long loops and file systems release it.
 """
 
 from __future__ import annotations
@@ -45,20 +44,20 @@ _SENTENCES: dict[int, str] = {
     signal.SIGINT: "stopped: what is finished is kept; the same command goes on from there",
 }
 _DROPPED = "; what was being computed is dropped"
-# Wakes the main thread out of a system call. Nobody else sends it, and ignoring it is the default.
+# Wakes the main thread from a system call. Nobody else sends this signal, and by default it is ignored.
 _WAKE = signal.SIGURG
-_TICK = 0.1  # seconds between two looks at the main thread
-_SPEAKING = 1.0  # seconds for the last sentence: stderr may be a pipe that nobody reads
+_TICK = 0.1  # seconds between checks of the main thread
+_SPEAKING = 1.0  # seconds to print the last sentence: stderr may be a pipe that nobody reads
 
 
 def run(program: Callable[[], object]) -> None:
-    """Run the process's own program, in the main thread, so that SIGTERM and Ctrl-C end it.
+    """Run the process's own program in the main thread, so that SIGTERM and Ctrl-C end it.
 
-    Does not return where a signal ends it: the process says one sentence on stderr and exits with 75 after
-    SIGTERM and 130 after Ctrl-C. A signal that comes when the program has ended changes nothing.
+    If a signal ends it, this never returns: the process prints one sentence on stderr and exits with 75 after
+    SIGTERM, 130 after Ctrl-C. Signals after the program's end change nothing.
 
     Raises:
-        What `program` raises, where no signal came before.
+        What `program` raises, if no signal came before.
     """
     global _watch
     _watch = watch = _Watch()
@@ -71,7 +70,7 @@ def run(program: Callable[[], object]) -> None:
         except BaseException as error:
             code = _exit_code(error)
             if code and watch.decided is None and watch.number is not None:
-                # As far as anyone can tell, the error is a consequence of the signal.
+                # The signal presumably caused the error.
                 raise watch.interruption() from error
             watch.decided = code
             raise
@@ -87,14 +86,14 @@ def ask(number: int, grace: float | None = None) -> None:
 
 
 def done() -> None:
-    """What the program is for is done and kept: a signal that comes from now on changes nothing."""
+    """The program's work is done and kept: later signals change nothing."""
     if _watch is not None:
         check()
         _watch.decided = 0
 
 
 def check() -> None:
-    """Raise `Interrupted` if a signal came: what fails now may be a consequence."""
+    """Raise `Interrupted` if a signal came: what fails now may be its consequence."""
     if _watch is not None:
         _watch.raise_due()
 
@@ -105,16 +104,16 @@ def before_leaving(callback: Callable[[], object]) -> None:
 
 
 class Held:
-    """While it is entered, signals are noted in `number` and raise nothing; afterwards they are raised.
+    """A context in which signals are only noted in `number`; they are raised afterwards.
 
-    Under `run` the end comes for certain all the same, and a second Ctrl-C ends the process at once. In
-    another program it raises KeyboardInterrupt, and the handlers of before come back. Outside the main
-    thread, where Python handles no signals, nothing is caught.
+    Under `run` the end still comes, and a second Ctrl-C ends the process at once. In another program it
+    raises KeyboardInterrupt, and the previous handlers return. Outside the main thread Python handles no
+    signals, so none is held.
 
     Args:
         numbers: the signals to hold.
-        install: whether to install handlers where `run` has not. JAX handles SIGTERM itself in a process
-            that belongs to several.
+        install: whether to install handlers where `run` has not. In a job of several processes JAX handles
+            SIGTERM itself.
     """
 
     def __init__(self, numbers: Collection[int] = tuple(EXIT_CODES), install: bool = True) -> None:
@@ -152,21 +151,21 @@ class Held:
         self._noted = number
 
     def extend(self, seconds: float = SAVING) -> None:
-        """Put the end off until `seconds` from now: what is written next deserves to be waited for."""
+        """Delay the end until `seconds` from now, to finish a write."""
         if _watch is None:
             return
-        if _watch.deadline is None:  # the training loop has learned of the signal before the thread
+        if _watch.deadline is None:  # the training loop heard of the signal before the thread did
             _watch.ask(signal.SIGTERM, seconds)
         else:
             _watch.deadline = max(_watch.deadline, time.monotonic() + seconds)
 
 
 class _Watch:
-    """The handlers, and the thread, of a process that `run` runs."""
+    """The handlers and the thread of a process under `run`."""
 
     def __init__(self) -> None:
         self.number: int | None = None  # the first signal
-        self.decided: int | None = None  # the exit code, once nothing can change it: the handler is quiet
+        self.decided: int | None = None  # the final exit code; from then on the handler does nothing
         self.held: Collection[int] = ()
         self.deadline: float | None = None
         self._grace = GRACE
@@ -176,7 +175,7 @@ class _Watch:
         self._reader, self._writer = socket.socketpair()
 
     def start(self) -> None:
-        self._writer.setblocking(False)  # as `set_wakeup_fd` asks
+        self._writer.setblocking(False)  # `set_wakeup_fd` requires it
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in (*EXIT_CODES, _WAKE):
             signal.signal(number, self._handle)
@@ -187,7 +186,7 @@ class _Watch:
         threading.Thread(target=self._listen, name="clipjax-signals", daemon=True).start()
 
     def _silence(self, hook: Callable[[Any], object]) -> None:
-        """Python says where it swallowed an exception; ours will be raised again."""
+        """Hide Python's report of a swallowed `Interrupted`, which will be raised again."""
 
         def unraisable(event: Any) -> None:
             if not isinstance(event.exc_value, Interrupted):
@@ -203,14 +202,15 @@ class _Watch:
         self.raise_due()
 
     def raise_due(self) -> None:
-        """Raise `Interrupted` where a signal came, unless it is held or the main thread unwinds already."""
+        """Raise `Interrupted` if a signal came, unless it is held or the main thread already unwinds."""
         if self._is_due():
             raise self.interruption()
 
     def _is_due(self) -> bool:
         if self.number is None or self.number in self.held or self.decided is not None:
             return False
-        # An exception that is gone was swallowed. No frame keeps ours, or it would stay until a collection.
+        # If our exception no longer exists, it was swallowed. So no frame may keep a reference to it, or it
+        # would live until a garbage collection.
         return self._in_flight is None or self._in_flight() is None
 
     def interruption(self) -> Interrupted:
@@ -220,16 +220,18 @@ class _Watch:
         return error
 
     def release(self, error: BaseException | None) -> None:
-        """Hold nothing any more; `error` is what ended the part that held."""
+        """Stop holding; `error` is what ended the part that held."""
         if error is not None:
             self._in_flight = weakref.ref(error)
         self.held = ()
         self.raise_due()
 
     def leave(self, error: Interrupted) -> NoReturn:
-        """The main thread has unwound. An interpreter that shuts down around threads of JAX may abort."""
+        """End the process once the main thread has unwound: Python's own shutdown may abort around JAX's
+        threads.
+        """
         self.decided = error.exit_code
-        self.ask(signal.SIGTERM, None)  # what follows has an end, too
+        self.ask(signal.SIGTERM, None)  # limits the time of the callbacks below
         self._say(str(error))
         for callback in (*_before_leaving, _end_multiprocessing):
             with contextlib.suppress(Exception):
@@ -282,7 +284,7 @@ class _Watch:
             _exit(code)
 
     def _say(self, sentence: str) -> None:
-        """Once, by whichever thread comes first, behind what stdout still holds."""
+        """Print once, from whichever thread comes first, after stdout's pending text."""
         if not self._spoken.acquire(blocking=False):
             return
         with contextlib.suppress(Exception):
@@ -296,7 +298,7 @@ _before_leaving: list[Callable[[], object]] = []
 
 
 def _exit_code(error: BaseException) -> int:
-    """What Python exits with when `error` reaches the top."""
+    """Python's exit code if `error` reaches the top."""
     if not isinstance(error, SystemExit):
         return 1
     return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -316,9 +318,9 @@ def _end_multiprocessing() -> None:
 
 
 def _end_children() -> None:
-    """SIGTERM to the processes that this one has started.
+    """Send SIGTERM to this process's children.
 
-    Where Linux does not list them, they see by themselves that their parent is gone.
+    Where Linux does not list them, they notice themselves that their parent is gone.
     """
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -333,7 +335,7 @@ def _set_all(action: signal.Handlers) -> None:
 
 
 def _forget() -> None:
-    """A forked child does not belong to the program: its signals are its own."""
+    """A forked child is not part of the program: it handles its own signals."""
     global _watch
     _watch = None
     signal.set_wakeup_fd(-1)
