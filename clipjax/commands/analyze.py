@@ -62,10 +62,10 @@ def analyze(
         bool, typer.Option("--list", help="List the figures and tables, and draw none.")
     ] = False,
 ) -> None:
-    """Draw the paper's figures, and fill its tables, from result rows: all that have rows.
+    """Draw the paper's figures and fill its tables from result rows: all that have rows.
 
-    A panel without rows says so, with the command that makes them. Your own models that are in no group of a
-    figure are shown as "yours".
+    A panel without rows says so and shows the command that makes them. Your own models that are in no group
+    of a figure are shown as "yours".
 
     Examples:
 

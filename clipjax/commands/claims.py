@@ -57,9 +57,10 @@ def claims(
     ] = "none",
     file: ClaimsOption = None,
 ) -> None:
-    """Hold the study's statements against results: holds, does not hold, or cannot be told, and by what.
+    """Test the study's statements on results: each holds, does not hold or cannot be told, and why.
 
-    A statement holds if the whole interval of each of its statistics lies where it says.
+    A statistic holds if its whole interval is where the statement puts it. A statement holds if all its
+    statistics do, or as many as it needs.
 
     Examples:
 

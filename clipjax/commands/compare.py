@@ -37,11 +37,11 @@ def compare(
 ) -> None:
     """Compare two models image by image, on all tasks and data sets that both were evaluated on.
 
-    Of two models those runs are compared that were made in the same way (prompts, labels, precision, images);
-    two runs that are named may differ.
+    Runs of two models are compared if they were made alike (prompts, labels, precision, images); two runs
+    that you name may differ.
 
-    Accuracies by McNemar's exact test, other numbers by a bootstrap that draws the same images for both;
-    p-values are corrected for all comparisons shown (Holm).
+    Accuracies are compared by McNemar's exact test, other numbers by a bootstrap that draws the same images
+    for both. P-values are corrected for all comparisons shown (Holm).
 
     Examples:
 

@@ -61,18 +61,19 @@ def crosscheck(
     ] = Path("crosscheck"),
     as_json: JsonOption = False,
 ) -> None:
-    """Same model, same data: is it the same number, and if not, which step is the first that differs?
+    """Same model, same data: is the number the same, and if not, which step is the first that differs?
 
     Each framework decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts for
-    itself, the reference with its library's own code. Every stage is compared image by image. The first one
-    that differs is where to look: what comes after it differs because of it.
+    itself; the reference uses its library's own code. Every stage is compared image by image. Look at the
+    first stage that differs: the later ones differ because of it.
 
-    pixels: resizing or cropping. tensor: mean and std. prompts, token ids: words, cleaning, truncation. image
-    embeddings, features: the model. head: the text tower or the averaging. logits: scale and bias. top-1
-    tells ties, which another machine would decide otherwise, from real flips.
+    What a stage points to. pixels: resizing or cropping. tensor: mean and std. prompts, token ids: words,
+    cleaning, truncation. image embeddings, features: the model. head: the text tower or the averaging.
+    logits: scale and bias. top-1 separates ties, which another machine may decide differently, from real
+    flips.
 
-    Writes record.json, which says what was compared and has a digest to cite, and sheet.png, the worst
-    images. Exit code 0 when both sides are the same, 1 when they differ.
+    Writes record.json, with what was compared and a digest to cite, and sheet.png, the worst images. Exit
+    code 0 if both sides are the same, 1 if they differ.
 
     Examples:
 

@@ -35,7 +35,7 @@ def list_cards(
 ) -> None:
     """List the data set cards that ship with clipjax; a family of data sets is one line.
 
-    Classes, licences, sources and TFDS names are in `clipjax datasets show NAME`.
+    `clipjax datasets show NAME` shows classes, licences, sources and TFDS names.
     """
     cards = _shipped()
     if task is not None:
@@ -55,7 +55,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A card, a family of cards, or a card's file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Show everything a card says.
+    """Show everything that a card records.
 
     Example: clipjax datasets show imagenet_r
     """
@@ -91,9 +91,9 @@ def check(
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", "-d", hidden=True)] = None,
 ) -> None:
-    """Say what is missing, extra or in the wrong order in a data set, before an hour is lost.
+    """Find what is missing, extra or in the wrong order in a data set, before an hour is lost.
 
-    Looks at the layout, the number of images, the order of the classes, prompts and annotations.
+    Checks the layout, the number of images, the order of the classes, prompts and annotations.
 
     Examples:
 
@@ -120,10 +120,10 @@ def pack(
     dataset: DatasetOption = None,
     images_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
 ) -> None:
-    """Pack many small files into a few large ones, verified by reading back.
+    """Pack many small files into a few large ones, and verify them by reading them back.
 
-    OUT has the digest of DATA and is read wherever DATA is, with the same card. Run it again after an
-    interruption: finished shards are kept, damaged ones written anew.
+    OUT has the digest of DATA and can be read wherever DATA is, with the same card. After an interruption run
+    it again: finished shards are kept, damaged ones are written anew.
 
     Example: clipjax datasets pack /data/imagenet/val /data/packed/val --dataset imagenet_val
     """

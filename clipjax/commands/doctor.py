@@ -35,9 +35,9 @@ def doctor(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check devices, versions, caches and data before a run; nothing is changed.
+    """Check devices, versions, caches and data before a run; change nothing.
 
-    Exit code 0 when nothing is broken, 1 when something must be fixed: each line says what to do.
+    Exit code 0 if nothing is broken, 1 if something must be fixed; a line for each thing says what to do.
 
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """

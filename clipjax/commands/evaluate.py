@@ -134,8 +134,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model on a data set and print a table with 95 % intervals.
 
-    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run
-    goes on where it stopped. Rows go to --results under a new run id; nothing is overwritten.
+    Embeddings are stored: a second task on the same images runs no forward pass, and an interrupted run goes
+    on where it stopped. Rows go to --results under a new run id; nothing is overwritten.
 
     Examples:
 

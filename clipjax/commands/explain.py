@@ -33,15 +33,15 @@ def explain(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How results depart from the published way to measure them.
+    """Show where results depart from the published way to measure them.
 
     A number can be compared with a published one only if both were measured alike: templates, class names,
-    crop, precision, all images or some. Each run is held against the protocols of its task and data set, and
-    the nearest is shown with every departure.
+    crop, precision, all images or some. Each run is compared with the protocols of its task and data set; the
+    nearest is shown with every departure.
 
     \b
-    clipjax explain results                              # a line a run
-    clipjax explain results --run 20261125T101020...     # all of one, and what is published of it
+    clipjax explain results                              # one line a run
+    clipjax explain results --run 20261125T101020...     # all of one run, and what is published of it
     clipjax explain results --against clip_7
     """
     from clipjax.results.protocols import protocols

@@ -115,8 +115,8 @@ def finetune(
 ) -> None:
     """Fine-tune a model and write it as a checkpoint that every other command takes.
 
-    A run that is interrupted goes on where it stopped when the same command is given again (exit code 75:
-    run it again; 0: finished). Whatever is chosen by accuracy is chosen on held-out or validation images.
+    The same command continues an interrupted run where it stopped (exit code 75: run it again; 0: finished).
+    Everything that is chosen by accuracy is chosen on held-out or validation images.
 
     Examples:
 

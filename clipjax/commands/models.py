@@ -49,10 +49,10 @@ def models(
         ),
     ] = None,
 ) -> None:
-    """List the registered models and what of each is verified, or show the card of one.
+    """List the registered models with what is verified of each, or show one model's card.
 
-    "verified": its full-size tensors and those of the reference library account for each other one to one,
-    and a narrow model with the same flags gives the same numbers (see `clipjax verify --all`).
+    "verified": its full-size tensors match those of the reference library one to one, and a narrow model with
+    the same flags gives the same numbers (see `clipjax verify --all`).
     """
     from clipjax.checkpoints.registry import model_card
     from clipjax.verification import coverage
@@ -113,11 +113,11 @@ def convert(
     fact: FactOption = None,
     facts: FactsOption = None,
 ) -> None:
-    """Port a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
+    """Convert a checkpoint into clipjax's own format (model.safetensors and card.json), strictly.
 
-    Every tensor of the source is used once and every parameter of the model filled once, or nothing is
-    written. The name and the facts of a registered model go to its own weights alone: those of its hub
-    repository, or of a known SHA-256.
+    Every tensor of the source is used once and every parameter of the model is filled once, or nothing is
+    written. Only a registered model's own weights get its name and facts: those of its hub repository, or of
+    a known SHA-256.
 
     Examples:
 
@@ -143,11 +143,11 @@ def export(
         "open_clip_model.safetensors"
     ),
 ) -> None:
-    """Write a model back as the reference library's own safetensors, bit-identical to what it came from.
+    """Write a model as the reference library's own safetensors, bit-identical to what it came from.
 
-    Weights that came in another format, as pickles or from transformers, are written as the reference
-    library would write them today. Of a classifier that was fine-tuned from a CLIP two files are written: the
-    image tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
+    Weights that came in another format, such as pickles or from transformers, are written as the reference
+    library would write them today. A classifier that was fine-tuned from a CLIP becomes two files: the image
+    tower, as open_clip's `model.visual` has it, and OUT.head.safetensors, a linear layer.
     """
     from clipjax.checkpoints.export import export_model, has_tower_alone, head_file
     from clipjax.checkpoints.load import load_model
@@ -197,12 +197,12 @@ def verify(
 ) -> None:
     """Is this the same model as the reference? Compare stage by stage and print a JSON report.
 
-    The report names the first stage that differs. Exit code 0 when the model passes, 1 when it does not or
-    when anything could not be compared.
+    The report names the first stage that differs. Exit code 0 if the model passes, 1 if it does not or if
+    anything could not be compared.
 
-    With --all --random-init no weights are needed: for every registered architecture the reference library's
-    full-size tensors are accounted for by key and shape, and a small model with the same flags is compared
-    number by number. The record is written after each architecture; what is up to date is not done again.
+    --all --random-init needs no weights. For every registered architecture it matches the keys and shapes of
+    the reference library's full-size tensors, and compares a small model with the same flags number by
+    number. The record is written after each architecture; what is up to date is not done again.
     """
     if everything != random_init or everything == (model is not None):
         raise UsageError("give a model to verify, or --all --random-init for every registered architecture")

@@ -40,10 +40,11 @@ def report(
         typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
     ] = True,
 ) -> None:
-    """Write one page with everything: tables to sort, plots to explore, the paper's figures and tables, its
-    claims, and how each number was made.
+    """Write one page with everything: tables to sort, plots to explore, the paper's figures, tables and
+    claims.
 
-    The page is one file that loads nothing: it can be mailed, archived and opened without a network.
+    It also shows how each number was made. The page is one file that loads nothing: it can be mailed,
+    archived and opened without a network.
 
     Examples:
 

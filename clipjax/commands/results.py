@@ -74,7 +74,7 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders to merge.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; runs already there are kept.")],
 ) -> None:
-    """Copy the runs of several result folders into one; a run that is already there is left alone."""
+    """Copy the runs of several result folders into one; runs that are already there are left alone."""
     from clipjax.results.merge import merge_results
     from clipjax.results.store import ResultStore
 
@@ -152,7 +152,7 @@ def curation(
     ] = None,
     out: OutFileOption = None,
 ) -> None:
-    """The paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
+    """Print the paper's Table IV from result rows: models by classification, OOD, calibration, factors, ...
 
     A cell has a value only if all the rows that it averages are there.
     """
@@ -180,7 +180,7 @@ def plot(
         typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),
     ] = None,
 ) -> None:
-    """Draw a run as PNG and PDF, where its task has a figure."""
+    """Draw a run as PNG and PDF, if its task has a figure."""
     from clipjax.analysis.figures.of_run import figure_of
 
     found = opened(folder)

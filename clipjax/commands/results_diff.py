@@ -45,10 +45,10 @@ def diff(
         bool, typer.Option("--check", help="Exit code 1 if a number differs or is on one side only.")
     ] = False,
 ) -> None:
-    """Which numbers of two sets of results differ, by how much, and what was done otherwise.
+    """Show which numbers of two sets of results differ, by how much, and what was done differently.
 
-    Rows are matched by model, task, data set, slice and metric, and by recipe and convention where there are
-    several. Two models on the same images: `clipjax compare`.
+    Rows are matched by model, task, data set, slice and metric; where several match, also by recipe and
+    convention. For two models on the same images, use `clipjax compare`.
 
     \b
     clipjax results diff before after

@@ -51,7 +51,7 @@ def gc(
 ) -> None:
     """Remove whole entries, the longest unused first, until the store fits the budget.
 
-    Pixels that a run reads at the moment stay.
+    Pixels that a run is reading stay.
     """
     from clipjax.storage.store import Store
 

@@ -87,8 +87,8 @@ def sweep(
 ) -> None:
     """Run a suite: every model on every data set with every task that it names.
 
-    What has results is skipped, what fails is named at the end, and the same command goes on where a run was
-    stopped. Exit codes: 0 nothing is left, 1 something failed or is missing, 75 interrupted: run it again.
+    Runs with results are skipped, failures are named at the end, and the same command continues a stopped
+    run. Exit codes: 0 nothing is left, 1 something failed or is missing, 75 interrupted: run it again.
 
     Examples:
 

@@ -27,9 +27,9 @@ def tasks(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the tasks of `clipjax eval` and what they need, and the collections of `--data-root`.
+    """List the tasks of `clipjax eval` with what they need, and the collections for `--data-root`.
 
-    With a task's NAME: all that a reader must know to compare its numbers with others.
+    With a task's NAME: everything that is needed to compare its numbers with others.
     """
     from clipjax.tasks.collections import collections
     from clipjax.tasks.task import all_tasks, find_task

@@ -73,7 +73,7 @@ def wise_ft(
 ) -> None:
     """Interpolate the weights of a model and its fine-tuned one (WiSE-FT).
 
-    Writes OUT/model: of the one --alpha given, of the one that is best on --validation, or of 0.5. With
+    Writes OUT/model at one alpha: the best on --validation, else the one --alpha given, else 0.5. With
     --evaluate, every alpha is evaluated and the curve is drawn.
 
     Examples:
@@ -139,7 +139,7 @@ def _refuse_overwriting(target: Path, base: str, tuned: str) -> None:
 
 
 def _pair(base: str, tuned: str, prompts: str | None) -> tuple[Any, Any, Any]:
-    """The two models, of one kind: a CLIP tuned into a classifier becomes its zero-shot classifier."""
+    """The two models, of one kind: if TUNED is a classifier, a CLIP BASE becomes its zero-shot classifier."""
     from clipjax.checkpoints.load import load_model
     from clipjax.data.labels import load_prompts
     from clipjax.finetune.wise_ft import zero_shot_classifier
