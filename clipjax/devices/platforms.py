@@ -29,7 +29,7 @@ def platform_of(mesh: Mesh) -> str:
     """The platform of a mesh's devices (`jax.Device.platform`).
 
     Training steps must pass it on. Inside loops XLA keeps a compile-time choice as a conditional of one
-    branch, and moves the collectives of split parameters into it. A CPU's threads may then wait for each
-    other forever, in different collectives.
+    branch. It moves the collectives of split parameters in there, and a CPU's threads may wait forever for
+    each other in different collectives.
     """
     return mesh.devices.flat[0].platform

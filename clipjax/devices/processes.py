@@ -1,10 +1,9 @@
 """The processes of one job: how they find each other, and how a signal to one stops all.
 
 `jax.distributed.initialize` starts JAX's preemption service, which takes over SIGTERM: the process that gets
-it leaves a notice for all. A thread of each process polls for the notice and passes it to
-`clipjax.devices.signals`, so all are interrupted together, whatever they do. A training loop holds the
-signal, because its processes wait for each other inside every step; the service decides after which step all
-stop.
+it leaves a notice for all. A thread of each process polls for the notice and tells `clipjax.devices.signals`,
+so all are interrupted together. A training loop holds the signal, because its processes wait for each other
+inside every step; the service decides after which step all stop.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Meshes, and shardings by path rule.
 
-Only this module names the one mesh axis, "data". Evaluation replicates the parameters on one process's
-devices (`local_mesh`); processes share out shards of rows and never wait for each other. Training splits the
-batch over all devices and replicates (DP) or shards (FSDP) the parameters by rules on leaf paths, after
-big_vision's `sharding.py`. Axes are Auto: the compiler places intermediate values.
+Only this module names the one mesh axis, "data". Axes are Auto: the compiler places intermediate values.
+
+* Evaluation replicates the parameters on one process's devices (`local_mesh`). Processes share out shards of
+  rows and never wait for each other.
+* Training splits the batch over all devices. Rules on leaf paths replicate (DP) or shard (FSDP) the
+  parameters, after big_vision's `sharding.py`.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
-    """The NamedSharding of each array (or ShapeDtypeStruct) of a tree, by the rules.
+    """The NamedSharding of each array (or ShapeDtypeStruct) in a tree, by the rules.
 
     Raises:
         UsageError: no rule matches a leaf; names its path.

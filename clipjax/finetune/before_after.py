@@ -1,8 +1,9 @@
 """What fine-tuning changed: a base model and its tuned ones on one suite, image by image.
 
-Each tuned model is compared with the base on the same images (`clipjax.evaluation.compare`: McNemar's test
-for accuracies; otherwise a bootstrap that draws the same images for both). With several seeds, a number is
-their mean, and its interval covers all of their paired intervals: a loss is only reported if every seed lost.
+Each tuned model is compared with the base on the same images. `clipjax.evaluation.compare` uses McNemar's
+test for accuracies, and otherwise a bootstrap that draws the same images for both. With several seeds, a
+number is their mean and its interval covers all their paired intervals: a loss is reported only if every seed
+lost.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
 
 
 def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
-    """Each run once; missing parts are left out, unless all are missing."""
+    """Each run once, without missing parts. Raises DataError if all are missing."""
     found: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
@@ -214,8 +215,6 @@ def _evaluate(
     results: str | Path | None,
     announce: Callable[[str], None],
 ) -> dict[_Key, Result | Exception]:
-    """The result of each run, or its error."""
-
     def say(number: int, of: int, job: Job) -> None:
         announce(f"[{number}/{of}] {model.card.id}: {job}")
 

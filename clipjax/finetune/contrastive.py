@@ -1,8 +1,8 @@
-"""Contrastive training from scratch: CLIP's own objective.
+"""Contrastive training from scratch, with CLIP's own objective.
 
-Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3: symmetric cross-entropy over the
-cosine similarities of all images and captions of the global batch, with a learned temperature whose inverse
-never exceeds 100. Details as open_clip 3.3 (`loss.ClipLoss`, `open_clip_train/train.py`).
+Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3. The loss is the symmetric
+cross-entropy over the cosine similarities of all images and captions of the global batch. The inverse of the
+learned temperature never exceeds 100. Details as open_clip 3.3 (`loss.ClipLoss`, `open_clip_train/train.py`).
 """
 
 from __future__ import annotations
@@ -155,10 +155,10 @@ def train(
     Args:
         manifest: the data, with captions in the column `captions`.
         pixels, mean, std: how an image becomes the model's input.
-        tokenizer: texts -> int32 [N, context length]; batches are cut after the last id of the data that the
-            text tower reads.
+        tokenizer: texts -> int32 [N, context length]; batches are cut after the last id that the text tower
+            reads of any.
         checkpoints: folder to resume from, and to save to every `every` steps; None: no checkpoints.
-        mesh, rules: devices (default: all), and how the parameters are placed on them.
+        mesh, rules: devices (default: all), and the placement of parameters.
         description, progress: of the bar on stderr.
 
     Returns: float32 params, in the structure of `network.abstract_params()`.
@@ -207,7 +207,6 @@ def train(
 
 
 def _identity(network: Network, manifest: Manifest, recipe: Recipe) -> dict[str, str]:
-    """What decides the weights, for `Checkpoints`."""
     return {
         "architecture": sha256_json(arch_to_dict(network.arch))[:12],
         "training images": f"{len(manifest)} {sha256_json(manifest.ids)[:12]}",

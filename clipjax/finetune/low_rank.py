@@ -1,7 +1,7 @@
 """LoRA's tensors: which matrices get a low-rank update, its two factors, and merging them.
 
-Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B, with A [in, rank] random and
-B [rank, out] zero, so training starts at the base model. A is drawn as in peft (`lora/layer.py`: Kaiming
+Source: Hu et al. 2022 (arXiv 2106.09685), section 4.1: W + (alpha / rank) * A B. A [in, rank] is random and B
+[rank, out] zero, so training starts at the base model. A is drawn as in peft (`lora/layer.py`: Kaiming
 uniform with a = sqrt(5), which is U(-1/sqrt(in), 1/sqrt(in))).
 
 The factors' tree mirrors the params', with "a" and "b" for "kernel"; stacked blocks keep their leading axis:

@@ -88,9 +88,9 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """How a model was made: plain JSON for its card.
 
-    This is its `identity`, with the whole recipe, the choices, and (base_lineage) how the base was made, if
-    clipjax made it. base_sha256 is of the weights that the run began with; None if they were not a file.
-    `train.digest` covers ids, contents and labels of the training images.
+    It holds the `identity`, the whole recipe, the choices, and (base_lineage) how clipjax made the base, if
+    it did. base_sha256 is of the weights at the start; None if they were not a file. `train.digest` covers
+    ids, contents and labels of the training images.
     """
     found = {
         **identity(setup),
@@ -110,7 +110,6 @@ def _base(setup: Setup) -> Model:
 
 
 def _child(base: Card, setup: Setup, chosen: Mapping[str, Any] | None, name: str | None) -> Card:
-    """The card of the model that this run makes."""
     parent, method = setup.model.card, all_methods().get(setup.recipe.method)
     title = setup.recipe.method if method is None else method.title
     return dataclasses.replace(

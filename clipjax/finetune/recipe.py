@@ -35,17 +35,16 @@ class Recipe:
         batch_size: images in the global batch.
         augmentation: of training images; None: the model's own preprocessing.
         prompts: the prompt set of zero-shot heads and captions.
-        batch_norm: in training, BatchNorm uses statistics of the global "batch" (and updates the running
-            ones), of each device's part as the references' DataParallel ("per_device"), or is "frozen".
+        batch_norm: training statistics of BatchNorm: of the global "batch" (running ones are updated), of
+            each device's part ("per_device", as the references' DataParallel), or "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
         accumulate: parts of a batch, computed one after the other.
         remat: recompute forward activations in the backward pass instead of keeping them.
         shots: training images per class; None: all.
         seeds: one run each.
-        select: what validation accuracy chooses: "epoch", "learning_rate"; the method may choose more (alpha,
+        select: chosen by validation accuracy: "epoch", "learning_rate"; the method may choose more (alpha,
             beta).
         learning_rates: the candidates for `select`.
-        options: of the method.
     """
 
     name: str

@@ -140,9 +140,9 @@ def finetune(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another run writes to; the lock lasts as long as the context or the process.
+    """Refuse a folder that another run writes to, until the context or the process ends.
 
-    The lock is on the folder itself and leaves nothing behind (for a bucket, on the working copy). A disk
+    The lock is on the folder itself (for a bucket: its working copy), so nothing is left of it. A disk
     without locks lets all pass.
     """
     here = working_copy(folder)

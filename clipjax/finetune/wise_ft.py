@@ -137,7 +137,7 @@ def _head(model: Model, labels: LabelSpace, prompts: PromptSet | None, precision
 
 
 def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
-    """The endpoint's card with the name and lineage of a mixture."""
+    """The endpoint's card, named and described as a mixture."""
     how = f"WiSE-FT, alpha {alpha:g}"
     lineage = {"method": "wise_ft", **_weights_of(base), "alpha": alpha, "tuned": tuned.lineage}
     facts = {**tuned.facts, "fine_tune": f"{tuned.facts.get('fine_tune', tuned.id)}, {how}"}

@@ -2,8 +2,8 @@
 
 Every compared method reads the same list. The images of a class are ranked by the hash of (seed, id), as in
 `Manifest.sample`: 4 shots are among the 16, and no library's generator matters. `hold_out` takes the other
-end of its own seed's ranking. A list drawn from what a hold-out left also serves runs without one, so methods
-with and without a search train on the same images.
+end of its own seed's ranking. Draw the list from what it leaves: then methods with and without a search can
+train on the same images.
 """
 
 from __future__ import annotations

@@ -103,10 +103,13 @@ def collisions(labels: Array) -> Array:
 
         labels 0, 1, 0: true at (0, 2) and (2, 0)
 
-    With s_ij = exp(logit_scale) * cosine(image i, text j) the masked loss is the mean over i of (log sum_j
-    exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2, both sums over j = i and the j of other classes
-    than i's. The text of another image of i's class fits image i as well as its own: it is neither a negative
-    nor a second positive.
+    The text of another image of i's class fits image i as well as its own: it is neither a negative nor a
+    second positive. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over
+    i of
+
+        (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
+
+    with both sums over j = i and the j of other classes than i's.
     """
     return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
 

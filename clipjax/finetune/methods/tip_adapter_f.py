@@ -4,8 +4,8 @@ Source: as `clipjax.finetune.methods.tip_adapter`; run_tip_adapter_F of `main_im
 Tip-Adapter's. The loss is the cross-entropy of its logits, at the options' alpha and beta. Towers, prompts
 and values stay fixed. Without augmentation, image features are computed once.
 
-The options are Tip-Adapter's. `search` follows training and any choice of the epoch, which uses the options'
-alpha and beta, as in the reference (which chooses both on the test images).
+The options are Tip-Adapter's. As in the reference, an epoch is chosen at the options' alpha and beta, and
+`search` comes last (the reference does both on the test images).
 
 Difference: the reference ends an epoch with a smaller batch; here batches continue into the next.
 """

@@ -202,7 +202,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _summary_writer(folder: Path, step: int) -> Any:
-    """Drops events of `step` and later that an earlier run wrote."""
+    """TensorBoard's writer; it drops events of `step` and later that an earlier run wrote."""
     from tensorboardX import SummaryWriter  # here, because it imports torch if that is installed
 
     purge = step if step > 1 else None

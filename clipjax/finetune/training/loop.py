@@ -131,9 +131,8 @@ class _Watch:
             self._check(*self._waiting.popleft())
 
     def check_all(self, state: TrainState) -> None:
-        """Wait for the device and check the weights too, because an update can overflow first.
-
-        What passes may be saved.
+        """Wait for the device; a state that passes may be saved. Weights are checked too: an update can
+        overflow.
         """
         last = None
         while self._waiting:

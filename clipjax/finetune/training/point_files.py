@@ -75,7 +75,7 @@ def wrong_size(folder: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """Describe a file of a resume point on this disk that differs from what was written; reads them all.
+    """Describe a file of a resume point on this disk that differs from what was written; reads all.
 
     None if all are right, or no digests are noted.
     """

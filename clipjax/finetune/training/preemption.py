@@ -44,10 +44,10 @@ class Preemption:
         self._signals.__exit__(kind, error, trace)
 
     def reached(self) -> bool:
-        """Whether to stop after this step. Every process asks once per step; all get the same answer.
+        """Whether to stop after this step: the same answer on every process; all ask once per step.
 
-        JAX's service picks the question after the last one any process has asked, by number. A number reused
-        in a later phase of a run (a probe, another seed) would be missed.
+        JAX's service numbers the questions, and agrees on the one after the last asked by any process. So a
+        number reused in a later phase of a run (a probe, another seed) would be missed.
         """
         if jax.process_count() == 1:
             return self._signals.number is not None

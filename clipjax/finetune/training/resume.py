@@ -1,9 +1,9 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
-A checkpoint holds everything that a step changes, so a resumed run is bit-equal to one never stopped (on the
+A checkpoint holds everything that a step changes: a resumed run is bit-equal to one never stopped (on the
 same devices). It can be read into another mesh. It records the run's identity; no other run continues from
-it. A checkpoint that is unreadable, or has a file with the wrong SHA-256, is reported and put aside, and the
-one before it used.
+it. A checkpoint that is unreadable, or has a file with the wrong SHA-256, is reported and put aside; the one
+before it is used.
 
 Orbax writes and reads a bucket's checkpoints in a working copy on this disk. A complete one is uploaded,
 `sizes.json` last; the newest whole one is fetched if the working copy lacks it.

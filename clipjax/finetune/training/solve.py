@@ -25,7 +25,7 @@ class Trained(NamedTuple):
     """The result of training.
 
     Attributes:
-        params: all of the problem's; trained leaves and statistics on the host, the rest untouched.
+        params: all of them; trained leaves and statistics on the host, the rest untouched.
         chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} if an epoch was chosen; else {}.
     """
 
@@ -110,7 +110,6 @@ def _epochs(problem: Problem, setup: Setup, name: str) -> Epochs | None:
 
 
 def _identity(problem: Problem, setup: Setup, statistics: bool) -> dict[str, str]:
-    """What decides the weights of a run, for `Checkpoints`."""
     record = {path.replace("/", "."): str(value) for path, value in flatten(identity(setup)).items()}
     record |= {"steps": str(problem.steps), "processes": str(jax.process_count())}
     if statistics and setup.recipe.batch_norm == "per_device":
