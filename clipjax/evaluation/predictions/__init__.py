@@ -1,1 +1,1 @@
-"""The numbers of a task from what any framework says of each image."""
+"""A task's numbers from the per-image outputs of any framework."""

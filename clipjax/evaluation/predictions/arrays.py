@@ -1,5 +1,7 @@
-"""Predictions as logits in an .npz: described as a task describes the features of any model, whose head then
-hands them through."""
+"""Predictions as logits in an .npz.
+
+A task describes them as it describes features; the head is the identity.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ LOGITS = ("logits", "cosines")  # the ends of the names of arrays of numbers [N,
 EXACT = 2**53  # float64 holds every whole number up to this one
 # How far rounding may take a cosine beyond -1 and 1.
 ROUNDING = 1e-3
-# What arrays may take beyond MAX_UNPACKED bytes: so many times the bytes that they were packed into.
+# Arrays over MAX_UNPACKED bytes may unpack to this many times their packed bytes.
 MAX_UNPACKED = 2**30
 MAX_RATIO = 50
 _HEADER_2 = np.lib.format.read_array_header_2_0
@@ -42,14 +44,14 @@ UNREADABLE = (
 
 
 def read_arrays(given: Given) -> Described:
-    """The columns that the task's own `describe` makes of the logits."""
+    """The columns that the task's own `describe` makes from the logits."""
     arrays = _load_arrays(given.path, given.task.predictions.arrays, given.task.name)
     logits = {
         name: _numbers(given.path, name, values) for name, values in arrays.items() if name.endswith(LOGITS)
     }
     if all(values.dtype == np.float32 for values in logits.values()):
         return _described(given, arrays | logits)
-    # All in one dtype: scores of both sides are compared. Without x64 JAX would narrow them to float32.
+    # One dtype for all: scores of both sides are compared. Without x64 JAX would narrow them to float32.
     logits = {name: values.astype(np.float64) for name, values in logits.items()}
     with jax.enable_x64(True):
         return _described(given, arrays | logits)
@@ -73,7 +75,7 @@ def _described(given: Given, arrays: dict[str, np.ndarray]) -> Described:
 
 
 def _two_sides(given: Given, arrays: dict[str, np.ndarray]) -> Described:
-    """Images out of distribution have no classes of their own: all logits are over those of the ID images."""
+    """OOD images have no classes of their own: all logits are over those of the ID images."""
     path, side, made = given.path, given.task.predictions.prefix, given.task.predictions.of_cosines
     known = _inputs(given, arrays, "id_", "in_distribution", given.columns_of)
     main = _inputs(given, arrays, side, given.dataset, given.columns_of)
@@ -122,7 +124,7 @@ def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Input
 def _inputs(
     given: Given, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
 ) -> Inputs:
-    """One set of images whose features are logits; `space` is of its labels."""
+    """One set of images whose features are logits; `space`: of its labels."""
     path, logits = given.path, _logits(given.path, arrays, f"{prefix}logits")
     n, k = logits.shape
     numbers = tuple(map(str, range(k)))
@@ -175,7 +177,7 @@ def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """The same numbers as float32 (of float16 and float32) or float64 (of all others) [N, K].
+    """The same numbers [N, K]: float16 and float32 as float32, all others as float64.
 
     Raises:
         DataError: not numbers [N, K], not finite, or not exact in float64, where two may become equal.
@@ -229,7 +231,7 @@ def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, 
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file. NumPy's own messages are left out: they advise to allow pickles."""
+    """All arrays of a file. NumPy's own messages are left out: they advise allowing pickles."""
     save = "save it again with np.savez(file, name=array, ...)"
     check_regular(path)
     with path.open("rb") as stream:
@@ -245,8 +247,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_headers(path: Path, file: np.lib.npyio.NpzFile) -> None:
-    """Raises DataError, before an array is read, for one whose header is not that of its bytes, which holds
-    Python objects, or which unpacks to more than the file is worth."""
+    """Check all headers before an array is read.
+
+    Raises DataError if a header does not fit the array's bytes, an array holds Python objects, or the file
+    unpacks to far more than its size.
+    """
     total, archive = 0, cast(zipfile.ZipFile, file.zip)
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
@@ -280,6 +285,6 @@ def _read_array(path: Path, file: Mapping[str, Any], name: str) -> np.ndarray:
         array = file[name]
     except UNREADABLE:
         array = None
-    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is no array
+    if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is not an array
         raise _damaged(path, name)
     return array

@@ -1,4 +1,4 @@
-"""What a per-image table must hold, row by row: a table of others is not consistent by construction."""
+"""Check a per-image table row by row: a table from elsewhere may be inconsistent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.given import Given
 
-# Columns that all tasks share; a task adds its own (`Predictions.bools`, `Predictions.ranges`).
+# Columns that all tasks share; a task adds its own (`PredictionFiles.bools`, `PredictionFiles.ranges`).
 BOOLS = ("tied", "correct", "in_distribution")
 ROUNDING = 1e-6  # how far rounding to float32 may take a number out of its range; confidences stay within
 PROBABILITY = (0.0, 1.0)
@@ -22,12 +22,12 @@ Table = dict[str, list[Any]]
 
 
 def check_table(given: Given, columns: Table) -> Table:
-    """The columns, classes as int (a table of floats may have written 394.0).
+    """The columns, classes as int (a table of floats may have 394.0).
 
     Raises:
         DataError: a class is missing, a mark is not a bool, a score is not a number or out of its range,
-            `correct` contradicts the classes or `correct_top5`, an OOD image's class has no name; names the
-            row.
+            `correct` contradicts the classes or `correct_top5`, or an OOD image's class has no name; names
+            the row.
     """
     columns, own = dict(columns), given.task.predictions
     bools, ranges = (*BOOLS, *own.bools), {**RANGES, **own.ranges}
@@ -70,14 +70,13 @@ def _check_range(given: Given, name: str, values: list[Any], low: float, high: f
 
 
 def _has_no_temperature(columns: Table) -> bool:
-    """Whether a calibration table has no fitted T: the columns that follow from T are then NaN."""
+    """Whether a calibration table has no fitted T: the columns that depend on T are then NaN."""
     first = next(iter(columns.get("temperature", [])), None)
     return not (isinstance(first, int | float) and 0 < first < math.inf)
 
 
 def _classes(given: Given, name: str, columns: Table) -> list[int]:
-    """Whole numbers within the label space, where one is known; -1 is "none" of an image of ImageNet-X that
-    nobody annotated."""
+    """Whole numbers within the label space, if known; -1 is "none" for an unannotated image of ImageNet-X."""
     space, annotated = given.space, columns.get("annotated")
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     found = []
@@ -104,14 +103,14 @@ def _check_correct(given: Given, columns: Table) -> None:
 
 
 def _check_right(given: Given, columns: Table, row: int) -> None:
-    """`correct` says whether the prediction is a right label: the label, or one of `accepted`."""
+    """`correct` means that the prediction is a right label: the label, or one of `accepted`."""
     label, prediction, correct = (columns[name][row] for name in ("label", "prediction", "correct"))
     accepted = columns["accepted"][row] if "accepted" in columns else None
     if accepted is not None:
         right, what = prediction in accepted, f"{accepted} are accepted"
     else:
         right, what = prediction == label, f"the label is {label}"
-        # What a run of ours wrote may know further labels of the image, too.
+        # In a table of our own run a further label of the image may be right, too.
         if correct and not right and (given.run or given.task.predictions.several_labels):
             return
     if correct != right:

@@ -1,4 +1,4 @@
-"""Whether a file of predictions holds all images of its data set, and of the ID set beside it."""
+"""Whether a file of predictions has all images of its data set, and of the ID set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shares(given: Given, described: Described) -> dict[str, Any]:
         sides = list(zip(ids, columns["in_distribution"]))
         ids, id_ids = ([name for name, inside in sides if inside is side] for side in (False, True))
     elif described.ids is None and "calibration_images" in columns and card is not None and known == card:
-        # A table of the ID set itself has the test half alone.
+        # A table of the ID set itself has only the test half.
         more = int(columns["calibration_images"][0])
     return {
         "part": missing_of(card, ids, more),

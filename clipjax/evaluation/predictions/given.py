@@ -1,4 +1,4 @@
-"""A file of predictions, what is known beside it, and the checks that all formats share."""
+"""A file of predictions, its context, and the checks that all formats share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clipjax.tasks.task import About, Task
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """A file of predictions and what is known beside it.
+    """A file of predictions and its context.
 
     Attributes:
         dataset: the data set's name.
         card: its card, or None.
-        space: what labels mean; None where nobody says.
-        columns_of: what the columns of logits are: the user's `labels`, else `space`.
-        about: of the numbers; its label space is `space`.
+        space: the classes of the labels; None if unknown.
+        columns_of: the classes of the columns of logits: the user's `labels`, else `space`.
+        about: for the task's `measure`; its label space is `space`.
         run: `run.json` beside a table of ours, else empty.
     """
 
@@ -37,14 +37,14 @@ class Given:
 
 
 class Described(NamedTuple):
-    """What a file of predictions holds.
+    """The contents of a file of predictions.
 
     Attributes:
         columns: per image, `id` among them.
-        label_space: what labels mean.
-        projection: how its logits became scores of these classes; None without logits, or where both are one.
-        ids, id_ids: of all images that the file holds, of the data set and of the ID set, where `columns` are
-            of others; None: those of the columns.
+        label_space: the classes of the labels.
+        projection: from the logits' classes to these; None without logits, or if they are the same.
+        ids, id_ids: of all images in the file, of the data set and of the ID set, if `columns` has others;
+            None: those of the columns.
     """
 
     columns: dict[str, Any]
@@ -58,7 +58,7 @@ Read = Callable[[Given], Described]
 
 
 def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-    """What `measure` returns; an error about the columns names the file, and the row where one is empty."""
+    """Call `measure`; an error about the columns then names the file, and the row of an empty cell."""
     try:
         return measure()
     except ClipjaxError as error:

@@ -3,18 +3,18 @@
     result = evaluate_predictions("imagenet_x", "resnet50.csv")
     clipjax eval shape_bias --predictions decisions.csv
 
-`.parquet`, every task: the per-image table that a run of ours writes (`images.parquet`; where the run's
-`run.json` lies beside it, it says model and data set), or a table with the same columns. `label` and
-`prediction` are class numbers from 0, `correct...` bools that agree with them; where an image has several
-right labels, a column `accepted` lists them.
+`.parquet`, every task: the per-image table that a run of ours writes (`images.parquet`; a `run.json` beside
+it names model and data set), or a table with the same columns. `label` and `prediction` are class numbers
+from 0, `correct...` bools that agree with them. A column `accepted` lists the right labels of images that
+have several.
 
-`.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as facebookresearch/imagenetx has them.
+`.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as in facebookresearch/imagenetx.
 
 `.csv`, shape_bias: `subj,session,trial,rt,object_response,category,condition,imagename`, the format of
-rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `category` (the shape) and `imagename`
-(its end is `<shape><i>-<texture><j>.<ending>`) are needed; "na" is no decision.
+rgeirhos/texture-vs-shape and modelvshuman. Required are `object_response`, `category` (the shape) and
+`imagename` (it ends in `<shape><i>-<texture><j>.<ending>`); "na" is no decision.
 
-`.npz`, five tasks. N images, K classes; ids are optional texts, else the numbers of the rows:
+`.npz`, five tasks. N images, K classes; ids are optional texts, by default the numbers of the rows:
 
     zeroshot     logits [N, K], labels [N], ids
     imagenet_d   logits [N, K], labels [N], ids [N] (file names below the split's folder)
@@ -22,7 +22,7 @@ rgeirhos/texture-vs-shape and modelvshuman, of which `object_response`, `categor
     ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
                  ood_class [M] (the classes of NINCO)
     calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images and the
-                 others are measured (without it they are dealt out by their file names). Of a shift also
+                 others are measured (without it they are split by their file names). For a shift also
                  id_logits, id_labels, id_ids, id_calibration of the images that T comes from.
 
 Columns of logits are the classes of `labels`, else of the data set's card, else they are numbered.
@@ -58,7 +58,7 @@ from clipjax.storage.digests import sha256_files, sha256_json
 from clipjax.storage.reading import check_regular, exists, is_dir, is_file
 from clipjax.tasks.task import About, Outcome, Task, find_task
 
-# What a run beside its per-image table knows of the images.
+# Fields about the images, taken from the run beside the table.
 OF_RUN = ("sample", "part", "id_part", "skipped", "precision")
 
 
@@ -74,19 +74,19 @@ def evaluate_predictions(
     resamples: int = RESAMPLES,
     results: str | Path | None = None,
 ) -> Result:
-    """The numbers of a task from a file of predictions; see the module for the formats.
+    """The numbers of a task from a file of predictions; the module's docstring has the formats.
 
     Args:
         task: name of a task.
         file: .parquet, .csv or .npz.
-        dataset: card of the images (name or file). Its label space says what labels mean, and its name is
-            part of the rows and of the bootstrap's seed. Default: the task's own data set, or what `run.json`
-            beside the file says, or the file's name.
-        labels: what the columns of logits, and without a card the labels, are.
-        annotations, seed, resamples, results: as `clipjax.evaluate`.
-        model: what to call the model in the rows; default as `run.json` says, or the file's name. A file does
-            not show whose outputs it holds: with a registered model's id the facts are that model's, as the
-            user states, and the name ends in "-unverified", so that its published numbers stay its own.
+        dataset: card of the images (name or file). Its label space defines the labels; its name is part of
+            the rows and of the bootstrap's seed. Default: from `run.json` beside the file, else the task's
+            own data set, else the file's name.
+        labels: the classes of the columns of logits and, without a card, of the labels.
+        annotations, seed, resamples, results: as in `clipjax.evaluate`.
+        model: name of the model in the rows; default: from `run.json`, else the file's name. A file does not
+            show whose outputs it has. With a registered model's id, that model's facts count as stated by the
+            user, and the name ends in "-unverified", so that the model's published numbers stay its own.
 
     Raises:
         UsageError, DataError: one sentence with the file, and the row or key, and what to do.
@@ -143,7 +143,7 @@ def _check_file(path: Path) -> None:
 
 
 def _reader(path: Path, task: Task) -> Read:
-    """What reads the file into per-image columns, by its ending."""
+    """The reader of per-image columns for the file's ending."""
     readers: dict[str, Read] = {".parquet": read_table}
     if task.predictions.csv is not None:
         readers[".csv"] = read_csv_table
@@ -196,11 +196,11 @@ def _card(
 
 
 def _run_beside(path: Path) -> dict[str, Any]:
-    """What a run of ours wrote beside its table."""
+    """The first row of our run, if the table is in its folder."""
     if path.name != "images.parquet" or not is_file(path.parent / "run.json"):
         return {}
     runs = ResultStore(path.parent.parent)
-    runs.images(path.parent.name)  # is it the table that was written?
+    runs.images(path.parent.name)  # raises if the table was changed
     return runs.run(path.parent.name)[0]
 
 

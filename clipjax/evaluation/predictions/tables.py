@@ -1,4 +1,4 @@
-"""Predictions in tables: our own Parquet, and the CSV format of a task that has one."""
+"""Predictions in tables: our own Parquet, and a task's own CSV format."""
 
 from __future__ import annotations
 
