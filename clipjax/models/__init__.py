@@ -1,8 +1,7 @@
 """Models: architecture records (arch.py), layers, one family a file, pure forward functions (network.py).
 
-A family is a module of this package with a module-level `FAMILY` record; `clipjax.models.arch` finds it by
-scanning.
+A family is a module of this package with a module-level `FAMILY` record: `clipjax.models.arch` scans for it.
 """
 
-# Bumped whenever a forward pass may return other numbers: it is part of every key of the embedding store.
+# Bump it whenever a forward pass may return other numbers: every key of the embedding store contains it.
 FORWARD_VERSION = 3

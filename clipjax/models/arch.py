@@ -1,8 +1,8 @@
 """Architecture records: everything that decides what a network computes, and nothing else.
 
-A record is data (`configs/archs/NAME.toml`, or the `arch` entry of a model card). Reading it is strict: a key
-that is missing, unknown or of the wrong type is refused by name, and no number has a default, because a wrong
-activation or epsilon does not fail: it only gives slightly wrong embeddings.
+A record is data (`configs/archs/NAME.toml`, or the `arch` entry of a model card). Reading is strict: a key
+that is missing, unknown or of the wrong type is refused by name. No number has a default, because a wrong
+activation or epsilon does not fail: it gives slightly wrong embeddings.
 
     logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
     [vision]
@@ -31,7 +31,7 @@ from clipjax.storage.records import read
 
 
 class Frame(NamedTuple):
-    """The ids around a text as a text tower was trained: before it, behind it, and what fills the context."""
+    """The ids around a text: before it, after it, and what fills the context, as in the tower's training."""
 
     start: tuple[int, ...]
     end: tuple[int, ...]
@@ -41,8 +41,8 @@ class Frame(NamedTuple):
 class Positions(NamedTuple):
     """The position table of an image tower, for `clipjax.models.resample`.
 
-    path: of the leaf in the tower's params. prefix: rows before those of the patches. grid: patches along a
-    side. rule: by which rule the reference resamples it, None where it does not.
+    path: of the leaf in the tower's params. prefix: rows before the patches' own. grid: patches along a side.
+    rule: how the reference resamples it, None if it does not.
     """
 
     path: str
@@ -53,27 +53,27 @@ class Positions(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """What a family module offers, as its module-level `FAMILY`.
+    """A family of towers: a module's `FAMILY`.
 
     Attributes:
-        name: how `[vision] family` or `[text] family` calls it: the name of its module.
+        name: its value in `[vision] family` or `[text] family`: the name of its module.
         tower: which of the two towers it can be.
         config: frozen dataclass with `embed_dim`, the width of the features, and `image_size` (vision) or
-            `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes.
-            That of a text tower also has `min_length`, the fewest ids a text may be given as; `reach(ids)`,
-            for ids [N, context_length] how many of each text's first ids decide its features, int32 [N]; and
-            `frame`, a `Frame`.
+            `context_length` and `vocab_size` (text). `__post_init__` raises ValueError on impossible sizes. A
+            text config also has `min_length`, the fewest ids of a text; `reach(ids)`, for ids [N,
+            context_length] how many first ids of each text decide its features, int32 [N]; and `frame`, a
+            `Frame`.
         build: (config, rngs) -> the tower, an `nnx.Module` whose only state is `nnx.Param`, called as
             `tower(inputs, mode, capture) -> (features, stages)`; `mode` is a `clipjax.models.training.Mode`.
-        narrow: config -> the same flags at small sizes; what parity of numbers is shown on.
-        depth: of a vision family: config -> how many blocks (of a transformer) or stages it has.
-        dense: of a vision family: (tower, images, indices of blocks or stages in ascending order, mode) ->
-            what each returns as a map [B, h, w, C]: no final norm, no class token. Nothing behind the last
-            one is run, and no other output is kept.
-        positions: of a vision family with a position table: config -> its `Positions`.
-        embedded: of a text family whose tower may be given vectors in place of ids: see
-            `Network.encode_embedded`; called as (tower, beginning, tokens, places, mode) -> features.
-        cpu_options: options of XLA's CPU compiler with which the tower runs faster.
+        narrow: config -> the same flags at small sizes, for comparing numbers.
+        depth: vision: config -> the number of blocks (of a transformer) or stages.
+        dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> the output of each as a
+            map [B, h, w, C], without final norm and class token. Nothing after the last one runs, and no
+            other output is kept.
+        positions: vision with a position table: config -> its `Positions`.
+        embedded: text towers that take vectors in place of ids (`Network.encode_embedded`): (tower,
+            beginning, tokens, places, mode) -> features.
+        cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Arch:
     """One architecture: a dual encoder (`text` set) or a classifier (`num_classes` set). Hashable.
 
     Attributes:
-        name: its name, that of open_clip or timm where they have one.
+        name: that of open_clip or timm where they have one.
         vision: config of the image tower; its class tells the family.
         text: config of the text tower, None for a classifier.
         num_classes: width of the linear head, 0 for features alone, None for a dual encoder.
-        logit_bias: whether a dual encoder has a learned `logit_bias` (models trained with a sigmoid loss do).
+        logit_bias: a dual encoder has a learned `logit_bias` (as trained with a sigmoid loss).
     """
 
     name: str
@@ -109,7 +109,7 @@ class Arch:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name, found by scanning `clipjax.models`; two of one name are refused."""
+    """Every family by name, found by scanning `clipjax.models`. Raises DataError as `register`."""
     found: dict[str, Family] = {}
     for module in pkgutil.iter_modules(clipjax.models.__path__):
         family = getattr(importlib.import_module(f"clipjax.models.{module.name}"), "FAMILY", None)
@@ -119,7 +119,7 @@ def families() -> dict[str, Family]:
 
 
 def register(found: dict[str, Family], family: Family) -> None:
-    """Add a family to `found`; a name or config class that is taken is a DataError."""
+    """Adds a family to `found`. Raises DataError if its name or config class is taken."""
     for other in found.values():
         if other.name == family.name or other.config is family.config:
             raise DataError(f"two model families are named {family.name!r} or share a config: rename one")
@@ -132,7 +132,7 @@ def family_of(config: Any) -> Family:
 
 
 def arch_names() -> list[str]:
-    """The names of all architectures in configs/archs, sorted."""
+    """All architectures in configs/archs, sorted."""
     return sorted(path.stem for path in (config_dir() / "archs").glob("*.toml"))
 
 
@@ -141,7 +141,7 @@ def load_arch(name: str) -> Arch:
     """The architecture in configs/archs/NAME.toml.
 
     Raises:
-        UsageError: there is no such file; the message has the nearest names.
+        UsageError: there is no such file; names the nearest.
         DataError: the file is not a valid record.
     """
     if name not in arch_names():
@@ -161,7 +161,7 @@ def two_heads(config: Any) -> dict[str, int]:
 
 
 def refuse_uneven_heads(width: int, heads: int) -> None:
-    """Raises ValueError where the heads of an attention cannot be of equal width."""
+    """Raises ValueError if `heads` do not divide `width`."""
     if heads < 1 or width % heads:
         raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
@@ -181,11 +181,11 @@ def arch_from_dict(record: dict[str, Any], where: str) -> Arch:
 
     Args:
         record: name, vision, and either text and logit_bias or num_classes; see the module's docstring.
-        where: what to call the record in an error, e.g. the path of its file.
+        where: the record's name in an error, e.g. the path of its file.
 
     Raises:
-        DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible;
-            with the nearest record of configs/archs.
+        DataError: a key is missing, unknown or mistyped, a family is unknown, or the sizes are impossible.
+            Names the nearest record of configs/archs.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{where} = {record!r} must be an object")
@@ -229,7 +229,7 @@ def _read(record: dict[str, Any], where: str) -> Arch:
 
 
 def _nearest(record: dict[str, Any]) -> str:
-    """What to add to an error: the record of configs/archs that agrees in most fields."""
+    """The end of an error message: the record of configs/archs that agrees in most fields."""
 
     def fields(record: dict[str, Any]) -> dict[str, Any]:
         towers = {tower: record.get(tower) for tower in ("vision", "text")}
@@ -249,7 +249,7 @@ def _nearest(record: dict[str, Any]) -> str:
 
 
 def arch_to_dict(arch: Arch) -> dict[str, Any]:
-    """The record of an architecture, of JSON types only: `arch_from_dict` gives back an equal `Arch`."""
+    """The record of an architecture, in JSON types; `arch_from_dict` inverts it."""
 
     def tower(config: Any) -> dict[str, Any]:
         return {"family": family_of(config).name, **_plain(config)}
@@ -261,7 +261,6 @@ def arch_to_dict(arch: Arch) -> dict[str, Any]:
 
 
 def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
-    """The config of one tower, of the class that its `family` names."""
     where = f"{where}: [{tower}]"
     name = record.get("family")
     known = sorted(family.name for family in families().values() if family.tower == tower)
@@ -271,7 +270,6 @@ def _tower(tower: str, record: Mapping[str, Any], where: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A config as dicts, lists and scalars."""
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value

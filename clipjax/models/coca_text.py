@@ -1,12 +1,11 @@
-"""CoCa's text encoder: CLIP's causal text transformer with a learned token behind the text.
+"""CoCa's text encoder: CLIP's causal text transformer with a learned token after the text.
 
 Sources: Yu et al. 2022 (arXiv 2205.01917) section 3.2; open_clip 3.3.0 `transformer.TextTransformer` with
-`embed_cls` for the details and the names. The decoder, which only captions images, is not part of it.
+`embed_cls` for details and names. The captioning decoder is left out.
 
-The features are those of the appended token, at the position behind the context: before the last LayerNorm,
-which here comes after the pooling. That token should see the text and not the padding. open_clip's mask is
-one column off: the token sees the first padding token, and itself only behind a text that fills the context.
-The released weights are trained with it (`shifted_mask`).
+The features are the appended token's, after the context, pooled before the last LayerNorm. The token should
+see the text and not the padding. open_clip's mask is one column off (`shifted_mask`): the token sees the
+first padding token, and itself only if the text fills the context. The released weights are trained so.
 
 Params: token_embedding [V,D], cls_embedding [D], positional_embedding [L+1,D], blocks/... as in vit.py,
 ln_final/{scale,bias}, text_projection [D,E].
@@ -31,7 +30,7 @@ from clipjax.models.training import Mode
 
 @dataclass(frozen=True)
 class CocaTextConfig:
-    """`context_length` ids, without the appended token; `pad_id` fills the context.
+    """`context_length` counts ids without the appended token; `pad_id` fills the context.
 
     `shifted_mask`: open_clip's padding mask, one column off; False is the correct one.
     """

@@ -51,11 +51,11 @@ _INIT = normal(0.02)
 
 @dataclass(frozen=True)
 class ConvNeXtConfig:
-    """`widths` and `depths` are the channels and the numbers of blocks of the four stages.
+    """`widths` and `depths` are the channels and the blocks of the four stages.
 
-    projection: what follows the pooled and normalised features. "none": nothing; "linear": a matrix; "mlp": a
-    layer of 2 embed_dim with bias, the activation, a matrix; "hidden": a layer with bias and the activation,
-    which is what a classifier with a hidden layer reads.
+    projection, after the pooled and normalised features: "none"; "linear": a matrix; "mlp": a layer of 2
+    embed_dim with bias, the activation, a matrix; "hidden": a layer with bias and the activation (a
+    classifier with a hidden layer).
     """
 
     image_size: int
@@ -107,7 +107,7 @@ def patch_conv(in_dim: int, out_dim: int, *, size: int, rngs: nnx.Rngs) -> convo
 
 
 class Block(nnx.Module):
-    """x + ls(mlp(norm(conv(x)))), the convolution being depthwise."""
+    """x + ls(mlp(norm(conv(x)))), with a depthwise convolution."""
 
     def __init__(self, dim: int, *, activation: str, eps: float, rngs: nnx.Rngs):
         self.conv = convolutions.Conv(
@@ -139,7 +139,7 @@ class Stage(nnx.Module):
 
 
 class Head(nnx.Module):
-    """The last map [B, h, w, C] -> pooled [B, C] and what `projection` makes of it, [B, E]."""
+    """The last map [B, h, w, C] -> pooled [B, C] and its projection [B, E]."""
 
     def __init__(self, config: ConvNeXtConfig, *, rngs: nnx.Rngs):
         c, dim = config, config.widths[-1]

@@ -1,7 +1,7 @@
-"""Convolutions and what goes with them: padding, patches, BatchNorm, pooling of maps.
+"""Convolutions, padding, patches, BatchNorm and pooling of maps.
 
-Maps are [B, H, W, C]. The rules of `layers.py` hold here too: nothing has a default that changes a number,
-and a layer computes in the dtype of its input.
+Maps are [B, H, W, C]. The rules of `layers.py` hold: no default changes a number, and a layer computes in the
+dtype of its input.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
     """Zeros before and after an axis of `size`.
 
     "symmetric" is PyTorch's (kernel - 1) // 2 on both sides; "tf_same" is TensorFlow's SAME, where an odd
-    zero goes to the end; "none" is none.
+    zero goes to the end; "none" is none. E.g. size 4, kernel 3, stride 2: (1, 1), (0, 1), (0, 0).
     """
     if padding == "none":
         return 0, 0
@@ -51,9 +51,9 @@ def conv2d(
 ) -> Float[Array, "B h w O"]:
     """Convolution of maps, all channels together or each by itself (depthwise).
 
-    Windows that neither overlap nor reach into the padding (1x1, patches) are a matrix product. XLA's CPU
-    convolution is slow where the work is elementwise (depthwise: 5 to 90 times slower than torch): there it
-    is written out; other platforms get the plain convolution.
+    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. XLA's CPU
+    convolution is slow for depthwise ones (5 to 90 times slower than torch): there the sum of shifted maps is
+    written out.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
@@ -91,7 +91,6 @@ def _convolve(
     stride: int = 1,
     groups: int = 1,
 ) -> Array:
-    """XLA's convolution, with zeros around the height and the width."""
     layout = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), (height, width), dimension_numbers=layout, feature_group_count=groups
@@ -101,10 +100,10 @@ def _convolve(
 def _canonical(
     plain: Callable[..., Array], height: tuple[int, int], width: tuple[int, int]
 ) -> Callable[..., Array]:
-    """A convolution of stride 1 with the same gradients, each as a convolution of the plain layout.
+    """A convolution of stride 1 whose gradients are convolutions of the plain layout.
 
-    XLA's CPU compiler has a fast convolution for that layout only. It brings others into it, but not inside
-    of a loop, and there (the scanned blocks) the derivatives would be 20 times slower than torch's.
+    XLA's CPU compiler has a fast convolution for that layout only, and does not convert others inside a loop:
+    in the scanned blocks the derivatives would be 20 times slower than torch's.
     """
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
@@ -114,7 +113,7 @@ def _canonical(
             for size, (before, after) in zip(kernel.shape, (height, width))
         )
         dx = _convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3), rows, cols)
-        # Over the pixels of all images: channels are the batch and images the channels.
+        # The sum is over the pixels of all images, so channels act as the batch and images as channels.
         dk = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), height, width)
         return dx, dk.transpose(1, 2, 0, 3)
 
@@ -131,10 +130,10 @@ def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}
 
 
 def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
-    """`f` as a function of its own in the compiled program, computed once.
+    """`f` as a separate function in the compiled program, computed once.
 
-    XLA's CPU compiler fuses cheap arithmetic into whatever reads it, once a reader: the 49 products of a 7x7
-    depthwise convolution would be done three times over by the LayerNorm behind it.
+    XLA's CPU compiler fuses cheap arithmetic into each of its readers: the LayerNorm after a 7x7 depthwise
+    convolution would compute its 49 products three times.
     """
 
     def call(*args: Array) -> Array:
@@ -145,7 +144,7 @@ def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
 
 
 class Conv(nnx.Module):
-    """Square convolution: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise; perhaps a bias [out]."""
+    """Square convolution: kernel [k, k, in, out], or [k, k, 1, dim] when depthwise; optional bias [out]."""
 
     def __init__(
         self,
@@ -172,10 +171,10 @@ class Conv(nnx.Module):
 
 
 class BatchNorm(nnx.Module):
-    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis, with all four of shape [dim] as params.
+    """(x - mean) / sqrt(var + eps) * scale + bias over the last axis; all four are params [dim].
 
-    In training, unless "frozen", mean and (biased) variance are those of `x`, in float32, and the mean and
-    unbiased variance of the batch (of its first part where there are several) are left in the variables.
+    In training, unless "frozen", it uses the mean and (biased) variance of `x`, in float32. It leaves the
+    mean and unbiased variance of the batch (its first part, if there are several) in the variables.
     """
 
     def __init__(self, dim: int, *, eps: float, scale_init: Initializer = ones):
@@ -196,7 +195,7 @@ class BatchNorm(nnx.Module):
         return x * gain.astype(x.dtype) + (bias - mean * gain).astype(x.dtype)
 
     def _of_batch(self, x: Array, parts: int) -> Array:
-        """Normalised by the statistics of each of `parts` contiguous parts of the batch."""
+        """Normalises each of `parts` contiguous parts of the batch by its own statistics."""
         wide = x.reshape(parts, -1, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, wide.ndim - 1))
         count = wide.size // (parts * wide.shape[-1])
@@ -206,7 +205,7 @@ class BatchNorm(nnx.Module):
                 'ones, or train with batch_norm = "frozen"'
             )
         mean = wide.mean(axes, keepdims=True)
-        # The mean has no part in the gradient of the variance: differences from it add up to zero.
+        # The variance has no gradient through the mean, because differences from it add up to zero.
         var = jnp.square(wide - jax.lax.stop_gradient(mean)).mean(axes, keepdims=True)
         for kept, found in ((self.mean, mean), (self.var, var * (count / (count - 1)))):
             kept.set_value(jax.lax.stop_gradient(found[0].reshape(-1)))

@@ -1,8 +1,7 @@
-"""Params that lie cut over the devices of a mesh axis, and are put together where a layer reads them.
+"""Params cut over the devices of a mesh axis, and gathered where a layer reads them.
 
-Inside `jax.shard_map` a device sees its own part of what is cut. A block of a stack is put together as the
-scan comes to it, so that a device holds its part of all blocks and one block whole; the layers themselves
-know nothing of it, and compute what they compute of params that were never cut.
+Inside `jax.shard_map` a device has its part of each cut param. The scan gathers one block at a time, so a
+device holds its part of all blocks and one whole block. Layers never see a `Cut`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ class Cut:
 
     Attributes:
         part: what this device holds.
-        axis: where it is cut, counted from the end: a scan takes the first axis away.
-        devices: how many parts there are.
+        axis: the axis that is cut, counted from the end, since a scan removes the first.
+        devices: the number of parts.
         name: of the mesh axis.
     """
 
@@ -44,7 +43,7 @@ class Cut:
 
 
 def whole(tree: Any) -> Any:
-    """A tree (of arrays, or a module) with every param in it whole."""
+    """A tree (of arrays, or a module) with every param whole."""
     return jax.tree.map(lambda leaf: leaf.whole() if is_cut(leaf) else leaf, tree, is_leaf=is_cut)
 
 

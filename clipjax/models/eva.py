@@ -7,12 +7,12 @@ Sources: Fang et al. 2022 (arXiv 2211.07636), Fang et al. 2023 (arXiv 2303.11331
     EVA02-B, -L    pre-norm blocks, rotary positions, SwiGLU, a norm inside attention and inside the MLP
     EVA02-E        post-norm blocks, x + ln(branch(x)), plain MLP
 
-In all of them queries and values have a bias and keys have none. Differences: rotations act on the two halves
-of a head, see `in_halves`, and not on neighbouring channels.
+Queries and values have a bias, keys have none. Difference: rotations act on the two halves of a head, not on
+neighbouring channels (`in_halves`).
 
 Params: patch_embed/{kernel [P,P,3,D],bias}, class_embedding [D], positional_embedding [N,D] with the class
 token's first, blocks/{ln_1,ln_2}/{scale,bias}, blocks/attn/{q,v,out}/{kernel,bias}, blocks/attn/k/kernel,
-blocks/mlp/{c_fc,c_proj}/{kernel,bias}, where there are any blocks/mlp/gate/{kernel,bias} and
+blocks/mlp/{c_fc,c_proj}/{kernel,bias}, in some variants blocks/mlp/gate/{kernel,bias} and
 blocks/{attn,mlp}/ln/{scale,bias} (blocks stacked on axis 0), ln_post/{scale,bias}, proj/{kernel [D,E],bias}.
 """
 
@@ -44,11 +44,11 @@ class EvaConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        gated: whether the MLP multiplies activation(gate(x)) with c_fc(x): with "silu" SwiGLU.
-        norm: where a block's LayerNorms are: "pre", before its branches, or "post", behind them.
-        attn_norm, mlp_norm: whether there is one more in front of the branch's last matrix (sub-LN).
-        rope_grid: the side of the grid of patches of the pretraining, over which the rotary positions of any
-            image run; 0: there are no rotary positions.
+        gated: the MLP multiplies activation(gate(x)) with c_fc(x): SwiGLU with "silu".
+        norm: a block's LayerNorms are before its branches ("pre") or after them ("post").
+        attn_norm, mlp_norm: one more norm before the branch's last matrix (sub-LN).
+        rope_grid: side of the pretraining's grid of patches, over which the rotary positions of any image
+            run; 0: no rotary positions.
         pooling: "class": the features are the class token's.
     """
 
@@ -82,10 +82,10 @@ class EvaConfig:
 
 
 def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines [N, head / 2] float32: the angles that each token's pairs of channels turn by.
+    """Cosines and sines [N, head / 2] float32: each token's angles, one a pair of channels.
 
-    The first half of the pairs turns by the row, the second by the column, both counted on the reference
-    grid; the class token does not turn. As timm's `RotaryEmbeddingCat`.
+    The first half of the pairs turns by the row, the second by the column, counted on the reference grid; the
+    class token does not turn. As timm's `RotaryEmbeddingCat`.
     """
     side, bands = config.image_size // config.patch_size, config.width // config.heads // 4
     exponents = np.arange(bands, dtype=np.float32) / np.float32(bands)
@@ -98,10 +98,12 @@ def rotary_tables(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
-    """What the linear makes of x, in each head first the even channels, then the odd ones.
+    """linear(x), with each head's even channels first, then its odd ones.
 
-    A rotation turns an even channel and the odd one beside it. With the matrix's columns in this order it
-    needs no shuffling of activations, and as queries and keys share the order scores do not change.
+    A rotation turns an even channel with the odd one beside it. Reordering the matrix's columns spares
+    shuffling activations; scores do not change, since queries and keys share the order.
+
+    Channels 0 1 2 3 of a head become 0 2 1 3.
     """
 
     def ordered(y: Array) -> Array:
@@ -114,7 +116,7 @@ def in_halves(linear: layers.Linear, x: Array, heads: int) -> Array:
 def rotate(
     x: Float[Array, "B heads N head"], cos: Float[Array, "N pairs"], sin: Float[Array, "N pairs"]
 ) -> Float[Array, "B heads N head"]:
-    """x with channels as `in_halves` puts them, each pair turned by its token's angle."""
+    """Turns each pair of channels (ordered by `in_halves`) by its token's angle."""
     even, odd = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([even * cos - odd * sin, odd * cos + even * sin], axis=-1).astype(x.dtype)
 
@@ -123,7 +125,7 @@ def rotate(
 
 
 class EvaAttention(nnx.Module):
-    """Multi-head self-attention with rotary positions, given their tables; keys have no bias."""
+    """Multi-head self-attention with optional rotary positions; keys have no bias."""
 
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         dim = config.width
@@ -162,7 +164,7 @@ class EvaMlp(nnx.Module):
 
 
 class EvaBlock(nnx.Module):
-    """Two residual branches, attention and MLP, with their norms before or behind them."""
+    """Two residual branches, attention and MLP, with norms before or after them."""
 
     def __init__(self, config: EvaConfig, rngs: nnx.Rngs):
         self.ln_1 = layers.LayerNorm(config.width, eps=config.ln_eps)
@@ -190,7 +192,7 @@ class Eva(nnx.Module):
         self.class_embedding = nnx.Param(INIT(rngs.params(), (c.width,)))
         self.positional_embedding = nnx.Param(INIT(rngs.params(), (tokens, c.width)))
         self.blocks = layers.stack(lambda rngs: EvaBlock(c, rngs), c.layers, rngs)
-        # The deeper a block, the less it adds at first (timm's `fix_init_weight`).
+        # Deeper blocks start with a smaller output (timm's `fix_init_weight`).
         depth = jnp.arange(1, c.layers + 1, dtype=jnp.float32)[:, None, None]
         for linear in (self.blocks.attn.out, self.blocks.mlp.c_proj):
             linear.kernel[...] = linear.kernel[...] * (2 * depth) ** -0.5
@@ -212,7 +214,7 @@ class Eva(nnx.Module):
         return features, stages | {"pooled": pooled, "projected": features}
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        """Embedded patches -> what the first block is given."""
+        """Embedded patches -> the first block's input."""
         batch, *_, width = patches.shape
         token = jnp.broadcast_to(self.class_embedding[...], (batch, 1, width))
         x = jnp.concatenate([token, patches.reshape(batch, -1, width)], axis=1)
@@ -229,7 +231,7 @@ class Eva(nnx.Module):
 def dense(
     tower: Eva, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """What the given blocks (ascending) return, as maps without the class token."""
+    """The outputs of the given blocks (ascending), as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), tower.tables(), mode=mode, at=blocks)
     return [x[:, 1:].reshape(patches.shape) for x in outputs]

@@ -1,13 +1,12 @@
-"""The layers every family is built from, and with `convolutions.py` the one home of their numerics.
+"""The layers of every family; with `convolutions.py` the only home of their numerics.
 
-Nothing here has a default that changes a number: activations are named, every epsilon is given. Three
-defaults of Flax differ from the PyTorch sources we port (its gelu is the tanh form, its LayerNorm has epsilon
-1e-6 and the cancelling variance E[x^2] - E[x]^2), so these layers are our own. Modules hold `nnx.Param` and
-nothing else.
+No default changes a number: activations are named, every epsilon is given. Flax's defaults differ from the
+PyTorch sources in three ways (tanh gelu, LayerNorm epsilon 1e-6 and its cancelling variance E[x^2] - E[x]^2),
+so these layers are our own. Modules hold only `nnx.Param`.
 
-Arrays are channels last: tokens [B, N, D], maps [B, H, W, C]. A layer computes in the dtype of its input (its
-params are in the same dtype, see network.py) except for the statistics of LayerNorm and the softmax, which
-are float32 always. Initialisers are those of PyTorch's layers, which open_clip leaves in place.
+Arrays are channels last: tokens [B, N, D], maps [B, H, W, C]. A layer computes in the dtype of its input and
+params (network.py casts both), but LayerNorm statistics and the softmax are always float32. Initialisers are
+those of PyTorch's layers, which open_clip keeps.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ torch_uniform: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def uniform(bound: float) -> Initializer:
-    """U(-bound, bound). With bound 1/sqrt(fan_in) the default of torch.nn.Linear for biases."""
+    """U(-bound, bound). With 1/sqrt(fan_in) it is torch.nn.Linear's default for biases."""
     return lambda key, shape, dtype=jnp.float32, out_sharding=None: jax.random.uniform(
         key, shape, dtype, -bound, bound
     )
@@ -41,7 +40,7 @@ def uniform(bound: float) -> Initializer:
 
 
 def gelu(x: Array) -> Array:
-    """x * Phi(x), with erf as PyTorch has it: JAX's own gelu goes through the slower erfc."""
+    """x * Phi(x), with erf as in PyTorch: JAX's own gelu uses the slower erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
@@ -70,7 +69,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 
 
 class Linear(nnx.Module):
-    """x @ kernel [in, out] + bias [out]; without `use_bias` there is no bias param."""
+    """x @ kernel [in, out] + bias [out]; no bias param without `use_bias`."""
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the last axis in float32, whatever the dtype of `x`, and returns that dtype."""
+    """Normalises the last axis in float32 and returns the dtype of `x`."""
 
     def __init__(self, dim: int, *, eps: float):
         self.scale = nnx.Param(jnp.ones((dim,)))
@@ -120,14 +119,13 @@ def attend(
 ) -> Float[Array, "B M D"]:
     """Multi-head attention of q over k and v, without the projections.
 
-    visible: broadcast to [B, heads, M, N]: which keys a query sees; None is all of them.
+    visible: broadcast to [B, heads, M, N]: which keys a query sees; None is all.
     """
     q, k, v = (split_heads(x, heads) for x in (q, k, v))
     return attend_heads(q, k, v, visible, mode=mode)
 
 
 def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
-    """The channels cut into heads."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
@@ -139,9 +137,9 @@ def attend_heads(
     *,
     mode: Mode,
 ) -> Float[Array, "B M heads*d"]:
-    """`attend` for q, k, v that `split_heads` has cut.
+    """`attend` for q, k, v already cut by `split_heads`.
 
-    On a CPU long sequences go a few heads at a time, so that their scores stay in the cache.
+    On a CPU long sequences run a few heads at a time, so that their scores stay in its cache.
     """
 
     def chunked(q: Array, k: Array, v: Array) -> Array:
@@ -157,18 +155,18 @@ def attend_heads(
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-# For a transformer on a CPU: XLA's matrix products are faster where no elementwise work is fused into them
-# (8 to 12 %, benchmarks/towers.py); a convolutional net is slower so.
+# For transformers on a CPU: XLA's matrix products are faster without elementwise work fused into them
+# (8 to 12 %, benchmarks/towers.py). Convolutional nets get slower.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
-_LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few of them
+_LONG = 2**17  # scores of a head: half a million bytes; a core's cache holds a few heads
 _CHUNK_HEADS = 4
 
 
 def _mix(q: Array, k: Array, v: Array, visible: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d)) v over the last two axes; the softmax in float32.
 
-    Its sum divides the result, [M, D], and not the scores, [M, N]: one pass less over the largest array.
+    The softmax's sum divides the result [M, D], not the scores [M, N]: one pass less over the largest array.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if visible is not None:
@@ -241,7 +239,7 @@ class LayerScale(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm residual block: x + ls_1(attn(ln_1(x))), then x + ls_2(mlp(ln_2(x))).
 
-    layer_scale: the initial value of ls_1 and ls_2; None: there are none.
+    layer_scale: the initial value of ls_1 and ls_2; None leaves them out.
     """
 
     def __init__(
@@ -290,9 +288,9 @@ def stack(make: Callable[[nnx.Rngs], M], depth: int, rngs: nnx.Rngs) -> M:
 
 
 def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tuple[Array, Array | None]:
-    """Applies stacked modules one after the other; compiles in the same time for any depth.
+    """Applies stacked modules in turn; compile time does not depend on the depth.
 
-    shared: what every module is given beside its input (a mask, rotary tables).
+    shared: further arguments of every module (a mask, rotary tables).
 
     Returns:
         the last output and, if `capture`, every module's output on a new leading axis.
@@ -308,16 +306,16 @@ def scan(blocks: Any, x: Array, *shared: Any, mode: Mode, capture: bool) -> tupl
 
 
 def apply(block: Any, x: Array, *shared: Any, mode: Mode) -> Array:
-    """block(x, *shared, mode=mode) as `scan` would call it: for a block that stands alone."""
+    """block(x, *shared, mode=mode) as `scan` would call it, for a single block."""
     x, found = _called(block, x, *shared, mode=mode, loop=False)
     nnx.update(block, found)
     return x
 
 
 def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple[Array, Any]:
-    """A block's output and the statistics that it left in its variables (see `BatchNorm`).
+    """A block's output and the statistics left in its variables (see `BatchNorm`).
 
-    These are a result because scan and checkpoint work on a copy of the module: what is written into that is
+    The statistics are returned because scan and checkpoint run a copy of the module, and writes to it are
     lost.
     """
 
@@ -327,21 +325,21 @@ def _called(block: Any, x: Array, *shared: Any, mode: Mode, loop: bool) -> tuple
 
     if mode.training is not None and (mode.remat or not statistics(block)):
         policy = None if mode.remat else _PRODUCTS
-        # A loop's two passes cannot be merged anyway.
+        # In a loop XLA cannot merge the two passes, so the guard against that is not needed.
         pure = jax.checkpoint(pure, prevent_cse=not loop, policy=policy)
     return pure(block, x, *shared)
 
 
-# What the backward pass of a block without BatchNorm finds again: matrix products and convolutions. What is
-# elementwise is computed anew, which costs less than to write and read it, and leaves 40 % of a transformer's
-# activations in memory. BatchNorm's passes over whole maps cost more than they save.
+# A block without BatchNorm keeps matrix products and convolutions for its backward pass, and recomputes
+# elementwise results: that is cheaper than storing them, and keeps 40 % of a transformer's activations.
+# For BatchNorm's passes over whole maps recomputing costs more than it saves.
 _PRODUCTS = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable, jax.checkpoint_policies.save_only_these_names(PRODUCT)
 )
 
 
 def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """The outputs of the stacked modules `at` (ascending); the others' are not kept, later ones not run."""
+    """The outputs of the stacked modules `at` (ascending); keeps no others and runs no later ones."""
     outputs, start = [], 0
     for index in at:
         some = jax.tree.map(lambda param, first=start, last=index: param[first : last + 1], blocks)
@@ -352,9 +350,9 @@ def scan_at(blocks: Any, x: Array, *shared: Any, mode: Mode, at: Sequence[int]) 
 
 
 def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -> list[Array]:
-    """`scan_at` for stages of a convolutional net, each called as (x, mode, capture) -> (x, outputs).
+    """`scan_at` for stages of a convolutional net: (x, mode, capture) -> (x, outputs).
 
-    stages: up to the last one asked for.
+    stages: up to the last of `at`.
     """
     maps = []
     for stage in stages:

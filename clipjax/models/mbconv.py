@@ -44,7 +44,7 @@ _DEPTHWISE = variance_scaling(2.0, "fan_in", "normal")
 
 @dataclass(frozen=True)
 class StageConfig:
-    """`depth` blocks of one `kernel` size and output `width`, of which the first has the `stride`.
+    """`depth` blocks of one `kernel` size and output `width`; the first has the `stride`.
 
     block: "inverted" widens `expand` times, convolves depthwise and narrows; "separable" does not widen.
     """
@@ -77,7 +77,7 @@ class MBConvConfig:
 
 
 class ConvNorm(nnx.Module):
-    """Convolution, BatchNorm and, unless it is None, an activation."""
+    """Convolution, BatchNorm and, unless `linear`, an activation."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """Widen (unless "separable"), convolve depthwise, narrow; added to the input if the shapes are equal."""
+    """Widens (unless "separable"), convolves depthwise, narrows; adds the input if the shapes are equal."""
 
     def __init__(self, in_dim: int, stride: int, stage: StageConfig, config: MBConvConfig, *, rngs: nnx.Rngs):
         middle = in_dim * stage.expand
@@ -180,7 +180,7 @@ def dense(
 
 
 def narrow(config: MBConvConfig) -> MBConvConfig:
-    """Smaller images only: timm's `create_model` has no argument for the other sizes, and they are small."""
+    """Smaller images only: timm's `create_model` cannot change the other sizes, and they are small."""
     return dataclasses.replace(config, image_size=96)
 
 

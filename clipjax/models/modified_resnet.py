@@ -39,7 +39,7 @@ REDUCTION = 32  # image pixels per pixel of the last map
 
 @dataclass(frozen=True)
 class ModifiedResNetConfig:
-    """`width` is that of the stem; stage i has `layers[i]` blocks; `heads` are the attention pool's."""
+    """`width` is the stem's; stage i has `layers[i]` blocks; `heads` are the attention pool's."""
 
     image_size: int
     width: int
@@ -90,7 +90,7 @@ class Downsample(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, pool by `stride`, 1x1; added to the input, which a stage's first block downsamples."""
+    """1x1, 3x3, pool by `stride`, 1x1; adds the input, which a stage's first block downsamples."""
 
     def __init__(self, in_dim: int, planes: int, *, stride: int, first: bool, eps: float, rngs: nnx.Rngs):
         out_dim = planes * EXPANSION
@@ -179,7 +179,7 @@ class ModifiedResNet(nnx.Module):
 def dense(
     tower: ModifiedResNet, images: Float[Array, "B S S 3"], stages: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B _ _ _"]]:
-    """The maps of the given stages (ascending), [B, S / 4, S / 4, 4 width] of stage 0 to those of stage 3."""
+    """The maps of the given stages (ascending), from [B, S / 4, S / 4, 4 width] for stage 0."""
     found = [getattr(tower, f"layer{i + 1}") for i in range(stages[-1] + 1)]
     return layers.maps_at(found, tower.stem(images, mode), mode=mode, at=stages)
 

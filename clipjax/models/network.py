@@ -1,9 +1,8 @@
 """The forward functions of an architecture: pure functions of a params dict.
 
-A `Network` holds no weights. It is equal to, and hashes as, any other of the same arch, so it may be a static
-argument of `jax.jit`. Params are a nested dict of float32 arrays whose leaves are named in each family's
-docstring, under "vision" and "text" or "head"; a dual encoder also has `logit_scale` [] (and `logit_bias`
-[]).
+A `Network` holds no weights and compares by its arch, so it can be a static argument of `jax.jit`. Params are
+a nested dict of float32 arrays under "vision" and "text" or "head", with leaves as in each family's
+docstring. A dual encoder also has `logit_scale` [] (and `logit_bias` []).
 """
 
 from __future__ import annotations
@@ -32,22 +31,22 @@ Params = dict[str, Any]
 Stages = OrderedDict[str, Array]
 Features = Float32[Array, "B E"]
 
-# parity: float32, with the highest precision for every product, which on a TPU is not the default.
-# fast: the towers in bfloat16, LayerNorm statistics, softmax and the returned features in float32.
+# parity: float32, with the highest precision for every product, which is not the default on a TPU.
+# fast: the towers in bfloat16; LayerNorm statistics, softmax and the returned features in float32.
 Precision = Literal["parity", "fast"]
 _DTYPE = {"parity": jnp.float32, "fast": jnp.bfloat16}
 _MATMUL = {"parity": "highest", "fast": "default"}
 
 
 def known_precision(name: str) -> Precision:
-    """The same name; raises UsageError where it is none of `Precision`."""
+    """The same name. Raises UsageError if it is not a `Precision`."""
     if name not in get_args(Precision):
         raise unknown_name("precision", str(name), list(get_args(Precision)))
     return cast(Precision, name)
 
 
 def layer_indices(layers: Any) -> int | tuple[int, ...]:
-    """`layers` of `Network.encode_dense` as plain integers, which may be a static argument of `jax.jit`.
+    """`layers` of `Network.encode_dense` as integers, which can be a static argument of `jax.jit`.
 
     Raises:
         UsageError: neither a number of layers nor a list of indices.
@@ -66,7 +65,7 @@ class DualEncoder(nnx.Module):
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         self.vision = family_of(arch.vision).build(arch.vision, rngs)
         self.text = family_of(arch.text).build(arch.text, rngs)
-        # Where training starts, section 3 of the papers: CLIP's temperature; SigLIP's, and its bias.
+        # Initial values from section 3 of the papers: CLIP's temperature; SigLIP's temperature and bias.
         scale = 10 if arch.logit_bias else 1 / 0.07
         self.logit_scale = nnx.Param(jnp.asarray(math.log(scale), jnp.float32))
         if arch.logit_bias:
@@ -74,7 +73,7 @@ class DualEncoder(nnx.Module):
 
 
 class Classifier(nnx.Module):
-    """The param tree of an image tower and a linear head; with `num_classes` 0 there is no head."""
+    """The param tree of an image tower and a linear head; `num_classes` 0 means no head."""
 
     def __init__(self, arch: Arch, rngs: nnx.Rngs):
         assert arch.num_classes is not None
@@ -102,12 +101,12 @@ class Network:
         return f"Network({self.arch.name!r})"
 
     def abstract_params(self) -> Params:
-        """The params as a nested dict of float32 `jax.ShapeDtypeStruct`: nothing is allocated."""
+        """The params as a nested dict of float32 `jax.ShapeDtypeStruct`, without allocating."""
         _, state = _abstract(self.arch)
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
     def compiler_options(self, tower: Literal["vision", "text"]) -> dict[str, str] | None:
-        """For a `jax.jit` around one tower: what makes it faster on this platform. Only rounding changes."""
+        """Options for a `jax.jit` around one tower that make it faster here. Only rounding changes."""
         options = family_of(getattr(self.arch, tower)).cpu_options
         if options is None or jax.default_backend() != "cpu" or not _accepted(tuple(options.items())):
             return None
@@ -155,11 +154,11 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """images [B, S, S, 3] float32, normalised -> features [B, E] float32, not of unit norm.
 
-        Of a classifier: the pooled features that its head reads. With `capture` also the stages, in forward
-        order, channels last, float32: patch_embed, embed, blocks.0 ..., pooled, projected (ViT), or as the
-        docstring of the family says.
+        For a classifier: the pooled features that its head reads. `capture` adds the stages in forward order,
+        channels last, float32: patch_embed, embed, blocks.0 ..., pooled, projected (ViT), or those in the
+        family's docstring.
 
-        platform: of a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
+        platform: in a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
 
         Raises:
             DataError: the params or the images do not fit the architecture.
@@ -173,16 +172,16 @@ class Network:
     ) -> tuple[Float32[Array, "B _ _ _"], ...]:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 a layer.
 
-        What timm's `forward_intermediates` gives without a norm: the outputs of transformer blocks as they
-        are, their class token dropped, or those of a convolutional net's stages (not of its stem). Layers
-        behind the last one asked for are not run, and no other output is kept.
+        As timm's `forward_intermediates` without a norm: outputs of transformer blocks without the class
+        token, or of a convolutional net's stages (not its stem). Layers after the last one asked for do not
+        run, and no other output is kept.
 
         Args:
-            layers: indices from 0, counted from the end where negative, in any order; or n for the last n.
+            layers: indices from 0, negative ones from the end, in any order; or n for the last n.
 
         Raises:
             DataError: the params or the images do not fit the architecture.
-            UsageError: it has no such layer, or `layers` are no integers.
+            UsageError: there is no such layer, or `layers` are not integers.
         """
         self._check_images(images)
         family = family_of(self.arch.vision)
@@ -232,9 +231,9 @@ class Network:
     ) -> Features | tuple[Features, Stages]:
         """ids [B, L] int32, L up to the context length -> features [B, E] float32, not of unit norm.
 
-        CLIP's tower reads out at the end-of-text token, so ids may be cut anywhere behind it, RoBERTa's hides
-        the padding; SigLIP's and CoCa's need all of the context. With `capture` also the stages: embed,
-        blocks.0 ..., pooled, projected.
+        Ids may be cut anywhere after the text for CLIP's tower, which reads out at its end token, and for
+        RoBERTa's, which hides padding. SigLIP's and CoCa's need the whole context. `capture` adds the stages:
+        embed, blocks.0 ..., pooled, projected.
 
         Raises:
             DataError: the architecture has no text tower, or the params or the ids do not fit it.
@@ -251,7 +250,7 @@ class Network:
             raise DataError(f"{self.arch.name} takes ids [B, {lengths}], not {list(ids.shape)}")
 
     def check_embedded(self) -> None:
-        """Raises UsageError, which names its family, if the text tower cannot be given vectors."""
+        """Raises UsageError if the text tower cannot take vectors; names its family."""
         if self.arch.text is None:
             raise UsageError(f"{self.arch.name} is a classifier: it has no text tower for learned prompts")
         family = family_of(self.arch.text)
@@ -272,14 +271,14 @@ class Network:
         remat: bool = False,
         platform: str | None = None,
     ) -> Features:
-        """`encode_text` for texts given as vectors, which prompts of learned ones are.
+        """`encode_text` for texts given as vectors, such as learned prompts.
 
         Args:
-            tokens: float32 [B, L, D], in place of the rows of the table of token embeddings.
-            places: int32 [B], where each text is read out: of CLIP's the place of its end token.
-            beginning: float32 [P, D], what all texts begin with, P + L tokens in all (`places` count from its
+            tokens: float32 [B, L, D], in place of rows of the token embedding table.
+            places: int32 [B], where each text is read out: for CLIP the place of its end token.
+            beginning: float32 [P, D], the first tokens of all texts, P + L in all (`places` count from its
                 first). A causal tower runs it once: the same features for less work.
-            remat: the activations of a block are computed again in the backward pass and not kept.
+            remat: recompute a block's activations in the backward pass instead of keeping them.
             platform: as for `encode_image`.
 
         Returns: features [B, E] float32, not of unit norm.
@@ -315,19 +314,19 @@ class Network:
         training: Training,
         platform: str | None = None,
     ) -> tuple[Features, Params]:
-        """`encode_image` as a training step runs it: under `jax.value_and_grad`, on the global batch.
+        """`encode_image` in a training step: under `jax.value_and_grad`, on the global batch.
 
-        platform: that of the mesh, see `clipjax.devices.platforms.platform_of`.
+        platform: as for `encode_image`.
 
         Returns: features [B, E] float32, not of unit norm; and BatchNorm's running statistics after this
-            batch, a tree {"vision": {...}} of the leaves that changed, {} where there are none.
+            batch, a tree {"vision": {...}} of the leaves that changed, {} if there are none.
         """
         self._check_images(images)
         tower = self._tower("vision", params, precision)
         with jax.default_matmul_precision(_MATMUL[precision]):
             features, _ = tower(images.astype(_DTYPE[precision]), Mode(training, platform), capture=False)
         of_batch = {} if training.batch_norm == "frozen" else statistics(tower)
-        # From the params, which are float32: the tower's own copy may be bfloat16.
+        # Start from the params, which are float32: the tower's own copy may be bfloat16.
         moved = _moved(params["vision"], of_batch)
         return features.astype(jnp.float32), {"vision": moved} if moved else {}
 
@@ -340,7 +339,7 @@ class Network:
         training: Training,
         platform: str | None = None,
     ) -> Features:
-        """`encode_text` as a training step runs it."""
+        """`encode_text` in a training step."""
         self._check_ids(ids)
         features = self._run("text", params, ids, precision, Mode(training, platform), capture=False)
         assert isinstance(features, jax.Array)
@@ -359,7 +358,6 @@ class Network:
         return features, OrderedDict((name, stage.astype(jnp.float32)) for name, stage in stages.items())
 
     def _tower(self, name: str, params: Params, precision: Precision) -> Any:
-        """One tower as a module that holds its params, in the dtype of the precision."""
         graphdef, abstract = _abstract(self.arch, name)
         _check(params.get(name, {}), abstract, f"{self.arch.name}: params/{name}")
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, _DTYPE[precision]), params[name])
@@ -385,7 +383,6 @@ def _accepted(options: tuple[tuple[str, str], ...]) -> bool:
 
 
 def _indices(layers: int | tuple[int, ...], depth: int, name: str) -> list[int]:
-    """The layers asked for, counted from 0."""
     if isinstance(layers, int):
         if not 1 <= layers <= depth:
             raise UsageError(
@@ -404,7 +401,7 @@ def _build(arch: Arch, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _split(module: nnx.Module) -> tuple[Any, Params]:
-    """A module as its structure and its params; anything but params in it is an error."""
+    """A module as its structure and its params; asserts that it holds nothing else."""
     graphdef, state, rest = nnx.split(module, nnx.Param, ...)
     assert not nnx.to_pure_dict(rest), f"{type(module).__name__} holds more than params: {rest}"
     return graphdef, nnx.to_pure_dict(state)
@@ -414,7 +411,7 @@ def _draw(arch: Arch, key: Array) -> Params:
     return _split(_build(arch, nnx.Rngs(key)))[1]
 
 
-# A program that runs once: unoptimised it compiles four times faster.
+# It runs once, and compiles four times faster unoptimised.
 _draw_now = jax.jit(_draw, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 

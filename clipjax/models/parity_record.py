@@ -1,5 +1,6 @@
-"""The parity record, configs/parity.json: its form, and reading it (`clipjax.verification.parity` writes
-it). No JAX here.
+"""The form and the reader of the parity record, configs/parity.json.
+
+`clipjax.verification.parity` writes it. Loads no JAX.
 
 {"format": 1, "libraries": {name: version}, "archs": {arch: entry}, "rows": {id of a model: arch}}
 """
@@ -14,7 +15,7 @@ from clipjax.config import config_dir
 from clipjax.errors import DataError
 from clipjax.storage.reading import exists, parse_json, read_bytes
 
-# A form is a type (or a tuple of them), or a dict: of keys that must be there, or of ANY key.
+# A form is a type (or a tuple of them), or a dict of required keys, or of ANY key.
 ANY = "*"
 _ENTRY = {
     "arch_hash": str,
@@ -28,7 +29,6 @@ _MISSING = object()
 
 
 def record_path() -> Path:
-    """The record of this installation."""
     return config_dir() / "parity.json"
 
 
@@ -38,15 +38,15 @@ def empty_record(libraries: dict[str, str] | None = None) -> dict[str, Any]:
 
 
 def read_record(path: Path | None = None) -> dict[str, Any]:
-    """The record at `path`, by default this installation's; an empty one where there is no file.
+    """The record at `path`, by default this installation's; an empty one if there is no file.
 
     Raises:
-        DataError: the file cannot be read, or is something else; the key is named.
+        DataError: the file cannot be read, or is not a record; names the key.
     """
     path = path or record_path()
     if not exists(path):
         return empty_record()
-    data = read_bytes(path)  # outside: what may not be read is not to be removed
+    data = read_bytes(path)  # not in the try: its error must not advise removing an unreadable file
     try:
         record = parse_json(data, path, object)
     except DataError as error:
@@ -66,7 +66,7 @@ def _not_a_record(path: Path, why: str) -> DataError:
 
 
 def _misfit(value: Any, form: Any, key: str = "") -> str | None:
-    """The first key, with its parents, that is missing or has a value of another form."""
+    """The first key, with its parents, that is missing or does not fit its form."""
     if not isinstance(form, dict):
         return None if isinstance(value, form) else key
     if not isinstance(value, dict):

@@ -39,7 +39,7 @@ class CrossAttention(nnx.Module):
 
 
 class MapPool(nnx.Module):
-    """SigLIP's pooling of tokens that are already normalised: one query, then a residual MLP."""
+    """SigLIP's pooling of normalised tokens: one query, then a residual MLP."""
 
     def __init__(
         self, dim: int, heads: int, mlp_width: int, *, activation: str, ln_eps: float, rngs: nnx.Rngs
@@ -58,7 +58,7 @@ class MapPool(nnx.Module):
 class CocaPool(nnx.Module):
     """What the first of CoCa's queries reads from tokens that are not normalised.
 
-    The other queries are for the captioner. Queries do not see each other, so they are not computed here.
+    Queries do not see each other, and the others are for the captioner: they are not computed.
     """
 
     def __init__(self, dim: int, token_dim: int, heads: int, queries: int, *, ln_eps: float, rngs: nnx.Rngs):

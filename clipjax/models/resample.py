@@ -1,7 +1,7 @@
 """Position tables for another image size, as the reference libraries resample them.
 
-A table [N, D] has a row for the class token, which is kept, and one a patch of a square grid. The grid is
-resized like an image of D channels, by bicubic interpolation, in each library in its own way.
+A table [N, D] has an optional row for the class token, which is kept, and one a patch of a square grid. Each
+library resizes the grid by bicubic interpolation, as an image of D channels, in its own way:
 
     open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
     timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
@@ -10,8 +10,8 @@ resized like an image of D channels, by bicubic interpolation, in each library i
                    read as if the new grid had a tenth of a patch more. timm's DINOv2 has timm's rule.
 
 Bicubic is that of `torch.nn.functional.interpolate` with pixel centres at halves (align_corners false): Keys'
-kernel with a = -0.75 and edges repeated, or with antialiasing a = -0.5, stretched where the grid shrinks, and
-edges left out (as PIL does). It is separable: one weight matrix for both axes, here in float64.
+kernel with a = -0.75 and edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
+where the grid shrinks, and edges are left out. It is separable: one float64 weight matrix for both axes.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def resized_arch(arch: Arch, image_size: int) -> Arch:
 
 
 def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
-    """By which rule a model's table is resampled: `asked`, or its library's own; None: it has no table.
+    """The rule for a model's table: `asked`, or its library's own; None: it has no table.
 
     Raises:
-        UsageError: a rule for no table, or the reference does not resample its table.
+        UsageError: a rule is asked for without a table, or the reference does not resample its table.
     """
     family = family_of(arch.vision)
     positions = family.positions(arch.vision) if family.positions else None
@@ -68,7 +68,7 @@ def rule_of(arch: Arch, library: str, asked: str | None) -> str | None:
 
 
 def resampled(arch: Arch, vision: dict[str, Any], image_size: int, rule: Rule) -> tuple[str, np.ndarray]:
-    """The position table of the image tower's params for another size: its path, and float32 [N, D]."""
+    """The image tower's position table for another size: its path, and float32 [N, D]."""
     family = family_of(arch.vision)
     assert family.positions is not None
     old = family.positions(arch.vision)
@@ -92,7 +92,7 @@ def resample_table(table: np.ndarray, prefix: int, grid: int, rule: Rule) -> np.
 
 
 def bicubic(source: int, target: int, scale: float) -> np.ndarray:
-    """[target, source]: what each new point takes of the old ones, `scale` old points apart."""
+    """[target, source]: each new point's weights of the old ones; new points are `scale` old ones apart."""
     centres = scale * (np.arange(target) + 0.5) - 0.5
     first = np.floor(centres).astype(int)
     weights = np.zeros((target, source))
@@ -103,7 +103,7 @@ def bicubic(source: int, target: int, scale: float) -> np.ndarray:
 
 
 def antialiased(source: int, target: int) -> np.ndarray:
-    """[target, source], with the kernel as wide as a new point where there are fewer of them."""
+    """[target, source], each row summing to 1; the kernel widens where the grid shrinks."""
     scale = source / target
     stretch = max(scale, 1.0)
     centres = scale * (np.arange(target) + 0.5)

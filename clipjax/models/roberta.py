@@ -1,11 +1,11 @@
 """RoBERTa and XLM-RoBERTa as the text tower of a CLIP: the mean over the tokens, and a projection.
 
 Sources: Liu et al. 2019 (arXiv 1907.11692); transformers 5.24 `modeling_roberta` for the encoder; open_clip
-3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for the pooling and the projection.
+3.3.0 `hf_model.HFTextEncoder` with its `mean_pooler` for pooling and projection.
 
-A BERT: LayerNorm comes after each residual sum, and after the embeddings. Padding is hidden from attention
-and from the mean, so a text may be cut anywhere behind its last token. Positions are counted from the row
-behind the padding's own (`pad_id`), which is never learned.
+LayerNorm comes after each residual sum and after the embeddings. Attention and the mean skip padding, so a
+text may be cut anywhere after its last token. Positions start at row `pad_id` + 1; padding has row `pad_id`,
+which is never learned.
 
 Params: token_embedding [V,D], positional_embedding [P,D], token_type_embedding [T,D] (every token is of type
 0), ln_embed/{scale,bias}, blocks/attn/{q,k,v,out}/{kernel,bias}, blocks/ln_1/{scale,bias},
@@ -37,10 +37,10 @@ _INIT = normal(0.02)  # transformers' `initializer_range`, of every matrix but t
 
 @dataclass(frozen=True)
 class RobertaConfig:
-    """`positions` rows of the position table, the first `pad_id` + 1 of which no token uses.
+    """`positions`: rows of the position table; no token uses the first `pad_id` + 1.
 
-    `pooling` "mean" is over the tokens that are not `pad_id`. `projection` "mlp" is linear, GELU, linear by
-    way of (width + embed_dim) // 2 channels; neither it nor "linear" has a bias.
+    `pooling` "mean" is over the tokens that are not `pad_id`. `projection` "mlp" is linear, GELU, linear,
+    with (width + embed_dim) // 2 hidden channels; neither it nor "linear" has a bias.
     """
 
     context_length: int
@@ -94,8 +94,6 @@ class PostNormBlock(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """c_fc, activation, c_proj."""
-
     def __init__(self, dim: int, width: int, out: int, activation: str, rngs: nnx.Rngs):
         self.c_fc = layers.Linear(dim, width, kernel_init=_INIT, rngs=rngs)
         self.c_proj = layers.Linear(width, out, kernel_init=_INIT, rngs=rngs)
@@ -106,7 +104,7 @@ class FeedForward(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """HFTextEncoder's projection of kind "mlp": without biases, always with the exact GELU."""
+    """HFTextEncoder's projection of kind "mlp": no biases, always the exact GELU."""
 
     def __init__(self, dim: int, out: int, rngs: nnx.Rngs):
         hidden = (dim + out) // 2

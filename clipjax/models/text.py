@@ -1,11 +1,10 @@
 """The text transformer of CLIP and, without the causal mask, of SigLIP.
 
 Sources: Radford et al. 2021 (arXiv 2103.00020) section 2.4; Zhai et al. 2023 (arXiv 2303.15343) section 4 for
-SigLIP; open_clip 3.3.0 `transformer.TextTransformer` for the details and the names.
+SigLIP; open_clip 3.3.0 `transformer.TextTransformer` for details and names.
 
-A causal tower that reads out at the end-of-text token takes a text of any length that still holds that token:
-what follows it changes nothing. SigLIP's sees the padding too and reads out at the last position, so its
-texts always fill the context.
+A causal tower that reads out at the end-of-text token takes texts cut anywhere after that token: later tokens
+change nothing. SigLIP's sees the padding and reads out at the last position: its texts fill the context.
 
 Params: token_embedding [V,D], positional_embedding [L,D], blocks/... as in vit.py, ln_final/{scale,bias},
 text_projection [D,E] and, for SigLIP, text_projection_bias [E].
@@ -33,10 +32,10 @@ from clipjax.models.training import Mode
 
 @dataclass(frozen=True)
 class TextConfig:
-    """`causal`: a token does not see those behind it. `pooling` says where the features are read.
+    """`causal`: a token does not see later ones. `pooling`: where the features are read.
 
-    "argmax": at the first highest id, CLIP's end-of-text id being the highest of its vocabulary. "last": at
-    the last position, whatever it holds.
+    "argmax": at the first highest id, since CLIP's end-of-text id is its highest. "last": at the last
+    position, whatever it holds.
     """
 
     context_length: int
@@ -126,11 +125,11 @@ def block_behind(
     visible: Bool[Array, "P+L P+L"] | None,
     mode: Mode,
 ) -> tuple[Float[Array, "1 P D"], Float[Array, "B L D"]]:
-    """A block on texts after a beginning that they share and that does not see them.
+    """A block on texts after a shared beginning that does not see them.
 
-    The beginning goes through once for all texts, which read its keys and values.
+    The beginning runs once; all texts read its keys and values.
 
-    visible: causal; None, all of it, only where P = 0.
+    visible: causal; None (no mask) only if P = 0.
     """
     attn, start = block.attn, first.shape[1]
     if start == 0:
@@ -148,7 +147,7 @@ def block_behind(
 
 
 def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
-    """The stacked blocks of a text tower, initialised as open_clip does."""
+    """The stacked blocks of a text tower, initialised as in open_clip."""
     c = config
     residual_init = normal(c.width**-0.5 * (2 * c.layers) ** -0.5)
     block = partial(
@@ -168,23 +167,21 @@ def text_blocks(config: Any, rngs: nnx.Rngs) -> layers.Block:
 
 def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
     """Rows of a table [V, D] by their ids."""
-    # Ids are the tokenizer's, so in range: "clip" spares the bounds check's NaN fill.
+    # Ids come from the tokenizer, so they are in range: "clip" spares the default's NaN fill.
     return jnp.take(table[...], ids, axis=0, mode="clip")
 
 
 def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
-    """Each text at its first highest id."""
     return at_places(x, jnp.argmax(ids, axis=1))
 
 
 def at_places(x: Float[Array, "B L D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """Each text at one of its positions."""
-    # Along the axis, not x[arange, places]: that would gather a sharded batch on every device.
+    # Not x[arange, places]: that would gather a sharded batch on every device.
     return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
 
 
 def stages(embedded: Array, blocks: Array | None, pooled: Array, features: Array) -> dict[str, Array]:
-    """What a text tower captures, in forward order; nothing where the blocks' outputs were not kept."""
+    """A text tower's captured stages, in forward order; none if the blocks' outputs were not kept."""
     if blocks is None:
         return {}
     found = {"embed": embedded} | {f"blocks.{i}": output for i, output in enumerate(blocks)}

@@ -12,13 +12,13 @@ from clipjax.models.arch import Arch
 
 
 def token_ids(ids: Any, arch: Arch) -> Any:
-    """Token ids that an architecture's text tower has, int32 [B, L].
+    """Checked token ids for an architecture's text tower, int32 [B, L].
 
-    On a device a number outside its table of embeddings would silently become the nearest one inside. Inside
-    `jax.jit` numbers cannot be looked at: traced ids are returned as they are.
+    On a device an id outside the embedding table would silently become the nearest one inside. Inside
+    `jax.jit` values are unknown: traced ids are returned unchecked.
 
     Raises:
-        UsageError: ragged, not integers, or an id outside the vocabulary, with its row.
+        UsageError: ragged, not integers, or an id outside the vocabulary; names its row.
     """
     if isinstance(ids, Tracer):
         return ids
@@ -44,7 +44,7 @@ def token_ids(ids: Any, arch: Arch) -> Any:
 
 
 def described(values: Any) -> str:
-    """The type of a wrong argument, in few words, for an error message."""
+    """The type of a wrong argument, for an error message."""
     if isinstance(values, (list, tuple)) and values:
         return f"a {type(values).__name__} of {type(values[0]).__name__}"
     return f"{type(values).__name__} {getattr(values, 'dtype', '')}".strip()

@@ -1,4 +1,4 @@
-"""How a forward pass runs, in inference and in training, and what training leaves behind."""
+"""How a forward pass runs, in inference and in training, and BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Literal
 from flax import nnx
 from jax import Array
 
-PRODUCT = "product"  # the name of convolutions that a checkpointed block keeps, as it keeps matrix products
+PRODUCT = "product"  # names the convolutions that a checkpointed block keeps, beside its matrix products
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a training step may ask of a forward pass.
+    """Options of a training step's forward pass.
 
     Attributes:
-        batch_norm: "batch" normalises by the statistics of the global batch and updates the running ones, as
+        batch_norm: "batch" normalises by the global batch's statistics and updates the running ones, as
             PyTorch's train mode; "per_device" by those of each device's part (torch.nn.DataParallel; the
             first part's update the running ones); "frozen" by the stored ones.
         devices: parts of the batch, for "per_device".
-        remat: activations of a block are computed again in the backward pass and not kept.
+        remat: recompute a block's activations in the backward pass instead of keeping them.
     """
 
     batch_norm: Literal["batch", "per_device", "frozen"] = "frozen"
@@ -30,10 +30,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Mode:
-    """How one forward pass runs: the argument `mode` of every layer whose result or program depends on it.
+    """How one forward pass runs: passed to every layer whose result or program depends on it.
 
     Attributes:
-        training: None is inference, where a block's activations are nobody's to keep.
+        training: None is inference, which keeps no activations.
         platform: where it will run; see `clipjax.devices.platforms.by_platform`.
     """
 
@@ -53,14 +53,14 @@ INFERENCE = Mode()
 
 
 class Statistic(nnx.Param):
-    """A running statistic of BatchNorm, [dim]: a forward pass in training moves it, no gradient does."""
+    """A running statistic of BatchNorm, [dim]: moved by forward passes in training, not by gradients."""
 
 
 def statistics(module: Any) -> Any:
-    """The values of a module's `Statistic`s, in a nested dict like that of its params."""
+    """A module's `Statistic`s as arrays, in a nested dict like that of its params."""
     return nnx.to_pure_dict(nnx.state(module, Statistic))
 
 
 def running(before: Array, of_batch: Array) -> Array:
-    """A running statistic after a batch, as torch.nn.BatchNorm2d: the sources leave its momentum at 0.1."""
+    """A running statistic after a batch, as torch.nn.BatchNorm2d with its default momentum 0.1."""
     return 0.9 * before + 0.1 * of_batch

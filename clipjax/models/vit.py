@@ -3,11 +3,12 @@
 Sources: Dosovitskiy et al. 2021 (arXiv 2010.11929) section 3.1; Radford et al. 2021 (arXiv 2103.00020)
 section 2.4 for the LayerNorm before the blocks; Touvron et al. 2022 (arXiv 2204.07118) for the class token
 outside the position table and LayerScale; open_clip 3.3.0 `transformer.VisionTransformer` and timm 1.0
-`vision_transformer.VisionTransformer` for the details. Names are open_clip's.
-Differences: the patch embedding is a matrix product over flattened patches, which is the same sum. New
-params are drawn as open_clip draws them, whichever library the variant comes from.
+`vision_transformer.VisionTransformer` for details. Names are open_clip's.
 
-Params, in brackets what only some variants have: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
+Differences: the patch embedding is a matrix product over flattened patches (the same sum). New params are
+drawn as in open_clip, whichever library the variant comes from.
+
+Params, in brackets those of some variants only: patch_embed/kernel [P,P,3,D] (patch_embed/bias [D]),
 (class_embedding [D]), positional_embedding [N,D], (ln_pre/{scale,bias}), blocks/{ln_1,ln_2}/{scale,bias},
 blocks/attn/{q,k,v,out}/{kernel,bias}, (blocks/{ls_1,ls_2}/scale), blocks/mlp/{c_fc,c_proj}/{kernel,bias}
 (blocks stacked on axis 0), (pool/... as in pooling.py), ln_post/{scale,bias}, (proj [D,E]; [E,E] in CoCa).
@@ -40,19 +41,18 @@ class ViTConfig:
     """Sizes in pixels and channels.
 
     Attributes:
-        crop_to_patches: whether pixels at the right and bottom that fill no patch are left out (SigLIP's
-            384 = 27 x 14 + 6); otherwise such an image size is refused.
-        patch_bias: whether the patch embedding has a bias.
-        class_token: whether a learned token comes before the patches.
-        positions: what the position table has a row for: "all" tokens, or "patches", the class token being
-            put before them afterwards.
-        pre_norm: whether there is a LayerNorm before the blocks.
-        layer_scale: whether what a branch of a block adds is scaled by a learned factor a channel.
-        pooling: what is taken from the tokens: "class", the normalised class token; "map", what SigLIP's
-            query reads from the normalised tokens; "attention", what CoCa's first query reads, normalised
-            afterwards.
+        crop_to_patches: cut off pixels at the right and bottom that fill no patch (SigLIP's 384 = 27 x 14 +
+            6); otherwise such an image size is refused.
+        patch_bias: the patch embedding has a bias.
+        class_token: a learned token comes before the patches.
+        positions: rows of the position table: for "all" tokens, or for "patches"; the class token is then put
+            before them afterwards.
+        pre_norm: a LayerNorm comes before the blocks.
+        layer_scale: a learned factor a channel scales what a block's branch adds.
+        pooling: "class": the normalised class token; "map": what SigLIP's query reads from the normalised
+            tokens; "attention": what CoCa's first query reads, normalised afterwards.
         pool_queries, pool_heads: of the pooling's attention; both 0 with "class".
-        projection: whether a matrix without bias takes what was pooled to `embed_dim` channels.
+        projection: a matrix without bias maps the pooled vector to `embed_dim` channels.
     """
 
     image_size: int
@@ -105,7 +105,7 @@ class ViTConfig:
 
     @property
     def table_prefix(self) -> int:
-        """Rows of the position table before those of the patches."""
+        """Rows of the position table before the patches' own."""
         return int(self.class_token and self.positions == "all")
 
 
@@ -175,7 +175,7 @@ class VisionTransformer(nnx.Module):
         return features, stages if self.proj is None else stages | {"projected": features}
 
     def embed(self, patches: Float[Array, "B h w D"]) -> Float[Array, "B N D"]:
-        """Embedded patches -> what the first block is given."""
+        """Embedded patches -> the first block's input."""
         batch, *_, width = patches.shape
         x = patches.reshape(batch, -1, width)
         if self.config.positions == "patches":
@@ -210,7 +210,7 @@ def _pool(config: ViTConfig, rngs: nnx.Rngs) -> MapPool | CocaPool | None:
 def dense(
     tower: VisionTransformer, images: Float[Array, "B S S 3"], blocks: Sequence[int], mode: Mode
 ) -> list[Float[Array, "B h w D"]]:
-    """What the given blocks (ascending) return, as maps without the class token."""
+    """The outputs of the given blocks (ascending), as maps without the class token."""
     patches = tower.patch_embed(images)
     outputs = layers.scan_at(tower.blocks, tower.embed(patches), mode=mode, at=blocks)
     return [x[:, int(tower.config.class_token) :].reshape(patches.shape) for x in outputs]
