@@ -227,7 +227,7 @@ class _Watch:
         self.raise_due()
 
     def leave(self, error: Interrupted) -> NoReturn:
-        """End the process after the main thread has unwound: Python's shutdown may abort around JAX's
+        """End the process after the main thread unwound: Python's own shutdown may abort around JAX's
         threads.
         """
         self.decided = error.exit_code

@@ -246,7 +246,10 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """The first seed's setup. Of the images only shots are read, and any validation split, for their hashes.
+    """The first seed's setup, made without training.
+
+    Of the images it reads, for their hashes, only shots; with a validation set also that and the training
+    set.
 
     Raises: as `finetune`, before it trains.
     """

@@ -121,8 +121,7 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
 
 def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
-    """Take `per_class` images of each class out of the training data; return the rest, and these for
-    validation.
+    """Take `per_class` images of each class out of the training data; return the rest, and these.
 
     Raises:
         UsageError: fewer than one.

@@ -131,9 +131,7 @@ class _Watch:
             self._check(*self._waiting.popleft())
 
     def check_all(self, state: TrainState) -> None:
-        """Wait for the device; a state that passes may be saved. Weights are checked too: an update can
-        overflow.
-        """
+        """Wait for the device and check the weights too: an update can overflow. What passes may be saved."""
         last = None
         while self._waiting:
             last = self._waiting.popleft()

@@ -195,9 +195,7 @@ class Checkpoints:
         return None
 
     def _check_identity(self, step: int) -> None:
-        """Raise DataError for a checkpoint of another run; OSError or ValueError if its record is
-        unreadable.
-        """
+        """Raise DataError for another run's checkpoint; OSError or ValueError for an unreadable record."""
         found = json.loads((self.folder / str(step) / "identity" / "metadata").read_text())
         names = [*self._identity, *(name for name in found if name not in self._identity)]
         different = [
