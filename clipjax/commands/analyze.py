@@ -42,8 +42,8 @@ def analyze(
         list[str] | None,
         typer.Option(
             "--format",
-            help="png, pdf, svg (points know their names) for figures, markdown, latex for tables, csv for "
-            "the numbers of both; may be repeated. Default: all.",
+            help="Figures: png, pdf, svg (the mouse shows points' names). Tables: markdown, latex. The "
+            "numbers of both: csv. May be repeated. Default: all.",
         ),
     ] = None,
     prompts: PromptSetOption = None,
@@ -52,7 +52,7 @@ def analyze(
     missing: Annotated[
         bool,
         typer.Option(
-            "--missing", help="List every missing row, of which panel and model, and models in no group."
+            "--missing", help="List every missing row with its panel and model, and the models in no group."
         ),
     ] = False,
     numbers: Annotated[

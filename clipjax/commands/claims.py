@@ -36,13 +36,13 @@ def claims(
     folder: ResultsArgument = Path("results"),
     claim: Annotated[
         list[str] | None,
-        typer.Option("--claim", "-c", help="Only this one, and what is missing for it; may be repeated."),
+        typer.Option("--claim", "-c", help="Only this claim, with what is missing for it; may be repeated."),
     ] = None,
     listed: Annotated[
         bool,
         typer.Option("--list", help="List the statements and the rows that each needs; reads no results."),
     ] = False,
-    rows: Annotated[bool, typer.Option("--rows", help="Also every result row that was used.")] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Also list every result row that was used.")] = False,
     form: Annotated[
         str, typer.Option("--format", "-f", help="table, markdown or json (everything).")
     ] = "table",

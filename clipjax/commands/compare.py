@@ -24,7 +24,7 @@ def compare(
     results: ResultsOption = Path("results"),
     metric: MetricOption = None,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of the paired bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Its seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     prompts: Annotated[
         str | None,
         typer.Option(help="Only runs with this prompt set, where a model was evaluated with several."),

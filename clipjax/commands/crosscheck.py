@@ -51,13 +51,13 @@ def crosscheck(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Weights for the reference to load, in a format of its own. Default: the safetensors file "
-            "that the model was read from, else the model's weights, written back."
+            help="Weights for the reference to load, in its own format. Default: the safetensors file that "
+            "the model was read from, else the model's weights, written back."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once, on both sides.")] = 32,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of records; each gets a folder of its own.")
+        Path, typer.Option("--out", "-o", help="Folder of records; each gets its own folder.")
     ] = Path("crosscheck"),
     as_json: JsonOption = False,
 ) -> None:

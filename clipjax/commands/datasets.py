@@ -28,9 +28,7 @@ USAGE = "clipjax datasets check NAME PATH"
 
 @app.command("list")
 def list_cards(
-    task: Annotated[
-        str | None, typer.Option("--task", "-t", help="Only the data sets that a task is run on.")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Only the data sets of this task.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the data set cards that ship with clipjax; a family of data sets is one line.
@@ -81,7 +79,7 @@ def check(
         Path | None, typer.Argument(metavar="PATH", help="The data set's root folder or manifest file.")
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option("--all", metavar="DATA_ROOT", help="Every card, below a common folder.")
+        Path | None, typer.Option("--all", metavar="DATA_ROOT", help="Check every card, below this folder.")
     ] = None,
     decode: Annotated[
         bool | None,

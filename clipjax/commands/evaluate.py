@@ -81,7 +81,10 @@ def evaluate(
         typer.Option("--id-data", help="In-distribution images that ood and calibration compare with."),
     ] = None,
     id_dataset: Annotated[
-        str | None, typer.Option("--id-dataset", help="Their card; default the data set's own choice.")
+        str | None,
+        typer.Option(
+            "--id-dataset", help="Card of those images; default: the choice of the data set's card."
+        ),
     ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="File or folder that the task reads beside the images.")
@@ -102,16 +105,18 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Evaluate a seeded random sample of this many images.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of that sample and of bootstraps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the --limit sample and of bootstraps.")] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Resamples of bootstraps.")] = 1000,
     batch_size: BatchSizeOption = "64",
     params: ParamsOption = "auto",
     precision: Annotated[
-        str, typer.Option(help="Towers in float32 HIGHEST (parity) or bfloat16 (fast).")
+        str, typer.Option(help="Precision of the towers: parity (float32 HIGHEST) or fast (bfloat16).")
     ] = "parity",
     compare_precision: Annotated[
         bool,
-        typer.Option("--compare-precision", help="Run both and report flips and the change in accuracy."),
+        typer.Option(
+            "--compare-precision", help="Run both precisions; report flips and the change in accuracy."
+        ),
     ] = False,
     workers: WorkersOption = "0",
     on_error: Annotated[
@@ -120,7 +125,7 @@ def evaluate(
     decode: Annotated[
         str,
         typer.Option(
-            help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but other pixels."
+            help="full, or jpeg_scaled: faster for JPEGs much larger than the input, but the pixels differ."
         ),
     ] = "full",
     store: StoreOption = None,

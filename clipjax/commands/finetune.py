@@ -58,7 +58,8 @@ def finetune(
     model: ModelOption = None,
     data: Annotated[Path | None, typer.Option("--data", help="Root folder of the training images.")] = None,
     dataset: Annotated[
-        str, typer.Option("--dataset", "-d", help="Their data set card, e.g. imagenet_train.")
+        str,
+        typer.Option("--dataset", "-d", help="Data set card of the training images, e.g. imagenet_train."),
     ] = "folder",
     out: Annotated[
         Path | None,
@@ -66,7 +67,7 @@ def finetune(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe (configs/finetune) or a .toml file; default the method's on ImageNet."),
+        typer.Option(help="A recipe of configs/finetune or a .toml file; default: the method's on ImageNet."),
     ] = None,
     changes: Annotated[
         list[str] | None,
@@ -80,20 +81,23 @@ def finetune(
     ] = None,
     shots: Annotated[
         str | None,
-        typer.Option(help="Training images a class: a number, or a file of shots. `all` takes all."),
+        typer.Option(help="Training images per class: a number, a file of shots, or `all`."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Train on a random sample of this many images.")] = None,
     validation: ValidationOption = None,
     validation_dataset: ValidationDatasetOption = "folder",
     hold_out: Annotated[
-        int | None, typer.Option(help="Instead: hold out this many training images a class to choose by.")
+        int | None,
+        typer.Option(
+            help="Instead of --validation: hold out this many training images per class to choose by."
+        ),
     ] = None,
     evaluate: SuiteOption = None,
     data_root: SuiteRootOption = None,
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="What to call the models made, -seedN added; default: after the base."
+            metavar="NAME", help="Name of the new models, -seedN added; default: after the base model."
         ),
     ] = None,
     facts_of: FactsOfOption = None,

@@ -36,7 +36,7 @@ def models(
         typer.Option(help="Only this group: clip, clip_ft, curated, dense_baseline or example."),
     ] = None,
     by_family: Annotated[
-        bool, typer.Option("--by-family", help="One line a pair of tower families, not a model.")
+        bool, typer.Option("--by-family", help="One line per pair of tower families, not per model.")
     ] = False,
     as_json: JsonOption = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
@@ -44,8 +44,8 @@ def models(
         str | None,
         typer.Option(
             metavar="CHIPS",
-            help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes a "
-            "model. No TPU is needed, the extra `tpu` is.",
+            help="Compile the forward passes ahead of time for these TPU chips (v5e,v4,v5p,v6e): minutes per "
+            "model. Needs the extra `tpu`, but no TPU.",
         ),
     ] = None,
 ) -> None:
@@ -179,7 +179,11 @@ def verify(
     card: Annotated[
         str | None,
         typer.Option(
-            "--card", "--model", "-m", metavar="ID", help="Registered model, where MODEL is bare weights."
+            "--card",
+            "--model",
+            "-m",
+            metavar="ID",
+            help="Registered model that says how to load MODEL, if that is bare weights.",
         ),
     ] = None,
     everything: Annotated[
@@ -192,7 +196,7 @@ def verify(
         Path | None, typer.Option(help="With --all: the parity record; default configs/parity.json.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="With --all: at most this many that are not up to date.")
+        int | None, typer.Option(min=1, help="With --all: verify at most this many that are not up to date.")
     ] = None,
 ) -> None:
     """Is this the same model as the reference? Compare stage by stage and print a JSON report.

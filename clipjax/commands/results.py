@@ -27,8 +27,14 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", "-m", help="Only this model; `*` stands for anything; may be repeated."),
 ]
-Tasks = Annotated[list[str] | None, typer.Option("--task", "-t", help="Only this task, likewise.")]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", "-d", help="Only this data set, likewise.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", "-t", help="Only this task; `*` stands for anything; may be repeated."),
+]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", "-d", help="Only this data set; `*` stands for anything; may be repeated."),
+]
 Every = Annotated[bool, typer.Option("--all", help="Every run, not only the newest of each recipe.")]
 
 
@@ -40,7 +46,9 @@ def list_rows(
     task: Tasks = None,
     dataset: Datasets = None,
     metric: MetricOption = None,
-    slices: Annotated[bool, typer.Option("--slices", help="Also the rows of parts: each class, ...")] = False,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Also the rows of slices: each class, ...")
+    ] = False,
     limit: LinesOption = 100,
 ) -> None:
     """List result rows, the newest of each recipe, with what is published of their numbers.
@@ -105,10 +113,12 @@ def export(
 def import_published(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", help="Published tables under their own names, or their folder."),
+        typer.Argument(
+            metavar="PATH...", help="Published tables with their original names, or their folder."
+        ),
     ],
     source: Annotated[
-        str, typer.Option("--source", "-s", help="Whose tables they are: open_clip, timm or testbed.")
+        str, typer.Option("--source", "-s", help="Who published the tables: open_clip, timm or testbed.")
     ],
     registered: Annotated[
         bool, typer.Option("--registered", help="Only the models that `clipjax models` lists.")
@@ -148,7 +158,7 @@ def curation(
         bool, typer.Option("--rows", help="List the rows that each cell averages, and the missing ones.")
     ] = False,
     columns: Annotated[
-        Path | None, typer.Option(help="Other columns: a file of the form of configs/curation.toml.")
+        Path | None, typer.Option(help="Other columns: a file like configs/curation.toml.")
     ] = None,
     out: OutFileOption = None,
 ) -> None:
@@ -177,7 +187,7 @@ def plot(
     folder: ResultsOption = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write, less its ending; default: TASK-DATASET."),
+        typer.Option("--out", "-o", help="File to write, without its ending; default: TASK-DATASET."),
     ] = None,
 ) -> None:
     """Draw a run as PNG and PDF, if its task has a figure."""

@@ -38,7 +38,7 @@ def diff(
     ] = False,
     limit: LinesOption = 30,
     form: Annotated[
-        str, typer.Option("--format", "-f", help="table, markdown, csv or json (both: every difference).")
+        str, typer.Option("--format", "-f", help="table or markdown; csv or json for every difference.")
     ] = "table",
     out: OutFileOption = None,
     check: Annotated[

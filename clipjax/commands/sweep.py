@@ -49,7 +49,7 @@ def sweep(
         Path | None,
         typer.Option(
             "--model-root",
-            help="Folder of checkpoints by model id; one that is there is taken for the hub's.",
+            help="Folder of checkpoints named by model id, used in place of the hub's.",
         ),
     ] = None,
     results: Annotated[

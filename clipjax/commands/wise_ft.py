@@ -52,7 +52,7 @@ def wise_ft(
         ),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Of the zero-shot head; default: those it was fine-tuned with.")
+        str | None, typer.Option(help="Prompt set of the zero-shot head; default: that of the fine-tuning.")
     ] = None,
     validation: ValidationOption = None,
     validation_dataset: ValidationDatasetOption = "folder",

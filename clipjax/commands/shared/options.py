@@ -19,13 +19,16 @@ _MODEL = typer.Option("--model", "-m", help="Model id, hub repository, folder or
 ModelOption = Annotated[str | None, _MODEL]
 NeededModelOption = Annotated[str, _MODEL]
 CardOption = Annotated[
-    str | None, typer.Option(metavar="ID", help="Registered model, where --model is bare weights.")
+    str | None,
+    typer.Option(
+        metavar="ID", help="Registered model that says how to load --model, if that is bare weights."
+    ),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="What to call the model; default: a registered id where the weights are known to be its, else "
+        help="What to call the model; default: the registered id if these are known to be its weights, else "
         "the name of the folder or file.",
     ),
 ]
@@ -34,15 +37,18 @@ FactsOfOption = Annotated[
     typer.Option(
         "--facts-of",
         metavar="ID",
-        help="You state that these are the weights of this registered model: its facts are shown as stated.",
+        help="State that these are the weights of this registered model: its facts are shown as stated.",
     ),
 ]
 FactOption = Annotated[
     list[str] | None,
-    typer.Option("--fact", metavar="KEY=VALUE", help="State a fact, as train_source=LAION-2B (repeatable)."),
+    typer.Option(
+        "--fact", metavar="KEY=VALUE", help="State a fact, e.g. train_source=LAION-2B; may be repeated."
+    ),
 ]
 FactsOption = Annotated[
-    Path | None, typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of such keys.")
+    Path | None,
+    typer.Option("--facts", metavar="FILE", help="State facts: a TOML file of the keys of --fact."),
 ]
 
 # The data.
@@ -52,7 +58,7 @@ DatasetOption = Annotated[
 ]
 LabelsOption = Annotated[
     str | None,
-    typer.Option(help="What the classes are, where no card says: a name (imagenet) or a CSV file."),
+    typer.Option(help="The classes, if no card names them: a label space (imagenet) or a CSV file."),
 ]
 ValidationOption = Annotated[
     Path | None, typer.Option(help="Images to choose by (alpha, epoch, ...); never those tested on.")
@@ -60,33 +66,32 @@ ValidationOption = Annotated[
 ValidationDatasetOption = Annotated[str, typer.Option(help="Data set card of the --validation images.")]
 SuiteOption = Annotated[
     str | None,
-    typer.Option(help="Suite to evaluate the models made on, e.g. robustness; needs --data-root."),
+    typer.Option(help="Suite to evaluate the new models on, e.g. robustness; needs --data-root."),
 ]
 SuiteRootOption = Annotated[
     Path | None,
-    typer.Option(
-        "--data-root", help="Folder of data sets to evaluate on with --evaluate (`clipjax datasets list`)."
-    ),
+    typer.Option("--data-root", help="Folder of the data sets for --evaluate (`clipjax datasets list`)."),
 ]
 
 # How it is computed.
 BatchSizeOption = Annotated[
     str,
     typer.Option(
-        help="Images a device a step, where no suite says it; part of the store's layout. auto tries once "
-        "what is fastest here."
+        help="Images per device and step, unless a suite sets it; part of the store's layout. auto measures "
+        "once what is fastest here."
     ),
 ]
 WorkersOption = Annotated[
     str,
     typer.Option(
-        help="Decoding processes; 0 decodes in threads of this one, auto tries once what is fastest here."
+        help="Decoding processes; 0 decodes in threads of this process, auto measures once what is fastest "
+        "here."
     ),
 ]
 ParamsOption = Annotated[
     str,
     typer.Option(
-        help="Params whole on each device (replicated), cut over those of a process (sharded), or as the "
+        help="Parameters whole on each device (replicated), split over a process's devices (sharded), or as "
         "memory allows (auto)."
     ),
 ]
@@ -102,10 +107,10 @@ PixelStoreOption = Annotated[
     ),
 ]
 PixelBudgetOption = Annotated[
-    str | None, typer.Option("--pixel-budget", help="What the pixel store may take; default 100GB.")
+    str | None, typer.Option("--pixel-budget", help="The most that the pixel store may take; default 100GB.")
 ]
 DistributedOption = Annotated[
-    bool, typer.Option("--distributed", help="One of several processes: join them first.")
+    bool, typer.Option("--distributed", help="This is one of several processes: join them first.")
 ]
 
 # Result rows, and what is made of them.
@@ -119,19 +124,20 @@ PromptSetOption = Annotated[
     str | None,
     typer.Option(
         "--prompts",
-        help="The prompt set to take, where a number was measured with several. Default: the study's, "
-        "openai_80, but none in `clipjax results curation`.",
+        help="The prompt set to use if a number was measured with several. Default: the study's, openai_80; "
+        "none in `clipjax results curation`.",
     ),
 ]
 PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="Numbers of this precision: parity or fast.")
+    str, typer.Option("--precision", help="Use numbers of this precision: parity or fast.")
 ]
 FigureOption = Annotated[
     list[str] | None,
     typer.Option(
         "--figure",
         "-f",
-        help="Only this one, e.g. fig1, table2, or mine.toml; may be repeated. Default: all of the paper.",
+        help="Only this figure or table, e.g. fig1, table2 or mine.toml; may be repeated. Default: all of "
+        "the paper.",
     ),
 ]
 HighlightOption = Annotated[
@@ -140,12 +146,14 @@ HighlightOption = Annotated[
 ]
 ClaimsOption = Annotated[
     Path | None,
-    typer.Option("--claims", help="Claims of your own: a file of the form of configs/claims.toml."),
+    typer.Option("--claims", help="Your own claims: a file like configs/claims.toml."),
 ]
 MetricOption = Annotated[
     list[str] | None, typer.Option("--metric", help="Only this metric, e.g. top1; may be repeated.")
 ]
-LinesOption = Annotated[int, typer.Option("--limit", min=0, help="Lines of a table at most; 0 for all.")]
+LinesOption = Annotated[
+    int, typer.Option("--limit", min=0, help="Print at most this many lines of a table; 0 for all.")
+]
 OutFileOption = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")]
 
