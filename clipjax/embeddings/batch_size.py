@@ -1,10 +1,10 @@
-"""How many images a device takes at once: measured once for such a model on such a device, and remembered.
+"""The batch of a device: measured once for each kind of model and device, and remembered.
 
-More images fill a device better, until they do not: then they only take memory, and padding. So `--batch-size
-auto` doubles the batch until that brings nothing more, or the next one does not fit the device's memory. What
-was fastest is remembered in the user's cache, a file for each kind of device.
+More images fill a device better, up to a point; beyond it they only cost memory and padding. `--batch-size
+auto` doubles the batch until that gains nothing, or the next one does not fit the device's memory. The
+fastest is remembered in the user's cache, in one file for each kind of device.
 
-The last bits of an embedding depend on the batch: an entry of the store keeps the one it was begun with.
+The last bits of an embedding depend on the batch: an entry of the store keeps its first one.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from clipjax.storage.reading import read_json
 
 __all__ = ["AUTO", "IMAGE_BATCH", "Choice", "choose"]
 
-IMAGE_BATCH = 64  # unless the caller says otherwise, or measures
+IMAGE_BATCH = 64  # the default
 SIZES = tuple(8 << i for i in range(10))  # 8 to 4096
-WORTH = 1000  # images to embed, at least, for a measurement to be worth its time
-_MORE = 1.05  # of the best rate before: a batch twice as large has to bring that, or it is the last
-_NEARLY = 0.95  # of the best rate of all: the smallest batch that reaches it is taken
-_SECONDS = 1.0  # that a rate is measured for, at least
+WORTH = 1000  # fewer images are not worth the time of a measurement
+_MORE = 1.05  # stop when doubling the batch reaches less than this times the best rate before
+_NEARLY = 0.95  # take the smallest batch that reaches this times the best rate of all
+_SECONDS = 1.0  # least duration of a measurement
 
 Rate = Callable[[int], float]
 
 
 class Choice(NamedTuple):
-    """A batch for one device, and why, in words ("": nothing was measured)."""
+    """A batch for one device, and the reason in words ("": nothing was measured)."""
 
     batch: int
     why: str = ""
@@ -62,16 +62,19 @@ def choose(
     progress: bool = False,
     rate: Rate | None = None,
 ) -> Choice:
-    """The batch that embeds fastest on the devices of this process; one that no run has measured is measured.
+    """The batch that embeds fastest on the devices of this process; measured unless it is remembered.
+
+    A user's own model is never measured: IMAGE_BATCH.
 
     Args:
-        params: how they lie, "replicated" or "sharded".
-        images: to embed. With few nothing is measured: without an earlier measurement, IMAGE_BATCH. Nor is a
-            user's own model.
+        params: their layout, "replicated" or "sharded".
+        images: number of images to embed. Below WORTH nothing is measured: a remembered batch, else
+            IMAGE_BATCH.
         progress: show a bar on stderr.
-        rate: images a second of a batch, in place of a measurement; raises OutOfMemoryError.
+        rate: batch -> images a second, in place of a measurement; raises OutOfMemoryError.
 
-    Raises DataError where not even the smallest batch fits.
+    Raises:
+        DataError: not even the smallest batch fits.
     """
     if model.network is None:
         return Choice(IMAGE_BATCH)
@@ -107,10 +110,13 @@ def choose(
 
 
 def images_per_second(forward: Forward, per_device_batch: int, side: int) -> float:
-    """How fast the forward pass runs on all devices of this process, once it is compiled.
+    """Images a second of the compiled forward pass on all devices of this process.
 
-    `side` is that of the images, in pixels. Raises OutOfMemoryError where the program, compiled, says that it
-    takes more than a device has.
+    Args:
+        side: of the images, in pixels.
+
+    Raises:
+        OutOfMemoryError: the compiled program needs more memory than a device has.
     """
     limit = device_memory()
     if limit is not None and (forward.memory() or 0) > limit:
@@ -125,7 +131,6 @@ def images_per_second(forward: Forward, per_device_batch: int, side: int) -> flo
 
 
 def _measure(rate: Rate, progress: bool) -> dict[int, float]:
-    """Images a second of each batch, up to the last that was worth trying."""
     rates: dict[int, float] = {}
     with progress_bar(len(SIZES), "measuring the batch", "batch", shown=progress) as bar:
         for batch in SIZES:
@@ -151,7 +156,7 @@ def _file_name(kind: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record of a kind of device; empty where there is none that can be read."""
+    """The record of a kind of device; empty if there is none that can be read."""
     with contextlib.suppress(DataError):
         record = read_json(path)
         if isinstance(record.get("batches"), dict):
@@ -168,7 +173,7 @@ def _remembered(path: Path, name: str) -> int | None:
 
 
 def _remember(path: Path, name: str, kind: str, found: dict[str, Any]) -> bool:
-    """For the next run; of two that write at once one may be lost, which only costs time."""
+    """Keep a batch for the next run. Of two concurrent writes one may be lost: that only costs time."""
     batches = _read(path).get("batches", {})
     record = json.dumps({"device": kind, "batches": {**batches, name: found}}, indent=1)
     try:

@@ -1,6 +1,6 @@
-"""How something is computed, which decides no number: stores, batches, devices, processes, bars.
+"""How a run computes, which does not decide its numbers: stores, batches, devices, processes, bars.
 
-What decides the numbers is a `clipjax.evaluation.subject.Request`.
+A `clipjax.evaluation.subject.Request` decides the numbers.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ class Compute:
     """How a run computes.
 
     Attributes:
-        store: where embeddings are kept; None keeps none, and of several processes each embeds everything.
-        pixel_store: where decoded pixels are kept for the next model; None keeps none.
-        per_device_batch: images a device takes in one step, or "auto": what is fastest on such a device,
-            tried once (`clipjax.embeddings.batch_size`); None: 64. An entry of the store that exists keeps
-            its own number.
+        store: for embeddings; None keeps none, and with several processes each embeds everything.
+        pixel_store: for decoded pixels, which the next model reads; None keeps none.
+        per_device_batch: images on a device in one step, or "auto": the fastest on such a device, measured
+            once (`clipjax.embeddings.batch_size`); None: 64. An entry in the store keeps its own.
         params: "replicated", whole on each device; "sharded", cut over the devices of a process; "auto",
-            whole if they fit with that batch (`clipjax.embeddings.params`). An entry that exists keeps its
+            whole if they fit with that batch (`clipjax.embeddings.params`). An entry in the store keeps its
             own.
-        workers: processes that decode; 0 decodes in threads, one a core; "auto" tries once what is fastest
+        workers: processes that decode; 0 decodes in threads, one a core; "auto" measures once what is fastest
             for such images on this machine (`clipjax.data.pixels.decoders`).
         on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
         progress: show bars with the time left on stderr.
 
     Raises:
-        UsageError: a batch below 1, a number of workers below 0, or a name that does not exist.
+        UsageError: a batch below 1, a negative number of workers, or an unknown name.
     """
 
     store: Store | None = None
@@ -61,10 +60,10 @@ class Compute:
 
 
 def store_at(place: str | PathLike[str] | Store | None) -> Store | None:
-    """The store of embeddings in a folder; a store itself, and None, stay as they are."""
+    """The store of embeddings in a folder; a store or None is returned as it is."""
     return Store(place) if isinstance(place, str | PathLike) else place
 
 
 def pixel_store_at(place: str | PathLike[str] | PixelStore | None) -> PixelStore | None:
-    """The store of decoded pixels in a folder; a store itself, and None, stay as they are."""
+    """The store of decoded pixels in a folder; a store or None is returned as it is."""
     return PixelStore(place) if isinstance(place, str | PathLike) else place

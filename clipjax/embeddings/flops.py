@@ -1,4 +1,4 @@
-"""The forward pass of one tower, traced without weights, and the operations of its products."""
+"""The operations of one tower's forward pass, traced without weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipjax.models.unit_norm import unit_norm
 
 @dataclass(frozen=True)
 class Forward:
-    """What one chip computes: function(params, batch) -> features.
+    """The computation of one chip: function(params, batch) -> features.
 
     Attributes:
         params: the tower's params, abstract.
@@ -36,7 +36,7 @@ class Forward:
 
 
 def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
-    """A tower as embedding runs it: uint8 pixels or whole-length token ids to features."""
+    """A tower as embedding runs it: uint8 pixels or full-length token ids to features."""
     network = Network(card.arch)
     params = {tower: network.abstract_params()[tower]}
     if tower == "text":
@@ -56,8 +56,8 @@ def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
 def product_flops(jaxpr: Jaxpr) -> int:
     """Floating-point operations of a program's dots and convolutions, two per multiply-add.
 
-    A scan's body counts as often as it runs (XLA's cost analysis counts it once), and only the costliest
-    branch of a `cond`, which also selects by platform. Zeros that pad a convolution count as operands.
+    A scan's body counts as often as it runs (XLA's cost analysis counts it once). Of a `cond`, which also
+    selects by platform, only the costliest branch counts. Zeros that pad a convolution count as operands.
 
     Raises:
         ValueError: a product inside a loop of unknown length.

@@ -1,7 +1,7 @@
 """The forward pass on the devices of this process.
 
-Each runs the same program on equally many images or texts, so the bits of a feature do not depend on the
-number of devices. With params that are cut over them it puts these together first, and then does the same.
+Each device runs the same program on equally many images or texts, so the bits of a feature do not depend on
+the number of devices. Params that are cut over the devices are put together first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEXT_BATCH = 32  # texts a device takes in one step
 
 
 class Program(NamedTuple):
-    """What a tower is compiled for: `batch` is of one device, `size` in pixels a side or tokens a text."""
+    """Key of a compiled tower: `batch` on one device, `size` in pixels a side or tokens a text."""
 
     arch: str
     tower: str
@@ -40,11 +40,11 @@ class Program(NamedTuple):
     precision: str
 
 
-compiled: Counter[Program] = Counter()  # how often, by this process
+compiled: Counter[Program] = Counter()  # compilations of this process
 
 
 class OutOfMemoryError(Exception):
-    """A step of so many images a device does not fit its memory."""
+    """A step with this many images a device does not fit its memory."""
 
     def __init__(self, per_device_batch: int) -> None:
         super().__init__(f"{per_device_batch} images do not fit a device's memory")
@@ -53,7 +53,7 @@ class OutOfMemoryError(Exception):
 
 @contextlib.contextmanager
 def watched(per_device_batch: int) -> Iterator[None]:
-    """Within it what XLA says of memory, while it compiles or runs, is an OutOfMemoryError."""
+    """Turn XLA's errors about memory, from compiling or running, into OutOfMemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -71,11 +71,11 @@ class Forward:
     """A forward pass of one batch size.
 
     Attributes:
-        run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not yet computed.
+        run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not computed yet.
         batch_size: images on all devices together.
-        compiles: () -> how often it was compiled.
-        memory: () -> bytes of each device that a step takes, with the params and all that lies between;
-            compiles the program. None where nobody knows (a user's own model).
+        compiles: () -> number of compilations.
+        memory: () -> bytes that a step takes on each device, params and intermediate values included;
+            compiles the program. None if unknown (a user's own model).
     """
 
     run: Callable[[np.ndarray], Any]
@@ -92,8 +92,10 @@ def image_forward(
     Args:
         params: "replicated" or "sharded".
 
-    Raises UsageError for an own model that is asked for more than `encode_image`, DataError for params that
-    do not fit the devices; running it, DataError for features of a wrong shape.
+    Raises:
+        UsageError: a user's own model with sharded params, another precision than "parity" or another output
+            than "embedding".
+        DataError: the params do not fit the devices; or, when run, features of a wrong shape.
     """
     refuse_own(model, params)
     if model.network is not None:
@@ -138,10 +140,10 @@ def _network_forward(
 def choose_params(
     model: Encoder, precision: Precision, output: str, per_device_batch: int, asked: str
 ) -> str:
-    """Whether params are replicated or sharded: as asked, or with "auto" as the memory of a device says.
+    """Whether params are replicated or sharded: as asked, or for "auto" by the memory of a device.
 
-    Compiles the program with whole params where it is known how much memory a device has.
-    Raises UsageError for a user's own model whose params are to be cut.
+    "auto" compiles the program with whole params if the memory of a device is known. Raises UsageError for a
+    user's own model with sharded params.
     """
     refuse_own(model, asked)
     if asked != AUTO:
@@ -172,7 +174,7 @@ _HELP = "cut them over several devices (--params sharded), or take fewer bits (-
 
 
 def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
-    """The image tower: uint8 pixels to features, of unit norm where they are embeddings of a CLIP."""
+    """The image tower: uint8 pixels to features, of unit norm if they are embeddings of a CLIP."""
     unit = output == "embedding" and embeds_at_unit_norm(model.card)
     mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
     assert model.network is not None
@@ -180,7 +182,7 @@ def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, pl
 
 
 def memory_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes of one device that a compiled step takes."""
+    """Bytes that a compiled step takes on one device."""
     memory: Any = compiled.memory_analysis()
     sizes = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(getattr(memory, size) for size in sizes)
@@ -189,9 +191,8 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
-    `shard_map` states that as the program: there is nothing for the compiler to split or to communicate,
-    except that params which are cut over the devices are put together.
-    `compiles` counts how often it was traced.
+    With `shard_map` the compiler has nothing to split or to communicate, except putting together params that
+    are cut over the devices. `compiles` counts the traces.
     """
 
     def __init__(
@@ -201,7 +202,7 @@ class Step:
         options: dict[str, str] | None,
         params_shardings: Any,
     ):
-        """`params_shardings`: one, or a tree of them like that of the params."""
+        """`params_shardings`: one for all, or a tree of them like the params."""
         self.compiles = 0
         self.params_shardings, self.batch_sharding = params_shardings, batch_sharding(mesh)
         specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
@@ -213,7 +214,7 @@ class Step:
 
         counted.__name__ = function.__name__  # the program's, in a profile
         split = PartitionSpec(DATA)
-        # The check of varying axes does not know every primitive of every model; nothing here is reduced.
+        # check_vma lacks rules for some models' primitives, and is not needed: nothing here is reduced.
         self._run = jax.jit(
             jax.shard_map(counted, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
             compiler_options=options,
@@ -245,7 +246,7 @@ def _image_step(
     std: tuple,
     placement: str = REPLICATED,
 ) -> Step:
-    """Kept, so that the next data set of the same model does not compile again."""
+    """Cached: the next data set of the same model does not compile again."""
 
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
@@ -272,8 +273,8 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
     """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
 
-    Each device takes TEXT_BATCH texts at a time, whatever B is: there is one compilation for each length L,
-    and the bits do not depend on the number of devices.
+    Each device takes TEXT_BATCH texts at a time for any B: one compilation for each length L, and the bits do
+    not depend on the number of devices.
 
     Args:
         model: a `clipjax.Model` with a text tower.
@@ -296,6 +297,6 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
 
 
 def enable_compile_cache() -> None:
-    """Keep compiled programs in the user's cache between runs, unless JAX was told where to or not to."""
+    """Keep compiled programs in the user's cache between runs, unless JAX has its own setting."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))

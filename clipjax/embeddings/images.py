@@ -1,11 +1,11 @@
-"""Images -> stored embeddings: the only package that runs a model for evaluation.
+"""Images -> stored embeddings.
 
-The rows of a data set are cut into shards (see `clipjax.storage.store`), and work is dealt out by shard:
-every process takes its share of those that are missing, embeds them on its own devices and never waits for
-another until all are done. Each device always gets the same number of images, fixed when the entry is
-created, and runs the same program on them, so the bits of an embedding do not depend on the number of
-devices or processes (with a fixed global batch they do: matrix products of other shapes add up in another
-order), nor on what else is embedded beside them: small data sets ride together (`embed_many`).
+The rows of a data set are cut into shards (see `clipjax.storage.store`). Every process embeds its share of
+the missing shards on its own devices, and waits for the others only at the end. Each device always gets the
+same number of images, fixed when the entry is created, and runs the same program on them. So the bits of an
+embedding do not depend on the number of devices or processes. (With a fixed global batch they would: matrix
+products of other shapes add up in another order.) Nor do they depend on what is embedded beside them: small
+data sets share steps (`embed_many`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def embed_images(
     recipe: PixelRecipe | None = None,
     rows_per_shard: int | None = None,
 ) -> Embeddings:
-    """Embed the images of a data set, or read what is already stored; arguments as of `embed_many`."""
+    """Embed the images of a data set, or read stored embeddings; arguments as of `embed_many`."""
     [found] = embed_many(
         model,
         [manifest],
@@ -88,33 +88,31 @@ def embed_many(
     recipe: PixelRecipe | None = None,
     rows_per_shard: int | None = None,
 ) -> list[Embeddings]:
-    """Embed the images of several data sets in one stream, or read what is already stored.
+    """Embed the images of several data sets in one stream, or read stored embeddings.
 
-    Each gets the bits that it gets alone. The last batch of each is padded for one device, and the last step
-    for all: on D devices that take B images each, n_1, n_2, ... images take ceil(sum(ceil(n_i / B)) / D)
-    steps, and not the sum of ceil(n_i / (B D)). (Data sets with another B, because stored entries have their
-    own, follow in a stream of their own.)
+    Each data set gets the same bits as alone. Its last batch is padded for one device, and only the last step
+    for all devices: on D devices of B images each, n_1, n_2, ... images take ceil(sum(ceil(n_i / B)) / D)
+    steps, not the sum of ceil(n_i / (B D)). Data sets with another B, from their stored entries, follow in a
+    stream of their own.
 
     Args:
-        model: a `clipjax.Model`, or what `clipjax.wrap` makes of a user's own.
-        manifests: the data sets. Of several with the same images only the first is embedded, if they are
-            stored.
-        compute: how; by default with nothing stored. A card without a fingerprint keeps nothing in the store.
-            Where a batch does not fit a device's memory, half of it is taken, as long as nothing is stored.
+        model: a `clipjax.Model`, or what `clipjax.wrap` makes from a user's own.
+        manifests: the data sets. If stored, of several with the same images only the first is embedded.
+        compute: how; by default without stores. A card without a fingerprint keeps nothing in the store. If a
+            batch does not fit a device's memory it is halved, as long as nothing is stored.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
-        output: "embedding" (what the head reads: unit norm for a zero-shot model and for a classifier whose
+        output: "embedding" (input of the head: unit norm for a zero-shot model and for a classifier whose
             card says so, else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
-        rows_per_shard: rows in a stored file, a multiple of the batch; an entry that exists keeps its own.
+        rows_per_shard: rows in a stored file, a multiple of the batch; an entry in the store keeps its own.
 
-    Returns: in the order of `manifests`.
+    Returns: one for each of `manifests`, in their order.
 
     Raises:
         DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
-            finite, a full disk, or hosts that do not share the store. An unreadable image stops its own data
-            set alone: the others are embedded, and stored, before it is raised.
-        UsageError: an output or precision that does not exist; pixels that exceed the budget of the pixel
-            store.
+            finite, a full disk, or hosts that do not share the store. An unreadable image stops only its own
+            data set: the others are embedded and stored before it is raised.
+        UsageError: an unknown output or precision; pixels that exceed the budget of the pixel store.
     """
     how = Compute() if compute is None else compute
     for manifest in manifests:
@@ -128,15 +126,15 @@ def embed_many(
     kept = how.store if model.card.fingerprint is not None else None
     asked = Asked(how.per_device_batch, rows_per_shard, how.params)
     sets = [data_set(stream, manifest, kept, asked) for manifest in manifests]
-    first = {each.name: each for each in reversed(sets)}  # of several with the same images
+    first = {each.name: each for each in reversed(sets)}  # the first of those with the same images
     _embed(stream, [each for each in sets if first[each.name] is each])
     return [first[each.name].result(counted=first[each.name] is each) for each in sets]
 
 
 def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
-    """Make this process's share of what is missing; then wait for the others.
+    """Embed this process's share of what is missing; then wait for the others.
 
-    Where a device's memory does not hold a batch, all begin again with half of it.
+    If a batch does not fit a device's memory, everything begins again with half of it.
     """
     stored, too_many = any(each.entry for each in sets), 1
     while too_many:
@@ -157,7 +155,6 @@ def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
 
 
 def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
-    """Embed and keep this process's share of what is missing."""
     firsts = itertools.accumulate((each.entry.shards if each.entry else 1 for each in sets), initial=0)
     spans = [
         (each, span)
@@ -176,9 +173,9 @@ def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
 def _run(
     stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
 ) -> dict[Passenger, DataError]:
-    """Embed the spans and keep what comes; returns the data sets that an unreadable image has stopped.
+    """Embed and keep the spans; returns the data sets that an unreadable image stopped.
 
-    The others go on without them, in a stream that starts where it was.
+    The others continue without them, in a new stream.
     """
     pending, stopped = collections.deque(spans), {}
     while pending:
@@ -193,9 +190,10 @@ def _run(
 
 
 def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
-    """Half the batch for the data sets that are not done and whose batch does not fit.
+    """Halve the batch of data sets that are not done and whose batch does not fit.
 
-    The first process says which: they may see different ones while another run fills the store.
+    The first process decides which: another run may be filling the store, so processes may see different
+    ones.
     """
 
     def decide() -> str:
@@ -217,8 +215,8 @@ def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
 def _finish_together(failure: Exception | None) -> None:
     """Wait for the other processes, then fail on all of them if one has failed.
 
-    A process that just left would keep the others waiting; so it says at once what is wrong, and they store
-    what they are at.
+    A failed process does not leave, or the others would wait for ever: it logs its error at once, while they
+    store their current shards.
     """
     if failure is not None and jax.process_count() > 1:
         _log.error("%s (waiting for the other processes to store their shards)", failure)

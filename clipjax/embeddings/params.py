@@ -1,8 +1,8 @@
-"""How a tower's params lie on the devices that embed with it: whole on each, or cut over all of them.
+"""How a tower's params are placed on the devices that embed: whole on each, or cut over all of them.
 
-Whole is the rule: no device waits for another. A model that does not fit a device so is cut (FSDP, by the
-rules of `clipjax.devices.sharding`): a device holds its part of every large param, and puts one block after
-the other together as the scan comes to it (`clipjax.models.cut`). What it computes of them is the same.
+Whole is the rule: no device waits for another. A model that does not fit a device is cut (FSDP, by the rules
+of `clipjax.devices.sharding`). Each device then holds its part of every large param, and puts one block at a
+time together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from clipjax.models.network import Network
 REPLICATED, SHARDED, AUTO = "replicated", "sharded", "auto"
 PARAMS = (AUTO, REPLICATED, SHARDED)
 
-_STACKED = "blocks"  # the stacks that `layers.scan` goes through
+_STACKED = "blocks"  # the stacks that `layers.scan` scans
 
 
 def placements(asked: str) -> tuple[str, ...]:
-    """How params may come to lie: as asked, and with "auto" whole or cut."""
+    """The possible placements: as asked, and for "auto" whole or cut."""
     return (REPLICATED, SHARDED) if asked == AUTO else (asked,)
 
 
 def check_params(asked: str) -> None:
-    """Raises UsageError for a placement that does not exist."""
+    """Raises UsageError for an unknown placement."""
     if asked not in PARAMS:
         raise unknown_name("placement of params", asked, list(PARAMS))
 
@@ -42,9 +42,9 @@ def shardings(params: Any, mesh: Mesh, placement: str) -> Any:
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
-    """What a device has of params, inside of `shard_map`, as the network takes them.
+    """Inside `shard_map`, a device's parts of the params as the network takes them.
 
-    What is stacked stays cut until the scan comes to it; everything else is put together at once.
+    Stacked params stay cut until the scan reaches them; all others are put together at once.
     """
 
     def see(path: tuple, part: jax.Array, spec: PartitionSpec) -> Any:
@@ -57,15 +57,15 @@ def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
 
 
 def device_memory() -> int | None:
-    """Bytes that JAX may use on a device of this process; None where the platform does not say (a CPU)."""
+    """Bytes that JAX may use on a device of this process; None if the platform does not tell (a CPU)."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def fits(needed: Callable[[], int | None], params: Any) -> bool:
-    """Whether a step with whole params fits a device; True where nobody knows, or there is one device only.
+    """Whether a step with whole params fits a device; True if unknown, or with a single device.
 
     Args:
-        needed: bytes of a step, None if it was refused for want of memory; asked where the params alone fit.
+        needed: () -> bytes of a step, None if memory was refused; called only if the params alone fit.
         params: the tower's, or their abstract tree.
     """
     limit = device_memory()
@@ -78,12 +78,11 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
 
 
 def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
-    """For `load_model`: a card -> the mesh that its params are cut over as they are read, None for none.
+    """For `load_model`: card -> the mesh that its params are cut over while they are read; None: do not cut.
 
-    They are in memory beside those that embedding places, so with "auto" they are cut where two copies would
-    not fit.
+    These params are in memory beside those placed for embedding, so "auto" cuts if two copies would not fit.
 
-    Raises UsageError for a placement that does not exist.
+    Raises UsageError for an unknown placement.
     """
     check_params(asked)
 
@@ -99,7 +98,7 @@ def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
 
 
 def refuse_own(model: Encoder, asked: str) -> None:
-    """Raises UsageError where a user's own model, whose params are its own, is to be cut."""
+    """Raises UsageError if a user's own model is to be sharded: it places its params itself."""
     if asked == SHARDED and model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 

@@ -1,8 +1,8 @@
-"""A data set that is embedded: its layout, and where its embeddings go.
+"""A data set to embed: its layout, and where its embeddings go.
 
-The layout is the images that a device takes at once, the rows of a stored file and how the params lie on the
-devices. An entry that is in the store keeps its own, since the bits depend on it. For a new one it is what
-was asked for, or what was measured to be fastest, or what fits the memory.
+The layout is the batch of a device, the rows of a stored file and the placement of the params. An entry in
+the store keeps its own, since the bits depend on it. A new entry gets what was asked for, what was measured
+to be fastest, or what fits the memory.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from clipjax.models import FORWARD_VERSION
 from clipjax.storage.entry import Entry, check_finite, key_hash
 from clipjax.storage.store import Store
 
-SHARD_ROWS = 512  # at most: what a killed run loses, and a file of 1 MB for embeddings of 512 numbers
-SHARDS = 8  # at least, for a data set of more batches than that: a small one can be resumed too
+SHARD_ROWS = 512  # at most: a killed run loses this many; 1 MB for embeddings of 512 numbers
+SHARDS = 8  # at least, if there are more batches than that: a small data set can be resumed too
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbedStats:
     """What this process did for one data set of an `embed_images` or `embed_many` call.
 
-    A step that carries several data sets counts for the first of them, so that sums over the data sets are
-    those of the call.
+    A step with several data sets counts for the first of them, so sums over the data sets are those of the
+    call.
 
     Attributes:
         forward_passes: batches run; 0 if everything was in the store.
         images: images embedded.
-        compiles: times that the forward pass was compiled.
+        compiles: number of compilations of the forward pass.
         decode_seconds: spent waiting for pixels.
         compute_seconds: spent handing over batches and waiting for features.
         skipped: ids of the data set's unreadable images, in order: they have no embedding.
-        per_device_batch: images a device took in one step; a stored entry's own, not what was asked for.
-        decoders: what decoded, in words, where that was left to a measurement and something was decoded.
-        params: how the params lay on the devices, "replicated" or "sharded".
-        batch_choice: why a device took so many images, in words, where a measurement or its memory decided.
+        per_device_batch: images on a device in one step; a stored entry's own, not the requested one.
+        decoders: the decoders in words, if they were measured and something was decoded.
+        params: placement of the params, "replicated" or "sharded".
+        batch_choice: the reason for the batch in words, if a measurement or the memory decided.
     """
 
     forward_passes: int
@@ -66,7 +66,7 @@ class EmbedStats:
     batch_choice: str = ""
 
     def plus(self, other: EmbedStats) -> EmbedStats:
-        """Both together, for the same data set."""
+        """The sum of both, for the same data set."""
         names = ("forward_passes", "images", "compiles", "decode_seconds", "compute_seconds")
         sums = {name: getattr(self, name) + getattr(other, name) for name in names}
         words = {name: getattr(self, name) or getattr(other, name) for name in ("decoders", "batch_choice")}
@@ -74,7 +74,7 @@ class EmbedStats:
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of the time of all embedding in which the devices waited for pixels; None: there was none."""
+    """The share of all embedding time in which devices waited for pixels; None: nothing was embedded."""
     stats = list(stats)
     waited = sum(each.decode_seconds for each in stats)
     total = waited + sum(each.compute_seconds for each in stats)
@@ -99,10 +99,10 @@ def image_key(
     output: str,
     params: str = REPLICATED,
 ) -> dict[str, Any]:
-    """What an embedding depends on; `card.fingerprint` covers weights, architecture, mean and std.
+    """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
 
-    With params that are cut the devices run another program: the bits have been the same wherever we looked,
-    but nothing says that they must be, so these embeddings are kept apart.
+    Devices run another program for sharded params. The bits were the same in all our tests, but nothing
+    guarantees it, so these embeddings have a key of their own.
     """
     return {
         "model": card.fingerprint,
@@ -116,7 +116,7 @@ def image_key(
 
 
 class Asked(NamedTuple):
-    """What the caller says of the layout; None leaves it to the data set's size."""
+    """The requested layout; None leaves it to the data set's size."""
 
     per_device_batch: BatchSize | None
     rows_per_shard: int | None
@@ -124,7 +124,7 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """See above; `why` is `EmbedStats.batch_choice`."""
+    """See the module's docstring; `why` is `EmbedStats.batch_choice`."""
 
     params: str
     batch: int
@@ -134,11 +134,11 @@ class Layout(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class DataSet(Passenger):
-    """A data set and where its embeddings go: to an entry of the store, or to memory.
+    """A data set and the target of its embeddings: an entry of the store, or memory.
 
     Attributes:
-        name: the entry's, by which those with the same images are known; without an entry of its own.
-        found: the ids and embeddings of all rows that could be read, without an entry.
+        name: the entry's, equal for the same images; without an entry, unique.
+        found: without an entry: the ids and embeddings of all rows that could be read.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)
@@ -151,7 +151,7 @@ class DataSet(Passenger):
         return id(self) if self.entry is None else self.entry.key_hash
 
     def missing(self, allow_skipped: bool) -> list[int]:
-        """The numbers of the shards that are still to be made; without an entry there is one, of all rows."""
+        """The numbers of the missing shards; without an entry there is one shard of all rows."""
         if self.entry is None:
             return [0] if self.found is None else []
         return self.entry.missing_shards(allow_skipped=allow_skipped)
@@ -159,8 +159,9 @@ class DataSet(Passenger):
     def spans(self, first: int, allow_skipped: bool) -> list[Span]:
         """This process's share of the rows that are still to be embedded.
 
-        By a shard's number, not by its place in the list: processes see different lists while another run
-        fills the store. Numbers go on (from `first`) over the data sets of a stream, many of which have one.
+        Dealt out by shard number, not by place in the list: processes see different lists while another run
+        fills the store. Numbering continues (from `first`) over the data sets of a stream, many of which have
+        one shard.
         """
         missing = self.missing(allow_skipped)
         if self.entry is None:
@@ -169,7 +170,7 @@ class DataSet(Passenger):
         return [Span(self, self.entry.shard_rows(k)) for k in mine]
 
     def keep(self, span: range, rows: np.ndarray, features: np.ndarray) -> None:
-        """Keep what has come of a span: the rows that could be read, and their features [n, D]."""
+        """Keep the result of a span: the rows that could be read, and their features [n, D]."""
         ids = [self.manifest.ids[row] for row in rows]
         if self.entry is None:
             check_finite(ids, features)
@@ -182,9 +183,9 @@ class DataSet(Passenger):
         )
 
     def halve(self) -> None:
-        """From now on half as many images a device; all processes call it at the same point.
+        """Halve the batch; all processes call it at the same point.
 
-        Raises DataError if there is nothing to halve, or rows are stored: they keep the entry's batch.
+        Raises DataError if the batch is 1, or rows are stored: they keep the entry's batch.
         """
         batch, name = self.layout.batch, self.manifest.name or "the data set"
         if batch == 1:
@@ -203,7 +204,7 @@ class DataSet(Passenger):
         assert store is not None
         assert entry is not None
 
-        def write() -> None:  # one process looks: another run may fill the entry just now
+        def write() -> None:  # one process looks: another run may be filling the entry
             if there := entry.shards - len(entry.missing_shards(allow_skipped=True)):
                 name = self.manifest.name or "the data set"
                 raise DataError(
@@ -217,7 +218,10 @@ class DataSet(Passenger):
         self.entry = store.reopen(entry)
 
     def result(self, counted: bool) -> Embeddings:
-        """All rows; raises DataError where no image could be read. Not `counted`: as if read from a store."""
+        """All rows; not `counted`: with the statistics of reading from a store.
+
+        Raises DataError if no image could be read.
+        """
         if self.entry is not None:
             self.found = self.entry.read()
         assert self.found is not None
@@ -241,11 +245,13 @@ class DataSet(Passenger):
 
 
 def data_set(stream: Stream, manifest: Manifest, store: Store | None, asked: Asked) -> DataSet:
-    """With its entry, where it is stored; all processes call it at the same point, and agree.
+    """The data set with its layout and, if stored, its entry.
+
+    All processes call it at the same point, and agree.
 
     Raises:
-        UsageError: rows of a shard that are no multiple of the batch.
-        DataError: processes that mean different things, or do not share the store.
+        UsageError: the rows of a shard are not a multiple of the batch.
+        DataError: the processes embed different things, or do not share the store.
     """
     if store is None:
         return DataSet(manifest, layout=_choose(stream, manifest, asked))
@@ -282,12 +288,12 @@ def _choose(stream: Stream, manifest: Manifest, asked: Asked) -> Layout:
 
 
 def _padded(n: int) -> int:
-    """The next power of two: for a data set smaller than a batch."""
+    """The next power of two: the batch of a small data set."""
     return 1 << (n - 1).bit_length()
 
 
 def default_shard(n: int, batch: int) -> int:
-    """Whole batches: about an eighth of the data set, SHARD_ROWS at most (or one batch, if that is more)."""
+    """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one batch, if that is more)."""
     return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
 
 

@@ -1,10 +1,10 @@
-"""One stream of images through the devices of this process, of one data set or of several.
+"""One stream of images of one or several data sets through the devices of this process.
 
-A step takes a fixed number of images a device, and a big slice has many devices: a small data set fills a
-part of it. So the spans of several data sets follow each other. Each span is padded to whole batches of one
-device, not to a whole step: a row has the same place and the same neighbours in its device's batch, and its
-features the same bits, whatever rides before it, however many devices there are and wherever a killed run
-left off.
+A step takes a fixed number of images a device, and a big slice has many devices, so a small data set fills
+only part of a step. Therefore the spans of several data sets follow each other. Each span is padded to whole
+batches of one device, not to a whole step. A row always has the same place and neighbours in its device's
+batch, so its features have the same bits, whatever comes before it, for any number of devices and after any
+interruption.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 class Passenger:
     """A data set in a stream, and the account of what was done for it.
 
-    A step that carries several data sets, and the time that it takes, go to the account of the first.
+    A step with several data sets, and its time, go to the account of the first.
     """
 
     manifest: Manifest
@@ -48,7 +48,7 @@ class Passenger:
     compiles: int = 0
     decode_seconds: float = 0.0
     compute_seconds: float = 0.0
-    decoders: str = ""  # those that were measured to be the fastest
+    decoders: str = ""  # those measured to be the fastest
 
 
 class Span(NamedTuple):
@@ -59,7 +59,7 @@ class Span(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """Data sets that an unreadable image stops, each with what is said of its first."""
+    """Data sets stopped by an unreadable image, each with the error of its first one."""
 
     def __init__(self, errors: dict[Passenger, DataError]) -> None:
         super().__init__(*errors.values())
@@ -67,7 +67,7 @@ class UnreadableError(Exception):
 
 
 class _Pixels(NamedTuple):
-    """What goes to the devices in a step, or to one of them.
+    """The input of a step, or of one device in it.
 
     Attributes:
         pixels: uint8 [B, S, S, 3].
@@ -98,8 +98,10 @@ class Stream:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each span in turn: its rows that could be read, and their features [n, D].
 
-        Raises UnreadableError, unless such images are to be skipped, once the spans before are done;
-        OutOfMemoryError where a device does not hold the batch.
+        Raises:
+            UnreadableError: an image cannot be read, unless it is to be skipped; raised after the spans
+                before it.
+            OutOfMemoryError: the batch does not fit a device.
         """
         if not spans:
             return
@@ -128,7 +130,6 @@ class Stream:
         return progress_bar(total, f"embedding {what}".rstrip(), "image", shown=shown)
 
     def _how_to_decode(self, plan: _Plan) -> dict[str, Any]:
-        """Options of the loader."""
         if self.workers != AUTO:
             return {"workers": self.workers, "on_error": "skip"}
         whole, rows = plan.joined()
@@ -139,7 +140,6 @@ class Stream:
         return {"workers": chosen.workers, "threads": chosen.threads, "on_error": "skip"}
 
     def _pixels(self, plan: _Plan, per_device_batch: int, how: dict[str, Any]) -> Generator[_Pixels]:
-        """The pixels of each step."""
         parts, size = plan.parts(), plan.batch_size
         if self.pixel_store is not None:
             piece = size if len(parts) == 1 else per_device_batch
@@ -158,8 +158,10 @@ class Stream:
     def _features(
         self, forward: Forward, per_device_batch: int, source: Iterator[_Pixels], plan: _Plan, bar: Bar
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Which rows [B] were read, and features [B, D], of each step; the next is decoded and sent while one
-        computes."""
+        """For each step: which rows [B] were read, and features [B, D].
+
+        While one step computes, the next is decoded and sent.
+        """
         waiting: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
         for step in itertools.count():
             account = plan.first(step)
@@ -175,7 +177,7 @@ class Stream:
             last = batch is None or bool(errors)
             while waiting and (last or len(waiting) == IN_FLIGHT):
                 read, features = waiting.popleft()
-                with watched(per_device_batch):  # it is only now that the device's own errors come
+                with watched(per_device_batch):  # asynchronous: errors on the device are raised here
                     done = read, np.asarray(features, np.float32)
                 account.compute_seconds += time.perf_counter() - loaded
                 bar.update(int(read.sum()))
@@ -208,7 +210,7 @@ class _Plan:
         return [(of, np.concatenate([rows for _, rows in group])) for of, group in groups]
 
     def joined(self) -> tuple[Manifest, np.ndarray]:
-        """All data sets as one, and the rows of the stream in it."""
+        """All data sets as one manifest, and the rows of the stream in it."""
         rows, start = [], 0
         for of, part in self.parts():
             rows.append(np.where(part < 0, part, part + start))
@@ -216,11 +218,11 @@ class _Plan:
         return joined([of.manifest for of, _ in self.parts()]), np.concatenate(rows)
 
     def first(self, step: int) -> Passenger:
-        """Whose the first row of a step is; behind the end, whose the last is."""
+        """The data set that owns the step's first row (past the end: the last row)."""
         return self._owner(min(step * self.batch_size, len(self._rows) - 1))
 
     def errors(self, step: int, batch: _Pixels) -> dict[Passenger, DataError]:
-        """The data sets with an unreadable image in a step, each with its first."""
+        """The data sets with an unreadable image in a step, each with the error of its first."""
         start = step * self.batch_size
         rows = self._rows[start : start + self.batch_size]
         lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])
@@ -234,7 +236,7 @@ class _Plan:
 
 
 def _taken(source: Batches) -> Generator[_Pixels]:
-    """Batches with what was skipped in each."""
+    """Batches with the images skipped in each."""
     with source:
         for batch in source:
             skipped, source.skipped = source.skipped, []
@@ -242,7 +244,7 @@ def _taken(source: Batches) -> Generator[_Pixels]:
 
 
 def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
-    """So many pieces at once; the last step is filled up with padding."""
+    """`count` pieces at a time; the last step is filled up with padding."""
     while group := list(itertools.islice(pieces, count)):
         if count == 1:
             yield group[0]
@@ -256,7 +258,7 @@ def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
 def _cut(
     stream: Iterator[tuple[np.ndarray, np.ndarray]], lengths: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Regroup a stream of pairs of arrays into pieces of these lengths, whatever its own pieces are."""
+    """Regroup a stream of pairs of arrays into pieces of these lengths."""
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for length in lengths:
         while sum(len(read) for read, _ in parts) < length:

@@ -1,7 +1,7 @@
 """Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
 
-Texts are tokenised in blocks, sorted by length and encoded in chunks that are cut behind the last id that the
-text tower reads: the same vectors for a fraction of the work, and memory that does not grow with the texts.
+Texts are tokenised in blocks, sorted by length and encoded in chunks, cut after the last id that the text
+tower reads. The vectors are the same for a fraction of the work, and memory does not grow with the texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipjax.models import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 
-CHUNK = 256  # texts encoded at once: enough to fill the matrix units, and little memory
+CHUNK = 256  # texts encoded at once: enough to fill the matrix units, with little memory
 TOKENIZED = 4096  # texts tokenised at once
 LENGTH_STEP = 4  # chunks are cut at a multiple of this, which bounds the compilations at context_length / 4
 
@@ -40,11 +40,11 @@ def embed_texts(
 
     Args:
         model: a zero-shot model.
-        name: what the texts are, for the store's listing.
+        name: name of the texts in the store's listing.
         store: a `clipjax.storage.store.Store`; a card without a fingerprint is never stored.
 
     Raises:
-        DataError: `encode_text` does not return what it should, or an embedding is not finite.
+        DataError: `encode_text` returns a wrong shape or norm, or an embedding is not finite.
     """
     distinct = list(dict.fromkeys(texts))
     place = {text: row for row, text in enumerate(distinct)}
@@ -69,16 +69,16 @@ def embed_texts(
 def caption_texts(
     ids: Sequence[str], captions: Sequence[Any], template: PromptSet
 ) -> tuple[list[str], np.ndarray]:
-    """The texts of all images' captions, put into a template, and the row of each one's image.
+    """All captions, put into a template, and the row of each one's image.
 
     Args:
-        ids: [N], what to call the images in an error.
+        ids: [N], names of the images for errors.
         captions: [N], a list of strings an image; a string is one caption.
 
     Returns: M texts, int32 [M].
 
     Raises:
-        DataError: an image has no caption, or one that is empty or no text.
+        DataError: an image has no caption, or one that is empty or not a text.
     """
     texts, image_of_text = [], []
     for row, given in enumerate(captions):
@@ -94,9 +94,9 @@ def caption_texts(
 
 
 def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Which texts are too long for the context, so that the model reads their beginning alone. bool [M].
+    """Which texts are longer than the context, so that the model reads only their beginning. bool [M].
 
-    False throughout for a user's own text tower, which does not say.
+    All False for a user's own text tower, whose context is unknown.
     """
     if model.network is None:
         return np.zeros(len(texts), bool)
@@ -106,7 +106,7 @@ def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
 
 
 def text_key(model: Encoder, output: str, precision: str, **what: str) -> dict[str, Any] | None:
-    """What embeddings of texts depend on; None for a model that must not be stored."""
+    """Everything that embeddings of texts depend on; None for a model that must not be stored."""
     card = model.card
     if card.fingerprint is None or model.network is None:
         return None
@@ -133,7 +133,7 @@ def encode_texts(
 def _encode_strings(
     encode: Callable[..., Any], texts: list[str], chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A user's own text tower, which may return anything: shape and norms are checked."""
+    """A user's own text tower may return anything: check shape and norms."""
     for start in range(0, len(texts), chunk):
         rows = np.arange(start, min(start + chunk, len(texts)))
         embeddings = np.asarray(encode([texts[row] for row in rows]), np.float32)
@@ -188,7 +188,7 @@ class _Tokens(NamedTuple):
 def _encode_tokens(
     encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shortest first, cut behind the last id that the tower reads: that changes nothing."""
+    """Shortest first, cut after the last id that the tower reads, which changes nothing."""
     order = np.argsort(tokens.length, kind="stable")
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]
@@ -202,7 +202,7 @@ def stored(
     ids: Sequence[str],
     compute: Callable[[], np.ndarray],
 ) -> np.ndarray:
-    """The array [len(ids), D] of this key from the store, computed and kept there if it is missing."""
+    """The array [len(ids), D] of this key from the store; computed and kept if it is missing."""
     if store is None or key is None:
         return compute()
     entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
