@@ -51,9 +51,8 @@ class UsageError(ClipjaxError):
 class Interrupted(BaseException):
     """A run was asked to stop and has kept what it needs to go on.
 
-    It may be raised anywhere. As KeyboardInterrupt, it is not an `Exception`: code that survives the failure
-    of a part must not survive this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away:
-    requeue) and 130 after Ctrl-C.
+    Like KeyboardInterrupt it is not an `Exception`: code that survives the failure of a part must not survive
+    this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
     """
 
     def __init__(self, message: str, exit_code: int = 75) -> None:

@@ -61,7 +61,7 @@ def crosscheck(
     ] = Path("crosscheck"),
     as_json: JsonOption = False,
 ) -> None:
-    """Same model, same data: is the number the same, and if not, which step is the first that differs?
+    """Same model, same data: is the number the same, and if not, which step differs first?
 
     Each framework decodes, resizes, normalises, tokenises, embeds, builds the head, scores and counts for
     itself; the reference uses its library's own code. Every stage is compared image by image. Look at the

@@ -40,11 +40,10 @@ def report(
         typer.Option("--parts/--no-parts", help="Also numbers of parts of data sets: factors, scores, ..."),
     ] = True,
 ) -> None:
-    """Write one page with everything: tables to sort, plots to explore, the paper's figures, tables and
-    claims.
+    """Write one page with everything: tables, plots, the paper's figures and tables, and its claims.
 
-    It also shows how each number was made. The page is one file that loads nothing: it can be mailed,
-    archived and opened without a network.
+    Tables can be sorted and plots explored; each number comes with how it was made. The page is one file that
+    loads nothing: it can be mailed, archived and opened without a network.
 
     Examples:
 

@@ -1,7 +1,5 @@
 """Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `place` makes the path.
 
-Three promises:
-
 - An object is looked up by its name. A listing may be late: it never decides that something is absent.
 - Failures that may pass (a server's 5xx, a timeout, a lost connection) are tried ATTEMPTS times, with pauses
   that double. Others (no permission, no such bucket) are reported at once.
@@ -144,7 +142,8 @@ class BucketPath(epath.Path):
     def version(self) -> tuple[int, int]:
         """Size in bytes, and a number that changes with the object.
 
-        The number hashes the bucket's record (etag, time, ...), as fsspec's `ukey`, looked up by name.
+        The number is a hash of the bucket's record (etag, time, ...), as fsspec's `ukey`; it is asked by
+        name.
         """
         info = self.ask(lambda fs, name: fs.info(name))
         digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()

@@ -1,12 +1,12 @@
 """SHA-256 of files, remembered between runs.
 
 Hashing a data set takes as long as reading it. So the user's cache keeps each digest under the file's path
-and `Version`; only a change of one computes it again.
+and `Version`, until one of them changes.
 
 Size and modification time do not identify a file: `cp -p`, `rsync -t` and `tar` set the time. No program sets
-the time of change (ctime), and a file renamed into place has another inode. But a clock moves in steps, and a
-file may change twice within one. So the digest of a file that changed just before it was read is not
-remembered, as in git's index ("racy git", in its Documentation/technical).
+the time of change (ctime), and a file renamed into place has another inode. But a file may change twice
+within one step of the clock. So the digest of a file that changed just before it was read is not remembered,
+as in git's index ("racy git", in its Documentation/technical).
 """
 
 from __future__ import annotations

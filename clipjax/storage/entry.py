@@ -159,7 +159,7 @@ class Entry:
         Args:
             ids: the shard's ids, in order, less `skipped`.
             array: [len(ids), *row_shape] of the entry's dtype.
-            skipped: ids of rows that could not be read.
+            skipped: ids of unreadable rows.
 
         Raises DataError if a value is not finite or the disk is full, ValueError if ids, shape or dtype are
         wrong.

@@ -1,7 +1,7 @@
 """A stored shard as bytes: a safetensors file.
 
 Its tensors are `array` (any rank and dtype), `ids` (JSON, as bytes), `sha256` (of both) and
-`per_device_batch`, the images that a device took at once: the last bits of the rows depend on it.
+`per_device_batch`: the last bits of the rows depend on how many images a device took at once.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
-    """Views of the bytes, most of what is read: the library would copy every tensor.
+    """Views of the bytes: the library would copy every tensor.
 
     Raises one of the errors that `unpack` catches if the header is missing or does not fit the rest.
     """

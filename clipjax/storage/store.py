@@ -2,14 +2,14 @@
 
 An entry is a directory named by the SHA-256 of its key. Its `key.json` holds the key and the manifest (rows,
 shard size, per-device batch, dtype), fixed at creation. A shard is one immutable file of some rows: ids, an
-array (any rank) and a checksum. It is written beside its place, flushed and only then given its name, so it
-is whole or absent. One that fails its checksum counts as missing and is made again. Two runs into one store
-need no lock: the first creates a file, and the other finds it there with the same content.
+array (any rank) and a checksum. It is flushed before it gets its name, so it is whole or absent; one that
+fails its checksum is made again. Two runs into one store need no lock: the second to create a file finds it
+there with the same content.
 
-On a bucket (a root like gs://bucket/folder) a shard is one object, created only if there is none. A bucket
-has no locks and no time of last use, so clipjax never removes anything of a store there.
+On a bucket (a root like gs://bucket/folder) a shard is one object, created only if there is none. clipjax
+removes nothing there: a bucket has no locks and no time of last use.
 
-A shard is a plain safetensors file (`clipjax.storage.shard`): other tools can read a store too.
+Other tools can read a store too: a shard is plain safetensors (`clipjax.storage.shard`).
 """
 
 from __future__ import annotations
@@ -144,8 +144,7 @@ class Store:
     def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
         """Give an empty entry another batch and shard size; open it again to see them.
 
-        A run with the old layout does no harm: a shard records its batch, and one of another batch counts as
-        damaged.
+        This is safe for a run with the old layout: a shard of another batch counts as damaged.
 
         Raises DataError if something is stored.
         """
@@ -206,7 +205,7 @@ class Store:
         """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
 
         Entries that a run holds, or that are somebody else's, stay.
-        Raises UsageError on a bucket, which does not tell what is in use, unless it is a dry run.
+        Raises UsageError on a bucket, unless it is a dry run: a bucket does not tell what is in use.
         """
         if self.on_bucket and not dry_run:
             raise UsageError(
@@ -226,7 +225,7 @@ class Store:
         return removed
 
     def remove(self, name: str, *, dry_run: bool = False) -> bool:
-        """Remove an entry and return True; one that a run holds, or that is somebody else's, stays."""
+        """Remove an entry; False, and it stays, if a run holds it or it is somebody else's."""
         with self.files.unless_held(self.root / name / "key.json") as free:
             if dry_run or not free:
                 return free

@@ -119,8 +119,8 @@ def draft_file(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill, which replaces `folder` at the end, unless an error is raised.
 
-    The name always stands for the old folder or the new one. Only where the disk cannot exchange two folders
-    may a killed run leave the old one put aside (see `restore_folder`).
+    The name always stands for the old folder or the new one. Where the disk cannot exchange two folders, a
+    killed run may leave the old one put aside (see `restore_folder`).
 
     Raises OSError.
     """
