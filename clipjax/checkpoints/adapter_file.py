@@ -99,7 +99,6 @@ def read_adapter_file(file: CardFile) -> AdapterFile:
 
 
 def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
-    """Read the tensors. DataError unless the file is as it was written."""
     if not path.is_file():
         raise DataError(f"{path} does not exist: copy it from the original, or train again")
     if sha256_files([path]) != [sha256]:
@@ -199,7 +198,6 @@ def save_adapter(
 
 
 def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
-    """The record of a base that stays where it is."""
     record: dict[str, Any] = {}
     if os.path.isabs(place.source):
         path = os.path.relpath(place.source, folder.resolve())

@@ -228,7 +228,7 @@ class Card:
         )
 
     def with_classes(self, labels: LabelSpace) -> Card:
-        """The card of a classifier of these classes: by name if configs/labels has the same ones under it."""
+        """The card of a classifier of these classes, by name if configs/labels has the same ones under it."""
         named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None)
@@ -286,7 +286,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
 
     Raises:
         DataError: a key is missing, unknown or of a wrong type; the tokenizer does not fit the text tower; or
-            the card has another version. The message names `where` and the key.
+            the card's version is another. Names `where` and the key.
     """
     # Older cards lack these.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}

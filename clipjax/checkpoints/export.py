@@ -74,6 +74,7 @@ def refuse_adapter(model: Model, doing: str = "export") -> None:
 
 
 def head_file(out: str | Path) -> Path:
+    """OUT.safetensors -> OUT.head.safetensors."""
     return place(out).with_suffix(".head.safetensors")
 
 

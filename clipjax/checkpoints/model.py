@@ -116,7 +116,7 @@ class Model:
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_place(self, place: Place | None) -> Model:
-        """The model that is loaded again from `place`; None: these params are not a file."""
+        """The model with the place to load it from again; None: these params are not a file."""
         return self._replace(place=place)
 
     def with_tokenizer(self) -> Model:

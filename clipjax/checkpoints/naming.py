@@ -128,14 +128,17 @@ def disowned(card: Card) -> Card:
 
 
 def default_name(place: str | Path, *, is_file: bool = False) -> str:
-    """The name of weights that no user named: a file's stem, or the name of a folder or repository."""
+    """The name of weights that no user named: a file's stem, or the name of a folder or repository.
+
+    default_name("org/model") == "model"; default_name("w/vit.safetensors.index.json", is_file=True) == "vit"
+    """
     path = Path(place)
     name = path.name if path.name not in ("", "..") else path.resolve().name
     return Path(name.removesuffix(".index.json")).stem if is_file else name or "model"
 
 
 def own_name(name: str) -> str:
-    """The name; if a published model has it, with a suffix that tells them apart."""
+    """The name; a published model's gets a suffix: "vit_b_32-openai" -> "vit_b_32-openai-unverified"."""
     return f"{name}{_NOT_ITS_OWN}" if name in taken_names() else name
 
 

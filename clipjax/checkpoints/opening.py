@@ -116,7 +116,6 @@ def _refuse_other_card(folder: Path, own: Card, card: Card | None) -> None:
 
 
 def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated) -> Opened:
-    """Open weights named by a registered id or a hub repository."""
     if name in model_ids():
         card = card or model_card(name)
         registered = model_card(name).source

@@ -65,7 +65,10 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
 
 
 def resized_preprocess(preprocess: Preprocess, image_size: int) -> Preprocess:
-    """The same share of the image: its side before the crop is floor(size / share), as in timm."""
+    """Keep the cropped share of the image: its side before the crop is floor(size / share), as in timm.
+
+    A crop of 224 from 256 (share 0.875) becomes, at 336, one of 336 from 384.
+    """
     share = _crop_share(preprocess.image_size, preprocess.resize_size)
     return dataclasses.replace(
         preprocess, image_size=image_size, resize_size=max(image_size, math.floor(image_size / share))
@@ -73,7 +76,7 @@ def resized_preprocess(preprocess: Preprocess, image_size: int) -> Preprocess:
 
 
 def _crop_share(image_size: int, resize_size: int) -> float:
-    """The roundest share that gives these whole pixels: the card does not record it."""
+    """The roundest share that gives these whole pixels (224 of 256: 0.875); the card does not record it."""
     exact = image_size / resize_size
     for step in (100, 50, 25, 10, 5, 1):  # thousandths
         share = math.floor(1000 * exact / step) * step / 1000

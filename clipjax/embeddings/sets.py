@@ -293,7 +293,10 @@ def _padded(n: int) -> int:
 
 
 def default_shard(n: int, batch: int) -> int:
-    """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one batch, if that is more)."""
+    """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one batch, if that is more).
+
+    default_shard(1000, 64) == 64; default_shard(50_000, 64) == 512; default_shard(50_000, 1024) == 1024
+    """
     return batch * max(1, min(SHARD_ROWS, n // SHARDS) // batch)
 
 

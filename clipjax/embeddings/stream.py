@@ -258,7 +258,10 @@ def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
 def _cut(
     stream: Iterator[tuple[np.ndarray, np.ndarray]], lengths: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Regroup a stream of pairs of arrays into pieces of these lengths."""
+    """Regroup a stream of pairs of arrays into pieces of these lengths.
+
+    Steps of rows [0, 1], [2, 3] in pieces of lengths 3 and 1 -> [0, 1, 2], [3].
+    """
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for length in lengths:
         while sum(len(read) for read, _ in parts) < length:

@@ -254,7 +254,6 @@ def evaluate_all(
 def _embed_ahead(
     model: Encoder, jobs: Sequence[Job], read: Loaded, request: Request, compute: Compute
 ) -> dict[str, EmbedStats]:
-    """Statistics of each small data set, by its name; see `clipjax.evaluation.ahead`."""
     if compute.store is None:
         return {}
     runs = []

@@ -70,8 +70,6 @@ _UNSAID = {"decode": "full"}
 
 
 class _Run(NamedTuple):
-    """The rows of a run and its per-image columns."""
-
     rows: list[Row]
     columns: Columns
 
@@ -82,8 +80,6 @@ class _Run(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A metric's numbers before correction."""
-
     metric: str
     first: float
     second: float
@@ -255,7 +251,6 @@ def _of_other_annotations(pair: _Pair) -> Sequence[str]:
 
 
 def _fill(pair: _Pair, about: About) -> None:
-    """Compare what both runs have; record why the rest is left out."""
     one, other = pair.paired
     n = len(pair.runs[0].columns["id"])
     values = [_values(each, n) for each in pair.paired]

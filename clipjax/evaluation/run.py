@@ -120,7 +120,6 @@ def _check_apart(subject: Subject) -> None:
 
 
 def _profile(subject: Subject, precision: str, compute: Compute, results: str | Path | None) -> Result:
-    """Embed, build the head, score and write, in one precision of the towers."""
     start = time.perf_counter()
     with count_compiles() as compiles:
         embeddings, inputs = prepare(subject, precision, compute)
@@ -211,7 +210,6 @@ def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
 
 
 def _common(subject: Subject, recipe: dict[str, Any], **measured: Any) -> Row:
-    """The fields that all rows of a run share."""
     return {
         **identity(subject.model.card.id, model_facts(subject.model.card), subject.task, subject.part.name),
         "recipe_hash": sha256_json(recipe),

@@ -200,7 +200,7 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 
 
 def _listed(runs: Sequence[_Run]) -> str:
-    """What the runs differ in, with the option that chooses."""
+    """What the runs differ in, with the option that chooses: "prompts a or b (--prompts)"."""
     said = []
     for name in runs[0].how:
         ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})

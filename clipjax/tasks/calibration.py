@@ -163,7 +163,6 @@ def _fit_anew(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> Fit:
 
 
 def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Logits of the rows over the data set's classes, a block at a time."""
     assert part.head is not None
     features, ids = np.asarray(part.features)[rows], [part.ids[int(row)] for row in rows]
     for block, scores in score_blocks(part.head, features, part.projection, ids=ids):
@@ -171,7 +170,6 @@ def _logits(part: Inputs, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]
 
 
 def _contributions(inputs: Inputs, labels: np.ndarray, rows: np.ndarray, fit: Fit) -> dict[str, Any]:
-    """The columns of the images in `rows`."""
     chosen = labels[rows]
     temperatures = [1.0, fit.temperature] if 0 < fit.temperature < np.inf else [1.0]
     predicted, tied = np.empty(len(rows), np.int32), np.empty(len(rows), bool)

@@ -150,7 +150,10 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The three best categories that are not the label, best first. int [N, 4 or more], int [N] -> [N, 3]."""
+    """The three best categories that are not the label, best first. int [N, 4 or more], int [N] -> [N, 3].
+
+    ranked [[3, 1, 2, 0]], label [1] -> [[3, 2, 0]]
+    """
     is_label = ranked == labels[:, None]
     order = np.argsort(is_label, axis=1, kind="stable")[:, :WRONG]
     return np.take_along_axis(ranked, order, axis=1)

@@ -283,7 +283,6 @@ def _remark(table: _Table, variant: str, about: About) -> str:
 
 
 def _over_factors(table: _Table, variant: str, draws: _Draws) -> Iterator[Measure]:
-    """Numbers of each factor that some image has."""
     counts = {ending: _counts(table, variant, ending) for ending in table.correct}
     for k, name in enumerate(table.factors):
         place = f"{variant}/factor:{name}"

@@ -77,7 +77,6 @@ def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
 
 
 def _among_the_heads(inputs: Inputs, projection: Projection) -> tuple[np.ndarray, np.ndarray | None]:
-    """`full` and `restricted` of `Predictions`."""
     members = np.array(sorted({column for group in projection.groups for column in group}), np.int32)
     n, head = len(inputs.features), inputs.head
     full, restricted = np.empty(n, np.int32), np.empty(n, np.int32)
@@ -128,7 +127,10 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def accepted_labels(labels: np.ndarray, accepted: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The right labels of each image, padded with -1. int32 [N, L]."""
+    """The right labels of each image, padded with -1. int32 [N, L].
+
+    labels [1, 2], accepted [[1], [2, 3]] -> [[1, -1], [2, 3]]
+    """
     if accepted is None:
         return labels[:, None]
     table = np.full((len(labels), max(map(len, accepted))), -1, np.int32)

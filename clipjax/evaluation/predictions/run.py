@@ -122,7 +122,6 @@ def evaluate_predictions(
 
 
 def _named(model: str | None, given: Given) -> tuple[str, dict[str, Any]]:
-    """The model's name in the rows, and its facts."""
     if model is None and "model" in given.run:
         return given.run["model"], dict(given.run.get("model_facts", {}))
     name = model or given.path.stem
@@ -143,7 +142,6 @@ def _check_file(path: Path) -> None:
 
 
 def _reader(path: Path, task: Task) -> Read:
-    """The reader of per-image columns for the file's ending."""
     readers: dict[str, Read] = {".parquet": read_table}
     if task.predictions.csv is not None:
         readers[".csv"] = read_csv_table
