@@ -1,7 +1,7 @@
 """Heads: from features to one logit a class.
 
 One type serves all models: a zero-shot head or a classifier's linear layer (`clipjax.heads.build`), with or
-without a cache (Tip-Adapter). Heads compute in float32 with HIGHEST precision, whatever the towers use.
+without a cache (Tip-Adapter). Heads compute in float32 with HIGHEST precision.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCORE_BLOCK = 2**22  # scores held at once
 class Cache:
     """Training images beside a head: logits += alpha * sum over a class's keys of exp(-beta (1 - f @ key)).
 
-    f is a feature of unit norm (Tip-Adapter, Zhang et al. 2022, equation 4).
+    f is a feature of unit norm (Zhang et al. 2022, equation 4).
 
     Attributes:
         keys: float32 [D, N], columns of unit norm (about unit norm in Tip-Adapter-F, which trains them).
@@ -113,7 +113,7 @@ class Head:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the logits, so not of the label space."""
+        """SHA-256 of everything that decides the logits."""
         cache = self.cache
         beside = () if cache is None else (cache.keys, cache.values)
         arrays = [self.kernel, () if self.bias is None else self.bias, *beside]

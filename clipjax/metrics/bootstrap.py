@@ -35,8 +35,8 @@ class Resampling:
     Attributes:
         data: name of the data set; part of the seed, so that data sets are resampled independently.
         size: its images.
-        clusters: int [size], the cluster of each image, 0..C-1 without a gap; None: each image is its own. A
-            resample has C clusters, and as many images as these hold.
+        clusters: int [size], the cluster of each image, 0..C-1 without a gap; a resample has C clusters.
+            None: each image is its own.
 
     Raises:
         ValueError: clusters with gaps, fewer than two units, or no resample.
@@ -90,7 +90,7 @@ def bootstrap(
         statistic: takes the weights of B resamples, int32 [B, size], one argument a data set; returns float64
             [B] (or [B, K]) by name. Called from several threads at once.
         data: data sets, resampled the same number of times.
-        block: the most weights made at once (one resample, if that is larger).
+        block: the most weights made at once, but one resample at least.
         threads: default one a core.
 
     Returns: float64 [resamples] (or [resamples, K]) by name.
@@ -112,7 +112,7 @@ def bootstrap(
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:
-    """statistic(*block) in order. Draws blocks one by one, about as many as are being worked on."""
+    """statistic(*block) in order; draws hardly more blocks than threads work on."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque = collections.deque()
         for block in blocks:
@@ -170,7 +170,7 @@ def centred_interval(
 
 
 def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
-    """Whether there are draws and two of them differ; otherwise they contain no spread."""
+    """Whether there are draws and two of them differ."""
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 
 
@@ -200,4 +200,5 @@ def interval_of_mean(
 def weighted_mean(
     values: Shaped[np.ndarray, " N"], weights: Num[np.ndarray, "B N"]
 ) -> Float64[np.ndarray, " B"]:
+    """Mean of the values on each resample."""
     return weights @ values.astype(np.float64) / weights.sum(axis=1)

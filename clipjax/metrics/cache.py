@@ -63,7 +63,7 @@ def count_correct(
 ) -> Int64[np.ndarray, "I J"]:
     """How many images each pair of beta and alpha classifies correctly; of equal logits the first class wins.
 
-    Memory does not grow with the images: at most some millions of distances are held at once.
+    Holds at most some millions of distances at once.
 
     Args:
         blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K],
@@ -143,9 +143,8 @@ def _count(
     *,
     rows: int,
 ) -> Array:
-    """int32 [betas, alphas] of a block, `rows` images at a time.
-
-    There may be more betas than asked for: those that complete the last coarse one.
+    """int32 [betas, alphas] of a block, `rows` images at a time, with extra betas that complete the last
+    coarse one.
     """
     (slots, classes), images = present.shape, len(features)
     flat = keys.reshape(len(keys), slots * classes)
@@ -185,9 +184,9 @@ def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> 
 def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
     """How many of r images have their label as the largest of logits + alpha * sums, int32 [C, J].
 
-    Class k does not beat the label's class y as long as alpha * (sums_k - sums_y) <= logits_y - logits_k (<
-    for k before y, which wins ties). Dividing bounds alpha from above where the difference of sums is
-    positive, from below where it is negative; where it is zero, alpha has no effect.
+    Class k does not beat the label's class y while alpha * (sums_k - sums_y) <= logits_y - logits_k (< for k
+    before y, which wins ties). Dividing bounds alpha from above where the difference of sums is positive,
+    from below where it is negative; where it is zero, alpha has no effect.
 
     Args:
         sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].

@@ -63,7 +63,7 @@ def score(
     """Softmax of logits / temperature against the labels, image by image.
 
     Of equal classes the lowest index is best. The Brier score is the squared distance of the probabilities
-    from the label's one-hot vector, summed over all classes: 0 to 2.
+    from the label's one-hot vector: 0 to 2.
 
     Args:
         logits: [N, K], already restricted to the data set's classes.
@@ -71,8 +71,8 @@ def score(
         temperature: > 0.
 
     Raises:
-        ValueError: the temperature is not a number above 0, no image counts, a label is outside the classes,
-            or a logit is not finite; names the row.
+        ValueError: a temperature out of range, no image that counts, a label outside the classes, or a logit
+            that is not finite; names the row.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature is {temperature}; give a number above 0")
@@ -90,6 +90,7 @@ def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
 
 
 def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
+    """Edges of `bins` bins of one width on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
@@ -99,9 +100,8 @@ def equal_mass_edges(
 ) -> Float64[np.ndarray, " {bins}+1"]:
     """Edges of `bins` bins that hold equally many images.
 
-    The m-th inner edge is the ceil(m N / bins)-th smallest confidence. So right-closed bins hold N / bins
-    images each, if that is whole. Equal confidences share a bin; with many of them, or fewer images than
-    bins, some bins are empty.
+    The m-th inner edge is the ceil(m N / bins)-th smallest confidence. Equal confidences share a bin; with
+    many of them, or fewer images than bins, some bins are empty.
     """
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
@@ -184,7 +184,7 @@ def bin_columns(
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
     """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
 
-    Weights [R, N] times this give the sums of R resamples, float64 [R, 3, B].
+    Weights [R, N] times this give the sums of R resamples, float64 [R, 3, B]. Every image counts.
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
@@ -230,8 +230,8 @@ def fit_temperature(
 ) -> float:
     """The T > 0 that minimises the mean of -log softmax(logits / T)[label].
 
-    NLL is convex in 1 / T, so its slope has one root. Doubling brackets it and Brent's method finds it: there
-    are no bounds that could bind, and no learning rate.
+    NLL is convex in 1 / T, so its slope has one root: bracketed by doubling, found by Brent's method. No
+    bound can bind, and there is no learning rate.
 
     Raises:
         ValueError: as `score`.
@@ -272,8 +272,8 @@ def temperature_error(
     """Standard error of log T at the fitted temperature, by the sandwich formula (Huber 1967).
 
     With b = 1 / T, an image's NLL has the slope g = E_p[z] - z[label] and the curvature h = Var_p[z]. The
-    error of b is sqrt(sum g^2) / sum h, and that of log T this over b. It is valid for any model, calibrated
-    or not, and needs no second fit.
+    error of b is sqrt(sum g^2) / sum h, and that of log T this over b. It needs no calibrated model and no
+    second fit.
     """
     _, labels = _checked(logits, labels, None)
     with jax.enable_x64(True):
@@ -293,9 +293,9 @@ def half_split(names: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], Int64[np.
     """Rows of the calibration half and of the test half.
 
     Images are sorted by file name without folders (equal names by folder) and shuffled by
-    RandomState(333).permutation; the first half, with an odd image, calibrates. This is
-    `train_test_split(test_size=0.5, random_state=333)` of Adaptive-Calibrators-Ensemble, whose second return
-    is the calibration half.
+    RandomState(333).permutation; the first half, with an odd image, calibrates. As
+    `train_test_split(test_size=0.5, random_state=333)` in Adaptive-Calibrators-Ensemble, whose second return
+    calibrates.
 
     Raises:
         ValueError: fewer than two images, or two of one name, whose order would be arbitrary.

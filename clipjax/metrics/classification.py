@@ -23,6 +23,7 @@ def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]
 
 @jax.jit
 def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Bool[jax.Array, " N"]:
+    """Whether each label is among its row's ranked columns."""
     return jnp.any(ranked == labels[:, None], axis=1)
 
 
@@ -56,6 +57,7 @@ def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
 
 @jax.jit
 def take_classes(scores: Num[jax.Array, "N K"], columns: Int[jax.Array, " M"]) -> Num[jax.Array, "N M"]:
+    """The chosen columns."""
     return scores[:, columns]
 
 

@@ -90,8 +90,8 @@ def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
     """False positive rate at the recall closest to 0.95; of two that are as close, at the higher.
 
-    Several thresholds have that recall. The reference takes the lowest, just above the next positive, except
-    at recall 1, where it takes the highest. It compares distances in float64, and so does this.
+    Of the thresholds with that recall the lowest, just above the next positive; at recall 1 the highest.
+    Distances are compared in float64, as in the reference.
     """
     tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
@@ -154,9 +154,7 @@ def _ordered(scores: jax.Array) -> jax.Array:
 def tallied(
     among: tuple[Tally, Tally], against: tuple[Tally, Tally], mask: Bool[np.ndarray, " N"], total: int
 ) -> Counts:
-    """The `Counts` of one set of images, from tallies.
-
-    With OOD as positive both tallies are of negated scores.
+    """The `Counts` of one set of images, from tallies (of negated scores with OOD as positive).
 
     Args:
         among, against: tallies of the positives' scores among themselves and against all negatives.

@@ -159,8 +159,8 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
 class _Columns(NamedTuple):
     """The columns of cumulative counts to read at each distinct score of the positives.
 
-    tp: of the positives at or above it; None: all columns but the first, in order. before, fp: of the
-    negatives above it, and at or above it; one array if no score ties across the sides.
+    tp: positives at or above it; None: all columns but the first, in order. before, fp: negatives above it,
+    and at or above it; one array if no score ties across the sides.
     """
 
     tp: np.ndarray | None
@@ -213,7 +213,6 @@ def measures(
     """The named measures, as fractions, of the images once each or of B resamples of them.
 
     Args:
-        ranking: of N ID and M OOD images.
         names: any of `MEASURES`.
         id_weights, ood_weights: how often each image is in each resample: integers >= 0 or bools, [B, N] and
             [B, M], no row all zero. None: B is 1 and each image counts once.
@@ -267,13 +266,13 @@ def _fpr_quantile(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
 def detection(
     id_scores: ArrayLike, ood_scores: ArrayLike, names: Sequence[str] = MEASURES
 ) -> dict[str, float]:
-    """The named measures of ID scores [N] and OOD scores [M]. Raises ValueError as `rank` does."""
+    """The named measures of ID scores [N] and OOD scores [M]. Raises ValueError as `rank`."""
     values = measures(rank(id_scores, ood_scores), names)
     return {name: float(value[0]) for name, value in values.items()}
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """AUROC alone, which is the fastest. Raises ValueError as `rank` does."""
+    """AUROC alone, which is the fastest. Raises ValueError as `rank`."""
     return detection(id_scores, ood_scores, ["auroc"])["auroc"]
 
 

@@ -1,10 +1,8 @@
 """Visual factors: accuracy on the images of each factor, error ratios, worst factor, worst classes.
 
 The metrics of ImageNet-X (Idrissi et al. 2022), as in its `imagenet_x/aggregate.py`. "Average" is the
-accuracy over all annotated images, each once, with or without a factor: not a mean over factors. The caller
-chooses the factors and their order.
-
-Difference: worst classes that tie are taken by lowest index; the reference's sort is unstable.
+accuracy over all annotated images, each once, with or without a factor: not a mean over factors. Difference:
+worst classes that tie are taken by lowest index; the reference's sort is unstable.
 """
 
 from __future__ import annotations

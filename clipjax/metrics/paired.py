@@ -1,7 +1,6 @@
 """Paired comparison of two runs on the same images: McNemar's test, and Holm's correction for many tests.
 
-Only images that one run has right and the other wrong count: `gained` (the second alone is right) and `lost`
-(the first alone). `intervals.paired_difference` gives the interval of their difference.
+Only the images that one run alone has right count: `gained` (the second run) and `lost` (the first).
 
 Sources: McNemar 1947, Edwards 1948 (continuity), Holm 1979.
 """
@@ -67,8 +66,8 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
     """Holm's adjusted p-values of m >= 0 tests, in the order given.
 
-    Rejecting all tests with a value of at most alpha has a family-wise error rate of at most alpha, whatever
-    the dependence between them. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
+    Rejecting all at most alpha keeps the family-wise error rate at alpha, under any dependence. E.g. 0.01
+    0.04 0.03 -> 0.03 0.06 0.06.
 
     Raises:
         ValueError: a p-value is not a number between 0 and 1; names the row.

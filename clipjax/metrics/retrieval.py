@@ -1,12 +1,11 @@
 """Retrieval between images and their captions: recall@k and mean average precision, both ways.
 
 As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): an image is found if one of its captions is among the
-k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Everything
-derives from the ranks of the true partners. Of equal scores the lowest index is best; the reference leaves
-ties to its top-k.
+k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Of equal
+scores the lowest index is best; the reference leaves ties to its top-k.
 
-Scores are computed in square blocks, each used for both directions and dropped: no array grows with images x
-texts. Blocks have one shape, so that equal embeddings have equal scores, to the bit.
+Square blocks of scores serve both directions and are dropped: no array grows with images x texts. Blocks have
+one shape, so that equal embeddings have equal scores, to the bit.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def rank_partners(
         images, texts: L2-normalised for the cosine; may be memory-mapped.
         image_of_text: int [M], the image of each caption; -1 marks padding.
         image_mask: bool [N]; False marks padding.
-        block: images, and captions, in one block: trades memory for speed.
+        block: images, and captions, in one block.
 
     Raises:
         ValueError: there is no image, an image has no caption, a caption's image does not exist, or an
@@ -86,7 +85,7 @@ def rank_partners(
 def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
     """Whether each query has a true partner among its k best: recall@k is the mean.
 
-    True for a k of the whole gallery or more. Raises ValueError if k < 1.
+    Raises ValueError if k < 1; a k beyond the gallery finds all.
     """
     if k < 1:
         raise ValueError(f"recall at {k}; give a k of 1 or more")
@@ -96,7 +95,7 @@ def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " 
 def average_precision(ranks: Int[np.ndarray, "Q P"]) -> Float64[np.ndarray, " Q"]:
     """Average precision of each query: the mean, over its partners, of the precision at their ranks.
 
-    NaN for a row of padding. With one partner: 1 / (1 + rank).
+    With one partner 1 / (1 + rank). NaN for padding.
     """
     there = ranks != ABSENT
     precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)

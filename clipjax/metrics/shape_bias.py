@@ -1,12 +1,11 @@
 """Shape bias: does a model decide by an object's shape or by its texture, where the two disagree?
 
-Geirhos et al. 2019. Of the images whose shape and texture differ in category, S are decided for the shape's
+Geirhos et al. 2019: of the images whose shape and texture differ in category, S are decided for the shape's
 and T for the texture's; the bias is S / (S + T). Decisions for neither do not count. Category and decision
 are indices; -1 is "no decision".
 
-A classifier decides for the category with the largest arithmetic mean of its classes' probabilities, as in
-`modelvshuman`: not the sum, which favours the 109 kinds of dog, and not the maximum. The mean depends on the
-logits' scale: give them at the model's own. Ties go to the first category.
+A classifier decides for the category whose classes have the largest mean probability, as in `modelvshuman`:
+not the sum, which favours the 109 kinds of dog, and not the maximum. Ties go to the first category.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from clipjax.metrics.intervals import Interval, wilson
 
 
 class Bias(NamedTuple):
-    """S / (S + T) with Wilson's interval, and n = S + T; value and interval are None where n is 0."""
+    """S / (S + T) with Wilson's interval, and n = S + T. With n = 0 value and interval are None."""
 
     value: float | None
     interval: Interval | None
@@ -71,11 +70,11 @@ def decide(
 ) -> Int32[np.ndarray, " N"]:
     """The category with the largest mean probability; -1 for an image of weight 0.
 
-    The softmax runs over the categories' own classes only. That divides all means by one number, so the
-    decision is the same as over all K, but a large logit elsewhere cannot make every mean underflow to a tie.
+    The softmax runs over the categories' own classes. The decision is the same as over all K, but a large
+    logit elsewhere cannot make all means underflow to a tie.
 
     Args:
-        logits: [N, K], at the model's own scale.
+        logits: [N, K], at the model's own scale, on which a mean of probabilities depends.
         columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
 
     Raises:
@@ -98,8 +97,8 @@ def count_cues(
     """`CueCounts` of three int [N].
 
     Raises:
-        ValueError: no image counts, a shape or texture is not a category, or a decision is neither a category
-            nor -1; names the row.
+        ValueError: no image counts, or a shape, texture or decision is not a category (a decision may be -1);
+            names the row.
     """
     counts = count_of_each(weights, len(np.asarray(shape)))
     decided = labels_within("decision", decision, counts, num_categories, lowest=-1)

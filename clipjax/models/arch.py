@@ -68,11 +68,11 @@ class Family:
         narrow: config -> the same flags at small sizes, for comparing numbers.
         depth: vision: config -> the number of blocks (of a transformer) or stages.
         dense: vision: (tower, images, ascending indices of blocks or stages, mode) -> the output of each as a
-            map [B, h, w, C], without final norm and class token. Nothing after the last one runs, and no
-            other output is kept.
+            map [B, h, w, C], without final norm and class token. Runs nothing after the last one and keeps no
+            other output.
         positions: vision with a position table: config -> its `Positions`.
-        embedded: text towers that take vectors in place of ids (`Network.encode_embedded`): (tower,
-            beginning, tokens, places, mode) -> features.
+        embedded: text towers that take vectors (`Network.encode_embedded`): (tower, beginning, tokens,
+            places, mode) -> features.
         cpu_options: options of XLA's CPU compiler that make the tower faster.
     """
 
@@ -127,7 +127,7 @@ def register(found: dict[str, Family], family: Family) -> None:
 
 
 def family_of(config: Any) -> Family:
-    """The family a tower's config belongs to."""
+    """The family of a tower's config."""
     return next(family for family in families().values() if family.config is type(config))
 
 
@@ -154,7 +154,7 @@ def load_arch(name: str) -> Arch:
 
 
 def two_heads(config: Any) -> dict[str, int]:
-    """The sizes of a transformer two heads wide and two blocks deep, with the same head and MLP ratio."""
+    """The sizes of a transformer of two heads and two blocks, with the same head and MLP ratio."""
     width = 2 * (config.width // config.heads)
     mlp_width = int(width * config.mlp_width / config.width)
     return {"width": width, "layers": 2, "heads": 2, "mlp_width": mlp_width}
@@ -167,7 +167,7 @@ def refuse_uneven_heads(width: int, heads: int) -> None:
 
 
 def narrow_arch(arch: Arch) -> Arch:
-    """The architecture with the same flags and small sizes: a few thousand params, for comparing numbers."""
+    """The architecture with the same flags and a few thousand params, for comparing numbers."""
     vision = family_of(arch.vision).narrow(arch.vision)
     text = arch.text
     if text is not None:

@@ -51,9 +51,8 @@ def conv2d(
 ) -> Float[Array, "B h w O"]:
     """Convolution of maps, all channels together or each by itself (depthwise).
 
-    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. XLA's CPU
-    convolution is slow for depthwise ones (5 to 90 times slower than torch): there the sum of shifted maps is
-    written out.
+    Windows that neither overlap nor reach into the padding (1x1, patches) become a matrix product. On a CPU
+    depthwise ones are written out as a sum of shifted maps: XLA's are 5 to 90 times slower than torch's.
     """
     height, width = (pads(size, kernel.shape[0], stride, padding) for size in x.shape[1:3])
     depthwise = kernel.shape[2] == 1 and x.shape[-1] > 1
@@ -102,8 +101,8 @@ def _canonical(
 ) -> Callable[..., Array]:
     """A convolution of stride 1 whose gradients are convolutions of the plain layout.
 
-    XLA's CPU compiler has a fast convolution for that layout only, and does not convert others inside a loop:
-    in the scanned blocks the derivatives would be 20 times slower than torch's.
+    Only that layout is fast in XLA's CPU compiler, which converts no other inside a loop: in the scanned
+    blocks derivatives would be 20 times slower than torch's.
     """
 
     def backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:

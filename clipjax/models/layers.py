@@ -126,6 +126,7 @@ def attend(
 
 
 def split_heads(x: Float[Array, "B N D"], heads: int) -> Float[Array, "B {heads} N d"]:
+    """Cuts the channels into heads."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 

@@ -173,8 +173,7 @@ class Network:
         """images [B, S, S, 3] float32, normalised -> one map [B, h, w, C] float32 a layer.
 
         As timm's `forward_intermediates` without a norm: outputs of transformer blocks without the class
-        token, or of a convolutional net's stages (not its stem). Layers after the last one asked for do not
-        run, and no other output is kept.
+        token, or of a convolutional net's stages (not its stem). Runs nothing after the last layer asked for.
 
         Args:
             layers: indices from 0, negative ones from the end, in any order; or n for the last n.
@@ -276,8 +275,8 @@ class Network:
         Args:
             tokens: float32 [B, L, D], in place of rows of the token embedding table.
             places: int32 [B], where each text is read out: for CLIP the place of its end token.
-            beginning: float32 [P, D], the first tokens of all texts, P + L in all (`places` count from its
-                first). A causal tower runs it once: the same features for less work.
+            beginning: float32 [P, D], the first of P + L tokens in all texts (`places` count from its first).
+                A causal tower runs it once: the same features for less work.
             remat: recompute a block's activations in the backward pass instead of keeping them.
             platform: as for `encode_image`.
 
@@ -365,7 +364,6 @@ class Network:
 
 
 def _moved(before: Params, of_batch: Params) -> Params:
-    """Running statistics after a batch, in the structure of those of the batch."""
     return {
         name: _moved(before[name], found) if isinstance(found, dict) else running(before[name], found)
         for name, found in of_batch.items()
@@ -417,7 +415,6 @@ _draw_now = jax.jit(_draw, static_argnums=0, compiler_options={"xla_backend_opti
 
 @functools.cache
 def _abstract(arch: Arch, tower: str | None = None) -> tuple[Any, Params]:
-    """The structure and the abstract params of the whole network or of one tower."""
     module = nnx.eval_shape(lambda: _build(arch, nnx.Rngs(0)))
     return _split(getattr(module, tower) if tower else module)
 

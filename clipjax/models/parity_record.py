@@ -29,6 +29,7 @@ _MISSING = object()
 
 
 def record_path() -> Path:
+    """The record of this installation."""
     return config_dir() / "parity.json"
 
 

@@ -73,5 +73,4 @@ class CocaPool(nnx.Module):
 
 
 def _for_each(tokens: Float[Array, "B N T"], query: Float[Array, "M D"]) -> Float[Array, "B M D"]:
-    """The queries once for each image of `tokens`."""
     return jnp.broadcast_to(query, (tokens.shape[0], *query.shape))

@@ -1,7 +1,7 @@
 """Position tables for another image size, as the reference libraries resample them.
 
 A table [N, D] has an optional row for the class token, which is kept, and one a patch of a square grid. Each
-library resizes the grid by bicubic interpolation, as an image of D channels, in its own way:
+library resizes the grid bicubically, as an image of D channels, in its own way:
 
     open_clip      open_clip 3.3 `model.resize_pos_embed`: with antialiasing
     timm           timm 1.0 `layers.resample_abs_pos_embed`: with antialiasing
@@ -11,7 +11,7 @@ library resizes the grid by bicubic interpolation, as an image of D channels, in
 
 Bicubic is that of `torch.nn.functional.interpolate` with pixel centres at halves (align_corners false): Keys'
 kernel with a = -0.75 and edges repeated. With antialiasing (as in PIL) a = -0.5, the kernel is stretched
-where the grid shrinks, and edges are left out. It is separable: one float64 weight matrix for both axes.
+where the grid shrinks, and edges are left out. One float64 weight matrix serves both axes.
 """
 
 from __future__ import annotations

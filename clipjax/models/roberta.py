@@ -94,6 +94,8 @@ class PostNormBlock(nnx.Module):
 
 
 class FeedForward(nnx.Module):
+    """c_fc, activation, c_proj."""
+
     def __init__(self, dim: int, width: int, out: int, activation: str, rngs: nnx.Rngs):
         self.c_fc = layers.Linear(dim, width, kernel_init=_INIT, rngs=rngs)
         self.c_proj = layers.Linear(width, out, kernel_init=_INIT, rngs=rngs)

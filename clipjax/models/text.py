@@ -172,11 +172,13 @@ def lookup(table: nnx.Param, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
 
 
 def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Array, "B D"]:
+    """Each text at its first highest id."""
     return at_places(x, jnp.argmax(ids, axis=1))
 
 
 def at_places(x: Float[Array, "B L D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
     # Not x[arange, places]: that would gather a sharded batch on every device.
+    """Each text at one of its positions."""
     return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
 
 

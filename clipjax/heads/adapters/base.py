@@ -1,8 +1,8 @@
 """Adapters: what a method has learned beside a model whose weights it left alone.
 
-An adapted model embeds images as its base does, so they share embeddings. Its head differs: it is built from
-learned context vectors (CoOp), or has a cache of training images (Tip-Adapter). A module of this package with
-an `ADAPTER` class is a kind of adapter.
+An adapted model embeds images as its base does. Its head differs: it is built from learned context vectors
+(CoOp), or has a cache of training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a
+kind of adapter.
 """
 
 from __future__ import annotations

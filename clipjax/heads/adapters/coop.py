@@ -2,12 +2,12 @@
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. A prompt is
 [start] [V_1] ... [V_M] [class name] "." [end]. `position` "middle" puts the name after half of the vectors,
-"front" before all of them. An underscore in a name becomes a space.
+"front" before all. An underscore in a name becomes a space.
 
-One context serves any label space; class-specific contexts (`csc`) serve only their own classes.
+One context serves any label space; class-specific contexts (`csc`) only their own classes.
 
-For a causal tower prompts are cut to the longest, and their common beginning (start and context, for "end")
-runs once: see `clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
+For a causal tower prompts are cut to the longest, and their common beginning runs once: see
+`clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
 def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
     """The rows of prompts in one, two or three groups of similar length.
 
-    Few names are long, and a group is only as long as its longest prompt: for ImageNet this leaves a third of
-    the tokens.
+    Few names are long, and a group is only as long as its longest prompt: ImageNet keeps a third of the
+    tokens.
 
     Args:
         least: tokens that each further group must save, since it is one more pass to compile.
@@ -220,6 +220,7 @@ class CoOp:
 
     @classmethod
     def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
+        """The adapter that training on the classes of `labels` has made."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
 
