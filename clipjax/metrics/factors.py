@@ -57,7 +57,7 @@ class FactorCounts:
         return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
 
     def worst(self, among: ArrayLike = True) -> int:
-        """Column of the factor with the lowest accuracy, the first of equals; it has images.
+        """Column of the factor with the lowest accuracy, the first of equals; skips factors without images.
 
         Args:
             among: the factors to choose from, bool [F].

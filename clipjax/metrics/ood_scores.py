@@ -1,8 +1,9 @@
 """Scores of how in-distribution an image looks, from cosines or logits.
 
-LARGER IS MORE IN-DISTRIBUTION, for every one. All compute in float32 (or float64, under `jax.enable_x64`): in
-half precision most of MCM's values, all near 1/K, would tie. Arguments are named by what goes in: MCM and the
-entropy of MCM's code (utils/detection_util.py) take raw cosines, MSP takes logits with their scale.
+LARGER IS MORE IN-DISTRIBUTION, for every one. All compute in float32 (for float64 logits, under
+`jax.enable_x64`, in float64): in half precision most of MCM's values, all near 1/K, would tie. Arguments are
+named by what goes in: MCM and the entropy of MCM's code (utils/detection_util.py) take raw cosines, MSP takes
+logits with their scale.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
     """Holm's adjusted p-values of m >= 0 tests, in the order given.
 
-    Rejecting all at most alpha keeps the family-wise error rate at alpha, under any dependence. E.g. 0.01
-    0.04 0.03 -> 0.03 0.06 0.06.
+    Rejecting the tests whose value is at most alpha keeps the family-wise error rate at alpha, under any
+    dependence. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
 
     Raises:
         ValueError: a p-value is not a number between 0 and 1; names the row.

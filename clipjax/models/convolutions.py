@@ -131,8 +131,8 @@ def patches(x: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w {size}
 def outlined(f: Callable[..., Array]) -> Callable[..., Array]:
     """`f` as a separate function in the compiled program, computed once.
 
-    XLA's CPU compiler fuses cheap arithmetic into each of its readers: the LayerNorm after a 7x7 depthwise
-    convolution would compute its 49 products three times.
+    XLA's CPU compiler fuses cheap arithmetic into each reader: the LayerNorm after a 7x7 depthwise
+    convolution would compute the convolution's 49 products three times.
     """
 
     def call(*args: Array) -> Array:
