@@ -38,9 +38,9 @@ from converters.sources import open_source
 
 BASE = "base"
 _METADATA = {"format": "clipjax adapter"}
-# Fields of an adapted model's own card; all others are its base's. `_SEEN` depends on the files found then.
+# Fields of an adapted model's own card; all others are its base's.
 _OWN = ("id", "facts", "facts_origin", "facts_of", "lineage")
-_SEEN = ("source", "tokenizer", "unknown")
+_SEEN = ("source", "tokenizer", "unknown")  # depend on which files are found when the base is loaded
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
         card = model_card(known)
     if card is None:
         card = _card_beside(found, stated.facts_of)
-        if stated.fallback is not None or found.repo is not None:  # its folder is called after a commit
+        if stated.fallback is not None or found.repo is not None:  # its folder is named after a commit
             card = dataclasses.replace(card, id=own_name(fallback))
     elif found.repo is None or found.repo != card.source.repo:  # its own: the registry overrides the config
         _refuse_other_config(card, found.folder)

@@ -53,7 +53,7 @@ def embed_ahead(
     for recipe, parts in _agreed(model, runs, compute).items():
         try:
             _embed(model, recipe, parts, runs[0][1].precisions, skipping, done)
-        except Exception as error:  # no memory on the devices, say
+        except Exception as error:  # e.g. the devices are out of memory
             _log.info("%d small data sets not embedded in one stream: %s", len(parts), error)
     return done
 

@@ -111,6 +111,6 @@ def evaluate(
         progress=progress,
     )
     if isinstance(model, str | Path):
-        check(task, request, results)  # first: to load a model takes longer
+        check(task, request, results)  # first: loading a model takes longer
         model = load_model(model)
     return run(model, task, request, compute, results=results)

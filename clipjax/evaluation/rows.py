@@ -49,7 +49,7 @@ class Result:
         images: one row an image: id, label, prediction, confidence, ... (in a comparison: both predictions).
         path: the folder written; None without `results` (and in all processes but the first).
         stats: of the embedding, including that of in-distribution images: forward passes, images,
-            compilations, seconds; `share_waiting` is the share of seconds that the devices waited for pixels.
+            compilations, seconds (`share_waiting` computes the share of waiting for pixels).
     """
 
     rows: list[Row]

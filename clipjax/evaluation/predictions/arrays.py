@@ -24,7 +24,7 @@ from clipjax.heads.head import identity_head
 from clipjax.storage.reading import check_regular
 from clipjax.tasks.task import Inputs
 
-LOGITS = ("logits", "cosines")  # the ends of the names of arrays of numbers [N, K]
+LOGITS = ("logits", "cosines")  # suffixes of the arrays of numbers [N, K]
 EXACT = 2**53  # float64 holds every whole number up to this one
 # How far rounding may take a cosine beyond -1 and 1.
 ROUNDING = 1e-3
