@@ -7,9 +7,8 @@ The base's weights are not copied. `card.json` holds the card and beside it
     base     id, SHA-256 of the weights, and their place: a registered id or hub repository (`source`),
              or a path relative to the folder (`path`); the user's cache holds the absolute path
 
-A base is saved in the subfolder `base` when it is not a file yet, is inside the folder to be written, or is
-on this disk while the folder is on a bucket. This module reads and writes the folder; `Model.save` and
-`clipjax.checkpoints.load` decide about the base.
+A base is saved in the subfolder `base` if it is not a file yet, is inside the folder to be written, or is on
+this disk while the folder is on a bucket.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def _read(path: Path, sha256: str) -> dict[str, np.ndarray]:
 
 
 def find_base(file: AdapterFile) -> str | Path:
-    """Where the base is, as `load_model` takes it. Raises DataError if it is not where it was."""
+    """The base's place, as `load_model` takes it. Raises DataError if nothing is there."""
     folder, base = file.folder, file.base
     if (source := base.get("source")) is not None:
         return source
@@ -147,7 +146,7 @@ def _refuse_other_base(where: str, found: Card, base: str, sha256: str) -> None:
 
 
 def _refuse_other_fields(where: str, card: Card, base: Card) -> None:
-    """Only `_OWN` and `_SEEN` fields of an adapted model's card may differ from the base's."""
+    """Only `_OWN` and `_SEEN` fields may differ."""
     for field in dataclasses.fields(Card):
         if field.compare and field.name not in (*_OWN, *_SEEN):
             given, own = getattr(card, field.name), getattr(base, field.name)
@@ -210,7 +209,7 @@ def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
 
 
 def _reached_from(folder: Path, place: Place) -> bool:
-    """Whether the base stays where it is when the folder is written, and can be found from there."""
+    """Whether the base can stay where it is and be found from the folder."""
     if isinstance(url := placed(place.source), BucketPath):
         return not f"{url}/".startswith(f"{folder}/")
     if not os.path.isabs(place.source):  # a registered id, a repository
@@ -219,9 +218,9 @@ def _reached_from(folder: Path, place: Place) -> bool:
 
 
 def _base_memory(identity: str) -> Path:
-    """The file in the user's cache with the absolute path of a base, for a folder that is moved without it.
+    """The file in the user's cache with a base's absolute path, for a folder that is moved without its base.
 
-    Not in card.json: that travels with the folder, and a path on this machine is private.
+    Not in card.json, which travels: a path on this machine is private.
     """
     return cache_dir() / "bases" / sha256_bytes(identity.encode())
 
@@ -233,7 +232,7 @@ def _remember_base(identity: str, source: str) -> None:
 
 
 def _remembered_base(base: Mapping[str, Any]) -> list[Path]:
-    """Earlier places of the base: from this user's cache, and in older folders from `was_at`."""
+    """Earlier places of the base: from the user's cache, and `was_at` of older folders."""
     places = [str(base["was_at"])] if "was_at" in base else []
     with contextlib.suppress(OSError, ValueError):
         places.append(_base_memory(str(base.get("sha256"))).read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """The model card: everything needed to reproduce a number that a model gave.
 
-A card comes from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or from our
-own training. It records the weights (source, revision, hash), the architecture (every number that changes a
-result), the preprocessing of pixels and text, and what is known of the training. An unknown field is None,
-with its reason in `unknown`; nothing is guessed.
+It comes from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or from our own
+training. It records weights (source, revision, hash), architecture (every number that changes a result),
+preprocessing, and facts about the training. An unknown field is None, with its reason in `unknown`; nothing
+is guessed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,11 @@ class Source:
 
     Attributes:
         library: reference library that defines the model ("open_clip", "timm", "transformers", "clipjax").
-        arch: the library's name of the architecture.
-        tag: the library's name of the pretrained weights.
+        arch, tag: the library's names of the architecture and of the pretrained weights.
         repo, file, url: hub repository, file in it, or direct address.
         revision: commit of the hub repository.
         format: file format ("safetensors", "torch zip", ...).
-        sha256: digest of the source file; if sharded, the digest of its parts' digests.
+        sha256: digest of the source file; if sharded, of its parts' digests.
     """
 
     library: str
@@ -78,8 +77,8 @@ class Preprocess:
         """The steps on the host, to the byte; see `clipjax.data.pixels.preprocess`.
 
         Args:
-            already_cropped: the images are square crops already (ImageNet-3DCC): resize them to the model's
-                size, if they have another, and do not crop again.
+            already_cropped: the images are square crops (ImageNet-3DCC): only resize them to the model's
+                size.
         """
         return PixelRecipe(
             image_size=self.image_size,
@@ -94,7 +93,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Resized:
-    """Records that a model takes images of another size than its weights were made for.
+    """A model takes images of another size than its weights were made for.
 
     Attributes:
         image_size: the original size, in pixels.
@@ -124,7 +123,7 @@ class Weights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the file; of several files, the digest of their digests in order.
+        """Digest of the file; of several files, of their digests in order.
 
         Raises:
             DataError: a file changed since it was opened.
@@ -135,7 +134,7 @@ class Weights:
 
     @functools.cached_property
     def identity(self) -> str:
-        """`sha256`, which for a checkpoint of ours must be the one in card.json (else a DataError)."""
+        """`sha256`; DataError if a checkpoint of ours has another in card.json."""
         if self.expected not in (None, self.sha256):
             raise DataError(
                 f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
@@ -143,7 +142,7 @@ class Weights:
         return self.sha256
 
     def check(self) -> None:
-        """Read all files. Raise DataError if they changed since they were written or opened."""
+        """Read all files; DataError if they changed since they were written or opened."""
         _ = self.identity
 
     def verify(self) -> None:
@@ -152,7 +151,7 @@ class Weights:
             self.check()
 
     def refuse_changed(self) -> None:
-        """Raise DataError if a file was replaced since it was opened; reads none."""
+        """DataError if a file was replaced since it was opened; reads none."""
         for file, then, now in zip(self.files, self._versions, self._now()):
             if then != now:
                 raise DataError(f"{file} has changed since it was opened: load the model again")
@@ -169,11 +168,11 @@ class Card:
     """See the module's docstring; result rows carry `facts` (group, training data, ...).
 
     Attributes:
-        classes: what a classifier's outputs are: a name in configs/labels, or a CSV file; `LABELS` is the
-            file in our own checkpoint of a model with classes of its own.
+        classes: a classifier's outputs: a name in configs/labels, or a CSV file; `LABELS` is the file in a
+            checkpoint of ours.
         normalize_features: a classifier's head reads features of unit norm (a CLIP fine-tuned by
             cross-entropy).
-        lineage: how our own training made the model: method, recipe, data, and start model.
+        lineage: how our own training made the model: method, recipe, data, start model.
         facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.facts`.
         facts_of: the registered model whose facts these are, or None.
         label_space: the classes in `LABELS`; None if they have a name in configs/labels.
@@ -210,7 +209,7 @@ class Card:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash of everything that decides the embeddings; None for params that were never a file.
+        """Hash of all that decides the embeddings; None for params that were never a file.
 
         The first call hashes the weights. The pixel recipe is a separate part of a store key.
         """
@@ -258,7 +257,7 @@ class Card:
         return dataclasses.replace(self, tokenizer=tokenizer, unknown=unknown)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, as written to card.json."""
+        """The JSON form in card.json."""
         tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None
         return {
             "card_version": CARD_VERSION,

@@ -1,9 +1,7 @@
-"""What evaluation, embeddings and heads need of a model and of its card.
+"""What evaluation, embeddings and heads need of a model and its card. Imports no JAX: `results` reads cards.
 
 `clipjax.checkpoints.model.Model` and `Card` have all of it. `clipjax.evaluate` wraps a user's own object and
-fills in what is missing, so other code need not check for it.
-
-Imports no JAX: `results` reads cards.
+fills in what is missing, so other code need not check.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ModelCard(Protocol):
-    """A model card; `clipjax.checkpoints.card.Card` documents the fields.
+    """`clipjax.checkpoints.card.Card` documents the fields.
 
     In a user's own model `arch`, `tokenizer`, `resized`, `lineage` and `facts_of` may be None, `facts` empty
     and `normalize_features` False.

@@ -29,11 +29,11 @@ from converters.table import Table, load_table, table_names
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
     """Write a model as the reference's own safetensors file; open_clip's comes back bit-identical.
 
-    A classifier on a CLIP's image tower is written as two files: see the module's docstring.
+    A classifier on a CLIP's image tower becomes two files: see the module's docstring.
 
     Args:
-        layout: a table of `converters`; by default the reference library's own that the model came from or
-            fits (open_clip's for weights in transformers' layout).
+        layout: a table of `converters`; by default the reference library's that the model came from or fits
+            (open_clip's for weights in transformers' layout).
 
     Raises:
         UsageError: the model has an adapter, which no other library reads.
@@ -56,13 +56,13 @@ def export_model(model: Model, out: str | Path, layout: str | None = None) -> Pa
 
 
 def has_tower_alone(model: Model) -> bool:
-    """Whether the model is a classifier made from a CLIP: open_clip has its tower but no head."""
+    """Whether it is a classifier made from a CLIP: open_clip has its tower but no head."""
     card = model.card
     return card.kind == "classifier" and card.normalize_features
 
 
 def refuse_adapter(model: Model, doing: str = "export") -> None:
-    """Raise UsageError for a model with an adapter, which no other library reads; `doing`: the command."""
+    """Raise UsageError for a model with an adapter; `doing`: the command."""
     if (adapter := model.adapter) is None:
         return
     base = model.card.id if model.base is None else model.base.id

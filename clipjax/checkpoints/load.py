@@ -149,8 +149,7 @@ def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = Non
     """Find and load the base of a folder with an adapter.
 
     Raises:
-        DataError: the adapter was truncated or changed; the base is not where it was, or has other weights
-            than the adapter was trained on.
+        DataError: the adapter was changed; the base is missing, or has other weights than in training.
     """
     adapter = read_adapter_file(file)
     base = load_model(find_base(adapter), **base_settings(adapter), mesh=mesh, rules=rules)
@@ -160,7 +159,7 @@ def _on_base(file: CardFile, mesh: Mesh | None = None, rules: Rules | None = Non
 def open_model(source: str | Path, stated: Stated | None = None) -> Model:
     """Find and check a model's weights without reading them: its params are `jax.ShapeDtypeStruct`.
 
-    It has a fingerprint, a tokenizer and classes. A model with an adapter is loaded whole.
+    It has fingerprint, tokenizer and classes. A model with an adapter is loaded whole.
 
     Args:
         stated: its name and facts, as `load_model` takes them.

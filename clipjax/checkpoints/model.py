@@ -93,9 +93,8 @@ class Model:
     def with_params(self, params: Mapping[str, Any]) -> Model:
         """The model with other params.
 
-        Its card loses the files of the old ones, and with them the fingerprint under which embeddings are
-        stored. Heads read the logit scale of the new params. A registered model loses its name, unless the
-        card's lineage records what it became.
+        Its card loses the old files and their fingerprint, under which embeddings are stored. Heads read the
+        new logit scale. A registered model loses its name, unless the card's lineage records what it became.
         """
         card = self.card.without_weights()
         if card.facts_origin == REGISTRY and card.lineage is None:
@@ -108,11 +107,11 @@ class Model:
         return self._replace(card=card, params=params, origin=origin, weights=None, place=None)
 
     def with_card(self, card: Card) -> Model:
-        """The model with another card; params and their files stay."""
+        """The model with another card; params and files stay."""
         return self._replace(card=card)
 
     def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
-        """The model with an adapter and the card of both; its present card becomes the base's."""
+        """The model with an adapter and the card of both; its own card becomes the base's."""
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_place(self, place: Place | None) -> Model:
@@ -132,7 +131,7 @@ class Model:
         return self._replace(card=card, tokenizer_files=self._tokenizer_files)
 
     def check_weights(self) -> None:
-        """Raise DataError if the files of the weights have changed; reads them all once."""
+        """Read the files of the weights once; DataError if they changed."""
         if self.card.weights is not None:
             self.card.weights.check()
 
@@ -254,9 +253,9 @@ class Model:
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `load_model` reads.
 
-        It holds model.safetensors, card.json, a vocabulary that came with the weights, and a classifier's
-        classes if they have no name in configs/labels. With an adapter it holds adapter.safetensors and a
-        card.json that names the base, whose weights stay where they are (`clipjax.checkpoints.adapter_file`).
+        It holds model.safetensors, card.json, a vocabulary that came with the weights, and classes that have
+        no name in configs/labels. With an adapter: adapter.safetensors and a card.json that names the base,
+        whose weights stay where they are (`clipjax.checkpoints.adapter_file`).
 
         Raises:
             DataError: the model's own checkpoint is damaged, or `folder` cannot be written.

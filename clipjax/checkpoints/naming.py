@@ -1,8 +1,8 @@
 """The name and the facts of weights: a registered model's only if the weights are known to be its own.
 
-A registered row describes how to load weights (architecture, pixels, tokenizer), not whose they are. Weights
-are the row's own if they come from its hub repository or have its SHA-256 (`clipjax.checkpoints.pins`). All
-others have a name of their own, and facts that the user states or that are unknown.
+A registered row describes how to load weights, not whose they are. They are the row's if they come from its
+hub repository or have its SHA-256 (`clipjax.checkpoints.pins`). All others have a name of their own, and
+facts that are stated or unknown.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ class Stated:
     """What a user states about weights.
 
     Attributes:
-        name: name of the model.
-        facts_of: the registered model whose weights they are, according to the user.
+        facts_of: the registered model whose weights they are.
         facts: or single facts, by the columns of configs/models.csv.
-        fallback: the model's name if it needs one of its own and `name` is None.
+        fallback: the name if the model needs one of its own and `name` is None.
 
     Raises:
         UsageError: an unknown id or fact, or both `facts_of` and `facts`.
@@ -68,15 +67,15 @@ NOTHING = Stated()
 
 
 def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Card:
-    """The card of foreign weights, with the name and the facts that are theirs.
+    """The card of foreign weights, with their own name and facts.
 
     Args:
         card: complete, with its weights.
-        found: the files, with the hub repository that they came from.
+        found: the files, with their hub repository.
         fallback: name for weights that are not known to be a registered model's.
 
     Raises:
-        UsageError: the user's statement contradicts what is known, or takes a registered model's name.
+        UsageError: the statement contradicts what is known, or takes a registered model's name.
         DataError: the file in the row's own repository has changed.
     """
     row = card.facts_of if card.facts_origin == REGISTRY else None
@@ -123,7 +122,7 @@ def edited(card: Card, where: Path) -> Card:
 
 
 def disowned(card: Card) -> Card:
-    """The card of weights that are no longer the registered model's: another name, facts count as stated."""
+    """The card of weights that are no longer the registered model's: renamed, facts count as stated."""
     return dataclasses.replace(card, id=own_name(card.id), facts_origin=STATED, facts_of=None)
 
 
@@ -150,10 +149,10 @@ def taken_names() -> frozenset[str]:
 
 
 def _is_own(row: str, card: Card, found: Resolved) -> bool:
-    """Whether files are a row's: from its hub repository, unchanged since first seen, or by their SHA-256.
+    """Whether files are a row's: from its hub repository and unchanged, or by their SHA-256.
 
     Raises:
-        DataError: the repository's contents have changed.
+        DataError: the repository's contents changed since first seen.
     """
     assert card.weights is not None
     weights, record = card.weights, registry()[row]

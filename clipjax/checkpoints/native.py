@@ -1,13 +1,12 @@
-"""Our own checkpoint: a folder with `model.safetensors` and `card.json`.
+"""Our own checkpoint: a folder with `model.safetensors` and `card.json`, written whole or not at all.
 
 `model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtypes of the source
-file. Under "carried/" it holds tensors of that file that no model needs. Its metadata names the layout of the
+file, and under "carried/" tensors of that file that no model needs. Its metadata names the layout of the
 source file (a table of `converters`), so that it can be written back bit by bit. `card.json` is the model
 card and, under `files`, the SHA-256 of the weights and the classes.
 
-The folder may also hold a vocabulary that came with the weights, under its own name, and in `labels.csv` a
-classifier's classes that configs/labels does not have. It appears whole or not at all.
-`clipjax.checkpoints.adapter_file` describes the folder of a model with an adapter.
+Optional files: a vocabulary that came with the weights, and `labels.csv`, a classifier's classes that
+configs/labels does not have. For a folder with an adapter see `clipjax.checkpoints.adapter_file`.
 """
 
 from __future__ import annotations
@@ -203,7 +202,7 @@ def save_checkpoint(
     labels: LabelSpace | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write a checkpoint. An older one in the same place is replaced when the new one is complete.
+    """Write a checkpoint and return its folder; an older one is replaced when the new one is complete.
 
     Args:
         leaves: arrays by path, in the dtype to keep; lazy ones (`Plan.lazy`) are read as they are written.
@@ -212,10 +211,8 @@ def save_checkpoint(
         layout: the table of `converters` that the reference's file fits; None for params of our own.
         origin_metadata: the strings in the header of the reference's file, if it was safetensors.
         beside: files to copy into the folder.
-        labels: classes to write beside the weights.
+        labels: classes to write into the folder.
         check: called when all leaves are read; if it raises, nothing is written.
-
-    Returns: the folder.
 
     Raises:
         DataError: the folder holds something else, or it cannot be written; nothing half-written is left.

@@ -143,7 +143,7 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
 
     Args:
         found: where they are, and where on the hub they came from.
-        asked: what the user named; it names weights without a name of their own.
+        asked: what the user named: the name of weights without one.
     """
     loose = found.repo is None and found.path.is_file()
     fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
@@ -186,9 +186,8 @@ def _card_beside(found: Resolved, facts_of: str | None) -> Card:
 def _refuse_other_config(card: Card, folder: Path) -> None:
     """A given card and the configuration beside the weights must agree.
 
-    No contradiction: a configuration that cannot be read (a card is then the way to load), or one of the
-    other kind, such as a CLIP's beside a classifier. If the family of towers differs, the tensors themselves
-    refuse.
+    These do not contradict: a configuration that cannot be read (the card is then needed to load), or one of
+    the other kind, such as a CLIP's beside a classifier. Another family of towers fails at the tensors.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:

@@ -1,8 +1,8 @@
 """The registered models: configs/models.csv, one row for each checkpoint, read into model cards.
 
-A cell that starts with `?` is unknown: the card has null there, and the cell's reason in `unknown`. What only
-the weights can tell (sha256, logit scale and bias) is null with a reason, and filled at conversion.
-docs/models.md documents the columns and the sources of their values.
+An unknown cell is `?` and the reason: the card has null and the reason in `unknown`. What only the weights
+tell (sha256, logit scale and bias) is filled at conversion. docs/models.md documents the columns and their
+sources.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 @dataclass(frozen=True)
 class Subject:
-    """One architecture and the registered models that have it; parity is shown for each subject.
+    """One architecture and its registered models; parity is shown for each subject.
 
     Attributes:
         arch: its name in configs/archs.

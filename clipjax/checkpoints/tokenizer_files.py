@@ -21,12 +21,11 @@ def find_tokenizer_files(
 ) -> tuple[Path, ...]:
     """The vocabulary of a tokenizer that does not ship with clipjax, as `load_tokenizer` takes it.
 
-    Searched in a folder, then in the hub's cache, then, with `download`, on the hub.
+    Searched in the folder, then in the hub's cache, then, with `download`, on the hub.
 
     Args:
-        spec: if it has a digest, files with that digest are preferred to nearer ones.
-        repo, revision: hub repository of the weights and its commit, searched before the repositories known
-            to have the tokenizer.
+        spec: files with its digest, if it has one, are preferred to nearer ones.
+        repo, revision: hub repository and commit of the weights, searched before the known repositories.
 
     Returns: () if nothing is found, or the tokenizer ships with clipjax.
     """

@@ -1,8 +1,8 @@
 """The batch of a device: measured once for each kind of model and device, and remembered.
 
-More images fill a device better, up to a point; beyond it they only cost memory and padding. `--batch-size
-auto` doubles the batch until that gains nothing, or the next one does not fit the device's memory. The
-fastest is remembered in the user's cache, in one file for each kind of device.
+More images fill a device better, up to a point; then they only cost memory and padding. `--batch-size auto`
+doubles the batch until that gains nothing, or the next one does not fit the memory. The user's cache
+remembers the fastest, in one file for each kind of device.
 
 The last bits of an embedding depend on the batch: an entry of the store keeps its first one.
 """

@@ -2,10 +2,9 @@
 
 The rows of a data set are cut into shards (see `clipjax.storage.store`). Every process embeds its share of
 the missing shards on its own devices, and waits for the others only at the end. Each device always gets the
-same number of images, fixed when the entry is created, and runs the same program on them. So the bits of an
-embedding do not depend on the number of devices or processes. (With a fixed global batch they would: matrix
-products of other shapes add up in another order.) Nor do they depend on what is embedded beside them: small
-data sets share steps (`embed_many`).
+same number of images, fixed when the entry is created, and runs the same program. So the bits of an embedding
+do not depend on the number of devices or processes, nor on data sets that share a step (`embed_many`). With a
+fixed global batch they would: matrix products of other shapes add up in another order.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How a tower's params are placed on the devices that embed: whole on each, or cut over all of them.
 
-Whole is the rule: no device waits for another. A model that does not fit a device is cut (FSDP, by the rules
-of `clipjax.devices.sharding`). Each device then holds its part of every large param, and puts one block at a
-time together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
+Whole is the rule: no device waits for another. A model that does not fit is cut (FSDP, by the rules of
+`clipjax.devices.sharding`): each device holds its part of every large param, and puts one block at a time
+together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
 """
 
 from __future__ import annotations

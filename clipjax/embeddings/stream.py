@@ -1,9 +1,9 @@
 """One stream of images of one or several data sets through the devices of this process.
 
 A step takes a fixed number of images a device, and a big slice has many devices, so a small data set fills
-only part of a step. Therefore the spans of several data sets follow each other. Each span is padded to whole
-batches of one device, not to a whole step. A row always has the same place and neighbours in its device's
-batch, so its features have the same bits, whatever comes before it, for any number of devices and after any
+only part of a step. Therefore the spans of several data sets follow each other, each padded to whole batches
+of one device, not to a whole step. A row always has the same place and neighbours in its device's batch. So
+its features have the same bits, whatever comes before it, for any number of devices and after any
 interruption.
 """
 

@@ -1,8 +1,7 @@
 """Embed small data sets together, before the runs that read them.
 
-A run embeds its own data set, and a small one leaves most of a large step empty. So the small data sets of
-many runs that share a pixel recipe are embedded first, in one stream
-(`clipjax.embeddings.images.embed_many`), into the store, where each run finds its own.
+Alone, a small data set leaves most of a large step empty. So those that share a pixel recipe are embedded in
+one stream (`clipjax.embeddings.images.embed_many`) into the store, where each run finds its own.
 """
 
 from __future__ import annotations
@@ -37,8 +36,7 @@ def embed_ahead(
 ) -> dict[str, EmbedStats]:
     """Embed the small data sets of the runs into the store. Errors are left to each run.
 
-    An unreadable image is left out here. A run that may not skip it finds the shard incomplete, makes it
-    anew, and stops there.
+    An unreadable image is left out here; a run that may not skip it makes the shard anew, and stops there.
 
     Args:
         runs: name of the task and its request (with `Dataset` objects). All have the same precisions.

@@ -4,10 +4,10 @@
     compute = Compute(store=Store("store"))
     for done in evaluate_all(model, planned.jobs, Request(), compute, results="results"): ...
 
-A card names the tasks of its data set and its place below the common folder (`place`). Cards of the user's
-own (*.toml in that folder) join those that ship with clipjax. A collection is a name for several tasks:
-`shifts` is classification on every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD
-detection and calibration with each prompt set, from the same stored image embeddings.
+A card names its data set's tasks and its place below the common folder (`place`). The user's own cards
+(*.toml in that folder) join those that ship with clipjax. A collection names several tasks: `shifts` is
+classification on every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD detection and
+calibration with each prompt set, from the same stored image embeddings.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Done:
 
 
 class Loaded:
-    """A cache of data sets: each is read and hashed once for all runs that share this."""
+    """A cache of data sets: each is read and hashed once."""
 
     def __init__(self) -> None:
         self._datasets: dict[tuple[str, Path], Dataset] = {}
@@ -117,7 +117,7 @@ class Loaded:
 def cards_below(data_root: str | Path) -> list[Located]:
     """The user's own cards (*.toml in `data_root`) and those that ship with clipjax, by name.
 
-    A user's card replaces the shipped one of its name. Places are relative to `data_root`.
+    A user's card replaces the shipped one of its name.
     """
     base = buckets.place(data_root).expanduser()
     if not is_dir(base):
@@ -144,12 +144,12 @@ def plan(
     Args:
         name: of a task, a collection, or "all".
         prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
-        only: names of data sets, or of families of them; empty: all.
-        places: folders of data sets that are not below `data_root`, by name.
+        only: names of data sets or of families of them; empty: all.
+        places: folders of data sets that are elsewhere, by name.
 
     Raises:
         UsageError: there is no task, collection or prompt set of that name.
-        DataError: none of its data sets is there; the message names the folders looked for.
+        DataError: none of its data sets is there; names the folders looked for.
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)
@@ -220,8 +220,8 @@ def evaluate_all(
     Args:
         model: a model, not its name. If its own head has other classes than a data set, the result is a row
             "not applicable".
-        jobs: of `plan`. For a model with a head of its own, jobs that differ only in prompts are run once.
-        request: for all jobs; their data sets and prompts override its own.
+        jobs: of `plan`. For a model with its own head, jobs that differ only in prompts are run once.
+        request: for all jobs, which override data sets and prompts.
         results: a folder for rows and per-image tables; None writes nothing.
         announce: called before each job with its number (from 1), the number of jobs, and the job.
         loaded: data sets that other calls have read.

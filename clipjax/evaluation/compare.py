@@ -4,10 +4,10 @@
         print(found.metric, found.difference, found.interval, found.p_holm)
 
 The comparison is paired: the runs' per-image tables are joined by image id, so images that are hard for both
-models do not blur the difference. Proportions: McNemar's exact test, with an interval of the difference
-(MOVER). All other numbers: a bootstrap that draws the same images for both runs. The p-values of one call are
-corrected together (Holm). A difference is the second minus the first. The task defines what is compared
-(`Task.paired`), by the names of its rows; the rest is left out with a reason.
+models do not blur the difference. Proportions: McNemar's exact test, and an interval of the difference
+(MOVER). All others: a bootstrap that draws the same images for both runs. The p-values of one call are
+corrected together (Holm). A difference is the second minus the first. `Task.paired` defines what is compared;
+the rest is left out with a reason.
 """
 
 from __future__ import annotations
@@ -115,19 +115,19 @@ def compare_runs(
     """Compare two runs, or two models on everything that both were evaluated on in the same way.
 
     Args:
-        first, second: a run id in `results`, the folder of a run, or a model's id. For models, runs made in
+        first, second: a run id in `results`, the folder of a run, or a model's id. Of models, runs made in
             the same way are compared (`clipjax.evaluation.run_pairs`), the newest of repeated ones; two named
             runs may differ.
-        metrics: only these; the correction counts only what is compared.
-        resamples, seed: of the paired bootstrap; the drawn images depend on the data set and the seed alone.
-        prompts, precision, labels: choose among a model's runs if it has several: a prompt set, "parity" or
-            "fast", a label space.
+        metrics: only these; the correction counts only them.
+        resamples, seed: of the paired bootstrap; only data set and seed decide which images are drawn.
+        prompts, precision, labels: choose among several runs of a model: a prompt set, "parity" or "fast", a
+            label space.
 
     Raises:
-        UsageError: no run or model of that name; both are one run; no metric of that name; or the models have
-            several pairs of runs of one task and data set that were made in the same way.
-        DataError: the runs are of other tasks, data sets, images or annotations, or were made by another
-            version; the models have no runs made in the same way; or one of `metrics` cannot be compared.
+        UsageError: no run or model of that name; both are one run; no metric of that name; or several pairs
+            of the models' runs of one task and data set were made in the same way.
+        DataError: the runs differ in task, data set, images or annotations, or were made by another version;
+            no runs of the models were made in the same way; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)

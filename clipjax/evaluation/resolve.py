@@ -121,7 +121,7 @@ def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations |
 
 
 def annotations_path(card: DatasetCard, given: str | Path | None = None) -> Path | None:
-    """The given file or folder, else the one that the card names, relative to the card's file."""
+    """The given file or folder, else the card's, relative to the card's file."""
     if given is None and card.annotations is not None and card.path is not None:
         return card.path.parent / card.annotations
     return None if given is None else place(given)

@@ -1,7 +1,7 @@
 """Result rows of one run: a task's numbers with their provenance.
 
 A row records its subject (`identity`), how it was measured, and a number (`clipjax.tasks.task.Measure`).
-`finish` adds published numbers and departures from the protocols, checks the rows and writes them.
+`finish` adds published numbers and departures from the protocols.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def refused_recipe(model: Encoder, task: Task, name: str) -> dict[str, Any]:
 
 
 def finish(common: Row, outcome: Outcome, stats: EmbedStats, results: str | Path | None) -> Result:
-    """Make rows from numbers; the first process writes them, unless `results` is None."""
+    """Make and check rows; the first process writes them, unless `results` is None."""
     rows = with_protocols(with_references([common | _fields(measure) for measure in outcome.measures]))
     validate_rows(rows)
     path = None

@@ -2,10 +2,10 @@
 
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
 
-Runs are matched as `clipjax results diff` matches rows: by task and data set, then by the whole recipe apart
-from the model. If no recipes match: by prompts, label space, projection, ID set, annotations, precision and
-sample. What belongs to a model may differ (its transform, tokenizer, logit scale; its prompts, if it has
-words or a head of its own). Of runs with the same recipe the newest counts.
+Runs are matched as in `clipjax results diff`: by task and data set, then by the recipe apart from the model.
+If no recipes match: by prompts, label space, projection, ID set, annotations, precision and sample. What
+belongs to a model may differ: its transform, tokenizer and logit scale, and its prompts if it has its own
+words or head. Of runs with the same recipe the newest counts.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
 
 
 def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    """Whether the run is this model's, with numbers and a per-image table, not a comparison of precisions."""
+    """Whether the run is this model's, with numbers and images, and not a comparison of precisions."""
     own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
     measured = own and any(row["value"] is not None for row in rows)
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
@@ -147,7 +147,7 @@ def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """Pairs made in the same way: by recipe, or if there are none by `how`. Complete runs are preferred."""
+    """Pairs made in the same way: by recipe, else by `how`. Complete runs are preferred."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]

@@ -72,7 +72,7 @@ class Part:
 
     Attributes:
         name, manifest: the data set, or a sample of it, which `sample` records.
-        labels, label_space: int [N] and their classes; None if there are none.
+        labels, label_space: int [N] and their classes, or None.
         projection: from the head's classes to these; None if they are the same.
         pixels: the model's pixel recipe on this data set.
         share: which of the card's images the data has, before any sample (`missing_of`); None: all.
@@ -104,7 +104,7 @@ class Part:
 
 
 class NotApplicableError(UsageError):
-    """A model's own head has other classes than the data set, and no projection leads from one to the other.
+    """A model's own head has other classes than the data set, and no projection leads to them.
 
     A run of many data sets records it and goes on.
     """

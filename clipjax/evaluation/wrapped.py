@@ -116,7 +116,7 @@ class Wrapped:
 
 
 def encoder_of(model: Any) -> Encoder:
-    """A model with every field that evaluation reads: a user's own object is wrapped.
+    """The model itself, or a user's own object wrapped with every field that evaluation reads.
 
     Raises:
         UsageError: it has no card, or the card has no id, kind or preprocess.

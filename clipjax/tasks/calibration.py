@@ -1,13 +1,13 @@
 """Calibration: is a model right as often as it is confident, before and after temperature scaling?
 
 Reported are the expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal
-mass, the maximum calibration error, NLL, Brier score and the reliability diagram. Each is of the softmax of
-the model's own logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the
+mass, the maximum calibration error, NLL, Brier score and the reliability diagram, each for the softmax of the
+model's own logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the
 in-distribution (ID) set, a recorded split (`calibration.half_split`, or a column `calibration`), and applied
-to every data set. For the ID set itself only the test half is reported. With fewer or coarser classes, the
-softmax is of the projected logits.
+to every data set. Of the ID set itself only the test half is reported. With fewer or coarser classes, the
+logits are projected.
 
-A bootstrap keeps the bin edges of the data set, so that an image stays in its bin.
+A bootstrap keeps the data set's bin edges: an image stays in its bin.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """Confidence, NLL and Brier score of each image before and after scaling, and T.
 
     Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll` and `brier` with the endings
-    `_before` and `_after`; `temperature`, `temperature_error` (the standard error of its logarithm) and
-    `calibration_images` are the same in every row. For the ID set itself the rows are those of the test half,
-    and `id` names them. Without logits, only `label`.
+    `_before` and `_after`. The same in every row: `temperature`, `temperature_error` (the standard error of
+    its logarithm), `calibration_images`. For the ID set itself, the rows are the test half, and `id` names
+    them. Without logits, only `label`.
 
     Raises:
         DataError: no images or no labels, here or in the ID set; fewer than two ID images, or two of one

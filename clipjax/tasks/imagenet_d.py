@@ -2,12 +2,12 @@
 
 Zero-shot models choose among the 113 categories by name (`top1`), with the reference's prompt `A photo of a
 {}`. A classifier's 1,000 classes are projected to the categories; its `top1_full` is the reference's number:
-the best of all 1,000 classes belongs to the category.
+the best of all 1,000 belongs to the category.
 
 The study asks among four: the true category and the three *wrong* ones of which a selection model is most
 confident. With the model's own list the answer is right exactly if the 113-way answer is, so `top1_4way_own`
-equals `top1`. With another model's list it is `top1_4way_list`. Lists are `annotations`: the images.parquet
-of a run of this task (its column `failures`), or a CSV file `id,category1,category2,category3`.
+equals `top1`; with another model's it is `top1_4way_list`. Lists are `annotations`: the images.parquet of a
+run of this task (its column `failures`), or a CSV file `id,category1,category2,category3`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Visual factors (ImageNet-X): how accuracy depends on pose, background, size, texture, ...
 
-For each image, annotators named the factors in which it departs from the prototypes of its class: all of them
-("multi") and the most distinctive one ("top"). Numbers come in four variants: top or multi, with prototypes
-left out ("filtered") or in ("kept"). The default is top/filtered, as in the reference and, by all evidence,
-in the paper. Its numbers over all images have no slice; those of a factor have the slice
-`top/filtered/factor:pose`, those over all images of another variant `multi/filtered`, and so on.
+Annotators named the factors in which an image departs from the prototypes of its class: all of them ("multi")
+and the most distinctive one ("top"). There are four variants: top or multi, with prototypes left out
+("filtered") or in ("kept"). The default is top/filtered, as in the reference and, by all evidence, in the
+paper; its numbers over all images have no slice. Slices: `top/filtered/factor:pose` for a factor,
+`multi/filtered` for all images of another variant, and so on.
 
 "average" is the accuracy over all annotated images, each counted once. Right means: the annotated class, or a
 class of its metaclass (`*_metaclass`), or one of the image's ReaL labels (`*_real`). Definitions:

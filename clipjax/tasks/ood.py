@@ -1,15 +1,15 @@
 """Out-of-distribution detection: how well do a model's scores tell images of none of its classes?
 
-The images of the data set are out of distribution (OOD), those of `Inputs.id` in distribution (ID); the same
-head over the ID classes scores both. Every score (`clipjax.metrics.ood_scores`) is larger for an image that
-looks more in-distribution. Every measure of `clipjax.metrics.detection` judges it: AUROC, the areas under
-precision-recall curves, and FPR95 by the four conventions in use, each under its own name. The paper's score
-comes first, without a slice: MCM for a zero-shot model, MSP for a classifier. Only a zero-shot head has
-cosines: scores of raw cosines do not apply to a classifier, nor to a cache of images.
+The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID); the same head
+over the ID classes scores both. Every score (`clipjax.metrics.ood_scores`) is larger for an image that looks
+more in-distribution. Measures (`clipjax.metrics.detection`) are AUROC, the areas under precision-recall
+curves, and FPR95 by the four conventions in use, each under its own name. The paper's score comes first,
+without a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw cosines need a zero-shot head:
+a classifier and a cache of images have none.
 
 Columns of the OOD set add numbers. `ood_class` (NINCO): each class, and the unweighted mean over classes.
 `confused_with` (ImageNet-O), the class that an image is mistaken for: the protocol of Natural Adversarial
-Examples, in which only these classes and their ID images count.
+Examples, with only these classes and their ID images.
 """
 
 from __future__ import annotations

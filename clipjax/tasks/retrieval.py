@@ -1,13 +1,13 @@
 """Retrieval between images and captions: recall at 1, 5 and 10 and mean average precision, both ways.
 
 Definitions and names are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`). `image_retrieval_*` is over
-captions (text -> image: the caption's image is among the k best images). `text_retrieval_*` is over images
+captions (text -> image: the caption's image is among the k best images), `text_retrieval_*` over images
 (image -> text: any of the image's captions is among the k best texts). `mean_recall@5` is the mean of the two
-recalls at 5, a data set's number in the paper's Table IV.
+recalls at 5, as in the paper's Table IV.
 
-For each image the ranks of its captions among all texts are kept, and its own rank among all images for each
-caption: every number follows from these. An image's captions are one observation, so resamples draw images.
-Recall over images is a proportion with Wilson's interval.
+Every number follows from an image's ranks: of its captions among all texts, and of itself among all images
+for each caption. Its captions are one observation, so resamples draw images. Recall over images is a
+proportion with Wilson's interval.
 """
 
 from __future__ import annotations

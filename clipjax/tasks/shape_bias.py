@@ -1,13 +1,13 @@
 """Shape bias: if an image's shape and texture disagree, how often does the decision follow the shape?
 
 An image's label is its shape; a column `texture` names the category of its texture (cue-conflict stimuli,
-Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T); images
-whose shape and texture agree do not count. Definitions: `clipjax.metrics.shape_bias`.
+Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), without
+images whose shape and texture agree. Definitions: `clipjax.metrics.shape_bias`.
 
 A head over ImageNet's 1,000 classes decides by the mean probability of each category's classes, at the
-model's own logit scale, on which that mean depends. A head over the categories themselves (card
-`cue_conflict_16`, or `--labels cue_conflict`) decides by its largest logit. A row's `convention` records
-which: its `projection` is "mean_prob from imagenet" or null.
+model's own logit scale, on which that mean depends. A head over the categories (card `cue_conflict_16`, or
+`--labels cue_conflict`) decides by its largest logit. In a row's `convention`, `projection` is "mean_prob
+from imagenet" or null accordingly.
 """
 
 from __future__ import annotations

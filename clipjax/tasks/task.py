@@ -165,15 +165,14 @@ def metric_name(metric: str, slice: str | None) -> str:
 
 @dataclass(frozen=True)
 class Paired:
-    """The quantities by which two runs on the same images are compared (`clipjax compare`).
+    """The numbers by which `clipjax compare` compares two runs on the same images.
 
     Every metric is the `metric_name` of one that `measure` returns.
 
     Attributes:
         right: proportions, compared by McNemar's test. Metric -> whether each image is right, bool [N], or
             fewer if it is over some of the images or over sets of them.
-        over: for metrics of `right` over some of the images: which ones, bool [N]. Not compared if the runs
-            differ here.
+        over: for metrics of `right` over some images: which, bool [N]. Not compared if the runs differ here.
         resampled: every other number, compared by a paired bootstrap: how often each image is drawn, int [B,
             N] -> float64 [B] a metric.
         groups: [N], names of samples that are drawn independently (in- and out-of-distribution images); None:

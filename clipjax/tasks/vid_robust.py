@@ -1,10 +1,10 @@
 """Accuracy that holds over the frames of a video: ImageNet-Vid-Robust (Shankar et al. 2021).
 
 An anchor frame and the frames at most 10 before and after it are one set; a frame with several classes is
-right with any of them. `pm0`, also called `benign`, is the share of anchors that are right. `pm10` is the
-share of sets in which the anchor *and* every frame are right; `pm1` to `pm9` use only the frames that near.
-Sets are independent, so these are proportions of sets. `top1_all_frames` counts every frame by itself, with
-its first class alone (wise-ft): another number, whose interval resamples whole sets.
+right with any of them. `pm0`, also called `benign`, is the share of anchors that are right, `pm10` the share
+of sets in which the anchor *and* every frame are right; `pm1` to `pm9` use only the frames that near. Sets
+are independent, so these are proportions. `top1_all_frames` counts every frame by itself, with its first
+class alone (wise-ft); its interval resamples whole sets.
 """
 
 from __future__ import annotations

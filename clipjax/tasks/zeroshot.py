@@ -1,12 +1,12 @@
 """Classification accuracy: zero-shot for a CLIP model, or a classifier's with its own head.
 
-Reported are top-1 and top-5 accuracy over images with Wilson intervals, the accuracy of every class, and
-their unweighted mean. If the head has more classes than the data set (ImageNet-R's 200 of 1,000), or finer
-ones (ObjectNet), its scores are projected to the data set's classes. `top1_full` then is how often the best
-of *all* the head's classes is a right one. If a class of the data set takes the largest score of several head
-classes, `top1_restricted` is over just these (ObjectNet's 125): it equals `top1` except for ties. A column
-`accepted` lists the right labels of images that have several; an image counts for the class of its first. A
-data set without labels gets predictions and no numbers.
+Reported are top-1 and top-5 accuracy over images with Wilson intervals, each class's accuracy, and their
+unweighted mean. If the head has more classes than the data set (ImageNet-R's 200 of 1,000), or finer ones
+(ObjectNet), its scores are projected; `top1_full` then is how often the best of *all* the head's classes is a
+right one. If a class of the data set takes the largest score of several head classes, `top1_restricted` is
+over just these (ObjectNet's 125): it equals `top1` except for ties. A column `accepted` lists the right
+labels of images that have several; an image counts for the class of its first. Without labels there are
+predictions and no numbers.
 """
 
 from __future__ import annotations

@@ -85,11 +85,11 @@ def evaluate_predictions(
         labels: the classes of the columns of logits and, without a card, of the labels.
         annotations, seed, resamples, results: as in `clipjax.evaluate`.
         model: name of the model in the rows; default: from `run.json`, else the file's name. A file does not
-            show whose outputs it has. With a registered model's id, that model's facts count as stated by the
-            user, and the name ends in "-unverified", so that the model's published numbers stay its own.
+            show whose outputs it has: with a registered model's id, its facts count as stated, and the name
+            ends in "-unverified", so that the model's published numbers stay its own.
 
     Raises:
-        UsageError, DataError: one sentence with the file, and the row or key, and what to do.
+        UsageError, DataError: one sentence with the file, the row or key, and what to do.
     """
     start, found, path = time.perf_counter(), find_task(task), place(file)
     check_bootstrap(resamples, seed)
