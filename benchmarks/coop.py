@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from towers import card_of
 
 import clipjax
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.finetune.data.splits import TrainSplit

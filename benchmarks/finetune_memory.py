@@ -24,8 +24,8 @@ import jax
 import numpy as np
 import typer
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.data.cards import load_dataset
 from clipjax.demo.files import Split, write_split
 from clipjax.devices.sharding import make_mesh

@@ -175,7 +175,7 @@ def clipjax_side(folder: Path, batch: int) -> Callable[[str], Any]:
 
 
 def small_card() -> Any:
-    from clipjax.checkpoints.registry import model_card
+    from clipjax.checkpoints.identity.registry import model_card
     from clipjax.models.arch import load_arch
 
     arch: Any = load_arch(ARCH)

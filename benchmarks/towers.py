@@ -26,7 +26,7 @@ import typer
 
 import clipjax
 from clipjax.checkpoints.card import Card, Source
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.verification.verify import random_inputs

@@ -31,8 +31,8 @@ import numpy as np
 import tpu_table
 import typer
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.devices.sharding import local_mesh, make_mesh
 from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
 from clipjax.embeddings.images import IMAGE_BATCH

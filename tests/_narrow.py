@@ -8,9 +8,9 @@ from typing import Any
 
 from reference import conditioned, narrow, save
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import load_arch
 
 

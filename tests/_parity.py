@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from _compile import QUICKLY
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.models.arch import Arch, arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.verification import verify

@@ -77,7 +77,7 @@ def coverage() -> None:
 
 def tpu() -> None:
     tpu_table, weak_scaling = map(importlib.import_module, ("tpu_table", "weak_scaling"))
-    from clipjax.checkpoints.registry import model_card, registry
+    from clipjax.checkpoints.identity.registry import model_card, registry
     from clipjax.models.arch import families, family_of
 
     def compiled() -> set[str]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.checkpoints.card import ADAPTER, CARD, WEIGHTS, Card, card_from_dict
-from clipjax.checkpoints.naming import edited
+from clipjax.checkpoints.identity.naming import edited
 from clipjax.checkpoints.native import CardFile, read_card_file, write_folder
 from clipjax.checkpoints.origin import AdapterParts, Place
 from clipjax.config import cache_dir

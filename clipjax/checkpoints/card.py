@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from clipjax.checkpoints.facts import ORIGINS, REGISTRY
-from clipjax.checkpoints.pins import row_of_old_card
+from clipjax.checkpoints.identity.facts import ORIGINS, REGISTRY
+from clipjax.checkpoints.identity.pins import row_of_old_card
 from clipjax.config import config_dir
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.data.text.tokenizers import TokenizerSpec, vocab_size
 from clipjax.errors import DataError, UsageError
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import Arch, arch_from_dict, arch_to_dict
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.digests import Version, sha256_files, sha256_json, version_of
 from clipjax.storage.records import read
 
@@ -173,7 +173,7 @@ class Card:
         normalize_features: a classifier's head reads features of unit norm (a CLIP fine-tuned by
             cross-entropy).
         lineage: how our own training made the model: method, recipe, data, start model.
-        facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.facts`.
+        facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.identity.facts`.
         facts_of: the registered model whose facts these are, or None.
         label_space: the classes in `LABELS`; None if they have a name in configs/labels.
 

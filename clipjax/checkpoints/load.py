@@ -17,8 +17,8 @@ from jax.sharding import Mesh
 from clipjax.checkpoints.adapter_file import base_settings, find_base, read_adapter_file
 from clipjax.checkpoints.card import Card, Weights
 from clipjax.checkpoints.fetch import fetched
+from clipjax.checkpoints.identity.naming import NOTHING, Stated, default_name
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.naming import NOTHING, Stated, default_name
 from clipjax.checkpoints.native import CardFile, card_file, load_params, save_checkpoint
 from clipjax.checkpoints.opening import Opened, open_weights
 from clipjax.checkpoints.origin import Place
@@ -56,7 +56,7 @@ def load_model(
         card: registered model id, or a card, that describes how to load the weights (architecture, pixels,
             tokenizer). Needed for bare weights; used instead of any configuration there. Only a registered
             model's own weights get its name and facts: those of its hub repository, or of a known SHA-256
-            (`clipjax.checkpoints.naming`).
+            (`clipjax.checkpoints.identity.naming`).
         file: which file of a hub repository.
         image_size: side of the images in pixels, if not the model's own: its position table is resampled as
             its reference library does it (see `clipjax.checkpoints.resize`).

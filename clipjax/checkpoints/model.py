@@ -28,8 +28,8 @@ import PIL.Image
 from clipjax.checkpoints.adapter_file import save_adapter
 from clipjax.checkpoints.card import Card, Weights
 from clipjax.checkpoints.encoder import embeds_at_unit_norm
-from clipjax.checkpoints.facts import REGISTRY
-from clipjax.checkpoints.naming import disowned
+from clipjax.checkpoints.identity.facts import REGISTRY
+from clipjax.checkpoints.identity.naming import disowned
 from clipjax.checkpoints.native import save_checkpoint
 from clipjax.checkpoints.origin import AdapterParts, Origin, Place
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files

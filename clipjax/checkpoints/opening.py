@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from clipjax.checkpoints.card import Card, Weights, card_from_dict
-from clipjax.checkpoints.facts import REGISTRY, UNKNOWN
-from clipjax.checkpoints.naming import Stated, default_name, edited, identified, own_name, restated
-from clipjax.checkpoints.native import CardFile, load_checkpoint
-from clipjax.checkpoints.origin import Origin
-from clipjax.checkpoints.registry import (
+from clipjax.checkpoints.identity.facts import REGISTRY, UNKNOWN
+from clipjax.checkpoints.identity.naming import Stated, default_name, edited, identified, own_name, restated
+from clipjax.checkpoints.identity.registry import (
     id_of_repo,
     model_card,
     model_ids,
@@ -27,6 +25,8 @@ from clipjax.checkpoints.registry import (
     refuse_wrong_activation,
     unknown_model,
 )
+from clipjax.checkpoints.native import CardFile, load_checkpoint
+from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files
 from clipjax.errors import DataError, UsageError
 from clipjax.models.network import Network

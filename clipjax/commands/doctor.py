@@ -64,7 +64,7 @@ def _ids(models: str | None, data_root: Path | None) -> tuple[str, ...]:
         refuse_without("--data-root", {"--models": models})
     if models is None:
         return ()
-    from clipjax.checkpoints.registry import model_card
+    from clipjax.checkpoints.identity.registry import model_card
 
     return tuple(model_card(name.strip()).id for name in models.split(","))
 

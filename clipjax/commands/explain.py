@@ -119,7 +119,7 @@ def _in_words(match: Match) -> str:
 
 
 def _show_run(rows: Sequence[Row], against: str | None, as_json: bool) -> None:
-    from clipjax.checkpoints.facts import origin_in_words
+    from clipjax.checkpoints.identity.facts import origin_in_words
     from clipjax.results.tables import model_name
 
     row, match = rows[0], _match(rows[0], against)

@@ -54,7 +54,7 @@ def models(
     "verified": its full-size tensors match those of the reference library one to one, and a narrow model with
     the same flags gives the same numbers (see `clipjax verify --all`).
     """
-    from clipjax.checkpoints.registry import model_card
+    from clipjax.checkpoints.identity.registry import model_card
     from clipjax.verification import coverage
 
     forms = {"--by-family": by_family, "--markdown": as_markdown}

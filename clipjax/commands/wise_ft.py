@@ -82,7 +82,7 @@ def wise_ft(
 
         clipjax wise-ft b32 ce/seed1/model --out wise --evaluate robustness --data-root /data
     """
-    from clipjax.checkpoints.naming import taken_names
+    from clipjax.checkpoints.identity.naming import taken_names
     from clipjax.finetune.wise_ft import ALPHAS, choose_alpha
 
     out = place(out)

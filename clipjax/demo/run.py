@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from clipjax.checkpoints.card import Card, Preprocess, Source
+from clipjax.checkpoints.identity.registry import channel_statistics
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import channel_statistics
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in, load_dataset
 from clipjax.data.pixels.pixel_store import BUDGET, PixelStore

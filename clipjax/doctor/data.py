@@ -52,7 +52,7 @@ def check_planned(
 
     Leaves out text embeddings, which are small, and what the store already holds.
     """
-    from clipjax.checkpoints.registry import model_ids
+    from clipjax.checkpoints.identity.registry import model_ids
 
     chosen = models or tuple(model_ids())
     try:
@@ -80,7 +80,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
     Raises UsageError for an id that is not registered.
     """
-    from clipjax.checkpoints.registry import model_card
+    from clipjax.checkpoints.identity.registry import model_card
 
     for name in models:
         yield _FLOAT32 * model_card(name).arch.vision.embed_dim

@@ -26,8 +26,8 @@ from clipjax.data.pixels.decoders import AUTO
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
 from clipjax.embeddings.params import device_memory
 from clipjax.errors import DataError
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.network import Precision
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles

@@ -26,7 +26,7 @@ from clipjax.embeddings.forward import choose_params
 from clipjax.embeddings.params import REPLICATED, placements
 from clipjax.embeddings.stream import Passenger, Span, Stream
 from clipjax.errors import DataError, UsageError
-from clipjax.models import FORWARD_VERSION
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.entry import Entry, check_finite, key_hash
 from clipjax.storage.store import Store
 

@@ -18,7 +18,7 @@ from clipjax.data.labels import PromptSet
 from clipjax.data.text.tokenizers import Tokenizer
 from clipjax.embeddings.images import text_encoder
 from clipjax.errors import DataError
-from clipjax.models import FORWARD_VERSION
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 

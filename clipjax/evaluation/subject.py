@@ -21,7 +21,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError
 from clipjax.heads.adapters.base import Adapter, adapter_digest
-from clipjax.models import FORWARD_VERSION
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.tasks.task import Annotations, Task
 
 SCALED = "JPEGs of four times the input size and more decoded smaller: not the reference's pixels"

@@ -19,8 +19,8 @@ import numpy as np
 
 from clipjax.checkpoints.card import LABELS, Preprocess, Resized
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.checkpoints.facts import STATED, UNKNOWN, check_facts
-from clipjax.checkpoints.naming import taken_names
+from clipjax.checkpoints.identity.facts import STATED, UNKNOWN, check_facts
+from clipjax.checkpoints.identity.naming import taken_names
 from clipjax.checkpoints.origin import AdapterParts
 from clipjax.data.labels import LabelSpace, load_labels
 from clipjax.data.text.tokenizers import Tokenizer, TokenizerSpec

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clipjax.checkpoints.identity.registry import model_card, model_ids
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card, model_ids
 from clipjax.devices.sharding import batch_sharding, params_sharding, replicated
 from clipjax.finetune.method import Outline, Setup, find_method
 from clipjax.finetune.training.step import check_batch, state_shardings

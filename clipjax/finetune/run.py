@@ -24,9 +24,9 @@ from typing import Any
 
 import jax
 
+from clipjax.checkpoints.identity.naming import taken_names
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.naming import taken_names
 from clipjax.data.cards import Dataset
 from clipjax.devices.agreement import first_writes
 from clipjax.errors import DataError, UsageError

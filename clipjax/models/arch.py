@@ -6,7 +6,7 @@ activation or epsilon does not fail: it gives slightly wrong embeddings.
 
     logit_bias = false              # dual encoders only: is there a learned bias beside the logit scale
     [vision]
-    family = "vit"                  # the module of clipjax.models that holds the tower
+    family = "vit"                  # the module of clipjax.models.families that holds the tower
     ...                             # the fields of that family's config class
     [text]                          # or num_classes = K at the top: a classifier
     family = "text"
@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import clipjax.models
+import clipjax.models.families
 from clipjax.config import config_dir
 from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
@@ -109,10 +109,10 @@ class Arch:
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name, found by scanning `clipjax.models`. Raises DataError as `register`."""
+    """Every family by name, found by scanning `clipjax.models.families`. Raises DataError as `register`."""
     found: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(clipjax.models.__path__):
-        family = getattr(importlib.import_module(f"clipjax.models.{module.name}"), "FAMILY", None)
+    for module in pkgutil.iter_modules(clipjax.models.families.__path__):
+        family = getattr(importlib.import_module(f"clipjax.models.families.{module.name}"), "FAMILY", None)
         if family is not None:
             register(found, family)
     return found

@@ -360,9 +360,3 @@ def maps_at(stages: Sequence[Any], x: Array, *, mode: Mode, at: Sequence[int]) -
         x, _ = stage(x, mode=mode, capture=False)
         maps.append(x)
     return [maps[i] for i in at]
-
-
-def unit_norm(features: Array) -> Array:
-    """Rows divided by their L2 norm, [B, D]; a zero row stays zero (torch's normalize, eps 1e-12)."""
-    norm = jnp.sqrt(jnp.sum(features * features, axis=-1, keepdims=True))
-    return features / jnp.maximum(norm, 1e-12)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipjax.checkpoints.registry_rows import registry
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
 from clipjax.results.completeness import id_part_of, part_of, share

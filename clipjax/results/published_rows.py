@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.results.published import Number
 from clipjax.results.references import Score

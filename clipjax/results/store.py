@@ -318,7 +318,9 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def facts_origin(card: ModelCard) -> dict[str, Any]:
-    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.facts`); empty if it has no origin."""
+    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.identity.facts`); empty if it has no
+    origin.
+    """
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clipjax.checkpoints.facts import origin_in_words
+from clipjax.checkpoints.identity.facts import origin_in_words
 from clipjax.errors import UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.escaping import csv_cell, markdown, tex_row

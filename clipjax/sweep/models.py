@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipjax.checkpoints.identity.naming import NOTHING, Stated
+from clipjax.checkpoints.identity.registry import model_card, model_ids
 from clipjax.checkpoints.load import open_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.naming import NOTHING, Stated
-from clipjax.checkpoints.registry import model_card, model_ids
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.errors import ClipjaxError
 from clipjax.evaluation.resolve import has_own_head

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from clipjax.checkpoints.registry_rows import registry, unknown_model
+from clipjax.checkpoints.identity.registry_rows import registry, unknown_model
 from clipjax.config import config_dir
 from clipjax.data.cards import cards_in
 from clipjax.data.labels import load_prompts

@@ -24,7 +24,7 @@ import jax
 from jax.sharding import Mesh
 
 from clipjax.checkpoints.card import Card
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.config import config_dir
 from clipjax.devices.sharding import batch_sharding, make_mesh, replicated
 from clipjax.embeddings.flops import Forward, forward_of, product_flops

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.registry import Subject, groups, registry, subjects
+from clipjax.checkpoints.identity.registry import Subject, groups, registry, subjects
 from clipjax.config import config_dir
 from clipjax.errors import unknown_name
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.parity_record import read_record
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.storage.reading import read_text, read_toml
 from clipjax.storage.writing import write_bytes
 

@@ -31,14 +31,14 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.checkpoints.identity.registry import Subject, model_card, registry, subjects
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
-from clipjax.checkpoints.registry import Subject, model_card, registry, subjects
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import empty_record, read_record, record_path
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar
 from clipjax.storage.writing import draft_file, put_bytes
 from clipjax.verification.verify import Report, compare, random_inputs, read_golden

@@ -10,7 +10,7 @@ forward hooks, in clipjax's layout (channels last) and names.
     build.py       a library's model by NAME, at full size or with the sizes of our record
     transformers_models.py   the same for transformers, whose models have configs and no names
     recording.py   forward hooks
-    towers/*.py    one file per family, named as in `clipjax.models` (hf.py: transformers)
+    towers/*.py    one file per family, named as in `clipjax.models.families` (hf.py: transformers)
     condition.py   weights in which every tensor and every eps matters
     run.py         a model and inputs -> every stage and the results
     sweep.py       the same for many architectures, and full-size shapes

@@ -13,7 +13,7 @@ from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import Spec, load_spec, spec_names
 from clipjax.analysis.rows.cells import Term
 from clipjax.analysis.rows.groups import group_of, matches
-from clipjax.checkpoints.registry_rows import registry
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.annotations import imagenet_x_facts
 from clipjax.data.labels import LabelSpace

@@ -15,8 +15,8 @@ import timm
 import torch
 
 import clipjax
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.errors import UsageError
 from clipjax.heads.build import classifier_head
 from clipjax.heads.head import logits

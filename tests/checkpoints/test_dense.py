@@ -14,8 +14,8 @@ import pytest
 import torch
 from _parity import Case, case_of, narrow_case
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.errors import UsageError
 from clipjax.models.arch import load_arch, narrow_arch
 from clipjax.models.network import Network

@@ -19,10 +19,10 @@ from _records import embed_images
 from safetensors.numpy import load_file, save_file
 
 from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model, open_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
-from clipjax.checkpoints.registry import model_card
 from clipjax.errors import DataError, UsageError
 from clipjax.storage import reading
 from clipjax.storage.store import Store

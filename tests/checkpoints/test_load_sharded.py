@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from clipjax.checkpoints.card import Card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
-from clipjax.checkpoints.registry import model_card
 from clipjax.devices.sharding import DP, make_mesh
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import Arch, load_arch

@@ -15,8 +15,8 @@ from open_clip.transform import image_transform
 from timm.data.transforms_factory import create_transform
 
 from clipjax.checkpoints.card import card_from_dict
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.embeddings.images import text_encoder
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch

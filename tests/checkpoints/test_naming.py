@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 import clipjax
 from clipjax.analysis.report.data import report_data
 from clipjax.analysis.rows.cells import Column, Term, cells_of
-from clipjax.checkpoints import naming, opening, pins
+from clipjax.checkpoints import opening
 from clipjax.checkpoints.card import Card, card_from_dict
-from clipjax.checkpoints.facts import check_facts, fact_table
+from clipjax.checkpoints.identity import naming, pins
+from clipjax.checkpoints.identity.facts import check_facts, fact_table
+from clipjax.checkpoints.identity.naming import Stated, default_name, own_name, restated
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import convert_model, load_model
-from clipjax.checkpoints.naming import Stated, default_name, own_name, restated
-from clipjax.checkpoints.registry import model_card
 from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results.published import Number

@@ -19,9 +19,9 @@ from open_clip.model import CLIPVisionCfg, QuickGELU, _build_vision_tower
 from open_clip.pretrained import get_pretrained_cfg
 from timm.models import get_pretrained_cfg as get_timm_cfg
 
-from clipjax.checkpoints import registry as module
 from clipjax.checkpoints.card import Card, card_from_dict
-from clipjax.checkpoints.registry import id_of_repo, model_card, model_ids, registry
+from clipjax.checkpoints.identity import registry as module
+from clipjax.checkpoints.identity.registry import id_of_repo, model_card, model_ids, registry
 from clipjax.data.text.vocabularies import rules
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import family_of, load_arch

@@ -13,7 +13,7 @@ import pytest
 import reference
 
 import clipjax
-from clipjax.checkpoints.registry import model_card, registry
+from clipjax.checkpoints.identity.registry import model_card, registry
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from converters.golden import model_config
@@ -99,7 +99,7 @@ def test_a_tag_trained_with_the_exact_gelu(tmp_path: Path) -> None:
 
 
 def test_no_registered_card_contradicts_itself() -> None:
-    from clipjax.checkpoints.registry import refuse_wrong_activation
+    from clipjax.checkpoints.identity.registry import refuse_wrong_activation
 
     for model_id in registry():
         refuse_wrong_activation(model_card(model_id))

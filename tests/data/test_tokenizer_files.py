@@ -15,9 +15,9 @@ import pytest
 from _vocabularies import PIECES, small_rules, write_folders
 
 from clipjax.checkpoints.card import card_from_dict
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.checkpoints.tokenizer_files import find_tokenizer_files
 from clipjax.config import config_dir
 from clipjax.data.labels import LabelSpace, PromptSet

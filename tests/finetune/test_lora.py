@@ -14,8 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, load_labels, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pixels.normalize import normalize_host

@@ -14,10 +14,10 @@ from _narrow import narrow_pair
 from _records import embed_images
 
 from clipjax.checkpoints.card import Weights
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.origin import AdapterParts
-from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.data.manifest import Manifest
 from clipjax.errors import UsageError

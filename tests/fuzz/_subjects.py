@@ -207,8 +207,8 @@ def own_card(folder: Path) -> Any:
 
 
 def _own(folder: Path) -> None:
+    from clipjax.checkpoints.identity.registry import model_card
     from clipjax.checkpoints.native import save_checkpoint
-    from clipjax.checkpoints.registry import model_card
 
     leaves = {name.replace(".", "/"): array for name, array in arrays().items()}
     card = model_card("vit_b_32-openai").to_dict()

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, PromptSet
 from clipjax.errors import DataError, UsageError
 from clipjax.heads.adapters.base import all_adapters

@@ -22,11 +22,11 @@ from open_clip.model import CLIP
 
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, arch_names, load_arch
-from clipjax.models.mbconv import MBConvConfig, StageConfig
-from clipjax.models.modified_resnet import ModifiedResNetConfig
+from clipjax.models.families.mbconv import MBConvConfig, StageConfig
+from clipjax.models.families.modified_resnet import ModifiedResNetConfig
+from clipjax.models.families.text import TextConfig
+from clipjax.models.families.vit import ViTConfig
 from clipjax.models.network import Network, _build
-from clipjax.models.text import TextConfig
-from clipjax.models.vit import ViTConfig
 
 TEXT = TextConfig(16, 300, 64, 2, 2, 256, "gelu", 1e-5, True, "argmax", False, 32)
 PLAIN = (False, False, True, "all", True, False)  # crop to patches, bias, class token, positions, norm, scale

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from clipjax.checkpoints.registry import registry, subjects
+from clipjax.checkpoints.identity.registry import registry, subjects
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.models import FORWARD_VERSION, parity_record
+from clipjax.models import parity_record
 from clipjax.models.arch import load_arch
 from clipjax.models.network import Network
 from clipjax.models.parity_record import read_record
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.verification import coverage, parity
 from clipjax.verification.parity import account, problem_of, sweep, up_to_date
 from clipjax.verification.verify import EMBEDDING_TOLERANCE, LOGIT_TOLERANCE

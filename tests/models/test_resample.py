@@ -22,8 +22,8 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 
 import clipjax
 from clipjax.checkpoints.card import Preprocess, Resized, card_from_dict
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.checkpoints.resize import resize_model, resized_preprocess
 from clipjax.errors import UsageError
 from clipjax.models.arch import Arch, arch_to_dict, family_of, load_arch, narrow_arch

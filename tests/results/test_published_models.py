@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.checkpoints.registry_rows import registry
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.errors import DataError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clipjax.checkpoints.registry_rows import registry
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import DataError, UsageError
 from clipjax.sweep.suite import load_suite, select, suite_names
 

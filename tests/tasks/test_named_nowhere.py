@@ -13,7 +13,7 @@ CLIPJAX = Path(__file__).resolve().parents[2] / "clipjax"
 OWN = ("tasks", "demo", "analysis/figures/tasks", "data/readers")
 # (file, name) -> why the name may stand there.
 ALLOWED = {
-    ("evaluation/run.py", "zeroshot"): "the default of a public function",
+    ("evaluation/evaluate.py", "zeroshot"): "the default of a public function",
     ("commands/wise_ft.py", "zeroshot"): "the curve of WiSE-FT is of zero-shot accuracy",
     ("finetune/wise_ft.py", "zeroshot"): "a lineage's method: the zero-shot end of WiSE-FT",
     ("finetune/linear_head.py", "zeroshot"): "the initialisation of a head, no task",

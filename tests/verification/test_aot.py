@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import pytest
 
 from clipjax.checkpoints.card import Card
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.embeddings.flops import forward_of, product_flops
 from clipjax.errors import UsageError
 from clipjax.models.arch import families, family_of, load_arch

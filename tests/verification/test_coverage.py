@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.checkpoints.registry import Subject, model_card, registry, subjects
+from clipjax.checkpoints.identity.registry import Subject, model_card, registry, subjects
 from clipjax.cli import app
 from clipjax.errors import UsageError
-from clipjax.models import FORWARD_VERSION
 from clipjax.models.arch import family_of
 from clipjax.models.parity_record import read_record
+from clipjax.models.version import FORWARD_VERSION
 from clipjax.verification import coverage, parity
 from clipjax.verification.aot import Executable, Row
 from clipjax.verification.coverage import counts, family_table, markdown, table, with_tables

@@ -19,9 +19,9 @@ from _vocabularies import PIECES, small_rules, write_folders
 from transformers import CLIPTokenizer
 
 import clipjax
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.data.labels import LabelSpace, Projection, PromptSet
 from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec

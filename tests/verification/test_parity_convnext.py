@@ -13,8 +13,8 @@ import torch
 from _parity import Case, case_of, source_of
 from jax import Array
 
-from clipjax.models import convnext
 from clipjax.models.arch import arch_to_dict, load_arch, narrow_arch
+from clipjax.models.families import convnext
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import detect_table, flatten, nest, plan_conversion

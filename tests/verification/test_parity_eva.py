@@ -14,8 +14,8 @@ import torch
 from _parity import Case, Tensor, case_of, source_of
 
 from clipjax.errors import DataError
-from clipjax.models import eva
 from clipjax.models.arch import load_arch
+from clipjax.models.families import eva
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import detect_table, export, flatten, nest, plan_conversion

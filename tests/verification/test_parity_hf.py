@@ -15,8 +15,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, SiglipConfig, SiglipIma
 
 import clipjax
 from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.errors import UsageError
 from clipjax.verification import verify
 from clipjax.verification.verify import Golden, Report, compare

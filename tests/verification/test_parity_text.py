@@ -23,12 +23,13 @@ from _parity import Case, Tensor, case_of, narrow_case, source_of
 from safetensors.torch import load_file, save_file
 
 from clipjax.checkpoints.export import export_model
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.load import load_model
-from clipjax.checkpoints.registry import model_card
 from clipjax.embeddings import texts
 from clipjax.finetune import contrastive
-from clipjax.models import layers, roberta
+from clipjax.models import layers
 from clipjax.models.arch import arch_to_dict, load_arch
+from clipjax.models.families import roberta
 from clipjax.models.network import Network
 from clipjax.verification import verify
 from converters.engine import ConversionError, convert, detect_table, flatten, nest, plan_conversion

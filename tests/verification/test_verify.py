@@ -18,8 +18,8 @@ import reference
 from safetensors.numpy import load_file, save_file
 
 import clipjax
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.checkpoints.registry import model_card
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch, narrow_arch
 from clipjax.verification import verify

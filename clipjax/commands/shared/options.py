@@ -182,7 +182,7 @@ def stated_options(
     name: str | None, facts_of: str | None, fact: list[str] | None, facts: Path | None
 ) -> dict[str, Any]:
     """--name, --facts-of, --fact and --facts as `load_model` takes them. Raises UsageError, DataError."""
-    from clipjax.checkpoints.facts import fact_table
+    from clipjax.checkpoints.identity.facts import fact_table
 
     return {"name": name, "facts_of": facts_of, "facts": fact_table(fact, facts)}
 

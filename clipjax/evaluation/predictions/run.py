@@ -37,9 +37,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.facts import STATED
-from clipjax.checkpoints.naming import own_name
-from clipjax.checkpoints.registry import model_card, model_ids
+from clipjax.checkpoints.identity.facts import STATED
+from clipjax.checkpoints.identity.naming import own_name
+from clipjax.checkpoints.identity.registry import model_card, model_ids
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from _colours import ColourModel, paint
 from clipjax.metrics.evenness import evenness
-from clipjax.models.patch_mean import PatchMeanConfig
+from clipjax.models.families.patch_mean import PatchMeanConfig
 from typer.testing import CliRunner
 
 import clipjax
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import spec_names
-from clipjax.checkpoints.registry import model_card
+from clipjax.checkpoints.identity.registry import model_card
 from clipjax.cli import app
 from clipjax.data.cards import load_dataset
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.finetune.method import find_method
-from clipjax.heads.adapters.base import make_adapter
+from clipjax.heads.adapters.base import all_adapters
 from clipjax.models.arch import Arch, families
 from clipjax.models.network import Network
 from clipjax.results.protocols import protocols
@@ -80,7 +80,9 @@ def test_the_task_of_a_model_and_of_predictions(tinted: Path, tmp_path: Path) ->
 def test_the_method_and_the_adapter() -> None:
     assert find_method("bitfit").title == "BitFit"
     assert "bitfit" in said("finetune", "list")
-    adapter = make_adapter("tempered", {"scale": np.array([7.0], np.float32)}, {"template": "single"}, "here")
+    adapter = all_adapters()["tempered"].from_parts(
+        {"scale": np.array([7.0], np.float32)}, {"template": "single"}
+    )
     assert adapter.prompts == "single, tempered"
 
 

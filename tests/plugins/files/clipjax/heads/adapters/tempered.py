@@ -10,7 +10,8 @@ import numpy as np
 
 from clipjax.data.labels import LabelSpace, load_prompts
 from clipjax.errors import DataError
-from clipjax.heads.head import Head, zeroshot_head
+from clipjax.heads.build import zeroshot_head
+from clipjax.heads.head import Head
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,8 +1,8 @@
 """The name and the facts of weights: a registered model's only if the weights are known to be its own.
 
 A registered row describes how to load weights, not whose they are. They are the row's if they come from its
-hub repository or have its SHA-256 (`clipjax.checkpoints.pins`). All others have a name of their own, and
-facts that are stated or unknown.
+hub repository or have its SHA-256 (`clipjax.checkpoints.identity.pins`). All others have a name of their
+own, and facts that are stated or unknown.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from clipjax.checkpoints.card import Card
-from clipjax.checkpoints.facts import REGISTRY, STATED, UNKNOWN, check_facts
-from clipjax.checkpoints.pins import check_download, is_known
-from clipjax.checkpoints.registry import model_card, model_ids, registry
+from clipjax.checkpoints.identity.facts import REGISTRY, STATED, UNKNOWN, check_facts
+from clipjax.checkpoints.identity.pins import check_download, is_known
+from clipjax.checkpoints.identity.registry import model_card, model_ids, registry
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
 from clipjax.storage.reading import read_csv

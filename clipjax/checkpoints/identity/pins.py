@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.registry_rows import registry
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import cache_dir
 from clipjax.errors import DataError
 from clipjax.storage.reading import is_file, read_json

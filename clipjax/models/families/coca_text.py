@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Frame, refuse_uneven_heads
-from clipjax.models.text import lookup, narrow, stages, text_blocks
+from clipjax.models.families.text import lookup, narrow, stages, text_blocks
 from clipjax.models.training import Mode
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipjax.checkpoints.card import Card, Preprocess, Source
-from clipjax.checkpoints.facts import FACTS, REGISTRY
-from clipjax.checkpoints.registry_rows import model_ids, registry, unknown_model, why_unknown
+from clipjax.checkpoints.identity.facts import FACTS, REGISTRY
+from clipjax.checkpoints.identity.registry_rows import model_ids, registry, unknown_model, why_unknown
 from clipjax.config import config_dir
 from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.errors import DataError

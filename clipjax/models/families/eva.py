@@ -32,8 +32,8 @@ from jaxtyping import Float
 
 from clipjax.models import layers
 from clipjax.models.arch import Family, Positions, refuse_uneven_heads, two_heads
+from clipjax.models.families.vit import PatchEmbed
 from clipjax.models.training import Mode
-from clipjax.models.vit import PatchEmbed
 
 ROPE_TEMPERATURE = 10000.0
 INIT = normal(0.02)  # of every matrix, as timm draws it

@@ -1,4 +1,4 @@
-"""The rows of configs/models.csv, as text; `clipjax.checkpoints.registry` makes cards of them.
+"""The rows of configs/models.csv, as text; `clipjax.checkpoints.identity.registry` makes cards of them.
 
 Imports no JAX.
 """

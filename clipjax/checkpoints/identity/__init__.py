@@ -1,0 +1,1 @@
+"""Which model weights are: the registry, known digests, names and facts."""

@@ -1,0 +1,1 @@
+"""One file a family of towers, found by scanning."""
