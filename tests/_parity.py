@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -22,6 +23,14 @@ from converters.golden import build_model, run
 from converters.golden.condition import condition
 
 torch.set_num_threads(1)  # on a shared machine more of them wait for each other
+
+
+def forced(config: Any, **changes: Any) -> Any:
+    """A tower's config with other fields, also with values that its annotations exclude."""
+    config = copy.copy(config)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +75,13 @@ class Case:
 
     def compare(self, params: Any = None, **vision: Any) -> verify.Report:
         """Our side against the reference, with other params or other fields of the vision config."""
-        arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
+        arch = dataclasses.replace(self.arch, vision=forced(self.arch.vision, **vision))
         card = dataclasses.replace(model_card("vit_b_32-openai"), arch=arch, tokenizer=None)
         return verify.compare(Model(card, params or self.params), "golden", self.golden)
 
     def first_difference(self, params: Any = None, **vision: Any) -> str | None:
         """The first stage of the image tower that differs, with other params or fields of its config."""
-        arch = dataclasses.replace(self.arch, vision=dataclasses.replace(self.arch.vision, **vision))
+        arch = dataclasses.replace(self.arch, vision=forced(self.arch.vision, **vision))
         encode = functools.partial(Network(arch).encode_image, precision="parity", capture=True)
         given = {"vision": (params or self.params)["vision"]}
         _, stages = jax.jit(encode, compiler_options=QUICKLY)(given, self.golden.inputs["images"])

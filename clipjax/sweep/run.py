@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.checkpoints.load import load_model
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.compute import Compute
@@ -140,6 +141,7 @@ def _not_done(
         reason = str(failure) if failure is not None else f"see the message of process {failed}"
         report.failures.append(Failure(f"{chosen.title} ({counted(len(visit), 'run')})", reason))
         return []
+    assert model is not None
     known = on_all(lambda: _known(model, visit, done, plan, compute), f"tell what of {chosen.title} is done")
     if jax.process_count() > 1:
         known = np.asarray(multihost_utils.broadcast_one_to_all(known))
@@ -147,7 +149,9 @@ def _not_done(
     return [item for item, is_known in zip(visit, known) if not is_known]
 
 
-def _known(model: Any, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute) -> np.ndarray:
+def _known(
+    model: Encoder, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute
+) -> np.ndarray:
     """Which items have results, bool [items]."""
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipjax.checkpoints.encoder import Encoder
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.images import image_key
 from clipjax.embeddings.params import AUTO, placements
@@ -78,7 +79,7 @@ class Asked:
     recipes: Sequence[Sequence[Mapping[str, Any]]]
 
 
-def asked_of(model: Any, item: Item, loaded: Loaded, compute: Compute) -> Asked:
+def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> Asked:
     """Resolve one item.
 
     Args:
@@ -128,7 +129,9 @@ class Stored:
         return 0.0 if info is None else info.shards_present / info.shards
 
 
-def embedding_entries(model: Any, asked: Asked, request: Request, stored: Stored) -> list[tuple[str, int]]:
+def embedding_entries(
+    model: Encoder, asked: Asked, request: Request, stored: Stored
+) -> list[tuple[str, int]]:
     """The entries of embeddings that a run reads, each with its number of images.
 
     Of entries that differ only in the placement of the params, the one that is stored.

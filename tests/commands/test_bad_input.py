@@ -155,11 +155,12 @@ def test_a_given_card_that_agrees_with_the_configuration(tmp_path: Path) -> None
 def test_of_its_own_repository_the_registry_knows_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from clipjax.checkpoints import opening
     from converters import hub
 
     card = model_card("vit_b_32-openai")
     folder = folder_of(model_config("ViT-B-32"), tmp_path)
-    monkeypatch.setattr(hub, "resolve_source", lambda *of: hub.Resolved(folder, folder, of[0]))
+    monkeypatch.setattr(opening, "resolve_source", lambda *of: hub.Resolved(folder, folder, of[0]))
     for source, given in [(card.id, None), (card.source.repo, None), (card.id, card.id)]:
         with pytest.raises(DataError, match="holds no weights"):
             clipjax.load_model(str(source), card=given)

@@ -154,6 +154,6 @@ def test_a_folder_without_results_and_a_wrong_file(study: Path) -> None:
     (study / "mine.toml").write_text("level = 0.9\n[[claim]]\n")
     found = run(study)
     assert isinstance(found.exception, DataError)
-    assert "mine.toml: claim is not used here" in str(found.exception)
+    assert "mine.toml: unknown key 'claim'; did you mean claims" in str(found.exception)
     empty = CliRunner().invoke(app, ["claims", str(study / "gone")])
     assert isinstance(empty.exception, DataError)

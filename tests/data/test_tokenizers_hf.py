@@ -423,7 +423,7 @@ for name in ("torch", "transformers", "sentencepiece", "open_clip", "jax"):
     sys.modules[name] = None
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from clipjax.data import vocabularies
+from clipjax.data.text import vocabularies
 from clipjax.data.text.tokenizers import load_tokenizer, tokenizer_spec
 import dataclasses
 own = vocabularies.rules()["siglip"]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
@@ -54,7 +55,9 @@ def model(network: Network) -> Any:
         kind="zero_shot",
         fingerprint="tiny-1",
     )
-    return SimpleNamespace(card=card, network=network, params=network.init_params(jax.random.key(0)))
+    return SimpleNamespace(
+        card=card, network=network, params=network.init_params(jax.random.key(0)), adapter=None
+    )
 
 
 @pytest.fixture
@@ -214,13 +217,13 @@ def test_split_features_are_what_the_model_gives_and_are_kept(setup, tmp_path):
     pixels = np.stack([to_pixels(open_image(setup.train.manifest.open(i)), recipe) for i in (3, 1, 7)])
     images = (pixels.astype(np.float32) / 255 - 0.5) / 0.5
     network, params = setup.model.network, setup.model.params
-    expected = unit_norm(network.encode_image(params, images, precision="parity"))
+    expected = unit_norm(network.encode_image(params, jnp.asarray(images), precision="parity"))
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-6)
     store = Store(tmp_path)
     setup = dataclasses.replace(setup, settings=dataclasses.replace(setup.settings, store=store))
     np.testing.assert_array_equal(split_features(setup, part), features)
     assert any(tmp_path.rglob("key.json"))
-    broken = dataclasses.replace(setup, model=SimpleNamespace(card=setup.model.card))
+    broken = dataclasses.replace(setup, model=SimpleNamespace(card=setup.model.card, adapter=None))
     np.testing.assert_array_equal(split_features(broken, part), features)
 
 

@@ -23,6 +23,7 @@ from clipjax.checkpoints.model import Model
 from clipjax.data.labels import LabelSpace, PromptSet, load_prompts
 from clipjax.data.manifest import FileOpener, Manifest
 from clipjax.data.pixels.normalize import normalize_host
+from clipjax.data.text.tokenizers import tokenizer_spec
 from clipjax.devices.sharding import DP, make_mesh, shard_batch
 from clipjax.errors import DataError, UsageError
 from clipjax.finetune.contrastive import MAX_LOGIT_SCALE, contrastive_loss
@@ -307,7 +308,7 @@ def test_bad_input_is_named(pair: tuple[Any, Model]) -> None:
     with pytest.raises(DataError, match="mine has 1 prompts for 'red dog' and 2 for 'old van'"):
         caption_ids(pair[1], LABELS, ragged)
     network = SimpleNamespace(arch=SimpleNamespace(text=None))
-    classifier: Any = SimpleNamespace(network=network, card=SimpleNamespace(id="my-resnet"))
+    classifier: Any = SimpleNamespace(network=network, card=SimpleNamespace(id="my-resnet"), adapter=None)
     with pytest.raises(UsageError, match="my-resnet has no text tower"):
         METHOD.prepare(setup_of(classifier))
 
@@ -322,7 +323,9 @@ def resnets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
     theirs = reference.conditioned(config)
     theirs.logit_scale.data.fill_(math.log(10.0))
     ours = load_model(reference.save_folder(theirs, config, tmp_path_factory.mktemp("resnet")))
-    vars(ours)["tokenizer"] = lambda texts: np.ones((len(texts), 16), np.int32)  # captions come as ids
+    spec = tokenizer_spec("openai_bpe", 16)
+    ours = ours.with_card(dataclasses.replace(ours.card, tokenizer=spec))
+    vars(ours)["_tokenizer"] = lambda texts: np.ones((len(texts), 16), np.int32)  # captions come as ids
     return theirs, ours
 
 

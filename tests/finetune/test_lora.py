@@ -291,7 +291,7 @@ def test_every_family_of_transformers(arch: str, tower: str, names: str) -> None
 def abstract_model(name: str) -> Any:
     card = model_card(name)
     network = Network(card.arch)
-    return SimpleNamespace(network=network, card=card, params=network.abstract_params())
+    return SimpleNamespace(network=network, card=card, params=network.abstract_params(), adapter=None)
 
 
 @pytest.mark.parametrize(

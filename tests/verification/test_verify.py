@@ -122,7 +122,7 @@ def test_another_pooling_shows_in_the_pooled_stage(gelu: Case, tower: str, pool:
 def test_another_pooling_is_refused_by_name(gelu: Case, tower: str):
     record = arch_to_dict(gelu.model.card.arch)
     record[tower] = record[tower] | {"pooling": "avg"}
-    with pytest.raises(DataError, match=rf"\[{tower}\] key 'pooling' is 'avg'"):
+    with pytest.raises(DataError, match=rf"\[{tower}\]: pooling = 'avg' is not one of"):
         arch_from_dict(record, "card")
 
 
