@@ -77,7 +77,8 @@ def measured(step: str, arch: str, folder: Path) -> dict[str, float]:
     import clipjax.checkpoints.native
     import converters.engine
     import converters.sources  # noqa: F401
-    from clipjax.checkpoints.identity.registry import model_card, registry
+    from clipjax.checkpoints.identity.registry import model_card
+    from clipjax.checkpoints.identity.registry_rows import registry
     from clipjax.devices.sharding import make_mesh
 
     card = model_card(next(row["id"] for row in registry().values() if row["library_arch"] == arch))

@@ -40,7 +40,8 @@ from clipjax.analysis.trends.trends import effective_robustness, fit_points
 from clipjax.results.merge import merge_results
 from clipjax.results.published import read_numbers
 from clipjax.results.published_rows import published_rows
-from clipjax.results.store import ResultStore, Row, new_run_id
+from clipjax.results.rows import Row
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import summary_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

@@ -34,8 +34,8 @@ import typer
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import local_mesh, make_mesh
+from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.forward import TEXT_BATCH, image_step, text_step
-from clipjax.embeddings.images import IMAGE_BATCH
 from clipjax.errors import unknown_name
 from clipjax.models.network import Network, Precision
 from clipjax.verification.aot import load_chips, slice_mesh, use_tpu_compiler

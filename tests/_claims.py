@@ -10,7 +10,7 @@ import numpy as np
 from _rows import row
 
 from clipjax.analysis.claims.ledger import Ledger, ledger
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 RUN = "20260101T000000.000000Z-00000000"
 HEAD = """

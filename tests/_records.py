@@ -9,7 +9,7 @@ from typing import Any
 from clipjax.data.manifest import Manifest
 from clipjax.embeddings import images
 from clipjax.embeddings.compute import Compute, pixel_store_at, store_at
-from clipjax.embeddings.images import Embeddings
+from clipjax.embeddings.sets import Embeddings
 from clipjax.evaluation.subject import Request
 
 COMPUTE = {each.name for each in dataclasses.fields(Compute)}

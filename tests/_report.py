@@ -8,7 +8,7 @@ from _rows import row
 from _study import models, study_rows
 
 from clipjax.analysis.rows.cells import Term
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&quot;$title'
 FACTOR = "top/filtered/factor:pose"

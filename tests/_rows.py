@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 
 def row(run_id: str, **changed: Any) -> Row:

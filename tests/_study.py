@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 from clipjax.analysis.rows.cells import Term
 from clipjax.config import config_dir
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.storage.reading import read_csv
 
 RUN = "20260101T000000.000000Z-00000000"

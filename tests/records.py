@@ -77,7 +77,8 @@ def coverage() -> None:
 
 def tpu() -> None:
     tpu_table, weak_scaling = map(importlib.import_module, ("tpu_table", "weak_scaling"))
-    from clipjax.checkpoints.identity.registry import model_card, registry
+    from clipjax.checkpoints.identity.registry import model_card
+    from clipjax.checkpoints.identity.registry_rows import registry
     from clipjax.models.arch import families, family_of
 
     def compiled() -> set[str]:

@@ -13,7 +13,7 @@ import pytest
 import clipjax
 from clipjax.data.cards import DatasetCard
 from clipjax.demo.files import Split, write_split
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 DOC = Path(__file__).parent.parent / "docs" / "worked_example.md"
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "clock", "coffee", "rocket", "motorcycle")

@@ -20,11 +20,10 @@ from clipjax.checkpoints.identity.naming import Stated, default_name, edited, id
 from clipjax.checkpoints.identity.registry import (
     id_of_repo,
     model_card,
-    model_ids,
     pinned_revision,
     refuse_wrong_activation,
-    unknown_model,
 )
+from clipjax.checkpoints.identity.registry_rows import model_ids, unknown_model
 from clipjax.checkpoints.native import CardFile, load_checkpoint
 from clipjax.checkpoints.origin import Origin
 from clipjax.checkpoints.tokenizer_files import with_tokenizer_files

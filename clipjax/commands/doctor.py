@@ -41,7 +41,9 @@ def doctor(
 
     Example: clipjax doctor --data-root /data --models vit_b_32-openai,vit_l_14-openai
     """
-    from clipjax.doctor.examine import BROKEN, Line, examine, this_machine
+    from clipjax.doctor.examine import examine
+    from clipjax.doctor.line import BROKEN, Line
+    from clipjax.doctor.machine import this_machine
 
     chosen = _ids(models, data_root)
     lines: list[Line] = []

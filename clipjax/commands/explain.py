@@ -16,7 +16,7 @@ from clipjax.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from clipjax.results.protocols import Match
-    from clipjax.results.store import Row
+    from clipjax.results.rows import Row
 
 
 def register(app: typer.Typer) -> None:

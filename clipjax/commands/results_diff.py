@@ -18,7 +18,7 @@ from clipjax.errors import DataError, UsageError, counted, unknown_name
 if TYPE_CHECKING:
     from clipjax.analysis.diff.differences import Differences, Pair
     from clipjax.analysis.diff.tables import Table
-    from clipjax.results.store import Row
+    from clipjax.results.rows import Row
 
 _HELP = "Folder that `clipjax eval --results` wrote to, or of one run."
 

@@ -230,7 +230,7 @@ def _use_compile_cache(kept: bool) -> None:
     """Keep compiled programs in the user's cache, unless JAX was given another place."""
     import jax
 
-    from clipjax.embeddings.images import enable_compile_cache
+    from clipjax.embeddings.forward import enable_compile_cache
 
     if kept:
         enable_compile_cache()

@@ -24,7 +24,7 @@ from clipjax.finetune.run import Data, finetune
 from clipjax.finetune.suites import load_suite
 from clipjax.finetune.wise_ft import sweep
 from clipjax.progress import progress_bar
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.storage.store import Store
 
 BASE = "demo-small-diverse"

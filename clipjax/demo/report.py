@@ -16,7 +16,7 @@ from clipjax.analysis.figures.tasks.scores import ood_figure, reliability_figure
 from clipjax.analysis.rows import curation
 from clipjax.config import config_dir
 from clipjax.demo.run import PROMPTS, Demo
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 FACTOR = "top/filtered/factor:"
 

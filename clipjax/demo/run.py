@@ -36,13 +36,13 @@ from clipjax.demo.finetuned import BASE, fine_tune
 from clipjax.demo.probes import probes
 from clipjax.demo.shifts import shifted
 from clipjax.demo.world import SHAPES
+from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.images import IMAGE_BATCH
 from clipjax.evaluation.rows import Result
 from clipjax.finetune.contrastive import Recipe, train
 from clipjax.models.arch import load_arch
 from clipjax.progress import progress_bar
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.storage.reading import read_text
 from clipjax.storage.store import Store
 from clipjax.sweep.plan import make_plan

@@ -52,7 +52,7 @@ def check_planned(
 
     Leaves out text embeddings, which are small, and what the store already holds.
     """
-    from clipjax.checkpoints.identity.registry import model_ids
+    from clipjax.checkpoints.identity.registry_rows import model_ids
 
     chosen = models or tuple(model_ids())
     try:

@@ -16,12 +16,10 @@ from clipjax.doctor.accelerators import check_accelerators, check_devices, check
 from clipjax.doctor.data import check_data, check_planned
 from clipjax.doctor.folders import check_compile_cache, check_folders
 from clipjax.doctor.host import check_host
-from clipjax.doctor.line import BROKEN, FINE, NOTE, Line
-from clipjax.doctor.machine import Machine, this_machine
+from clipjax.doctor.line import BROKEN, NOTE, Line
+from clipjax.doctor.machine import Machine
 from clipjax.doctor.versions import check_versions
 from clipjax.errors import ClipjaxError
-
-__all__ = ["BROKEN", "FINE", "NOTE", "Line", "Machine", "examine", "this_machine"]
 
 Check = Callable[[Machine], Iterator[Line]]
 

@@ -22,7 +22,6 @@ from etils import epath
 
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.config import cache_dir
-from clipjax.data.pixels.decoders import AUTO
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, watched
 from clipjax.embeddings.params import device_memory
 from clipjax.errors import DataError
@@ -32,8 +31,6 @@ from clipjax.progress import progress_bar
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.local_files import LocalFiles
 from clipjax.storage.reading import read_json
-
-__all__ = ["AUTO", "IMAGE_BATCH", "Choice", "choose"]
 
 IMAGE_BATCH = 64  # the default
 SIZES = tuple(8 << i for i in range(10))  # 8 to 4096

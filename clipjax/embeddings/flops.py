@@ -40,7 +40,8 @@ def forward_of(card: Card, tower: str, precision: Precision) -> Forward:
     network = Network(card.arch)
     params = {tower: network.abstract_params()[tower]}
     if tower == "text":
-        ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)  # type: ignore[union-attr]
+        assert card.arch.text is not None
+        ids = jax.ShapeDtypeStruct((card.arch.text.context_length,), jnp.int32)
         return Forward(
             lambda params, ids: unit_norm(network.encode_text(params, ids, precision=precision)), params, ids
         )

@@ -21,33 +21,17 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import failed_process, first_decides, largest_everywhere
-from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.forward import OutOfMemoryError, enable_compile_cache, text_encoder
+from clipjax.embeddings.forward import OutOfMemoryError
 from clipjax.embeddings.sets import (
     Asked,
     DataSet,
     Embeddings,
-    EmbedStats,
     data_set,
-    image_key,
-    share_waiting,
 )
 from clipjax.embeddings.stream import Passenger, Span, Stream, UnreadableError
 from clipjax.errors import DataError, unknown_name
 from clipjax.models.network import known_precision
-
-__all__ = [
-    "IMAGE_BATCH",
-    "EmbedStats",
-    "Embeddings",
-    "embed_images",
-    "embed_many",
-    "enable_compile_cache",
-    "image_key",
-    "share_waiting",
-    "text_encoder",
-]
 
 _log = logging.getLogger(__name__)
 

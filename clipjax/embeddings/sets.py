@@ -17,10 +17,11 @@ import numpy as np
 
 from clipjax.checkpoints.encoder import Encoder, ModelCard, embeds_at_unit_norm
 from clipjax.data.manifest import Manifest
+from clipjax.data.pixels.decoders import AUTO
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.devices.agreement import assert_same_everywhere, first_decides, first_writes
 from clipjax.embeddings import batch_size
-from clipjax.embeddings.batch_size import AUTO, IMAGE_BATCH
+from clipjax.embeddings.batch_size import IMAGE_BATCH
 from clipjax.embeddings.compute import BatchSize
 from clipjax.embeddings.forward import choose_params
 from clipjax.embeddings.params import REPLICATED, placements

@@ -16,7 +16,7 @@ import numpy as np
 from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.labels import PromptSet
 from clipjax.data.text.tokenizers import Tokenizer
-from clipjax.embeddings.images import text_encoder
+from clipjax.embeddings.forward import text_encoder
 from clipjax.errors import DataError
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.progress import progress_bar

@@ -26,7 +26,7 @@ from clipjax.data.check import check_dataset
 from clipjax.data.labels import PromptSet, load_prompts
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.images import EmbedStats
+from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.evaluation.ahead import embed_ahead
 from clipjax.evaluation.resolve import annotations_path, has_own_head, id_card

@@ -15,20 +15,13 @@ import jax
 import pyarrow as pa
 
 from clipjax.checkpoints.encoder import Encoder
-from clipjax.embeddings.images import EmbedStats
+from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import UsageError
 from clipjax.results.protocols import with_protocols
 from clipjax.results.provenance import provenance
 from clipjax.results.references import with_references
-from clipjax.results.store import (
-    SCHEMA_VERSION,
-    ResultStore,
-    Row,
-    images_table,
-    model_facts,
-    new_run_id,
-    validate_rows,
-)
+from clipjax.results.rows import Row, validate_rows
+from clipjax.results.store import SCHEMA_VERSION, ResultStore, images_table, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Measure, Outcome, Task
 

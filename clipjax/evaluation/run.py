@@ -19,7 +19,8 @@ from clipjax.checkpoints.encoder import Encoder
 from clipjax.data.manifest import Manifest
 from clipjax.devices.agreement import on_all
 from clipjax.embeddings.compute import Compute
-from clipjax.embeddings.images import Embeddings, embed_images
+from clipjax.embeddings.images import embed_images
+from clipjax.embeddings.sets import Embeddings
 from clipjax.embeddings.texts import are_cut, caption_texts, embed_texts
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.resolve import load_asked, not_applicable, resolve
@@ -31,7 +32,8 @@ from clipjax.heads.head import Head
 from clipjax.metrics import intervals
 from clipjax.progress import progress_bar
 from clipjax.results.provenance import count_compiles
-from clipjax.results.store import ResultStore, Row, model_facts
+from clipjax.results.rows import Row
+from clipjax.results.store import ResultStore, model_facts
 from clipjax.storage.digests import sha256_json
 from clipjax.tasks.task import Captions, Inputs, Measure, Outcome, Task, find_task, precision_tasks
 

@@ -18,7 +18,8 @@ from clipjax.analysis.diff.differences import how
 from clipjax.errors import DataError, UsageError, unknown_name
 from clipjax.evaluation.run import COMPARISON
 from clipjax.results.completeness import is_whole
-from clipjax.results.store import ResultStore, Row
+from clipjax.results.rows import Row
+from clipjax.results.store import ResultStore
 from clipjax.storage.digests import canonical_json
 
 Place = tuple[Path, str]  # a folder of results, a run id in it

@@ -21,6 +21,7 @@ from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings.params import REPLICATED
 from clipjax.errors import UsageError
 from clipjax.heads.adapters.base import Adapter, adapter_digest
+from clipjax.metrics.bootstrap import RESAMPLES
 from clipjax.models.version import FORWARD_VERSION
 from clipjax.tasks.task import Annotations, Task
 
@@ -52,7 +53,7 @@ class Request:
     annotations: str | Path | None = None
     limit: int | None = None
     seed: int = 0
-    resamples: int = 1000
+    resamples: int = RESAMPLES
     decode: str = "full"
     precision: str = "parity"
     compare_precision: bool = False
@@ -142,7 +143,7 @@ class Subject:
         """Everything that decides the numbers; its hash is the identity of the rows.
 
         Args:
-            params: their layout on the devices, as in `clipjax.embeddings.images.image_key`.
+            params: their layout on the devices, as in `clipjax.embeddings.sets.image_key`.
         """
         card, adapter = self.model.card, self.adapter
         tokenizer = card.tokenizer

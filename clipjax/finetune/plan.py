@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from clipjax.checkpoints.identity.registry import model_card, model_ids
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.checkpoints.load import load_model
 from clipjax.checkpoints.model import Model
 from clipjax.devices.sharding import batch_sharding, params_sharding, replicated

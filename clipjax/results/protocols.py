@@ -18,7 +18,7 @@ from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.data.labels import load_labels
 from clipjax.results.completeness import id_part_of, part_of, share
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import read

@@ -14,7 +14,8 @@ from clipjax.checkpoints.identity.registry import model_card
 from clipjax.metrics.intervals import LEVEL, clopper_pearson_limits
 from clipjax.results.published import Number
 from clipjax.results.references import Score
-from clipjax.results.store import SCHEMA_VERSION, Row, model_facts, new_run_id
+from clipjax.results.rows import Row
+from clipjax.results.store import SCHEMA_VERSION, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 
 METHOD = "clopper_pearson_of_rounded"  # of the count of images nearest to the published value

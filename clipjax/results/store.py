@@ -39,7 +39,7 @@ from clipjax.devices.flags import public_flags
 from clipjax.errors import DataError
 from clipjax.results.completeness import recovered
 from clipjax.results.remarks import remark
-from clipjax.results.rows import Row, damaged, parse_rows, parsed, row_problem, row_schema, validate_rows
+from clipjax.results.rows import Row, damaged, parse_rows, parsed, row_problem, validate_rows
 from clipjax.results.run_files import IMAGES, ROWS, RUN, RunFiles, described, sealed
 from clipjax.storage.bucket_files import BucketFiles
 from clipjax.storage.buckets import BucketPath, check_folder, place
@@ -48,8 +48,6 @@ from clipjax.storage.writing import draft_folder, write_flushed
 SCHEMA_VERSION = 1
 AHEAD = 300  # seconds that the clock of the writing machine may be ahead of ours
 FUTURE = "dated in the future (a wrong clock?), and not counted as the newest until that time has come"
-
-__all__ = ["ResultStore", "Row", "model_facts", "new_run_id", "row_schema", "validate_rows"]
 
 
 def new_run_id() -> str:

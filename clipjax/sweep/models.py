@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipjax.checkpoints.identity.naming import NOTHING, Stated
-from clipjax.checkpoints.identity.registry import model_card, model_ids
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.checkpoints.load import open_model
 from clipjax.checkpoints.model import Model
 from clipjax.data.pixels.preprocess import PixelRecipe

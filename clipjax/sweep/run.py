@@ -28,8 +28,8 @@ from clipjax.checkpoints.load import load_model
 from clipjax.devices.agreement import assert_same_everywhere, failed_process, on_all
 from clipjax.embeddings.compute import Compute
 from clipjax.embeddings.forward import Program, compiled
-from clipjax.embeddings.images import EmbedStats
 from clipjax.embeddings.params import mesh_to_load
+from clipjax.embeddings.sets import EmbedStats
 from clipjax.errors import ClipjaxError, DataError, counted
 from clipjax.evaluation.collection import evaluate_all
 from clipjax.evaluation.rows import Result
@@ -134,7 +134,7 @@ def _not_done(
     model, failure = None, None
     try:
         model = opened(chosen)
-        _ = model.card.fingerprint  # reads and hashes the weights
+        model.check_weights()
     except (ClipjaxError, OSError) as error:
         failure = error
     if (failed := failed_process(failure)) is not None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipjax.checkpoints.identity.registry import Subject, groups, registry, subjects
+from clipjax.checkpoints.identity.registry import Subject, groups, subjects
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.config import config_dir
 from clipjax.errors import unknown_name
 from clipjax.models.parity_record import read_record

@@ -31,7 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.checkpoints.identity.registry import Subject, model_card, registry, subjects
+from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.checkpoints.model import Model
 from clipjax.checkpoints.native import load_params
 from clipjax.errors import ClipjaxError, DataError

@@ -17,7 +17,7 @@ from _claims import HEAD, book, claim, group_rows, rows_of
 from clipjax.analysis.claims.claims import FAILS, HOLDS, UNKNOWN, Finding, check, conjoin, decide
 from clipjax.analysis.claims.ledger import STATISTICS, Ledger
 from clipjax.errors import UsageError
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 stats: Any = typed_stats  # its stubs do not know all that scipy has
 N = 14

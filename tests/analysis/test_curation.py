@@ -31,7 +31,8 @@ from clipjax.analysis.rows.curation import (
 from clipjax.cli import app
 from clipjax.data.cards import read_card
 from clipjax.errors import DataError, UsageError
-from clipjax.results.store import ResultStore, Row, new_run_id, validate_rows
+from clipjax.results.rows import Row, validate_rows
+from clipjax.results.store import ResultStore, new_run_id
 
 RUN = "20240101T000000.000000Z-00000000"
 MODEL = "vit_b_16-dfn2b"

@@ -9,7 +9,8 @@ import pytest
 
 from clipjax.analysis.figures.style import COLOURS, QUIET
 from clipjax.analysis.rows.groups import Group, group_of, groups, matches, schemes
-from clipjax.checkpoints.identity.registry import model_card, registry
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import DataError, UsageError
 from clipjax.results.store import model_facts
 

@@ -19,7 +19,7 @@ from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.report.page import _part
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.analysis.rows.scales import ends_on_scale, transform
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 WIDE = {"level": 0.95, "method": "wilson"}
 

@@ -19,10 +19,12 @@ from clipjax.analysis.figures.scatter import draw_scatter
 from clipjax.analysis.figures.spec import FitLine, Spec, load_spec
 from clipjax.analysis.figures.strip import draw_strip
 from clipjax.analysis.figures.yours import YOURS, is_own, look_of, why_none
-from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.report.data import report_data
+from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import RowIndex
 from clipjax.errors import ClipjaxError
-from clipjax.results.store import ResultStore, Row
+from clipjax.results.rows import Row
+from clipjax.results.store import ResultStore
 
 SIZE = {"params_m": 90.0, "image_size": 224}
 UNKNOWN = {"kind": "zero_shot", "facts_origin": "unknown", "facts_of": None}

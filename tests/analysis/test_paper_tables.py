@@ -13,7 +13,7 @@ from clipjax.analysis.figures.figure_set import Done, analyze
 from clipjax.analysis.figures.paper_tables import fill_table
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.rows.cells import RowIndex
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 TABLES = ["table1", "table2", "table3", "table4"]
 

@@ -11,7 +11,7 @@ from _rows import row
 from clipjax.analysis.rows.cells import Column, RowIndex, Term, cells_of
 from clipjax.analysis.rows.groups import groups
 from clipjax.analysis.rows.points import coordinates, grouped, points, points_of_prompts
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 RUN = "20260101T000000.000000Z-00000000"
 X, Y, Z = (Term("zeroshot", name, "top1") for name in ("imagenet_val", "imagenet_a", "imagenet_r"))

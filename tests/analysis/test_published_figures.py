@@ -17,7 +17,7 @@ from clipjax.analysis.rows.groups import group_of, groups, matches
 from clipjax.analysis.trends.trends import Fit, effective_robustness, fit_points
 from clipjax.results.published import read_numbers
 from clipjax.results.published_rows import published_rows
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}
 NEEDED = re.compile(r"imagenet_(val|v2:matched-frequency|sketch|r|a)|objectnet|mscoco|flickr30k")

@@ -34,9 +34,10 @@ from clipjax.analysis.claims.claims import check
 from clipjax.analysis.claims.ledger import ledger
 from clipjax.analysis.figures.spec import load_spec
 from clipjax.analysis.figures.style import new_figure, save_figure
+from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.svg import inline
-from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import Column, Term, cells_of
 from clipjax.errors import DataError, UsageError
 from clipjax.results.store import ResultStore

@@ -14,15 +14,16 @@ from _report import HOSTILE, NLL, POSE, REFERENCE, SHAPE, SKETCH, VAL, report_ro
 from PIL import Image
 
 from clipjax.analysis.figures.style import new_figure, save_figure
+from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.svg import inline
-from clipjax.analysis.report.write import Choices, report_data, write_report
+from clipjax.analysis.report.write import Choices, write_report
 from clipjax.analysis.rows.cells import Cell, Column, Term, cells_of
 from clipjax.analysis.rows.groups import group_of, groups
 from clipjax.analysis.rows.points import points
 from clipjax.analysis.rows.scales import transform
 from clipjax.analysis.trends.trends import fit_points
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.results.tables import model_name
 
 if TYPE_CHECKING:

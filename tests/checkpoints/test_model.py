@@ -17,7 +17,7 @@ from timm.data.transforms_factory import create_transform
 from clipjax.checkpoints.card import card_from_dict
 from clipjax.checkpoints.identity.registry import model_card
 from clipjax.checkpoints.model import Model
-from clipjax.embeddings.images import text_encoder
+from clipjax.embeddings.forward import text_encoder
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from clipjax.models.network import Network

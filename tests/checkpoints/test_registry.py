@@ -21,7 +21,8 @@ from timm.models import get_pretrained_cfg as get_timm_cfg
 
 from clipjax.checkpoints.card import Card, card_from_dict
 from clipjax.checkpoints.identity import registry as module
-from clipjax.checkpoints.identity.registry import id_of_repo, model_card, model_ids, registry
+from clipjax.checkpoints.identity.registry import id_of_repo, model_card
+from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.data.text.vocabularies import rules
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import family_of, load_arch

@@ -13,7 +13,8 @@ import pytest
 import reference
 
 import clipjax
-from clipjax.checkpoints.identity.registry import model_card, registry
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import DataError, UsageError
 from clipjax.models.arch import arch_from_dict, arch_to_dict, load_arch
 from converters.golden import model_config

@@ -18,8 +18,7 @@ from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import DATA, make_mesh
 from clipjax.embeddings import forward
 from clipjax.embeddings.flops import product_flops
-from clipjax.embeddings.forward import Step, image_step
-from clipjax.embeddings.images import text_encoder
+from clipjax.embeddings.forward import Step, image_step, text_encoder
 from clipjax.embeddings.params import REPLICATED, SHARDED
 from clipjax.models.network import Network
 from clipjax.verification.hlo import CompiledProgram

@@ -18,11 +18,11 @@ from clipjax.cli import app
 from clipjax.config import config_dir
 from clipjax.doctor.accelerators import check_accelerators, check_devices, check_torch
 from clipjax.doctor.data import bytes_an_image, check_data, check_planned
-from clipjax.doctor.examine import BROKEN, FINE, NOTE, Line, Machine, examine
+from clipjax.doctor.examine import examine
 from clipjax.doctor.folders import bytes_in, check_compile_cache, check_folders
 from clipjax.doctor.host import check_host, core_limit, memory_limit
-from clipjax.doctor.line import size
-from clipjax.doctor.machine import Probe, _reason, installed_version, this_machine
+from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
+from clipjax.doctor.machine import Machine, Probe, _reason, installed_version, this_machine
 from clipjax.doctor.versions import check_versions, installed_set
 from clipjax.errors import DataError, UsageError
 
@@ -325,7 +325,7 @@ def test_the_command_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (done.exception is None) == (record["broken"] == [])
 
     fake = machine(tmp_path, environ={"CLIPJAX_CACHE": str(tmp_path)}, probe=lambda: Probe(error="gone"))
-    monkeypatch.setattr("clipjax.doctor.examine.this_machine", lambda: fake)
+    monkeypatch.setattr("clipjax.doctor.machine.this_machine", lambda: fake)
     done = CliRunner().invoke(app, ["doctor"])
     assert str(done.exception) == "1 thing must be fixed: devices"
     assert isinstance(done.exception, DataError)

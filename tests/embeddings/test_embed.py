@@ -25,8 +25,8 @@ from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings import forward, sets
 from clipjax.embeddings import images as embed
-from clipjax.embeddings.images import Embeddings, text_encoder
-from clipjax.embeddings.sets import default_shard
+from clipjax.embeddings.forward import text_encoder
+from clipjax.embeddings.sets import Embeddings, default_shard
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.wrapped import Wrapped
 from clipjax.storage.store import Store

@@ -17,7 +17,7 @@ from clipjax.data.pixels.joined import joined
 from clipjax.data.pixels.pixel_store import PixelStore
 from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import forward
-from clipjax.embeddings.images import Embeddings
+from clipjax.embeddings.sets import Embeddings
 from clipjax.errors import DataError
 from clipjax.storage.store import Store
 

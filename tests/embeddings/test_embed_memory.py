@@ -18,8 +18,8 @@ from clipjax.devices.sharding import make_mesh
 from clipjax.embeddings import batch_size, forward, params, stream
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
-from clipjax.embeddings.images import share_waiting
 from clipjax.embeddings.params import REPLICATED, SHARDED
+from clipjax.embeddings.sets import share_waiting
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.wrapped import Wrapped
 from clipjax.models.arch import arch_from_dict, family_of, load_arch

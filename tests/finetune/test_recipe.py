@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipjax.checkpoints.identity.registry import model_ids
+from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.config import config_dir
 from clipjax.data.labels import load_prompts
 from clipjax.errors import DataError, UsageError

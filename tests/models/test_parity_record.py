@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from clipjax.checkpoints.identity.registry import registry, subjects
+from clipjax.checkpoints.identity.registry import subjects
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.errors import ClipjaxError, DataError
 from clipjax.models import parity_record
 from clipjax.models.arch import load_arch

@@ -27,7 +27,8 @@ from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.evaluation.rows import Result
 from clipjax.results.completeness import in_words, is_whole, stated
 from clipjax.results.protocols import nearest
-from clipjax.results.store import ResultStore, Row, new_run_id, validate_rows
+from clipjax.results.rows import Row, validate_rows
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import export_rows, summary_table
 
 PART = {"images": 373, "of": 1280}

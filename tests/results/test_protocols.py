@@ -19,7 +19,8 @@ from clipjax.data.labels import load_labels, load_prompts
 from clipjax.errors import DataError
 from clipjax.results import protocols
 from clipjax.results.protocols import matches, nearest, with_protocols
-from clipjax.results.store import ResultStore, new_run_id, validate_rows
+from clipjax.results.rows import validate_rows
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.tasks.task import all_tasks
 
 CLIP_80 = {"prompts": "openai_80", "label_space": "imagenet", "projection": None}

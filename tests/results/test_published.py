@@ -15,7 +15,8 @@ from clipjax.metrics.intervals import clopper_pearson
 from clipjax.results.published import as_csv, read_numbers, read_published, updated
 from clipjax.results.published_rows import METHOD, published_rows
 from clipjax.results.references import lookup
-from clipjax.results.store import ResultStore, validate_rows
+from clipjax.results.rows import validate_rows
+from clipjax.results.store import ResultStore
 
 CLASSIFICATION = "openclip_classification_results.csv"
 COLUMNS = ("ImageNet 1k", "ImageNet v2", "ImageNet Sketch", "ImageNet-A", "ImageNet-R", "ObjectNet")

@@ -19,7 +19,8 @@ from clipjax.results.published import Number, read_numbers
 from clipjax.results.published_models import facts, rules
 from clipjax.results.published_rows import METHOD, published_rows
 from clipjax.results.references import sources
-from clipjax.results.store import ResultStore, validate_rows
+from clipjax.results.rows import validate_rows
+from clipjax.results.store import ResultStore
 from clipjax.storage.reading import read_csv
 
 FOLDERS = {"open_clip": "openclip", "timm": "timm", "testbed": "testbed"}

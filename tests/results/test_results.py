@@ -21,7 +21,8 @@ from clipjax.cli import app
 from clipjax.errors import DataError, UsageError
 from clipjax.results import merge as results_merge
 from clipjax.results.merge import merge_results
-from clipjax.results.store import ResultStore, new_run_id, validate_rows
+from clipjax.results.rows import validate_rows
+from clipjax.results.store import ResultStore, new_run_id
 from clipjax.results.tables import export_rows, summary_table
 
 

@@ -11,7 +11,8 @@ from _rows import row
 from jsonschema import Draft202012Validator
 
 from clipjax.results.row_check import compiled
-from clipjax.results.store import new_run_id, row_schema
+from clipjax.results.rows import row_schema
+from clipjax.results.store import new_run_id
 
 ODD: list[Any] = [
     *(None, True, False, 0, 1, -1, 5.0, 0.5, 1.0, float("nan"), float("inf"), 10**30, "", "a" * 64, "A" * 64),

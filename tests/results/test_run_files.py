@@ -18,7 +18,8 @@ from clipjax.errors import DataError
 from clipjax.evaluation.predictions.run import evaluate_predictions
 from clipjax.results import store as results
 from clipjax.results.merge import merge_results
-from clipjax.results.store import ResultStore, new_run_id, run_order, validate_rows
+from clipjax.results.rows import validate_rows
+from clipjax.results.store import ResultStore, new_run_id, run_order
 from clipjax.sweep.state import Done
 
 LINES, IMAGES = 6, 300

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clipjax.checkpoints.identity.registry import Subject, model_card, registry, subjects
+from clipjax.checkpoints.identity.registry import Subject, model_card, subjects
+from clipjax.checkpoints.identity.registry_rows import registry
 from clipjax.cli import app
 from clipjax.errors import UsageError
 from clipjax.models.arch import family_of

@@ -37,7 +37,7 @@ from clipjax.analysis.trends.resampling import FEWEST as FEWEST_DRAWN
 from clipjax.analysis.trends.resampling import RESAMPLES
 from clipjax.analysis.trends.trends import fit_points, mean_robustness
 from clipjax.errors import ClipjaxError, UsageError
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 RULE = (
     "A part holds if the whole interval of its statistic lies on the claimed side, does not hold if all of "

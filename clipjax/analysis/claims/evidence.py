@@ -21,7 +21,7 @@ from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, term_o
 from clipjax.analysis.rows.groups import matches
 from clipjax.errors import DataError, counted
 from clipjax.results.completeness import in_words
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 

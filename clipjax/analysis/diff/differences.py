@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from clipjax.analysis.rows.cells import WAYS, term_of
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.results.tables import model_name
 from clipjax.storage.digests import canonical_json
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipjax.analysis.diff.differences import Differences, Pair
 from clipjax.errors import UsageError, counted
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.results.tables import as_csv, as_markdown, model_name
 
 FORMATS = ("table", "markdown", "csv", "json")

@@ -22,7 +22,8 @@ from clipjax.analysis.rows.curation import columns as curation_columns
 from clipjax.analysis.rows.groups import Group, group_of, groups, schemes
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.references import sources
-from clipjax.results.store import Row, run_order
+from clipjax.results.rows import Row
+from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
 # Slices left out: a thousand classes would be a thousand columns.

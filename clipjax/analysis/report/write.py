@@ -19,10 +19,8 @@ from clipjax.analysis.report.data import report_data
 from clipjax.analysis.report.page import page
 from clipjax.analysis.report.sections import Taken, claims_section, figures_section, tables_section
 from clipjax.analysis.rows.cells import RowIndex
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 from clipjax.storage.writing import write_bytes
-
-__all__ = ["Choices", "Written", "page", "report_data", "write_report"]
 
 
 @dataclass(frozen=True)

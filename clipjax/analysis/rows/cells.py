@@ -17,7 +17,8 @@ from clipjax.analysis.rows.scales import check_scale
 from clipjax.errors import DataError, UsageError
 from clipjax.results.completeness import in_words, is_whole
 from clipjax.results.references import Score, compare, lookup
-from clipjax.results.store import Row, run_order
+from clipjax.results.rows import Row
+from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
 # Parts of a row's convention. Two rows of one number that differ in one are different measurements.

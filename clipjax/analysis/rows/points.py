@@ -15,7 +15,7 @@ import numpy as np
 
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex, cells_of, prompts_of
 from clipjax.analysis.rows.groups import Group, group_of
-from clipjax.results.store import Row
+from clipjax.results.rows import Row
 
 
 @dataclass(frozen=True)

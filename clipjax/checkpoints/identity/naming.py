@@ -18,7 +18,8 @@ from typing import Any
 from clipjax.checkpoints.card import Card
 from clipjax.checkpoints.identity.facts import REGISTRY, STATED, UNKNOWN, check_facts
 from clipjax.checkpoints.identity.pins import check_download, is_known
-from clipjax.checkpoints.identity.registry import model_card, model_ids, registry
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import model_ids, registry
 from clipjax.config import config_dir
 from clipjax.errors import UsageError
 from clipjax.storage.reading import read_csv

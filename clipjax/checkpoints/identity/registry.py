@@ -14,28 +14,13 @@ from typing import Any
 
 from clipjax.checkpoints.card import Card, Preprocess, Source
 from clipjax.checkpoints.identity.facts import FACTS, REGISTRY
-from clipjax.checkpoints.identity.registry_rows import model_ids, registry, unknown_model, why_unknown
+from clipjax.checkpoints.identity.registry_rows import registry, unknown_model, why_unknown
 from clipjax.config import config_dir
 from clipjax.data.text.tokenizers import TokenizerSpec, tokenizer_spec
 from clipjax.errors import DataError
 from clipjax.models.arch import Arch, load_arch
 from clipjax.storage.digests import sha256_json
 from clipjax.storage.reading import read_toml
-
-__all__ = [
-    "Subject",
-    "channel_statistics",
-    "groups",
-    "id_of_repo",
-    "model_card",
-    "model_ids",
-    "pinned_revision",
-    "refuse_wrong_activation",
-    "registry",
-    "subjects",
-    "unknown_model",
-    "why_unknown",
-]
 
 _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 

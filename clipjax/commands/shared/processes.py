@@ -9,7 +9,7 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import counted
 
 if TYPE_CHECKING:
-    from clipjax.embeddings.images import EmbedStats
+    from clipjax.embeddings.sets import EmbedStats
 
 
 def join(distributed: bool) -> None:
@@ -22,7 +22,7 @@ def join(distributed: bool) -> None:
 
 def say_waiting(stats: Sequence[EmbedStats]) -> None:
     """Say how long the devices waited for pixels, if any images were embedded."""
-    from clipjax.embeddings.images import share_waiting
+    from clipjax.embeddings.sets import share_waiting
 
     if (waiting := share_waiting(stats)) is None:
         return

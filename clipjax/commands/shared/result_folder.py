@@ -11,7 +11,8 @@ from clipjax.commands.shared.output import say
 from clipjax.errors import DataError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    from clipjax.results.store import ResultStore, Row
+    from clipjax.results.rows import Row
+    from clipjax.results.store import ResultStore
 
 DEFAULT = "parity"  # of --precision
 

@@ -39,7 +39,8 @@ from typing import Any
 
 from clipjax.checkpoints.identity.facts import STATED
 from clipjax.checkpoints.identity.naming import own_name
-from clipjax.checkpoints.identity.registry import model_card, model_ids
+from clipjax.checkpoints.identity.registry import model_card
+from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import DatasetCard, label_spaces, read_card
 from clipjax.data.labels import Projection, load_labels
 from clipjax.errors import ClipjaxError, DataError, UsageError
