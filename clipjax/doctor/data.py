@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from clipjax.checkpoints.identity.registry_rows import model_ids
 from clipjax.data.cards import DatasetCard, load_dataset
 from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
@@ -52,8 +53,6 @@ def check_planned(
 
     Leaves out text embeddings, which are small, and what the store already holds.
     """
-    from clipjax.checkpoints.identity.registry_rows import model_ids
-
     chosen = models or tuple(model_ids())
     try:
         images, folder = sum(_images(data_root)), store_folder(machine, store)
