@@ -32,11 +32,11 @@ def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
     Args:
         folders: the package's `__path__`.
     """
-    found = {}
+    found = []
     for module in pkgutil.iter_modules(folders):
         file = Path(str(getattr(module.module_finder, "path", ""))) / f"{module.name}.py"
         if not module.ispkg and re.search(rf"(?m)^{record}\b", file.read_text(encoding="utf-8")):
-            found[module.name] = None
+            found.append(module.name)
     return tuple(sorted(found))
 
 

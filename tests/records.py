@@ -89,12 +89,15 @@ def tpu() -> None:
     for family in sorted(set(families()) - compiled()):
         if not compiler.exists():
             raise NotRebuiltError(f"no TPU row of the family {family}: `make tpu-env` installs the compiler")
-        one, tower = next(
+        found = [
             (name, tower)
             for name in registry()
             for tower in ("vision", "text")
             if getattr(getattr(model_card(name).arch, tower), "family", None) == family
-        )
+        ]
+        if not found:  # no registered model has it
+            continue
+        one, tower = found[0]
         command = [compiler, ROOT / "benchmarks" / "tpu_table.py", "v5e", one, "--tower", tower]
         subprocess.run(command, check=True, cwd=ROOT)
     write(tpu_table.PAGE, tpu_table.page(json.loads(tpu_table.RECORD.read_text())))

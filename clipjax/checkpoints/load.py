@@ -213,7 +213,8 @@ def convert_model(
         opened = open_weights(copy, own, card, None, stated, source)
         if image_size is not None:
             larger = resize_model(_read(opened, None), image_size, None)
-            return larger.save(folder or f"{larger.card.id}-{image_size}"), larger.card
+            card = larger.card.stamped()
+            return larger.with_card(card).save(folder or f"{card.id}-{image_size}"), card
         card, origin = opened.card.stamped(), opened.origin
         assert card.weights is not None
         card.weights.check()  # do not copy a damaged checkpoint of ours

@@ -88,7 +88,13 @@ class Model:
         return Network(self.card.arch)
 
     def _replace(self, **changes: Any) -> Model:
-        return dataclasses.replace(self, **{"weights": self.card.weights, **changes})
+        files = vars(self).get("_tokenizer_files", self.tokenizer_files)  # also those found meanwhile
+        own = {"weights": self.card.weights, "tokenizer_files": files}
+        return dataclasses.replace(self, **(own | changes))
+
+    def settled(self) -> Model:
+        """The model whose card has the digest of its tokenizer's files, if these were found after loading."""
+        return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
         """The model with other params.
@@ -96,7 +102,7 @@ class Model:
         Its card loses the old files and their fingerprint, under which embeddings are stored. Heads read the
         new logit scale. A registered model loses its name, unless the card's lineage records what it became.
         """
-        card = self.card.without_weights()
+        card = self.settled().card.without_weights()
         if card.facts_origin == REGISTRY and card.lineage is None:
             card = disowned(card)
         if "logit_scale" in params:
@@ -108,6 +114,9 @@ class Model:
 
     def with_card(self, card: Card) -> Model:
         """The model with another card; params and files stay."""
+        seen = self.settled().card.tokenizer
+        if card.tokenizer == self.card.tokenizer != seen and seen is not None:
+            card = card.with_tokenizer_files(str(seen.sha256))
         return self._replace(card=card)
 
     def with_adapter(self, adapter: AdapterParts, card: Card) -> Model:
@@ -260,7 +269,7 @@ class Model:
         Raises:
             DataError: the model's own checkpoint is damaged, or `folder` cannot be written.
         """
-        model = self.with_tokenizer() if "_tokenizer" in vars(self) else self  # files found meanwhile
+        model = self.settled()
         card = model.card.stamped()
         if self.adapter is None:
             return model._save(folder, card)

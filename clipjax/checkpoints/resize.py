@@ -37,6 +37,7 @@ def resize_model(model: Model, image_size: int, rule: str | None = None) -> Mode
             unknown.
     """
     refuse_wrong_resize(image_size, rule)
+    model = model.settled()
     card, size = model.card, model.card.arch.vision.image_size
     if image_size == size:
         return model

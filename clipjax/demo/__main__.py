@@ -26,7 +26,7 @@ def main(
 ) -> None:
     """Render a small world, train three CLIPs on it, run all tasks, fine-tune one by every method, report.
 
-    About four minutes on two cores. What is in --out already is not made again.
+    Five to eight minutes on two cores. What is in --out already is not made again.
     """
     from clipjax.commands.shared.output import print_table
     from clipjax.demo import finetuned

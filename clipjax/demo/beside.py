@@ -44,13 +44,14 @@ def beside(part: Callable[..., object], *arguments: Any, apart: bool = True) -> 
         process.join()
     except BaseException:
         process.terminate()
-        process.join(signals.GRACE / 2)  # it keeps what it needs to go on
+        process.join(signals.SAVING)  # it keeps what it needs to go on
         raise
     _raise_for(process.exitcode or 0)
 
 
 def _raise_for(code: int) -> None:
     """Raise for the second process as it would have been raised for this one."""
+    code = signals.EXIT_CODES.get(-code, code)  # killed before it could catch the signal
     if code in signals.EXIT_CODES.values():
         raise Interrupted("the second process was interrupted: run the same command again", code)
     if code < 0:

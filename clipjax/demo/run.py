@@ -159,7 +159,9 @@ def run(out: Path, plan: Plan = FULL, *, progress: bool = True) -> Demo:
             write_set(world, images, seed=SEED, progress=progress)
     if plan != FULL:
         _write_cards(world)
-    with beside(_made_and_tuned, out, plan, progress, apart=plan == FULL):
+    # A TPU belongs to one process, and the first takes most of a GPU's memory.
+    apart = plan == FULL and jax.default_backend() == "cpu"
+    with beside(_made_and_tuned, out, plan, progress, apart=apart):
         for model in plan.models:
             if model.id != BASE:
                 _make(model, out, progress)

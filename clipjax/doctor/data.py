@@ -11,6 +11,7 @@ from clipjax.doctor.folders import existing, store_folder
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 from clipjax.errors import ClipjaxError, DataError, counted
+from clipjax.storage.buckets import BucketPath
 
 _FLOAT32 = 4
 NAMED = 12  # data sets named in one line
@@ -58,7 +59,7 @@ def check_planned(
         images, folder = sum(_images(data_root)), store_folder(machine, store)
     except DataError:
         return  # `check_data` says why the folder or its cards cannot be read
-    if not images:
+    if not images or isinstance(folder, BucketPath):
         return
     needed = sum(bytes_an_image(chosen)) * images
     free = machine.free(existing(folder))

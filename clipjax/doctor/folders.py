@@ -9,12 +9,13 @@ from pathlib import Path
 from clipjax.config import cache_dir
 from clipjax.doctor.line import BROKEN, FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
+from clipjax.storage.buckets import BucketPath, place
 
 LITTLE_DISK = 5 * 10**9  # a few checkpoints
 
 
 def store_folder(machine: Machine, store: Path | None) -> Path:
-    return cache_dir(machine.environ) / "store" if store is None else store.expanduser()
+    return cache_dir(machine.environ) / "store" if store is None else place(store.expanduser())
 
 
 def check_compile_cache(machine: Machine) -> Iterator[Line]:
@@ -38,8 +39,13 @@ def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Li
     """The cache, the store of embeddings, and the space on their disks."""
     cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
-    yield _folder_line(machine, "store", embeddings)
-    for folder in dict.fromkeys((existing(cache), existing(embeddings))):
+    looked_at = [cache]
+    if isinstance(embeddings, BucketPath):
+        yield Line("store", FINE, f"{embeddings} (on a bucket: not looked into)")
+    else:
+        yield _folder_line(machine, "store", embeddings)
+        looked_at.append(embeddings)
+    for folder in dict.fromkeys(map(existing, looked_at)):
         if (free := machine.free(folder)) < LITTLE_DISK:
             yield Line(
                 "disk",

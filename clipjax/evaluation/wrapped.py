@@ -72,7 +72,6 @@ class Wrapped:
     """
 
     network: Network | None = None
-    adapter: AdapterParts | None = None
 
     def __init__(
         self,
@@ -81,7 +80,9 @@ class Wrapped:
         encode_text: Callable[[Any], Any] | None,
         tokenizer: Callable[[list[str]], Any] | None = None,
         params: Mapping[str, Any] | None = None,
+        adapter: AdapterParts | None = None,
     ) -> None:
+        self.adapter = adapter
         self.card, self.params = card, {} if params is None else params
         self._encode_image, self._encode_text, self._tokenizer = encode_image, encode_text, tokenizer
 
@@ -129,7 +130,8 @@ def encoder_of(model: Any) -> Encoder:
     if hasattr(model, "network"):
         return model
     functions = (getattr(model, name, None) for name in ("encode_image", "encode_text"))
-    return Wrapped(OwnCard.of(model.card), *functions, params=getattr(model, "params", None))
+    others = {name: getattr(model, name, None) for name in ("params", "adapter")}
+    return Wrapped(OwnCard.of(model.card), *functions, **others)
 
 
 def wrap(

@@ -1,1 +1,1 @@
-"""Result rows on disk, and published numbers beside them. Imports no JAX."""
+"""Result rows on disk, and published numbers beside them. Only `published_rows` and `provenance` load JAX."""

@@ -89,9 +89,10 @@ def read_record(path: epath.Path) -> EntryRecord:
         if exists(path):
             check_regular(path)
         found = parse_json(path.read_bytes(), "the key")
-        schema = found.pop("schema", None)
-        record = read(EntryRecord, found, "the key", whole=True)
-        matches = (schema, key_hash(record.key)) == (SCHEMA, path.parent.name)
+        names = [field.name for field in dataclasses.fields(EntryRecord)]
+        own = {name: found[name] for name in names if name in found}  # a later version may write more
+        record = read(EntryRecord, own, "the key", whole=True)
+        matches = (found.get("schema"), key_hash(record.key)) == (SCHEMA, path.parent.name)
     except FileNotFoundError:
         raise
     except (OSError, TypeError, DataError) as error:  # TypeError: not the name of a dtype

@@ -28,7 +28,7 @@ class LocalFiles:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with draft_file(Path(path)) as draft:
+            with draft_file(Path(path), sweeping=False) as draft:  # `clean` sweeps, once a folder
                 write_flushed(draft, data)
                 # link() refuses an existing name, which makes it the atomic create-if-absent of a disk.
                 (os.replace if replace else os.link)(draft, path)

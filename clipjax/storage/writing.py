@@ -109,8 +109,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def draft_file(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, removed at the end unless it was renamed. Raises OSError."""
+def draft_file(path: Path, *, sweeping: bool = True) -> Iterator[Path]:
+    """An empty file beside `path`, removed at the end unless it was renamed. Raises OSError.
+
+    Args:
+        sweeping: first remove what dead writers of `path` left, which lists its folder.
+    """
+    if sweeping:
+        sweep(path)
     with _draft(path, lambda draft: os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)) as draft:
         yield draft
 
@@ -148,6 +154,7 @@ def draft_folder(folder: Path) -> Iterator[Path]:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     restore_folder(folder)
+    sweep(folder)
     with _draft(folder, make) as draft:
         yield draft
 
@@ -170,8 +177,8 @@ def sweep(path: Path) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove the drafts that dead writers left in a folder."""
-    for left in folder.glob(".*.tmp"):
+    """Remove the files that dead writers left in a folder."""
+    for left in (each for each in folder.glob(".*.tmp") if not each.is_dir()):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
 
@@ -179,7 +186,6 @@ def sweep_folder(folder: Path) -> None:
 @contextlib.contextmanager
 def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
     """A draft beside `path` that `make` creates and opens; locked, and removed at the end."""
-    sweep(path)
     draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     descriptor = make(draft)
     try:

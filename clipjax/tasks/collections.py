@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 from clipjax.config import config_dir
 from clipjax.data.cards import DatasetCard
 from clipjax.errors import DataError
 from clipjax.storage.reading import read_toml
+from clipjax.storage.records import read
 from clipjax.tasks.task import task_names, unknown_task
 
 ALL = "all"
@@ -42,14 +42,11 @@ def collections() -> dict[str, Collection]:
     return {name: _collection(f"{path}: {name}", record) for name, record in read_toml(path).items()}
 
 
-def _collection(where: str, record: Any) -> Collection:
-    known = [field.name for field in dataclasses.fields(Collection)]
-    if not isinstance(record, dict) or "tasks" not in record or not record.keys() <= set(known):
-        raise DataError(f"{where}: give a table with the keys {', '.join(known)}, all but tasks as needed")
-    if unknown := set(record["tasks"]) - set(task_names()):
+def _collection(where: str, record: object) -> Collection:
+    found = read(Collection, record, where)
+    if unknown := set(found.tasks) - set(task_names()):
         raise DataError(f"{where}: there is no task {min(unknown)!r}")
-    keys: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-    return Collection(**keys)
+    return found
 
 
 def collection(name: str) -> Collection:

@@ -227,6 +227,9 @@ def test_files_that_turn_up_later_are_found_when_a_text_comes(
     assert card.tokenizer is not None
     assert card.tokenizer.sha256 == model.tokenizer.sha256
     assert "tokenizer.sha256" not in card.unknown
+    for derived in (model.with_params(model.params), model.with_card(model.card)):
+        assert derived.card.tokenizer == card.tokenizer
+        assert derived.tokenizer_files
 
 
 def test_pairs_of_files_are_found_whole_or_not(folders: Path, cache: Path, tmp_path: Path) -> None:

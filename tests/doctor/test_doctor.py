@@ -283,6 +283,13 @@ def test_data_sets_that_are_there(data: Path) -> None:
     assert list(check_planned(machine(data), data_root=data / "gone", models=())) == [], "it is said once"
 
 
+def test_a_store_on_a_bucket_is_not_looked_into(tmp_path: Path) -> None:
+    lines = list(check_folders(this_machine(), store=Path("gs://bucket/store")))
+    assert [line.says for line in lines if line.check == "store"] == [
+        "gs://bucket/store (on a bucket: not looked into)"
+    ]
+
+
 def test_a_folder_without_known_data_sets_says_what_to_do(tmp_path: Path) -> None:
     paint(tmp_path / "photos" / "cat" / "0.png", next(iter(COLOURS)))
     line, missing = check_data(machine(tmp_path), data_root=tmp_path)

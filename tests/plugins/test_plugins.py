@@ -89,9 +89,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "plugins")
-            )
+            shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
         else:
             shutil.copy2(ROOT / name, folder / name)
     new = [path for path in (HERE / "files").rglob("*") if path.is_file() and "__pycache__" not in path.parts]

@@ -287,7 +287,7 @@ from clipjax.storage.store import Store
 entry = Store(sys.argv[1]).entry({key!r}, ids={ids!r}, rows_per_shard=4, per_device_batch=2, row_shape=(3,))
 real = local_files.draft_file
 @contextlib.contextmanager
-def slow(path):
+def slow(path, **_):
     with real(path) as draft:
         draft.write_bytes(b"half")
         print("writing", flush=True)

@@ -1,7 +1,7 @@
 """Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-    PIL images.
+PIL images.
 
 For the same box and flip, pixels equal torchvision's to the byte. Boxes have the same distribution, drawn by
 NumPy's generator instead of torch's.

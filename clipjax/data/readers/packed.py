@@ -22,7 +22,7 @@ import numpy as np
 
 from clipjax.data.manifest import Manifest, Opener, Progress
 from clipjax.data.pixels.limits import check_bytes
-from clipjax.data.readers.reader import ARCHIVES, Reader
+from clipjax.data.readers.reader import Reader
 from clipjax.data.readers.shards import ShardOpener, digests_of_parts
 from clipjax.data.readers.webdataset import Member, split_name, tar_members
 from clipjax.errors import DataError, counted
@@ -269,4 +269,4 @@ def _reader(path: str, version: Version) -> Any:
     return ArrayRecordReader(path)
 
 
-READER = Reader(read_packed, ARCHIVES, is_packed)
+READER = Reader(read_packed, recognises=is_packed)

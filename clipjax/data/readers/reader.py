@@ -40,6 +40,7 @@ class Reader:
     asked: int = 0
 
 
+@functools.cache
 def reader_names() -> tuple[str, ...]:
     """The readers' names, without importing them."""
     return plug_ins(readers.__path__, "READER")

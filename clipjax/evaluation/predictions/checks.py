@@ -8,6 +8,7 @@ from typing import Any
 
 from clipjax.errors import DataError
 from clipjax.evaluation.predictions.given import Given
+from clipjax.tasks.task import all_tasks
 
 # Columns that all tasks share; a task adds its own (`PredictionFiles.bools`, `PredictionFiles.ranges`).
 BOOLS = ("tied", "correct", "in_distribution")
@@ -30,7 +31,9 @@ def check_table(given: Given, columns: Table) -> Table:
             the row.
     """
     columns, own = dict(columns), given.task.predictions
-    bools, ranges = (*BOOLS, *own.bools), {**RANGES, **own.ranges}
+    # A mark of another task counts, too: `annotated` decides which labels may be -1.
+    bools = {*BOOLS, *(name for task in all_tasks().values() for name in task.predictions.bools)}
+    ranges = {**RANGES, **own.ranges}
     for name in columns:
         if name in bools or name.startswith("correct_"):
             _check_bools(given, name, columns[name])

@@ -177,8 +177,8 @@ def at_highest_id(x: Float[Array, "B L D"], ids: Int[Array, "B L"]) -> Float[Arr
 
 
 def at_places(x: Float[Array, "B L D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
-    # Not x[arange, places]: that would gather a sharded batch on every device.
     """Each text at one of its positions."""
+    # Not x[arange, places]: that would gather a sharded batch on every device.
     return jnp.take_along_axis(x, places[:, None, None], axis=1, mode="clip")[:, 0]
 
 

@@ -17,6 +17,6 @@ its library's own public code.
 """
 
 from clipjax.verification.crosscheck.record import Crosscheck, read_record
-from clipjax.verification.crosscheck.run import LIMIT, crosscheck
+from clipjax.verification.crosscheck.run import crosscheck
 
-__all__ = ["LIMIT", "Crosscheck", "crosscheck", "read_record"]
+__all__ = ["Crosscheck", "crosscheck", "read_record"]

@@ -25,7 +25,6 @@ from clipjax.verification.crosscheck.side import Side
 from clipjax.verification.crosscheck.stages import compare
 from clipjax.verification.verify import chosen_library
 
-LIMIT = 512
 BATCH = 32
 
 
@@ -42,7 +41,7 @@ def crosscheck(
 
     Args:
         model: a loaded model, or an argument of `clipjax.load_model`.
-        request: the images and prompts; usually a sample of `LIMIT` images.
+        request: the images and prompts; the command line samples 512 images.
         against: "open_clip", "timm" or "transformers"; default the library that the card names.
         checkpoint: weights for the reference. Default: the safetensors file that the model was read from,
             else the model's weights, written back in the library's format.
