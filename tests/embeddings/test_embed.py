@@ -24,9 +24,8 @@ from clipjax.data.pixels.loader import batches
 from clipjax.data.pixels.normalize import normalize_host
 from clipjax.data.pixels.preprocess import PixelRecipe
 from clipjax.embeddings import forward, sets
-from clipjax.embeddings import images as embed
 from clipjax.embeddings.forward import text_encoder
-from clipjax.embeddings.sets import Embeddings, default_shard
+from clipjax.embeddings.sets import Embeddings, default_shard, image_key
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.wrapped import Wrapped
 from clipjax.storage.store import Store
@@ -232,9 +231,9 @@ def test_the_batch_reported_is_the_one_used(model: TinyModel, work: Path, store:
 
 def test_forward_version_is_part_of_the_key(model: TinyModel, work: Path, monkeypatch: pytest.MonkeyPatch):
     manifest, recipe = manifest_of(work / "images", 2), model.card.preprocess.recipe(rgb="first")
-    before = embed.image_key(model.card, manifest, recipe, "parity", "embedding")
+    before = image_key(model.card, manifest, recipe, "parity", "embedding")
     monkeypatch.setattr(sets, "FORWARD_VERSION", sets.FORWARD_VERSION + 1)
-    assert embed.image_key(model.card, manifest, recipe, "parity", "embedding") != before
+    assert image_key(model.card, manifest, recipe, "parity", "embedding") != before
 
 
 def test_a_small_data_set_has_several_shards(model: TinyModel, work: Path, store: Store):

@@ -19,7 +19,7 @@ from clipjax.embeddings import batch_size, forward, params, stream
 from clipjax.embeddings import images as embed
 from clipjax.embeddings.forward import Forward, OutOfMemoryError, image_forward, image_step, memory_of
 from clipjax.embeddings.params import REPLICATED, SHARDED
-from clipjax.embeddings.sets import share_waiting
+from clipjax.embeddings.sets import image_key, share_waiting
 from clipjax.errors import DataError, UsageError
 from clipjax.evaluation.wrapped import Wrapped
 from clipjax.models.arch import arch_from_dict, family_of, load_arch
@@ -188,7 +188,7 @@ def test_other_failures_are_not_taken_for_it(model: TinyModel, folder: Path, hol
 def test_a_shard_of_another_batch_is_not_taken(model: TinyModel, folder: Path, store: Store, caplog: Any):
     """A run that began an entry before it was laid out anew writes what its batch made; nobody reads it."""
     manifest = manifest_of(folder, 8)
-    key = embed.image_key(model.card, manifest, model.card.preprocess.recipe(), "parity", "embedding")
+    key = image_key(model.card, manifest, model.card.preprocess.recipe(), "parity", "embedding")
     entry = store.entry(key, ids=manifest.ids, rows_per_shard=4, per_device_batch=4)
     store.lay_out_again(entry, rows_per_shard=4, per_device_batch=2)
     entry.write_shard(0, list(manifest.ids[:4]), np.ones((4, 3), np.float32))
