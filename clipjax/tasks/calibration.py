@@ -1,11 +1,12 @@
 """Calibration: is a model right as often as it is confident, before and after temperature scaling?
 
-Reported are the expected calibration error with 15 and 25 bins of equal width (right-closed) and 15 of equal
-mass, the maximum calibration error, NLL, Brier score and the reliability diagram, each for the softmax of the
-model's own logits ("before") and of logits / T ("after"). T is fitted on the calibration half of the
-in-distribution (ID) set, a recorded split (`calibration.half_split`, or a column `calibration`), and applied
-to every data set. Of the ID set itself only the test half is reported. With fewer or coarser classes, the
-logits are projected.
+Numbers: expected calibration error with 15 and 25 right-closed bins of equal width and 15 of equal mass,
+maximum calibration error, NLL, Brier score, reliability diagram. Each is of the softmax of the model's own
+logits ("before") and of logits / T ("after"). With fewer or coarser classes, logits are projected.
+
+T is fitted on the calibration half of the in-distribution (ID) set and applied to every data set. The split
+is recorded (`calibration.half_split`, or a column `calibration`); the ID set is reported on its test half
+alone.
 
 A bootstrap keeps the data set's bin edges: an image stays in its bin.
 """
@@ -44,7 +45,7 @@ AVERAGED = "not applicable: averages of probabilities are no logits, and no temp
 
 
 class Fit(NamedTuple):
-    """T, the standard error of log T, and the number of images of the fit.
+    """T, the standard error of log T, and the number of images in the fit.
 
     T is 0 or infinity if NLL has no minimum, NaN if there was nothing to fit on.
     """
@@ -61,15 +62,15 @@ _FITS: dict[str, Fit] = {}
 def describe(inputs: Inputs) -> dict[str, Any]:
     """Confidence, NLL and Brier score of each image before and after scaling, and T.
 
-    Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll` and `brier` with the endings
-    `_before` and `_after`. The same in every row: `temperature`, `temperature_error` (the standard error of
-    its logarithm), `calibration_images`. For the ID set itself, the rows are the test half, and `id` names
-    them. Without logits, only `label`.
+    Returns: columns `label`, `prediction`, `correct`, and `confidence`, `nll`, `brier` ending in `_before`
+    and `_after`. The same in every row: `temperature`, `temperature_error` (of its logarithm),
+    `calibration_images`. For the ID set, the rows are its test half, named by `id`. Without logits, only
+    `label`.
 
     Raises:
-        DataError: no images or no labels, here or in the ID set; fewer than two ID images, or two of one
-            name; a column `calibration` that cannot be read or leaves one part empty; a label outside its
-            label space or logits that are not finite: the image is named.
+        DataError: no images or labels, here or in the ID set; fewer than two ID images, or two of one name; a
+            column `calibration` that cannot be read or leaves a part empty; a label outside its label space
+            or logits that are not finite (names the image).
     """
     labels = _labels(inputs)
     if _averages(inputs) or (inputs.id is not None and _averages(inputs.id)):
@@ -118,9 +119,9 @@ def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _marked(part: Inputs, reported: bool) -> np.ndarray:
-    """The images that the column `calibration` marks, bool [N].
+    """The images marked by the column `calibration`, bool [N].
 
-    Some must be marked. If the set itself is `reported` (not only a source of T), some must be unmarked.
+    Some must be marked; if the set itself is `reported` (not only a source of T), some must not be.
     """
     marks = [MARKS.get(str(value).lower()) for value in part.columns["calibration"]]
     if None in marks:
@@ -136,7 +137,7 @@ def _marked(part: Inputs, reported: bool) -> np.ndarray:
 
 
 def _fit(part: Inputs, rows: np.ndarray) -> Fit:
-    """T of some rows, fitted once in a process: the digest costs a tenth of the fit or less."""
+    """T of some rows, fitted once in a process: the digest costs at most a tenth of the fit."""
     labels = _labels(part)[rows]
     digest = _digest(part, labels, rows)
     if digest not in _FITS:
@@ -196,7 +197,7 @@ def measure(columns: Columns, about: About) -> list[Measure]:
     """All numbers from the columns that `describe` returns.
 
     Raises:
-        DataError: a confidence, an NLL or a Brier score is not a number; names the image.
+        DataError: a confidence, NLL or Brier score is not finite; names the image.
     """
     n = len(columns["label"])
     if "nll_before" not in columns:
@@ -236,7 +237,7 @@ def _temperature(columns: Columns, n: int) -> Measure:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """Accuracy is a proportion; the other numbers are compared on resamples of the images."""
+    """Accuracy is a proportion; the other numbers are compared on resamples of images."""
     if "nll_before" not in columns:
         return Paired()
     statistic = _statistic(columns)
@@ -296,11 +297,11 @@ def _with_interval(name: str, value: float, n: int, draws: np.ndarray | None) ->
 
 
 def _reliability(state: str, sums: np.ndarray, draws: np.ndarray | None) -> list[Measure]:
-    """Mean confidence and accuracy of each bin that holds images; `n` of a row is the bin's.
+    """Mean confidence and accuracy of each bin with images; `n` of a row is the bin's.
 
     Args:
-        sums: float64 [3, B]: images, confidence and correct answers.
-        draws: the same of resamples, [R, 3, B]; some may leave a bin empty.
+        sums: float64 [3, B]: images, confidence, correct answers.
+        draws: the same on resamples, [R, 3, B]; a resample may leave a bin empty.
     """
     found = []
     for k in np.flatnonzero(sums[0]):

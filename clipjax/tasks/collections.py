@@ -22,8 +22,7 @@ class Collection:
     Attributes:
         section: of the paper.
         prompts: the prompt sets that each task is run with; empty: each data set's own.
-        corrupted: whether to include corrupted copies of a data set (3DCC's sixty): those with a variant
-            `corruption`.
+        corrupted: whether to include corrupted copies (3DCC's sixty): data sets with a variant `corruption`.
     """
 
     tasks: tuple[str, ...]
@@ -50,7 +49,7 @@ def _collection(where: str, record: object) -> Collection:
 
 
 def collection(name: str) -> Collection:
-    """The collection of a name: a collection, all tasks, or a single task.
+    """The collection of this name; also `all`, and a single task by its name.
 
     Raises:
         UsageError: no such name; names the nearest ones.

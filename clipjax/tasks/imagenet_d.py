@@ -1,13 +1,13 @@
-"""ImageNet-D (Zhang et al. 2024): classification among its categories, and among four of them.
+"""ImageNet-D (Zhang et al. 2024): classification among its 113 categories, and among four of them.
 
-Zero-shot models choose among the 113 categories by name (`top1`), with the reference's prompt `A photo of a
-{}`. A classifier's 1,000 classes are projected to the categories; its `top1_full` is the reference's number:
-the best of all 1,000 belongs to the category.
+Zero-shot models choose among the category names (`top1`) with the reference's prompt `A photo of a {}`. A
+classifier's 1,000 classes are projected to categories; the reference's number is its `top1_full`: the best of
+all 1,000 belongs to the category.
 
 The study asks among four: the true category and the three *wrong* ones of which a selection model is most
-confident. With the model's own list the answer is right exactly if the 113-way answer is, so `top1_4way_own`
-equals `top1`; with another model's it is `top1_4way_list`. Lists are `annotations`: the images.parquet of a
-run of this task (its column `failures`), or a CSV file `id,category1,category2,category3`.
+confident. With the model's own list this is the 113-way answer (`top1_4way_own` = `top1`); with another's it
+is `top1_4way_list`. Lists are `annotations`: the images.parquet of a run of this task (column `failures`), or
+a CSV file `id,category1,category2,category3`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class CategoryLists:
     """The wrong categories of each image of which a selection model is most confident.
 
     Attributes:
-        name: of the selection model, from its run, else the file's name.
+        name: the selection model, from its run, else the file's name.
         source: the file, for messages.
-        wrong: image id -> three category ids or names; None for each model's own.
+        wrong: image id -> three category ids or names; None: each model's own.
         digest: SHA-256 of the contents.
     """
 
@@ -75,7 +75,7 @@ class CategoryLists:
 
 
 def load_lists(path: Path | None) -> CategoryLists:
-    """Category lists from a run's folder or its images.parquet, or from a CSV file; None: each model's own.
+    """Category lists from a run's folder, its images.parquet or a CSV file; None: each model's own.
 
     Raises:
         DataError: the file does not exist or has another form; names it, and the line of a CSV file.
@@ -114,7 +114,6 @@ def _from_csv(path: Path) -> dict[str, list[str]]:
 
 
 def _selection_model(path: Path) -> str:
-    """The model of the run that the table belongs to; without a run, the file's stem."""
     run = path.parent / "run.json"
     try:
         return str(read_json(run)["model"])
@@ -123,10 +122,10 @@ def _selection_model(path: Path) -> str:
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """The columns of `zeroshot`; `failures`, the model's own list of wrong categories; four-way answers.
+    """The columns of `zeroshot`, the model's own wrong categories (`failures`), and four-way answers.
 
     Raises:
-        DataError: there are no labels, or fewer than four categories; as `zeroshot.describe` and
+        DataError: no labels, or fewer than four categories; as `zeroshot.describe` and
             `CategoryLists.indices`.
     """
     space = inputs.label_space
@@ -150,7 +149,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def wrong_of(ranked: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The three best categories that are not the label, best first. int [N, 4 or more], int [N] -> [N, 3].
+    """The three best categories other than the label, best first. int [N, 4 or more], int [N] -> [N, 3].
 
     ranked [[3, 1, 2, 0]], label [1] -> [[3, 2, 0]]
     """
@@ -185,9 +184,9 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """As `zeroshot`, and the answers among another model's lists, if both runs have the same ones.
+    """As `zeroshot`, plus another model's lists if both runs have the same.
 
-    `top1_4way_own` is left out: it is `top1` under another name and would count twice.
+    `top1_4way_own` is left out: it is `top1` and would count twice.
     """
     found, right = zeroshot.paired(images, about), {}
     if "correct_4way_list" in images:

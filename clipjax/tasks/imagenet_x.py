@@ -1,13 +1,14 @@
 """Visual factors (ImageNet-X): how accuracy depends on pose, background, size, texture, ...
 
-Annotators named the factors in which an image departs from the prototypes of its class: all of them ("multi")
-and the most distinctive one ("top"). There are four variants: top or multi, with prototypes left out
-("filtered") or in ("kept"). The default is top/filtered, as in the reference and, by all evidence, in the
-paper; its numbers over all images have no slice. Slices: `top/filtered/factor:pose` for a factor,
-`multi/filtered` for all images of another variant, and so on.
+Annotators named the factors in which an image departs from its class's prototypes: all ("multi") and the most
+distinctive one ("top"). Prototypes are left out ("filtered") or in ("kept"). The default of these four
+variants, top/filtered, is the reference's and by all evidence the paper's.
 
-"average" is the accuracy over all annotated images, each counted once. Right means: the annotated class, or a
-class of its metaclass (`*_metaclass`), or one of the image's ReaL labels (`*_real`). Definitions:
+Slices: none for all images of the default, `multi/filtered` for all images of another variant,
+`top/filtered/factor:pose` for a factor.
+
+"average" is over all annotated images, each counted once. Right means: the annotated class, a class of its
+metaclass (`*_metaclass`), or one of the image's ReaL labels (`*_real`). Definitions:
 `clipjax.metrics.factors`, `clipjax.data.annotations`.
 """
 
@@ -85,15 +86,15 @@ def join(
     notes: FactorAnnotations,
     labels: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """One row an image, with or without annotation; all numbers follow from these columns.
+    """One row an image, annotated or not; all numbers follow from these columns.
 
     Columns: prediction, prediction_name, confidence, label (the annotated class, else the data set's, else
-    -1), correct, annotated, top_factors and multi_factors (lists of names); if the annotations have them,
-    prototype, correct_metaclass, correct_real.
+    -1), correct, annotated, top_factors and multi_factors (lists of names); if annotated, prototype,
+    correct_metaclass, correct_real.
 
     Raises:
-        DataError: no image is annotated, or two have one annotation; a class is outside the label space; the
-            number of metaclasses is wrong; or `labels` contradicts the annotations. Names the image.
+        DataError: no image is annotated, or two share an annotation; a class is outside the label space; the
+            number of metaclasses is wrong; `labels` contradict the annotations. Names the image.
     """
     rows = notes.rows(ids)
     annotated = rows >= 0
@@ -170,11 +171,12 @@ def _named(marks: np.ndarray, rows: np.ndarray, factors: tuple[str, ...]) -> lis
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The annotated images of the columns.
+    """The annotated images of the columns: A images, F factors.
 
     Attributes:
-        correct: by the ending of a metric's name, bool [A]; only the known ones.
-        marks: "top" and "multi" -> bool [A, F], over `factors`: those that some image has.
+        correct: ending of a metric's name -> bool [A]; only the known ones.
+        factors: those that some image has.
+        marks: "top" and "multi" -> bool [A, F].
         without: number of images without annotation.
         tied: whether a tie decides the prediction, bool [A]; None: unknown, or no ties.
     """
@@ -250,7 +252,6 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Iterator[Measure]:
-    """Numbers over all images of a variant; the default one's have no slice."""
     part, place = table.part(variant), None if variant == DEFAULT else variant
     n = int(part.sum())
     for ending, why in {"": None, **MISSING}.items():
@@ -269,7 +270,7 @@ def _over_all(table: _Table, variant: str, draws: _Draws, about: About) -> Itera
 
 
 def _remark(table: _Table, variant: str, about: About) -> str:
-    """The images left out: averages over different images are not comparable."""
+    """Averages over different images are not comparable: note the images left out."""
     parts = [f"{table.without} images have no annotation"] if table.without else []
     notes = about.annotations
     if notes is not None and (absent := len(notes.names) - len(table.label)) > 0:
@@ -306,7 +307,7 @@ def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
 def _worst_factor(
     metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
 ) -> Measure:
-    """The lowest accuracy of a factor, with that factor's own interval: it ignores the choice."""
+    """The lowest accuracy of a factor, with that factor's own interval, which ignores the choice."""
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
         return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")
@@ -317,7 +318,6 @@ def _worst_factor(
 
 
 def _worst_classes(labels: np.ndarray, correct: np.ndarray, place: str | None) -> Measure:
-    """Accuracy over the images of the 100 classes of lowest accuracy."""
     metric, size = f"worst_{WORST}_classes", int(labels.max()) + 1
     hits, total = map(np.asarray, classification.class_counts(labels, correct, num_classes=size))
     seen = int(np.sum(total > 0))
@@ -364,7 +364,7 @@ _Draws = dict[tuple[str, str, int], np.ndarray]
 def _draws(table: _Table, about: About) -> _Draws:
     """Error ratio and ECE of every variant and group on every resample of the annotated images.
 
-    All are sums over images, so a block of resamples is one sparse product.
+    All are sums over images: a block of resamples is one sparse product.
     """
     groups = np.concatenate([table.groups(variant) for variant in VARIANTS], axis=1)
     keys = [(variant, k) for variant in VARIANTS for k in range(1 + len(table.factors))]
@@ -396,7 +396,7 @@ def _draws(table: _Table, about: About) -> _Draws:
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Averages and factors of the default variant are proportions of the same images in both runs."""
+    """Averages and factors of the default variant are proportions of the same images."""
     table = _Table.of(images)
     groups = table.groups(DEFAULT)
     of_metric = {f"average{ending}": (correct, groups[:, 0]) for ending, correct in table.correct.items()}

@@ -1,15 +1,16 @@
-"""Out-of-distribution detection: how well do a model's scores tell images of none of its classes?
+"""Out-of-distribution detection: how well do scores tell images of none of the model's classes?
 
-The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID); the same head
-over the ID classes scores both. Every score (`clipjax.metrics.ood_scores`) is larger for an image that looks
-more in-distribution. Measures (`clipjax.metrics.detection`) are AUROC, the areas under precision-recall
-curves, and FPR95 by the four conventions in use, each under its own name. The paper's score comes first,
-without a slice: MCM for a zero-shot model, MSP for a classifier. Scores of raw cosines need a zero-shot head:
-a classifier and a cache of images have none.
+The data set's images are out of distribution (OOD), those of `Inputs.id` in distribution (ID). One head over
+the ID classes scores both; a larger score means more in-distribution (`clipjax.metrics.ood_scores`). Measures
+(`clipjax.metrics.detection`): AUROC, areas under precision-recall curves, and FPR95 by four conventions, each
+under its own name. The paper's score comes first, without a slice: MCM for a zero-shot model, MSP for a
+classifier. Scores of raw cosines need a zero-shot head, not a classifier or a cache of images.
 
-Columns of the OOD set add numbers. `ood_class` (NINCO): each class, and the unweighted mean over classes.
-`confused_with` (ImageNet-O), the class that an image is mistaken for: the protocol of Natural Adversarial
-Examples, with only these classes and their ID images.
+Columns of the OOD set add numbers:
+
+- `ood_class` (NINCO): each class, and the unweighted mean over classes.
+- `confused_with` (ImageNet-O), the class an image is mistaken for: the protocol of Natural Adversarial
+  Examples, with only these classes and their ID images.
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ ID = "in_distribution"
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """The scores of the ID images, then of the OOD images.
+    """The scores of the N ID images, then of the M OOD images.
 
-    Returns: columns of N + M rows: `id` (prefixed by the data set's name), `in_distribution`, a column for
-    each score, and `ood_class` ("" for an ID image). If images are `confused_with` a class: `confused` and
-    `msp_confused`, which rows take part in that protocol and their score.
+    Returns: columns of N + M rows: `id` (prefixed by the data set's name), `in_distribution`, each score,
+    `ood_class` ("" for an ID image). With `confused_with`, also which rows take part in that protocol
+    (`confused`) and their score (`msp_confused`).
 
     Raises:
-        DataError: there are no ID or no OOD images, they are the same data set, an image's logits are not
-            finite, or an image is confused with a class that is not an ID class.
+        DataError: no ID or no OOD images, both are one data set, an image's logits are not finite, or an
+            image is confused with a class that is not an ID class.
     """
     known = inputs.id
     if known is None or known.dataset == inputs.dataset:
@@ -90,7 +91,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 def _scores(
     head: Head, part: Inputs, projection: Projection | None, subset: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Every score that applies, float32 [N]; an [N, K] array is never held."""
+    """Every score that applies, float32 [N]; never holds an [N, K] array."""
     if len(part.features) == 0:
         raise DataError(f"{part.dataset} holds no images: OOD detection needs ID and OOD images")
     made: dict[str, list[np.ndarray]] = {}
@@ -130,9 +131,8 @@ def _blocks(
 
 
 def _confused_classes(inputs: Inputs) -> np.ndarray | None:
-    """The ID classes that OOD images are mistaken for, ascending.
-
-    None without such a column, or if the ID images of these classes are not known.
+    """The ID classes that OOD images are mistaken for, ascending; None if these or their ID images are
+    unknown.
     """
     known, names = inputs.id, inputs.columns.get("confused_with")
     if names is None or known is None or known.labels is None or known.label_space is None:
@@ -145,10 +145,10 @@ def _confused_classes(inputs: Inputs) -> np.ndarray | None:
 
 
 def measure(columns: Columns, about: About) -> list[Measure]:
-    """All numbers from the columns that `describe` returns; `id` is used only in messages.
+    """All numbers from the columns of `describe`; `id` is used only in messages.
 
     Raises:
-        DataError: no score is there, one of them is not finite, or all images are on one side.
+        DataError: there is no score, a score is not finite, or all images are on one side.
     """
     inside, scores, classes = _read(columns, about)
     found = _pooled(scores, about, classes)
@@ -171,9 +171,9 @@ def measure(columns: Columns, about: About) -> list[Measure]:
 
 
 def paired(columns: Columns, about: About) -> Paired:
-    """The first score's numbers and every score's AUROC, on the same resamples as in `measure`.
+    """The first score's numbers and every score's AUROC, on the resamples of `measure`.
 
-    The first score is MCM for a zero-shot model and MSP for a classifier: `headline` names it.
+    `headline` names the first score: MCM (zero-shot) or MSP (classifier).
     """
     inside, scores, classes = _read(columns, about)
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
@@ -204,7 +204,6 @@ Sides = tuple[np.ndarray, np.ndarray]
 
 
 def _read(columns: Columns, about: About) -> tuple[np.ndarray, dict[str, Sides], np.ndarray | None]:
-    """Which rows are in distribution, the scores in the columns, and the OOD images' classes."""
     inside = np.asarray(columns["in_distribution"], bool)
     given = [name for name in SCORES if name in columns]
     if not given:
@@ -268,7 +267,7 @@ def _pooled(
 
 
 def _means(scores: Mapping[str, Sides], about: About, classes: np.ndarray) -> dict[tuple[str, str], Measure]:
-    """(measure, score) -> the unweighted mean over OOD classes; ID images and classes are resampled."""
+    """(measure, score) -> the unweighted mean over OOD classes; resamples draw ID images and classes."""
     rankings = {name: detection.rank(*sides) for name, sides in scores.items()}
     names, codes = np.unique(classes, return_inverse=True)
     n, m = (len(side) for side in next(iter(scores.values())))
@@ -298,7 +297,7 @@ def _class_means(
 ) -> dict[tuple[str, str], np.ndarray]:
     """(measure, score) -> the mean over classes on each resample.
 
-    A class is drawn whole, so its first image has the number of draws.
+    A class is drawn whole: its first image's draws are the class's.
     """
     first, codes = np.unique(classes, return_index=True, return_inverse=True)[1:]
     drawn = None if ood_weights is None else ood_weights[:, first]
@@ -316,7 +315,7 @@ def _draws(
     second: tuple[str, int],
     clusters: np.ndarray | None = None,
 ) -> dict[Any, np.ndarray]:
-    """The bootstrap's values; empty if there are fewer than two units to draw."""
+    """The bootstrap's values; empty if a side has fewer than two units to draw."""
     units = second[1] if clusters is None else int(clusters.max()) + 1
     if min(first[1], units) < 2:
         return {}
@@ -343,7 +342,7 @@ def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
 
 
 def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measure]:
-    """The protocol of Natural Adversarial Examples, if a column `confused` is there (ImageNet-O)."""
+    """The protocol of Natural Adversarial Examples, if the column `confused` exists (ImageNet-O)."""
     if "confused" not in columns:
         return []
     part = "protocol:confused_classes"

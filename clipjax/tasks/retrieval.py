@@ -1,13 +1,13 @@
 """Retrieval between images and captions: recall at 1, 5 and 10 and mean average precision, both ways.
 
-Definitions and names are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`). `image_retrieval_*` is over
-captions (text -> image: the caption's image is among the k best images), `text_retrieval_*` over images
-(image -> text: any of the image's captions is among the k best texts). `mean_recall@5` is the mean of the two
-recalls at 5, as in the paper's Table IV.
+Definitions and names are CLIP_benchmark's (`metrics/zeroshot_retrieval.py`):
 
-Every number follows from an image's ranks: of its captions among all texts, and of itself among all images
-for each caption. Its captions are one observation, so resamples draw images. Recall over images is a
-proportion with Wilson's interval.
+- `image_retrieval_*`, over captions: the caption's image is among the k best images.
+- `text_retrieval_*`, over images: any of the image's captions is among the k best texts.
+- `mean_recall@5`: the mean of both recalls at 5, as in the paper's Table IV.
+
+An image with its captions is one observation, so resamples draw images. Recall over images is a proportion
+with Wilson's interval.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MEAN_AT = 5
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """The ranks of each image's true partners, 0 being the best.
+    """The ranks of each image's true partners; 0 is the best.
 
     Columns: `caption_ranks`, of its captions among all texts, best first (list of int); `image_ranks`, of the
-    image among all images, for each of its captions in their order (list of int); `captions_cut`, how many of
-    them were too long for the model (int).
+    image among all images for each caption, in order (list of int); `captions_cut`, how many captions exceed
+    the model's context (int).
 
     Raises:
         DataError: there are no images, or an embedding is not finite.
@@ -57,10 +57,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers from the per-image columns.
-
-    `n` is the number of queries: captions for image retrieval, images for text retrieval.
-    """
+    """All numbers; `n` counts queries: captions for image retrieval, images for text retrieval."""
     parts = per_image(images)
     n, texts, cut = (
         len(images["image_ranks"]),
@@ -85,9 +82,8 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def per_image(images: Columns) -> dict[str, np.ndarray]:
-    """For each image, its number of captions and the sums over its queries. float64 [N] each.
-
-    `image_*` are sums over its captions, `text_*` belong to the image itself.
+    """Each image's number of captions and the sums over its queries (`image_*`: its captions). float64 [N]
+    each.
     """
     count = np.array([len(ranks) for ranks in images["image_ranks"]])
     of_images, of_captions = _table(images["image_ranks"], count), _table(images["caption_ranks"], count)
@@ -100,13 +96,11 @@ def per_image(images: Columns) -> dict[str, np.ndarray]:
 
 
 def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every number on B resamples of the images.
+    """Every number on B resamples of the images, float64 [B] by name.
 
     Args:
-        parts: of `per_image`.
+        parts: from `per_image`.
         weights: [B, N], how often each image is drawn.
-
-    Returns: float64 [B] by name.
     """
     names = [name for name in parts if name != "captions"]
     sums = weights.astype(np.float64) @ np.stack([parts[name] for name in ("captions", *names)], axis=1)
@@ -120,7 +114,7 @@ def statistics(parts: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Recall over images is a proportion; the other numbers are compared on resamples of the images."""
+    """Recall over images is a proportion; the rest is compared on resamples of images."""
     parts = per_image(images)
     right = {name: part > 0 for name, part in parts.items() if name.startswith("text_retrieval_recall")}
 
@@ -131,10 +125,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _interval(name: str, value: float, n: int, drawn: np.ndarray | None) -> Interval:
-    """Wilson's for recall over images; else from the resamples.
-
-    If no resample differs (everything is found at once), Wilson's for as many images.
-    """
+    """Wilson's for recall over images, and where no resample differs; else from the resamples."""
     if name.startswith("text_retrieval_recall"):
         return intervals.wilson(round(value * n), n)
     return interval_of_mean(value, drawn, n, "images", clustered=True)

@@ -1,13 +1,13 @@
-"""Shape bias: if an image's shape and texture disagree, how often does the decision follow the shape?
+"""Shape bias: where an image's shape and texture disagree, how often does the decision follow the shape?
 
-An image's label is its shape; a column `texture` names the category of its texture (cue-conflict stimuli,
-Geirhos et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), without
-images whose shape and texture agree. Definitions: `clipjax.metrics.shape_bias`.
+The label is the shape; the column `texture` names the category of the texture (cue-conflict stimuli, Geirhos
+et al. 2019). With S decisions for the shape and T for the texture, the bias is S / (S + T), over images in
+conflict. Definitions: `clipjax.metrics.shape_bias`.
 
-A head over ImageNet's 1,000 classes decides by the mean probability of each category's classes, at the
-model's own logit scale, on which that mean depends. A head over the categories (card `cue_conflict_16`, or
-`--labels cue_conflict`) decides by its largest logit. In a row's `convention`, `projection` is "mean_prob
-from imagenet" or null accordingly.
+A head over ImageNet's 1,000 classes decides by each category's mean probability, which depends on the logit
+scale: the model's own. A head over the categories (card `cue_conflict_16`, or `--labels cue_conflict`)
+decides by its largest logit. A row's `convention` tells which: `projection` is "mean_prob from imagenet" or
+null.
 """
 
 from __future__ import annotations
@@ -59,7 +59,6 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 def _decisions(inputs: Inputs) -> np.ndarray:
-    """The category of each image. int [N]."""
     head, projection = inputs.head, inputs.projection
     assert head is not None
     averaged = projection if projection is not None and projection.kind == "mean_prob" else None
@@ -83,11 +82,11 @@ def _by_mean_probability(logits: Any, projection: Projection) -> np.ndarray:
 def cues(
     ids: Sequence[str], shape: Sequence[str], texture: Sequence[str], decision: Sequence[str]
 ) -> dict[str, Any]:
-    """One row an image: its shape and texture, the decision, and the cue that it follows.
+    """One row an image: its cues and which of them the decision follows.
 
-    Columns: shape, texture, decision (names of categories; a decision may be another word, as "na"), object
-    (the source of the shape: images that share it are not independent), conflict, decided_for ("shape",
-    "texture" or "other"; "no conflict" if shape and texture agree).
+    Columns: shape, texture, decision (categories; a decision may be another word, e.g. "na"), object (the
+    source of the shape; images that share it are not independent), conflict, decided_for ("shape", "texture",
+    "other"; "no conflict" if shape and texture agree).
     """
     words = {"shape": np.array(shape, object), "texture": np.array(texture, object)}
     said = np.array(decision, object)
@@ -103,13 +102,13 @@ def cues(
 
 
 def _object(name: str) -> str:
-    """airplane/airplane1-bicycle2.png -> airplane/airplane1: the picture that the shape was taken from."""
+    """The picture that the shape was taken from: airplane/airplane1-bicycle2.png -> airplane/airplane1."""
     folder, file = posixpath.split(name)
     return posixpath.join(folder, file.rpartition("-")[0] or file)
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """The bias over all images and of each shape, and the fractions of the images in conflict."""
+    """The bias over all images and for each shape, and fractions of the images in conflict."""
     shape, texture = ([str(word) for word in images[name]] for name in ("shape", "texture"))
     index = {name: k for k, name in enumerate(sorted({*shape, *texture}))}
     decision = np.array([index.get(word, -1) for word in images["decision"]], np.int32)
@@ -136,15 +135,14 @@ def _bias(bias: Bias, drawn: Interval | None, part: str | None, remark: str | No
 
 
 def _hits(counts: CueCounts) -> tuple[int, int, int]:
-    """Images in conflict decided for the shape, for the texture and for neither."""
     shape, texture = int(counts.shape.sum()), int(counts.texture.sum())
     return shape, texture, int(counts.conflict.sum()) - shape - texture
 
 
 def _limits(images: Columns, about: About) -> dict[str, Interval]:
-    """Intervals of the overall numbers, by drawing objects; none for numbers that no resample changes.
+    """Intervals of the overall numbers that resamples of objects change.
 
-    A single object cannot be resampled; if all decisions are alike, Wilson's interval is more informative.
+    One object cannot be resampled; if all decisions are alike, Wilson's interval is more informative.
     """
     kept = np.asarray(images["conflict"], bool)
     objects, cluster = np.unique(np.asarray(images["object"], str)[kept], return_inverse=True)
@@ -158,7 +156,7 @@ def _limits(images: Columns, about: About) -> dict[str, Interval]:
 
 
 def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The bias and the fractions on resamples of the images: weights int [B, N] -> float64 [B] each."""
+    """The bias and the fractions on resamples: weights int [B, N] -> float64 [B] each."""
     said = np.stack([decided_for == cue for cue in ("shape", "texture", "other")], axis=1).astype(np.float64)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,13 +170,13 @@ def _statistic(decided_for: np.ndarray) -> Callable[[np.ndarray], dict[str, np.n
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """All numbers on the same resamples of objects. Images without conflict add nothing to them."""
+    """All numbers on the same resamples of objects; images without conflict add nothing."""
     statistic = _statistic(np.asarray(images["decided_for"], str))
     return Paired(resampled=statistic, clusters=[str(name) for name in images["object"]])
 
 
 def _read_decisions(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """The columns of `cues` from the decisions of one model or one person, in modelvshuman's format."""
+    """The columns of `cues` from one model's or person's decisions in modelvshuman's format."""
     space = about.label_space
     known = set(space.ids) if space is not None else {row["category"] for _, row in rows}
     persons = sorted({row.get("subj", "") for _, row in rows})

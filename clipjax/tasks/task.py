@@ -1,13 +1,10 @@
-"""The contract of a task: from stored features to numbers.
+"""The contract of a task: from stored features to numbers, without running a model.
 
-A task never runs a model. `describe` turns `Inputs` (features and a head) into one row an image: labels,
-predictions, confidences, scores. `measure` turns such rows into numbers with intervals, without the features:
-rows from another framework or an earlier run give the same numbers (`clipjax eval TASK --predictions FILE`).
-A task also declares its needs, its section of the paper, its files of predictions, and its convention: what
-the literature leaves open.
+`describe` turns features and a head into one row an image. `measure` turns rows into numbers with intervals;
+it needs no features, so rows of an earlier run or another framework give the same numbers (`clipjax eval TASK
+--predictions FILE`).
 
-Each task is a file of this folder with the task's name and a module-level `TASK`. Nothing outside the file
-names it: to add a task is to add a file.
+To add a task, add a file to this folder: its name is the task's, its `TASK` the record.
 """
 
 from __future__ import annotations
@@ -36,10 +33,10 @@ Columns = Mapping[str, Any]
 
 
 def finite_column(columns: Columns, name: str) -> np.ndarray:
-    """A column of numbers. float32 [N] if it is stored so, else float64 [N].
+    """A column of numbers: float32 [N] if stored so, else float64 [N].
 
     Raises:
-        DataError: a number is not finite; names the image, or the row if there is no column `id`.
+        DataError: a number is not finite; names the image (column `id`), else the row.
     """
     values = np.asarray(columns[name])
     if values.dtype != np.float32:
@@ -52,7 +49,7 @@ def finite_column(columns: Columns, name: str) -> np.ndarray:
 
 
 class Annotations(Protocol):
-    """Facts about images beside the data set itself, e.g. the factors of ImageNet-X."""
+    """Facts about images from outside the data set, e.g. the factors of ImageNet-X."""
 
     @property
     def digest(self) -> str:
@@ -65,9 +62,9 @@ class About:
     """What `measure` needs beside the per-image columns.
 
     Attributes:
-        dataset: its name. It seeds the resamples, so that all scores and models share them.
+        dataset: seeds the resamples, so that all scores and models share them.
         label_space: of the data set; None without classes.
-        annotations: from the task's `load_annotations`; None for a task without.
+        annotations: from the task's `load_annotations`, if it has one.
         resamples, seed: of bootstraps.
     """
 
@@ -85,7 +82,7 @@ class Captions:
     Attributes:
         features: float32 [M, D], unit norm.
         image_of_text: int [M], the row of each caption's image.
-        cut: bool [M], which were too long for the model's context; None if unknown.
+        cut: bool [M], whether a caption exceeded the model's context; None if unknown.
     """
 
     features: np.ndarray
@@ -99,15 +96,13 @@ class Inputs:
 
     Attributes:
         ids: [N], stable names of the images.
-        features: float32 [N, D], as the store holds them.
-        labels: int [N], indices into `label_space`; None for a data set without labels.
-        head: from features to logits over `head.label_space`; None for a task that needs none.
+        features: float32 [N, D], as stored.
+        labels: int [N], indices into `label_space`; None without labels.
+        head: gives logits over `head.label_space`; None if the task needs no head.
         label_space: of the data set; None without classes.
         projection: from the head's label space to the data set's; None if they are the same.
-        columns: the manifest's further columns, [N] each.
-        dataset: the data set's name.
-        id: the in-distribution images that a task compares with (OOD detection) or calibrates on.
-        captions: for a task that needs them.
+        columns: the manifest's other columns, [N] each.
+        id: the in-distribution images for comparison (OOD detection) or calibration.
         annotations, resamples, seed: see `About`.
     """
 
@@ -132,13 +127,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Measure:
-    """One number. `value` is None if it is not defined; `note` then gives the reason.
+    """One number; if it is undefined, `value` is None and `note` says why.
 
     Attributes:
         metric: e.g. "top1"; accuracies are fractions, 0..1.
-        n: number of images behind it.
-        slice: part of the data set, e.g. "class:n01440764"; None for all of it.
-        aggregates: what it is an unweighted mean over (e.g. "classes"); None for a mean over images.
+        n: number of images measured.
+        slice: part of the data set, e.g. "class:n01440764"; None: all of it.
+        aggregates: what an unweighted mean is over (e.g. "classes"); None: a mean over images.
     """
 
     metric: str
@@ -152,35 +147,34 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The numbers of a task, and its per-image columns of length N."""
+    """The numbers of a task and its per-image columns ([N] each)."""
 
     measures: list[Measure]
     images: dict[str, Any]
 
 
 def metric_name(metric: str, slice: str | None) -> str:
-    """A number's name with its slice, for tables without a slice column: "auroc score:msp"."""
+    """A number's name with its slice, e.g. "auroc score:msp"."""
     return metric if slice is None else f"{metric} {slice}"
 
 
 @dataclass(frozen=True)
 class Paired:
-    """The numbers by which `clipjax compare` compares two runs on the same images.
+    """The numbers in which `clipjax compare` compares two runs on the same images.
 
-    Every metric is the `metric_name` of one that `measure` returns.
+    Metrics have the `metric_name` of a number that `measure` returns.
 
     Attributes:
-        right: proportions, compared by McNemar's test. Metric -> whether each image is right, bool [N], or
-            fewer if it is over some of the images or over sets of them.
-        over: for metrics of `right` over some images: which, bool [N]. Not compared if the runs differ here.
-        resampled: every other number, compared by a paired bootstrap: how often each image is drawn, int [B,
-            N] -> float64 [B] a metric.
-        groups: [N], names of samples that are drawn independently (in- and out-of-distribution images); None:
-            a single sample.
-        clusters: [N], names of units that are drawn whole (images of one object); None, also for all images
-            of one group: each image by itself.
-        annotated: the metrics that depend on annotations: not compared if the runs have different ones. None:
-            all do, and such runs are not compared at all.
+        right: proportions, compared by McNemar's test. Metric -> is each image right, bool [N]; fewer if it
+            is over some images or over sets of images.
+        over: for a metric of `right` over some images: which, bool [N]. Not compared if the runs differ here.
+        resampled: other numbers, by a paired bootstrap. Draws of each image, int [B, N] -> float64 [B] per
+            metric.
+        groups: [N], samples drawn independently (in- and out-of-distribution images); None: one sample.
+        clusters: [N], units drawn whole (images of one object); None, also for all images of one group:
+            single images.
+        annotated: metrics not compared if the runs' annotations differ. None: all, and such runs are not
+            compared.
         convention: what else the numbers depend on, e.g. {"headline": "mcm"}; reported if the runs differ.
     """
 
@@ -198,11 +192,10 @@ class Csv:
     """A task's own CSV format of predictions, e.g. that of a paper's evaluation script.
 
     Attributes:
-        columns: all allowed columns, in their order.
-        needed: required columns.
-        read: rows, each with its place ("file.csv:2"), -> per-image columns, `id` among them. Raises
-            DataError naming the row.
-        join: these, once ids are known to be unique, -> the columns for `measure`; None: the same.
+        columns: all allowed columns, in order.
+        read: (place, row) pairs, place like "file.csv:2" -> per-image columns with `id`. Raises DataError
+            naming the row.
+        join: these columns, once ids are known to be unique -> the columns for `measure`; None: the same.
     """
 
     columns: tuple[str, ...]
@@ -213,19 +206,19 @@ class Csv:
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """The files of predictions that a task takes beside every task's per-image table (.parquet).
+    """The prediction files that a task takes beside every task's per-image table (.parquet).
 
     Attributes:
-        arrays: the arrays of an .npz -> whether each is required, in the order of messages. They are logits,
-            labels, ids and calibration; those of in-distribution images start with `id_`.
-            `evaluation/predictions/arrays` reads them. Empty: no .npz.
-        prefix: prefix of the arrays of the data set's own images ("ood_").
-        of_cosines: per-image columns computed from cosines [N, K], which an .npz may hold beside logits.
-        csv: its own CSV format; None: no .csv.
-        dataset: the card for a file that names no data set; None: the file's name is the data set's.
-        ranges: columns of numbers -> smallest and largest value, beside those of all tasks.
-        bools: columns of bools, beside those of all tasks.
-        several_labels: whether `correct` may be true by a label of the image that the table does not hold.
+        arrays: arrays of an .npz -> is it required, in the order of messages: logits, labels, ids and
+            calibration (in-distribution ones start with `id_`); see `evaluation/predictions/arrays`. Empty:
+            no .npz.
+        prefix: of the arrays of the data set's own images ("ood_").
+        of_cosines: per-image columns computed from cosines [N, K], optional in an .npz.
+        csv: None: no .csv.
+        dataset: the card for a file that names no data set; None: the file's name.
+        ranges: number columns -> smallest and largest value, beside those of all tasks.
+        bools: bool columns, beside those of all tasks.
+        several_labels: `correct` may be true by a label that the table does not hold.
     """
 
     arrays: Mapping[str, bool] = field(default_factory=dict)
@@ -240,24 +233,21 @@ class PredictionFiles:
 
 @dataclass(frozen=True)
 class Task:
-    """A record that a task module exposes as `TASK`.
+    """The record that a task module exposes as `TASK`.
 
     Attributes:
-        name: that of its module.
         version: raised whenever the same inputs may give another number.
         section: of the paper.
-        needs: requirements on model and data set: "head" (classes), "labels", "text" (a zero-shot model: not
-            applicable to a classifier), "id" (a second, in-distribution data set), "captions", "annotations".
-        convention: what a reader must know to compare the number with another's.
-        describe: see the module's docstring. Raises DataError naming the image that cannot be used.
-        measure: see the module's docstring; also takes columns read back from a run's images.parquet (with
-            the column `id`).
-        load_annotations: the user's file or folder, or None for the default, -> annotations.
-        paired: from per-image columns, also those read back; `About` has no label space or annotations. Runs
-            of a task without it are not compared.
-        predictions: the files of predictions that it takes.
-        compares_precisions: whether both precisions of the towers can be compared: `describe` returns
-            `prediction` and, with labels, `correct`.
+        needs: "head" (classes), "labels", "text" (a zero-shot model: not applicable to a classifier), "id" (a
+            second, in-distribution data set), "captions", "annotations".
+        convention: choices that the literature leaves open; needed to compare numbers.
+        describe: raises DataError naming an unusable image.
+        measure: also takes the columns of a run's images.parquet (with `id`).
+        load_annotations: the user's file or folder (None: the default) -> annotations.
+        paired: from per-image columns, also stored ones; its `About` has no label space or annotations.
+            Without it, runs are not compared.
+        compares_precisions: runs in both tower precisions can be compared: `describe` returns `prediction`
+            and, with labels, `correct`.
     """
 
     name: str
@@ -274,7 +264,7 @@ class Task:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether it tells the images from in-distribution ones, which alone have classes."""
+        """Whether the task tells images from in-distribution ones, which alone have classes."""
         return "id" in self.needs and "labels" not in self.needs
 
     def run(self, inputs: Inputs) -> Outcome:
@@ -284,7 +274,7 @@ class Task:
 
 @functools.cache
 def task_names() -> tuple[str, ...]:
-    """The names of all tasks: the modules of this folder that set `TASK`. Imports none of them."""
+    """The modules of this folder that set `TASK`; imports none of them."""
     return plug_ins(clipjax.tasks.__path__, "TASK")
 
 
@@ -293,7 +283,7 @@ def all_tasks() -> dict[str, Task]:
     """Every task by its name.
 
     Raises:
-        ValueError: a task's name is not its module's (a programmer's mistake, not the user's).
+        ValueError: a task's name is not its module's (a programmer's mistake).
     """
     return {
         name: named(importlib.import_module(f"{clipjax.tasks.__name__}.{name}").TASK, name)
@@ -309,19 +299,19 @@ def named(task: Task, module: str) -> Task:
 
 
 def find_task(name: str) -> Task:
-    """The task of this name; UsageError with the nearest names if there is none."""
+    """The task of this name; UsageError with the nearest names if it does not exist."""
     if name not in task_names():
         raise unknown_task(name, list(task_names()))
     return all_tasks()[name]
 
 
 def precision_tasks() -> list[str]:
-    """The names of the tasks whose runs in both precisions can be compared."""
+    """The names of the tasks with `compares_precisions`."""
     return [name for name, task in all_tasks().items() if task.compares_precisions]
 
 
 def unknown_task(name: str, known: list[str]) -> UsageError:
-    """The error for a name that is not a task, with the nearest ones."""
+    """The error for an unknown task, with the nearest names."""
     if name == "curation":
         return UsageError(
             "curation is no task: it is made of the rows of others, by `clipjax results curation RESULTS`"

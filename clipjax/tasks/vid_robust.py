@@ -1,10 +1,12 @@
 """Accuracy that holds over the frames of a video: ImageNet-Vid-Robust (Shankar et al. 2021).
 
-An anchor frame and the frames at most 10 before and after it are one set; a frame with several classes is
-right with any of them. `pm0`, also called `benign`, is the share of anchors that are right, `pm10` the share
-of sets in which the anchor *and* every frame are right; `pm1` to `pm9` use only the frames that near. Sets
-are independent, so these are proportions. `top1_all_frames` counts every frame by itself, with its first
-class alone (wise-ft); its interval resamples whole sets.
+A set is an anchor frame and the frames at most 10 before and after it. A frame with several classes is right
+with any of them.
+
+- `pm0`, also called `benign`: the share of right anchors.
+- `pm10`: the share of sets whose frames are *all* right; `pm1` to `pm9` use only frames that near. Sets are
+  independent, so these are proportions.
+- `top1_all_frames`: every frame by itself, with its first class alone (wise-ft); resamples draw sets.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ COLUMNS = ("anchor", "offset", "set_size")
 
 
 def describe(inputs: Inputs) -> dict[str, Any]:
-    """Predictions of each frame as in `zeroshot`, with its anchor, offset and the size of its set.
+    """As `zeroshot.describe`, with each frame's anchor, its offset and the size of its set.
 
     Raises:
-        DataError: the data set has no such columns or no labels; as `zeroshot.describe`.
+        DataError: the data set lacks such a column or labels; as `zeroshot.describe`.
     """
     missing = [name for name in COLUMNS if name not in inputs.columns]
     if missing or inputs.labels is None:
@@ -39,11 +41,11 @@ def describe(inputs: Inputs) -> dict[str, Any]:
 
 
 class Sets(NamedTuple):
-    """Frames by their sets.
+    """N frames in A sets.
 
-    set_of: int [N], each frame's set, 0..A-1.
-    reach: int [A], distance in frames from the anchor to the nearest wrong frame; FARTHEST + 1 if all are
-    right.
+    Attributes:
+        set_of: int [N], each frame's set, 0..A-1.
+        reach: int [A], frames from the anchor to the nearest wrong one; FARTHEST + 1 if all are right.
     """
 
     set_of: np.ndarray
@@ -85,7 +87,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval:
-    """For a mean over frames, by resampling sets; if resamples cannot differ, Wilson's for as many sets."""
+    """From resampled sets; if resamples cannot differ, Wilson's for as many sets."""
     sets = int(set_of.max()) + 1
     draws = None
     if sets > 1:
@@ -95,9 +97,9 @@ def _interval(correct: np.ndarray, set_of: np.ndarray, about: About) -> Interval
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """`pm0` to `pm10` are proportions of sets; frames are compared on resamples of the sets.
+    """`pm0` to `pm10` are proportions of sets; frames are compared on resamples of sets.
 
-    `benign` is left out: it is `pm0` under another name and would count twice.
+    `benign` is left out: it is `pm0` and would count twice.
     """
     sets = sets_of(images)
     first = np.asarray(images["prediction"]) == np.asarray(images["label"])

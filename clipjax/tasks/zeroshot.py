@@ -1,12 +1,16 @@
-"""Classification accuracy: zero-shot for a CLIP model, or a classifier's with its own head.
+"""Classification accuracy: zero-shot for a CLIP model, with its own head for a classifier.
 
-Reported are top-1 and top-5 accuracy over images with Wilson intervals, each class's accuracy, and their
-unweighted mean. If the head has more classes than the data set (ImageNet-R's 200 of 1,000), or finer ones
-(ObjectNet), its scores are projected; `top1_full` then is how often the best of *all* the head's classes is a
-right one. If a class of the data set takes the largest score of several head classes, `top1_restricted` is
-over just these (ObjectNet's 125): it equals `top1` except for ties. A column `accepted` lists the right
-labels of images that have several; an image counts for the class of its first. Without labels there are
-predictions and no numbers.
+Numbers: top-1 and top-5 accuracy over images (Wilson intervals), each class's accuracy, and their unweighted
+mean. Without labels there are only predictions.
+
+If the head has more classes than the data set (ImageNet-R: 200 of 1,000) or finer ones (ObjectNet), its
+scores are projected, which may add:
+
+- `top1_full`: the best of *all* the head's classes is a right one.
+- `top1_restricted`, if a class takes the largest score of several head classes: the same among just these
+  (ObjectNet: 125). It equals `top1` except for ties.
+
+The column `accepted` lists all right labels of an image; its class is the first.
 """
 
 from __future__ import annotations
@@ -28,11 +32,14 @@ TOP = 5
 
 
 class Predictions(NamedTuple):
-    """Per image: the best classes, best first (int32 [N, k]), and the probability of the first.
+    """Predictions of N images.
 
-    full, restricted: the best of all the head's classes, and of those that stand for a class of the data set.
-    int32 [N]; None if these are the same.
-    tied: whether several classes have the largest score; the lowest of them counts. bool [N]; None: no ties.
+    Attributes:
+        ranked: int32 [N, k], the best classes, best first.
+        confidence: float32 [N], the probability of the first.
+        full, restricted: int32 [N], the best of all the head's classes, and of those that stand for a class
+            of the data set; None: the same.
+        tied: bool [N], whether several classes share the largest score (the lowest counts); None: no ties.
     """
 
     ranked: np.ndarray
@@ -43,7 +50,7 @@ class Predictions(NamedTuple):
 
 
 def predict(inputs: Inputs) -> Predictions:
-    """The k = min(5, classes) best classes of each image, in blocks: an [N, K] array is never held.
+    """The k = min(5, classes) best classes of each image. Works in blocks: [N, K] never exists.
 
     Raises:
         DataError: there are no images, or an image's logits are not finite.
@@ -66,7 +73,7 @@ def predict(inputs: Inputs) -> Predictions:
 
 
 def tie_note(tied: Sequence[bool] | np.ndarray | None) -> str | None:
-    """A note on how many images' top-1 is decided by a tie; None if there are none. bool [N] -> note."""
+    """A note on how many images' top-1 a tie decides (bool [N]); None without ties."""
     ties = 0 if tied is None else int(np.sum(tied))
     if tied is None or not ties:
         return None
@@ -92,7 +99,7 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     """Predictions of each image and, with labels, whether they are right.
 
     Raises:
-        DataError: as `predict`; a label is outside the label space: the message names the image.
+        DataError: as `predict`, or a label is outside the label space; names the image.
     """
     predictions, space = predict(inputs), inputs.label_space
     assert space is not None
@@ -158,7 +165,7 @@ def check_labels(labels: np.ndarray, ids: Sequence[str], space: LabelSpace) -> N
 
 
 def measure(images: Columns, about: About) -> list[Measure]:
-    """All numbers from the per-image columns label, correct, correct_top5, correct_full, correct_restricted.
+    """All numbers from the columns label, correct, correct_top5, correct_full, correct_restricted.
 
     A missing column gives no number.
     """
@@ -189,7 +196,7 @@ def measure(images: Columns, about: About) -> list[Measure]:
 
 
 def class_measures(hits: np.ndarray, total: np.ndarray, space: LabelSpace) -> list[Measure]:
-    """The unweighted mean over the classes that have images, and each of them. int [K], int [K]."""
+    """Each class's accuracy, after their unweighted mean; only classes with images. hits, total: int [K]."""
     seen = total > 0
     mean = Measure(
         "mean_per_class",
@@ -214,7 +221,7 @@ def accuracy(metric: str, hits: int, n: int, part: str | None = None) -> Measure
 
 
 def paired(images: Columns, about: About) -> Paired:
-    """Accuracies over images are proportions; their mean over classes is compared on resamples of images."""
+    """Accuracies are proportions; their mean over classes is compared on resamples."""
     columns = {"top1": "correct", "top5": "correct_top5"}
     columns |= {f"top1_{name}": f"correct_{name}" for name in ("full", "restricted")}
     right = {k: np.asarray(images[name], bool) for k, name in columns.items() if name in images}
