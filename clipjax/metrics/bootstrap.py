@@ -1,11 +1,11 @@
 """Bootstrap of any statistic that can count an image several times.
 
-A resample is written as weights: how often each image is drawn (Efron 1979). They depend only on the data set
-and the seed, so that all models and scores get the same resamples: the difference of two `bootstrap` results
-is a paired bootstrap. Images that share a class, object or caption form a cluster, drawn as one.
+A resample is a row of weights: how often each image is drawn (Efron 1979). Weights depend only on data set
+and seed, so models and scores share them: the difference of two `bootstrap` results is a paired bootstrap.
+Images that share a class, object or caption form a cluster, drawn as one.
 
-Weights are never held whole (1,000 resamples of 50,000 images: 200 MB) but made in blocks, on one thread a
-core. Neither the block's size nor the threads change a number.
+Weights (200 MB for 1,000 resamples of 50,000 images) are made in blocks, one thread per core. Block size and
+threads change no number.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from jaxtyping import Float64, Int32, Num, Real, Shaped
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
-# Weights in one block. Small, so that a statistic's intermediate arrays stay in the CPU's caches.
+# Weights in one block. Small, so that a statistic's intermediate arrays stay in CPU caches.
 BLOCK = 2**18
 
 
 @dataclass(frozen=True, eq=False)
 class Resampling:
-    """Resamples of one data set, with replacement and of the same size.
+    """Resamples of one data set, with replacement, of its own size.
 
     Attributes:
-        data: name of the data set; part of the seed, so that data sets are resampled independently.
-        size: its images.
-        clusters: int [size], the cluster of each image, 0..C-1 without a gap; a resample has C clusters.
-            None: each image is its own.
+        data: the data set's name; part of the seed, so data sets are resampled independently.
+        size: number of images.
+        clusters: int [size], the cluster of each image, 0..C-1 without a gap; a resample draws C. None: each
+            image is its own.
 
     Raises:
         ValueError: clusters with gaps, fewer than two units, or no resample.
@@ -61,7 +61,7 @@ class Resampling:
 
     @property
     def units(self) -> int:
-        """The number of clusters, or of images."""
+        """Number of clusters, or of images."""
         return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
@@ -71,7 +71,7 @@ class Resampling:
         for start in range(0, self.resamples, rows):
             count = min(rows, self.resamples - start)
             drawn = rng.integers(0, self.units, (count, self.units))
-            # Each row has its own range of numbers, so that one bincount counts all rows.
+            # Each row gets its own range of numbers, so one bincount counts all rows.
             drawn += self.units * np.arange(count)[:, None]
             weights = np.bincount(drawn.ravel(), minlength=count * self.units).astype(np.int32)
             weights = weights.reshape(count, self.units)
@@ -87,16 +87,16 @@ def bootstrap(
     """Values of a statistic on every resample.
 
     Args:
-        statistic: takes the weights of B resamples, int32 [B, size], one argument a data set; returns float64
-            [B] (or [B, K]) by name. Called from several threads at once.
-        data: data sets, resampled the same number of times.
-        block: the most weights made at once, but one resample at least.
-        threads: default one a core.
+        statistic: thread-safe; takes the weights of B resamples, int32 [B, size], per data set; returns
+            float64 [B] or [B, K] by name.
+        data: data sets with equal numbers of resamples.
+        block: most weights made at once (at least one resample).
+        threads: default one per core.
 
-    Returns: float64 [resamples] (or [resamples, K]) by name.
+    Returns: float64 [resamples] or [resamples, K] by name.
 
     Raises:
-        ValueError: data sets with different numbers of resamples, or of one name.
+        ValueError: different numbers of resamples, or two data sets of one name.
     """
     if len({each.resamples for each in data}) != 1:
         raise ValueError("the data sets of a bootstrap must all be resampled the same number of times")
@@ -112,7 +112,7 @@ def bootstrap(
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:
-    """statistic(*block) in order; draws hardly more blocks than threads work on."""
+    """statistic(*block) in order, holding few more blocks than threads."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque = collections.deque()
         for block in blocks:
@@ -124,9 +124,9 @@ def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep freed arrays: faulting pages in again takes longer than the arithmetic.
+    """Make glibc keep freed arrays: page faults cost more than the arithmetic.
 
-    glibc keeps blocks as large as the largest mapped one it has seen freed.
+    It keeps blocks up to the largest mapped one freed so far.
     """
     np.empty(2**23, np.uint8)
 
@@ -134,13 +134,13 @@ def _keep_freed_memory() -> None:
 def percentile_interval(
     draws: Real[np.ndarray, " R"], level: float = LEVEL, *, clustered: bool = False
 ) -> Interval:
-    """The central part of the bootstrap's values, with linear interpolation between them.
+    """The central part of the draws, linearly interpolated.
 
-    It has no width where no resample can differ (a rate of 0 or 1): use an interval of proportions there.
-    Methods by the number of resamples: "bootstrap_1000", "cluster_bootstrap_1000".
+    Has no width where resamples cannot differ (a rate of 0 or 1): use an interval of proportions there.
+    Methods: "bootstrap_1000", "cluster_bootstrap_1000" (the number of resamples).
 
     Raises:
-        ValueError: a value is NaN.
+        ValueError: a draw is NaN.
     """
     if np.isnan(draws).any():
         raise ValueError(f"{int(np.isnan(draws).sum())} of {len(draws)} resamples have no value")
@@ -157,10 +157,10 @@ def centred_interval(
     lower: float = -np.inf,
     clustered: bool = False,
 ) -> Interval:
-    """Percentiles of draws moved so that their mean is the value, and cut off at `lower`.
+    """Percentiles of the draws, shifted to have the mean `value`, cut off at `lower`.
 
-    For a sum of absolute values, such as ECE, which noise only raises: a well-calibrated model's resamples
-    all lie above its value. Method: e.g. "centred_bootstrap_1000".
+    For sums of absolute values such as ECE: noise only raises them, so all resamples of a well-calibrated
+    model are above its value. Method: e.g. "centred_bootstrap_1000".
 
     Raises:
         ValueError: a draw is NaN.
@@ -170,7 +170,7 @@ def centred_interval(
 
 
 def differ(draws: Real[np.ndarray, " R"] | None) -> bool:
-    """Whether there are draws and two of them differ."""
+    """Whether at least two draws differ."""
     return draws is not None and len(draws) > 0 and bool(np.ptp(draws) != 0)
 
 
@@ -183,12 +183,12 @@ def interval_of_mean(
     *,
     clustered: bool = False,
 ) -> Interval:
-    """`percentile_interval`; where that has no width, or there are no draws, `wilson_of_mean`.
+    """`percentile_interval`; without draws or width, `wilson_of_mean`.
 
     Args:
         mean: of numbers in 0..1.
         draws: None where there is too little to resample.
-        units, what: the least number of independent units behind the mean, and their name, e.g. 50 "images".
+        units, what: least number of independent units in the mean, and their name, e.g. 50 "images".
     """
     if draws is not None and len(draws):
         limits = percentile_interval(draws, level, clustered=clustered)

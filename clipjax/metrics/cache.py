@@ -1,17 +1,17 @@
-"""A cache of labelled features beside a classifier (Tip-Adapter): affinities, and the search of its weights.
+"""Tip-Adapter: a cache of labelled features beside a classifier, and the search for its weights.
 
 Source: Zhang et al. 2022 (arXiv 2207.09519), equations 4 and 5, and gaopengcuhk/Tip-Adapter (`utils.py`,
 search_hp):
 
     logits = zero-shot logits + alpha * sum over the keys of a class of exp(-beta (1 - feature @ key))
 
-The reference computes this for each of 4,000 pairs of alpha and beta. Here products with the keys are
-computed once. No pair is skipped or interpolated; two identities save the rest:
+The reference computes this for each of 4,000 pairs of alpha and beta. Here the products with the keys are
+computed once, and two identities save work without skipping or interpolating a pair:
 
-* exp(-(b + c) d) = exp(-b d) exp(-c d). Evenly spaced betas are sums of a few coarse and a few fine ones:
-  200 betas need 29 exponentials of a distance.
-* Logits are straight lines in alpha, so the label's class wins on one interval of alphas. One pass over the
-  classes finds its ends, which are quotients.
+* exp(-(b + c) d) = exp(-b d) exp(-c d). Evenly spaced betas are sums of few coarse and fine ones: 200 betas
+  need 29 exponentials per distance.
+* Logits are linear in alpha: the label's class wins on one interval of alphas, whose ends are quotients found
+  in one pass over the classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, Int64, Real
 
 from clipjax.metrics.inputs import refuse
 
-_BLOCK = 2**22  # distances between images and keys that are held at once
+_BLOCK = 2**22  # distances between images and keys held at once
 _MOST_IMAGES = 64  # in a block
 _UNROLL = 16  # keys of a class added in one loop
 
@@ -40,12 +40,12 @@ def affinities(
     *,
     num_classes: int,
 ) -> Float[Array, "B {num_classes}"]:
-    """sum over the keys of each class of exp(-beta (1 - feature @ key)); differentiable.
+    """Sum over each class's keys of exp(-beta (1 - feature @ key)); differentiable.
 
     Args:
-        features: of unit norm.
-        values: the class of each key, known while JAX traces. Sorted, with equally many keys a class, they
-            need no scatter.
+        features: unit norm.
+        values: each key's class, known at trace time. Sorted and equally many per class, they need no
+            scatter.
     """
     terms = jnp.exp(-np.float32(beta) * (1 - jnp.matmul(features, keys, precision="highest")))
     shots = len(values) // num_classes
@@ -61,18 +61,18 @@ def count_correct(
     betas: Real[np.ndarray, " I"],
     alphas: Real[np.ndarray, " J"],
 ) -> Int64[np.ndarray, "I J"]:
-    """How many images each pair of beta and alpha classifies correctly; of equal logits the first class wins.
+    """How many images each pair of beta and alpha classifies correctly. Ties go to the first class.
 
-    Holds at most some millions of distances at once.
+    Holds at most a few million distances.
 
     Args:
-        blocks: of images: features float32 [n, D] of unit norm, logits without the cache float32 [n, K],
+        blocks: per block features float32 [n, D] of unit norm, logits without the cache float32 [n, K],
             labels int [n] (-1 is padding).
-        values: the class of each key.
-        betas: evenly spaced ones are fastest.
+        values: each key's class.
+        betas: fastest if evenly spaced.
 
     Raises:
-        ValueError: a key's or an image's class is not among the K; names the row.
+        ValueError: the class of a key or image is not among the K; names the row.
     """
     betas, alphas = np.asarray(betas, np.float64), np.asarray(alphas, np.float32)
     coarse, fine = _summands(betas)
@@ -84,7 +84,7 @@ def count_correct(
             cache = _by_slot(np.asarray(keys, np.float32), values, classes)
         refuse(np.asarray(labels) >= classes, f"the label is not among the {classes} classes")
         size = int(np.clip(_BLOCK // cache[1].size, 1, _MOST_IMAGES))
-        # One image's numbers fit a CPU's cache; an accelerator needs much work at once.
+        # One image's numbers fit into a CPU's cache; an accelerator needs many at once.
         rows = 1 if jax.default_backend() == "cpu" else size
         counts = [
             _count(*part, *cache, coarse, fine, alphas, rows=rows)
@@ -95,7 +95,7 @@ def count_correct(
 
 
 def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [I'] and [C]: beta i is coarse[i // C] + fine[i % C]; C is 1 if the betas do not divide so.
+    """float32 coarse [I'] and fine [C]: beta i is coarse[i // C] + fine[i % C] (C is 1 if they do not split).
 
     E.g. betas 1 2 3 4 -> coarse 1 3, fine 0 1.
     """
@@ -108,7 +108,7 @@ def _summands(betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array, Array]:
-    """Keys by their number within their class, float32 [D, S, K], and which exist, bool [S, K]."""
+    """Keys by number within their class, float32 [D, S, K], and which exist, bool [S, K]."""
     order = np.argsort(values, kind="stable")
     count = np.bincount(values, minlength=classes)
     slot = np.arange(len(values)) - np.repeat(np.cumsum(count) - count, count)
@@ -118,7 +118,7 @@ def _by_slot(keys: np.ndarray, values: np.ndarray, classes: int) -> tuple[Array,
 
 
 def _parts(block: tuple[np.ndarray, ...], size: int) -> Iterable[tuple[Array, Array, Array]]:
-    """Pieces of `size` images, the last one padded with labels of -1."""
+    """Pieces of `size` images; label -1 pads the last."""
     features, logits, labels = block
     for start in range(0, len(labels), size):
         part = slice(start, start + size)
@@ -143,9 +143,7 @@ def _count(
     *,
     rows: int,
 ) -> Array:
-    """int32 [betas, alphas] of a block, `rows` images at a time, with extra betas that complete the last
-    coarse one.
-    """
+    """int32 [betas, alphas] of a block, `rows` images at a time; extra betas complete the last coarse one."""
     (slots, classes), images = present.shape, len(features)
     flat = keys.reshape(len(keys), slots * classes)
     distance = 1 - jnp.matmul(features, flat, precision="highest")
@@ -164,11 +162,9 @@ def _count(
 
 
 def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
-    """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K].
-
-    The loops force XLA to store the exponentials: fused, it would compute them again.
-    """
+    """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
     there = present[:, None]
+    # The loops make XLA store the exponentials; fused, it would recompute them.
     slow = jax.lax.map(lambda beta: jnp.where(there, jnp.exp(-beta * distance), 0), coarse)
     fast = jax.lax.map(lambda one: jnp.exp(-fine[:, None, None] * one), distance)
 
@@ -185,8 +181,8 @@ def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) 
     """How many of r images have their label as the largest of logits + alpha * sums, int32 [C, J].
 
     Class k does not beat the label's class y while alpha * (sums_k - sums_y) <= logits_y - logits_k (< for k
-    before y, which wins ties). Dividing bounds alpha from above where the difference of sums is positive,
-    from below where it is negative; where it is zero, alpha has no effect.
+    before y, which wins ties). Divided by the difference of sums, this bounds alpha from above if it is
+    positive, from below if negative; at zero alpha has no effect.
 
     Args:
         sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].

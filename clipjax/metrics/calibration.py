@@ -1,12 +1,11 @@
-"""Calibration: ECE, MCE, NLL, Brier score, the reliability diagram, and temperature scaling.
+"""Calibration: ECE, MCE, NLL, Brier score, reliability diagram, temperature scaling.
 
-All in double precision, whatever the logits' dtype: last digits decide about a confidence on a bin's edge and
-the optimum of a flat curve. Reductions are sums over images: parts of a data set can be added. Call these
-from Python, not under `jax.jit`.
+All in double precision: the last digits decide a confidence on a bin's edge and the optimum of a flat curve.
+Results are sums over images, so parts of a data set add up. Not for use under `jax.jit`.
 
-Sources: Naeini et al. 2015 (ECE, MCE); Guo et al. 2017 (15 equal-width bins, right-closed: (lo, hi]; one
-scalar temperature, fitted here exactly, where their LBFGS may stop short); Nixon et al. 2019 (bins of equal
-mass). A confidence of exactly 0 is in the first bin, as in ImageNet-X's code.
+Sources: Naeini et al. 2015 (ECE, MCE); Guo et al. 2017 (15 equal-width bins (lo, hi]; one temperature, fitted
+exactly here, where their LBFGS may stop short); Nixon et al. 2019 (equal-mass bins). Confidence 0 is in the
+first bin, as in ImageNet-X's code.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Scalar = float | Float[jax.Array, ""]
 
 
 class NoOptimumError(ValueError):
-    """NLL has no minimum over temperatures: it falls all the way to `temperature`, 0 or infinity."""
+    """NLL has no minimum: it falls all the way to `temperature`, 0 or infinity."""
 
     def __init__(self, temperature: float, why: str) -> None:
         super().__init__(why)
@@ -42,7 +41,7 @@ class NoOptimumError(ValueError):
 
 
 class Scored(NamedTuple):
-    """Per image: the best class's probability, whether it is the label, -log p(label), and the Brier score.
+    """Per image: top probability, whether the top class is the label, -log p(label), Brier score.
 
     0 and False for an image of weight 0.
     """
@@ -60,19 +59,18 @@ def score(
     temperature: float = 1.0,
     weights: Weights = None,
 ) -> Scored:
-    """Softmax of logits / temperature against the labels, image by image.
+    """Compare softmax(logits / temperature) with the labels, per image.
 
-    Of equal classes the lowest index is best. The Brier score is the squared distance of the probabilities
-    from the label's one-hot vector: 0 to 2.
+    Ties go to the lowest class. Brier score: squared distance to the one-hot label, 0 to 2.
 
     Args:
-        logits: [N, K], already restricted to the data set's classes.
+        logits: [N, K], only the data set's classes.
         labels: int [N].
         temperature: > 0.
 
     Raises:
-        ValueError: a temperature out of range, no image that counts, a label outside the classes, or a logit
-            that is not finite; names the row.
+        ValueError: temperature out of range, no image counts, label outside the classes, or non-finite logit;
+            names the row.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature is {temperature}; give a number above 0")
@@ -90,7 +88,7 @@ def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
 
 
 def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` bins of one width on [0, 1]."""
+    """Edges of `bins` equally wide bins on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
@@ -98,10 +96,9 @@ def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
 def equal_mass_edges(
     confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None
 ) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` bins that hold equally many images.
+    """Edges of `bins` bins with equally many images.
 
-    The m-th inner edge is the ceil(m N / bins)-th smallest confidence. Equal confidences share a bin; with
-    many of them, or fewer images than bins, some bins are empty.
+    Inner edge m is the ceil(m N / bins)-th smallest confidence. Ties share a bin, so bins can be empty.
     """
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
@@ -112,9 +109,9 @@ def equal_mass_edges(
 
 @dataclass(frozen=True)
 class Reliability:
-    """Sums over the images of each bin: their count, confidences, and correct ones.
+    """Sums per bin: images, confidences, correct images.
 
-    Parts of a data set with the same edges may be added; other edges raise ValueError.
+    Adds up over parts of a data set; different edges raise ValueError.
     """
 
     edges: Float64[np.ndarray, " edges"]
@@ -162,12 +159,12 @@ def reliability(
 
 
 def ece(bins: Reliability) -> float:
-    """Expected calibration error: the bins' |accuracy - mean confidence|, weighted by their images."""
+    """Expected calibration error: mean |accuracy - mean confidence| of the bins, weighted by images."""
     return float(np.sum(np.abs(bins.correct - bins.confidence)) / np.sum(bins.count))
 
 
 def mce(bins: Reliability) -> float:
-    """Maximum calibration error: the largest |accuracy - mean confidence| of a bin that holds images."""
+    """Maximum calibration error: the largest |accuracy - mean confidence| of a bin with images."""
     held = bins.count > 0
     return float(np.max(np.abs(bins.correct - bins.confidence)[held] / bins.count[held]))
 
@@ -182,9 +179,9 @@ def bin_of(
 def bin_columns(
     confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"], edges: Float64[np.ndarray, " edges"]
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
-    """What each image adds to its right-closed bin: 1, its confidence, and 1 if it is correct.
+    """What each image adds to its right-closed bin: 1, its confidence, 1 if correct.
 
-    Weights [R, N] times this give the sums of R resamples, float64 [R, 3, B]. Every image counts.
+    Weights [R, N] times this: sums of R resamples, float64 [R, 3, B].
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
@@ -194,20 +191,20 @@ def bin_columns(
 
 
 def ece_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """ECE from the count, confidence and correct answers of each bin."""
+    """ECE from each bin's images, confidences and correct images."""
     return np.abs(sums[:, 2] - sums[:, 1]).sum(axis=1) / sums[:, 0].sum(axis=1)
 
 
 def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]:
-    """MCE, from the same; an empty bin has no error."""
+    """MCE from the same sums; an empty bin has error 0."""
     return (np.abs(sums[:, 2] - sums[:, 1]) / np.maximum(sums[:, 0], 1)).max(axis=1)
 
 
 def diagram(bins: Reliability) -> dict[str, np.ndarray]:
-    """The reliability diagram as a table of columns, one row a bin that holds images.
+    """Reliability diagram: a dict of columns, one row per bin with images.
 
-    Columns: lo, hi (the bin is (lo, hi]), n, confidence and accuracy (means), accuracy_lo and accuracy_hi
-    (Wilson's 95 % interval), gap (accuracy - confidence).
+    Columns: lo, hi (bin (lo, hi]), n, confidence and accuracy (means), accuracy_lo and accuracy_hi (Wilson,
+    95 %), gap (accuracy - confidence).
     """
     held = bins.count > 0
     n, hits = bins.count[held].astype(np.int64), bins.correct[held].astype(np.int64)
@@ -229,9 +226,6 @@ def fit_temperature(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> float:
     """The T > 0 that minimises the mean of -log softmax(logits / T)[label].
-
-    NLL is convex in 1 / T, so its slope has one root: bracketed by doubling, found by Brent's method. No
-    bound can bind, and there is no learning rate.
 
     Raises:
         ValueError: as `score`.
@@ -256,6 +250,7 @@ def fit_temperature(
         if slope(0.0) >= 0:
             why = "the labels' logits are no larger than average: NLL falls for ever as T grows"
             raise NoOptimumError(np.inf, why)
+        # NLL is convex in 1 / T: its slope has one root. Bracketed by doubling, so no bound can bind.
         hi = 1.0
         while slope(hi) < 0:
             hi *= 2
@@ -269,11 +264,10 @@ def fit_temperature(
 def temperature_error(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, temperature: float
 ) -> float:
-    """Standard error of log T at the fitted temperature, by the sandwich formula (Huber 1967).
+    """Standard error of log T at the fitted temperature: the sandwich formula (Huber 1967).
 
-    With b = 1 / T, an image's NLL has the slope g = E_p[z] - z[label] and the curvature h = Var_p[z]. The
-    error of b is sqrt(sum g^2) / sum h, and that of log T this over b. It needs no calibrated model and no
-    second fit.
+    With b = 1 / T, an image's NLL has slope g = E_p[z] - z[label] and curvature h = Var_p[z]. The error of b
+    is sqrt(sum g^2) / sum h; divided by b it is that of log T. The model need not be calibrated.
     """
     _, labels = _checked(logits, labels, None)
     with jax.enable_x64(True):
@@ -282,7 +276,7 @@ def temperature_error(
 
 
 def temperature_interval(temperature: float, error: float, level: float = LEVEL) -> Interval:
-    """Limits of T, symmetric on the logarithmic scale, from the standard error of log T."""
+    """Limits of T, symmetric on the log scale, from the standard error of log T."""
     half = scipy.stats.norm.ppf((1 + level) / 2) * error
     return Interval(
         temperature * float(np.exp(-half)), temperature * float(np.exp(half)), level, "sandwich_log"
@@ -292,13 +286,13 @@ def temperature_interval(temperature: float, error: float, level: float = LEVEL)
 def half_split(names: Sequence[str]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
     """Rows of the calibration half and of the test half.
 
-    Images are sorted by file name without folders (equal names by folder) and shuffled by
-    RandomState(333).permutation; the first half, with an odd image, calibrates. As
+    Images are sorted by file name without folders (equal names by folder), then shuffled by
+    RandomState(333).permutation; the first half, with an odd image, calibrates. Equals
     `train_test_split(test_size=0.5, random_state=333)` in Adaptive-Calibrators-Ensemble, whose second return
-    calibrates.
+    value calibrates.
 
     Raises:
-        ValueError: fewer than two images, or two of one name, whose order would be arbitrary.
+        ValueError: fewer than two images, or two with one name (arbitrary order).
     """
     ordered = sorted((posixpath.basename(name), name, row) for row, name in enumerate(names))
     order = np.array([row for _, _, row in ordered], np.int64)
@@ -326,7 +320,7 @@ def _score(
         right = jnp.argmax(z).astype(jnp.int32) == label
         return 1 / total, right, jnp.log(total) - below[label], brier
 
-    # In blocks: the float64 copy of all logits would be twice their size.
+    # In blocks: a float64 copy of all logits would take twice their memory.
     return jax.lax.map(one, (logits, labels), batch_size=256)
 
 
@@ -334,7 +328,7 @@ def _score(
 def _slopes(
     logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"], temperature: Scalar
 ) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
-    """Slope and curvature of each image's NLL, as functions of 1 / T."""
+    """Slope and curvature of each image's NLL in 1 / T."""
 
     def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         z = row[0].astype(jnp.float64)
@@ -352,7 +346,7 @@ def _bin_sums(
     counts: Int[jax.Array, " N"],
     inner: Float64[jax.Array, " inner"],
 ) -> Float64[jax.Array, "inner+1 3"]:
-    """Columns: images, sum of confidence, correct images."""
+    """Columns: images, summed confidence, correct images."""
     exact, weight = confidence.astype(jnp.float64), counts.astype(jnp.float64)
     place = jnp.sum(exact[:, None] > inner, axis=1)
     values = jnp.stack([weight, weight * exact, weight * correct.astype(jnp.float64)], axis=1)
@@ -370,7 +364,7 @@ def _best_and_own(
 def _mean_nll(
     sharpness: jax.Array, logits: jax.Array, best: jax.Array, own: jax.Array, counts: jax.Array
 ) -> jax.Array:
-    """As a function of `sharpness` = 1 / T."""
+    """Mean NLL at `sharpness` = 1 / T."""
     shares = jnp.exp(sharpness * (logits.astype(jnp.float64) - best[:, None]))
     nll = jnp.log(jnp.sum(shares, axis=1)) + sharpness * (best - own)
     weight = counts.astype(jnp.float64)
@@ -383,7 +377,7 @@ _slope = jax.jit(jax.grad(_mean_nll))
 def _checked(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each image counts, and its label."""
+    """Image counts and labels."""
     n, num_classes = np.shape(logits)
     counts = count_of_each(weights, n)
     with jax.enable_x64(True):

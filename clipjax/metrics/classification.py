@@ -1,8 +1,7 @@
-"""Classification metrics: jitted kernels on arrays.
+"""Classification metrics: jitted kernels.
 
-Scores are float32 (float64 under `jax.enable_x64`), one row an image and one column a class; labels are
-column indices. Ties go to the lowest index, as with an argmax, so two classes of one name behave as in the
-reference.
+Scores are float32 (float64 under `jax.enable_x64`), a row per image and a column per class; labels are column
+indices. Ties go to the lowest index, so two classes of one name behave as in the reference.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from jaxtyping import Bool, Float, Int, Int32, Num
 @functools.partial(jax.jit, static_argnames="k")
 def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]:
     """The k best columns of each row, best first; k <= K."""
-    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0: they are a tie
+    scores = jnp.where(scores == 0, jnp.zeros_like(scores), scores)  # XLA sorts -0 below 0, but they tie
     return jax.lax.top_k(scores, k)[1]
 
 
 @jax.jit
 def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Bool[jax.Array, " N"]:
-    """Whether each label is among its row's ranked columns."""
+    """Whether each label is among its row's columns."""
     return jnp.any(ranked == labels[:, None], axis=1)
 
 
@@ -37,9 +36,9 @@ def is_tied(scores: Num[jax.Array, "N K"]) -> Bool[jax.Array, " N"]:
 def class_counts(
     labels: Int[jax.Array, " N"], correct: Bool[jax.Array, " N"], *, num_classes: int
 ) -> tuple[Int32[jax.Array, " {num_classes}"], Int32[jax.Array, " {num_classes}"]]:
-    """Correct images and all images of each class.
+    """Correct images and images of each class.
 
-    A label outside 0..num_classes-1 (-1 marks padding) counts nowhere.
+    Labels outside 0..num_classes-1 (-1 marks padding) are not counted.
     """
     inside = (labels >= 0) & (labels < num_classes)
     place = jnp.where(inside, labels, num_classes)
@@ -57,7 +56,6 @@ def softmax(logits: Float[jax.Array, "N K"]) -> Float[jax.Array, "N K"]:
 
 @jax.jit
 def take_classes(scores: Num[jax.Array, "N K"], columns: Int[jax.Array, " M"]) -> Num[jax.Array, "N M"]:
-    """The chosen columns."""
     return scores[:, columns]
 
 
@@ -69,11 +67,11 @@ def group_mean(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """Arithmetic mean of the scores over groups of columns.
+    """Mean score of each group of columns.
 
     Args:
-        columns, group: column `columns[p]` is a member of group `group[p]`. A column may be in several groups
-            or none; no group is empty.
+        columns, group: column `columns[p]` belongs to group `group[p]`. A column may be in several groups or
+            none; no group is empty.
     """
     size = jnp.zeros(num_groups, scores.dtype).at[group].add(1)
     total = jnp.zeros((scores.shape[0], num_groups), scores.dtype).at[:, group].add(scores[:, columns])
@@ -88,6 +86,6 @@ def group_max(
     *,
     num_groups: int,
 ) -> Float[jax.Array, "N {num_groups}"]:
-    """Largest score of each group of columns; arguments as of `group_mean`."""
+    """Largest score of each group; arguments as in `group_mean`."""
     best = jnp.full((scores.shape[0], num_groups), -jnp.inf, scores.dtype)
     return best.at[:, group].max(scores[:, columns])

@@ -1,8 +1,8 @@
-"""ROC and precision-recall curves as integer counts, and measures of them.
+"""ROC and precision-recall curves as integer counts, and their measures.
 
-A curve has one point a distinct score of the positives, however many images tie. Counts come from sorted host
-arrays (`detection`) or, for scores sharded over devices, from a jitted kernel (`tally`), as the same
-integers. scikit-learn's functions are the definition.
+A curve has one point per distinct score of the positives. The same counts come from sorted host arrays
+(`detection`) or, for scores sharded over devices, from a jitted kernel (`tally`). Definitions are
+scikit-learn's.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Counts:
     A side without weights has one row.
 
     Attributes:
-        tp: positives at or above the score; the last is the number of positives.
-        before, fp: negatives above the score; negatives at or above it.
+        tp: positives at or above the score; the last is their total.
+        before, fp: negatives above the score; at or above it.
         negatives: all negatives.
 
     Positives 3 1 and negatives 2 1 give, at the scores 3 and 1:
@@ -50,7 +50,7 @@ class Counts:
 
     @cached_property
     def precision(self) -> Float64[np.ndarray, "B K"]:
-        """The share of positives among the images at or above each score."""
+        """Share of positives among images at or above each score."""
         seen = self.tp + self.fp
         # A resample may have no image at the top scores; gain is 0 there, so any precision will do.
         return self.tp / np.maximum(seen, 1, out=seen)
@@ -60,7 +60,7 @@ class Counts:
 
 
 def area_under_roc(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Probability that a positive scores above a negative, ties counting one half."""
+    """Probability that a positive scores above a negative; ties count one half."""
     twice = counts.gain * (2 * counts.negatives[:, None] - counts.before - counts.fp)
     return twice.sum(axis=1) / (2 * counts.tp[:, -1] * counts.negatives)
 
@@ -71,7 +71,7 @@ def average_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def trapezoidal_precision(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """Area under straight lines between the points of the precision-recall curve, which starts at (0, 1)."""
+    """Area under straight lines between the points of the precision-recall curve, from (0, 1)."""
     found = counts.tp - counts.gain
     passed = found + counts.before
     start = passed == 0
@@ -88,10 +88,10 @@ def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
-    """False positive rate at the recall closest to 0.95; of two that are as close, at the higher.
+    """False positive rate at the recall closest to 0.95; of two equally close, the higher.
 
-    Of the thresholds with that recall the lowest, just above the next positive; at recall 1 the highest.
-    Distances are compared in float64, as in the reference.
+    At the lowest threshold with that recall, just above the next positive; at recall 1 the highest. Distances
+    are compared in float64, as in the reference.
     """
     tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
@@ -104,10 +104,10 @@ def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
 
 
 def _reached(tp: np.ndarray) -> np.ndarray:
-    """The first column whose recall, as a float64, is at least 0.95."""
+    """First column whose recall, as a float64, is at least 0.95."""
     total = tp[:, -1].astype(np.int64)
     wanted = np.floor(RECALL * total).astype(np.int64) - 1
-    for _ in range(3):  # rounding: the smallest count with that recall is at most three further
+    for _ in range(3):  # rounding: the smallest such count is at most three higher
         wanted += wanted / total < RECALL
     return _places(tp, wanted, "left")
 
@@ -130,7 +130,7 @@ def tally(
 ) -> tuple[Int32[jax.Array, " N"], Int32[jax.Array, " N"]]:
     """How many of `others` are above each score, and how many equal it.
 
-    Tallies against shards of `others` add up; those of shards of `scores` are concatenated.
+    Tallies of shards of `others` add up; those of shards of `scores` concatenate.
 
     Args:
         scores, others: finite, read as float32.
@@ -145,7 +145,7 @@ def tally(
 
 
 def _ordered(scores: jax.Array) -> jax.Array:
-    """Integers in the order of the floats: comparing floats, XLA takes denormal numbers for zero."""
+    """Integers in the order of the floats: XLA compares denormal floats as zero."""
     bits = jax.lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
     positive_zero = jnp.where(bits == jnp.iinfo(jnp.int32).min, 0, bits)
     return jnp.where(positive_zero < 0, positive_zero ^ jnp.iinfo(jnp.int32).max, positive_zero)
@@ -154,7 +154,7 @@ def _ordered(scores: jax.Array) -> jax.Array:
 def tallied(
     among: tuple[Tally, Tally], against: tuple[Tally, Tally], mask: Bool[np.ndarray, " N"], total: int
 ) -> Counts:
-    """The `Counts` of one set of images, from tallies (of negated scores with OOD as positive).
+    """`Counts` from tallies (of negated scores if OOD is positive).
 
     Args:
         among, against: tallies of the positives' scores among themselves and against all negatives.

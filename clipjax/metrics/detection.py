@@ -1,11 +1,10 @@
-"""Out-of-distribution detection: how well a score tells in-distribution (ID) from OOD images.
+"""Out-of-distribution detection: how well a score separates in-distribution (ID) from OOD images.
 
-A larger score means more in-distribution (`ood_scores`). `rank` sorts the scores once; `measures` computes
-every number from them, each image once or weighted (a bootstrap's resamples: exactly the resampled images'
-numbers). All follow from integers, the images above and at each distinct score: tied images are one step of a
-curve.
+A larger score means more in-distribution (`ood_scores`). A `Ranking` sorts each side once; `measures`
+computes all numbers from integer counts of images above and at each distinct score. Tied images are one step
+of a curve; weights (a bootstrap's) give exactly the resampled images' numbers.
 
-Published code answers several questions under one name. Here each has its own:
+Published code uses one name for different numbers. Each has its own name here:
 
 ===================  ========  ==============================================================================
 measure              positive  as computed by
@@ -16,15 +15,15 @@ aupr_*_trapezoid     ID, OOD   OpenOOD: trapezoids under scikit-learn's precisio
 fpr95_mos            ID        MOS, MCM: at the threshold whose recall is closest to 0.95
 fpr95_ninco          ID        NINCO: at the 5 % quantile of the ID scores, linearly interpolated
 fpr95_openood        OOD       OpenOOD: at the first point of the ROC curve with recall >= 0.95
-fpr95_imagenet_o     OOD       natural-adv-examples: as MOS, the other way round
+fpr95_imagenet_o     OOD       natural-adv-examples: as MOS, with OOD as positive
 ===================  ========  ==============================================================================
 
-fpr95_openood searches all points of the ROC curve. OpenOOD leaves scikit-learn's `roc_curve` at its default,
-which drops points inside a straight piece: the value differs only on a slanted one (ties between ID and OOD
-at several levels). NINCO's code takes NaN for 0; here it is an error. Quantiles are computed in float64.
+fpr95_openood searches every point of the ROC curve. OpenOOD's `roc_curve` (scikit-learn) drops points inside
+straight pieces; values differ only on slanted ones (ties between ID and OOD at several levels). NINCO's code
+reads NaN as 0; here it is an error. Quantiles are float64.
 
-NumPy, because its sort is ten times faster on a CPU than XLA's. `curves.tally` counts scores in shards on
-devices, to the same integers.
+NumPy, whose sort is ten times faster on a CPU than XLA's. `curves.tally` gives the same integers for scores
+sharded over devices.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """ID and OOD scores, finite, and their sorted forms, each computed once. Made by `rank`."""
+    """Finite ID and OOD scores, from `rank`; each sorted form is computed once."""
 
     id_scores: Float[np.ndarray, " N"]
     ood_scores: Float[np.ndarray, " M"]
@@ -68,33 +67,33 @@ class Ranking:
 
     @cached_property
     def id_order(self) -> Int[np.ndarray, " N"]:
-        """Rows of the ID images, the highest score first."""
+        """Rows, highest score first."""
         return np.argsort(self.id_scores)[::-1].copy()
 
     @cached_property
     def ood_order(self) -> Int[np.ndarray, " M"]:
-        """Rows of the OOD images, the lowest score first."""
+        """Rows, lowest score first."""
         return np.argsort(self.ood_scores)
 
     @cached_property
     def id_columns(self) -> _Columns:
-        """With ID images as the positives, highest score first."""
+        """With ID as positive, highest score first."""
         start, _, left, right = (part[::-1].copy() for part in _steps(self.id_sorted, self.ood_sorted))
         return _columns(len(self.id_scores) - start, right, left, len(self.id_scores))
 
     @cached_property
     def ood_columns(self) -> _Columns:
-        """With OOD images as the positives, lowest score first."""
+        """With OOD as positive, lowest score first."""
         _, end, left, right = _steps(self.ood_sorted, self.id_sorted)
         n = len(self.id_scores)
         return _columns(end, n - left, n - right, len(self.ood_scores))
 
 
 def rank(id_scores: ArrayLike, ood_scores: ArrayLike) -> Ranking:
-    """Sorts ID scores [N] and OOD scores [M], real numbers of any type, N, M > 0.
+    """Check ID scores [N] and OOD scores [M], any real dtype.
 
     Raises:
-        ValueError: one side is empty, not one-dimensional, or holds a NaN or an infinity.
+        ValueError: one side is empty, not one-dimensional, or not finite.
     """
     ranking = Ranking(_checked(id_scores, "ID"), _checked(ood_scores, "OOD"))
     n, m = len(ranking.id_scores), len(ranking.ood_scores)
@@ -118,10 +117,9 @@ def _checked(given: ArrayLike, side: str) -> np.ndarray:
 
 
 class _Steps(NamedTuple):
-    """The distinct values of sorted scores, ascending.
+    """The K distinct values of sorted scores, ascending.
 
-    `start` and `end`: their range among the scores, [K] each. `left` and `right`: their range among the other
-    side's scores.
+    Value k is scores[start[k]:end[k]]; others[left[k]:right[k]] of the other side equal it. int [K] each.
     """
 
     start: np.ndarray
@@ -138,7 +136,7 @@ def _steps(scores: np.ndarray, others: np.ndarray) -> _Steps:
 
 
 def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: int) -> np.ndarray:
-    """The images, as weighted, before each position of an order. int [B, n+1]; B = 1 if unweighted.
+    """Weighted number of images before each position of an order. int [B, n+1]; B = 1 if unweighted.
 
     E.g. order 2 0 1, weights 1 0 3 -> 0 3 4 4.
     """
@@ -159,8 +157,8 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
 class _Columns(NamedTuple):
     """The columns of cumulative counts to read at each distinct score of the positives.
 
-    tp: positives at or above it; None: all columns but the first, in order. before, fp: negatives above it,
-    and at or above it; one array if no score ties across the sides.
+    tp: positives at or above it (None: every column but the first). before: negatives above it. fp: negatives
+    at or above it; `before` itself if no score ties across the sides.
     """
 
     tp: np.ndarray | None
@@ -180,7 +178,7 @@ def _counts(columns: _Columns, positives: np.ndarray, negatives: np.ndarray, tot
 
 
 def _id_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray) -> Counts:
-    """Counts from the ID images above, and the OOD images below, each position."""
+    """ID as positive, from the ID images above and OOD images below each position."""
     total = ood_below[:, -1:]
     return _counts(ranking.id_columns, id_above, total - ood_below, total[:, 0])
 
@@ -190,7 +188,7 @@ def _ood_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
     return _counts(ranking.ood_columns, ood_below, total - id_above, total[:, 0])
 
 
-# AUROC is the same from either side; OOD as positive is faster, since OOD sets are smaller than ImageNet.
+# AUROC is the same from either side. OOD as positive is faster: OOD sets are smaller than ImageNet.
 _OF_COUNTS: dict[str, tuple[Callable[..., Counts], Callable[[Counts], np.ndarray]]] = {
     "auroc": (_ood_positive, area_under_roc),
     "aupr_in": (_id_positive, average_precision),
@@ -210,15 +208,15 @@ def measures(
     id_weights: np.ndarray | None = None,
     ood_weights: np.ndarray | None = None,
 ) -> dict[str, Float64[np.ndarray, " B"]]:
-    """The named measures, as fractions, of the images once each or of B resamples of them.
+    """The named measures, as fractions, of the images once each or of B resamples.
 
     Args:
-        names: any of `MEASURES`.
-        id_weights, ood_weights: how often each image is in each resample: integers >= 0 or bools, [B, N] and
-            [B, M], no row all zero. None: B is 1 and each image counts once.
+        names: of `MEASURES`.
+        id_weights, ood_weights: how often each resample has each image: integers >= 0 or bools, [B, N] and
+            [B, M], no row all zero. None: once each, B = 1.
 
     Raises:
-        ValueError: an unknown name, or weights that are not of that form.
+        ValueError: an unknown name, or other weights.
     """
     unknown = [name for name in names if name not in MEASURES]
     if unknown:
@@ -239,7 +237,7 @@ def measures(
 
 
 def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Float64[np.ndarray, " B"]:
-    """The 5 % quantile of the resampled ID scores, interpolated as np.quantile does."""
+    """The 5 % quantile of the resampled ID scores, interpolated as by np.quantile."""
     last = id_above[:, -1].astype(np.int64) - 1
     position = last * (1 - RECALL)
     whole = np.floor(position).astype(np.int64)
@@ -252,7 +250,7 @@ def _threshold(ranking: Ranking, id_above: Int[np.ndarray, "B positions"]) -> Fl
 
 
 def _ranked(above: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The position, counted from the top, of the image that comes after `place` others. int [B]."""
+    """Position, from the top, of the image that comes after `place` others. int [B]."""
     return np.array([row.searchsorted(k, "right") - 1 for row, k in zip(above, place.astype(above.dtype))])
 
 
@@ -266,18 +264,18 @@ def _fpr_quantile(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
 def detection(
     id_scores: ArrayLike, ood_scores: ArrayLike, names: Sequence[str] = MEASURES
 ) -> dict[str, float]:
-    """The named measures of ID scores [N] and OOD scores [M]. Raises ValueError as `rank`."""
+    """`measures` of ID scores [N] and OOD scores [M]. Raises ValueError as `rank`."""
     values = measures(rank(id_scores, ood_scores), names)
     return {name: float(value[0]) for name, value in values.items()}
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """AUROC alone, which is the fastest. Raises ValueError as `rank`."""
+    """AUROC alone: the fastest. Raises ValueError as `rank`."""
     return detection(id_scores, ood_scores, ["auroc"])["auroc"]
 
 
 def tied_share(ranking: Ranking) -> float:
-    """The share of pairs of an ID and an OOD image with equal scores."""
+    """Share of (ID, OOD) pairs with equal scores."""
     ends = (np.searchsorted(ranking.ood_sorted, ranking.id_sorted, side=side) for side in ("left", "right"))
     left, right = (end.sum(dtype=np.int64) for end in ends)
     return float(right - left) / (len(ranking.id_scores) * len(ranking.ood_scores))
@@ -292,11 +290,11 @@ def class_values(
     """AUROC ("auroc") and FPR ("fpr95_ninco") of each OOD class against all ID images; one threshold (NINCO).
 
     Args:
-        classes: of each OOD image, 0..C-1, each class with an image. int [M].
+        classes: int [M], the class of each OOD image, 0..C-1 without a gap.
         id_weights: as in `measures`.
 
     Raises:
-        ValueError: the number of classes is not M, or a class has no image.
+        ValueError: not M classes, or a class without an image.
     """
     size = np.bincount(classes)
     if len(classes) != len(ranking.ood_scores) or not size.all():
@@ -320,9 +318,9 @@ def class_values(
 def class_mean(
     values: Float64[np.ndarray, "B C"], class_weights: Int[np.ndarray, "B C"] | None = None
 ) -> Float64[np.ndarray, " B"]:
-    """Unweighted mean over the classes, or over resampled ones.
+    """Unweighted mean over (resampled) classes.
 
-    A bootstrap draws classes, since images of one class are not an independent sample of everything OOD.
+    A bootstrap draws classes: images of one class are not an independent sample of everything OOD.
     """
     if class_weights is None:
         return values.mean(axis=1)
@@ -333,7 +331,7 @@ def class_mean(
 
 
 def auroc_variance(ranking: Ranking) -> float:
-    """Variance of AUROC (DeLong et al. 1988), by sorting: O(n log n). NaN with one ID or one OOD image."""
+    """Variance of AUROC (DeLong et al. 1988), in O(n log n). NaN with one ID or one OOD image."""
     n, m = len(ranking.id_scores), len(ranking.ood_scores)
     if min(n, m) < 2:
         return float("nan")
@@ -346,10 +344,10 @@ def auroc_variance(ranking: Ranking) -> float:
 
 
 def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
-    """Interval of AUROC: DeLong's variance, with limits on the logit scale, so within 0..1.
+    """Interval of AUROC: DeLong's variance on the logit scale, so within 0..1.
 
-    Where the variance is zero or undefined (one image on a side, perfect separation, all scores equal):
-    Wilson's interval of min(N, M) disjoint pairs, which are independent. That is wide, but not a point.
+    Where the variance is 0 or undefined (one image on a side, perfect separation, all scores equal): Wilson's
+    interval of min(N, M) disjoint, so independent, pairs. Wide, but not a point.
     """
     area = float(measures(ranking, ["auroc"])["auroc"][0])
     variance = auroc_variance(ranking)

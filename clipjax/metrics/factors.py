@@ -1,8 +1,8 @@
-"""Visual factors: accuracy on the images of each factor, error ratios, worst factor, worst classes.
+"""Visual factors (ImageNet-X): accuracy per factor, error ratios, worst factor, worst classes.
 
-The metrics of ImageNet-X (Idrissi et al. 2022), as in its `imagenet_x/aggregate.py`. "Average" is the
-accuracy over all annotated images, each once, with or without a factor: not a mean over factors. Difference:
-worst classes that tie are taken by lowest index; the reference's sort is unstable.
+As in `imagenet_x/aggregate.py` (Idrissi et al. 2022). "Average" is the accuracy over all annotated images,
+each once, with or without a factor: not a mean over factors. Tied worst classes: lowest index first; the
+reference's sort is unstable.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 @dataclass(frozen=True)
 class FactorCounts:
-    """Correct images (`hits`) and all images (`total`), of each factor and of all images.
-
-    Parts of a data set may be added.
-    """
+    """Correct images (`hits`) and images (`total`), per factor and over all. Parts of a data set add up."""
 
     hits: Int[np.ndarray, " F"]
     total: Int[np.ndarray, " F"]
@@ -40,27 +37,27 @@ class FactorCounts:
 
     @property
     def accuracy(self) -> Float64[np.ndarray, " F"]:
-        """Of each factor; NaN for one without images."""
+        """Per factor; NaN without images."""
         return _ratio(self.hits, self.total)
 
     @property
     def average(self) -> float:
-        """Over all images, each once."""
+        """Accuracy over all images, each once."""
         return self.hits_all / self.total_all
 
     @property
     def error_ratio(self) -> Float64[np.ndarray, " F"]:
         """A factor's error over the average error: above 1 is harder than average.
 
-        NaN for a factor without images, and everywhere if there is no error at all.
+        NaN for a factor without images, or if the average error is 0.
         """
         return _ratio(1 - self.accuracy, np.full(len(self.total), 1 - self.average))
 
     def worst(self, among: ArrayLike = True) -> int:
-        """Column of the factor with the lowest accuracy, the first of equals; skips factors without images.
+        """Column of the lowest accuracy, the first of equals, among factors with images.
 
         Args:
-            among: the factors to choose from, bool [F].
+            among: bool [F], the factors to choose from.
 
         Raises:
             ValueError: no such factor has an image.
@@ -92,11 +89,11 @@ def count_factors(
 def correct_through(
     predicted: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, group: ArrayLike
 ) -> Bool[np.ndarray, " N"]:
-    """Whether prediction and label are in the same group of classes (metaclasses).
+    """Whether prediction and label are in one group of classes (metaclass).
 
     Args:
         predicted, labels: int [N], 0..K-1.
-        group: int [K], the group of each class.
+        group: int [K], each class's group.
 
     Raises:
         ValueError: a class is outside 0..K-1; names the row.
@@ -108,14 +105,15 @@ def correct_through(
 
 
 def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool[np.ndarray, " N"]:
-    """Whether the prediction is one of the image's accepted labels (ReaL).
+    """Whether the prediction is an accepted label of the image (ReaL).
 
     Args:
         predicted: int [N], 0..K-1.
-        accepted: int [N, L], filled up with -1. An image without any is always wrong, as in the reference.
+        accepted: int [N, L], filled up with -1. Without accepted labels an image is wrong, as in the
+            reference.
 
     Raises:
-        ValueError: a prediction is below 0, and would match the filling; names the row.
+        ValueError: a prediction is below 0 and would match the filling; names the row.
     """
     classes = np.asarray(predicted)
     refuse(classes < 0, "its predicted class is below 0")
@@ -125,12 +123,10 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool
 def worst_classes(
     hits: Int[np.ndarray, " K"], total: Int[np.ndarray, " K"], k: int
 ) -> tuple[Int[np.ndarray, " worst"], float]:
-    """The k classes of lowest accuracy, worst first, and the accuracy over their images.
-
-    Classes without images are left out; there may then be fewer than k.
+    """The k classes (or fewer) of lowest accuracy, worst first, and the accuracy over their images.
 
     Args:
-        hits, total: of each class (`classification.class_counts`).
+        hits, total: per class (`classification.class_counts`); classes without images are left out.
 
     Raises:
         ValueError: k < 1, or no class has an image.
@@ -146,7 +142,7 @@ def worst_classes(
 def _sums(
     correct: Bool[jax.Array, " N"], factors: Bool[jax.Array, "N F"], counts: Int[jax.Array, " N"]
 ) -> tuple[Int32[jax.Array, " F+1"], Int32[jax.Array, " F+1"]]:
-    """Correct and all images of each factor; the last column is of all images."""
+    """Correct images and images per factor; last column: all images."""
     everyone = jnp.ones((correct.shape[0], 1), bool)
     weighted = jnp.concatenate([factors, everyone], axis=1).astype(jnp.int32) * counts[:, None]
     return jnp.sum(jnp.where(correct[:, None], weighted, 0), axis=0), jnp.sum(weighted, axis=0)

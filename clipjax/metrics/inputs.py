@@ -1,7 +1,7 @@
 """Checks shared by the metrics: a ValueError names the row and its fault.
 
-`weights` means the same everywhere: bool or whole numbers, one an image, or None for all ones. As a mask it
-excludes padding; as numbers it counts a bootstrap's draws. An image of weight 0 is not even checked.
+`weights`: one bool or whole number per image, None for all ones. A mask excludes padding; numbers count a
+bootstrap's draws. Images of weight 0 are not checked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def count_of_each(weights: Weights, n: int) -> Int32[np.ndarray, " {n}"]:
 
 
 def booleans(name: str, values: ArrayLike | jax.Array) -> Bool[np.ndarray, ...]:
-    """The values as bools. Raises ValueError for another dtype: a probability would pass as True."""
+    """Values as bools. Raises ValueError for another dtype: a probability would pass as True."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         raise ValueError(f"{name} is {array.dtype}; give bools")
@@ -48,10 +48,10 @@ def labels_within(
     *,
     lowest: int = 0,
 ) -> Int32[np.ndarray, " N"]:
-    """The labels, with 0 for images that do not count.
+    """The labels, 0 where an image does not count.
 
     Raises:
-        ValueError: not one whole number an image, or one that counts is outside lowest..num_classes-1; names
+        ValueError: not one whole number per image, or a counted one is outside lowest..num_classes-1; names
             the row.
     """
     array = np.asarray(labels)
@@ -65,7 +65,7 @@ def labels_within(
 
 
 def check_finite(name: str, values: ArrayLike | jax.Array, counts: Int32[np.ndarray, " N"]) -> None:
-    """Raises ValueError naming the first row that counts and holds NaN or infinity."""
+    """Raises ValueError naming the first counted row with NaN or infinity."""
     refuse((counts > 0) & ~np.asarray(_finite(values)), f"its {name} hold NaN or infinity")
 
 

@@ -1,8 +1,7 @@
-"""Confidence intervals.
+"""Confidence intervals, which treat the images as a random sample of possible images.
 
-All treat the images as a random sample of possible images. A sample of n of a data set's N images (`--limit`)
-therefore counts as n: a finite-population correction would shrink the interval to nothing at n = N, where the
-question (how good is the model on such images?) is as open as before.
+So a `--limit` of n of N images counts as n. A finite-population correction would shrink the interval to
+nothing at n = N, though how good the model is on such images stays an open question.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """Limits of a confidence interval, its level and the name of its method."""
+    """Limits of a confidence interval, its level and its method's name."""
 
     lo: float
     hi: float
@@ -33,13 +32,13 @@ def wilson(hits: float, n: int, level: float = LEVEL) -> Interval:
 def wilson_of_mean(mean: float, units: int, what: str, level: float = LEVEL) -> Interval:
     """Wilson's interval of a mean of numbers in 0..1 over `units` independent units.
 
-    A wide fallback: of all such numbers proportions vary most. The method names the units: "wilson_pairs".
+    A wide fallback: proportions vary most of all such numbers. The method names the units: "wilson_pairs".
     """
     return wilson(mean * units, units, level)._replace(method=f"wilson_{what}")
 
 
 def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
-    """The exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
+    """Exact binomial interval of `hits` / `n`, n > 0 (Clopper & Pearson 1934)."""
     lo, hi = clopper_pearson_limits(np.asarray(hits), np.asarray(n), level)
     return Interval(float(lo), float(hi), level, "clopper_pearson")
 
@@ -47,19 +46,19 @@ def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> Interval:
 def clopper_pearson_limits(
     hits: np.ndarray, n: np.ndarray, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The limits of many such intervals. int [K] each -> float64 [K] each."""
+    """Limits of many such intervals. int [K] each -> float64 [K] each."""
     tail = (1 - level) / 2
-    # With no hit, or only hits, a quantile is undefined: the limit is then 0 or 1.
+    # With no hit, or only hits, one quantile is undefined: that limit is 0 or 1.
     lo = scipy.stats.beta.ppf(tail, np.maximum(hits, 1), n - hits + 1)
     hi = scipy.stats.beta.ppf(1 - tail, hits + 1, np.maximum(n - hits, 1))
     return np.where(hits == 0, 0.0, lo), np.where(hits == n, 1.0, hi)
 
 
 def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
-    """Interval of the unweighted mean of independent proportions, e.g. of the classes' accuracies.
+    """Interval of the unweighted mean of independent proportions, e.g. per-class accuracies.
 
-    Combines Wilson limits as the variances of a sum, each side by itself (MOVER: Zou & Donner 2008). Unlike a
-    bootstrap it does not collapse for classes with one image or without an error.
+    Adds the Wilson limits of each side like variances (MOVER: Zou & Donner 2008). Unlike a bootstrap it does
+    not collapse for classes with one image or no error.
 
     Args:
         hits, n: int [K], n > 0.
@@ -75,8 +74,9 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
 
-    `gained` images only the second run had right, `lost` only the first: two cells of one multinomial.
-    Combines their Wilson limits under their correlation (MOVER with covariance, Tang et al. 2010).
+    Only the second run has the `gained` images right, only the first the `lost`: two cells of one
+    multinomial. Combines their Wilson limits under their correlation (MOVER with covariance, Tang et al.
+    2010).
     """
     p, q = gained / n, lost / n
     (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))

@@ -1,9 +1,8 @@
 """Scores of how in-distribution an image looks, from cosines or logits.
 
-LARGER IS MORE IN-DISTRIBUTION, for every one. All compute in float32 (for float64 logits, under
-`jax.enable_x64`, in float64): in half precision most of MCM's values, all near 1/K, would tie. Arguments are
-named by what goes in: MCM and the entropy of MCM's code (utils/detection_util.py) take raw cosines, MSP takes
-logits with their scale.
+LARGER IS ALWAYS MORE IN-DISTRIBUTION. Scores are float32 (float64 from float64 logits, under
+`jax.enable_x64`): in half precision most of MCM's values, all near 1/K, would tie. Arguments name what to
+pass: raw cosines for MCM and the entropy of MCM's code (utils/detection_util.py), scaled logits for MSP.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def mcm(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
 
 @jax.jit
 def msp(logits: Logits) -> Scores:
-    """Maximum softmax probability (Hendrycks & Gimpel 2017), of logits with their scale."""
+    """Maximum softmax probability (Hendrycks & Gimpel 2017) of scaled logits."""
     return jnp.max(jax.nn.softmax(_single(logits), axis=1), axis=1)
 
 
@@ -44,12 +43,12 @@ def max_logit(logits: Logits) -> Scores:
 
 @jax.jit
 def energy(logits: Logits, temperature: Scalar = 1.0) -> Scores:
-    """Negative free energy, T logsumexp(logits / T) (Liu et al. 2020). MCM's code gives it raw cosines."""
+    """Negative free energy, T logsumexp(logits / T) (Liu et al. 2020). MCM's code passes raw cosines."""
     return temperature * jax.nn.logsumexp(_single(logits) / temperature, axis=1)
 
 
 @jax.jit
 def negative_entropy(cosines: Logits, temperature: Scalar = 1.0) -> Scores:
-    """sum p log p of p = softmax(cosines / temperature): minus the entropy, in nats. At most 0."""
+    """Sum of p log p, p = softmax(cosines / temperature): minus the entropy, in nats, at most 0."""
     log_p = jax.nn.log_softmax(_single(cosines) / temperature, axis=1)
     return jnp.sum(jnp.exp(log_p) * log_p, axis=1)

@@ -1,6 +1,6 @@
-"""Paired comparison of two runs on the same images: McNemar's test, and Holm's correction for many tests.
+"""Paired comparison of two runs on the same images: McNemar's test, and Holm's correction.
 
-Only the images that one run alone has right count: `gained` (the second run) and `lost` (the first).
+Only images that one run alone has right count: `gained` (the second run) and `lost` (the first).
 
 Sources: McNemar 1947, Edwards 1948 (continuity), Holm 1979.
 """
@@ -20,7 +20,7 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 
 class PairedTest(NamedTuple):
-    """A two-sided p-value, its statistic, and the name of the variant."""
+    """Two-sided p-value, statistic, and method."""
 
     p_value: float
     statistic: float
@@ -30,10 +30,10 @@ class PairedTest(NamedTuple):
 def count_discordant(
     first: ArrayLike | jax.Array, second: ArrayLike | jax.Array, *, weights: Weights = None
 ) -> tuple[int, int]:
-    """(gained, lost) of two runs: bool [N] and bool [N], whether each image was right, in the same order.
+    """(gained, lost) of two runs: bool [N] each, whether each image is right, in the same order.
 
     Raises:
-        ValueError: no image counts, or the runs differ in their number of images.
+        ValueError: no image counts, or the runs have different numbers of images.
     """
     first, second = booleans("first", first), booleans("second", second)
     if first.shape != second.shape:
@@ -45,7 +45,7 @@ def count_discordant(
 
 
 def mcnemar_exact(gained: int, lost: int) -> PairedTest:
-    """The exact test: each discordant image is a fair coin. The statistic is the rarer side's count."""
+    """Exact test: each discordant image is a fair coin. The statistic is the rarer side's count."""
     _check_counts(gained, lost)
     rarer, n = min(gained, lost), gained + lost
     p = 1.0 if n == 0 else float(scipy.stats.binomtest(rarer, n).pvalue)
@@ -53,9 +53,9 @@ def mcnemar_exact(gained: int, lost: int) -> PairedTest:
 
 
 def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
-    """The chi-squared test of one degree of freedom with Edwards's continuity correction.
+    """Chi-squared test (one degree of freedom) with Edwards's continuity correction.
 
-    The correction stops at 0: with gained = lost the statistic is 0 and p is 1.
+    The correction stops at 0: gained = lost gives statistic 0 and p = 1.
     """
     _check_counts(gained, lost)
     n = gained + lost
@@ -66,11 +66,11 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
     """Holm's adjusted p-values of m >= 0 tests, in the order given.
 
-    Rejecting the tests whose value is at most alpha keeps the family-wise error rate at alpha, under any
-    dependence. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
+    Rejecting values up to alpha keeps the family-wise error rate at alpha, under any dependence. E.g. 0.01
+    0.04 0.03 -> 0.03 0.06 0.06.
 
     Raises:
-        ValueError: a p-value is not a number between 0 and 1; names the row.
+        ValueError: a p-value is not between 0 and 1; names the row.
     """
     p = np.asarray(p_values, np.float64)
     refuse(~((p >= 0) & (p <= 1)), "its p-value is no number between 0 and 1")

@@ -1,11 +1,11 @@
-"""Retrieval between images and their captions: recall@k and mean average precision, both ways.
+"""Retrieval between images and captions: recall@k and mean average precision, both ways.
 
 As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): an image is found if one of its captions is among the
-k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Of equal
-scores the lowest index is best; the reference leaves ties to its top-k.
+k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Ties go to
+the lowest index; the reference leaves them to its top-k.
 
-Square blocks of scores serve both directions and are dropped: no array grows with images x texts. Blocks have
-one shape, so that equal embeddings have equal scores, to the bit.
+Square blocks of scores serve both directions and are dropped: no array grows with images x texts. They share
+one shape, so equal embeddings have bit-equal scores.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Count = int | Int[jax.Array, ""]
 
 
 class Ranks(NamedTuple):
-    """Ranks of each query's true partners, best first: 0 is the best place. ABSENT fills up.
+    """Ranks of each query's true partners, ascending: 0 is best.
 
-    P is the most captions an image has. A row of padding is all ABSENT.
+    P is the most captions of an image. ABSENT fills short rows and rows of padding.
     """
 
     image_to_text: Int32[np.ndarray, "N P"]
@@ -37,10 +37,10 @@ class Ranks(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Images and captions without their padding, captions sorted by image.
+    """Images and captions without padding, captions sorted by image.
 
     image_rows int32 [n], text_rows int32 [m]: rows of the embeddings. place int32 [m]: index of the caption's
-    image among the n. slot int32 [m]: the caption's number within its image. `block` is the side of a block.
+    image among the n. slot int32 [m]: the caption's number within its image. block: side of a block.
     """
 
     images: np.ndarray
@@ -60,17 +60,17 @@ def rank_partners(
     image_mask: ArrayLike | None = None,
     block: int = 1024,
 ) -> Ranks:
-    """Ranks of all true partners by the dot product of the embeddings.
+    """Ranks of all true partners by dot product.
 
     Args:
         images, texts: L2-normalised for the cosine; may be memory-mapped.
         image_of_text: int [M], the image of each caption; -1 marks padding.
         image_mask: bool [N]; False marks padding.
-        block: images, and captions, in one block.
+        block: images, and captions, per block.
 
     Raises:
-        ValueError: there is no image, an image has no caption, a caption's image does not exist, or an
-            embedding is not finite; names the row.
+        ValueError: no image, an image without caption, a caption whose image does not exist, or a non-finite
+            embedding; names the row.
     """
     pairs = _pair_up(images, texts, np.asarray(image_of_text), image_mask, block)
     own = _own_scores(pairs)
@@ -83,9 +83,9 @@ def rank_partners(
 
 
 def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " Q"]:
-    """Whether each query has a true partner among its k best: recall@k is the mean.
+    """Whether each query has a true partner among its k best; recall@k is the mean.
 
-    Raises ValueError if k < 1; a k beyond the gallery finds all.
+    Raises ValueError if k < 1. A k beyond the gallery finds all.
     """
     if k < 1:
         raise ValueError(f"recall at {k}; give a k of 1 or more")
@@ -93,9 +93,9 @@ def found_in_top_k(ranks: Int[np.ndarray, "Q P"], k: int) -> Bool[np.ndarray, " 
 
 
 def average_precision(ranks: Int[np.ndarray, "Q P"]) -> Float64[np.ndarray, " Q"]:
-    """Average precision of each query: the mean, over its partners, of the precision at their ranks.
+    """Average precision per query: the mean precision at its partners' ranks.
 
-    With one partner 1 / (1 + rank). NaN for padding.
+    1 / (1 + rank) with one partner; NaN for padding.
     """
     there = ranks != ABSENT
     precision = (1 + np.arange(ranks.shape[1])) / (1.0 + ranks)
@@ -141,12 +141,12 @@ def _own_scores(pairs: _Pairs) -> np.ndarray:
 
 
 def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many images outrank each caption's own, and how many captions outrank each image's own ones.
+    """How many images outrank each caption's image, and how many captions outrank each image's captions.
 
-    int32 [m] and int32 [n, P], the latter with ABSENT where an image has fewer than P captions.
+    int32 [m] and int32 [n, P], with ABSENT where an image has fewer than P captions.
     """
     n, m, size = len(pairs.image_rows), len(pairs.text_rows), pairs.block
-    # By image: the scores of its captions and their rows. Nothing outranks the infinity that fills up.
+    # Each image's captions: their scores and rows. Nothing outranks the infinity that fills short rows.
     shape = (n, pairs.slot.max() + 1)
     scores_of, rows_of = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int32)
     scores_of[pairs.place, pairs.slot], rows_of[pairs.place, pairs.slot] = own, pairs.text_rows
@@ -167,7 +167,7 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _block_scores(pairs: _Pairs, i: int, t: int) -> jax.Array:
-    """Scores of the block of images from i and captions from t; -inf past the last. float32 [B, B]."""
+    """Scores of images from i and captions from t; -inf past the last. float32 [B, B]."""
     image_rows, text_rows = pairs.image_rows[i : i + pairs.block], pairs.text_rows[t : t + pairs.block]
     images, texts = (
         _fill(np.asarray(values[rows], np.float32), pairs.block, 0)
@@ -202,8 +202,6 @@ def _above_text(
     own_row: Int[jax.Array, "I P"],
     row: Int[jax.Array, " T"],
 ) -> Int32[jax.Array, "I P"]:
-    """How many captions outrank each of an image's P."""
-
     def count(caption: tuple[jax.Array, jax.Array]) -> jax.Array:
         own, own_row = (part[:, None] for part in caption)
         return jnp.sum(_outranks(scores, own, own_row, row), axis=1, dtype=jnp.int32)
@@ -212,7 +210,7 @@ def _above_text(
 
 
 def _outranks(scores: jax.Array, own: jax.Array, own_index: jax.Array, index: jax.Array) -> jax.Array:
-    """A better score than one's own, or an equal score and a lower index."""
+    """A better score, or an equal score and a lower index."""
     return (scores > own) | ((scores == own) & (index < own_index))
 
 

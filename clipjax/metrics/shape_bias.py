@@ -1,11 +1,11 @@
-"""Shape bias: does a model decide by an object's shape or by its texture, where the two disagree?
+"""Shape bias: does a model decide by an object's shape or its texture, where they disagree?
 
-Geirhos et al. 2019: of the images whose shape and texture differ in category, S are decided for the shape's
-and T for the texture's; the bias is S / (S + T). Decisions for neither do not count. Category and decision
-are indices; -1 is "no decision".
+Geirhos et al. 2019: among images whose shape and texture differ in category, S decisions follow the shape and
+T the texture; the bias is S / (S + T). Other decisions do not count. Categories and decisions are indices; -1
+is "no decision".
 
-A classifier decides for the category whose classes have the largest mean probability, as in `modelvshuman`:
-not the sum, which favours the 109 kinds of dog, and not the maximum. Ties go to the first category.
+The category whose classes have the largest mean probability wins, as in `modelvshuman`; a sum would favour
+the 109 kinds of dog. Ties go to the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clipjax.metrics.intervals import Interval, wilson
 
 
 class Bias(NamedTuple):
-    """S / (S + T) with Wilson's interval, and n = S + T. With n = 0 value and interval are None."""
+    """S / (S + T) with Wilson's interval, and n = S + T. Value and interval are None if n = 0."""
 
     value: float | None
     interval: Interval | None
@@ -35,9 +35,9 @@ class Bias(NamedTuple):
 
 @dataclass(frozen=True)
 class CueCounts:
-    """Decisions by the category of the shape. Parts of a data set may be added.
+    """Decisions by the shape's category. Parts of a data set add up.
 
-    shape, texture: images decided for that cue's category. conflict: all images whose cues differ.
+    shape, texture: images decided for that cue. conflict: all images whose cues differ.
     """
 
     shape: Int[np.ndarray, " C"]
@@ -56,7 +56,7 @@ class CueCounts:
 
     @property
     def by_category(self) -> list[Bias]:
-        """Of the images with each category's shape."""
+        """One per category, over the images with its shape."""
         return [_bias(int(s), int(t)) for s, t in zip(self.shape, self.texture)]
 
 
@@ -68,13 +68,13 @@ def decide(
     num_categories: int,
     weights: Weights = None,
 ) -> Int32[np.ndarray, " N"]:
-    """The category with the largest mean probability; -1 for an image of weight 0.
+    """The category of largest mean probability; -1 for an image of weight 0.
 
-    The softmax runs over the categories' own classes. The decision is the same as over all K, but a large
-    logit elsewhere cannot make all means underflow to a tie.
+    The softmax runs over the categories' classes only. The decision is as over all K, but a large logit
+    elsewhere cannot make all means underflow to a tie.
 
     Args:
-        logits: [N, K], at the model's own scale, on which a mean of probabilities depends.
+        logits: [N, K], at the model's own scale, which affects a mean of probabilities.
         columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
 
     Raises:
@@ -131,7 +131,7 @@ def _sums(
     *,
     num_categories: int,
 ) -> Int32[jax.Array, "3 {num_categories}"]:
-    """Decided for the shape, for the texture, and all, of the images in conflict."""
+    """Images in conflict by shape: decided for the shape, for the texture, and all."""
     weight = jnp.where(shape != texture, counts, 0)
     values = jnp.stack([weight * (decision == cue).astype(jnp.int32) for cue in (shape, texture)] + [weight])
     return jnp.zeros((3, num_categories), jnp.int32).at[:, shape].add(values)
