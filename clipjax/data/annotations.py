@@ -1,15 +1,14 @@
-"""Visual factors of images: the annotation files of ImageNet-X, or files of the same formats.
+"""Visual factors of images, from ImageNet-X's annotation files or others of the same formats.
 
-`*_top_factor.jsonl`     one image per line: `file_name`, `class`, and each factor 0 or 1; at most one is 1
+`*_top_factor.jsonl`     one image per line: `file_name`, `class`, each factor 0 or 1 (at most one is 1)
 `*_multi_factor.jsonl`   the same images with all their factors
 `prototypical_paths.csv` `file_name`: images shown to the annotators as typical of their class
 `*real_labels.jsonl`     all correct labels (ReaL): `{"file_name": [classes], ...}`, or one list in the
                          order of ImageNet's validation images
-`*metaclasses.csv`       `name`, one line per class in label order: the group of the class
+`*metaclasses.csv`       `name`: the group of each class, in label order
 
-The first two are required; without the others, numbers that need them are not applicable. ImageNet-X's files
-come with the package `imagenet-x` (CC BY-NC, so not in clipjax), located but never imported. Factors are
-matched by name: our order differs.
+The last three are optional. The package `imagenet-x` has ImageNet-X's files (CC BY-NC, so not in clipjax); it
+is located, never imported. Factors are matched by name, because our order differs.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ class FactorAnnotations:
     """The annotated images; None where a file is absent.
 
     Attributes:
-        names: [A], file names without folders.
+        names: [A], without folders.
         classes: int32 [A].
-        factors: [F], in the order of configs/imagenet_x.toml, then unknown ones in the file's order.
+        factors: [F], in the order of configs/imagenet_x.toml, then the file's.
         top, multi: bool [A, F].
         prototypes: file names.
         accepted: file name -> its correct labels.
-        metaclasses: the group of each class.
+        metaclasses: group of each class.
         digest: SHA-256 over the files' names and contents.
     """
 
@@ -66,7 +65,7 @@ class FactorAnnotations:
         """int [N]: each image's annotation, by file name; -1 without one.
 
         Raises:
-            DataError: two images share an annotation, or no image has one; names them.
+            DataError: two images share an annotation, or no image has one.
         """
         row = {name: i for i, name in enumerate(self.names)}
         found = np.array([row.get(posixpath.basename(name), -1) for name in ids], np.int64)
@@ -86,7 +85,7 @@ class FactorAnnotations:
 
 @functools.cache
 def imagenet_x_facts() -> Mapping[str, tuple[str, ...]]:
-    """`factors`, `ten` and `metaclasses` of configs/imagenet_x.toml."""
+    """The values in configs/imagenet_x.toml: `factors`, `ten`, `metaclasses`."""
     return {name: tuple(values) for name, values in read_toml(config_dir() / "imagenet_x.toml").items()}
 
 
@@ -94,11 +93,11 @@ def load_factors(path: Path | None = None) -> FactorAnnotations:
     """Read annotations.
 
     Args:
-        path: a folder, or a `*_top_factor.jsonl` in it; None: the validation part of the package imagenet-x.
+        path: a folder, or its `*_top_factor.jsonl`; None: the validation part of imagenet-x.
 
     Raises:
-        UsageError: no path and no package; a folder with several pairs of files.
-        DataError: a file is missing or a line is wrong; names file and line.
+        UsageError: neither path nor package; several pairs of files in the folder.
+        DataError: a missing file or wrong line.
     """
     top_file = _top_file(_package_folder() if path is None else path)
     folder, multi_file = top_file.parent, top_file.with_name(top_file.name.replace(TOP, MULTI))
@@ -156,7 +155,7 @@ def _one(folder: Path, pattern: str) -> Path | None:
 
 
 def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, ...], np.ndarray]:
-    """Names, classes int32 [A], factors and marks bool [A, F] of one file."""
+    """Names, classes int32 [A], factors, and marks bool [A, F]."""
     names: dict[str, int] = {}
     classes, marks = [], []
     keys: list[str] = []
@@ -178,7 +177,7 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
-    """Raises DataError for a record without name or class; strips the folder from its name."""
+    """Require a name and a class (else DataError); strip the name's folder."""
     if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
     if not _is_class(record.get("class")):
@@ -201,7 +200,6 @@ def _marks(record: dict[str, Any], keys: list[str], where: str) -> list[int]:
 
 
 def _aligned(names, classes, factors, second, top_file: Path, multi_file: Path) -> np.ndarray:
-    """The second file's marks in the order of the first."""
     other_names, other_classes, other_factors, marks = second
     if set(factors) != set(other_factors):
         raise DataError(f"{multi_file} and {top_file.name} have different factors")

@@ -1,6 +1,6 @@
-"""Whether images are all of a data set, by its card: their number and, if published, their names.
+"""Compare a data set's images with its card: their number and published names.
 
-missing_of(read_card("cue_conflict"), manifest.ids)    # {"images": 373, "of": 1280}; None: all of them
+missing_of(read_card("cue_conflict"), manifest.ids)    # {"images": 373, "of": 1280}; None: complete
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class CardIds:
-    """Published names of a data set's images: a pattern whose only group is a number from `first` to `last`.
+    """Published image names: a pattern with one group, a number from `first` to `last`.
 
     `ILSVRC2012_val_(\\d{8})` with 1 and 50,000 are ImageNet's validation images. The pattern is searched in
-    an id, so folders and endings do not matter.
+    ids, so folders and endings do not matter.
     """
 
     pattern: str
@@ -24,7 +24,7 @@ class CardIds:
     last: int
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a pattern that does not name a number."""
+        """Raises ValueError for a pattern without exactly one group, or a wrong range."""
         try:
             groups = re.compile(self.pattern).groups
         except re.error as error:
@@ -33,10 +33,9 @@ class CardIds:
             raise ValueError("give a pattern with one group, the number, and first <= last")
 
     def foreign(self, ids: Sequence[str]) -> int:
-        """How many ids are not the data set's, or repeat an image of it.
+        """Count ids that are not the data set's, or repeat one of its images.
 
-        0 if no id matches the pattern: the images were renamed (row numbers, keys of shards), so names tell
-        nothing.
+        0 if no id matches: renamed images (row numbers, keys of shards) tell nothing.
         """
         find, seen, named = re.compile(self.pattern).search, set[int](), 0
         for each in ids:
@@ -49,7 +48,7 @@ class CardIds:
 
 
 class Counted(Protocol):
-    """A card's information about its images: their number, and their published names."""
+    """What a card records about its images."""
 
     @property
     def images(self) -> int | None: ...
@@ -59,14 +58,14 @@ class Counted(Protocol):
 
 
 def missing_of(card: Counted | None, ids: Sequence[str], more: int = 0) -> dict[str, int] | None:
-    """The field `part` of a result row: how a run's images differ from all of the card's.
+    """The field `part` of a result row: how a run's images differ from the card's.
 
     Args:
-        ids: of all images in the data, before sampling.
+        ids: of the data before sampling.
         more: number of further images without an id.
 
-    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign` (in the data but not the
-        card's). None if nothing differs, or no card states a number.
+    Returns: `images` (in the data), `of` (on the card) and, if any, `foreign` (not the card's). None if
+        nothing differs, or no card states a number.
     """
     if card is None or card.images is None:
         return None

@@ -1,11 +1,10 @@
 """Data set cards: configs/datasets/*.toml, or a user's own file, -> a data set.
 
-A card names the reader of the published layout, the meaning of the labels and the number of images. A user
-gives a folder and the card's name, never a class order. Unknown keys are errors.
+A card names the reader, the meaning of the labels and the number of images. A user gives a folder and the
+card's name, never a class order. Unknown keys are errors.
 
-One file may describe a family. `[variants]` lists the values of one or more axes, and each combination is its
-own card, `imagenet_3dcc:fog_3d:5`. `{axis}` in texts (title, place, ...) becomes the value; a value that is a
-table adds keys to its cards.
+A file may describe a family: each combination of the values in `[variants]` is a card
+(`imagenet_3dcc:fog_3d:5`). `{axis}` in texts becomes the value; a value that is a table adds its keys.
 
     [variants]
     severity = [1, 2, 3]
@@ -43,35 +42,33 @@ Variant = dict[str, str | int]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetCard:
-    """One data set. A card file must have `name`, `title` and `reader`; all else is optional.
+    """One data set. Only `name`, `title` and `reader` are required.
 
     Attributes:
-        name, title: the short name that users type, and the name in tables.
-        reader, options: a name in `clipjax.data.readers` and the reader's keyword options.
+        name, title: for users to type, and for tables.
+        reader, options: a module of `clipjax.data.readers`, and its keyword options.
         label_space: a name in configs/labels, or a CSV file (`id,name`) beside the card. Its ids are the
             labels as the data spells them (folder names, WordNet ids).
         classes: instead, class names in label order as the data spells them: a list, or a text file beside
-            the card with one per line. With neither, the data's own classes.
-        head_space: the zero-shot head's label space, if another; scores are then projected
+            the card, one per line. With neither, the data's own classes.
+        head_space: the zero-shot head's label space, if another; its scores are projected
             (`configs/labels/HEAD_SPACE-to-LABEL_SPACE.toml`, or by the ids).
-        prompts: the default prompt set, a name in configs/prompts.
-        pixels: `pre_crop` pixels cut from each side before the model's own transform, or `already_cropped =
+        prompts: default prompt set in configs/prompts.
+        pixels: `pre_crop`, pixels cut from each side before the model's transform; or `already_cropped =
             true` (square crops, only resized).
-        tasks: what `--data-root` runs on it.
-        place: its folder below a common root of data sets; default its name.
-        id: the card of the in-distribution images, for OOD detection and calibration.
+        tasks: what `--data-root` runs.
+        place: folder below the data root; default its name.
+        id: card of the in-distribution images, for OOD detection and calibration.
         annotations: file or folder beside the card that tasks also read (factors).
-        split: "train" or "validation" (for choices). Without it, results are reported on the images, and
-            nothing is trained or chosen on them.
-        images, per_class: number of images in the complete data set, and in each class.
-        ids: published image names: `pattern` (a regular expression whose one group is a number), `first` and
-            `last`.
+        split: "train" or "validation" (for choices). Without it, nothing is trained or chosen on the images.
+        images, per_class: number of images in all, and in each class.
+        ids: published image names, see `CardIds`.
         licence, source, paper: for use and citation.
         tfds: its builder (and configuration) in TensorFlow Datasets.
-        note: what else a user must know: how to make it without a download, what disagrees.
+        note: what else a user must know, e.g. how to make it without a download.
         in_paper: whether the study that this toolkit follows reports it.
-        demo: whether it belongs to the rendered world of `make demo`: its absence is not reported.
-        variant: the member of a family, axis -> value; empty without [variants].
+        demo: part of `make demo`: its absence is not reported.
+        variant: axis -> value.
         path: the card's file.
     """
 
@@ -105,9 +102,9 @@ class DatasetCard:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A card, its images, and the meaning of their labels (None if they have none).
+    """A card, its images, and the meaning of their labels (None without labels).
 
-    head_space: the label space of a zero-shot head: the card's, or the labels' own.
+    head_space: the zero-shot head's label space; default the labels' own.
     """
 
     card: DatasetCard
@@ -121,33 +118,32 @@ SPLITS = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
-    """What `pixels` of a card may say."""
+    """The keys of a card's `pixels`."""
 
     pre_crop: int = 0
     already_cropped: bool = False
 
 
 def dataset_names() -> list[str]:
-    """The names of the cards in configs/datasets, with every member of a family."""
+    """Names of the cards in configs/datasets, with all members of families."""
     paths = sorted((config_dir() / "datasets").glob("*.toml"))
     return sorted(name for path in paths for name in _members(path, read_toml(path)))
 
 
 def cards_in(folder: Path) -> list[DatasetCard]:
-    """Every card of the files *.toml in a folder. Raises DataError as `read_card`."""
+    """Every card in a folder's *.toml files. Raises DataError as `read_card`."""
     files = sorted(folder.glob("*.toml"))
     return [_card(path, *member) for path in files for member in _members(path, read_toml(path)).values()]
 
 
 def read_card(name_or_path: str | Path) -> DatasetCard:
-    """The card of that name, or the card file at that path (anything that ends in .toml).
+    """A card by its name or file (anything ending in .toml).
 
     A member of a family is NAME:VALUE or FILE.toml:VALUE, one value per axis.
 
     Raises:
-        UsageError: no card of that name, or a family without its member.
-        DataError: an unknown, missing or mistyped key, an unknown reader or reader option; names file and
-            key.
+        UsageError: an unknown name, or a family without its member.
+        DataError: an unknown, missing or mistyped key, reader or reader option.
     """
     given = str(name_or_path)
     if file := re.fullmatch(r"(.*\.toml)(?::(.*))?", given):
@@ -170,7 +166,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
 
 @functools.cache
 def shipped_count(dataset: str) -> int | None:
-    """The number of images on the shipped card of that name; None without such a card."""
+    """Number of images on a shipped card; None without such a card."""
     try:
         return read_card(dataset).images
     except ClipjaxError:
@@ -178,7 +174,7 @@ def shipped_count(dataset: str) -> int | None:
 
 
 def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, Any], Variant]]:
-    """Every card in a file: name -> its keys, and its variant."""
+    """Name -> keys and variant of each card in a file."""
     if not isinstance(record.get("name"), str | None):
         raise DataError(f"{path}: 'name' must be of type str, not {record['name']!r}")
     if "variants" not in record:
@@ -208,7 +204,6 @@ def _members(path: Path, record: dict[str, Any]) -> dict[Any, tuple[dict[str, An
 
 
 def _filled(value: Any, variant: Variant) -> Any:
-    """A text with `{axis}` replaced by the variant's values; other values unchanged."""
     if isinstance(value, str):
         for axis, own in variant.items():
             value = value.replace(f"{{{axis}}}", str(own))
@@ -216,7 +211,6 @@ def _filled(value: Any, variant: Variant) -> Any:
 
 
 def _card(path: Path, record: dict[str, Any], variant: Variant) -> DatasetCard:
-    """A card from its keys, all of them checked."""
     if "classes" in record:
         record = {**record, "classes": _class_list(path, record["classes"])}
     card = read(DatasetCard, record, path, given={"variant": variant, "path": path})
@@ -233,11 +227,11 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
     """Read the data set at `root` by its card, or its copy by `clipjax datasets pack`.
 
     Args:
-        card: a card, its name, or the path of a card file; "folder" is a plain folder of class folders.
-        root: the folder (or manifest file) with the data.
+        card: a card, its name or file; "folder" is a plain folder of class folders.
+        root: folder (or manifest file) of the data.
 
     Raises:
-        UsageError, DataError: as `read_card`; problems that the reader finds in the data.
+        UsageError, DataError: as `read_card`; problems in the data.
     """
     if not isinstance(card, DatasetCard):
         card = read_card(card)
@@ -253,13 +247,13 @@ def load_dataset(card: str | Path | DatasetCard, root: str | Path) -> Dataset:
 
 
 def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | None]:
-    """(meaning of the labels, space of a zero-shot head); None if only the data can tell."""
+    """(meaning of the labels, zero-shot head's space); None if only the data can tell."""
     space = _label_space(card)
     return space, space if card.head_space is None else _labels_of(card, card.head_space)
 
 
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
-    """Class names, from the card or from the text file beside it that it names."""
+    """The names themselves, or the lines of the text file beside the card."""
     names = read_lines(path.parent / value) if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")

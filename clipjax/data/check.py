@@ -1,7 +1,7 @@
-"""Check a data set before a run: layout, counts, class order, prompts, and that each image can be read.
+"""Check a data set before a run: layout, counts, class order, prompts, unreadable images.
 
-Every problem is one sentence. It names the right folder if the data is near the one given: an archive's own
-folder, a class folder's parent. Near a bucket's folder nothing is searched.
+Every problem is one sentence. It names the right folder if that is nearby: an archive's own folder, a class
+folder's parent. Buckets are not searched.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def check_dataset(
     """Every problem of the data at `root`, one sentence each.
 
     Args:
-        progress: called with the number of bytes of each image.
-        decode: read every image once, JPEGs at an eighth of their size (quick; truncation still shows).
+        progress: called with each image's number of bytes.
+        decode: also read every image, JPEGs at an eighth of their size (quick; truncation still shows).
 
     Raises:
-        UsageError, DataError: for a wrong card, as `read_card`.
+        UsageError, DataError: a wrong card, as `read_card`.
     """
     card = card if isinstance(card, DatasetCard) else read_card(card)
     near = place(root).expanduser()
@@ -89,7 +89,7 @@ def _count_problems(root: Path, dataset: Dataset) -> Iterator[str]:
 
 
 def _order_problems(manifest: Manifest) -> Iterator[str]:
-    """Class numbers sorted as texts give wrong labels that look right."""
+    """Class numbers in the order of texts give wrong labels that look right."""
     names = manifest.label_names or ()
     if names and all(name.isdecimal() for name in names):
         by_value = sorted(names, key=int)
@@ -156,7 +156,7 @@ def _unreadable(manifest: Manifest, progress: Progress | None) -> Iterator[str]:
 
 
 def _hints(root: Path, card: DatasetCard, message: str) -> Iterator[str]:
-    """Advice after the reader found nothing that it could read, beyond what its `message` says."""
+    """Advice beyond the reader's `message` when it could read nothing."""
     if _layout(card) == ARCHIVES:  # archives are the data themselves
         return
     if not exists(root) and (beside := _archives(root.parent)):
@@ -199,7 +199,7 @@ def _archives(folder: Path) -> list[Path]:
 
 
 def _right_folder(root: Path, card: DatasetCard) -> Path | None:
-    """A folder near `root` with the card's classes, or its number of images."""
+    """A nearby folder with the card's classes, or its number of images."""
     if card.images is None and not _names_classes(card):
         return None
     for folder in _nearby(root, card):
@@ -217,7 +217,7 @@ def _names_classes(card: DatasetCard) -> bool:
 
 
 def _nearby(root: Path, card: DatasetCard) -> Iterator[Path]:
-    """Folders that may hold the data: the card's own place, two levels down, two levels up."""
+    """Candidates: the card's place, two levels down, two levels up."""
     if not is_dir(root):
         return
     parts = Path(card.place or card.name).parts
@@ -239,7 +239,7 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> list[Listed]:
-    """Empty if it cannot be read: the reader reports that."""
+    """Empty if unreadable: the reader reports that."""
     try:
         return sorted(list_folder(folder))
     except DataError:
@@ -247,7 +247,7 @@ def _listed(folder: Path) -> list[Listed]:
 
 
 def _mapping_problems(folder: Path, dataset: Dataset) -> Iterator[str]:
-    """Compare our projection with ObjectNet's own mappings beside the images."""
+    """Compare our projection with ObjectNet's mappings beside the images."""
     space, head = dataset.label_space, dataset.head_space
     if dataset.card.label_space != "objectnet" or space is None or head is None or not is_dir(folder):
         return

@@ -1,11 +1,11 @@
-"""Label spaces, projections between them, and prompt sets, all read from files.
+"""Label spaces, their projections, and prompt sets, from files.
 
 - Label space: configs/labels/NAME.csv (`id,name` in label order).
 - Projection: configs/labels/FROM-to-TO.toml.
 - Prompt set: configs/prompts/NAME.txt (templates), or JSON with sentences per class (CuPL's format). `A+B`
   joins two.
 
-In place of a label space's or prompt set's name, a path to such a file works.
+A path works in place of a label space's or prompt set's name.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class LabelSpace:
 
     Attributes:
         name: of the file, e.g. "imagenet".
-        classes: names for prompts; may repeat ("missile" and "sunglasses" do in ImageNet).
-        ids: unique names of the class folders (ImageNet's synsets).
+        classes: names for prompts; may repeat ("missile" does in ImageNet).
+        ids: unique class folders (ImageNet's synsets).
     """
 
     name: str
@@ -48,16 +48,15 @@ class LabelSpace:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of ids and names, in order, without the space's own name."""
+        """SHA-256 of ids and classes in order; not of `name`."""
         return sha256_json([self.ids, self.classes])
 
 
 @dataclass(frozen=True)
 class Projection:
-    """How scores over the classes of one space become scores over another.
+    """Turns scores over one label space into scores over another.
 
     Attributes:
-        source, target: names of the two label spaces.
         kind: "select" takes one class each, "max" the largest of a group (logits stay logits), "mean_prob"
             averages a group's softmax probabilities.
         groups: for each class of `target`, indices into `source`.
@@ -75,12 +74,12 @@ class Projection:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The texts that describe a class: templates, its own sentences, or both.
+    """The texts of a class: templates, its own sentences, or both.
 
     Attributes:
-        name: of the file, e.g. "openai_80", or "openai_80+cupl" of two.
+        name: of the file, "openai_80", or files, "openai_80+cupl".
         templates: each with `{}` for the class name.
-        sentences: class name -> its sentences as in the file (leading spaces kept), or None.
+        sentences: class name -> sentences, leading spaces kept.
     """
 
     name: str
@@ -88,10 +87,10 @@ class PromptSet:
     sentences: Mapping[str, tuple[str, ...]] | None = None
 
     def of_class(self, name: str) -> tuple[str, ...]:
-        """The prompts of one class, templates first; classes of the same name share them.
+        """The prompts of a class, templates first; classes of one name share them.
 
         Raises:
-            DataError: a set of sentences has none for `name`.
+            DataError: the set has sentences, but none for `name`.
         """
         filled = tuple(template.replace("{}", name) for template in self.templates)
         if self.sentences is None:
@@ -104,7 +103,7 @@ class PromptSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the contents, without the set's own name."""
+        """SHA-256 of the contents; not of `name`."""
         return sha256_json([self.templates, None if self.sentences is None else dict(self.sentences)])
 
 
@@ -123,12 +122,12 @@ def load_labels(name: str | Path) -> LabelSpace:
 def load_projection(source: LabelSpace, target: LabelSpace) -> Projection | None:
     """The projection between two label spaces; None if their classes are the same.
 
-    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target whose ids are all ids of the
-    source (class folders named by ImageNet's synsets, say) takes those classes.
+    Read from configs/labels/SOURCE-to-TARGET.toml. Without that file, a target whose ids are all in the
+    source takes those classes (folders named by ImageNet's synsets, say).
 
     Raises:
-        UsageError: there is no such file, and the target has other classes.
-        DataError: the file does not fit the two spaces; names the class.
+        UsageError: no such file, and the target has other classes.
+        DataError: the file does not fit the two spaces.
     """
     if source.ids == target.ids:
         return None
@@ -170,12 +169,12 @@ def _read_projection(path: Path, source: LabelSpace, target: LabelSpace) -> Proj
 def load_prompts(name: str | Path) -> PromptSet:
     """A prompt set by its name in configs/prompts, or from a .txt (templates) or .json file (sentences).
 
-    "A+B" (openai_80+cupl.json): a class's prompts are A's, then B's, with equal weight in their mean, as CuPL
-    adds its sentences to the 80 templates.
+    "A+B" gives a class A's prompts, then B's, with equal weight in their mean: so CuPL adds sentences to the
+    80 templates (openai_80+cupl.json).
 
     Raises:
-        UsageError: there is no prompt set of that name.
-        DataError: a file is missing or not a prompt set; both sets hold sentences.
+        UsageError: an unknown prompt set.
+        DataError: a file is missing or no prompt set; both sets hold sentences.
     """
     if "+" in str(name) and not is_file(Path(name)):
         parts = str(name).split("+")
@@ -220,7 +219,7 @@ def _read_sentences(path: Path) -> PromptSet:
 
 
 def _find(name: str | Path, folder: str, kind: str, suffixes: tuple[str, ...]) -> Path:
-    """The path itself, if it ends in one of `suffixes`, or the file of that name in configs/`folder`."""
+    """The path itself if it ends in a suffix, else configs/`folder`/`name`."""
     path = Path(name)
     if path.suffix in suffixes:
         if not exists(path):

@@ -1,8 +1,8 @@
-"""The manifest: the order of a data set, and the encoded bytes of its images.
+"""The manifest: a data set's order, and its encoded images.
 
-Store keys, per-image rows and shards refer to images by row of a manifest. The digest depends on ids, labels,
-columns and image contents, not on the location: a copy keeps it, an edited file changes it. Embeddings depend
-on `images_digest`, without labels and columns, so tasks with other annotations of the same images share them.
+Store keys, per-image rows and shards refer to images by manifest row. The digest depends on ids, labels,
+columns and image contents, not on the location. Embeddings depend on `images_digest`, without labels and
+columns, so tasks with other annotations of the same images share them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Opener(Protocol):
     """Reads encoded images by row. Small and picklable: worker processes get it."""
 
     def open(self, i: int) -> bytes:
-        """Encoded bytes of image i; raises DataError naming an unreadable image."""
+        """Encoded bytes of image i; raises DataError if unreadable."""
         ...
 
     def where(self, i: int) -> str:
-        """Image i in messages: its whole path, or its record."""
+        """Image i in messages: its path or record."""
         ...
 
     def select(self, rows: Sequence[int]) -> Opener:
@@ -48,7 +48,7 @@ class Opener(Protocol):
         ...
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """SHA-256 of every image's bytes, in order; `progress` gets the bytes of each."""
+        """Every image's SHA-256, in order; `progress` gets the bytes of each."""
         ...
 
 
@@ -83,7 +83,7 @@ class FileOpener:
 
 
 def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
-    """The named files below `root` that do not exist."""
+    """The named files that `root` lacks."""
     if not isinstance(root, BucketPath):
         return [name for name in names if not is_file(root / name)]
     with ThreadPoolExecutor(REQUESTS) as pool:
@@ -93,15 +93,15 @@ def missing_files(root: epath.Path, names: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Manifest:
-    """The images of a data set in a fixed order.
+    """A data set's images in a fixed order.
 
     Attributes:
-        ids: unique and stable: each image's posix path relative to the root, or its key.
-        labels: int32 [N], indices into the label names; None if the data has none.
-        columns: further values by name, N JSON values each (captions, groups, ...).
-        label_names: the data's own name of each label (folder name, class label); None if unknown.
+        ids: unique and stable: posix path relative to the root, or key.
+        labels: int32 [N], indices into the label names, if any.
+        columns: further JSON values, N by name (captions, groups, ...).
+        label_names: the data's own (folder name, class label), if known.
         name: for messages and results; not in the digest.
-        selection: how it was cut from the whole data set, "" for all; not in the digest.
+        selection: how it was cut from the data set, "" for all; not in the digest.
     """
 
     ids: tuple[str, ...]
@@ -127,22 +127,22 @@ class Manifest:
         return len(self.ids)
 
     def open(self, i: int) -> bytes:
-        """Encoded bytes of image i; raises DataError naming an unreadable file."""
+        """Encoded bytes of image i; raises DataError if unreadable."""
         return self.opener.open(i)
 
     @property
     def digest(self) -> str:
-        """SHA-256 over ids, contents, labels and columns in order. The first use reads what is not cached."""
+        """SHA-256 over ids, contents, labels and columns in order. The first use reads uncached images."""
         return self.compute_digest()
 
     @property
     def images_digest(self) -> str:
-        """SHA-256 over ids and contents in order, without labels. Reads as `digest` does."""
+        """SHA-256 over ids and contents; reads as `digest`."""
         self.compute_digest()
         return self.__dict__["_images_digest"]
 
     def compute_digest(self, progress: Progress | None = None) -> str:
-        """The digest; `progress` gets the bytes of each image, hashed or found in the cache."""
+        """The digest; `progress` gets the bytes of each image, hashed or cached."""
         if "_digest" not in self.__dict__:
             rows, images = hashlib.sha256(), hashlib.sha256()
             for i, content in enumerate(self.opener.content_digests(progress)):
@@ -156,11 +156,11 @@ class Manifest:
 
     @functools.cached_property
     def order_digest(self) -> str:
-        """SHA-256 over the ids in order, without reading images; processes compare it at start-up."""
+        """SHA-256 over the ids in order, which processes compare at start-up; reads no image."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
     def select(self, rows: Sequence[int] | np.ndarray, selection: str = "") -> Manifest:
-        """The manifest of these rows in this order; images keep their ids."""
+        """These rows in this order; images keep their ids."""
         rows = [int(i) for i in rows]
         return dataclasses.replace(
             self,
@@ -172,10 +172,10 @@ class Manifest:
         )
 
     def sample(self, limit: int, seed: int = 0) -> Manifest:
-        """A uniform random sample of `limit` images, in manifest order; all if there are no more.
+        """A uniform random sample of `limit` images in manifest order; all if there are no more.
 
-        It takes the images with the smallest hash of (seed, id): their order and library generators do not
-        matter, and a larger sample contains a smaller one.
+        Takes the smallest hashes of (seed, id): neither image order nor a library's generator matters, and
+        larger samples contain smaller ones.
         """
         if limit < 1:
             raise UsageError(f"the limit must be at least 1 image, not {limit}")

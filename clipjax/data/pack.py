@@ -1,8 +1,8 @@
-"""Pack loose images into shards with a manifest.json, verified by reading back.
+"""Pack loose images into shards with a manifest.json.
 
-A shard is read back and compared with its sources' SHA-256 before it appears by a rename or an upload.
-manifest.json appears last. An interrupted run continues and keeps correct shards. Packing again into a
-finished folder rewrites damaged shards.
+A shard is read back and compared with its sources' SHA-256 before it appears by a rename or upload.
+manifest.json comes last. An interrupted run continues and keeps correct shards. Packing into a finished
+folder rewrites damaged shards.
 """
 
 from __future__ import annotations
@@ -72,18 +72,18 @@ def pack(
     images_per_shard: int = IMAGES_PER_SHARD,
     progress: Callable[[int], object] | None = None,
 ) -> Packed:
-    """Write the images of a data set as shards, in order.
+    """Write a data set's images as shards, in order.
 
     Args:
-        folder: also on a bucket; new, empty, or left by an earlier run of the same packing.
+        folder: on a disk or bucket: new, empty, or from an earlier run of this packing.
         kind: "webdataset" or "array_record".
         images_per_shard: in every shard but the last.
         progress: called with each finished shard's number of images.
 
     Raises:
-        UsageError: an unknown kind, a shard of no images, ArrayRecord files on a bucket.
-        DataError: the folder holds something else, an unreadable image, a full disk, a shard that does not
-            read back; finished shards are kept.
+        UsageError: an unknown kind, a shard of no images, ArrayRecord on a bucket.
+        DataError: a folder of something else, an unreadable image, a full disk, a shard that does not read
+            back; finished shards are kept.
     """
     if kind not in KINDS:
         raise unknown_name("format", kind, list(KINDS))
@@ -124,19 +124,19 @@ def pack(
 
 
 def _digest(folder: Path, manifest: Manifest) -> str:
-    """From a disk, read back. On a bucket each object was read back before its upload."""
+    """On a disk, read back. On a bucket each object was read back before its upload."""
     return manifest.digest if isinstance(folder, BucketPath) else read_packed(folder).digest
 
 
 def refuse_within(data: str | Path, folder: str | Path) -> None:
-    """Raises UsageError if `folder` is inside the data set, where its shards would be read as data."""
+    """Raises UsageError for a `folder` inside the data set, whose shards would become data."""
     around, inside = place(data).expanduser(), place(folder).expanduser()
     if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
 
 
 def _refuse_other(manifest: Manifest, folder: Path, kind: str, images_per_shard: int) -> None:
-    """Raises DataError if packing this data set would not give the finished folder."""
+    """Raises DataError unless this packing would give the finished folder."""
     record = read_record(folder)
     images, own = record["shards"][0]["images"], json.loads(json.dumps(_record(manifest, kind, [])))
     if any(own[key] != record[key] for key in ("kind", "ids", "labels", "label_names", "columns")):
@@ -164,7 +164,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any]:
-    """Everything that decides the shards, except the images' bytes."""
+    """What decides the shards, besides the images' bytes."""
     labels = None if manifest.labels is None else manifest.labels.tolist()
     others = sha256_json([labels, manifest.label_names, manifest.columns])
     order = manifest.order_digest
@@ -178,7 +178,7 @@ def _plan(manifest: Manifest, kind: str, images_per_shard: int) -> dict[str, Any
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Never overwrites foreign files: the folder is new, or left by the same plan."""
+    """Accept only a new folder, or the same plan's: never overwrite foreign files."""
     path = folder / PLAN
     if is_file(path):
         if path.read_text() != json.dumps(plan):
@@ -224,10 +224,7 @@ class _Shards:
         self.form = form
 
     def kept(self, path: Path, rows: range, size: int | None) -> list[str] | None:
-        """SHA-256 of the images in an earlier run's shard; None if it is missing or wrong.
-
-        size: expected bytes, if known.
-        """
+        """SHA-256 of images in an earlier run's shard of `size` bytes; None if missing or wrong."""
         if not is_file(path) or size not in (None, version_of(path)[0]):
             return None
         expected = self.manifest.select(rows).opener.content_digests()
@@ -253,16 +250,16 @@ class _Format(Protocol):
     """A kind of shard."""
 
     def write(self, path: Path, rows: range) -> list[str]:
-        """Write these rows of the data set; returns the SHA-256 of each image."""
+        """Write these rows; returns each image's SHA-256."""
         ...
 
     def read(self, path: Path, rows: range) -> list[str]:
-        """SHA-256 of each image in a shard; raises DataError or RuntimeError if it is damaged."""
+        """Each image's SHA-256; raises DataError or RuntimeError for a damaged shard."""
         ...
 
 
 class _Records:
-    """An ArrayRecord file; a record is an encoded image."""
+    """An ArrayRecord file of encoded images."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -333,7 +330,7 @@ class _Tar:
         return digests
 
     def _members(self, row: int, image: bytes | None) -> Iterator[tuple[str, bytes]]:
-        """(name, content), the image first; without `image` its name is ""."""
+        """(name, content), the image first; its name is "" without `image`."""
         yield "" if image is None else self._image_name(row, image), image or b""
         stem = split_name(self.manifest.ids[row])[0] if self.keep_names else f"{row:08d}"
         if self.manifest.labels is not None:
@@ -357,7 +354,7 @@ _FORMATS = {"webdataset": _Tar, "array_record": _Records}
 
 
 def _are_member_names(ids: Sequence[str]) -> bool:
-    """Whether the ids can be the images' member names, each with its own key."""
+    """Whether the ids can be member names, each with its own key."""
     keys = set()
     for name in ids:
         key, extension = split_name(name)
@@ -371,7 +368,7 @@ def _are_member_names(ids: Sequence[str]) -> bool:
 
 @contextlib.contextmanager
 def _writing(path: Path, what: str) -> Iterator[None]:
-    """One sentence for the system's error of a full disk."""
+    """Report a full disk or other system error in one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError

@@ -1,1 +1,1 @@
-"""Image bytes -> pixels as each reference library makes them, and batches of pixels."""
+"""Image bytes -> each reference library's pixels, in batches."""

@@ -1,10 +1,8 @@
 """Random resized crop and flip on the host, seeded per image and epoch.
 
 Source: torchvision 0.29, `transforms.RandomResizedCrop.get_params`, `functional.resized_crop` and `hflip` on
-PIL images.
-
-For the same box and flip, pixels equal torchvision's to the byte. Boxes have the same distribution, drawn by
-NumPy's generator instead of torch's.
+PIL images. For the same box and flip, pixels equal torchvision's to the byte. Boxes have the same
+distribution, drawn by NumPy's generator instead of torch's.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a training image is changed each time it is seen.
+    """How a training image changes each time it is seen.
 
     Attributes:
         scale: smallest and largest share of the image's area in a crop.
@@ -57,7 +55,7 @@ class Box(NamedTuple):
 
 
 def image_generator(seed: int, epoch: int, image_id: str, use: str) -> np.random.Generator:
-    """The random generator of one image in one epoch, determined by the arguments alone.
+    """The random generator of one image in one epoch, decided by the arguments alone.
 
     Args:
         use: "pixels" or "caption": drawing one does not shift the other.

@@ -1,9 +1,9 @@
 """How many threads or worker processes decode fastest: measured once, on images of the data set.
 
-Threads share one interpreter, which PIL releases while it decodes and resizes; worker processes cost memory
-and seconds to start. `--workers auto` decodes the same images with each setting, read once before so that the
-disk does not decide. The user's cache keeps the fastest by machine, pixel recipe, and rough size and format
-of the images.
+Threads share one interpreter, which PIL releases while decoding and resizing; workers cost memory and seconds
+to start. `--workers auto` decodes the same images with each setting, reading them before so that the disk
+does not decide. The user's cache keeps the fastest by machine, pixel recipe, and the images' rough size and
+format.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Workers = int | Literal["auto"]
 SAMPLE = 96  # images decoded with each setting
 WORTH = 1000  # with fewer images to decode, a measurement is not worth its seconds
 _BATCH = 8  # small: timing starts after the first batch
-_NEARLY = 0.95  # the simplest setting within this share of the fastest rate is taken
-_PAST = 0.9  # below this share of the rate before, more threads or workers no longer help
+_NEARLY = 0.95  # take the simplest setting within this share of the fastest rate
+_PAST = 0.9  # below this share of the previous rate, more threads or workers no longer help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +74,11 @@ def choose(
     progress: bool = False,
     rate: Rate | None = None,
 ) -> Decoders:
-    """The fastest setting for these images here; measured now unless an earlier run did.
+    """The fastest setting for these images here, measured now or in an earlier run.
 
     Args:
-        rows: rows to decode; -1 is padding. With few rows nothing is measured: the result is an earlier
-            run's, else `Decoders()`.
+        rows: rows to decode; -1 is padding. With fewer than WORTH nothing is measured: the result is an
+            earlier run's, else `Decoders()`.
         progress: show a bar on stderr.
         rate: replaces the measurement (images a second of a setting).
     """
@@ -102,7 +102,7 @@ def choose(
 def images_per_second(
     manifest: Manifest, recipe: PixelRecipe, rows: Sequence[int], decoders: Decoders
 ) -> float:
-    """Speed of a setting after its first batch."""
+    """A setting's speed after its first batch."""
     with batches(
         manifest,
         recipe,
@@ -122,7 +122,7 @@ def images_per_second(
 def _measure(
     manifest: Manifest, recipe: PixelRecipe, sample: Sequence[int], progress: bool, rate: Rate
 ) -> dict[Decoders, float]:
-    """Rates of 1, 2, 4, ... threads, then of 2, 4, ... workers, each until more does not help."""
+    """Rates of 1, 2, 4, ... threads, then 2, 4, ... workers, each until more does not help."""
     rates: dict[Decoders, float] = {}
     series = [[Decoders(0, n) for n in _counts(1)], [Decoders(n) for n in _counts(2)]]
     with progress_bar(sum(map(len, series)), "measuring how to decode", "setting", shown=progress) as bar:
@@ -142,7 +142,7 @@ def _cores() -> int:
 
 
 def _counts(first: int) -> Iterator[int]:
-    """first, twice that, ..., and the number of cores."""
+    """first, twice that, ..., up to the number of cores."""
     count = first
     while count < _cores():
         yield count
@@ -152,9 +152,9 @@ def _counts(first: int) -> Iterator[int]:
 
 
 def _look(manifest: Manifest, sample: Sequence[int]) -> dict[str, Any] | None:
-    """The commonest format and mean megapixels (a power of two); None if fewer than SAMPLE / 2 images open.
+    """The commonest format, and mean megapixels as a power of two; None if fewer than SAMPLE / 2 images open.
 
-    Reading warms the disk cache, so that the first setting measured does not pay for the disk.
+    Reading warms the disk cache, so the first setting measured does not pay for the disk.
     """
     formats, pixels = Counter(), []
     for row in sample:
@@ -177,7 +177,7 @@ def _remembered(path: Path) -> Decoders | None:
 
 
 def _remember(path: Path, best: Decoders, why: dict[str, Any]) -> None:
-    """An error is ignored: it only costs the next run time."""
+    """Errors are ignored: they only cost the next run time."""
     record = json.dumps({**dataclasses.asdict(best), "measured": why}, indent=1)
     with contextlib.suppress(DataError):
         LocalFiles().create(epath.Path(path), record.encode(), replace=True)

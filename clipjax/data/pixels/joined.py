@@ -13,7 +13,7 @@ from clipjax.data.manifest import Manifest, Opener, Progress
 
 @dataclasses.dataclass(frozen=True)
 class JoinedOpener:
-    """The images of several openers in a row; image i of opener k is `starts[k] + i`."""
+    """Several openers in a row; image i of opener k is `starts[k] + i`."""
 
     openers: tuple[Opener, ...]
     starts: tuple[int, ...]
@@ -49,7 +49,7 @@ def _starts(sizes: Sequence[int]) -> tuple[int, ...]:
 def joined(manifests: Sequence[Manifest]) -> Manifest:
     """One manifest of all images, without labels and columns.
 
-    With more than one manifest, ids get the manifest's number in front.
+    With several manifests, ids begin with the manifest's number.
     """
     if len(manifests) == 1:
         return manifests[0]

@@ -1,4 +1,4 @@
-"""Limits on the size of an image, and on the pixels decoded at one time."""
+"""Limits on an image's size, and on the pixels decoded at one time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import PIL.Image
 from clipjax.errors import DataError
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit (it warns from half of it). Real images reach about 100 million pixels."""
+"""Pillow's own limit (it warns from half of that). Real images reach about 100 million pixels."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Largest encoded image: four channels of 16 bits, not compressed."""
 
 
 def check_bytes(size: int, name: str) -> None:
-    """Raises DataError naming the image if its file is larger than any image of `MAX_PIXELS`."""
+    """Raises DataError for a file larger than any image of `MAX_PIXELS`."""
     if size > MAX_BYTES:
         raise DataError(
             f"{name}: {size:,} bytes, more than any image of {MAX_PIXELS:,} pixels takes; make it smaller or "
@@ -27,8 +27,7 @@ def check_bytes(size: int, name: str) -> None:
 
 
 class InFlight:
-    """At most `most` decoded pixels at one time, over the process's threads; a larger image waits to be
-    alone."""
+    """At most `most` decoded pixels at one time in the process; a larger image waits until it is alone."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -37,7 +36,7 @@ class InFlight:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[Callable[[PIL.Image.Image], None]]:
-        """Yields a function to call with one image, its header read, before it is decoded.
+        """Yields a function to call with one opened image before it is decoded.
 
         It waits until the image's pixels fit; they count until the block ends.
         """

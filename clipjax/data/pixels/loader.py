@@ -1,8 +1,8 @@
-"""The loader: rows of a manifest -> batches of pixels, through grain.
+"""The loader: manifest rows -> batches of pixels, through grain.
 
-Decoding is the bottleneck, so several threads (PIL releases the interpreter lock) or worker processes decode.
-Their number never changes the order. Every batch has one shape: row -1 is padding, or a skipped image. Pixels
-are uint8; the device normalises them.
+Decoding is the bottleneck, so threads (PIL releases the interpreter lock) or worker processes do it; their
+number never changes the order. Every batch has one shape: row -1 is padding or a skipped image. Pixels are
+uint8; the device normalises them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Skipped:
 class Batches(Iterator[Batch]):
     """Iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; `skipped` lists images left out so far.
 
-    Close it (or use `with`) to end its threads and workers early.
+    Close it (or use `with`) to end threads and workers early.
     """
 
     def __init__(self, elements: grain.IterDataset, ids: tuple[str, ...], skip: bool) -> None:
@@ -97,16 +97,16 @@ def batches(
     seed: int = 0,
     epoch: int = 0,
 ) -> Batches:
-    """Batches of the given rows, in their order.
+    """Batches of the rows, in their order.
 
     Args:
         batch_size: B. The last batch is padded with rows of -1 and pixels of zero.
         rows: indices into the manifest, default all; -1 is padding.
-        workers: worker processes that decode; 0 decodes in threads of this process.
+        workers: processes that decode; 0: threads of this process do.
         threads: decoding threads per process; default one per core (one in a worker).
-        on_error: "raise": an unreadable image is a DataError naming it; "skip": it becomes padding and is
-            listed in `skipped`.
-        augmentation, seed, epoch: the random view of this training seed and epoch, instead of the recipe's
+        on_error: "raise" a DataError naming an unreadable image, or "skip": it becomes padding, listed in
+            `skipped`.
+        augmentation, seed, epoch: the random view of this training seed and epoch replaces the recipe's
             resize and crop.
 
     Raises:
@@ -132,13 +132,13 @@ def check_options(batch_size: int, workers: int, threads: int | None, on_error: 
 
 
 def pad_rows(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """Rows as int32, with -1 appended up to a multiple."""
+    """int32 rows, with -1 appended up to a multiple."""
     padding = np.full(-len(rows) % multiple, -1, np.int32)
     return np.concatenate([rows.astype(np.int32), padding])
 
 
 def process_rows(n_rows: int, batch_size: int, process_index: int, process_count: int) -> np.ndarray:
-    """One process's contiguous part of rows 0 .. n_rows-1, padded with -1: all take equally many steps.
+    """A process's contiguous part of rows 0 .. n_rows-1, padded with -1: all take equally many steps.
 
         process_rows(5, 2, 0, 2)    # [0, 1, 2, 3]
         process_rows(5, 2, 1, 2)    # [4, -1, -1, -1]
@@ -156,7 +156,7 @@ def process_rows(n_rows: int, batch_size: int, process_index: int, process_count
 class TrainingBatches(grain.DatasetIterator[dict[str, Any]]):
     """Batches of some epochs, or endless; `get_state()` and `set_state(state)` resume exactly.
 
-    Seed, epoch and image decide all randomness. So the number of batches read is the whole state, for any
+    Seed, epoch and image decide all randomness, so the number of batches read is the whole state, for any
     number of threads or workers.
     """
 
@@ -218,10 +218,10 @@ def training_batches(
     workers: int = 0,
     threads: int | None = None,
 ) -> TrainingBatches:
-    """Shuffled batches, endless unless `epochs` is given; each epoch has its own order.
+    """Shuffled batches, endless without `epochs`; each epoch has its own order.
 
-    The order depends on the seed alone; a random view or caption on seed, epoch and image. grain's orbax
-    handler saves the iterator's state. An incomplete last batch is dropped, and an empty manifest has none.
+    The seed alone decides the order; seed, epoch and image decide a random view or caption. grain's orbax
+    handler saves the iterator's state. An incomplete last batch is dropped; an empty manifest has no batch.
 
     Args:
         batch_size: B, images in one process's batch.
@@ -229,7 +229,7 @@ def training_batches(
         labels: int [N], added to the batch.
         captions: column with each image's caption, or captions (one is drawn each time).
         tokenize: texts -> int32 [B,L]; without it the batch holds the texts.
-        class_tokens: int32 [K,T,L], T captions of each class; one is drawn each time.
+        class_tokens: int32 [K,T,L], T captions per class; one is drawn each time.
         process_index, process_count: together the processes read every image once an epoch.
 
     Returns: iterator of {"pixels": uint8 [B,S,S,3], "row": int32 [B]} and, if asked for, "label" int32 [B],
@@ -263,7 +263,7 @@ def training_batches(
 def training_order(
     images: int, seed: int, epochs: int | None = None, process_index: int = 0, process_count: int = 1
 ) -> grain.MapDataset[tuple[int, int]]:
-    """(epoch, row) in a process's training order; the seed shuffles each epoch anew."""
+    """(epoch, row) in a process's training order; each epoch is shuffled anew by the seed."""
     order = grain.MapDataset.range(images).seed(seed).shuffle().repeat(epochs)
     order = order.map_with_index(lambda index, row: (index // images, row))
     return order.slice(slice(process_index, None, process_count))
@@ -320,7 +320,7 @@ class _Decode:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainingElement:
-    """Adds the drawn caption, "text", or its number, "choice", to the result of `_Decode`."""
+    """Adds to `_Decode` the drawn caption, "text", or its number, "choice"."""
 
     decode: _Decode
     texts: list | None
@@ -378,9 +378,9 @@ def _batched(
     stack: Callable[[Sequence[dict[str, Any]]], dict[str, Any]],
     drop_remainder: bool = False,
 ) -> grain.IterDataset:
-    """Elements read ahead by threads or workers, then stacked into batches in one more thread.
+    """Elements read ahead by threads or workers, then batched in one more thread.
 
-    Workers take single elements, so the order does not depend on their number.
+    Workers take single elements, so their number does not change the order.
     """
     if threads is None:
         threads = 1 if workers else os.cpu_count() or 1
@@ -400,7 +400,7 @@ def _batched(
 
 
 def _end_with_parent(worker: int, workers: int) -> None:
-    """In a worker: exit when the parent ends, even if killed; leave Ctrl-C to the parent."""
+    """In a worker: exit with the parent, even a killed one; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait() -> None:

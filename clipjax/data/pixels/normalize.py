@@ -1,4 +1,4 @@
-"""Normalisation of pixels on the device, equal to torchvision's ToTensor + Normalize to the bit."""
+"""Normalise pixels on the device, bit-equal to torchvision's ToTensor + Normalize."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def normalize(
 ) -> jax.Array:
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
-    XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
-    for CLIP's statistics. So the 256 values of a channel are looked up, equal to ToTensor + Normalize to the
-    bit. A TPU gathers slowly and computes.
+    XLA divides by a broadcast value as a multiplication by its reciprocal: off by 4.8e-7 from PyTorch for
+    CLIP's statistics. So each channel's 256 values are looked up, which is bit-equal. A TPU gathers slowly
+    and computes.
 
     Args:
         pixels: uint8 [..., 3].
         mean, std: three numbers each, in units of the 0-1 range.
-        platform: of a training step, the mesh's; see `clipjax.devices.platforms.platform_of`.
+        platform: in a training step, the mesh's (`clipjax.devices.platforms.platform_of`).
 
     Returns: float32 [..., 3].
     """
@@ -45,7 +45,7 @@ def normalize(
 
 
 def normalize_host(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """`normalize` in NumPy: uint8 [..., W, 3] -> float32, equal to ToTensor + Normalize to the bit."""
+    """`normalize` in NumPy: uint8 [..., W, 3] -> float32, bit-equal to ToTensor + Normalize."""
     width = pixels.shape[-2]
     # A whole row at a time: NumPy is eight times slower when it broadcasts over a last axis of three.
     values = pixels.astype(np.float32).reshape(*pixels.shape[:-2], 3 * width)

@@ -1,14 +1,14 @@
 """Stored pixels: an image is decoded once for all models that share a pixel recipe.
 
-The resized uint8 pixels of a data set become an entry of a `clipjax.storage.store.Store`; a changed image
-makes another entry. The first model fills it from what it decodes anyway, a killed run continues, and later
-models read.
+A data set's resized uint8 pixels are an entry of a `clipjax.storage.store.Store`; a changed image makes
+another entry. The first model fills it from what it decodes anyway, a killed run continues, later models
+read.
 
-- A shard has at most SHARD_BYTES and a power of two rows, so that whole shards of pixels make a shard of
-  embeddings. It is read whole, for its checksum; SHA-256 takes a fiftieth of the time of decoding.
-- Shards leave out unreadable images. A reader decodes them again, and sees the problem, or that it is gone.
-- The store is optional: without room, a run logs a warning and decodes without keeping. Only a data set
-  larger than the whole budget is refused.
+- A shard has at most SHARD_BYTES, and a power of two rows: whole shards of pixels then make a shard of
+  embeddings. It is read whole for its checksum; SHA-256 takes a fiftieth of the decoding time.
+- Shards leave out unreadable images. A reader decodes those again: the problem may be gone.
+- The store is optional: without room, a run logs a warning and keeps nothing. Only a data set larger than
+  the whole budget is refused.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _Shard = dict[int, np.ndarray | str]
 
 
 def pixel_key(manifest: Manifest, recipe: PixelRecipe) -> dict[str, Any]:
-    """Everything that decoded pixels depend on, the decoders' versions included.
+    """Everything that decoded pixels depend on, including the decoders' versions.
 
     Pillow's wheels bring all decoders; a distribution's may use another libjpeg.
     """
@@ -65,9 +65,9 @@ class PixelStore:
     """A folder of decoded pixels.
 
     Attributes:
-        root: a folder, created with the first entry, or the URL of one on a bucket. Hosts need not share it.
-        budget: bytes of all entries of pixels. To make room, the longest unused others are removed, except
-            those that a run is reading.
+        root: folder, created with the first entry, or bucket URL. Hosts need not share it.
+        budget: bytes of all entries of pixels. The longest unused are removed to make room, except those
+            being read.
     """
 
     root: str | os.PathLike[str]
@@ -84,12 +84,12 @@ class PixelStore:
         threads: int | None = None,
         on_error: str = "raise",
     ) -> Batches:
-        """`clipjax.data.pixels.loader.batches`, byte for byte, from stored pixels where there are any.
+        """`clipjax.data.pixels.loader.batches`, byte for byte, from stored pixels where they exist.
 
-        A missing shard is decoded whole and stored, even if only some of its rows are asked for.
+        A missing shard is decoded and stored whole, even if only some of its rows are asked for.
 
         Raises:
-            UsageError: the pixels of this data set alone exceed the budget; wrong options.
+            UsageError: this data set's pixels alone exceed the budget; wrong options.
             DataError: the store cannot be created or is damaged; on iteration, an unreadable image.
             ValueError: rows that do not ascend (padding aside): each shard is read once.
         """
@@ -132,7 +132,7 @@ class PixelStore:
                 return entry, entry.hold()
 
     def _has_room(self, entry: Entry, absent: int, manifest: Manifest, recipe: PixelRecipe) -> bool:
-        """Remove unused entries as needed; whether `absent` more shards then fit."""
+        """Remove unused entries as needed; whether `absent` more shards fit."""
         store, size = Store(self.root), len(manifest) * _row_bytes(recipe)
         others = [info for info in store.ls() if info.key.get("kind") == KIND and info.name != entry.key_hash]
         taken = sum(map(_full_bytes, others))
@@ -192,7 +192,7 @@ class _Decoder:
     threads: int | None
 
     def decode(self, rows: Sequence[int], *, workers: int | None = None) -> Generator[tuple[int, Any]]:
-        """(row, pixels or the reason why it cannot be read), in the order of `rows`."""
+        """(row, pixels or why it cannot be read), in the order of `rows`."""
         source = batches(
             self.manifest,
             self.recipe,
@@ -224,12 +224,12 @@ class _Once(grain.IterDataset[dict[str, Any]]):
 class _Reader(grain.DatasetIterator[dict[str, Any]]):
     """Batches, stacked as the loader's, from shards that are read, or decoded and stored.
 
-    Threads read stored shards a few ahead. Absent shards come from one stream of decoded images; a thread
-    stores each once complete. Memory holds at most READERS shards being read, one being decoded and one being
-    written.
+    Threads read a few stored shards ahead. Absent shards come from one stream of decoded images; a thread
+    stores each once complete. So memory holds at most READERS shards being read, one being decoded and one
+    being written.
 
     Attributes:
-        absent: the shards not stored at the start.
+        absent: shards not stored at the start.
         keep: whether decoded shards are stored.
     """
 
@@ -283,7 +283,7 @@ class _Reader(grain.DatasetIterator[dict[str, Any]]):
         return shard[row]
 
     def _shard(self, k: int) -> _Shard:
-        """Shard k: as stored, or what is decoded of it so far."""
+        """Shard k as stored, or what is decoded of it so far."""
         while self._to_read and len(self._reading) < self._readers:
             ahead = self._to_read.popleft()
             self._reading.append((ahead, self._pool.submit(self._read, ahead)))

@@ -1,15 +1,14 @@
-"""Pixels equal to the reference, on the host: resize, centre crop and RGB. Cards name recipes: no JAX here.
+"""Pixels equal to the reference, on the host: resize, centre crop, RGB. Cards name recipes, so no JAX here.
 
 Byte-equal to open_clip's `image_transform` (open_clip 3.3, open_clip/transform.py) and timm's
 `transforms_imagenet_eval` (timm 1.0, timm/data/transforms_factory.py) on PIL images, and to transformers'
 `CLIPImageProcessorPil` (5.24) on RGB images. Its tensor backend resizes uint8 tensors and differs by 1/255;
 both processors put transparent images on white, as no other library does. What matters:
 
-- The long side is `int(size * long / short)`. Crop offsets use `round` (halves go to the even side);
-  transformers takes the floor.
+- The long side is `int(size * long / short)`. Crop offsets use `round` (halves to even); transformers floors.
 - An image smaller than the crop is padded with zero in *its own* mode: in CMYK zero is white.
-- PIL always antialiases, except palette and 1-bit images, which it silently resizes with nearest. So the
-  recipe says when an image becomes RGB.
+- PIL antialiases, but silently resizes palette and 1-bit images with nearest. So the recipe fixes when an
+  image becomes RGB.
 - The EXIF orientation is not applied.
 - `decode="jpeg_scaled"` equals no reference; see `open_scaled`.
 """
@@ -49,18 +48,18 @@ class PixelRecipe:
     """How an image becomes uint8 pixels: everything that changes a byte, and nothing else.
 
     Attributes:
-        image_size: S, side of the square crop that the model sees, in pixels.
+        image_size: S, side of the model's square input, in pixels.
         resize_size: side before the crop (timm: floor(image_size / crop_pct)).
-        resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash" (both,
-            so the aspect ratio is lost).
+        resize_mode: the side that becomes resize_size: "shortest", "longest" (then padded) or "squash"
+            (both).
         interpolation: "bicubic" or "bilinear", antialiased.
-        rgb: the image becomes RGB "first" (torchvision's folder loader) or "last" (after the crop:
-            open_clip's transform; timm's takes RGB images only).
+        rgb: the image becomes RGB "first" (torchvision's folder loader) or "last", after the crop (open_clip;
+            timm takes RGB only).
         pre_crop: pixels cut from each side of the original (2 for ObjectNet's border).
-        crop: start of the centre crop if the margin is odd: "round" (half, rounded to even: torchvision) or
-            "floor" (transformers).
-        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller. Not the
-            reference's pixels.
+        crop: start of the centre crop for an odd margin: "round" (half, to even: torchvision) or "floor"
+            (transformers).
+        decode: "full", or "jpeg_scaled": JPEGs of four times the target and more are decoded smaller, unlike
+            the reference.
 
     Raises:
         UsageError: a size that is not positive, or an unknown name.
@@ -89,7 +88,7 @@ class PixelRecipe:
             raise UsageError(f"a pixel recipe needs positive sizes and a pre_crop of at least 0, not {self}")
 
     def key(self) -> dict[str, Any]:
-        """The recipe as a JSON-ready dict, for hashing and for reading beside stored arrays.
+        """The recipe as JSON, for hashing and for reading beside stored arrays.
 
         Leaves out `crop` "round" and `decode` "full": keys from before these fields must stay equal.
         """
@@ -101,7 +100,7 @@ class PixelRecipe:
 
 
 class Scale(NamedTuple):
-    """An image decoded smaller: its full (width, height), and how many times smaller it is."""
+    """An image decoded smaller: its full (width, height), and the factor."""
 
     full: tuple[int, int]
     shrink: int
@@ -110,7 +109,7 @@ class Scale(NamedTuple):
     def box(self) -> tuple[float, float, float, float]:
         """The full image's extent in pixels of the small one.
 
-        An eighth of 1,001 pixels is 126; the last is nearly empty.
+        An eighth of 1,001 pixels is 126, the last nearly empty.
         """
         return 0, 0, self.full[0] / self.shrink, self.full[1] / self.shrink
 
@@ -124,8 +123,8 @@ def open_scaled(
 ) -> tuple[PIL.Image.Image, Scale | None]:
     """`open_image` for "jpeg_scaled"; also returns the `scale` for `to_pixels`.
 
-    libjpeg decodes a JPEG faster at an eighth, a quarter or a half: here the smallest that stays SCALED_GAP
-    times larger than its resized size in both directions. Other images, and those with a border to cut, are
+    libjpeg decodes faster at an eighth, a quarter or a half: this takes the smallest that stays SCALED_GAP
+    times larger than the resized size in both directions. Other images, and those with a border to cut, are
     decoded in full. Pixel values change; positions do not.
     """
     scales: list[Scale] = []
@@ -154,14 +153,14 @@ def open_image(
 
     Args:
         source: the encoded file, or its path.
-        name: what errors call the image; default its path.
-        shrink: decode a JPEG at 1/shrink of its size; a function computes it from the image's header.
-        before: called with that image, before it is decoded.
+        name: for errors; default the path.
+        shrink: decode a JPEG at 1/shrink of its size; a function computes it from the header.
+        before: called with the opened image before it is decoded.
 
     Raises:
-        DataError: the file is missing, truncated, not an image, or too large: more than `MAX_PIXELS` (not
-            decoded then), or texts that unpack to more than Pillow allows. Where Pillow's warnings are
-            errors, the limit is half of `MAX_PIXELS`.
+        DataError: missing, truncated, not an image, or too large: more than `MAX_PIXELS` (then not decoded),
+            or texts that unpack to more than Pillow allows. Where Pillow's warnings are errors, the limit is
+            half of `MAX_PIXELS`.
     """
     name = name or (f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source))
     try:
@@ -208,10 +207,10 @@ def _too_large(name: str, pixels: str, limit: str) -> DataError:
 
 
 def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None = None) -> np.ndarray:
-    """Resize, crop and convert one image of any mode, as the reference transform does before its ToTensor.
+    """Resize, crop and convert an image of any mode, as the reference does before its ToTensor.
 
     Args:
-        scale: from `open_scaled`, if the image was decoded smaller.
+        scale: from `open_scaled`, if decoded smaller.
 
     Returns: uint8 [S, S, 3] with S = recipe.image_size (read-only).
 
@@ -229,7 +228,7 @@ def to_pixels(image: PIL.Image.Image, recipe: PixelRecipe, scale: Scale | None =
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in RGB. Raises DataError if its mode has no RGB form."""
+    """The image in RGB; raises DataError if its mode has no RGB form."""
     try:
         return image.convert("RGB")
     except ValueError as error:
@@ -248,7 +247,7 @@ def _cut_border(image: PIL.Image.Image, border: int) -> PIL.Image.Image:
 def resized_size(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]:
     """(width, height) after the resize, before the crop.
 
-    Raises DataError if the image is so thin that a side vanishes or the result exceeds `MAX_PIXELS`.
+    Raises DataError if a side vanishes or a thin image would exceed `MAX_PIXELS`.
     """
     width, height = _scaled_sides(size, recipe)
     if min(width, height) < 1:
@@ -276,14 +275,14 @@ def _scaled_sides(size: tuple[int, int], recipe: PixelRecipe) -> tuple[int, int]
 
 
 def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Image:
-    """Crop the middle; PIL fills with zero beyond the edge, as the reference pads."""
+    """Beyond the edge PIL fills with zero, as the reference pads."""
     width, height = image.size
     left, top = _offset(width, size, crop), _offset(height, size, crop)
     return image.crop((left, top, left + size, top + size))
 
 
 def _offset(length: int, size: int, crop: Crop) -> int:
-    """The odd pixel of a padding goes to the far side; with "floor" to the near one."""
+    """Padding's odd pixel goes to the far side; with "floor" to the near one."""
     if crop == "floor":
         return (length - size) // 2
     return -((size - length) // 2) if length < size else round((length - size) / 2)

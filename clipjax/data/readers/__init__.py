@@ -1,1 +1,1 @@
-"""Readers of data sets -> a manifest, one file per layout: folders, shards, packed sets."""
+"""Readers: one published layout of a data set per file."""

@@ -1,4 +1,4 @@
-"""Images without labels, anywhere below a folder."""
+"""The reader of unlabelled images anywhere below a folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def read_flat(
     columns: dict[str, str] | None = None,
     extensions: Sequence[str] = (),
 ) -> Manifest:
-    """Every image below `root`, without labels.
+    """Every image below `root`.
 
     Args:
         columns: as in `read_folder`.
-        extensions: endings of images beside the usual ones, e.g. ".gif" (the image is its first frame).
+        extensions: further endings, e.g. ".gif" (the image is its first frame).
     """
     known = (*IMAGE_EXTENSIONS, *extensions)
     ids = tuple(sorted(Walk(root).files(known)))
@@ -38,10 +38,10 @@ def read_flat(
 
 
 def columns_from_names(root: epath.Path, ids: Sequence[str], patterns: dict[str, str]) -> dict[str, list]:
-    """One column per pattern: the text of its first group in each id.
+    """One column per pattern: its first group in each id.
 
     Raises:
-        DataError: a pattern is not a regular expression, or does not match an id; names the image.
+        DataError: a pattern is not a regular expression, or does not match an id.
     """
     columns = {}
     for column, pattern in patterns.items():

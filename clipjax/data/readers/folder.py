@@ -1,4 +1,4 @@
-"""Images in one folder per class, as ImageNet val."""
+"""Images in one folder per class."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ def read_folder(
     allow_missing: bool = False,
     columns: dict[str, str] | None = None,
 ) -> Manifest:
-    """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside the folders are ignored.
+    """Class folders, as ImageNet val: `<root>/<class>/**/<image>`; files beside them are ignored.
 
-    A class folder may be a link; no folder may be reached twice (`clipjax.data.readers.walk`).
+    A class folder may be a link; no folder may be reached twice (see `walk`).
 
     Args:
         label_names: folder names in label order; exactly these must exist. Default: the sorted folder names
             (by value if all are numbers).
         folder_is_index: folder names are the labels, 0 .. K-1 (ImageNet-V2).
-        ignore_unknown: leave out folders that are no label (ObjectNet's 200 beside ImageNet's classes).
+        ignore_unknown: leave out folders that are not labels (ObjectNet's 200 beside ImageNet's).
         allow_missing: some labels may have no folder (the parts of ImageNet-D).
         columns: column name -> regular expression; its first group in the image's relative path is the value.
 
     Raises:
-        DataError: class folders missing, unexpected, empty or unreadable (named), no image at all, links in a
-            circle.
+        DataError: class folders missing, unexpected, empty or unreadable; links in a circle.
     """
     found = folders_in(root)
     if not found:
@@ -83,7 +82,6 @@ def _same_folders(
     ignore_unknown: bool = False,
     allow_missing: bool = False,
 ) -> None:
-    """Raises DataError naming missing or unexpected folders, and where they may be instead."""
     missing = [name for name in expected if name not in found]
     extra = sorted(found[name] for name in found.keys() - set(expected))
     nested = _nested(root, extra, set(expected)) if len(missing) == len(set(expected)) else ""
@@ -100,7 +98,7 @@ def _same_folders(
 
 
 def _nested(root: epath.Path, folders: Sequence[str], expected: set[str]) -> str:
-    """A hint if (most of) the class folders are one folder deeper, as archives often unpack."""
+    """A hint if the class folders are one folder deeper, as archives often unpack."""
     fits: dict[tuple[int, int], list[str]] = {}
     for name in folders:
         inside = set(folders_in(root / name))
@@ -120,7 +118,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _recognises(path: Path) -> bool:
-    """Images in class folders only; an image beside the folders would lose its label."""
+    """Only class folders with images: an image beside them would lose its label."""
     if not exists(path):
         return False
     entries = sorted(list_folder(path))

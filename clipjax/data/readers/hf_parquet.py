@@ -1,8 +1,8 @@
-"""The reader of Hugging Face `datasets`' parquet files with encoded images.
+"""The reader of Hugging Face `datasets`' parquet files of encoded images.
 
-An image is a struct {bytes, path} (`datasets.Image`) or a binary column. The schema's metadata under
-`huggingface` describes the columns: a `ClassLabel`'s names come from there. One pass reads the labels without
-the images; an image is read with its row group.
+An image is a struct {bytes, path} (`datasets.Image`) or a binary column. Class names come from a
+`ClassLabel` in the schema's metadata, under `huggingface`. One pass reads the labels without the images; an
+image is read with its row group.
 """
 
 from __future__ import annotations
@@ -58,19 +58,18 @@ def read_hf_parquet(
     An image's id is the `path` beside its bytes if each image has its own, else `file.parquet/row`.
 
     Args:
-        label_names: class names in label order; default those that the data set declares.
-        split: first part of the file names (`test-00000-of-00001.parquet`); needed if there are several.
+        label_names: default the declared ones.
+        split: first part of the file names (`test-00000-of-00001.parquet`), if there are several.
         image: the image's column, if several may be it.
-        label: column of an int or a class name; default the only declared class label, else "label" if it
+        label: column of an int or class name. Default: the only declared class label, else "label" if it
             exists, else no labels.
-        captions: a column with a caption or a list of captions.
-        key: a column of unique names that become the ids.
-        check_names: False if the card spells the same classes, in the same order, in another way.
+        captions: column with a caption or a list of captions.
+        key: column of unique names that become the ids.
+        check_names: False if the card only spells the classes in another way; the order is the same.
 
     Raises:
-        DataError: names file and column or row: not parquet, a schema that differs from the first file's, no
-            or several image columns, images that are paths only, classes that differ from the card's or
-            between files, a label outside the set.
+        DataError: not parquet; schema or classes differ from the first file's, or classes from the card's; no
+            or several image columns; images that are only paths; a label outside the set.
     """
     files = _files(root, split)
     schemas = {file: open_parquet(file).schema_arrow for file in files}
@@ -107,7 +106,7 @@ class ParquetOpener:
     Attributes:
         column: the binary leaf, e.g. "image.bytes".
         places: int64 [N, 4]: each image's file, row group, row in it, row in the file.
-        versions: of files on a bucket, since asking again costs a request; they reveal a replaced file.
+        versions: of files on a bucket, where asking again costs a request; they reveal a replaced file.
     """
 
     files: tuple[str, ...]
@@ -153,13 +152,13 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=_GROUPS)
 def _row_group(path: str, version: Version, column: str, group: int) -> pa.ChunkedArray:
-    """The binary values of one row group; `version` separates those of a replaced file."""
+    """The binary values of one row group; `version` tells a replaced file apart."""
     batches = read_batches(place(path), [column], [group])
     return pa.chunked_array([_leaf(batch.column(0)) for batch in batches])
 
 
 def _leaf(array: Any) -> Any:
-    """The bytes of {bytes}; null if the struct is."""
+    """The bytes of {bytes}; null where the struct is."""
     return array.flatten()[0] if pa.types.is_struct(array.type) else array
 
 
@@ -168,7 +167,7 @@ class _Rows:
 
     Attributes:
         values: column -> one value per image.
-        places: as `ParquetOpener.places`.
+        places: as in `ParquetOpener`.
         binary: the leaf with the bytes.
     """
 
@@ -188,7 +187,6 @@ class _Rows:
         return len(self.places)
 
     def _read(self, number: int, file: Path, image: str) -> np.ndarray:
-        """The places of one file's images; adds the values beside them to `values` and `paths`."""
         parquet = open_parquet(file)
         leaves = [*self.values, *([] if self._path is None else [self._path])]
         places, start = [np.empty((0, 4), np.int64)], 0
@@ -211,7 +209,7 @@ class _Rows:
         return f"{self.files[self.places[i, 0]]} row {self.places[i, 3]}"
 
     def of(self, column: str) -> Iterator[tuple[int, Any]]:
-        """(image number, its value in a column)."""
+        """(image number, value in the column)."""
         return enumerate(self.values[column])
 
     def ids(self, key: str | None) -> list[str]:
@@ -255,7 +253,7 @@ def _files(root: epath.Path, split: str | None) -> list[Path]:
 
 
 def _declared(schema: pa.Schema) -> dict[str, list[str]]:
-    """Column -> its class names, as `datasets` declares them; {} for other writers' files."""
+    """Column -> class names declared by `datasets`; {} for other writers' files."""
     try:
         record = parse_json((schema.metadata or {})[b"huggingface"], "huggingface")
         features = record["info"]["features"]
@@ -298,7 +296,6 @@ def _label_column(file: Path, schema: pa.Schema, declared: dict[str, list[str]])
 
 
 def _check_column(file: Path, column: str, schema: pa.Schema, first: pa.Schema) -> None:
-    """Raises DataError if the column is missing, or its type differs from the first file's."""
     if column not in schema.names:
         raise DataError(f"{file} has no column {column!r}; it has {', '.join(schema.names)}")
     if schema.field(column).type != first.field(column).type:
@@ -309,7 +306,7 @@ def _check_column(file: Path, column: str, schema: pa.Schema, first: pa.Schema) 
 
 
 def _check_classes(file: Path, label: str | None, schema: pa.Schema, first: dict[str, list[str]]) -> None:
-    """Raises DataError if the classes differ from the first file's: a number must mean one class."""
+    """Raises DataError if classes differ from the first file's: a number must mean one class."""
     names, theirs = _declared(schema).get(label or ""), first.get(label or "")
     if names is not None and theirs is not None and names != theirs:
         wrong = next((i for i, (a, b) in enumerate(zip(names, theirs)) if a != b), "the length")
@@ -331,7 +328,7 @@ def _texts(value: Any, where: str) -> list[str]:
 
 
 def _recognises(path: Path) -> bool:
-    """Parquet files, or a single folder `data` of them, as in a hub repository."""
+    """Parquet files, or one folder `data` of them, as in a hub repository."""
     if is_dir(path):
         entries = shown(path)
         shards = any(entry.name.lower().endswith(SHARDS) for entry in entries)

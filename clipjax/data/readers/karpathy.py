@@ -8,8 +8,8 @@ coco_test_karpathy.json ({images, annotations})      CLIP_benchmark: COCO's form
 flickr30k_test_karpathy.txt ("name.jpg,caption")     CLIP_benchmark: a line per caption below a header
 ===================================================  =========================================================
 
-The file's contents decide the layout. Captions are unchanged, in the file's order, in the column `captions`
-(a list of strings per image); there are no labels.
+The contents decide the layout. The column `captions` holds each image's captions, unchanged and in the file's
+order; there are no labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = {str: "not a text", int: "not a whole number", list: "not a list"}
 
 
 class _Image(NamedTuple):
-    """Folder and name as in the annotation file (folder "" if none), and captions."""
+    """Folder (or "") and name as in the annotation file, and captions."""
 
     folder: str
     name: str
@@ -49,18 +49,17 @@ def read_karpathy(
     """Images and their captions from one annotation file.
 
     Args:
-        root: the folder of the annotation file and the images.
+        root: folder of the annotation file and the images.
         label_names: ignored.
-        file: the annotation file below `root`; of several names, the first that exists.
+        file: annotation file below `root`; of several names, the first that exists.
         split: of the images, if the file has several.
         folder: below `root`, for images whose record names no folder.
-        filepath: images are in the folder that their record names (COCO: train2014, val2014); False: all in
-            `folder`.
-        max_captions: keep only the first captions of an image; COCO is often cut to five.
+        filepath: images are in their record's folder (COCO: train2014, val2014); False: all in `folder`.
+        max_captions: keep only an image's first captions; COCO is often cut to five.
 
     Raises:
-        DataError: names file and image: an incomplete record, an unknown split, an image that does not exist,
-            is listed twice, has no caption or an empty one.
+        DataError: an incomplete record, an unknown split, an image that is missing, listed twice or without a
+            caption, an empty caption.
     """
     path = _annotation_file(root, file)
     if max_captions is not None and max_captions < 1:
@@ -133,7 +132,7 @@ def _from_coco(path: epath.Path, record: dict[str, Any]) -> Iterator[_Image]:
 
 
 def _from_lines(path: epath.Path, text: str) -> Iterator[_Image]:
-    """Lines `name.jpg,caption` below a header, cut at the first ".jpg,": captions contain commas."""
+    """`name.jpg,caption` below a header, cut at the first ".jpg,": captions contain commas."""
     captions: dict[str, list[str]] = {}
     header, *lines = text.split("\n")
     if ".jpg," in header:

@@ -16,14 +16,14 @@ Names = Sequence[str] | None
 def number_labels(
     raw: list[tuple[Any, str]], names: Names
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels as the data spells them -> int32 [N], and the label names; (None, names) without labels.
+    """Labels as the data spells them -> int32 [N], and label names; (None, names) without labels.
 
     Args:
         raw: (value, place) pairs; a value is an int, a number as text, or a class name.
-        names: class names in label order; default: the names in the data, sorted.
+        names: in label order; default: sorted from the data.
 
     Raises:
-        DataError: an empty label, numbers among names, a label outside the set; names the place.
+        DataError: an empty label, numbers among names, a label outside the set.
     """
     if not raw:
         return None, None if names is None else tuple(names)
@@ -52,7 +52,7 @@ def number_labels(
 
 
 def is_int(value: Any) -> bool:
-    """Whether a label is a number, or the text of one."""
+    """Whether a label is a number, or one as text."""
     if isinstance(value, str):
         return re.fullmatch(r"-?[0-9]{1,18}", value) is not None  # longer numbers are no index
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""A CSV, TSV or JSONL file with one image per row."""
+"""The reader of a CSV, TSV or JSONL list of images."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from clipjax.storage.reading import exists, is_dir, is_file, numbered_csv, read_
 def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str = "") -> Manifest:
     """A CSV, TSV or JSONL file with one image per row; other columns (captions, groups, ...) are kept.
 
-    `path` is relative to the file; `label` is an int or a class name; `id` replaces the path as the image's
-    id, and is needed if an image has several rows. A JSONL value may be a list (several captions).
+    `path` is relative to the file; `label` is an int or class name; `id` replaces the path as the image's id,
+    and is needed if an image has several rows. A JSONL value may be a list (several captions).
 
     Args:
         root: the file, or its folder if `file` is given.
-        label_names: class names in label order; default: the names in the data, sorted.
-        file: the file's name below `root`.
+        label_names: default: sorted from the data.
+        file: name below `root`.
 
     Raises:
-        DataError: names file and line: a row that does not parse or lacks a value, an image that does not
-            exist, a label outside the set, an id that occurs twice.
+        DataError: a malformed or incomplete row, a missing image, a label outside the set, an id that occurs
+            twice.
     """
     path = root / file if file else root
     ids: dict[str, str] = {}
@@ -74,7 +74,7 @@ def _no_image(where: str, image: str, path: epath.Path) -> DataError:
 
 
 def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) of a CSV, TSV or JSONL file."""
+    """(file:line, row) for each row."""
     if is_dir(path):
         raise DataError(f"{path} is a folder, and a list of images is asked for: a .csv, .tsv or .jsonl file")
     if not exists(path):

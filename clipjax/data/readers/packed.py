@@ -1,10 +1,10 @@
-"""The reader of packed data sets (`clipjax datasets pack`): shards, and a manifest.json with everything else.
+"""The reader of packed data sets (`clipjax datasets pack`): shards and a manifest.json.
 
     OUT/00000.tar 00001.tar ... manifest.json          or *.array_record
 
-The manifest has the ids in order, every image's SHA-256, labels, class names and columns. So a packed data
-set has the digest of its source, and any card of the source reads it. `digest` is the SHA-256 of the record
-itself; its shards must be in its own folder.
+The manifest has ids in order, images' SHA-256, labels, class names and columns. So a packed data set has its
+source's digest, and any card of the source reads it. `digest` is the SHA-256 of the record itself. Shards
+must be in the manifest's folder.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = {"webdataset": ".tar", "array_record": ".array_record"}
 
 
 def is_packed(root: str | os.PathLike[str]) -> bool:
-    """Whether `clipjax datasets pack` finished that folder."""
+    """Whether `clipjax datasets pack` finished this folder."""
     path = place(root) / MANIFEST
     try:
         if isinstance(path, BucketPath):
@@ -59,10 +59,10 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
     """A folder written by `clipjax datasets pack`.
 
     Args:
-        label_names: if given, must be the classes it was packed with, in order.
+        label_names: must be the classes it was packed with, in order.
 
     Raises:
-        DataError: manifest.json missing or damaged, shards missing or of another size, other classes.
+        DataError: manifest.json missing or damaged, a shard missing or of another size, other classes.
     """
     folder = place(root)
     record = read_record(folder)
@@ -85,7 +85,7 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """manifest.json without its digest. Raises DataError if it is missing or damaged."""
+    """manifest.json without its digest; raises DataError if missing or damaged."""
     path = folder / MANIFEST
     check_regular(path)
     try:
@@ -125,7 +125,6 @@ def _note_no_digest(path: str) -> None:
 
 
 def _check_types(record: dict[str, Any]) -> None:
-    """Raises ValueError or KeyError for anything that `pack` does not write."""
     n = len(record["ids"])
     texts = [*record["ids"], *record["sha256"], *(record["label_names"] or ())]
     texts += [shard["file"] for shard in record["shards"]]
@@ -152,7 +151,7 @@ def _check_shard(folder: Path, shard: dict[str, Any]) -> None:
 
 
 def _refuse_outside(folder: Path, path: Path, name: str) -> None:
-    """A foreign manifest must not make us read files outside the data set."""
+    """A foreign manifest must not make us read files elsewhere."""
     parts = PurePosixPath(name)
     outside = parts.is_absolute() or ".." in parts.parts or not parts.parts
     if not outside and not isinstance(path, BucketPath):
@@ -166,7 +165,7 @@ def _refuse_outside(folder: Path, path: Path, name: str) -> None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PackedOpener:
-    """Images in shards, and the SHA-256 of each when packed."""
+    """Images in shards, and their SHA-256 when packed."""
 
     shards: Opener
     sha256: tuple[str, ...]
@@ -181,7 +180,7 @@ class PackedOpener:
         return PackedOpener(self.shards.select(rows), tuple(self.sha256[i] for i in rows))
 
     def content_digests(self, progress: Progress | None = None) -> list[str]:
-        """Raises DataError naming the first image that differs from what was packed."""
+        """Raises DataError at the first image that differs from what was packed."""
         found = self.shards.content_digests(progress)
         for i, (digest, packed) in enumerate(zip(found, self.sha256)):
             if digest != packed:
@@ -192,7 +191,7 @@ class PackedOpener:
 
 
 def sample_images(shard: Path) -> list[Member]:
-    """The first member of each sample, its image."""
+    """Each sample's image, its first member."""
     keyed = [(split_name(member.name)[0], member) for member in tar_members(shard)]
     return [member for i, (key, member) in enumerate(keyed) if i == 0 or key != keyed[i - 1][0]]
 
@@ -263,7 +262,7 @@ _READING = threading.Lock()
 
 @functools.lru_cache(maxsize=64)
 def _reader(path: str, version: Version) -> Any:
-    """An open file; `version` separates it from a replaced one. Not picklable, so not in the opener."""
+    """An open file; `version` tells a replaced one apart. Not picklable, so not in the opener."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path)

@@ -1,7 +1,7 @@
-"""Data sets of a few large files: finding the files, and reading parts of them.
+"""Data sets of a few large files: find the files, and read parts of them.
 
-Shards are read at random, without unpacking. Results of a pass over a whole shard (its members' places, its
-images' SHA-256) are cached under its path and version.
+Shards are read at random, never unpacked. What a pass over a whole shard finds (members' places, images'
+SHA-256) is cached under the shard's path and version.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _MOST = 1_000_000  # most shards of one pattern
 
 
 def only_shards(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether a file, a pattern with braces, or a folder consists of shards with these endings.
+    """Whether a file, pattern with braces or folder consists of shards with these endings.
 
-    Archives beside folders or images do not count: they were unpacked into those.
+    Archives beside folders or images do not count: they were unpacked.
     """
     if not is_dir(path):
         return path.name.lower().endswith(endings)
@@ -62,15 +62,14 @@ def _lower(path: Path) -> str:
 
 
 def shard_files(root: epath.Path, endings: tuple[str, ...]) -> list[Path]:
-    """The shards of `root`, in order: by the numbers in their names, then as texts.
+    """The shards of `root`, ordered by the numbers in their names, then as texts.
 
     Args:
-        root: a folder, one file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
-        endings: of the shards' names.
+        root: a folder, a file, or a pattern with braces: `{000000..000009}.tar`, `{train,val}.tar`.
 
     Raises:
-        DataError: nothing there, no shard in the folder, shards missing by the pattern, by their names
-            (`-00003-of-00010`) or by `nshards.txt`; names the file and what to do.
+        DataError: no shard there; shards missing by the pattern, by their names (`-00003-of-00010`) or by
+            `nshards.txt`.
     """
     path = place(root)
     if is_dir(path):
@@ -98,7 +97,6 @@ def _by_numbers(path: Path) -> tuple[list[int | str], str]:
 
 
 def _check_count(folder: Path, found: Sequence[Path]) -> None:
-    """Raises DataError if `nshards.txt` or the shards' own names count more shards."""
     if exists(folder / COUNT) and (said := read_text(folder / COUNT).strip()) != str(len(found)):
         raise DataError(
             f"{folder} holds {counted(len(found), 'shard')}, {COUNT} says {said[:20]}: copy the missing ones"
@@ -107,7 +105,7 @@ def _check_count(folder: Path, found: Sequence[Path]) -> None:
     for path in found:
         if part := _OF.fullmatch(path.name):
             head, number, total, tail = part.groups()
-            tail = tail if tail.startswith(".") else ""  # else a hash that differs per shard
+            tail = tail if tail.startswith(".") else ""  # otherwise a hash, different in each shard
             series.setdefault((head, total), {})[int(number)] = tail
     for (head, total), tails in series.items():
         if missing := [i for i in range(int(total)) if i not in tails]:
@@ -117,7 +115,7 @@ def _check_count(folder: Path, found: Sequence[Path]) -> None:
 
 
 def _expand(pattern: Path) -> list[Path]:
-    """The files of a pattern, as a shell expands it."""
+    """A pattern's files, as a shell expands it."""
     pieces = _BRACES.split(pattern.name)
     choices = [_choices(pattern, piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
     count = 1
@@ -136,7 +134,7 @@ def _expand(pattern: Path) -> list[Path]:
 
 
 def _choices(pattern: Path, inside: str) -> list[str]:
-    """ "000..009" -> the ten numbers, as wide as the first; "a,b" -> the two."""
+    """ "000..009" -> ten numbers, as wide as the first; "a,b" -> both."""
     if found := _RANGE.fullmatch(inside):
         first, last = int(found[1]), int(found[2])
         if last - first >= _MOST:
@@ -149,14 +147,17 @@ def _choices(pattern: Path, inside: str) -> list[str]:
 
 
 def remembered(path: Path, what: str, compute: Callable[[], Any]) -> Any:
-    """`compute()`, a JSON value that depends on the file alone, or the value cached by an earlier run.
+    """`compute()`, or its value cached by an earlier run.
 
     Args:
         path: an existing file; its version is part of the key.
         what: names the computation and its version, e.g. "tar members 1".
+        compute: gives a JSON value that depends on the file alone.
 
-    A failing cache only costs time. Raises what `compute` raises, and DataError if the file changes
-    meanwhile.
+    A failing cache only costs time.
+
+    Raises:
+        DataError: the file changes meanwhile; also what `compute` raises.
     """
     folder = cache_dir() / "shards"
     now = clock_ns(folder)
@@ -181,9 +182,8 @@ class ShardOpener:
     """Images that are parts of files.
 
     Attributes:
-        shards: the files.
         members: each image's name in its shard.
-        places: int64 [N, 3]: each image's shard, offset and number of bytes.
+        places: int64 [N, 3]: each image's shard, offset and bytes.
     """
 
     shards: tuple[str, ...]
@@ -233,7 +233,7 @@ def digests_of_parts(
     Args:
         shard: int [N], each image's shard.
         parts: identifies each image in its shard.
-        open_: an image's number -> its bytes.
+        open_: image number -> bytes.
     """
     digests = [""] * len(parts)
     for k in np.unique(shard):

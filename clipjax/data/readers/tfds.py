@@ -1,4 +1,4 @@
-"""A prepared TensorFlow Datasets folder, read without TensorFlow."""
+"""The reader of a prepared TensorFlow Datasets folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def read_tfds(
     label: str | None = "label",
     key: str | None = "file_name",
 ) -> Manifest:
-    """A prepared TensorFlow Datasets folder, read without TensorFlow and without decoding.
+    """A prepared TensorFlow Datasets folder, read without TensorFlow or decoding.
 
     Args:
-        root: the version folder (with dataset_info.json), prepared as array_record or parquet.
-        label_names: if given, must equal the class labels that the data set declares.
+        root: version folder (with dataset_info.json), prepared as array_record or parquet.
+        label_names: must equal the declared class labels.
         split: e.g. "test".
-        image, label, key: the features with the image, the class label and a unique name; without a `key`
-            (None, or no such feature) the id is the record's number.
+        image, label, key: features with the image, the class label and a unique name. Without a `key` (None,
+            or no such feature) ids are record numbers.
 
     Raises:
-        DataError: not a prepared data set, unknown split or feature, a file format without random access.
+        DataError: not a prepared data set, unknown split or feature, a format without random access.
     """
     source, features = _tfds_source(root, split, image)
     for feature in (image, label):
@@ -60,7 +60,7 @@ def read_tfds(
 
 @dataclasses.dataclass(frozen=True)
 class TfdsOpener:
-    """Images in a TFDS data source; `digests` are computed when the labels are read."""
+    """Images in a TFDS data source; `digests` come from reading the labels."""
 
     root: str
     source: Any
@@ -83,7 +83,7 @@ class TfdsOpener:
 
 
 def _tfds_source(root: epath.Path, split: str, image: str) -> tuple[Any, Any]:
-    """(data source of encoded images, features) of a prepared TFDS folder."""
+    """(data source of encoded images, features)."""
     import tensorflow_datasets as tfds
 
     if isinstance(root, BucketPath):

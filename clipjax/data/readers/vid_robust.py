@@ -1,4 +1,4 @@
-"""The reader of ImageNet-Vid-Robust: video frames, their classes, and the anchor of each."""
+"""The reader of ImageNet-Vid-Robust: video frames, their classes and anchors."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def read_vid_robust(
 ) -> Manifest:
     """`<root>/val/<video>/<frame>.JPEG` with metadata/labels.json and metadata/pmsets.json.
 
-    An image's label is its first class. Columns: `accepted`, all its classes (a list of indices); `anchor`,
-    the frame whose set it is in (its own id for an anchor); `offset`, frames after the anchor, negative
-    before it; `set_size`, the frames of the set with its anchor.
+    An image's label is its first class. Columns: `accepted`, all its classes (indices); `anchor`, the frame
+    whose set it is in (its own id for an anchor); `offset`, frames after the anchor (negative before it);
+    `set_size`, frames of the set with its anchor.
 
     Args:
-        label_names: the classes in the order of labels.json's numbers.
+        label_names: classes in the order of labels.json's numbers.
         anchors_only: leave out the neighbours.
 
     Raises:
-        DataError: metadata missing or malformed, a frame without classes, in two sets or in none, a class
-            outside the set, a missing frame; names file and frame.
+        DataError: metadata missing or malformed; a frame missing, without classes, or not in exactly one set;
+            a class outside the set.
     """
     labels, sets = _read(root / LABELS), _read(root / SETS)
     anchor_of = _anchors(root / SETS, sets)

@@ -1,8 +1,8 @@
 """Walk a folder of images: the only place where clipjax lists a data set's folders.
 
-Links are followed, but every folder counts once. A link to a folder around it would repeat images or never
-end; two links to one folder would count its images twice, or under two labels. Both are refused by name.
-Hidden names are skipped (also macOS's "._" copies of images).
+Links are followed, but a folder reached twice is an error. A link to a folder around it would repeat images
+without end; two links to one folder would count images twice, or under two labels. Hidden names are skipped
+(also macOS's "._" copies of images).
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from clipjax.storage.reading import AnyPath, exists, is_dir
 
 
 class Listed(NamedTuple):
-    """A name in a folder, and its kind; "other": a FIFO, a socket or a device."""
+    """An entry of a folder; "other" is a FIFO, a socket or a device."""
 
     name: str
     kind: Literal["folder", "file", "other"]
 
 
 def list_folder(folder: AnyPath) -> list[Listed]:
-    """A folder's entries, in no order.
+    """A folder's entries, unsorted, without hidden ones.
 
     Raises:
-        DataError: it does not exist, is not a folder or cannot be read; a broken link in it; a name that is
-            not UTF-8.
+        DataError: not a readable folder; a broken link in it; a name that is not UTF-8.
     """
     if not exists(folder):
         raise DataError(f"{folder} does not exist; give the folder that holds the data set")
@@ -45,7 +44,7 @@ def list_folder(folder: AnyPath) -> list[Listed]:
 
 
 def folders_in(folder: AnyPath) -> list[str]:
-    """Names of the folders in a folder, sorted. Raises as `list_folder`."""
+    """Sorted names of a folder's folders. Raises as `list_folder`."""
     return sorted(entry.name for entry in list_folder(folder) if entry.kind == "folder")
 
 
@@ -67,7 +66,7 @@ def _listed(entry: os.DirEntry[str]) -> Listed:
 
 
 class Walk:
-    """Reaching a folder below `root` twice is an error."""
+    """A walk that reaches each folder below `root` at most once."""
 
     def __init__(self, root: AnyPath) -> None:
         self.root = root
@@ -80,8 +79,7 @@ class Walk:
             below: start in this folder of the root.
 
         Raises:
-            DataError: as `list_folder`; a folder reached twice; a FIFO, a socket or a device with such an
-                ending.
+            DataError: as `list_folder`; a folder reached twice; a FIFO, socket or device with such an ending.
         """
         left = [below]
         while left:  # a stack, because folders may be nested deeper than Python's calls

@@ -1,10 +1,9 @@
-"""The reader of WebDataset shards: plain tar files with the members of a sample side by side.
+"""The reader of WebDataset shards: plain tar files, a sample's members side by side.
 
     000001.jpg  000001.cls  000001.txt   000002.jpg  ...
 
-Members of a sample share a key: the name up to the first dot after the last slash (webdataset 1.0,
-webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: one pass over the headers finds each
-image's place.
+A sample's members share a key: the name up to the first dot after the last slash (webdataset 1.0,
+webdataset/tariterators.py, `base_plus_ext`). Nothing is unpacked: one pass over the headers finds the images.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MAX_TEXT = 16 * 2**20  # bytes of a label, of captions or of a JSON member
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, and the place of its bytes."""
+    """A file in a tar, and the place of its bytes."""
 
     name: str
     offset: int
@@ -44,7 +43,7 @@ class Member(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """All members of one key, by extension, and the image among them."""
+    """The members of one key, by extension, and the image among them."""
 
     key: str
     image: Member
@@ -62,21 +61,19 @@ def read_webdataset(
 ) -> Manifest:
     """WebDataset shards: a folder of *.tar, one tar, or a pattern `shards-{000000..000009}.tar`.
 
-    An image's id is its member's name. The order is that of the shards.
+    An image's id is its member's name; the order is the shards'.
 
     Args:
-        label_names: class names in label order; default the lines of CLIP_benchmark's `classnames.txt` beside
-            or above the shards, if there is one.
+        label_names: default the lines of CLIP_benchmark's `classnames.txt` beside or above the shards.
         image: the image's extension if a sample has several, e.g. "jpg".
-        label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or a class name. A
+        label: an extension ("cls"), or a key of a JSON member ("json:class"), with an int or class name. A
             number in "cls" is always an index, even if classes are called by numbers. Default: "cls" if the
-            first sample has one, else no labels.
-        captions: the extension whose lines are the captions; default "txt" if the first sample has one.
+            first sample has it, else no labels.
+        captions: extension whose lines are captions; default "txt" if the first sample has it.
         shard_in_id: ids are `shard.tar/member`, for shards that repeat their keys.
 
     Raises:
-        DataError: names shard and member: a compressed or damaged tar, a name that leaves its folder, a link,
-            a repeated key, a sample without image or label, a label outside the set.
+        DataError: as `walk_tar`; a repeated key, a sample without image or label, a label outside the set.
     """
     shards = shard_files(root, (*TARS, *COMPRESSED))
     ids: dict[str, Path] = {}
@@ -127,7 +124,7 @@ def _samples(shard: Path, image: str | None) -> list[Sample]:
 def split_name(name: str) -> tuple[str | None, str]:
     """A member's key, and its extension in lower case.
 
-    None outside samples: hidden files, `__meta__`, names without an extension.
+    No key outside samples: hidden files, `__meta__`, names without an extension.
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
@@ -151,7 +148,7 @@ def _image(shard: Path, key: str, members: dict[str, Member], image: str | None)
 
 
 def tar_members(shard: Path) -> list[Member]:
-    """`walk_tar`, cached while the file does not change."""
+    """`walk_tar`, cached for an unchanged file."""
     try:
         rows = remembered(shard, "tar members 1", lambda: list(walk_tar(shard)))
     except OSError as error:
@@ -160,7 +157,7 @@ def tar_members(shard: Path) -> list[Member]:
 
 
 def walk_tar(shard: Path) -> Iterator[Member]:
-    """The files in a tar, in order, without reading their bytes.
+    """The files in a tar, in order; their bytes are not read.
 
     Raises:
         DataError: a compressed, damaged or truncated tar; a member that is a link, whose name is absolute,
@@ -209,7 +206,7 @@ def _member(shard: Path, info: tarfile.TarInfo) -> Member:
 
 
 class Texts:
-    """Reads the small members of one shard: `read(sample, extension)` -> text."""
+    """Reads a shard's small members: `read(sample, extension)` -> text."""
 
     def __init__(self, shard: Path) -> None:
         self.shard = shard
@@ -225,7 +222,7 @@ class Texts:
         return f"{self.shard}: {sample.key}"
 
     def __call__(self, sample: Sample, extension: str) -> str:
-        """Raises DataError if there is no such member, or it is not UTF-8 text."""
+        """Raises DataError if the member is missing, too large, or not UTF-8."""
         member = sample.members.get(extension)
         if member is None:
             has = ", ".join(sample.members)
@@ -237,7 +234,7 @@ class Texts:
 
 
 def _label(read: Texts, sample: Sample, label: str) -> Any:
-    """A label from the member `cls`, or from a key of the member `json` ("json:class")."""
+    """A label from the member `cls`, or from a key of a JSON member ("json:class")."""
     extension, _, key = label.partition(":")
     text = read(sample, extension).strip()
     if not key:
@@ -249,7 +246,7 @@ def _label(read: Texts, sample: Sample, label: str) -> Any:
 
 
 def _lines(text: str) -> list[str]:
-    """The captions in a text. Unlike `str.splitlines`, keeps form feeds and U+2028 inside a caption."""
+    """A text's captions. Unlike `str.splitlines`, keeps form feeds and U+2028 in a caption."""
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 

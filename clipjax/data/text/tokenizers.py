@@ -1,9 +1,9 @@
-"""Token ids equal to the reference: CLIP's byte-level BPE, and the tokenizers of SigLIP and (XLM-)RoBERTa.
+"""Token ids equal to the reference: CLIP's byte-level BPE, SigLIP's and (XLM-)RoBERTa's tokenizers.
 
 CLIP's (Radford et al. 2021, section 2.4) follows `open_clip.tokenizer.SimpleTokenizer` (open_clip 3.3):
 repair and clean the text, cut it into letters, single digits and punctuation with `regex`, then merge bytes.
-The `tokenizers` library merges but does not split: its splitting differs on some Unicode text. No step looks
-across a space, so the ids of each word are cached.
+The `tokenizers` library only merges: its splitting differs on some Unicode text. No step looks across a
+space, so each word's ids are cached.
 
 The others follow `open_clip.tokenizer.HFTokenizer` over transformers' tokenizers.
 `clipjax.data.text.vocabularies` reads their files, which come with the weights; all other steps are here.
@@ -42,7 +42,7 @@ _WORDS_REMEMBERED = 2**18  # about 60 MB; the cache is emptied when full
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """Everything that decides the ids of a text; in the model card and the key of stored text embeddings.
+    """Everything that decides a text's ids; in the model card and the key of stored text embeddings.
 
     Attributes:
         name: "openai_bpe", or a file in configs/tokenizers without its ending.
@@ -73,7 +73,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
         clean: default: as in the training of the tokenizer's models.
 
     Raises:
-        UsageError: unknown name or cleaning (names the nearest), or a context too short for start and end.
+        UsageError: an unknown name or cleaning, or a context too short for start and end.
     """
     _check_name(name)
     if clean is None:
@@ -87,11 +87,7 @@ def tokenizer_spec(name: str, context_length: int, clean: str | None = None) -> 
 
 
 def vocab_size(name: str) -> int:
-    """Number of ids, special tokens included.
-
-    Raises:
-        UsageError: unknown name; names the nearest.
-    """
+    """Number of ids, with special tokens; raises UsageError for an unknown name."""
     _check_name(name)
     return len(_read_merges()[1]) if name == _OPENAI else vocabularies.rules()[name].vocab_size
 
@@ -111,7 +107,7 @@ def load_tokenizer(spec: TokenizerSpec, files: tuple[Path, ...] = ()) -> Tokeniz
 
     Raises:
         UsageError: as `tokenizer_spec`.
-        DataError: files missing, damaged, another tokenizer's, or not those of the spec.
+        DataError: files missing, damaged, another tokenizer's, or not the spec's.
     """
     own = tokenizer_spec(spec.name, spec.context_length, spec.clean)
     if spec.name == _OPENAI:
@@ -282,7 +278,7 @@ def _canonicalize(text: str) -> str:
 
 
 def _canonicalize_hf(text: str) -> str:
-    """transformers' `SiglipTokenizer`: repairs nothing and drops underscores."""
+    """transformers' `SiglipTokenizer`: repairs nothing, drops underscores."""
     return " ".join(text.encode(errors="replace").decode().lower().translate(_NO_PUNCTUATION).split())
 
 

@@ -1,4 +1,4 @@
-"""Vocabulary files of tokenizers that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
+"""Vocabulary files that clipjax does not ship: SigLIP's, RoBERTa's and XLM-RoBERTa's.
 
 configs/tokenizers/NAME.toml states what such a file must hold. Only its vocabulary is read: pieces with
 scores and the table of characters (sentencepiece, without its library), tokens and merges (BPE), and a
@@ -31,12 +31,12 @@ _OWN_SPECIALS = 3  # a sentencepiece model's own special tokens come first: unkn
 
 @dataclass(frozen=True)
 class Rules:
-    """How a tokenizer frames texts, and what its vocabulary must hold; one configs/tokenizers/NAME.toml.
+    """How a tokenizer frames texts, and what its vocabulary must hold: one configs/tokenizers/NAME.toml.
 
     Attributes:
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
         clean: default cleaning; a model's configuration may name another.
-        vocab_size: number of ids, special tokens included.
+        vocab_size: number of ids, with special tokens.
         special: special tokens and their ids.
         start, end: ids around every text.
         pad: id that fills the rest of the context.
@@ -110,7 +110,7 @@ def read_vocabulary(own: Rules, files: Sequence[Path]) -> Callable[[list[str]], 
     """A function from cleaned texts to ids, without start, end and padding.
 
     Raises:
-        DataError: a file is unreadable, or holds another tokenizer's vocabulary.
+        DataError: a file is unreadable, or another tokenizer's.
     """
     names = tuple(path.name for path in files)
     try:
@@ -176,7 +176,7 @@ def _with_added(
 
 
 def _from_json(own: Rules, record: dict[str, Any]) -> tokenizers.Tokenizer:
-    """A tokenizer.json without its steps: vocabulary, compiled characters and added tokens."""
+    """A tokenizer.json's vocabulary, compiled characters and added tokens; not its steps."""
     if not isinstance(record, dict) or not isinstance(record.get("model"), dict):
         raise ValueError("it has no object 'model'")
     model, wanted = record["model"], _MODELS[own.model]
@@ -239,7 +239,7 @@ def _from_sentencepiece(own: Rules, data: bytes) -> tokenizers.Tokenizer:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a protobuf message's fields; values are bytes, or an integer for a varint."""
+    """(number, value) of a protobuf message's fields; a value is bytes, or an integer for a varint."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
