@@ -1,1 +1,1 @@
-"""A run: a model, a data set and a task resolved, embedded, measured; its numbers as rows with provenance."""
+"""A run: resolve a model, a data set and a task; embed and measure; write rows with provenance."""

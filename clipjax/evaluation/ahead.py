@@ -1,7 +1,7 @@
 """Embed small data sets together, before the runs that read them.
 
-Alone, a small data set leaves most of a large step empty. So those that share a pixel recipe are embedded in
-one stream (`clipjax.embeddings.images.embed_many`) into the store, where each run finds its own.
+Alone, a small data set leaves most of a large step empty. Those with one pixel recipe share a stream
+(`clipjax.embeddings.images.embed_many`) into the store, where each run finds its own.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ SMALL = 8  # steps of all devices: in a larger data set, less than an eighth is 
 def embed_ahead(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[str, EmbedStats]:
-    """Embed the small data sets of the runs into the store. Errors are left to each run.
+    """Embed the small data sets of the runs into the store; errors are left to each run.
 
-    An unreadable image is left out here; a run that may not skip it makes the shard anew, and stops there.
+    An unreadable image is left out; a run that may not skip it makes the shard anew, and stops there.
 
     Args:
-        runs: name of the task and its request (with `Dataset` objects). All have the same precisions.
+        runs: task names and requests (with `Dataset` objects), all with the same precisions.
         compute: of the runs. Without a store nothing is done.
 
     Returns: the statistics of each data set, by its name.
@@ -61,7 +61,7 @@ def embed_ahead(
 def _agreed(
     model: Encoder, runs: Sequence[tuple[str, Request]], compute: Compute
 ) -> dict[PixelRecipe, dict[str, Part]]:
-    """The small data sets, by recipe and name; none if a process cannot read one, or the processes differ."""
+    """By recipe and name; empty if a process cannot read a data set, or the processes differ."""
     try:
         small = on_all(lambda: _small(model, runs, compute), "read the small data sets")
         names = [[recipe.key(), list(parts)] for recipe, parts in small.items()]
@@ -88,7 +88,7 @@ def _small(
 
 
 def _parts(model: Encoder, runs: Sequence[tuple[str, Request]]) -> Iterator[Part]:
-    """The data sets that the runs will embed; a run that fails to resolve is left out."""
+    """The data sets that the runs will embed; skips runs that fail to resolve."""
     for name, asked in runs:
         with contextlib.suppress(ClipjaxError):
             task = find_task(name)

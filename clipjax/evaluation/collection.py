@@ -4,10 +4,10 @@
     compute = Compute(store=Store("store"))
     for done in evaluate_all(model, planned.jobs, Request(), compute, results="results"): ...
 
-A card names its data set's tasks and its place below the common folder (`place`). The user's own cards
-(*.toml in that folder) join those that ship with clipjax. A collection names several tasks: `shifts` is
-classification on every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD detection and
-calibration with each prompt set, from the same stored image embeddings.
+A data set's card names its tasks and its folder below the common one (`place`). The user's cards (*.toml in
+the common folder) join the shipped ones. A collection names several tasks: `shifts` is classification on
+every natural and synthetic shift; `prompts` repeats accuracy, factors, OOD detection and calibration with
+each prompt set, from the same stored image embeddings.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ class Job:
     """One planned run.
 
     Attributes:
-        data: the data set that the numbers are of.
-        id: the in-distribution images of a task that needs them.
+        id: the in-distribution images, if the task needs them.
         prompts: None: the data set's own.
     """
 
@@ -93,16 +92,16 @@ class Loaded:
         self._datasets: dict[tuple[str, Path], Dataset] = {}
 
     def dataset(self, data: Located) -> Dataset:
-        """Raises UsageError or DataError if its reader refuses it."""
+        """Raises UsageError or DataError if the reader refuses it."""
         key = (data.card.name, data.root)
         if key not in self._datasets:
             self._datasets[key] = load_dataset(data.card, data.root)
         return self._datasets[key]
 
     def request(self, job: Job, request: Request) -> Request:
-        """The request of a job: its data sets and prompts, and the rest of `request`.
+        """`request` with the job's data sets and prompts.
 
-        The annotations of `request` go only to tasks that read some, on data sets whose cards name none.
+        Annotations go only to tasks that read some, on data sets whose cards name none.
         """
         reads = find_task(job.task).load_annotations is not None and job.data.card.annotations is None
         return replace(
@@ -115,10 +114,7 @@ class Loaded:
 
 
 def cards_below(data_root: str | Path) -> list[Located]:
-    """The user's own cards (*.toml in `data_root`) and those that ship with clipjax, by name.
-
-    A user's card replaces the shipped one of its name.
-    """
+    """The user's cards (*.toml in `data_root`) and the shipped ones, by name; the user's win."""
     base = buckets.place(data_root).expanduser()
     if not is_dir(base):
         raise DataError(f"{base} is not a folder; give the one that holds the data sets")
@@ -127,7 +123,6 @@ def cards_below(data_root: str | Path) -> list[Located]:
 
 
 def place(base: Path, card: DatasetCard) -> Path:
-    """The place of a data set below the common folder."""
     return base / (card.place or card.name)
 
 
@@ -139,17 +134,17 @@ def plan(
     only: Sequence[str] = (),
     places: Mapping[str, Path] | None = None,
 ) -> Plan:
-    """The runs of a task or collection on the data sets below `data_root`, and the missing data sets.
+    """The runs of a task or collection on the data sets below `data_root`, and the missing ones.
 
     Args:
-        name: of a task, a collection, or "all".
-        prompts: prompt sets to repeat each run with; default the collection's, else the cards' own.
-        only: names of data sets or of families of them; empty: all.
+        name: a task, a collection, or "all".
+        prompts: prompt sets to repeat each run with; default: the collection's, else the cards' own.
+        only: names of data sets or of families; empty: all.
         places: folders of data sets that are elsewhere, by name.
 
     Raises:
-        UsageError: there is no task, collection or prompt set of that name.
-        DataError: none of its data sets is there; names the folders looked for.
+        UsageError: no task, collection or prompt set has that name.
+        DataError: no data set is there; names the folders looked for.
     """
     chosen = collection(name)
     sets = _prompt_sets(prompts or chosen.prompts)
@@ -187,7 +182,7 @@ def survey(data_root: str | Path, *, decode: bool = False) -> Iterator[tuple[Loc
 
 
 def card_problems(card: DatasetCard) -> list[str]:
-    """What the card's tasks would miss beside the images: annotations, the card of the ID set."""
+    """What the card's tasks would miss beside the images: annotations, the ID set's card."""
     problems = []
     for name in card.tasks:
         try:
@@ -212,15 +207,15 @@ def evaluate_all(
     loaded: Loaded | None = None,
     catch: type[Exception] = ClipjaxError,
 ) -> Iterator[Done]:
-    """Run the jobs in order. A failed job does not stop the others.
+    """Run the jobs in order; a failed job does not stop the others.
 
-    With a store, small data sets are embedded first, in one stream; its cost is in the statistics of the
+    With a store, small data sets are embedded first, in one stream. Its cost is in the statistics of the
     first job that reads them.
 
     Args:
-        model: a model, not its name. If its own head has other classes than a data set, the result is a row
-            "not applicable".
-        jobs: of `plan`. For a model with its own head, jobs that differ only in prompts are run once.
+        model: not a name. If its own head has other classes than a data set, the result is a row "not
+            applicable".
+        jobs: from `plan`. For a model with its own head, jobs that differ only in prompts run once.
         request: for all jobs, which override data sets and prompts.
         results: a folder for rows and per-image tables; None writes nothing.
         announce: called before each job with its number (from 1), the number of jobs, and the job.
@@ -264,7 +259,7 @@ def _embed_ahead(
 
 
 def distinct(jobs: Iterable[Job], own_head: bool) -> list[Job]:
-    """Each run once; prompts are dropped for a model with a head of its own."""
+    """Each run once; a model with its own head drops prompts."""
     found: dict[tuple[str, str, str | None], Job] = {}
     for job in jobs:
         if own_head and "head" in find_task(job.task).needs:
@@ -285,7 +280,7 @@ def _id_of(base: Path, card: DatasetCard, places: Mapping[str, Path]) -> Located
 
 @dataclass
 class _Missing:
-    """Missing data sets, one line for each family: it lists the tasks and folders."""
+    """One line for each family of missing data sets, with its tasks and folders."""
 
     tasks: dict[str, dict[str, None]] = field(default_factory=dict)
     folders: dict[str, dict[Path, None]] = field(default_factory=dict)
@@ -300,7 +295,7 @@ class _Missing:
             self.near.add(family)
 
     def lines(self) -> list[str]:
-        """One line a family; first those that only lack their in-distribution set."""
+        """First the families that lack only their in-distribution set."""
         lines = []
         for family, tasks in sorted(self.tasks.items(), key=lambda entry: entry[0] not in self.near):
             first, *others = self.folders[family]

@@ -3,11 +3,10 @@
     for found in compare_runs("vit_b_32-openai", "vit_b_16-openai", "results"):
         print(found.metric, found.difference, found.interval, found.p_holm)
 
-The comparison is paired: the runs' per-image tables are joined by image id, so images that are hard for both
-models do not blur the difference. Proportions: McNemar's exact test, and an interval of the difference
-(MOVER). All others: a bootstrap that draws the same images for both runs. The p-values of one call are
-corrected together (Holm). A difference is the second minus the first. `Task.paired` defines what is compared;
-the rest is left out with a reason.
+The comparison is paired: images are joined by id, so those that are hard for both models do not blur the
+difference. Proportions: McNemar's exact test, and an interval of the difference (MOVER). Other numbers: a
+bootstrap that draws the same images for both runs. The p-values of one call are corrected together (Holm).
+`Task.paired` defines what is compared; the rest is left out with a reason.
 """
 
 from __future__ import annotations
@@ -35,16 +34,17 @@ class Comparison:
     """One metric of two runs.
 
     Attributes:
-        metric: as in the rows, followed by its slice if there is one ("auroc score:msp").
-        first, second: its values.
-        difference: second - first. interval: of the difference; None if no resample differs from another.
-        p_value: two-sided, of no difference; p_holm: corrected for all comparisons of the call.
-        test: "mcnemar_exact" or "paired_bootstrap_1000". The latter's p is at least 2 / 1001.
+        metric: as in the rows, followed by its slice, if any ("auroc score:msp").
+        difference: second - first.
+        interval: of the difference; None if no resample differs from another.
+        p_value: two-sided, of no difference.
+        p_holm: corrected for all comparisons of the call.
+        test: "mcnemar_exact" or "paired_bootstrap_1000", whose p is at least 2 / 1001.
         n: number of images.
         gained, lost: images that only the second or only the first run has right; None for other metrics.
         runs, models: of the first and of the second.
         differs: other differences between the runs ("prompts": (first's, second's)).
-        left_out: metrics of the two runs that are not compared, and why.
+        left_out: metrics that are not compared -> why.
     """
 
     task: str
@@ -76,7 +76,6 @@ class _Run(NamedTuple):
 
     @property
     def row(self) -> Row:
-        """The first row, for the fields that all rows share."""
         return self.rows[0]
 
 
@@ -93,7 +92,7 @@ class _Found(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """Two runs with their images in the same order, what each is compared by, and the findings."""
+    """Two runs with their images in the same order."""
 
     runs: tuple[_Run, _Run]
     paired: tuple[Paired, Paired]
@@ -116,19 +115,19 @@ def compare_runs(
     """Compare two runs, or two models on everything that both were evaluated on in the same way.
 
     Args:
-        first, second: a run id in `results`, the folder of a run, or a model's id. Of models, runs made in
-            the same way are compared (`clipjax.evaluation.run_pairs`), the newest of repeated ones; two named
-            runs may differ.
-        metrics: only these; the correction counts only them.
+        first, second: a run id in `results`, the folder of a run, or a model's id. Named runs may differ;
+            models are compared in runs made in the same way (`clipjax.evaluation.run_pairs`), the newest of
+            repeated ones.
+        metrics: only these, also for the correction.
         resamples, seed: of the paired bootstrap; only data set and seed decide which images are drawn.
-        prompts, precision, labels: choose among several runs of a model: a prompt set, "parity" or "fast", a
-            label space.
+        prompts, precision, labels: choose among a model's runs: a prompt set, "parity" or "fast", a label
+            space.
 
     Raises:
-        UsageError: no run or model of that name; both are one run; no metric of that name; or several pairs
-            of the models' runs of one task and data set were made in the same way.
-        DataError: the runs differ in task, data set, images or annotations, or were made by another version;
-            no runs of the models were made in the same way; or one of `metrics` cannot be compared.
+        UsageError: no run, model or metric of that name; both are one run; or a task and data set has several
+            pairs of runs made in the same way.
+        DataError: the runs differ in task, data set, images or annotations, or another version made them; no
+            runs of the models were made in the same way; or one of `metrics` cannot be compared.
     """
     check_bootstrap(resamples, seed)
     choice = Choice(prompts, precision, labels)
@@ -275,7 +274,6 @@ def _values(paired: Paired, n: int) -> dict[str, float]:
 
 
 def _left_out(pair: _Pair, values: list[dict[str, float]]) -> dict[str, str]:
-    """The metrics that cannot be compared, and why."""
     found: dict[str, str] = {}
     for run, own in zip(pair.runs, values):
         without = {
@@ -305,7 +303,7 @@ def _proportion(metric: str, first: np.ndarray, second: np.ndarray) -> _Found:
 def _resampled(
     both: tuple[Paired, Paired], values: Mapping[str, tuple[float, float]], n: int, about: About
 ) -> tuple[list[_Found], dict[str, str]]:
-    """Compare metrics that are not proportions, on the same resamples; the rest is left out with a reason."""
+    """Metrics that are not proportions, on the same resamples; and why others are left out."""
     first, second = (paired.resampled for paired in both)
     assert first is not None
     assert second is not None
@@ -333,7 +331,7 @@ def _resampled(
 
 
 def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], list[Resampling]]:
-    """For each sample that is drawn independently: its rows and its resamples."""
+    """The rows and the resamples of each independently drawn sample."""
     groups = np.zeros(n, int) if paired.groups is None else np.asarray(paired.groups, object)
     clusters = np.full(n, None) if paired.clusters is None else np.asarray(paired.clusters, object)
     names = list(dict.fromkeys(groups.tolist()))
@@ -348,6 +346,6 @@ def _samples(paired: Paired, n: int, about: About) -> tuple[list[np.ndarray], li
 
 
 def _p_value(draws: np.ndarray) -> float:
-    """Twice the share of resamples on the rarer side of 0; the sample itself counts as one of them."""
+    """Twice the share of resamples on the rarer side of 0; the sample itself counts as one."""
     rarer = min(np.sum(draws <= 0), np.sum(draws >= 0))
     return float(min(1.0, 2 * (1 + rarer) / (1 + len(draws))))

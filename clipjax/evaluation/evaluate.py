@@ -51,17 +51,16 @@ def evaluate(
     """Run one task.
 
     Args:
-        model: what `load_model` takes or returns, or what `clipjax.wrap` makes from your functions.
-        task: name of a task in `clipjax.tasks`.
+        model: what `load_model` takes or returns, or a model from `clipjax.wrap`.
+        task: a task in `clipjax.tasks`.
         dataset: a data set card (name, file or object) with `root`; a `Dataset`; or just a folder.
-        root: the folder of the data. Without a card: a folder of class folders, a folder of images (without
-            labels), or a CSV/JSONL manifest.
+        root: the folder of the data. Without a card: class folders, images without labels, or a CSV/JSONL
+            manifest.
         labels: the classes, if the card does not name them: a name in configs/labels, a CSV file, or a space.
-        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for classifiers, nor for
-            models with an adapter, which have words of their own. In retrieval: the one template that
-            captions go into; default none.
-        id_dataset, id_root: the in-distribution images for OOD detection and calibration. The default card is
-            the one that the data set's card names, else "imagenet_val".
+        prompts: name, file or `PromptSet`; default the card's, else "openai_80". Not for a model with its own
+            head (classifier, adapter). In retrieval: one template for captions; default none.
+        id_dataset, id_root: the in-distribution images for OOD detection and calibration. Default: the card
+            that the data set's card names, else "imagenet_val".
         annotations: file or folder for a task that reads some; default: the task's own.
         limit, seed: evaluate a random sample of this many images; `seed` also seeds the bootstraps.
         resamples: number of bootstrap resamples.
@@ -70,20 +69,19 @@ def evaluate(
         precision: of the towers, "parity" or "fast"; heads, scores and metrics are always float32.
         compare_precision: run both; report how many predictions flip and how accuracy changes.
         store: a folder (or `Store`) for embeddings; None keeps none.
-        pixel_store: a folder (or `PixelStore`) for decoded pixels, shared by models with the same pixel
-            recipe; None keeps none.
+        pixel_store: a folder (or `PixelStore`) for decoded pixels, shared by models with one pixel recipe;
+            None keeps none.
         results: a folder for rows and per-image tables; None writes nothing.
         workers: processes that decode; 0 decodes in threads, "auto" picks the fastest here.
         on_error: "raise" on an unreadable image, or "skip" it, name it and count it.
         decode: "full", or "jpeg_scaled": decode JPEGs much larger than the model's input at a smaller size.
-            It is faster, but another pixel recipe: the numbers are not those of the reference's pixels.
+            Faster, but not the reference's pixels: another pixel recipe.
         progress: bars on stderr.
 
-    Returns: the result; if the task is not defined for the model, one row without a value and with the
-    reason.
+    Returns: the result; if the task is not defined for the model, one row with the reason and no value.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do. Among them is
+        UsageError, DataError: one sentence with the name, file or image, and what to do. One is
             `clipjax.evaluation.subject.NotApplicableError`: the model's own head has other classes.
     """
     request = Request(

@@ -1,7 +1,7 @@
 """Resolve a request into data sets, classes, prompts and annotations.
 
-Everything is checked here, before anything expensive runs: a missing folder, a class without a prompt, a head
-whose classes are not the data set's.
+All checks run here, before anything expensive: a missing folder, a class without a prompt, a head with other
+classes than the data set.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def has_own_head(model: Encoder) -> bool:
 
 
 def _own_classes(model: Encoder, adapter: Adapter | None, asked: Request) -> LabelSpace | None:
-    """The classes of a model's own head; None for an adapter that takes any."""
+    """None for an adapter that takes any classes."""
     if asked.prompts is not None:
         what = "is a classifier" if adapter is None else f"has words of its own ({adapter.prompts})"
         raise UsageError(f"{model.card.id} {what}: prompts are not applicable, leave them (--prompts) out")
@@ -112,7 +112,7 @@ def not_applicable(model: Encoder, task: Task) -> str | None:
 
 
 def _annotations(card: DatasetCard, task: Task, asked: Request) -> Annotations | None:
-    """From the file in the request, else the card's, else the task's own."""
+    """From the request, else the card, else the task's own."""
     if task.load_annotations is not None:
         return task.load_annotations(annotations_path(card, asked.annotations))
     if asked.annotations is not None:
@@ -212,7 +212,7 @@ def _zeroshot_prompts(model: Encoder, space: LabelSpace, prompts: str | Path | P
 
 
 def _caption_template(model: Encoder, task: Task, prompts: str | Path | PromptSet | None) -> PromptSet | None:
-    """The one template that captions go into; by default captions as they stand."""
+    """By default captions as they stand."""
     if "captions" not in task.needs:
         return None
     chosen = PromptSet("captions as they stand", (CAPTION,)) if prompts is None else _prompt_set(prompts)
@@ -226,7 +226,7 @@ def _prompt_set(prompts: str | Path | PromptSet) -> PromptSet:
 
 
 def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
-    """Before images are embedded, refuse a class without a prompt, or classes that are codes, not words."""
+    """Refuse a class without a prompt, or classes that are codes, not words."""
     for name in space.classes:
         prompts.of_class(name)
     if all(re.fullmatch(r"n\d{8}", name) for name in space.classes):
@@ -237,7 +237,7 @@ def _check_words(space: LabelSpace, prompts: PromptSet) -> None:
 
 
 def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
-    """The manifest's labels as indices into another space, matched by the names in the data."""
+    """Indices into another space, matched by the names in the data."""
     if manifest.labels is None or manifest.label_names is None:
         return manifest.labels
     if "accepted" in manifest.columns and space.ids != manifest.label_names:
@@ -252,7 +252,7 @@ def _renumber(manifest: Manifest, space: LabelSpace) -> np.ndarray | None:
 
 
 def _check_labels(manifest: Manifest, labels: np.ndarray, space: LabelSpace) -> None:
-    """Refuse labels outside the classes (which a reader may not know) before images are embedded."""
+    """A reader may not know the classes: check its labels before images are embedded."""
     outside = np.flatnonzero((labels < 0) | (labels >= len(space)))
     if len(outside):
         first = outside[0]

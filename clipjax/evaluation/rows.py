@@ -37,12 +37,12 @@ class Result:
     """What `evaluate` returns.
 
     Attributes:
-        rows: the result rows (configs/result_row.schema.json), per-class rows included. With
-            `compare_precision`: those of both profiles and of the comparison.
+        rows: the result rows (configs/result_row.schema.json), also per class. With `compare_precision`: of
+            both profiles and of the comparison.
         images: one row an image: id, label, prediction, confidence, ... (in a comparison: both predictions).
         path: the folder written; None without `results` (and in all processes but the first).
-        stats: of the embedding, including that of in-distribution images: forward passes, images,
-            compilations, seconds (`share_waiting` computes the share of waiting for pixels).
+        stats: of the embedding, also of in-distribution images: forward passes, images, compilations,
+            seconds, and `share_waiting` for pixels.
     """
 
     rows: list[Row]

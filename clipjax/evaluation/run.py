@@ -1,7 +1,7 @@
 """One task of one model on one data set: embeddings, head, numbers, result rows.
 
-Everything is resolved and checked (`clipjax.evaluation.resolve`) before images are embedded. With a store, a
-second task or prompt set on the same images runs no forward pass.
+Everything is resolved and checked before images are embedded. With a store, a second task or prompt set on
+the same images runs no forward pass.
 """
 
 from __future__ import annotations
@@ -43,19 +43,10 @@ COMPARISON = "fast against parity"
 def run(
     model: object, task: str, request: Request, compute: Compute, *, results: str | Path | None = None
 ) -> Result:
-    """Run one task of a model; `clipjax.evaluate` documents the arguments.
+    """Run one task; arguments, result and errors are as in `clipjax.evaluate`.
 
     Args:
-        model: what `load_model` returns, or what `clipjax.wrap` makes from functions.
-        task: name of a task in `clipjax.tasks`.
-        results: a folder for rows and per-image tables; None writes nothing.
-
-    Returns: the result; if the task is not defined for the model, one row without a value and with the
-    reason.
-
-    Raises:
-        UsageError, DataError: one sentence with the name, file or image, and what to do. Among them is
-            `clipjax.evaluation.subject.NotApplicableError`: the model's own head has other classes.
+        model: what `load_model` returns, or a model made by `clipjax.wrap`.
     """
     found = check(task, request, results)
     encoder = encoder_of(model)
@@ -110,7 +101,7 @@ def _resolved(model: Encoder, task: Task, asked: Request, progress: bool) -> Sub
 
 
 def _check_apart(subject: Subject) -> None:
-    """Raise DataError if a task that tells images from in-distribution ones gets the same images twice."""
+    """Raises DataError if a task that tells images from in-distribution ones gets the same twice."""
     if subject.id is None or "labels" in subject.task.needs:  # the ID set itself may be calibrated
         return
     contents = [sorted(part.manifest.opener.content_digests()) for part in subject.parts]
@@ -146,7 +137,7 @@ def _profile(subject: Subject, precision: str, compute: Compute, results: str | 
 
 
 def prepare(subject: Subject, precision: str, compute: Compute) -> tuple[Embeddings, Inputs]:
-    """The embeddings of the run's own data set, and the inputs of its task."""
+    """The embeddings of the run's own data set, and the task's inputs."""
     # Build the head first: it is cheap and the likelier to fail.
     make = functools.partial(_head, subject, precision, compute)
     head = on_all(make, f"make the head for {subject.part.name}", apart=compute.store is None)
@@ -187,7 +178,6 @@ def _inputs(subject: Subject, part: Part, head: Head | None, embeddings: Embeddi
 
 
 def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute) -> Captions:
-    """Embed the captions of the images that could be read, in their order."""
     if "captions" not in inputs.columns:
         raise DataError(
             f"{inputs.dataset} has no captions; {subject.task.name} needs a column `captions` of lists"
@@ -206,7 +196,7 @@ def _captions(subject: Subject, inputs: Inputs, precision: str, compute: Compute
 
 
 def _rows_of(manifest: Manifest, ids: list[str]) -> list[int]:
-    """Rows of the manifest that were embedded: all, unless unreadable images were skipped."""
+    """All rows, unless unreadable images were skipped."""
     row = {name: i for i, name in enumerate(manifest.ids)}
     return [row[name] for name in ids]
 

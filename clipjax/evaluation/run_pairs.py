@@ -2,10 +2,10 @@
 
     pairs_of(("vit_b_32-openai", "vit_b_16-openai"), Path("results"), Choice(prompts="openai_80"))
 
-Runs are matched as in `clipjax results diff`: by task and data set, then by the recipe apart from the model.
-If no recipes match: by prompts, label space, projection, ID set, annotations, precision and sample. What
-belongs to a model may differ: its transform, tokenizer and logit scale, and its prompts if it has its own
-words or head. Of runs with the same recipe the newest counts.
+Runs match as in `clipjax results diff`: by task and data set, then by recipe without the model's part. If no
+recipes match: by prompts, label space, projection, ID set, annotations, precision and sample. A model's
+transform, tokenizer and logit scale may differ, and its prompts if it has its own words or head. Of runs with
+one recipe the newest counts.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ class Choice(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """A run by its first row, for the fields that all rows share."""
-
     place: Place
     row: Row
 
@@ -71,7 +69,7 @@ def pairs_of(
 
     Raises:
         UsageError: no run or model of that name, both are one run, or several pairs are possible.
-        DataError: nothing is common, nothing was made in the same way, or no run matches `choice`.
+        DataError: nothing in common, nothing made in the same way, or no run matches `choice`.
     """
     (first, named_first), (second, named_second) = (_runs_of(name, results) for name in names)
     common = [key for key in first if key in second]
@@ -103,7 +101,7 @@ def pairs_of(
 
 
 def _runs_of(name: str, results: Path) -> tuple[dict[tuple[str, str], list[_Run]], bool]:
-    """The runs of a name by task and data set, newest first; and whether the name is one run's."""
+    """By task and data set, newest first; and whether the name is one run's."""
     if ((folder := ResultStore(name).root) / "run.json").is_file():
         folder = folder.resolve()
         run = _Run((folder.parent, folder.name), ResultStore(folder.parent).run(folder.name)[0])
@@ -130,14 +128,14 @@ def _by_key(runs: Iterable[_Run]) -> dict[tuple[str, str], list[_Run]]:
 
 
 def _counts(store: ResultStore, model: str, rows: list[Row]) -> bool:
-    """Whether the run is this model's, with numbers and images, and not a comparison of precisions."""
+    """Whether the run is the model's, measured, with images, and not a comparison of precisions."""
     own = rows[0]["model"] == model and rows[0]["precision"] != COMPARISON
     measured = own and any(row["value"] is not None for row in rows)
     return measured and (store.root / rows[0]["run_id"] / "images.parquet").is_file()
 
 
 def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
-    """The runs that match the choice; its prompts are ignored for a run without a prompt set."""
+    """The prompts of `choice` do not apply to a run without a prompt set."""
     return [
         run
         for run in runs
@@ -148,7 +146,7 @@ def _chosen(runs: Sequence[_Run], choice: Choice) -> list[_Run]:
 
 
 def _matching(first: Sequence[_Run], second: Sequence[_Run]) -> Pairs:
-    """Pairs made in the same way: by recipe, else by `how`. Complete runs are preferred."""
+    """By recipe, else by `how`; only complete runs if there are any."""
     for key in (_recipe, _words):
         pairs = [(a, b) for a in _newest(first, key) for b in _newest(second, key) if _alike(a, b, key)]
         whole = [pair for pair in pairs if all(is_whole(run.row) for run in pair)]
@@ -169,7 +167,6 @@ def _words(run: _Run) -> dict[str, Any]:
 
 
 def _recipe(run: _Run) -> dict[str, Any]:
-    """The recipe apart from the model, and `how`."""
     recipe = {name: value for name, value in run.row["recipe"].items() if name not in OF_MODEL}
     if isinstance(known := recipe.get("id"), Mapping):
         recipe["id"] = {name: known[name] for name in known if name not in OF_MODEL}
@@ -180,7 +177,7 @@ def _recipe(run: _Run) -> dict[str, Any]:
 
 
 def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list[_Run]:
-    """The newest of runs that are equal in everything, the model's weights and transform included."""
+    """The newest of runs that are equal in everything, also in weights and transform."""
     own = ("model", "pixels", "adapter", "predictions")
 
     def everything(run: _Run) -> str:
@@ -190,7 +187,6 @@ def _newest(runs: Sequence[_Run], key: Callable[[_Run], dict[str, Any]]) -> list
 
 
 def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
-    """The pairs, if there is at most one; else UsageError."""
     if len(pairs) < 2:
         return pairs
     ways = _listed([run for pair in pairs for run in pair])
@@ -201,7 +197,7 @@ def _one(names: tuple[str, str], key: tuple[str, str], pairs: Pairs) -> Pairs:
 
 
 def _listed(runs: Sequence[_Run]) -> str:
-    """What the runs differ in, with the option that chooses: "prompts a or b (--prompts)"."""
+    """How the runs differ, with the option that chooses: "prompts a or b (--prompts)"."""
     said = []
     for name in runs[0].how:
         ways = sorted({run.how[name] for run in runs if not (name == "prompts" and run.own_prompts)})
@@ -212,7 +208,6 @@ def _listed(runs: Sequence[_Run]) -> str:
 
 
 def _unlike(names: tuple[str, str], both: Sequence[Sequence[_Run]], choice: Choice) -> str:
-    """Why two models have no pair: what the runs of each were made with."""
     asked = {option: value for option, value in zip(choice._fields, choice) if value is not None}
     for name, runs in zip(names, both):
         if not runs:

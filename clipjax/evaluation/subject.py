@@ -1,6 +1,5 @@
-"""What a run evaluates, as records: the request, and the subject that it resolves to.
-
-`clipjax.evaluation.resolve` makes a `Subject` of a model, a task and a `Request`.
+"""What a run evaluates: the user's `Request`, and the `Subject` that `clipjax.evaluation.resolve` makes of
+it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SCALED = "JPEGs of four times the input size and more decoded smaller: not the r
 
 
 def check_bootstrap(resamples: int, seed: int) -> None:
-    """Raises UsageError unless there is a resample and the seed is not negative."""
+    """Raises UsageError unless `resamples` is positive and the seed is not negative."""
     if resamples < 1:
         raise UsageError(f"a bootstrap needs 1 resample or more, not {resamples}")
     if seed < 0:
@@ -63,7 +62,6 @@ class Request:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions of the towers to run."""
         return ("parity", "fast") if self.compare_precision else (self.precision,)
 
 
@@ -72,11 +70,11 @@ class Part:
     """One data set of a run.
 
     Attributes:
-        name, manifest: the data set, or a sample of it, which `sample` records.
+        name, manifest: the data set, or its `sample`.
         labels, label_space: int [N] and their classes, or None.
         projection: from the head's classes to these; None if they are the same.
         pixels: the model's pixel recipe on this data set.
-        share: which of the card's images the data has, before any sample (`missing_of`); None: all.
+        share: which of the card's images there are, before sampling (`missing_of`); None: all.
         variant: the member of a family of data sets; empty without a family.
     """
 
@@ -116,11 +114,11 @@ class Subject:
     """Everything that a run needs, resolved.
 
     Attributes:
-        part: the data set that the numbers are of.
+        part: the data set that is measured.
         adapter: builds the model's head in place of prompts; None for most models.
-        id: the in-distribution data set of a task that needs one.
-        head_space: the head's classes; None for a task without a head.
-        prompts: of a zero-shot head, or the one template of captions; None if neither applies.
+        id: the in-distribution data set, if the task needs one.
+        head_space: the head's classes; None without a head.
+        prompts: of a zero-shot head, or the one template of captions; else None.
     """
 
     model: Encoder
@@ -136,11 +134,10 @@ class Subject:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The data sets that the run embeds."""
         return (self.part,) if self.id is None else (self.part, self.id)
 
     def recipe(self, precision: str, skipped: tuple[str, ...], params: str = REPLICATED) -> dict[str, Any]:
-        """Everything that decides the numbers; its hash is the identity of the rows.
+        """Everything that decides the numbers; its hash identifies the rows.
 
         Args:
             params: their layout on the devices, as in `clipjax.embeddings.sets.image_key`.

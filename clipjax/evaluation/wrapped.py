@@ -1,4 +1,4 @@
-"""A model of your own from two functions: its name, its pixels, and only the facts that you state.
+"""Your own model from two functions: a name, its pixels, and only the facts that you state.
 
 model = clipjax.wrap(
     encode_image, encode_text, name="mine", image_size=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
@@ -65,10 +65,10 @@ class OwnCard:
 
 
 class Wrapped:
-    """A model for `clipjax.evaluate`; made by `wrap`, or from a user's own object by `encoder_of`.
+    """A model for `clipjax.evaluate`, from `wrap` or from a user's own object (`encoder_of`).
 
     Attributes:
-        params: a classifier's `head`; else nothing.
+        params: a classifier's `head`; else empty.
     """
 
     network: Network | None = None
@@ -90,7 +90,7 @@ class Wrapped:
         return f"Wrapped({self.card.id!r}, {self.card.kind})"
 
     def encode_image(self, images: Any) -> Any:
-        """float32 [B, H, W, 3], normalised -> [B, D], or the logits [B, K] of a classifier.
+        """float32 [B, H, W, 3], normalised -> [B, D], or a classifier's logits [B, K].
 
         Raises UsageError without the function.
         """
@@ -99,7 +99,7 @@ class Wrapped:
         return self._encode_image(images)
 
     def encode_text(self, texts: Any) -> Any:
-        """A list of strings -> [B, D], through the tokenizer if there is one.
+        """A list of strings -> [B, D], through the tokenizer, if any.
 
         Raises UsageError without the function.
         """
@@ -157,18 +157,17 @@ def wrap(
     Args:
         encode_image: float32 [B, H, W, 3], resized, cropped and normalised as below -> float [B, D] of unit
             norm; for a classifier the logits [B, K].
-        encode_text: a list of strings, or what `tokenizer` returns for it -> [B, D] of unit norm. None for a
-            classifier.
-        name: name in rows, tables and figures; not a published model's.
-        image_size, resize_size: sides in pixels of the crop, and of the image it is cut from; by default the
-            same.
+        encode_text: a list of strings, or its `tokenizer` output -> [B, D] of unit norm. None: a classifier.
+        name: in rows, tables and figures; not a published model's.
+        image_size, resize_size: sides in pixels of the crop, and of the image it is cut from (default: the
+            same).
         mean, std: of each channel, for pixels in [0, 1].
-        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`; by default CLIP's.
-        tokenizer: list of strings -> what encode_text takes.
-        logit_scale, logit_bias: logits are scale * cosine + bias; 100 is the scale of most CLIPs. A zero-shot
-            task needs the scale.
+        interpolation, resize_mode: as in `clipjax.data.pixels.preprocess.PixelRecipe`; default: CLIP's.
+        tokenizer: list of strings -> what `encode_text` takes.
+        logit_scale, logit_bias: logits are scale * cosine + bias; most CLIPs have scale 100. A zero-shot task
+            needs the scale.
         classes: the K outputs of a classifier: a name in configs/labels, a CSV file or a space.
-        facts: facts that you state, columns of configs/models.csv: {"train_source": "LAION-2B"}.
+        facts: what you state, columns of configs/models.csv: {"train_source": "LAION-2B"}.
         fingerprint: a text that changes whenever the embeddings do. Without one they are not stored.
 
     Raises:

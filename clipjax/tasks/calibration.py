@@ -107,7 +107,7 @@ def _labels(part: Inputs) -> np.ndarray:
 
 
 def _halves(part: Inputs, *, reported: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the calibration and of the test half, ascending; a column `calibration` replaces the split."""
+    """Rows of both halves, ascending; a column `calibration` replaces the split."""
     if "calibration" in part.columns:
         chosen = _marked(part, reported)
         return np.flatnonzero(chosen), np.flatnonzero(~chosen)
@@ -146,7 +146,6 @@ def _fit(part: Inputs, rows: np.ndarray) -> Fit:
 
 
 def _digest(part: Inputs, labels: np.ndarray, rows: np.ndarray) -> str:
-    """SHA-256 of everything that decides the logits and labels of the rows."""
     assert part.head is not None
     digest = hashlib.sha256(repr((part.head.digest, part.projection)).encode())
     for array in map(np.ascontiguousarray, (np.asarray(part.features)[rows], labels)):

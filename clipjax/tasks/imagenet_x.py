@@ -126,7 +126,7 @@ def join(
 
 
 def _read_classes(rows: Sequence[tuple[str, Mapping[str, str]]], about: About) -> dict[str, Any]:
-    """Reads the CSV format of facebookresearch/imagenetx."""
+    """The CSV format of facebookresearch/imagenetx."""
     space = about.label_space
     assert space is not None  # that of the task's own data set
     classes, chances = [], []
@@ -171,7 +171,7 @@ def _named(marks: np.ndarray, rows: np.ndarray, factors: tuple[str, ...]) -> lis
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """The annotated images of the columns: A images, F factors.
+    """The annotated images: A images, F factors.
 
     Attributes:
         correct: ending of a metric's name -> bool [A]; only the known ones.
@@ -217,7 +217,6 @@ class _Table:
         )
 
     def part(self, variant: str) -> np.ndarray:
-        """The images of a variant. bool [A]."""
         if self.prototype is None or variant.endswith("kept"):
             return np.ones(len(self.label), bool)
         return ~self.prototype
@@ -307,7 +306,7 @@ def _counts(table: _Table, variant: str, ending: str) -> FactorCounts:
 def _worst_factor(
     metric: str, counts: FactorCounts, of: np.ndarray, names: Sequence[str], place: str | None
 ) -> Measure:
-    """The lowest accuracy of a factor, with that factor's own interval, which ignores the choice."""
+    """With the worst factor's own interval, which ignores that it was chosen."""
     choice = int(np.sum(of & (counts.total > 0)))
     if not choice:
         return Measure(metric, None, 0, slice=place, note="not applicable: no image has one of the factors")

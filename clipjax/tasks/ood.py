@@ -131,9 +131,7 @@ def _blocks(
 
 
 def _confused_classes(inputs: Inputs) -> np.ndarray | None:
-    """The ID classes that OOD images are mistaken for, ascending; None if these or their ID images are
-    unknown.
-    """
+    """The ID classes that OOD images are mistaken for, ascending; None if unknown."""
     known, names = inputs.id, inputs.columns.get("confused_with")
     if names is None or known is None or known.labels is None or known.label_space is None:
         return None
@@ -342,7 +340,6 @@ def _of_classes(sides: Sides, classes: np.ndarray) -> list[Measure]:
 
 
 def _confused(columns: Columns, inside: np.ndarray, about: About) -> list[Measure]:
-    """The protocol of Natural Adversarial Examples, if the column `confused` exists (ImageNet-O)."""
     if "confused" not in columns:
         return []
     part = "protocol:confused_classes"
@@ -362,7 +359,6 @@ def _joined(*notes: str | None) -> str:
 
 
 def _ties(ranking: detection.Ranking) -> str | None:
-    """A note if many pairs of an ID and an OOD image have equal scores."""
     share = detection.tied_share(ranking)
     if share == 1:
         return "all scores are equal: they tell no image from another"

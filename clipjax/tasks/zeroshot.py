@@ -229,7 +229,7 @@ def paired(images: Columns, about: About) -> Paired:
 
 
 def _mean_per_class(images: Columns) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """The mean over the classes that have images in a resample."""
+    """Over the classes that have images in a resample."""
     labels, correct = np.asarray(images["label"]), np.asarray(images["correct"], bool)
     order = np.argsort(labels, kind="stable")
     start = np.unique(labels[order], return_index=True)[1]

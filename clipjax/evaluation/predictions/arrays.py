@@ -1,7 +1,4 @@
-"""Predictions as logits in an .npz.
-
-A task describes them as it describes features; the head is the identity.
-"""
+"""Predictions as logits in an .npz: a task describes them like features, with the identity as head."""
 
 from __future__ import annotations
 
@@ -94,7 +91,7 @@ def _two_sides(given: Given, arrays: dict[str, np.ndarray]) -> Described:
 
 
 def _check_sides(path: Path, side: str, known: np.ndarray, others: np.ndarray) -> None:
-    """Raises DataError if the logits of both sides are over other classes, or of the same images."""
+    """Raises DataError if both sides have other classes or the same images."""
     if known.shape[1] != others.shape[1]:
         raise DataError(
             f"{path}: id_logits has {known.shape[1]} columns, but {side}logits {others.shape[1]}; give both "
@@ -124,7 +121,7 @@ def _cosines(path: Path, arrays: dict[str, np.ndarray], side: str, logits: Input
 def _inputs(
     given: Given, arrays: dict[str, np.ndarray], prefix: str, dataset: str, space: LabelSpace | None
 ) -> Inputs:
-    """One set of images whose features are logits; `space`: of its labels."""
+    """Images whose features are logits; `space`: of their labels."""
     path, logits = given.path, _logits(given.path, arrays, f"{prefix}logits")
     n, k = logits.shape
     numbers = tuple(map(str, range(k)))
@@ -177,7 +174,7 @@ def _logits(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _numbers(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    """The same numbers [N, K]: float16 and float32 as float32, all others as float64.
+    """The same numbers [N, K]: float16 and float32 as float32, others as float64.
 
     Raises:
         DataError: not numbers [N, K], not finite, or not exact in float64, where two may become equal.
@@ -231,7 +228,7 @@ def _load_arrays(path: Path, known: Mapping[str, bool], task: str) -> dict[str, 
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file. NumPy's own messages are left out: they advise allowing pickles."""
+    """All arrays. NumPy's own messages are left out: they advise allowing pickles."""
     save = "save it again with np.savez(file, name=array, ...)"
     check_regular(path)
     with path.open("rb") as stream:
@@ -249,7 +246,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _check_headers(path: Path, file: np.lib.npyio.NpzFile) -> None:
     """Check all headers before an array is read.
 
-    Raises DataError if a header does not fit the array's bytes, an array holds Python objects, or the file
+    Raises DataError if a header contradicts the array's bytes, an array holds Python objects, or the file
     unpacks to far more than its size.
     """
     total, archive = 0, cast(zipfile.ZipFile, file.zip)

@@ -26,7 +26,7 @@ def check_table(given: Given, columns: Table) -> Table:
     """The columns, classes as int (a table of floats may have 394.0).
 
     Raises:
-        DataError: a class is missing, a mark is not a bool, a score is not a number or out of its range,
+        DataError: a class is missing, a mark is not a bool, a score is not a number or out of range,
             `correct` contradicts the classes or `correct_top5`, or an OOD image's class has no name; names
             the row.
     """
@@ -73,13 +73,13 @@ def _check_range(given: Given, name: str, values: list[Any], low: float, high: f
 
 
 def _has_no_temperature(columns: Table) -> bool:
-    """Whether a calibration table has no fitted T: the columns that depend on T are then NaN."""
+    """Whether T was not fitted: the columns that depend on it are then NaN."""
     first = next(iter(columns.get("temperature", [])), None)
     return not (isinstance(first, int | float) and 0 < first < math.inf)
 
 
 def _classes(given: Given, name: str, columns: Table) -> list[int]:
-    """Whole numbers within the label space, if known; -1 is "none" for an unannotated image of ImageNet-X."""
+    """Whole numbers within the label space, if known; -1 if an image of ImageNet-X is not annotated."""
     space, annotated = given.space, columns.get("annotated")
     expected = "a whole number from 0" if space is None else f"0..{len(space) - 1} ({space.name})"
     found = []

@@ -18,12 +18,11 @@ class Given:
     """A file of predictions and its context.
 
     Attributes:
-        dataset: the data set's name.
-        card: its card, or None.
         space: the classes of the labels; None if unknown.
         columns_of: the classes of the columns of logits: the user's `labels`, else `space`.
         about: for the task's `measure`; its label space is `space`.
         run: `run.json` beside a table of ours, else empty.
+        card: of the data set; None if it has none.
     """
 
     path: Path
@@ -40,11 +39,10 @@ class Described(NamedTuple):
     """The contents of a file of predictions.
 
     Attributes:
-        columns: per image, `id` among them.
+        columns: per image, with `id`.
         label_space: the classes of the labels.
         projection: from the logits' classes to these; None without logits, or if they are the same.
-        ids, id_ids: of all images in the file, of the data set and of the ID set, if `columns` has others;
-            None: those of the columns.
+        ids, id_ids: of all images in the file, of the data set and of the ID set; None: those of `columns`.
     """
 
     columns: dict[str, Any]
@@ -58,7 +56,7 @@ Read = Callable[[Given], Described]
 
 
 def with_file(path: Path, columns: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
-    """Call `measure`; an error about the columns then names the file, and the row of an empty cell."""
+    """Call `measure`; errors about the columns then name the file, and the row of an empty cell."""
     try:
         return measure()
     except ClipjaxError as error:

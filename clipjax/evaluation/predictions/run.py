@@ -3,31 +3,30 @@
     result = evaluate_predictions("imagenet_x", "resnet50.csv")
     clipjax eval shape_bias --predictions decisions.csv
 
-`.parquet`, every task: the per-image table that a run of ours writes (`images.parquet`; a `run.json` beside
-it names model and data set), or a table with the same columns. `label` and `prediction` are class numbers
-from 0, `correct...` bools that agree with them. A column `accepted` lists the right labels of images that
-have several.
+`.parquet`, every task: our per-image table (`images.parquet`; a `run.json` beside it names model and data
+set), or one with the same columns. `label` and `prediction` are class numbers from 0, `correct...` bools that
+agree with them. A column `accepted` lists all right labels of an image.
 
 `.csv`, imagenet_x: `file_name,predicted_class,predicted_probability`, as in facebookresearch/imagenetx.
 
-`.csv`, shape_bias: `subj,session,trial,rt,object_response,category,condition,imagename`, the format of
-rgeirhos/texture-vs-shape and modelvshuman. Required are `object_response`, `category` (the shape) and
-`imagename` (it ends in `<shape><i>-<texture><j>.<ending>`); "na" is no decision.
+`.csv`, shape_bias: `subj,session,trial,rt,object_response,category,condition,imagename`, as in
+rgeirhos/texture-vs-shape and modelvshuman. Required: `object_response` ("na": no decision), `category` (the
+shape), `imagename` (ends in `<shape><i>-<texture><j>.<ending>`).
 
-`.npz`, five tasks. N images, K classes; ids are optional texts, by default the numbers of the rows:
+`.npz`, five tasks. N images, K classes; ids are optional texts, by default the row numbers:
 
     zeroshot     logits [N, K], labels [N], ids
     imagenet_d   logits [N, K], labels [N], ids [N] (file names below the split's folder)
     imagenet_x   logits [N, K], ids [N] (file names), labels
     ood          id_logits [N, K], ood_logits [M, K], id_ids, ood_ids; id_cosines, ood_cosines (for MCM);
                  ood_class [M] (the classes of NINCO)
-    calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images and the
-                 others are measured (without it they are split by their file names). For a shift also
-                 id_logits, id_labels, id_ids, id_calibration of the images that T comes from.
+    calibration  logits [N, K], labels [N], ids; calibration [N], bools: T is fitted on these images, the
+                 others are measured (default: split by file names). For a shift also id_logits, id_labels,
+                 id_ids, id_calibration of the images that T comes from.
 
-Columns of logits are the classes of `labels`, else of the data set's card, else they are numbered.
+Columns of logits are the classes of `labels`, else of the data set's card, else numbered.
 
-Messages count the rows of .parquet and .npz from 0, and the lines of .csv from 1, which is the header.
+Messages count rows of .parquet and .npz from 0, and lines of .csv from 1, the header.
 """
 
 from __future__ import annotations
@@ -75,19 +74,17 @@ def evaluate_predictions(
     resamples: int = RESAMPLES,
     results: str | Path | None = None,
 ) -> Result:
-    """The numbers of a task from a file of predictions; the module's docstring has the formats.
+    """The numbers of a task from a file of predictions (.parquet, .csv or .npz).
 
     Args:
-        task: name of a task.
-        file: .parquet, .csv or .npz.
-        dataset: card of the images (name or file). Its label space defines the labels; its name is part of
-            the rows and of the bootstrap's seed. Default: from `run.json` beside the file, else the task's
-            own data set, else the file's name.
+        dataset: card of the images (name or file). Its label space defines the labels; its name is in the
+            rows and in the bootstrap's seed. Default: from `run.json` beside the file, else the task's own,
+            else the file's name.
         labels: the classes of the columns of logits and, without a card, of the labels.
         annotations, seed, resamples, results: as in `clipjax.evaluate`.
-        model: name of the model in the rows; default: from `run.json`, else the file's name. A file does not
-            show whose outputs it has: with a registered model's id, its facts count as stated, and the name
-            ends in "-unverified", so that the model's published numbers stay its own.
+        model: its name in the rows; default: from `run.json`, else the file's name. A file does not show
+            whose outputs it has: with a registered model's id, its facts count as stated, and the name ends
+            in "-unverified", so that its published numbers stay its own.
 
     Raises:
         UsageError, DataError: one sentence with the file, the row or key, and what to do.
@@ -182,7 +179,7 @@ def _given(
 def _card(
     asked: str | Path | None, recorded: str | None, own: str | None
 ) -> tuple[DatasetCard | None, str | None]:
-    """The data set's card and name. A recorded name may be that of a folder, without a card."""
+    """A recorded name may be a folder's, without a card."""
     if asked is not None:
         card = read_card(asked)
         return card, card.name

@@ -10,7 +10,6 @@ from clipjax.storage.reading import read_csv
 
 
 def read_table(given: Given) -> Described:
-    """A per-image table, checked row by row."""
     columns = read_columns(given.path)
     if "label" in columns and given.space is None:
         raise UsageError(
