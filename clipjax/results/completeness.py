@@ -3,10 +3,10 @@
     is_whole(row)     # neither a part of the data set, nor a random sample
     in_words(row)     # "373 of 1,280 images"; None for all of them
 
-Two fields record this. `part` (`id_part` for the in-distribution images): the data, or the file of
-predictions, had another number of images than the data set's card, or other images. `sample` (`id_sample` in
-the convention): `--limit` drew from the data. Unreadable images are counted apart, in `skipped`. Rows of
-older versions have no `part`; `recovered` counts their per-image table.
+`part` (`id_part` for in-distribution images): the data, or the file of predictions, had other images than the
+data set's card, or another number. `sample` (`id_sample` in the convention): `--limit` drew from the data.
+`skipped` counts unreadable images. Rows of older versions have no `part`; `recovered` counts their per-image
+table.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Row = dict[str, Any]
 
 
 def part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
-    """How many of the data set's images the data had; None for all, or if their number is unknown."""
+    """How many of the data set's images the data had; None for all, or an unknown total."""
     return row.get("part")
 
 
 def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
-    """The same for the in-distribution images."""
+    """The same for in-distribution images."""
     return row.get("id_part")
 
 
@@ -38,7 +38,7 @@ def is_whole(row: Mapping[str, Any]) -> bool:
 
 
 def in_words(row: Mapping[str, Any]) -> str | None:
-    """The images of the row: "373 of 1,280 images"; None for all of them."""
+    """The row's images: "373 of 1,280 images"; None for all."""
     sides = (
         (part_of(row), row["sample"], "images"),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
@@ -47,7 +47,7 @@ def in_words(row: Mapping[str, Any]) -> str | None:
 
 
 def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, images: str = "") -> str:
-    """How many images of how many, in words: "373 of 1,280 images"."""
+    """A part or sample in words: "373 of 1,280 images"."""
     held, of = (sample["limit"], sample["of"]) if sample else (0, 0)
     foreign = 0
     if part:
@@ -58,12 +58,12 @@ def share(part: Mapping[str, int] | None, sample: Mapping[str, int] | None, imag
 
 
 def noted(note: str | None, words: str | None) -> str | None:
-    """The note of a published number beside ours; `words`: the images of ours (None: all)."""
+    """The note beside a published number. `words`: our images (None: all)."""
     return "; ".join(filter(None, (words and f"ours is of {words}", note))) or None
 
 
 def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each data set that is not whole, with its images."""
+    """One line per incomplete data set."""
     found = {(row["dataset"], words): None for row in rows if (words := in_words(row))}
     return [f"{dataset}: {words}" for dataset, words in found]
 
@@ -72,10 +72,10 @@ def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def recovered(rows: list[Row], table: Path) -> list[Row]:
-    """The rows of one run with `part` and `id_part`; for an older version, from its per-image table.
+    """The rows of one run with `part` and `id_part`, for older versions from the per-image table.
 
     Args:
-        table: the run's `images.parquet`. If it is absent or damaged, the rows stay as they are.
+        table: the run's `images.parquet`. If absent or damaged, the rows stay as they are.
     """
     row = rows[0]
     if "part" in row or row["origin"] != "measured" or all(each["value"] is None for each in rows):
@@ -110,7 +110,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """The number of images of the data set and of the ID set in a run's table; None without a table."""
+    """Images of the data set and of the ID set in a run's table; None without a table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -134,6 +134,6 @@ def _part(
     of = None if dataset is None else shipped_count(dataset)
     if sample is not None:
         held, skipped = sample["of"], 0
-    if of is None or held <= of <= held + skipped:  # an old row does not say which side was skipped from
+    if of is None or held <= of <= held + skipped:  # an old row does not record the side of skipped images
         return None
     return {"images": held + skipped if held < of else held, "of": of}

@@ -1,4 +1,4 @@
-"""Text from data (names, notes, paths) made harmless for its destination.
+"""Make text from data (names, notes, paths) harmless for its destination.
 
     terminal(text)   a terminal: control characters and changes of direction are shown, not obeyed
     csv_cell(value)  a spreadsheet: no text is a formula
@@ -6,7 +6,7 @@
     tex_row(cells)   a line of a LaTeX table: no commands
     xml(text)        what an SVG or an HTML page may contain
 
-`clipjax.analysis.report.markup` escapes HTML itself.
+`clipjax.analysis.report.markup` escapes HTML.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _LINES = "\n\t"
 
 
 def terminal(text: str) -> str:
-    """For a terminal, lines kept."""
+    """For a terminal; keeps lines."""
     return visible(text, _LINES)
 
 
 def xml(text: str) -> str:
-    """For an SVG or an HTML page, lines kept; markup is not escaped."""
+    """For an SVG or HTML page; keeps lines, does not escape markup."""
     return visible(text, _LINES)
 
 
@@ -34,9 +34,9 @@ def xml(text: str) -> str:
 
 
 def csv_cell(value: Any) -> Any:
-    """A cell that no spreadsheet reads as a formula: text that begins like one gets a leading `'`.
+    """A cell that no spreadsheet reads as a formula: such text gets a leading `'`.
 
-    Numbers stay as they are, also as text ("-0.0312", or "-0.1; +0.2"). Lines within a cell end with `\\n`.
+    Numbers stay, also as text ("-0.0312", or "-0.1; +0.2"). Lines in a cell end with `\\n`.
     """
     if not isinstance(value, str):
         return value
@@ -61,7 +61,7 @@ _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\](?![(\[:]))")
 
 
 def markdown(text: str) -> str:
-    """A cell of a Markdown table. An interval of numbers keeps its brackets."""
+    """A cell of a Markdown table. Intervals of numbers keep their brackets."""
     line = visible(" ".join(text.split()))
     parts = enumerate(_INTERVAL.split(line))  # odd parts are intervals
     return "".join(part if k % 2 else _unmarked(part) for k, part in parts)
@@ -93,6 +93,6 @@ def tex(text: str) -> str:
 
 
 def tex_row(cells: Sequence[str]) -> str:
-    r"""A line of a LaTeX table. `\\` and the rules before it would take a `[` or `*` for an argument."""
+    r"""A line of a LaTeX table. After `\\` or a rule, LaTeX takes a leading `[` or `*` for an argument."""
     line = " & ".join(map(tex, cells))
     return ("{}" if line.startswith(("[", "*")) else "") + line + r" \\"

@@ -17,12 +17,12 @@ from clipjax.storage.writing import write_flushed
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copy the runs of several result folders into one; returns how many were added.
 
-    On one file system the copies are hard links: a run never changes. (An edit in one folder edits all; the
+    On one file system copies are hard links, since runs never change. (An edit in one folder edits all; the
     digest reveals it.) Every run is read whole first.
 
     Raises:
-        DataError: a folder holds no runs; a run is damaged, copied in part, or exists in both places with
-            different rows.
+        DataError: a folder has no runs; a run is damaged, copied in part, or has different rows in both
+            places.
     """
     target, added = ResultStore(out), 0
     for folder in folders:
@@ -51,7 +51,7 @@ def _copied(run: Path, target: ResultStore) -> bool:
 
 
 def _is_same(here: Path, there: Path) -> bool:
-    """Whether two folders hold the same rows and images. Raises DataError if one is not a whole run."""
+    """Whether two folders have the same rows and images. Raises DataError if one is incomplete."""
     names = [RUN, ROWS, *([IMAGES] if (here / IMAGES).is_file() else [])]
     files = [(folder / name) for name in names for folder in (here, there)]
     if missing := [file for file in files if not file.is_file()]:
@@ -66,7 +66,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _linked(path: Path, link: Path) -> bool:
-    """False for a bucket, and on file systems without hard links."""
+    """False on a bucket, and on file systems without hard links."""
     if isinstance(path, BucketPath):
         return False
     try:

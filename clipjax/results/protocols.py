@@ -2,8 +2,8 @@
 
     nearest(row)   # -> Match("clip_80", "3f0c...", (Departure("templates", "openai_80", "single"),))
 
-configs/protocols.toml lists, for a task and its data sets, what a result row must have. Name and SHA-256 of
-its requirements identify a protocol, so that a result records which version it was compared with.
+configs/protocols.toml lists, per task and data sets, what a result row must have. Its name and the SHA-256 of
+its requirements identify a protocol: a result records the version it was compared with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clipjax.storage.records import read
 
 NONE = "none"  # in a protocol: null in a row
 
-# Words for the fields that protocols ask for.
+# The fields that protocols ask for, in words.
 _WORDS = {
     "convention.prompts": "templates",
     "convention.label_space": "classes",
@@ -51,10 +51,10 @@ class Protocol:
     Attributes:
         name: its key in configs/protocols.toml.
         title, source: what it is, and where it is written.
-        task, datasets: what it applies to; data sets may hold `*`.
-        asks: dotted name of a field of a result row -> the values allowed.
-        kind: of models, "zero_shot" or "classifier"; "" for both.
-        left_open: what the source does not say, and what clipjax does; "" for nothing.
+        task, datasets: what it applies to; data sets may have `*`.
+        asks: dotted name of a result row's field -> allowed values.
+        kind: "zero_shot" or "classifier" models; "" for both.
+        left_open: what the source leaves open, and what clipjax does; "" for nothing.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Protocol:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Over task, data sets, kind and `asks`; title and other words may change."""
+        """Of task, data sets, kind and `asks`; the words may change."""
         whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
         return sha256_json(whole)
 
     def covers(self, row: Row) -> bool:
-        """Whether the row has its task, one of its data sets, and a model of its kind."""
+        """Whether the row has its task, one of its data sets, and its kind of model."""
         return (
             row["task"] == self.task
             and any(fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets)
@@ -83,7 +83,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Departure:
-    """What a result does differently: `aspect`, the protocol's value, and the result's."""
+    """What a result does differently: the protocol's value and ours."""
 
     aspect: str
     published: str
@@ -92,13 +92,13 @@ class Departure:
 
 @dataclass(frozen=True)
 class Match:
-    """A protocol and the departures from it; none if the result follows it."""
+    """A protocol and the departures from it."""
 
     protocol: Protocol
     departures: tuple[Departure, ...]
 
     def field(self) -> dict[str, Any]:
-        """The field `protocol` of a result row."""
+        """The result row's field `protocol`."""
         return {
             "name": self.protocol.name,
             "sha256": self.protocol.sha256,
@@ -124,7 +124,7 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def matches(row: Row) -> list[Match]:
-    """Every protocol that covers a measured row, those with the fewest departures first."""
+    """Every protocol that covers a measured row, fewest departures first."""
     if row["origin"] != "measured":
         return []
     found = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
@@ -132,12 +132,12 @@ def matches(row: Row) -> list[Match]:
 
 
 def nearest(row: Row) -> Match | None:
-    """The protocol that a row follows or comes nearest to; None if none covers it."""
+    """The protocol with the fewest departures; None if none covers the row."""
     return next(iter(matches(row)), None)
 
 
 def with_protocols(rows: Sequence[Row]) -> list[Row]:
-    """The rows with the field `protocol` filled in."""
+    """The rows with `protocol` filled in."""
     found = [nearest(row) for row in rows]
     return [{**row, "protocol": match and match.field()} for row, match in zip(rows, found)]
 
@@ -170,7 +170,7 @@ def _departures(row: Row, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _class_names(row: Row) -> Iterator[Departure]:
-    """Another file's label space may have the name of ours; the digest of the head's classes reveals it."""
+    """The head's digest reveals another file's label space that has the name of ours."""
     head = _field(row, "recipe.head_classes")
     if head and row["model_facts"].get("kind") == "zero_shot" and head not in _known_class_names():
         yield Departure("class names", "those of configs/labels", f"others ({head[:12]})")
@@ -182,7 +182,7 @@ def _known_class_names() -> frozenset[str]:
 
 
 def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
-    """Departures from a registered model's own transform, apart from fields that the protocol asks for."""
+    """Departures from a registered model's own transform, except where the protocol asks."""
     own, pixels = registry().get(row["model"]), _field(row, "recipe.pixels")
     if own is None or not isinstance(pixels, Mapping) or row["model_facts"].get("resized"):
         return
@@ -193,14 +193,14 @@ def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _score(row: Row) -> Any:
-    """The score that ranks images in OOD detection: that of the slice, or the model's own."""
+    """The score that ranks images in OOD detection: the slice's, or else the model's own."""
     if (row["slice"] or "").startswith("score:"):
         return row["slice"].removeprefix("score:")
     return _field(row, f"convention.headline.{row['model_facts'].get('kind')}")
 
 
 def _field(row: Row, dotted: str) -> Any:
-    """A field of a row by its dotted name; None if any part of it is absent."""
+    """A field of a row by dotted name; None if absent."""
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

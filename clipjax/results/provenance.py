@@ -1,4 +1,4 @@
-"""Where a number was computed: versions, devices, revision; and how often XLA compiled."""
+"""Where a number was computed (versions, devices, revision), and how often XLA compiled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 def provenance() -> dict[str, Any]:
-    """Fields of a result row: versions, xla_flags, device and git_revision of this process."""
+    """This process's versions, xla_flags, device and git_revision, as fields of a result row."""
     import jax
 
     device = jax.devices()[0]
@@ -39,7 +39,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The version of Python and of each installed package that may change a number."""
+    """Versions of Python and of installed packages that may change a number."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def git_revision() -> str | None:
-    """The commit of clipjax's checkout, with "+" if tracked files differ; None outside one."""
+    """Commit of clipjax's checkout, with "+" if tracked files differ; None outside one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -66,7 +66,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 class Compiles:
-    """The number of XLA compilations inside a `with count_compiles()` block."""
+    """XLA compilations in a `with count_compiles()` block."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -77,7 +77,7 @@ _open_counters: list[Compiles] = []
 
 @contextlib.contextmanager
 def count_compiles() -> Iterator[Compiles]:
-    """Count the programs that XLA compiles (or fetches from the persistent cache) within the block."""
+    """Count the programs that XLA compiles, or fetches from the persistent cache, in the block."""
     _listen()
     counter = Compiles()
     _open_counters.append(counter)
@@ -89,7 +89,7 @@ def count_compiles() -> Iterator[Compiles]:
 
 @functools.cache
 def _listen() -> None:
-    """Register once: JAX has no public way to remove a listener."""
+    """Cached to register once: JAX has no public way to remove a listener."""
     import jax.monitoring
 
     def on_event(event: str, duration_secs: float, **_: Any) -> None:

@@ -3,9 +3,9 @@
     numbers = read_numbers("testbed", "imagenet-testbed")    # a folder or one of its files; all its models
     ResultStore("results").add(published_rows(numbers))      # clipjax.results.published_rows
 
-configs/reference_sources.toml maps columns of files to our numbers; configs/published_models.toml has facts
-of unregistered models. In a checkout, `python -m clipjax.results.published FOLDER...` updates
-configs/reference_scores.csv: each folder holds the files of one source; other sources' numbers stay.
+configs/reference_sources.toml maps columns to our numbers; configs/published_models.toml has facts of
+unregistered models. In a checkout, `python -m clipjax.results.published FOLDER...` (one folder per source)
+updates configs/reference_scores.csv; numbers of other sources stay.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Number(NamedTuple):
     """A published number, with what a result row needs.
 
     Attributes:
-        n: the images of which it is a proportion; None if unknown, or if it is not a proportion.
+        n: images of a proportion; None if unknown or not a proportion.
         facts: of its model; None for a registered one: the registry has them.
     """
 
@@ -48,14 +48,13 @@ class Number(NamedTuple):
 
 
 def readable_sources() -> list[str]:
-    """The sources whose published tables can be read."""
     return [name for name, source in sources().items() if "columns" in source]
 
 
 def read_published(source: str, path: str | Path) -> list[Score]:
-    """The published numbers to compare with results: those of registered models that our tasks give too.
+    """Published numbers of registered models that our tasks also measure.
 
-    By model, in the registry's order. Arguments and errors: see `read_numbers`.
+    By model, in the registry's order. Arguments and errors as `read_numbers`.
     """
     tables = _tables(source, Path(path).expanduser())
     return [
@@ -67,22 +66,20 @@ def read_published(source: str, path: str | Path) -> list[Score]:
 
 
 def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> list[Number]:
-    """All numbers of a source's tables, by model: registered ones in the registry's order, then the others
-    in the order of the files.
+    """All numbers of a source: registered models in the registry's order, then others in file order.
 
-    A model that is not registered is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`,
+    An unregistered model is called SOURCE:NAME, e.g. `timm:resnet50.a1_in1k@288px`,
     `open_clip:ViT-H-14-quickgelu:dfn5b`, `testbed:resnet50`.
 
     Args:
         source: from `readable_sources`.
         path: one of its files, under its published name, or a folder with some of them.
-        registered: leave out the other models.
+        registered: leave out unregistered models.
 
     Raises:
-        UsageError: there is no such source.
-        DataError: no file of the source is there, or one is damaged: a column is missing, a model is listed
-            twice, a cell is not a number or not a proportion. The message names the file, and the line or
-            model.
+        UsageError: unknown source.
+        DataError: no file of the source exists, a column is missing, a model is listed twice, a cell is not a
+            number or not a proportion. The message names the file, and the line or model.
     """
     tables = _tables(source, Path(path).expanduser())
     models = _registered(source, tables)
@@ -99,7 +96,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    """One published file: its rows by model name."""
+    """A published file: rows by model name."""
 
     def __init__(self, path: Path, name: Sequence[str]) -> None:
         self.path = path
@@ -115,7 +112,7 @@ class _Table:
         self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
 
     def value(self, name: Name, column: str) -> float | None:
-        """The cell's number; None if it is blank: not measured."""
+        """The cell's number; None if blank (not measured)."""
         row = self.rows[name]
         if column not in row:
             raise DataError(f"{self.path}: there is no column {column!r}")
@@ -147,7 +144,7 @@ def _files(source: str) -> list[str]:
 
 
 class _Column(NamedTuple):
-    """A column of a file, and the number that it has; `n` as in `Number`."""
+    """A column of a file and the number it holds; `n` as in `Number`."""
 
     file: str
     title: str
@@ -178,7 +175,7 @@ def _compared(source: str) -> list[_Column]:
 
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
-    """The compared columns of a file, then those that match a pattern of `others`."""
+    """The compared columns of a file, then those that match a pattern in `others`."""
     found = [column for column in _compared(source) if column.file == table.path.name]
     taken = {column.title for column in found}
     for title in table.titles:
@@ -190,7 +187,7 @@ def _all_columns(source: str, table: _Table) -> list[_Column]:
 
 
 class _Model(NamedTuple):
-    """A model of a source; of its names there, the first one listed counts; facts as in `Number`."""
+    """A model of a source. Its first listed name counts; facts as in `Number`."""
 
     id: str
     names: Sequence[Name]
@@ -207,8 +204,8 @@ def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
 def _names(model: Mapping[str, str]) -> list[Name]:
     """The library's names of a registered model; open_clip's other spelling of its architecture comes last.
 
-    Where the weights leave the activation to the name, two listed spellings are two measurements: the
-    registry's has the activation of training. A single listed one is that model.
+    Where the name decides the activation, two listed spellings are two measurements: the registry's has the
+    activation of training. A single listed one is that model.
     """
     arch, tag = model["library_arch"], model["tag"]
     if model["library"] == "timm":
@@ -220,10 +217,10 @@ def _names(model: Mapping[str, str]) -> list[Name]:
 def _unregistered(
     source: str, tables: Mapping[str, _Table], path: Path, registered: Sequence[_Model]
 ) -> list[_Model]:
-    """All other names.
+    """Models under all other names.
 
-    The other spelling of a registered model listed under both has one fact, whose it is: its numbers come
-    from the same weights and would count twice in a trend.
+    The other spelling of a registered model listed under both has one fact, `other_spelling_of`: its numbers
+    come from the same weights and would count twice in a trend.
     """
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
@@ -242,7 +239,7 @@ def _unregistered(
 
 
 def _id(source: str, name: Name) -> str:
-    """Never a registered id (those have no colon). At timm the image size is part of the name."""
+    """Never a registered id: those have no colon. timm's names include the image size."""
     if sources()[source]["name"][-1] == "img_size":
         return f"{source}:{name[0]}@{name[1]}px"
     return ":".join((source, *name))
@@ -255,7 +252,7 @@ def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
 
 
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Facts by the first part of the name, from another file of the source, if it is there."""
+    """Facts by the first part of the name, from another file of the source, if present."""
     record = dict(sources()[source].get("profile", {}))
     if not record or not is_file(folder / record["file"]):
         return {}
@@ -271,7 +268,7 @@ def _sizes(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(source: str, column: _Column, model: _Model, table: _Table) -> Number | None:
-    """None if the table does not list the model, or the cell is blank."""
+    """None if the model is not listed or the cell is blank."""
     found = next((name for name in model.names if name in table.rows), None)
     value = None if found is None else table.value(found, column.title)
     if found is None or value is None:
@@ -295,7 +292,7 @@ def _number(source: str, column: _Column, model: _Model, table: _Table) -> Numbe
 
 
 def as_csv(found: Iterable[Score]) -> str:
-    """Scores in the form of configs/reference_scores.csv."""
+    """In the format of configs/reference_scores.csv."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
@@ -304,10 +301,10 @@ def as_csv(found: Iterable[Score]) -> str:
 
 
 def updated(folders: Sequence[str | Path]) -> list[Score]:
-    """All published numbers, source by source; sources in the folders are read anew.
+    """All published numbers by source; sources in the folders are read anew.
 
     Raises:
-        DataError: a folder holds no source's tables.
+        DataError: a folder has no source's tables.
     """
     new: dict[str, list[Score]] = {}
     order = list(sources())

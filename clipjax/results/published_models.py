@@ -1,4 +1,4 @@
-"""Known facts of published models that are not registered.
+"""Facts of published models that are not registered.
 
     facts("timm", ("resnet50.a1_in1k", "288"))   # {"group": "standard", "train_source": "IN1K", ...}
 
@@ -27,8 +27,8 @@ class Rule:
     Attributes:
         pattern: searched for in the name; None: only `names` count.
         names: whole names of models.
-        facts: what holds of them.
-        unknown: facts that are not established, whatever later rules say.
+        facts: what is true of them.
+        unknown: facts not established, whatever later rules have.
         why: the evidence.
     """
 
@@ -44,7 +44,7 @@ class Rule:
 
 @functools.cache
 def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
-    """The rules of each source, in file order; from configs/published_models.toml or a file of that form.
+    """Each source's rules, in file order, from configs/published_models.toml or another `file`.
 
     Raises:
         DataError: a rule has no `why`, no models, an unknown key or a wrong pattern; the message names it.
@@ -73,9 +73,9 @@ def _pattern(text: Any, where: str) -> re.Pattern[str]:
 
 
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
-    """The facts of a model, by its name as listed; for each fact the first rule that has it counts.
+    """The facts of a model, by its listed name; the first rule with a fact decides it.
 
-    A fact that no rule has, or that this rule calls unknown, is absent.
+    Facts without a rule, or that the deciding rule lists as unknown, are absent.
     """
     found: dict[str, Any] = {}
     whole = " ".join(name)

@@ -1,6 +1,6 @@
 """Published numbers as result rows of origin "published".
 
-Only this file of the room loads JAX: the registry has the facts of registered models.
+Loads JAX: the registry has the facts of registered models.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from clipjax.results.rows import Row
 from clipjax.results.store import SCHEMA_VERSION, model_facts, new_run_id
 from clipjax.storage.digests import sha256_json
 
-METHOD = "clopper_pearson_of_rounded"  # of the count of images nearest to the published value
+METHOD = "clopper_pearson_of_rounded"  # for the image count nearest to the published value
 
 
 def published_rows(numbers: Sequence[Number]) -> list[Row]:
-    """Result rows of one run; what is unknown of a published number is null."""
+    """Result rows of one run; unknown fields are null."""
     unknown = (
         "task_version",
         "aggregates",
@@ -71,7 +71,7 @@ def _fields(score: Score) -> Row:
 
 
 def _intervals(numbers: Sequence[Number]) -> Iterator[dict[str, Any] | None]:
-    """Intervals of the nearest counts: published values are rounded."""
+    """Intervals of the nearest counts, because published values are rounded."""
     n = np.array([number.n or 1 for number in numbers])
     values = np.array([number.score.value for number in numbers])
     limits = clopper_pearson_limits(np.rint(values * n), n)

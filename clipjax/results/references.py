@@ -1,11 +1,11 @@
-"""Published numbers of the registered models, beside ours. Imports no JAX.
+"""Published numbers of registered models, beside ours. Imports no JAX.
 
     lookup("vit_b_32-openai", "zeroshot", "imagenet_val", "top1")   # -> the scores of every source
 
-configs/reference_scores.csv has the numbers; configs/reference_sources.toml says where each source's come
-from and how they were measured. A published number is compared with a result only if model (at its own image
-size), task, data set, slice and metric are the same and the known conventions agree: prompt set, classes and
-the projection of scores to them, ID set, the model whose category lists were used.
+configs/reference_scores.csv has the numbers, configs/reference_sources.toml their origin and how they were
+measured. A result is compared with numbers of the same model (at its own image size), task, data set, slice
+and metric whose known conventions agree: prompt set, classes and the projection of scores to them, ID set,
+the model whose category lists were used.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ class Score:
 
     Attributes:
         model: id of a registered model, or `llava:...` and `tuned:...` for the paper's unregistered ones.
-        task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average several
-            data sets have the task "curation" and no data set.
+        task, dataset, slice, metric: as in result rows. Columns of the paper's Table IV that average data
+            sets have the task "curation" and no data set.
         value: in our units: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
-        convention: what else must agree, as `key=value; key=value` of a result row's convention, "none" for
-            null; None for nothing.
+        convention: what else must agree: `key=value; key=value` of a row's convention, "none" for null.
         note: what else a reader needs.
     """
 
@@ -57,7 +56,7 @@ class Score:
 
     @functools.cached_property
     def pairs(self) -> dict[str, str | None]:
-        """`convention` as in a result row; ValueError if it does not have that form."""
+        """`convention` as in a result row. Raises ValueError if malformed."""
         found: dict[str, str | None] = {}
         for pair in filter(None, (self.convention or "").split("; ")):
             key, equals, value = pair.partition("=")
@@ -82,8 +81,8 @@ def scores() -> tuple[Score, ...]:
     """Every published number, in file order.
 
     Raises:
-        DataError: a line has no number, a malformed convention or an unknown source, or gives a number that
-            another line of its source gives; the message names the line.
+        DataError: a line has no number, a malformed convention, an unknown source, or a number that another
+            line of its source also has; the message names the line.
     """
     path = config_dir() / "reference_scores.csv"
     found: dict[tuple[Any, ...], Score] = {}
@@ -112,20 +111,19 @@ def lookup(
 
     Args:
         part: the slice; None for the whole data set.
-        convention: of the number to compare with, e.g. {"prompts": "openai_80"}; scores of another one are
-            left out. Keys that it lacks are not compared.
+        convention: of our number, e.g. {"prompts": "openai_80"}; scores of another are left out. Absent keys
+            are not compared.
     """
     known = _by_key().get((model, task, dataset, part, metric), ())
     return [score for score in known if score.agrees(convention or {})]
 
 
 def with_references(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `reference` filled in where something is published."""
     return [{**row, "reference": references(row)} for row in rows]
 
 
 def references(row: Row) -> list[dict[str, Any]] | None:
-    """The field `reference` of a result row: published numbers to compare with; None without any."""
+    """A row's field `reference`: published numbers to compare with; None without any."""
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
@@ -134,16 +132,16 @@ def references(row: Row) -> list[dict[str, Any]] | None:
 
 
 def published_model(row: Row) -> str:
-    """The model whose published numbers belong beside a row: that of its facts, unless it is fine-tuned."""
+    """The model whose published numbers belong beside a row: its facts' model, unless it is fine-tuned."""
     facts = row["model_facts"]
     return row["model"] if facts.get("lineage") else facts.get("facts_of") or row["model"]
 
 
 def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:
-    """Each published number with its source, its note, and the difference of `value` from it.
+    """Each published number with source, note, and `value` minus it.
 
     Args:
-        of: the images of `value`, if not the whole data set; the note begins with them.
+        of: the images of `value`, if not the whole data set; the note starts with them.
     """
     return [
         {"value": s.value, "source": s.source, "difference": value - s.value, "note": noted(s.note, of)}

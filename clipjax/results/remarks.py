@@ -1,9 +1,9 @@
-"""Remarks: what a reader noticed but did not refuse. A command prints each kind once, when it ends.
+"""Remarks: what a reader noticed but did not refuse. A command prints each kind once, at its end.
 
     remark("no digests, so that damage cannot be noticed", "results/20260101T...")
     remarks()   # ["1 run: no digests, so that damage cannot be noticed: results/20260101T..."]
 
-Nothing is printed here: users of the library may call `remarks` too.
+Prints nothing itself: library users can call `remarks` too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,12 @@ _heard: dict[tuple[str, str], dict[str, None]] = {}
 
 
 def remark(about: str, subject: str, noun: str = "run") -> None:
-    """Record a remark about a subject, once.
-
-    Args:
-        about: the remark: "no digests, so that damage cannot be noticed".
-        subject: a path or name.
-        noun: the kind of subject.
-    """
+    """Record a remark on a subject (a path or name, of kind `noun`), once."""
     _heard.setdefault((noun, about), {})[subject] = None
 
 
 def remarks() -> list[str]:
-    """A sentence for each kind of remark since the last call: number of subjects, remark, some names."""
+    """One sentence per remark since the last call: number of subjects, remark, some names."""
     said = []
     for (noun, about), subjects in _heard.items():
         more = f" and {len(subjects) - NAMED} more" if len(subjects) > NAMED else ""

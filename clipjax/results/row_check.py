@@ -3,8 +3,8 @@
     fits = compiled(schema)
     fits(value)   # the same as jsonschema.Draft202012Validator(schema).is_valid(value)
 
-It has only the keywords of configs/result_row.schema.json, and checks a store of 100,000 rows while reading.
-jsonschema then explains what is wrong with a row that does not fit.
+It has only the keywords of configs/result_row.schema.json and checks stores of 100,000 rows while reading;
+jsonschema then explains a misfit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def compiled(schema: Mapping[str, Any]) -> Check:
     """The check of a schema.
 
     Raises:
-        ValueError: the schema has a keyword not known here, or a `type` that JSON does not have.
+        ValueError: a keyword unknown here, or a `type` that JSON does not have.
     """
     if unknown := schema.keys() - _SILENT - _KEYWORDS.keys() - {"properties", "additionalProperties"}:
         raise ValueError(f"{min(unknown)!r} is no keyword that clipjax.results.row_check knows")
@@ -36,7 +36,7 @@ def compiled(schema: Mapping[str, Any]) -> Check:
     return functools.reduce(_both, checks) if checks else lambda _: True
 
 
-# Calls and loops, not all(...) and any(...): a generator costs as much as the check itself.
+# Calls and loops instead of all(...) and any(...): a generator costs as much as the check itself.
 
 
 def _both(first: Check, second: Check) -> Check:
@@ -48,7 +48,7 @@ def _either(first: Check, second: Check) -> Check:
 
 
 def _type(names: str | list[str]) -> Check:
-    """By the value's exact type where that decides; jsonschema decides the rest (5.0 as an integer)."""
+    """The exact type decides; otherwise jsonschema does (5.0 as an integer)."""
     wanted = [names] if isinstance(names, str) else names
     if unknown := set(wanted) - _EXACT.keys():
         raise ValueError(f"{min(unknown)!r} is no type that clipjax.results.row_check knows")
@@ -62,7 +62,7 @@ def _const(wanted: Any) -> Check:
 
 
 def _enum(wanted: list[Any]) -> Check:
-    """Equal, with booleans equal only to booleans: 1 is not true."""
+    """Booleans equal only booleans: 1 is not true."""
     return lambda value: any(
         value == one and isinstance(value, bool) == isinstance(one, bool) for one in wanted
     )

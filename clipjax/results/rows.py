@@ -1,7 +1,7 @@
 """Result rows: their schema, and the lines of a run as rows. Imports no JAX.
 
-The schema is configs/result_row.schema.json. Beyond it, an interval's lower limit is not above its upper one,
-and no two rows of a run have the same number.
+Beyond configs/result_row.schema.json, an interval's lower limit is not above its upper one, and no two rows
+of a run are the same number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clipjax.storage.reading import parse_json
 
 Row = dict[str, Any]
 
-# What identifies a number of a run. Recipes differ by precision; imported runs have many models.
+# Identifies a number of a run. Recipes differ by precision; imported runs have many models.
 _NUMBER = ("metric", "slice", "model", "task", "dataset", "recipe_hash")
 
 
@@ -33,11 +33,10 @@ def row_schema() -> dict[str, Any]:
 
 
 def validate_rows(rows: Sequence[Row]) -> None:
-    """Check the rows of a run against the schema.
+    """Check the rows of a run.
 
     Raises:
-        DataError: there are no rows, a row breaks the schema (the message names the field), or two rows are
-            of one number.
+        DataError: no rows, a row breaks the schema (the message names the field), or two rows are one number.
     """
     if not rows:
         raise DataError("a run without rows is not a result")
@@ -48,7 +47,7 @@ def validate_rows(rows: Sequence[Row]) -> None:
 
 
 def row_problem(row: Row, *, whole: bool = True) -> str | None:
-    """The field of a row that breaks the schema, and why; None for a good row.
+    """The field that breaks the schema, and why; None for a good row.
 
     Args:
         whole: False to check only the fields present.
@@ -67,7 +66,7 @@ def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
 
 
 def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
-    """What else is wrong with a row. `seen`, the numbers of the rows before, takes in its own."""
+    """What else is wrong. Adds the row's number to `seen`, the numbers so far."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
         return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
@@ -84,10 +83,10 @@ def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
     Args:
         shared: the fields that the rows share.
         lines: the others, one JSON object per row.
-        path: the file of the lines, for error messages.
+        path: the file of the lines, for messages.
 
     Raises:
-        DataError: a line is not a row, or has the number of an earlier one; the message names the line.
+        DataError: a line is not a row, or repeats an earlier number; the message names the line.
     """
     with _no_collection():
         return list(_joined(shared, lines, path))
@@ -98,7 +97,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         rest = parsed(line, path, f":{number}")
         row = shared | rest
-        # The shared fields are checked only with the first row: a quarter of the time.
+        # The shared fields are checked only with the first row, in a quarter of the time.
         problem = row_problem(rest, whole=False) if rest.keys() == keys else row_problem(row)
         if problem := problem or _beyond_schema(row, seen):
             raise damaged(path, f":{number}", problem)
@@ -108,7 +107,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Rows are trees without cycles; searching for cycles would take a third of the reading time."""
+    """Rows are trees without cycles: looking for cycles would take a third of the reading time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -127,11 +126,11 @@ def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
 
 
 def damaged(path: Path, line: str, problem: str) -> DataError:
-    """The error for a damaged run. It stops every table: a table without the run would mislead."""
+    """The error for a damaged run. It stops every table, which would mislead without the run."""
     return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """The first number of a run, or why there is none."""
+    """A run's first number, or the note of its first row."""
     row = next((row for row in rows if row["value"] is not None), rows[0])
     return f"{row['metric']} {row['note'] if row['value'] is None else format(row['value'], '.4f')}"

@@ -1,4 +1,4 @@
-"""The files of a run of results, and their digests in its `run.json`. Imports no JAX.
+"""The files of a run, and their digests in its `run.json`. Imports no JAX.
 
     "files": {
      "run.json": {"sha256": of run.json itself, with this digest left empty},
@@ -6,8 +6,8 @@
      "images.parquet": {"sha256": ..., "bytes": ..., "rows": ...}
     }
 
-Every reader checks the bytes it read, so that a damaged run is an error, not another number. Runs of older
-versions have no `files`: they stay readable, with a remark.
+Readers check the bytes they read: damage is an error, not another number. Runs of older versions have no
+`files`; they stay readable, with a remark.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARTIAL = f"copied in part, without a whole {IMAGES}; copy that file again from 
 
 
 def described(data: bytes, rows: int) -> dict[str, Any]:
-    """The entry of `run.json` for a file."""
+    """A file's entry in `run.json`."""
     return {"sha256": sha256_bytes(data), "bytes": len(data), "rows": rows}
 
 
@@ -39,7 +39,7 @@ def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) ->
     """The bytes of `run.json`: the shared fields, and the digests of all files, itself included.
 
     Args:
-        files: name -> its entry, from `described`.
+        files: name -> entry, from `described`.
     """
     record = {FILES: {RUN: {"sha256": ""}, **files}, **shared}  # its own digest must come first
     text = json.dumps(record, indent=1, allow_nan=False).encode()
@@ -51,8 +51,8 @@ class RunFiles:
 
     Args:
         folder: of the run.
-        data: the bytes of its `run.json`.
-        record: the same, parsed; `files` is removed from it.
+        data: bytes of its `run.json`.
+        record: parsed `data`; loses its `files`.
 
     Raises:
         DataError: `run.json` was changed after it was written.
@@ -69,7 +69,7 @@ class RunFiles:
 
     @property
     def known(self) -> bool:
-        """Whether there are digests."""
+        """Whether digests are recorded."""
         return self._listed is not None
 
     def has_images(self) -> bool:
@@ -77,10 +77,10 @@ class RunFiles:
         return IMAGES in self._listed if self._listed is not None else (self.folder / IMAGES).is_file()
 
     def check(self, name: str, data: bytes | None) -> None:
-        """Refuse bytes that are not those written; None for an absent file.
+        """Refuse bytes other than those written; None for an absent file.
 
         Raises:
-            DataError: the file is missing, shorter or changed, or the run was written without it.
+            DataError: the file is missing, shorter, changed, or not recorded.
         """
         if self._listed is None:
             return
@@ -94,9 +94,9 @@ class RunFiles:
             raise self._changed(name)
 
     def check_sizes(self) -> None:
-        """Check the sizes of the files without reading them; not on a bucket, where each check is a request.
+        """Check file sizes without reading; not on a bucket, where each check is a request.
 
-        A missing or shorter table of images is only a remark: the rows are whole without it.
+        A missing or shorter per-image table is only a remark: the rows are whole without it.
 
         Raises:
             DataError: the file of rows is missing or shorter.
@@ -124,7 +124,7 @@ class RunFiles:
         )
 
     def _changed(self, name: str) -> DataError:
-        """After `results merge` a run's files are hard links: an edit of one changes all."""
+        """Names other hard links (from `results merge`): editing one changes all."""
         path = self.folder / name
         links = 1 if isinstance(path, BucketPath) else os.stat(path).st_nlink
         also = f", and so are the other {links - 1} hard links to the same file" if links > 1 else ""
@@ -135,7 +135,7 @@ class RunFiles:
 
 
 def _is_sealed(data: bytes, listed: Mapping[str, Any] | None) -> bool:
-    """Whether `run.json` has its own digest, and an entry of the right types for each file."""
+    """Whether `run.json` matches its own digest and has an entry of the right types per file."""
     try:
         assert listed is not None
         digest = listed[RUN]["sha256"]

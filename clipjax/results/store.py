@@ -1,16 +1,15 @@
-"""Results: rows with provenance, and one Parquet row per image. Imports no JAX.
+"""Stored results: rows with provenance, and one Parquet row per image. Imports no JAX.
 
 A run is a folder named by its run id, written once and never changed:
 
-    run.json         the fields that all rows of the run share, and digests of all files (`run_files`)
+    run.json         the fields that all rows share, and digests of all files (`run_files`)
     rows.jsonl       the other fields, one row per line
     images.parquet   one row per image, from which every metric can be recomputed
 
-It is written under another name and then renamed, so it is whole or absent, and simultaneous runs do not
-collide. On a bucket `run.json` comes last and makes it a run. A row joined with its run's shared fields
-follows configs/result_row.schema.json. Its identity is `recipe_hash`: a rerun adds a run, and
-`ResultStore.rows` returns the newest of each recipe. A run dated in the future counts as the oldest
-(`run_order`).
+It is written under another name, then renamed: whole or absent, and simultaneous runs do not collide. On a
+bucket, `run.json` comes last and makes it a run. A row with the shared fields follows
+configs/result_row.schema.json. Its identity is `recipe_hash`: a rerun adds a run, and `ResultStore.rows`
+returns the newest of each recipe.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ from clipjax.storage.buckets import BucketPath, check_folder, place
 from clipjax.storage.writing import draft_folder, write_flushed
 
 SCHEMA_VERSION = 1
-AHEAD = 300  # seconds that the clock of the writing machine may be ahead of ours
+AHEAD = 300  # seconds: the writing machine's clock may be ahead of ours by this much
 FUTURE = "dated in the future (a wrong clock?), and not counted as the newest until that time has come"
 
 
 def new_run_id() -> str:
-    """UTC time to the microsecond and a random suffix: sorts by time, and is unique across processes."""
+    """UTC time to the microsecond and a random suffix: sorts by time, unique across processes."""
     return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
 
 
@@ -60,18 +59,18 @@ def _dated(moment: datetime.datetime) -> str:
 
 
 def run_order(run_id: str) -> tuple[bool, str]:
-    """Sort key of runs, oldest first: by date, with those dated in the future before all others.
+    """Sort key of runs, oldest first; runs dated in the future come first.
 
-    A run dated more than AHEAD seconds from now comes from a machine with a wrong clock. As the newest it
-    would hide every later measurement until that date.
+    A date more than AHEAD seconds from now comes from a wrong clock. As the newest, such a run would hide
+    every later measurement until that date.
     """
-    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # other names are not dates
+    future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may be no date
     return not future, run_id
 
 
 @functools.lru_cache(maxsize=4)
 def _latest(minute: int) -> str:
-    """The last date not in the future. Cached per minute: it is needed for every row."""
+    """The last date not in the future. Cached per minute because every row needs it."""
     return _dated(datetime.datetime.fromtimestamp(60 * minute + 60 + AHEAD, datetime.UTC))
 
 
@@ -79,17 +78,17 @@ class ResultStore:
     """A folder of runs.
 
     Args:
-        root: a directory, or the URL of a folder of a bucket; created by the first `add`.
+        root: a directory, or the URL of a folder of a bucket; the first `add` creates it.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = place(root).expanduser()
 
     def check_root(self, *, exists: bool = False, written: bool = False) -> None:
-        """Raises DataError if the folder is a file or is inside one, or if it does not exist (`exists`) or
-        cannot be written (`written`).
+        """Raises DataError if the folder is a file or inside one, does not exist (`exists`), or cannot be
+        written (`written`).
         """
-        found = self.root.exists()  # of a bucket, also whether we may ask
+        found = self.root.exists()  # on a bucket, this also checks access
         if exists and not found:
             raise DataError(
                 f"{self.root} does not exist; give the folder that `clipjax eval` wrote results to"
@@ -101,7 +100,7 @@ class ResultStore:
         """Write one run; returns its folder.
 
         Args:
-            rows: complete rows with one common `run_id`.
+            rows: complete rows with one `run_id`.
             images: column -> N values (lists, or arrays of one or two axes); None for no table.
 
         Raises:
@@ -126,7 +125,7 @@ class ResultStore:
         return self.create(ids.pop(), write)
 
     def run_ids(self) -> list[str]:
-        """The runs, oldest first (`run_order`); a remark for each that is dated in the future."""
+        """The runs, oldest first (`run_order`). Remarks on each run dated in the future."""
         if not self.root.is_dir():
             return []
         found = sorted((path.parent.name for path in self.root.glob(f"[!.]*/{RUN}")), key=run_order)
@@ -135,10 +134,10 @@ class ResultStore:
         return found
 
     def rows(self, *, every: bool = False) -> list[Row]:
-        """The rows of the newest run of each recipe, or of every run; oldest run first.
+        """Rows of the newest run of each recipe, or of every run; oldest run first.
 
         Raises:
-            DataError: a run is damaged or was written by a newer clipjax; the message names the file.
+            DataError: a run is damaged, copied, or written by a newer clipjax; the message names the file.
         """
         names = self.run_ids()
         runs = [self.run(run_id) for run_id in names]
@@ -149,7 +148,7 @@ class ResultStore:
         return [row for rows in runs for row in rows if newest[row["recipe_hash"]] == row["run_id"]]
 
     def run(self, run_id: str) -> list[Row]:
-        """The rows of one run.
+        """Rows of one run.
 
         Raises:
             DataError: it is damaged, copied in part, or written by a newer clipjax; the message names the
@@ -171,7 +170,7 @@ class ResultStore:
         """The fields that all rows of a run share, from `run.json` alone.
 
         Raises:
-            DataError: as `run`, but the file of rows is only checked for its size.
+            DataError: as `run`, but of the file of rows only the size is checked.
         """
         shared, _ = self._opened(run_id)
         if problem := row_problem(shared, whole=False):
@@ -182,7 +181,7 @@ class ResultStore:
         """Read and check every file of a run.
 
         Raises:
-            DataError: as `run` and `images`; a file that was written is absent.
+            DataError: as `run` and `images`; or a recorded file is absent.
         """
         _, files = self._opened(run_id)
         if not files.known:  # without digests it must at least be readable
@@ -209,7 +208,7 @@ class ResultStore:
         return shared, files
 
     def left_out(self) -> list[str]:
-        """Names of folders here that are not runs, because they have no run.json (hidden ones aside)."""
+        """Names of visible folders that are not runs: they have no run.json."""
         if not self.root.is_dir():
             return []
         folders = (path for path in self.root.glob("[!.]*") if path.is_dir())
@@ -219,7 +218,7 @@ class ResultStore:
         """The per-image table of one run.
 
         Raises:
-            DataError: it has none, or the file is damaged, missing or shorter than written.
+            DataError: the run has no table, or the file is damaged, missing or shorter than written.
         """
         path = self.root / run_id / IMAGES
         _, files = self._opened(run_id)
@@ -234,9 +233,9 @@ class ResultStore:
             raise damaged(path, "", f"not a whole Parquet file: {error}") from None
 
     def create(self, run_id: str, write: Callable[[Path], None]) -> Path:
-        """Fill a folder with `write` out of sight, then make it the run.
+        """Fill a hidden folder with `write`, then make it the run.
 
-        Raises DataError if the run exists or cannot be written; then nothing of it remains.
+        Raises DataError if the run exists or cannot be written; nothing of it remains.
         """
         home = self.root / run_id
         if self.has(run_id):
@@ -251,7 +250,7 @@ class ResultStore:
         return home
 
     def has(self, run_id: str) -> bool:
-        """Whether this run exists (on a disk: anything of its name)."""
+        """Whether the run exists; on a disk, anything of its name."""
         home = self.root / run_id
         return (home / "run.json" if _on_bucket(home) else home).exists()
 
@@ -267,7 +266,7 @@ def _rename(home: Path, write: Callable[[Path], None]) -> None:
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:
-    """The folder's files become objects, `run.json` last; a failed upload is removed."""
+    """`run.json` last; a failed upload is removed."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
         write(Path(folder))
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "run.json"):
@@ -284,7 +283,7 @@ def _take_back(target: Any) -> None:
 
 
 def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
-    """Refuse a copy of a run in another folder: its rows would count twice."""
+    """A copy of a run in another folder would count its rows twice."""
     folders: dict[str, str] = {}
     for name, rows in zip(names, runs):
         if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
@@ -299,8 +298,9 @@ def _read(path: Path) -> bytes:
 
 
 def model_facts(card: ModelCard) -> dict[str, Any]:
-    """The card's facts for result rows; for a resized model with original size and method, for a fine-tuned
-    one with its lineage (of the recipe, the name alone)."""
+    """A card's facts for result rows: with the original size and method if resized, with the lineage (of the
+    recipe only the name) if fine-tuned.
+    """
     resized, lineage = card.resized, dict(card.lineage or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
         lineage["recipe"] = recipe.get("name")
@@ -316,28 +316,25 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def facts_origin(card: ModelCard) -> dict[str, Any]:
-    """`facts_origin` and `facts_of` of a card (`clipjax.checkpoints.identity.facts`); empty if it has no
-    origin.
-    """
+    """`facts_origin` and `facts_of` of a card (`checkpoints.identity.facts`), if it has an origin."""
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}
 
 
 def images_table(columns: Mapping[str, Any]) -> pa.Table:
-    """A per-image table from columns of equal length; an array of two axes becomes a column of lists."""
+    """A per-image table; columns of equal length, arrays of two axes as lists."""
     return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
 
 
 def _values(column: Any) -> Any:
-    """Pyarrow takes neither arrays of two axes nor arrays of Python strings: those become lists."""
+    """Arrays of two axes or of Python strings become lists: pyarrow refuses them."""
     if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
         return column.tolist()
     return column
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, list[Row]]:
-    """The fields that all rows share, written once, and the rows without them."""
     shared = {key: value for key, value in rows[0].items() if all(row[key] == value for row in rows)}
     return shared, [{key: value for key, value in row.items() if key not in shared} for row in rows]
 

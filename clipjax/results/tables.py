@@ -20,8 +20,8 @@ FORMATS = ("csv", "markdown", "latex")
 def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Titles and cells of a short table for a first look.
 
-    Columns for task and prompts appear if the rows differ in them; slices, notes, ... if there are any. "of"
-    has the images of rows that do not cover their whole data set: "373 of 1,280 images".
+    Task and prompts appear if rows differ in them; slice, published, note, ... if any row has one. "of" has
+    the images of an incomplete row: "373 of 1,280 images".
     """
     titles = ["model", "task", "data set", "prompts", "slice", "metric", "value", "interval"]
     titles += ["published", "source", "difference", "n", "of", "precision", "note"]
@@ -52,13 +52,13 @@ def summary_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def model_name(row: Row) -> str:
-    """The model's id; with the image size if that is not its own: `ID@336px`."""
+    """The model's id; `ID@336px` at another than its own image size."""
     facts = row["model_facts"]
     return f"{row['model']}@{facts['image_size']}px" if facts.get("resized") else row["model"]
 
 
 def _beside(row: Row) -> tuple[str, str, str]:
-    """Value, source and difference of published numbers; for a published row, its own source."""
+    """Value, source and difference of published numbers; a published row's own value and source."""
     if row["origin"] == "published":
         return (_number(row["value"]), str(row["convention"].get("source") or ""), "")
     return _published(row, "{:.4g}", "{:+.4f}" if is_whole(row) else "{:+.4f} (of a part)")
@@ -101,7 +101,7 @@ def _interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """Every field, in the schema's order; objects as JSON, interval and reference as columns of their own."""
+    """Every field, in the schema's order; objects as JSON, interval and reference as own columns."""
     names = [name for name in row_schema()["properties"] if name not in ("interval", "reference")]
     parts = ("lo", "hi", "level", "method")
     lines = []
@@ -117,7 +117,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV for people and spreadsheets; cells as in `clipjax.results.escaping.csv_cell`."""
+    """CSV for people and spreadsheets; cells as in `escaping.csv_cell`."""
     text = io.StringIO()
     safe = (map(csv_cell, line) for line in (titles, *lines))
     csv.writer(text, lineterminator="\n").writerows(safe)
