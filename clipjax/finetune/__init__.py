@@ -1,1 +1,1 @@
-"""Fine-tuning: one file per method, over one sharded step that survives the end of its machine."""
+"""Fine-tuning: one file per method, on one sharded, resumable training step."""

@@ -1,9 +1,8 @@
-"""What fine-tuning changed: a base model and its tuned ones on one suite, image by image.
+"""Compare fine-tuned models with their base on one suite, image by image.
 
-Each tuned model is compared with the base on the same images. `clipjax.evaluation.compare` uses McNemar's
-test for accuracies, and otherwise a bootstrap that draws the same images for both. With several seeds, a
-number is their mean and its interval covers all their paired intervals: a loss is reported only if every seed
-lost.
+`clipjax.evaluation.compare` uses McNemar's test for accuracies, otherwise a bootstrap that draws the same
+images for both models. Over several seeds a number is the mean, and its interval spans all seeds' paired
+intervals: a loss is reported only if every seed lost.
 """
 
 from __future__ import annotations
@@ -34,11 +33,9 @@ class Change:
     """One line of the table.
 
     Attributes:
-        metric: which number, and which way is better.
-        dataset: of the images.
-        before: the base's; None if undefined, as `note` explains.
-        after: the tuned models', one per seed.
-        intervals: paired 95 % interval of each seed's difference (None: it has no width).
+        before: the base's number; None if undefined, see `note`.
+        after: the tuned models' numbers, one per seed.
+        intervals: paired 95 % interval of each seed's difference; None where it has no width.
         n: images; None for a failed run.
     """
 
@@ -56,17 +53,16 @@ class Change:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over the seeds (n - 1); None for one seed."""
+        """Over the seeds (n - 1); None for one seed."""
         return statistics.stdev(self.after) if len(self.after) > 1 else None
 
     @property
     def difference(self) -> float | None:
-        """Mean of the tuned models minus the base."""
         return None if self.mean is None or self.before is None else self.mean - self.before
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """From the lowest to the highest limit of the seeds; None if a seed has none."""
+        """The lowest and highest limit over the seeds; None if a seed has no interval."""
         limits = [each for each in self.intervals if each is not None]
         if not limits or len(limits) < len(self.intervals):
             return None
@@ -74,7 +70,7 @@ class Change:
 
     @property
     def verdict(self) -> str | None:
-        """Gained or lost, if the interval excludes zero; None otherwise, or if neither way is better."""
+        """Gained or lost; None if the interval includes zero or neither way is better."""
         if self.interval is None or self.metric.better == "neither":
             return None
         lo, hi = self.interval
@@ -100,13 +96,13 @@ def before_and_after(
         data_root: folder of data sets.
         results: folder for the rows of all runs.
         request: for all runs, except data sets and prompts.
-        announce: receives what the suite leaves out, each run before it starts, and each failure.
+        announce: receives missing data sets, each run before it starts, and failures.
 
-    Returns: the table; empty in all processes but the first.
+    Returns: the table; empty on all processes but the first.
 
     Raises:
-        UsageError: the suite has no metrics, or there is no tuned model.
-        DataError: nothing of the suite is below `data_root`; names what was looked for.
+        UsageError: a suite without metrics, or no tuned model.
+        DataError: nothing of the suite is below `data_root`; names what is missing.
     """
     if not suite.metrics or not tuned:
         raise UsageError(
@@ -130,7 +126,7 @@ _Key = tuple[str, str]
 
 
 def left_out(suite: Suite, data_root: str | Path) -> list[str]:
-    """The data sets of a suite missing below a folder: a line each, with the tasks that lack it."""
+    """A line per data set of the suite missing below a folder, with its tasks."""
     families = {name.partition(":")[0] for name in suite.datasets}
     lines: dict[str, None] = {}
     for planned in _parts(suite, data_root):
@@ -142,7 +138,6 @@ def left_out(suite: Suite, data_root: str | Path) -> list[str]:
 
 
 def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
-    """The plan of each part of a suite, or a DataError if nothing of it is there."""
     found: list[Plan | DataError] = []
     for name in suite.run:
         try:
@@ -153,7 +148,6 @@ def _parts(suite: Suite, data_root: str | Path) -> list[Plan | DataError]:
 
 
 def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
-    """Each run once, without missing parts. Raises DataError if all are missing."""
     found: dict[_Key, Job] = {}
     why: DataError | None = None
     tasks = {metric.task for metric in suite.metrics}
@@ -175,7 +169,7 @@ def _jobs(suite: Suite, data_root: str | Path) -> dict[_Key, Job]:
 
 
 def refuse_leaks(splits: Sequence[Split], suite: Suite, data_root: str | Path) -> None:
-    """Raise DataError if training or validation images are among those that the suite reports on."""
+    """Raise DataError if the suite reports on training or validation images."""
     located = {
         (data.card.name, data.root): data
         for job in _jobs(suite, data_root).values()
@@ -201,7 +195,7 @@ def evaluate_suite(
     request: Request | None = None,
     results: str | Path | None = None,
 ) -> list[Result]:
-    """One model on a suite; arguments and errors as `before_and_after`."""
+    """Evaluate one model on a suite; arguments and errors as `before_and_after`."""
     asked = Request() if request is None else request
     found = _evaluate(model, _jobs(suite, data_root), asked, compute, results, announce).values()
     return [each for each in found if isinstance(each, Result)]
@@ -232,13 +226,13 @@ def _evaluate(
 def _changes(
     key: _Key, results: Sequence[Result | Exception], suite: Suite, folder: Path
 ) -> Iterator[Change]:
-    """The suite's metrics of one task on one data set; `results` are the base's, then each seed's."""
     task, dataset = key
     wanted = [metric for metric in suite.metrics if metric.task == task]
     there = [each for each in results if isinstance(each, Result)]
     if failed := [each for each in results if isinstance(each, Exception)]:
         yield from (Change(each, dataset, None, (), (), None, f"failed: {failed[0]}") for each in wanted)
         return
+    # The base comes first, then one result per seed.
     compared = [_compared(there[0], each, folder) for each in there[1:]]
     for metric in wanted:
         name = metric_name(metric.metric, metric.slice)
@@ -263,7 +257,6 @@ def _compared(base: Result, tuned: Result, folder: Path) -> dict[str, Comparison
 
 
 def _undefined(metric: Metric, results: Sequence[Result]) -> Change:
-    """A number that one of the models lacks, with the others' values."""
     rows = [
         next((r for r in each.rows if (r["metric"], r["slice"]) == (metric.metric, metric.slice)), None)
         for each in results

@@ -1,8 +1,9 @@
 """Contrastive training from scratch, with CLIP's own objective.
 
-Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3. The loss is the symmetric
-cross-entropy over the cosine similarities of all images and captions of the global batch. The inverse of the
-learned temperature never exceeds 100. Details as open_clip 3.3 (`loss.ClipLoss`, `open_clip_train/train.py`).
+Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3; details as open_clip 3.3
+(`loss.ClipLoss`, `open_clip_train/train.py`). The loss is the symmetric cross-entropy over cosine
+similarities of all images and captions of the global batch. The learned inverse temperature never exceeds
+100.
 """
 
 from __future__ import annotations
@@ -55,12 +56,11 @@ class Recipe:
 
     Attributes:
         steps: optimiser steps in total.
-        warmup: steps in which the learning rate rises from 0; it then follows a cosine to 0.
+        warmup: steps in which the learning rate rises from 0, before its cosine to 0.
         batch_size: images in the global batch.
-        learning_rate, weight_decay, clip_norm: AdamW; see
-            `clipjax.finetune.training.optimizer.make_optimizer`.
-        seed: of the initial weights, the data order and the step's keys.
-        precision: of the towers, "parity" or "fast".
+        learning_rate, weight_decay, clip_norm: see `clipjax.finetune.training.optimizer.make_optimizer`.
+        seed: of initial weights, data order and the steps' keys.
+        precision: of the towers.
     """
 
     steps: int
@@ -82,12 +82,12 @@ def contrastive_loss(
     """CLIP's loss of a global batch of pairs.
 
     Args:
-        image_features, text_features: float32 [B, E], of any norm; equal rows are pairs.
-        logit_scale: float32 [], the logarithm of the inverse temperature, as in the params.
-        excluded: bool [B, B], false on the diagonal: where true, image i and text j are left out of each
-            other's softmax; None: nowhere.
+        image_features, text_features: float32 [B, E], of any norm; row i of both is a pair.
+        logit_scale: float32 [], log of the inverse temperature.
+        excluded: bool [B, B], false on the diagonal; true leaves image i and text j out of each other's
+            softmax.
 
-    Returns: the loss [], and the share of images whose own caption is the most similar of the batch.
+    Returns: the loss [], and the share of images most similar to their own caption.
     """
     image, text = unit_norm(image_features), unit_norm(text_features)
     logits = jnp.exp(logit_scale) * jnp.matmul(image, text.T, precision="highest")
@@ -99,7 +99,7 @@ def contrastive_loss(
 
 
 def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platform: str | None) -> Loss:
-    """The loss of a dual encoder's params on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
+    """A dual encoder's loss on a batch {"pixels": uint8 [B,S,S,3], "tokens": int32 [B,L]}."""
     training = Training("batch")
 
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
@@ -119,7 +119,7 @@ def clip_loss(network: Network, mean: Any, std: Any, precision: Precision, platf
 def _cut(
     tower: Any, tokenizer: Callable[[list[str]], np.ndarray], manifest: Manifest, column: str
 ) -> Callable[[list[str]], np.ndarray] | None:
-    """The tokenizer, cut after the last id of the data that the text tower reads: no feature changes."""
+    """The tokenizer, cut after the last id in the data that the tower reads: features stay equal."""
     captions = manifest.columns.get(column, [])
     texts = [text for item in captions for text in ([item] if isinstance(item, str) else item)]
     if not texts:
@@ -153,19 +153,17 @@ def train(
     """Train a dual encoder from scratch on images and captions.
 
     Args:
-        manifest: the data, with captions in the column `captions`.
-        pixels, mean, std: how an image becomes the model's input.
-        tokenizer: texts -> int32 [N, context length]; batches are cut after the last id that the text tower
-            reads of any.
-        checkpoints: folder to resume from, and to save to every `every` steps; None: no checkpoints.
-        mesh, rules: devices (default: all), and the placement of parameters.
-        description, progress: of the bar on stderr.
+        captions: the manifest's column of captions.
+        tokenizer: texts -> int32 [N, context length]; cut after the last id of the data that the tower reads.
+        checkpoints: folder to resume from and save to; None: no checkpoints.
+        every: steps between checkpoints.
+        mesh: default: all devices.
 
     Returns: float32 params, in the structure of `network.abstract_params()`.
 
     Raises:
-        UsageError: the batch does not divide over the devices, or is larger than the data set.
-        DataError: an unreadable image, a manifest without captions, unfit checkpoints, a loss that is not
+        UsageError: the batch does not divide over the devices, or exceeds the data set.
+        DataError: an unreadable image, a manifest without captions, unfit checkpoints, or a loss that is not
             finite.
         Interrupted: a request to stop; the same call continues.
     """

@@ -1,4 +1,4 @@
-"""The record of what decides a fine-tuned model, compared by resume points, finished runs and cards."""
+"""What decides a fine-tuned model: resume points, finished runs and cards compare it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from clipjax.progress import progress_bar
 
 
 def identity(setup: Setup) -> dict[str, Any]:
-    """Plain JSON; runs of equal identity give equal models (on equal devices, to the bit).
+    """Plain JSON; runs of equal identity give equal models (bit-equal on equal devices).
 
-    Contents identify files: digests for images, shots, prompts and weights; classes for a label space. The
-    first call reads all training images (`Manifest.digest`), with a bar.
+    Files are identified by content: digests of images, shots, prompts and weights; a label space by its
+    classes.
+    The first call reads all training images (`Manifest.digest`), with a bar.
     """
     base, recipe = setup.model.card, setup.recipe.to_dict()
     for label in ("name", "title", "seeds", "shots", "select", "learning_rates"):

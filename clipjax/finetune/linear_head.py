@@ -1,8 +1,8 @@
-"""The linear head over the training classes: its start and its accuracy.
+"""The linear head over the training classes, for linear probes and cross-entropy.
 
-Linear probes and cross-entropy share it. A CLIP's head reads unit-norm features. It starts as the zero-shot
-classifier, with the scale in the kernel and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's
-head reads features as they are. It starts as its own head, or with zeros for other classes.
+A CLIP's head reads unit-norm features and starts as the zero-shot classifier, with the scale in the kernel
+and zero bias (wise-ft, `src/models/zeroshot.py`). A classifier's head reads features as they are and starts
+as its own head, or with zeros for other classes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INITS = ("auto", "zeroshot", "zeros")
 def initial_head(setup: Setup) -> Params:
     """{"kernel" [D,K], "bias" [K]}, float32, by the option "init".
 
-    "auto" is a CLIP's zero-shot classifier, or a classifier's own head if it has the training classes; else
+    "auto": a CLIP's zero-shot classifier, or a classifier's own head if it has the training classes; else
     zeros.
 
     Raises:
@@ -58,7 +58,7 @@ def initial_head(setup: Setup) -> Params:
 
 
 def zeroshot_params(head: Head) -> Params:
-    """A zero-shot head as a trainable one: the scale in the kernel, and a bias."""
+    """A zero-shot head as a trainable one, the scale in the kernel."""
     kernel = np.float32(head.scale) * np.asarray(head.kernel)
     bias = np.zeros(kernel.shape[1], np.float32) if head.bias is None else np.asarray(head.bias)
     return {"kernel": kernel, "bias": bias}
@@ -73,10 +73,10 @@ def has_classes(model: Model, labels: LabelSpace) -> bool:
 
 
 def head_accuracy(head: Params, features: np.ndarray, split: Split, *, normalize: bool) -> float:
-    """Accuracy on a split of a head {"kernel", "bias"}.
+    """Accuracy of a head {"kernel", "bias"} on a split.
 
     Args:
-        features: float32 [N,D], the split's, in its order.
+        features: float32 [N,D], in the split's order.
         normalize: whether the head reads them at unit norm.
     """
     kernel, bias = (jnp.asarray(head[name], jnp.float32) for name in ("kernel", "bias"))

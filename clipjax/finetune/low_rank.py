@@ -26,7 +26,7 @@ from clipjax.storage.writing import write_safetensors
 
 Targets = Literal["attention", "mlp", "both"]
 
-# Leaves of the blocks, the same in every transformer family (gate: EVA's SwiGLU); pooling is excluded.
+# Block leaves have these names in every transformer family (gate: EVA's SwiGLU); pooling is excluded.
 _PATTERNS = {"attention": r"attn/(q|k|v|out)/kernel", "mlp": r"mlp/(gate|c_fc|c_proj)/kernel"}
 _FORMAT = "clipjax low-rank"
 
@@ -37,7 +37,6 @@ def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: 
     Args:
         params: the base model's, or its abstract tree.
         towers: "vision", "text" or both.
-        targets: which branches of a block.
         name: of the model, for the message.
 
     Raises:
@@ -59,7 +58,7 @@ def target_paths(params: Params, towers: Sequence[str], targets: Targets, name: 
 
 
 def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:
-    """Fresh factors, float32: a drawn from the seed, b zero.
+    """Initial factors, float32: a random, b zero.
 
     Raises:
         UsageError: a rank below 1, or above a matrix's own.
@@ -80,7 +79,7 @@ def init(params: Params, paths: Sequence[str], rank: int, seed: int) -> Params:
 
 
 def merged(params: Params, factors: Params, scaling: float) -> Params:
-    """The params with kernel + scaling * a @ b for each kernel with factors; float32, HIGHEST precision.
+    """Params with kernel + scaling * a @ b for each kernel with factors; float32, HIGHEST precision.
 
     With b zero, no number changes.
     """
@@ -102,7 +101,7 @@ def load(path: str | Path, params: Params) -> tuple[Params, float]:
     """Read factors and scaling from `save`, for these params.
 
     Raises:
-        DataError: no such file, another kind of file, or factors of another model.
+        DataError: a missing file, another kind of file, or factors of another model.
     """
     try:
         with safetensors.safe_open(path, "numpy") as file:

@@ -1,8 +1,8 @@
-"""The contract of a fine-tuning method: pretrained model and data to problem, its solution to a model.
+"""The contract of a fine-tuning method: a module of `clipjax.finetune.methods` with a `METHOD` record.
 
-A method is a module of `clipjax.finetune.methods` with a `METHOD` record. `prepare` states the problem:
-params, which are trained, the loss, the batches. `clipjax.finetune.training.solve.train` solves any problem
-(sharded, resumable, logged). `Problem.finish` turns the trained params into an ordinary `Model`.
+`prepare` states the problem: params, which are trained, the loss, the batches.
+`clipjax.finetune.training.solve.train` solves any problem (sharded, resumable, logged). `Problem.finish`
+turns the trained params into a `Model`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from clipjax.storage.store import Store
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how a run is computed; numbers depend on it only through rounding.
+    """Where and how a run is computed; changes numbers only by rounding.
 
     Attributes:
         mesh: the devices of all processes.
         rules: placement of trained params and moments, DP or FSDP.
-        folder: this run's, for resume points and logs; None: neither.
+        folder: for resume points and logs; None: neither.
         every: steps between resume points.
         store: embeddings, for methods that read only features.
-        workers: decoding processes; 0: threads; "auto": the fastest decoding here.
-        progress: bars on stderr.
+        workers: decoding processes; 0: threads; "auto": the fastest here.
     """
 
     mesh: Mesh
@@ -61,13 +60,9 @@ class Setup:
     """A method's input.
 
     Attributes:
-        model: the pretrained model.
-        train: the training images, cut to any shots; their classes are the task's.
-        validation: what a search may see, if anything.
-        recipe: how to train.
-        seed: the recipe's seed of this run.
+        train: images, already cut to `shots`; their classes are the task's.
+        validation: the only images that a search may see.
         options: the method's, after the recipe's changes.
-        shots: the list that cut `train`, if any.
     """
 
     model: Model
@@ -80,14 +75,13 @@ class Setup:
     shots: Shots | None = None
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a model with an adapter, which the trained model would lose."""
+        """Raise UsageError for a model with an adapter, which training would lose."""
         if self.model.adapter is not None:
             base = self.model.card.id if self.model.base is None else self.model.base.id
             raise UsageError(f"{self.model.card.id} is {base} with an adapter: fine-tune {base} itself")
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
         return self.recipe.steps_of(len(self.train))
 
 
@@ -96,9 +90,8 @@ class Outcome:
     """The result of a run.
 
     Attributes:
-        model: the fine-tuned model.
-        chosen: choices of searches and what they saw: {"alpha": 1.2, "validation_accuracy": 0.71}.
-        beside: files to put beside the model, by name, each as a function that writes it to a path.
+        chosen: results of searches: {"alpha": 1.2, "validation_accuracy": 0.71}.
+        beside: files to put beside the model: name -> function that writes it to a path.
     """
 
     model: Model
@@ -112,16 +105,15 @@ class Problem:
 
     Attributes:
         params: all leaves that the loss reads, float32.
-        trained: whether the leaf at a path is.
-        loss: see `clipjax.finetune.training.step.Loss`.
-        batches: a fresh iterator of this process's batches, from the first: dicts of numpy arrays, including
-            "row" int32 [b] (rows of the training split).
+        trained: whether the leaf at a path is trained.
+        batches: makes a fresh iterator over this process's batches: dicts of numpy arrays, including "row"
+            int32
+            [b] (rows of the training split).
         steps: of the optimiser; 0: nothing is trained.
-        finish: all params, the trained ones on the host -> the outcome.
-        accuracy: all params and a validation split -> accuracy, to choose an epoch or learning rate. None:
-            the method cannot.
+        finish: all params, with trained ones on the host -> the outcome.
+        accuracy: on a validation split, to choose an epoch or learning rate; None: unsupported.
         constrain: brings trained params back into bounds after a step.
-        contrastive: the examples of a batch see each other, so it cannot be accumulated.
+        contrastive: the loss compares examples of a batch, so batches cannot be accumulated.
         compiler_options: for the whole training step.
     """
 
@@ -139,13 +131,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Outline:
-    """A problem's shapes, which `--dry-run` counts without weights or images.
+    """A problem's shapes as `jax.ShapeDtypeStruct`, which `--dry-run` counts without weights or images.
 
     Attributes:
-        params: all leaves that the loss reads, as `jax.ShapeDtypeStruct`.
-        trained: whether the leaf at a path is.
+        params, trained: as in `Problem`.
         loss: None if nothing is trained.
-        batch: what the loss reads of one image, as `jax.ShapeDtypeStruct` without the batch axis.
+        batch: what the loss reads of one image, without the batch axis.
     """
 
     params: Params
@@ -160,12 +151,10 @@ class Method:
 
     Attributes:
         name: what users type.
-        title: its name in tables and figures.
-        paper: its source.
-        options: its own, with defaults; a recipe may set only these.
-        prepare: states the problem.
-        outline: its shapes, for a setup whose model has abstract params.
-        searches: whether, with these options, it chooses something on a validation split.
+        title: for tables and figures.
+        options: with defaults; a recipe may set only these.
+        outline: for a setup whose model has abstract params.
+        searches: whether these options need a validation split.
     """
 
     name: str
@@ -177,7 +166,7 @@ class Method:
     searches: Callable[[Mapping[str, Any]], bool] = lambda options: False
 
     def options_of(self, recipe: Recipe) -> dict[str, Any]:
-        """The options after the recipe's changes. Raises DataError for an unknown name or wrong type."""
+        """The options with the recipe's changes. Raises DataError for an unknown name or wrong type."""
         for name, value in recipe.options.items():
             if name not in self.options:
                 known = ", ".join(self.options) or "none"
@@ -192,7 +181,7 @@ class Method:
 
 @functools.cache
 def all_methods() -> dict[str, Method]:
-    """Every method by name."""
+    """Every method by name. Raises DataError if two share a name."""
     found: dict[str, Method] = {}
     for module in pkgutil.iter_modules(methods.__path__):
         record = getattr(importlib.import_module(f"{methods.__name__}.{module.name}"), "METHOD", None)
@@ -212,18 +201,17 @@ def find_method(name: str) -> Method:
 
 
 def abstract(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    """A shape without an array."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def image_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """One image's part of `image_batches`, without captions."""
+    """One image of `image_batches`, without captions."""
     side = setup.model.card.preprocess.image_size
     return {"pixels": abstract(side, side, 3, dtype=jnp.uint8), "label": abstract(dtype=jnp.int32)}
 
 
 def feature_batch(setup: Setup) -> dict[str, jax.ShapeDtypeStruct]:
-    """One image's part of `feature_batches`."""
+    """One image of `feature_batches`."""
     width = setup.model.card.arch.vision.embed_dim
     return {"features": abstract(width), "label": abstract(dtype=jnp.int32)}
 

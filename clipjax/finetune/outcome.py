@@ -19,12 +19,11 @@ from clipjax.heads.adapters.base import Adapter, parts_of
 def tuned(
     setup: Setup, params: Params, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """A model like the base, with other weights (FLYP, LoRA merged).
+    """The base with other weights (FLYP, LoRA merged).
 
     Args:
         params: the whole tree, float32, on the host.
-        chosen: see `Outcome`.
-        name: the id of the model's card; default: the base's and the method's.
+        name: the card's id; default: the base's and the method's.
     """
     base = _base(setup)
     card, origin = _child(base.card, setup, chosen, name), Origin(base.origin.layout)
@@ -39,8 +38,9 @@ def classifier(
 
     Args:
         params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm features,
-            a classifier's as they are.
-        chosen, name: as in `tuned`.
+            a
+            classifier's as they are.
+        name: as in `tuned`.
     """
     base = setup.model
     card = _child(classifier_card(base.card, setup.train.label_space), setup, chosen, name)
@@ -48,7 +48,7 @@ def classifier(
 
 
 def classifier_card(base: Card, labels: LabelSpace) -> Card:
-    """The card of the base's image tower with a linear head over `labels`; it has no weights yet."""
+    """The card of the base's image tower with a linear head over `labels`, still without weights."""
     card = dataclasses.replace(
         base.without_weights(),
         arch=dataclasses.replace(base.arch, text=None, logit_bias=False, num_classes=len(labels)),
@@ -63,18 +63,14 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
 def adapted(
     setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The unchanged base with an adapter (CoOp, Tip-Adapter); its embeddings are the base's.
-
-    Args:
-        chosen, name: as in `tuned`.
-    """
+    """The unchanged base, and its embeddings, with an adapter (CoOp, Tip-Adapter); `name` as in `tuned`."""
     base = _base(setup)
     card = _child(base.card, setup, chosen, name)
     return Outcome(base.with_adapter(parts_of(adapter), card), chosen or {})
 
 
 def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
-    """Add the choices of a later search to the outcome and its card."""
+    """Add a later search's choices to the outcome and its card."""
     model = outcome.model
     known = dict(model.card.lineage or {})
     already = known.get("chosen", {})
@@ -86,11 +82,11 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """How a model was made: plain JSON for its card.
+    """How a model was made, as plain JSON for its card.
 
-    It holds the `identity`, the whole recipe, the choices, and (base_lineage) how clipjax made the base, if
-    it did. base_sha256 is of the weights at the start; None if they were not a file. `train.digest` covers
-    ids, contents and labels of the training images.
+    Contains the `identity`, the whole recipe, the choices, and base_lineage if clipjax made the base.
+    base_sha256 is of the initial weights; None if not from a file. `train.digest` covers ids, contents and
+    labels.
     """
     found = {
         **identity(setup),
@@ -103,8 +99,8 @@ def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _base(setup: Setup) -> Model:
-    """The base; its card gets the digest of the tokenizer files that training found."""
     model = setup.model
+    # The card records the digest of the tokenizer files used in training.
     reads_text = model.card.kind == "zero_shot" and model.card.tokenizer is not None
     return model.with_tokenizer() if reads_text else model
 

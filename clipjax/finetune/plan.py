@@ -29,15 +29,15 @@ class Plan:
 
     Attributes:
         recipe, method, model: names.
-        images, classes, steps, batch_size: of the run.
         epochs: what the steps amount to.
-        params, trained: numbers in total, and those that gradients move; without BatchNorm's running
-            statistics.
+        params, trained: how many numbers, in total and moved by gradients; BatchNorm's running statistics are
+            not
+            counted.
         devices: that share the run.
-        memory: bytes per device for "params", "gradients", "optimizer" and "activations" (as this platform's
-            compiler plans them; None if not asked).
+        memory: bytes per device for "params", "gradients", "optimizer" and "activations" (from this
+            platform's
+            compiler; None if not compiled).
         rates: learning rate by step, including the first, the peak and the last.
-        augmentation: of training images.
     """
 
     recipe: str
@@ -59,7 +59,7 @@ class Plan:
 def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
     """A model without weights: its card, and params as `jax.ShapeDtypeStruct`.
 
-    A registered id needs no download. Anything else is loaded with `loading`, and its weights dropped.
+    A registered id needs no download. Other names are loaded with `loading`, and the weights dropped.
     """
     card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
@@ -67,14 +67,14 @@ def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model
 
 
 def plan(setup: Setup, *, compile_step: bool = True) -> Plan:
-    """What a run would take.
+    """What a run would cost.
 
     Args:
         setup: with an abstract model.
-        compile_step: compile the gradient of one step (seconds to a minute) to find its activations.
+        compile_step: compile one step's gradient (seconds to a minute) to measure its activations.
 
     Raises:
-        UsageError, DataError: as the run itself, before it trains, about recipe, model and data.
+        UsageError, DataError: as the run itself before training, about recipe, model and data.
     """
     outline = find_method(setup.recipe.method).outline(setup)
     recipe, steps = setup.recipe, setup.steps if outline.loss is not None else 0
@@ -125,16 +125,14 @@ def _memory(
 
 
 def _local(tree: Any, shardings: Any) -> int:
-    """Bytes of a tree's part on one device."""
-
-    def size(leaf: Any, sharding: Any) -> int:
+    def size(leaf: Any, sharding: Any) -> int:  # bytes on one device
         return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
 
     return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
 
 
 def _activations(outline: Outline, setup: Setup) -> int:
-    """Temporary memory of the gradient of one part of a batch, as compiled for this platform."""
+    """Bytes of temporary memory for the gradient of one part of a batch."""
     mesh, loss = setup.settings.mesh, outline.loss
     assert loss is not None
     parts = split(outline.params, outline.trained, update_statistics=False)

@@ -1,7 +1,7 @@
-"""Recipes, from configs/finetune/*.toml or a user's file.
+"""Fine-tuning recipes, from configs/finetune/*.toml or a user's file.
 
-A recipe decides a fine-tuned model, beside the pretrained one and the data. Unknown keys, values of the wrong
-type and options that the method lacks are refused, with file and key.
+A recipe, the pretrained model and the data decide the fine-tuned model. Unknown keys, wrong types and options
+that the method lacks are refused, with file and key.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ class Recipe:
         batch_size: images in the global batch.
         augmentation: of training images; None: the model's own preprocessing.
         prompts: the prompt set of zero-shot heads and captions.
-        batch_norm: training statistics of BatchNorm: of the global "batch" (running ones are updated), of
-            each device's part ("per_device", as the references' DataParallel), or "frozen".
+        batch_norm: training statistics: of the global "batch" (updates the running ones), of each device's
+            part
+            ("per_device", as the references' DataParallel), or "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
         accumulate: parts of a batch, computed one after the other.
-        remat: recompute forward activations in the backward pass instead of keeping them.
+        remat: recompute activations in the backward pass, to save memory.
         shots: training images per class; None: all.
         seeds: one run each.
-        select: chosen by validation accuracy: "epoch", "learning_rate"; the method may choose more (alpha,
+        select: chosen by validation accuracy: "epoch", "learning_rate"; a method may choose more (alpha,
             beta).
         learning_rates: the candidates for `select`.
     """
@@ -68,11 +69,9 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def steps_of(self, images: int) -> int:
-        """Optimiser steps on this many training images.
+        """Optimiser steps on this many training images: at least 1, except with 0 epochs or 0 steps.
 
-            100 images, batch_size 32, 2 epochs: 2 * 100 // 32 = 6
-
-        At least 1, except with 0 epochs.
+        100 images, batch_size 32, 2 epochs: 2 * 100 // 32 = 6
         """
         if self.steps is not None:
             return self.steps
@@ -80,27 +79,26 @@ class Recipe:
         return max(1, self.epochs * images // self.batch_size) if self.epochs else 0
 
     def rate(self, images: int) -> Any:
-        """The learning rate as an optax schedule, step -> rate."""
+        """An optax schedule, step -> learning rate."""
         return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready record with every value, defaults included, for the model's card."""
+        """Every value, defaults included, JSON-ready for the model's card."""
         return dataclasses.asdict(self)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the weights: all but name, title and the list of seeds."""
+        """SHA-256 of what decides the weights: all but name, title and seeds."""
         record = self.to_dict()
         return sha256_json({key: record[key] for key in record if key not in ("name", "title", "seeds")})
 
 
 def recipe_names() -> list[str]:
-    """The recipes shipped in configs/finetune."""
     return sorted(path.stem for path in (config_dir() / "finetune").glob("*.toml"))
 
 
 def default_recipe(method: str) -> str:
-    """The method's own ImageNet recipe, as in its reference. Raises UsageError if there is none."""
+    """The method's ImageNet recipe, as in its reference. Raises UsageError if none ships."""
     for name in recipe_names():
         if name.endswith("_imagenet") and load_recipe(name).method == method:
             return name
@@ -111,8 +109,9 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, or from a file (a name ending in .toml).
 
     Args:
-        overrides: "key=value" each, the value in TOML, dots for tables ("optimizer.learning_rate=1e-5").
-            Either of steps and epochs replaces the other.
+        overrides: "key=value" each: the value in TOML, dots for tables ("optimizer.learning_rate=1e-5").
+            Setting
+            steps removes epochs, and the reverse.
 
     Raises:
         UsageError: no such recipe or file, or invalid overrides.
@@ -168,7 +167,6 @@ def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _check_numbers(recipe: Recipe, where: str) -> None:
-    """Refuse what no optimiser can use: numbers below 0, decay rates of 1 or more, learning rates of 0."""
     for table, numbers in (("optimizer", recipe.optimizer), ("schedule", recipe.schedule)):
         for key, value in dataclasses.asdict(numbers).items():
             if isinstance(value, int | float) and value < 0:

@@ -1,12 +1,12 @@
-"""One fine-tuning run per seed: data, method, training, model, all in one folder.
+"""Fine-tune a model, one run per seed.
 
-    OUT/seed1/shots.json       the training images, if there are shots
+    OUT/seed1/shots.json       the training images of a few-shot run
     OUT/seed1/train/...        resume points and logs (metrics.csv, TensorBoard)
     OUT/seed1/model/           the fine-tuned model, for `clipjax.load_model`
     OUT/seed1/...              other files of the method (lora.safetensors)
-    OUT/seed1/run.json         what it was made of, written last
+    OUT/seed1/run.json         what decided the model; written last
 
-A finished seed is not trained again; an interrupted one continues from its resume point.
+The same call skips a finished seed and resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -57,10 +57,8 @@ class Data:
     """The data sets for training and validation.
 
     Attributes:
-        train: training images.
-        validation: images to choose by; None: `hold_out` images per class of `train`, if any.
-        hold_out: see above; drawn once for all seeds.
-        shots: a file of shots; None: the recipe's, drawn with each seed.
+        validation: images to choose by; None: `hold_out` images per class of `train`, the same for all seeds.
+        shots: a file of shots; None: the recipe's number, drawn with each seed.
         limit: train on a random sample of this many images.
     """
 
@@ -73,7 +71,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished seed: its model, its folder, and whether it was finished before."""
+    """A finished seed; `resumed`: an earlier call had finished it."""
 
     seed: int
     folder: Path
@@ -94,15 +92,12 @@ def finetune(
     """Fine-tune a model by a recipe, once per seed.
 
     Args:
-        out: folder for everything, or its URL on a bucket; replaces `settings.folder` for each seed.
-        name: of the models, "-seedN" added; default: after the base and the method.
-        announce: receives a line as each seed begins.
-
-    Returns: a run per seed, in the recipe's order.
+        out: folder for everything, or its URL on a bucket; replaces `settings.folder`.
+        name: of the models, before "-seedN"; default: the base's and the method's.
+        announce: receives a line per seed.
 
     Raises:
-        UsageError, DataError: one sentence with the name, file or key, and the remedy; before training where
-            possible.
+        UsageError, DataError: names the option, file or key, and the remedy; before training where possible.
         Interrupted: the machine was taken away; the same call continues.
     """
     method = find_method(recipe.method)
@@ -140,11 +135,7 @@ def finetune(
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Refuse a folder that another run writes to, until the context or the process ends.
-
-    The lock is on the folder itself (for a bucket: its working copy), so nothing is left of it. A disk
-    without locks lets all pass.
-    """
+    """Refuse a folder that another run writes to, until the context or the process ends."""
     here = working_copy(folder)
     with contextlib.ExitStack() as held:
 
@@ -153,12 +144,13 @@ def _alone(folder: Path) -> Iterator[None]:
             descriptor = os.open(here, os.O_RDONLY)
             held.callback(os.close, descriptor)
             try:
+                # On the folder itself: no lock file remains.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UsageError(
                     f"another run writes to {folder} at this moment: wait for it, or name another --out"
                 ) from None
-            except OSError:
+            except OSError:  # a disk without locks lets every run pass
                 pass
 
         first_writes(claim, str(folder))
@@ -166,7 +158,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def check(recipe: Recipe, data: Data) -> None:
-    """Raise what a recipe alone can tell before data is read: unknown options, nothing to choose by."""
+    """Refuse what needs no data to see: unknown options (DataError), nothing to choose by (UsageError)."""
     method = find_method(recipe.method)
     searches = method.searches(method.options_of(recipe))
     if (searches or recipe.select) and data.validation is None and not data.hold_out:
@@ -175,7 +167,7 @@ def check(recipe: Recipe, data: Data) -> None:
 
 
 def solve(setup: Setup, method: Method) -> Outcome:
-    """Train once; or, if the recipe selects the learning rate, once per rate, keeping the best model."""
+    """Train once, or once per candidate learning rate, keeping the best model."""
     if "learning_rate" not in setup.recipe.select:
         problem = _prepared(setup, method)
         return _finish(problem, train(problem, setup))
@@ -208,7 +200,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
 
 
 def _prepared(setup: Setup, method: Method) -> Problem:
-    """The problem; only after its refusals is the list of shots written beside the run."""
+    # First: a run that `prepare` refuses leaves no list of shots behind it.
     problem = method.prepare(setup)
     folder = setup.settings.folder
     if setup.shots is not None and folder is not None and jax.process_index() == 0:
@@ -231,11 +223,11 @@ def _with_rate(setup: Setup, rate: float) -> Setup:
 
 
 def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
-    """All training images, and those to choose by.
+    """All training images, and the validation split if any.
 
     Raises:
-        UsageError: either data set is one for reported results.
-        DataError: no labels, a class without images, other classes, or shared images.
+        UsageError: either data set is for reported results.
+        DataError: no labels, a class without images, different classes, or shared images.
     """
     whole = train_split(data.train)
     if data.validation is not None:
@@ -246,12 +238,11 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 
 
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
-    """The first seed's setup, made without training.
+    """The first seed's setup, without training.
 
-    Of the images it reads, for their hashes, only shots; with a validation set also that and the training
-    set.
+    It reads and hashes images only to draw shots, or to compare a validation set with the training set.
 
-    Raises: as `finetune`, before it trains.
+    Raises: as `finetune` before training.
     """
     check(recipe, data)
     whole, held_out = splits(data)
@@ -261,7 +252,6 @@ def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings)
 
 
 def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[TrainSplit, Shots | None]:
-    """The images of this seed: the user's shots, the recipe's, a sample, or all."""
     split = whole if data.limit is None else whole.sample(data.limit, seed)
     if data.shots is not None:
         shots = read_shots(data.shots)
@@ -273,7 +263,6 @@ def _cut(whole: TrainSplit, data: Data, recipe: Recipe, seed: int) -> tuple[Trai
 
 
 def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
-    """Raise DataError if a trained run left a list here that was changed or differs."""
     file = folder / SHOTS
     if not file.is_file() or not ((folder / RECORD).is_file() or (folder / "train").is_dir()):
         return
@@ -288,7 +277,6 @@ def _refuse_other_shots(shots: Shots | None, folder: Path) -> None:
 
 
 def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
-    """The model of a finished seed, if any; DataError if another recipe, base or list of shots made it."""
     if not (folder / RECORD).is_file():
         return None
     try:
@@ -310,14 +298,12 @@ def _finished(folder: Path, asked: dict[str, Any]) -> Model | None:
 
 
 def _asked(setup: Setup) -> dict[str, Any]:
-    """What makes two runs the same: their identity and their candidates."""
     recipe = setup.recipe
     choices = {"select": list(recipe.select), "learning_rates": list(recipe.learning_rates)}
     return {**identity(setup), **choices}
 
 
 def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | None) -> Model:
-    """Write on the first process, read back on all: the model evaluated is the one on disk."""
     card = outcome.model.card
     model = outcome.model.with_card(dataclasses.replace(card, id=f"{name or card.id}-seed{asked['seed']}"))
 
@@ -329,6 +315,7 @@ def _save(outcome: Outcome, folder: Path, asked: dict[str, Any], name: str | Non
         write_bytes(folder / RECORD, text.encode())
 
     first_writes(write, str(folder))
+    # Every process evaluates the model that is on disk.
     model = load_model(folder / "model")
     first_writes(functools.partial(forget, folder), str(folder))
     return model

@@ -24,13 +24,13 @@ class Choice(NamedTuple):
 
 
 def validation_split(split: Split | None, what: str) -> ValidationSplit:
-    """The split, if it is one to choose by.
+    """The split, if it is for validation.
 
     Args:
         what: what is chosen, for the message: "alpha and beta".
 
     Raises:
-        UsageError: there is none, or it is a test or training split.
+        UsageError: None, or a test or training split.
     """
     if isinstance(split, ValidationSplit):
         return split

@@ -1,8 +1,7 @@
 """Suites of fine-tuning: the runs behind a table of the study.
 
-A file of configs/before_after names collections or tasks (`run`) and the `[[metrics]]` of a before/after
-table. A file of configs/finetune_runs lists fine-tuning runs (`[[runs]]`: recipe and model). A user's file
-may do both.
+Files of configs/before_after have collections or tasks (`run`) and a table's `[[metrics]]`; files of
+configs/finetune_runs have fine-tuning runs (`[[runs]]`: recipe and model). A user's file may have both.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a before/after table: its row, and which way is better."""
-
     task: str
     metric: str
     title: str
@@ -35,8 +32,6 @@ class Metric:
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tuning run of a suite: a recipe's name and a model's id."""
-
     recipe: str
     model: str
 
@@ -49,7 +44,6 @@ class Suite:
         run: tasks or collections, on all their data sets below one folder.
         datasets: only these; empty: all.
         metrics: of the table, in order.
-        runs: fine-tuning runs.
     """
 
     name: str
@@ -60,13 +54,13 @@ class Suite:
     runs: tuple[Job, ...] = ()
 
     def shown(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Those of a run's rows that are in the table."""
+        """The rows of a run that the table shows."""
         wanted = {(each.task, each.metric, each.slice) for each in self.metrics}
         return [row for row in rows if (row["task"], row["metric"], row["slice"]) in wanted]
 
 
 def load_suite(name: str | Path) -> Suite:
-    """A suite by name, or from a file that ends in .toml.
+    """A suite by name, or from a .toml file.
 
     Raises:
         UsageError: an unknown name.

@@ -1,10 +1,10 @@
 """WiSE-FT: weights between the pretrained and the fine-tuned model.
 
-theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned, for every leaf: tower, head, logit scale,
+theta(alpha) = (1 - alpha) theta_zeroshot + alpha theta_finetuned for every leaf: tower, head, logit scale,
 BatchNorm's statistics.
 
-Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`); not its variant weighted by
-Fisher information.
+Source: Wortsman et al. 2022 (arXiv 2109.01903), wise-ft (`src/wise_ft.py`), without its Fisher-weighted
+variant.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ def zero_shot_classifier(
     store: Store | None = None,
     progress: bool = False,
 ) -> Model:
-    """A zero-shot model as a classifier: the start of cross-entropy, and its endpoint at alpha 0.
+    """A zero-shot model as a classifier: the start of cross-entropy, and WiSE-FT's endpoint at alpha 0.
 
     Args:
-        precision, store, progress: for the prompts' embeddings, see `clipjax.heads.build.zeroshot_head`.
+        precision, store, progress: see `clipjax.heads.build.zeroshot_head`.
 
-    Returns: the base's image tower, and its zero-shot head with the scale in the kernel. Its logits equal the
-    zero-shot head's to the last bit.
+    Returns: the base's image tower and zero-shot head, with the scale in the kernel; logits stay bit-equal.
 
     Raises:
         UsageError: the base is already a classifier.
@@ -64,15 +63,14 @@ def zero_shot_classifier(
 
 
 def interpolate(base: Model, tuned: Model, alpha: float) -> Model:
-    """The model of weights (1 - alpha) base + alpha tuned; its card's lineage records the mixture.
+    """The model with weights (1 - alpha) base + alpha tuned; its card's lineage records the mixture.
 
     Args:
-        base: the pretrained model; if `tuned` is a classifier made from a CLIP, its `zero_shot_classifier`.
-        tuned: fine-tuned from it.
+        base: the pretrained model; its `zero_shot_classifier` if `tuned` is a classifier made from a CLIP.
         alpha: from 0 to 1; 0 and 1 return the endpoint's own arrays.
 
     Raises:
-        UsageError: an alpha outside 0..1, or models that do not belong together.
+        UsageError: alpha outside 0..1, or models that do not belong together.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha is {alpha:g}: give a number from 0 (the base) to 1 (the fine-tuned model)")
@@ -104,11 +102,11 @@ def choose_alpha(
     Args:
         split: a `ValidationSplit`; any other is refused.
         prompts: for zero-shot heads; classifiers need none.
-        compute: a pixel store in it keeps the images' pixels between alphas.
+        compute: its pixel store, if any, keeps pixels between alphas.
 
     Raises:
-        UsageError: no validation split, no prompts for zero-shot models, classifiers of other classes than
-            the split's, or as `interpolate`.
+        UsageError: no validation split, no prompts for zero-shot models, a classifier of other classes, or as
+            `interpolate`.
         DataError: an unreadable image.
     """
 
@@ -137,7 +135,6 @@ def _head(model: Model, labels: LabelSpace, prompts: PromptSet | None, precision
 
 
 def _card(end: Card, base: Card, tuned: Card, alpha: float) -> Card:
-    """The endpoint's card, named and described as a mixture."""
     how = f"WiSE-FT, alpha {alpha:g}"
     lineage = {"method": "wise_ft", **_weights_of(base), "alpha": alpha, "tuned": tuned.lineage}
     facts = {**tuned.facts, "fine_tune": f"{tuned.facts.get('fine_tune', tuned.id)}, {how}"}
@@ -153,13 +150,12 @@ def _weights_of(card: Card) -> dict[str, Any]:
 
 
 def _between(base: Any, tuned: Any, alpha: float) -> np.ndarray:
-    """Keep unmoved numbers to the bit: the sum of two rounded products might differ."""
     x, y = np.asarray(base), np.asarray(tuned)
+    # Equal numbers stay bit-equal: their two rounded products may not add up to them.
     return np.where(x == y, x, np.float32(1 - alpha) * x + np.float32(alpha) * y)
 
 
 def _check_pair(base: Model, tuned: Model) -> None:
-    """Raise UsageError if the two cannot be interpolated, with the reason."""
     one, other = base.card, tuned.card
     pair = f"{one.id} and {other.id} cannot be interpolated"
     if adapted := [model.card.id for model in (base, tuned) if model.adapter is not None]:

@@ -1,1 +1,1 @@
-"""Training data: splits as types, few-shot lists, batches."""
+"""Training data: splits, few-shot lists, batches."""

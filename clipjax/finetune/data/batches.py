@@ -18,7 +18,7 @@ from clipjax.errors import UsageError
 from clipjax.finetune.data.splits import Split
 from clipjax.finetune.method import Setup
 
-# Batches of features prepared ahead: finding their order takes longer than the step of a small head.
+# Prepare batches of features ahead: finding their order takes longer than the step of a small head.
 _BATCHES_AHEAD = 2
 
 
@@ -29,7 +29,8 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
         captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.
 
     Returns: {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with captions, "tokens"
-        int32 [b,L]; b is the recipe's batch over the number of processes.
+        int32
+        [b,L]; b is the recipe's batch over the number of processes.
 
     Raises:
         UsageError: a batch that does not divide over the processes.
@@ -50,15 +51,12 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """The batches of `image_batches`, in the same order, with features for pixels.
+    """The batches of `image_batches` in the same order, with features for pixels; errors alike.
 
     Args:
         features: float32 [N,D] of the training split, as from `split_features`.
 
     Returns: {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
-
-    Raises:
-        UsageError: a batch that does not divide over the processes.
     """
     size, labels = _process_batch(setup), setup.train.labels
     order = training_order(
@@ -81,10 +79,11 @@ def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
 def view_batches(setup: Setup, view: int) -> Batches:
     """One pass over the training split in manifest order: random view `view` of every image.
 
-    Every process reads all images, in batches of the recipe's full size. Without augmentation, all views are
-    the model's own preprocessing.
+    Every process reads all images, in the recipe's full batches. Without augmentation, views are the model's
+    own
+    preprocessing.
 
-    Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; padding in the last batch has row -1.
+    Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; row is -1 for padding in the last batch.
     """
     return batches(
         setup.train.manifest,
@@ -98,12 +97,10 @@ def view_batches(setup: Setup, view: int) -> Batches:
 
 
 def split_features(setup: Setup, split: Split) -> np.ndarray:
-    """Features float32 [N,D] of a split, in manifest order, with the model's own preprocessing.
+    """Features float32 [N,D] of a split in manifest order, with the model's preprocessing; kept in the
+    settings' store.
 
-    A zero-shot model's have unit norm. A store in the settings keeps them.
-
-    Raises:
-        DataError: an unreadable image.
+    A zero-shot model's have unit norm. Raises DataError for an unreadable image.
     """
     how = setup.settings
     compute = Compute(store=how.store, workers=how.workers, progress=how.progress)
@@ -122,7 +119,7 @@ def _process_batch(setup: Setup) -> int:
 
 
 def _decoding(setup: Setup, images: int) -> dict[str, Any]:
-    """Loader options for decoding this many training images; no batch depends on them."""
+    """Loader options to decode this many images; they change no batch."""
     settings = setup.settings
     if settings.workers != AUTO:
         return {"workers": settings.workers}

@@ -1,9 +1,10 @@
-"""Few-shot training sets as files: the images, the seed that drew them, and a hash of everything.
+"""Few-shot training sets as files: image ids, the seed that drew them, and a hash of everything.
 
-Every compared method reads the same list. The images of a class are ranked by the hash of (seed, id), as in
+All compared methods read the same list. A class's images are ranked by the hash of (seed, id), as in
 `Manifest.sample`: 4 shots are among the 16, and no library's generator matters. `hold_out` takes the other
-end of its own seed's ranking. Draw the list from what it leaves: then methods with and without a search can
-train on the same images.
+end
+of its own seed's ranking. Draw shots from what it leaves, so that methods with and without a search train on
+the same images.
 """
 
 from __future__ import annotations
@@ -35,7 +36,6 @@ class Shots:
         dataset: its name.
         drawn_from: `Manifest.order_digest` of the images drawn from.
         content: SHA-256 over ids, bytes and class ids of the drawn images.
-        seed, per_class: of the draw.
         ids: in manifest order.
     """
 
@@ -54,10 +54,10 @@ class Shots:
         return {"version": VERSION, **dataclasses.asdict(self), "ids": list(self.ids)}
 
     def of(self, split: TrainSplit) -> TrainSplit:
-        """The images of the list, in its order.
+        """The listed images, in the list's order.
 
         Args:
-            split: the whole training split, or what a hold-out left of it.
+            split: the whole training split, or what a hold-out left.
 
         Raises:
             DataError: another data set, missing images, or changed contents.
@@ -107,8 +107,8 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
     """Draw `per_class` images of each class.
 
     Raises:
-        UsageError: fewer than one.
-        DataError: a class has fewer; names it and the count.
+        UsageError: `per_class` below 1.
+        DataError: a class has too few; names it and the count.
     """
     if per_class < 1:
         raise UsageError(f"the shots must be at least 1 image a class, not {per_class}")
@@ -121,10 +121,10 @@ def draw_shots(split: TrainSplit, per_class: int, seed: int) -> Shots:
 
 
 def hold_out(split: TrainSplit, per_class: int, seed: int) -> tuple[TrainSplit, ValidationSplit]:
-    """Take `per_class` images of each class out of the training data; return the rest, and these.
+    """Split off `per_class` images of each class for validation; returns (rest, held out).
 
     Raises:
-        UsageError: fewer than one.
+        UsageError: `per_class` below 1.
         DataError: a class would be left without images; names it and the count.
     """
     if per_class < 1:
@@ -144,7 +144,6 @@ def _content(split: Split) -> str:
 
 
 def _ranking(split: Split, seed: int) -> list[np.ndarray]:
-    """The rows of each class, by the hash of (seed, id)."""
     rank = [hashlib.sha256(f"{seed}\n{name}".encode()).digest() for name in split.manifest.ids]
     rows: list[list[int]] = [[] for _ in split.label_space.ids]
     for row in sorted(range(len(split)), key=rank.__getitem__):

@@ -1,8 +1,8 @@
 """Splits as types: training, validation and test images cannot be confused.
 
 A search (alpha, beta, learning rate, epoch) takes only a `ValidationSplit`: the published Tip-Adapter numbers
-were chosen on the test set, and nobody could see it (docs/finetuning.md). A data set's card states its
-purpose (`split`); content digests reveal shared images.
+were chosen on the test set unnoticed (docs/finetuning.md). A card states its data set's purpose (`split`);
+content digests reveal shared images.
 """
 
 from __future__ import annotations
@@ -19,18 +19,13 @@ from clipjax.data.labels import LabelSpace
 from clipjax.data.manifest import Manifest
 from clipjax.errors import DataError, UsageError, counted
 
-# The share of test images that may be in the training data: published sets contain a few such copies.
+# The share of test images allowed in the training data: published sets contain a few such copies.
 COPIES = 0.001
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images.
-
-    Attributes:
-        name: of the data set.
-        labels: int32 [N], indices into `label_space`.
-    """
+    """Labelled images; `labels` int32 [N] index `label_space`, `name` is the data set's."""
 
     name: str
     manifest: Manifest
@@ -47,7 +42,7 @@ class Split:
         return dataclasses.replace(self, manifest=manifest, labels=self.labels[rows])
 
     def sample(self, limit: int, seed: int = 0) -> Self:
-        """A random sample as `Manifest.sample` draws it, regardless of class; all if there are no more."""
+        """A random sample by `Manifest.sample`, regardless of class; all images if `limit` is larger."""
         manifest = self.manifest.sample(limit, seed)
         row = {name: i for i, name in enumerate(self.manifest.ids)}
         labels = self.labels[[row[name] for name in manifest.ids]]
@@ -59,11 +54,11 @@ class TrainSplit(Split):
 
 
 class ValidationSplit(Split):
-    """Images to choose by; never those of a reported result."""
+    """Images to choose by, never to report on."""
 
 
 class TestSplit(Split):
-    """Images of reported results: no search takes them."""
+    """Images of reported results; no search accepts them."""
 
     __test__ = False  # not a test class of pytest
 
@@ -72,7 +67,8 @@ def train_split(dataset: Dataset) -> TrainSplit:
     """A data set to train on.
 
     Raises:
-        UsageError: its card is not for training (a plain folder, card "folder", may be), or changes pixels.
+        UsageError: a card for another purpose (the card "folder" of plain folders may train) or that changes
+            pixels.
         DataError: no labels, or a class without images.
     """
     _for_development(dataset, ("train",), "training data")
@@ -85,13 +81,10 @@ def train_split(dataset: Dataset) -> TrainSplit:
 
 
 def validation_split_of(dataset: Dataset, train: TrainSplit | None = None) -> ValidationSplit:
-    """A data set to choose by.
-
-    Args:
-        train: if given, its classes are required.
+    """A data set to choose by, with the classes of `train` if given.
 
     Raises:
-        UsageError: its card is not for training or validation (a plain folder may be), or changes pixels.
+        UsageError: a card not for training or validation (plain folders may be) or that changes pixels.
         DataError: no labels, or other classes.
     """
     _for_development(dataset, ("train", "validation"), "a validation split")
@@ -121,17 +114,16 @@ def class_counts(split: Split) -> np.ndarray:
 
 
 def refuse_overlap(split: Split, test: Manifest | Split) -> list[str]:
-    """Refuse a split that shares images (the same bytes, under any name) with another.
+    """Refuse a split that shares images (equal bytes, under any name) with another.
 
     Args:
-        split: a validation split, which may share none, or a training split, which may share `COPIES` of the
-            test images.
-        test: the reported images (or, for a validation split, the training split).
+        split: for validation (may share none) or training (may share `COPIES` of the test images).
+        test: the reported images; for a validation split also the training split.
 
     Returns: ids, in `test`, of the allowed copies.
 
     Raises:
-        DataError: it shares more; names an image.
+        DataError: too many shared images; names one.
     """
     manifest, kind = (test, "test") if isinstance(test, Manifest) else (test.manifest, _kind(test))
     digests = set(split.manifest.opener.content_digests())

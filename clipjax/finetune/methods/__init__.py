@@ -1,1 +1,1 @@
-"""The fine-tuning methods, one per file, found by scanning."""
+"""The fine-tuning methods, one file each, found by scanning."""

@@ -1,9 +1,9 @@
 """CoOp, context optimisation: only the words around the class name are learned.
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. Logits are
-exp(logit_scale) * cosine of image and class prompt; the loss is the cross-entropy over all classes. Each step
-encodes the prompts of all classes. BatchNorm of the frozen image tower is in eval mode, as in the reference.
-Without augmentation, image features are computed once, and a step encodes only texts.
+exp(logit_scale) * cosine of image and class prompt; the loss is the cross-entropy over all classes, whose
+prompts each step encodes. BatchNorm of the frozen image tower is in eval mode, as in the reference. Without
+augmentation, image features are computed once.
 
 Options:
     n_ctx: the number of vectors if `init` is empty, drawn from N(0, 0.02^2) with the run's seed.
@@ -81,7 +81,6 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """CoOp's shapes."""
     cached = setup.recipe.augmentation is None
     params = {**_read(setup), "context": abstract(*_shape(setup))}
     batch = feature_batch(setup) if cached else image_batch(setup)
@@ -89,7 +88,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def _read(setup: Setup) -> Params:
-    """The model's leaves that the loss reads; the image tower only if a step encodes images."""
+    """The leaves that the loss reads; the image tower only if steps encode images."""
     tower = () if setup.recipe.augmentation is None else ("vision",)
     return {name: setup.model.params[name] for name in (*tower, "text", "logit_scale")}
 
@@ -126,7 +125,7 @@ def first_context(setup: Setup) -> np.ndarray:
 def coop_loss(setup: Setup, size: int) -> Loss:
     """The loss of {"context", "text", "logit_scale"} on {"features" float32 [B,E], "label" int32 [B]}.
 
-    With an augmentation, params have "vision" and batches "pixels" uint8 [B,S,S,3] for features.
+    With augmentation, params have "vision", and batches "pixels" uint8 [B,S,S,3] for features.
 
     Args:
         size: vectors of the context.

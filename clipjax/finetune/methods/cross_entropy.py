@@ -1,9 +1,9 @@
 """Cross-entropy end to end: the image tower and a linear head.
 
-Source: wise-ft (`src/models/finetune.py`, `modeling.py`). The head starts as the zero-shot classifier, with
-the logit scale in its kernel, and reads unit-norm features; the text tower is dropped. A classifier's head
-reads features as they are. Of FT-CLIP (arXiv 2212.06138) only label smoothing is an option here, not
-layer-wise learning rates or averaged weights.
+Source: wise-ft (`src/models/finetune.py`, `modeling.py`). The text tower is dropped; for the head see
+`clipjax.finetune.linear_head`. Of FT-CLIP (arXiv 2212.06138) only label smoothing is an option, not
+layer-wise
+learning rates or averaged weights.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def end_to_end(setup: Setup, head: Params) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """The method's shapes."""
     params = {"vision": setup.model.params["vision"], "head": abstract_head(setup)}
     return Outline(params, lambda path: True, image_loss(setup), image_batch(setup))
 

@@ -1,10 +1,11 @@
 """FLYP, fine-tune like you pretrain: CLIP's loss on images and captions made from their classes.
 
 Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. Both towers
-and the logit scale are trained. An image's caption is one of the recipe's prompts with its class name,
-redrawn for each use. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine over all pairs of
-the global batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head
-from the tuned text tower evaluates the result.
+and the logit scale are trained. A caption is one of the recipe's prompts with the image's class name, redrawn
+for each use. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine over all pairs of the
+global
+batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head from the
+tuned text tower evaluates the result.
 
 Differences: captions are drawn during training (the reference shuffles a file with a row per image and
 template; epochs have equally many steps). SigLIP's logit_bias is neither trained nor decayed: it shifts all
@@ -69,7 +70,6 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """FLYP's shapes, with captions of the training classes' greatest length."""
     fixed = {"logit_bias", *(["logit_scale"] if setup.options["freeze_logit_scale"] else [])}
     length = class_captions(setup).shape[-1]
     batch = {**image_batch(setup), "tokens": abstract(length, dtype=jnp.int32)}
@@ -77,7 +77,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def flyp_loss(setup: Setup) -> Loss:
-    """The loss of a dual encoder on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
+    """A dual encoder's loss on {"pixels" uint8 [B,S,S,3], "tokens" int32 [B,L], "label" int32 [B]}."""
     network, recipe, preprocess = setup.model.network, setup.recipe, setup.model.card.preprocess
     mesh = setup.settings.mesh
     training, platform = Training(recipe.batch_norm, mesh.size, recipe.remat), platform_of(mesh)
@@ -103,13 +103,12 @@ def collisions(labels: Array) -> Array:
 
         labels 0, 1, 0: true at (0, 2) and (2, 0)
 
-    The text of another image of i's class fits image i as well as its own: it is neither a negative nor a
-    second positive. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over
-    i of
+    The text of another image of i's class fits image i as well as its own: neither a negative nor a second
+    positive. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
 
         (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
 
-    with both sums over j = i and the j of other classes than i's.
+    with both sums over j = i and the j of other classes.
     """
     return (labels[:, None] == labels[None, :]) & ~jnp.eye(labels.shape[0], dtype=bool)
 
@@ -120,10 +119,11 @@ def class_captions(setup: Setup) -> np.ndarray:
 
 
 def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndarray:
-    """Token ids of the prompts of each class, int32 [K, T, L].
+    """Token ids of each class's prompts, int32 [K, T, L].
 
-    L ends after the last id that the text tower reads of any prompt, which changes no feature. Towers that
-    read the whole context (SigLIP, CoCa) get it.
+    L ends after the last id of any prompt that the text tower reads, which changes no feature. Towers that
+    read
+    the whole context (SigLIP, CoCa) get it.
 
     Raises:
         DataError: classes with different numbers of prompts.
@@ -146,10 +146,7 @@ def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndar
 
 
 def accuracy(setup: Setup, model: Model, split: Split) -> float:
-    """A model's accuracy on a split.
-
-    A zero-shot model uses the recipe's prompts and its own text tower, a classifier its own head.
-    """
+    """Accuracy on a split: zero-shot with the recipe's prompts, or a classifier's with its own head."""
     precision = setup.recipe.precision
     if model.card.kind == "zero_shot":
         prompts = load_prompts(setup.recipe.prompts)

@@ -1,8 +1,7 @@
 """Linear probe: a linear head on frozen features.
 
-Source: wise-ft (`src/models/finetune.py` with --freeze-encoder). Features are computed once, unaugmented.
-Only the head is trained, from the zero-shot classifier, with the optimiser and schedule of end-to-end
-training.
+Source: wise-ft (`src/models/finetune.py` with --freeze-encoder). Features are computed once, unaugmented. The
+head starts as the zero-shot classifier, with the optimiser and schedule of end-to-end training.
 """
 
 from __future__ import annotations
@@ -65,7 +64,6 @@ def probe(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """The method's shapes."""
     loss = head_loss(embeds_at_unit_norm(setup.model.card), setup.options["label_smoothing"])
     return Outline({"head": abstract_head(setup)}, lambda path: True, loss, feature_batch(setup))
 

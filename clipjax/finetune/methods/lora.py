@@ -1,11 +1,10 @@
 """LoRA: low-rank updates of the towers' attention and MLP matrices; the rest stays fixed.
 
-Source: Hu et al. 2022 (arXiv 2106.09685). For each matrix W [in, out] of a block, factors A [in, rank] and B
-[rank, out] are trained; W + (alpha / rank) * A B replaces W. The result is an ordinary merged model; the
-factors are kept beside it (lora.safetensors in the run's folder).
+Source: Hu et al. 2022 (arXiv 2106.09685); see `clipjax.finetune.low_rank`. The result is an ordinary merged
+model, with the factors beside it (lora.safetensors in the run's folder).
 
-The towers run on merged matrices, so their layers need no change. This saves the moments' memory, but no
-time. Biases, norms, embeddings, projections, pooling heads and the logit scale are not trained; BatchNorm
+Towers run on merged matrices, so their layers need no change: this saves the moments' memory, but no time.
+Biases, norms, embeddings, projections, pooling heads and the logit scale are not trained; BatchNorm
 statistics are frozen whatever the recipe says.
 """
 
@@ -63,8 +62,8 @@ def prepare(setup: Setup) -> Problem:
     """LoRA's problem.
 
     Raises:
-        UsageError: an unknown option, a tower without transformer blocks (named), a classifier of other
-            classes, or an objective unfit for the model or towers.
+        UsageError: an unknown option, a rank out of range, a tower without transformer blocks (named), a
+            classifier of other classes, or an objective unfit for the model or towers.
         DataError: unusable prompts.
     """
     model, options = setup.model, setup.options
@@ -92,7 +91,6 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """LoRA's shapes."""
     model, options, objective = setup.model, setup.options, _objective(setup)
     paths = _paths(setup, objective)
     factors = jax.eval_shape(partial(low_rank.init, model.params, paths, options["rank"], setup.seed))
@@ -141,8 +139,6 @@ def _one_of(option: str, given: Any, known: tuple[str, ...]) -> None:
 
 
 def _on_merged(base: Loss, scaling: float) -> Loss:
-    """Apply a loss of plain params to params with factors beside them."""
-
     def loss(params: Params, batch: dict[str, Array], key: Array) -> tuple[Array, Aux]:
         return base(_merged(params, scaling), batch, key)
 
@@ -171,7 +167,7 @@ def _head(setup: Setup) -> Params:
 
 
 def _tuned(setup: Setup, scaling: float, params: Params) -> Outcome:
-    """The base model with the factors merged in; a zero-shot model's head only served training."""
+    # Without "head": a zero-shot model's only served training.
     base = {name: params.get(name, branch) for name, branch in setup.model.params.items()}
     return outcome.tuned(setup, jax.device_get(low_rank.merged(base, params["lora"], scaling)))
 

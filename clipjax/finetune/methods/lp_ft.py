@@ -1,8 +1,8 @@
 """LP-FT: a linear probe, then end to end from its head.
 
-Source: Kumar et al. 2022 (arXiv 2202.10054): starting from a head that fits the frozen features distorts them
-less. Both phases follow the recipe. The probe has its own epochs, learning rate and warm-up, and sees
-unaugmented images. It is trained to its end; only the second phase chooses.
+Source: Kumar et al. 2022 (arXiv 2202.10054): a head that already fits the features distorts them less. Both
+phases follow the recipe, but the probe has its own epochs, learning rate and warm-up, and unaugmented images.
+The probe is trained to its end; only the second phase chooses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe_setup(setup: Setup) -> Setup:
-    """The probe's set-up: the recipe with the probe_* options applied, and nothing to choose.
+    """The probe's setup: the recipe with the probe_* options and nothing to choose.
 
     Raises:
         UsageError: a warm-up that does not fit into its steps.

@@ -2,19 +2,18 @@
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py` and
 `utils.py`. A key is the mean of the unnormalised features of an image's augmented views, brought to unit
-norm. For the logits and symbols see `clipjax.heads.adapters.tip_adapter`.
+norm. Logits and symbols: `clipjax.heads.adapters.tip_adapter`.
 
 Options:
     views: augmented passes over the training images; 0, or no augmentation: one pass with the model's own
         preprocessing.
     alpha, beta: used without a search, and to train Tip-Adapter-F.
-    search: choose the most accurate pair on the validation split; ties go to the first, in the reference's
-        order (alpha within beta).
-    search_scale, search_step: for [beta, alpha], the grid's exclusive end (it starts at 0.1) and its number
-        of steps.
+    search: choose the most accurate pair on the validation split; the first of ties in the reference's order
+        (alpha within beta).
+    search_scale, search_step: for [beta, alpha], the grid's exclusive end (it starts at 0.1) and its steps.
 
-Differences: the reference searches on the test images, which is refused here. It computes in half precision,
-and with 100 for the model's logit scale.
+Differences: the reference searches on the test images (refused here), computes in half precision, and takes
+100 for the model's logit scale.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Grid(NamedTuple):
 
 
 def prepare(setup: Setup) -> Problem:
-    """Tip-Adapter's problem: no steps; `finish` does everything.
+    """A problem without steps: `finish` does everything.
 
     Raises:
         UsageError: a search without a validation split, or a model without a text tower.
@@ -88,7 +87,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Tip-Adapter's shapes; errors as `check`."""
+    """The method's shapes; errors as `check`."""
     check(setup)
     head = abstract_head(setup)
     params = {"cache": {"keys": abstract(head["kernel"].shape[0], len(setup.train))}, "head": head}
@@ -96,7 +95,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def check(setup: Setup) -> None:
-    """Refuse impossible options before anything is computed; errors as `prepare`."""
+    """Refuse impossible options before computing anything; errors as `prepare`."""
     where, options = f"recipe {setup.recipe.name}: options", setup.options
     if options["views"] < 0:
         raise DataError(f"{where}.views = {options['views']} must be at least 0")
@@ -144,7 +143,7 @@ def build_keys(setup: Setup) -> np.ndarray:
     """The keys, float32 [D, N] of unit norm, ordered as `values_of`; kept in the settings' store.
 
     Raises:
-        DataError: an unreadable image, or one whose features have no direction; names it.
+        DataError: an image is unreadable, or its features have no direction; names it.
     """
     order = np.argsort(setup.train.labels, kind="stable")
     if setup.options["views"] == 0 or setup.recipe.augmentation is None:
@@ -179,7 +178,7 @@ def _key(setup: Setup) -> dict[str, Any] | None:
 
 
 def _mean_features(setup: Setup) -> np.ndarray:
-    """Each training image's features, averaged over its views, float32 [N, D], in manifest order."""
+    """Each training image's features, averaged over views, float32 [N, D] in manifest order."""
     views, images = setup.options["views"], len(setup.train)
     encode, total = _encoder(setup), None
     with progress_bar(views * images, "views", "image", shown=setup.settings.progress) as bar:
@@ -196,7 +195,7 @@ def _mean_features(setup: Setup) -> np.ndarray:
 
 
 def _encoder(setup: Setup) -> Callable[[np.ndarray], np.ndarray]:
-    """Pixels uint8 [B,S,S,3] -> features float32 [>= B, D], not normalised, on this process's devices."""
+    """Pixels uint8 [B,S,S,3] -> features float64 [>= B, D], not normalised; padded to whole devices."""
     network, card, precision = setup.model.network, setup.model.card, setup.recipe.precision
     mean, std = card.preprocess.mean, card.preprocess.std
     mesh = _own_devices(setup.settings.mesh)
@@ -261,12 +260,8 @@ def search(
     grid: Grid,
     features: Callable[[ValidationSplit], np.ndarray],
 ) -> dict[str, Any]:
-    """The most accurate pair on a validation split, and the record of the search.
-
-    Args:
-        split: a `ValidationSplit`; anything else is refused.
-        head: without a cache.
-        features: of the split, float32 [M, D] of unit norm.
+    """The most accurate pair on a validation split, and the record of the search; arguments as in
+    `outcome_of`.
 
     Returns: {"alpha", "beta", "validation_accuracy", "validation_images", "pairs"}.
 

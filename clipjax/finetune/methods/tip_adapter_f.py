@@ -1,8 +1,8 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
 Source: as `clipjax.finetune.methods.tip_adapter`; run_tip_adapter_F of `main_imagenet.py`. The keys start as
-Tip-Adapter's. The loss is the cross-entropy of its logits, at the options' alpha and beta. Towers, prompts
-and values stay fixed. Without augmentation, image features are computed once.
+Tip-Adapter's; the loss is the cross-entropy of its logits at the options' alpha and beta. Towers, prompts and
+values stay fixed. Without augmentation, image features are computed once.
 
 The options are Tip-Adapter's. As in the reference, an epoch is chosen at the options' alpha and beta, and
 `search` comes last (the reference does both on the test images).
@@ -55,7 +55,7 @@ KEYS = "cache/keys"
 
 
 def prepare(setup: Setup) -> Problem:
-    """Tip-Adapter-F's problem: params {"cache": {"keys" [D,N]}, "head": ..., "vision": ...}, keys trained.
+    """The problem: params {"cache": {"keys" [D,N]}, "head": ..., "vision": ...}, only keys trained.
 
     Raises:
         UsageError, DataError: as Tip-Adapter's `prepare` and `build_keys`.
@@ -90,7 +90,7 @@ def prepare(setup: Setup) -> Problem:
 
 
 def outline(setup: Setup) -> Outline:
-    """Tip-Adapter-F's shapes; errors as `check`."""
+    """The method's shapes; errors as `check`."""
     check(setup)
     cached, head = setup.recipe.augmentation is None, abstract_head(setup)
     keys = abstract(head["kernel"].shape[0], len(setup.train))
@@ -101,7 +101,7 @@ def outline(setup: Setup) -> Outline:
 
 
 def _scaled(head: Head) -> Params:
-    """The zero-shot head with its scale in the kernel, as the loss reads it."""
+    """The zero-shot head with its scale in the kernel."""
     kernel = {"kernel": np.float32(head.scale) * np.asarray(head.kernel)}
     return kernel if head.bias is None else {**kernel, "bias": np.asarray(head.bias)}
 
@@ -109,7 +109,7 @@ def _scaled(head: Head) -> Params:
 def tip_loss(setup: Setup, values: np.ndarray) -> Loss:
     """Cross-entropy of a batch {"features" float32 [B,D], "label" int32 [B]}.
 
-    With an augmentation: {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
+    With augmentation: {"pixels" uint8 [B,S,S,3], "label"}, through the frozen tower.
     """
     model, recipe, options = setup.model, setup.recipe, setup.options
     network, preprocess = model.network, model.card.preprocess

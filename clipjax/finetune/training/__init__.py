@@ -1,1 +1,1 @@
-"""Training of a problem: the jitted step, the loop, the optimiser, resume points, logs."""
+"""Training of a problem: step, loop, optimiser, resume points, logs."""

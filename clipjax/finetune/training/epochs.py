@@ -21,12 +21,13 @@ from clipjax.storage.writing import write_safetensors
 
 
 class Epochs:
-    """The trained leaves and statistics at the end of each epoch of a run.
+    """The trained leaves and statistics at the end of each epoch.
 
     Args:
         images, batch_size, steps: an epoch ends with the last whole batch of a pass over the images, the last
+            one
             with the run.
-        folder: holds a file per epoch; None: kept in memory.
+        folder: holds a file per epoch; None: keep them in memory.
     """
 
     def __init__(self, images: int, batch_size: int, steps: int, folder: Path | None) -> None:
@@ -43,7 +44,7 @@ class Epochs:
         return step in self._steps
 
     def keep(self, step: int, state: TrainState) -> None:
-        """Keep the state; every process calls this, the first writes. Raises DataError if it cannot."""
+        """Keep the state; every process must call this, the first writes. Raises DataError if it cannot."""
         leaves = flatten(fetch(merge(state.params, state.statistics)))
         if self._folder is None:
             self._held[step] = leaves
@@ -74,7 +75,7 @@ class Epochs:
         accuracy: Callable[[Params, ValidationSplit], float],
         split: Split | None,
     ) -> tuple[Params, dict[str, Any]]:
-        """All params at the end of the most accurate epoch, and the record of the choice.
+        """All params after the most accurate epoch, and the record of the choice.
 
         Raises: as `clipjax.finetune.search.choose`.
         """

@@ -1,7 +1,7 @@
 """The logs of a run: a line on stderr, metrics.csv and TensorBoard events.
 
-Only the first process writes. A run resumed from step 400 first cuts its logs back to that step, so none is
-logged twice.
+Only the first process writes. A run resumed from step 400 first cuts its logs to that step, so each step
+appears once.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ class Logs:
     """The logs of one run.
 
     Args:
-        steps: in total.
         batch_size: images in the global batch.
         images: in an epoch; None: no epochs are logged.
-        folder: for metrics.csv and TensorBoard's events; None: neither. A bucket holds what `publish` and
-            `close` last uploaded.
-        description, progress: of the line on stderr, with loss, accuracy, images/s and the time left.
+        folder: for metrics.csv and TensorBoard's events; None: neither. `publish` and `close` upload to a
+            bucket.
+        description, progress: of the line on stderr: loss, accuracy, images/s and the time left.
     """
 
     def __init__(
@@ -69,16 +68,11 @@ class Logs:
         self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
 
     def start(self, done: int) -> None:
-        """Begin after step `done`."""
         self._bar = progress_bar(self._steps, self._description, "step", shown=self._progress, initial=done)
         self._times.append((done, time.perf_counter()))
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log a finished step; steps come in order.
-
-        Raises:
-            DataError: the folder cannot be written.
-        """
+        """Log a finished step; steps come in order. Raises DataError if the folder cannot be written."""
         if not self._first:
             return
         epoch = {} if self._images is None else {"epoch": step * self._batch_size / self._images}
@@ -117,17 +111,13 @@ class Logs:
                     self._events.add_scalar(name, value, step)
 
     def _fetch(self, table: Path) -> None:
-        """Fetch the table from the bucket if another machine wrote it."""
         assert self._place is not None
         if isinstance(self._place, BucketPath) and not table.exists():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):  # another machine may have written one
                 table.write_bytes((self._place / METRICS).read_bytes())
 
     def publish(self) -> None:
-        """Upload the logs to their bucket, if they have one.
-
-        Raises DataError on every process if the upload fails on the first.
-        """
+        """Upload the logs to their bucket, if any. Raises DataError on every process if that fails."""
         first_writes(self._upload, "the logs")
 
     def _upload(self) -> None:
@@ -158,7 +148,7 @@ class Logs:
 
 
 class _Table:
-    """The file metrics.csv from `step` on: later rows of a stopped run are dropped."""
+    """metrics.csv from `step` on: later rows of a stopped run are dropped."""
 
     def __init__(self, file: Path, step: int, row: Mapping[str, float]) -> None:
         rest = sorted(name for name in row if name not in _FIRST)
@@ -184,9 +174,9 @@ def _written(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv: "step" an integer, the rest floats; [] if there is no such file.
+    """The rows of a metrics.csv ("step" int, the rest float), up to a line that a killed run cut short.
 
-    Reading stops at a line cut short by a killed run.
+    A missing file has none.
     """
     if not file.is_file():
         return []
@@ -202,8 +192,7 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 
 def _summary_writer(folder: Path, step: int) -> Any:
-    """TensorBoard's writer; it drops events of `step` and later that an earlier run wrote."""
     from tensorboardX import SummaryWriter  # here, because it imports torch if that is installed
 
-    purge = step if step > 1 else None
+    purge = step if step > 1 else None  # drops an earlier run's events of `step` and later
     return SummaryWriter(str(folder), purge_step=purge, flush_secs=10, filename_suffix=f".{step}")

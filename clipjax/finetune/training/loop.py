@@ -26,7 +26,7 @@ _LAG = 2
 
 
 class Snapshots(Protocol):
-    """States to keep during a run: the params at the end of each epoch."""
+    """States to keep: the params at the end of each epoch."""
 
     def due(self, step: int) -> bool: ...
 
@@ -46,22 +46,22 @@ def fit(
     snapshots: Snapshots | None = None,
     ids: tuple[str, ...] | None = None,
 ) -> TrainState:
-    """Run `step` until `steps` steps are done, from the newest checkpoint if there is one.
+    """Run `step` until `steps` steps are done, resuming from the newest checkpoint.
 
     Args:
-        state: the initial state; a checkpoint must hold the same shapes. Donated: do not use it afterwards.
+        state: the initial state, of the checkpoints' shapes. Donated: do not use it afterwards.
         step: from `clipjax.finetune.training.step.make_step`.
-        batches: this process's, a grain iterator at its first; closed at the end. Only numeric arrays are
-            passed on.
+        batches: this process's grain iterator, unread; closed at the end. Its "text" is not passed on.
         logs: receive every step; closed at the end.
-        checkpoints, every: where to save, every so many steps and after the last.
+        checkpoints, every: save here after so many steps, and after the last.
         snapshots: kept before a checkpoint of the same step.
         ids: image ids by a batch's "row", for messages.
 
     Raises:
-        DataError: a loss, gradient or weight that is not finite (the checkpoint before it is kept); too few
-            data; unusable checkpoints.
-        Interrupted: SIGTERM or Ctrl-C; the last step's state is saved, with every host's part.
+        DataError: a loss, gradient or weight that is not finite (the last checkpoint stays good); too few
+            data;
+            unusable checkpoints.
+        Interrupted: SIGTERM or Ctrl-C; every host's part of the last step's state is saved.
     """
     if checkpoints is not None:
         state = _resumed(state, checkpoints, batches)
@@ -100,11 +100,10 @@ def fit(
 
 
 def _resumed(state: TrainState, checkpoints: Checkpoints, batches: grain.DatasetIterator) -> TrainState:
-    """The newest checkpoint's state; `state` is deleted first, to make room for it."""
     if not checkpoints.steps:
         return state
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    jax.tree.map(lambda leaf: leaf.delete(), state)
+    jax.tree.map(lambda leaf: leaf.delete(), state)  # makes room for the restored state
     restored = checkpoints.restore(abstract, batches)
     assert restored is not None
     return restored
@@ -131,7 +130,7 @@ class _Watch:
             self._check(*self._waiting.popleft())
 
     def check_all(self, state: TrainState) -> None:
-        """Wait for the device and check the weights too: an update can overflow. What passes may be saved."""
+        """Wait for the device and check the weights too, before they are saved: an update can overflow."""
         last = None
         while self._waiting:
             last = self._waiting.popleft()

@@ -17,7 +17,7 @@ from jax import Array
 def unit_norm(features: Array) -> Array:
     """Rows divided by their L2 norm, float32 [B, D].
 
-    As torch's normalize (eps 1e-12), but with a finite gradient at a row of zeros.
+    As torch's normalize (eps 1e-12), but the gradient of a zero row is finite.
     """
     square = jnp.sum(features * features, axis=-1, keepdims=True)
     return features * jax.lax.rsqrt(jnp.maximum(square, 1e-24))

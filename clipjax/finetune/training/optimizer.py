@@ -27,12 +27,12 @@ class Optimizer:
     Attributes:
         name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), as in torch.optim.
         learning_rate: the peak.
-        weight_decay: strength of the decay.
-        decay: "all" trained leaves (wise-ft, FLYP), or "matrices": no norms, biases, class token or logit
-            scale (open_clip).
+        decay: which trained leaves decay: "all" (wise-ft, FLYP), or "matrices": no norms, biases, class token
+            or
+            logit scale (open_clip).
         b1, b2, eps: AdamW's.
         momentum: SGD's.
-        clip_norm: the gradients' global norm is first clipped to this; None: it is not.
+        clip_norm: first clip the gradients' global norm to this; None: no clipping.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -63,9 +63,9 @@ class Schedule:
     """The learning rate as a function of the step.
 
     Attributes:
-        name: "cosine", changed every step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
-            "epoch_cosine", changed every epoch (CoOp): `warmup_rate` for `warmup_epochs`, then
-            base * (1 + cos(pi * (epoch - warmup_epochs) / epochs)) / 2; or "constant".
+        name: "constant"; "cosine", per step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
+            "epoch_cosine", per epoch (CoOp): `warmup_rate` for `warmup_epochs`, then
+            base * (1 + cos(pi * (epoch - warmup_epochs) / epochs)) / 2.
     """
 
     name: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
@@ -77,8 +77,7 @@ class Schedule:
         """The schedule: step (from 0) -> learning rate.
 
         Args:
-            steps: the run's total.
-            epochs: the run's total; only "epoch_cosine" needs it.
+            steps, epochs: the run's totals; only "epoch_cosine" needs epochs.
 
         Raises:
             UsageError: a warm-up as long as the run, or "epoch_cosine" without epochs.
@@ -115,10 +114,11 @@ def _epoch_cosine(step: jax.Array, base: float, schedule: Schedule, steps: int, 
 
 
 def decays(path: str) -> bool:
-    """Whether a leaf decays: norms, biases, the class token and the logit scale do not.
+    """Whether a leaf decays: not norms, biases, class token or logit scale.
 
-    open_clip (`open_clip_train/main.py`) goes by dimensions (fewer than two) and names. Our stacked blocks
-    have a dimension more, so only names decide here.
+    open_clip (`open_clip_train/main.py`) also exempts leaves of fewer than two dimensions. Stacked blocks
+    here add
+    a dimension, so only names decide.
     """
     return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
 

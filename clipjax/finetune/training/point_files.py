@@ -1,6 +1,6 @@
-"""Size and SHA-256 of a resume point's files, noted inside it.
+"""Size and SHA-256 of a resume point's files, recorded inside it.
 
-Orbax notices a file cut short only while reading it, and a flipped bit never.
+Orbax notices a truncated file only while reading it, and a flipped bit never.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SIZES = "sizes.json"
 
 
 class Contents(NamedTuple):
-    """A file as written; `sha256` is None in points of older versions, which noted only sizes."""
+    """A file as written; `sha256` is None in older points, which recorded only sizes."""
 
     size: int
     sha256: str | None
 
 
 def write_contents(folder: Path) -> None:
-    """Note size and SHA-256 of every file of a resume point, inside it.
+    """Record size and SHA-256 of every file of a resume point, inside it.
 
     Raises OSError or DataError if the disk fails.
     """
@@ -43,7 +43,7 @@ def write_contents(folder: Path) -> None:
 
 
 def read_contents(folder: Path) -> dict[str, Contents]:
-    """The notes of `write_contents`. Raises DataError if they are missing or damaged."""
+    """The record of `write_contents`. Raises DataError if missing or damaged."""
     contents = {}
     for name, value in read_json(folder / SIZES).items():
         entry = {"bytes": value, "sha256": None} if type(value) is int else value
@@ -54,9 +54,9 @@ def read_contents(folder: Path) -> dict[str, Contents]:
 
 
 def wrong_size(folder: Path) -> str | None:
-    """Describe a missing or shortened file of a resume point, also on a bucket.
+    """Describe a missing or truncated file of a resume point, also on a bucket.
 
-    None if all sizes are right, or none are noted.
+    None if all sizes are right, or none are recorded.
     """
     if not (folder / SIZES).is_file():
         return None
@@ -75,9 +75,9 @@ def wrong_size(folder: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """Describe a file of a resume point on this disk that differs from what was written; reads all.
+    """Read a resume point on this disk and describe a file that has changed since it was written.
 
-    None if all are right, or no digests are noted.
+    None if all are right, or no digests are recorded.
     """
     if not (folder / SIZES).is_file():
         return None
@@ -95,13 +95,13 @@ def damage(folder: Path) -> str | None:
 
 
 def has_digests(folder: Path) -> bool:
-    """Whether `damage` would notice any change of a whole resume point."""
+    """Whether `damage` would notice any change."""
     if not (folder / SIZES).is_file():
         return False
     return all(sha256 is not None for _, sha256 in read_contents(folder).values())
 
 
 def _hashed(folder: Path, names: list[str]) -> list[str]:
-    """Nothing is cached: a failing disk changes no file's time."""
+    # Without a cache: a failing disk changes no file's time.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(lambda name: sha256_file(folder / name), names))

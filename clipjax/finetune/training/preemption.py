@@ -1,10 +1,9 @@
 """Stop on request: SIGTERM to any process, or Ctrl-C, ends the run after the current step.
 
 A scheduler that takes a machine away sends SIGTERM and waits some seconds. A single process holds the signal
-back and stops after its step. Several processes wait for each other inside every step, so all must stop after
-the same one. They agree through JAX's preemption service, which `jax.distributed.initialize` starts and which
-catches SIGTERM there. A step longer than `signals.GRACE` ends with the process; the last resume point
-remains.
+back until its step ends. Several processes wait for each other in every step, so all must stop after the same
+one. JAX's preemption service, started by `jax.distributed.initialize`, catches SIGTERM and finds that step. A
+step longer than `signals.GRACE` ends with the process; the last resume point remains.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ _QUESTIONS = itertools.count(1)  # one count per process, for all its runs: see 
 class Preemption:
     """A context in which SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
 
-    Several processes cannot agree on a Ctrl-C, so for them only SIGTERM is a request. A signal too late to
-    stop this run is raised at its end.
+    Several processes cannot agree on a Ctrl-C: for them only SIGTERM is a request. A signal too late to stop
+    this
+    run is raised at its end.
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,11 @@ class Preemption:
         self._signals.__exit__(kind, error, trace)
 
     def reached(self) -> bool:
-        """Whether to stop after this step: the same answer on every process; all ask once per step.
+        """Whether to stop after this step, equal on every process; all must ask once per step.
 
-        JAX's service numbers the questions, and agrees on the one after the last asked by any process. So a
-        number reused in a later phase of a run (a probe, another seed) would be missed.
+        JAX's service numbers the questions and agrees on the one after the last asked. A number reused in a
+        later
+        phase (a probe, another seed) would be missed.
         """
         if jax.process_count() == 1:
             return self._signals.number is not None
@@ -58,10 +59,10 @@ class Preemption:
         self._signals.extend()
 
     def interrupted(self, step: int, steps: int, kept: str) -> Interrupted:
-        """The error to end with.
+        """The error to raise.
 
         Args:
-            kept: where the state of this step is saved; "" for nowhere.
+            kept: where this step's state is saved, or "".
         """
         goes_on = f"it is kept in {kept}; run the same command again" if kept else "nothing was to be kept"
         code = signals.EXIT_CODES[self._signals.number or signal.SIGTERM]

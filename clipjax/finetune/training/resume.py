@@ -1,12 +1,12 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
-A checkpoint holds everything that a step changes: a resumed run is bit-equal to one never stopped (on the
-same devices). It can be read into another mesh. It records the run's identity; no other run continues from
-it. A checkpoint that is unreadable, or has a file with the wrong SHA-256, is reported and put aside; the one
-before it is used.
+A checkpoint holds everything that a step changes, so a resumed run is bit-equal to an uninterrupted one on
+the
+same devices. Another mesh can read it; a run of another recorded identity cannot. An unreadable checkpoint,
+or one with a wrong SHA-256, is reported and put aside, and the one before it is used.
 
-Orbax writes and reads a bucket's checkpoints in a working copy on this disk. A complete one is uploaded,
-`sizes.json` last; the newest whole one is fetched if the working copy lacks it.
+Orbax works on this disk, so a bucket's checkpoints have a working copy here. Complete ones are uploaded,
+`sizes.json` last; the newest whole one is fetched if missing here.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _LOG = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of one run, named by their step; the newest `keep` are kept.
+    """The newest `keep` checkpoints of one run, named by step.
 
     Args:
         place: their folder, or its URL on a bucket.
         identity: what decides the run's weights, by readable names ("recipe.batch_size", "seed"). Only a run
-            with the same identity continues from them.
+            with
+            equal identity resumes from them.
 
     Attributes:
-        place: as given.
-        folder: their place on this disk.
+        folder: `place`, or its working copy on this disk.
 
     Raises:
         DataError: the folder cannot be made, or the bucket fails.
@@ -87,11 +87,11 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Steps of the existing checkpoints, newest first."""
+        """Steps of the checkpoints, newest first."""
         return sorted(self._manager.all_steps(), reverse=True)
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
-        """Write a checkpoint of the state's step, visible only when complete; `publish` uploads it.
+        """Write a checkpoint, visible only when complete; `publish` uploads it.
 
         Raises:
             DataError: it cannot be written; earlier ones remain.
@@ -145,24 +145,24 @@ class Checkpoints:
             time.sleep(0.05)  # TensorStore's threads may still write files
 
     def _check_room(self, state: TrainState) -> None:
-        """Raise OSError on all processes if the first one's disk has no room for the state."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if jax.process_count() > 1:
+            # The first process decides for all.
             free = int(multihost_utils.broadcast_one_to_all(np.float32(free)))
         if free < size:
             raise OSError(f"it takes {size / 1e6:.3g} MB and {free / 1e6:.3g} MB are free")
 
     def restore(self, abstract: TrainState, batches: grain.DatasetIterator) -> TrainState | None:
-        """The newest readable state, with `batches` set to its position; None if there is no checkpoint.
+        """The newest readable state, with `batches` moved to its position; None without checkpoints.
 
         Args:
             abstract: a state of `jax.ShapeDtypeStruct` with shardings.
             batches: a fresh iterator over the same data.
 
         Raises:
-            DataError: no checkpoint can be read as such a state, or they are of another run. Nothing is
-                changed then.
+            DataError: no checkpoint is readable as such a state, or another run wrote them; nothing is
+                changed.
         """
         damaged = []
         for step in self.steps:
@@ -222,18 +222,17 @@ class Checkpoints:
             return TrainState(*self._manager.restore(step, args=items)["state"])
 
     def _refuse_damaged(self, step: int) -> None:
-        """Raise ValueError on all processes if the first one finds a damaged file."""
         folder = self.folder / str(step)
         wrong = first_decides(lambda: damage(folder) or _WHOLE, f"what is in {folder}")
         if wrong != _WHOLE:
             raise ValueError(wrong)
 
     def _put_aside(self, steps: list[int]) -> None:
-        """Rename damaged checkpoints, so that these steps can be saved again and the evidence is kept."""
         if not steps:
             return
         if jax.process_index() == 0:
             for step in steps:
+                # Kept as evidence; the freed name lets the step be saved again.
                 target = self.folder / f"{step}.damaged"
                 shutil.rmtree(target, ignore_errors=True)  # put aside earlier
                 (self.folder / str(step)).rename(target)
@@ -247,10 +246,11 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the tracebacks that orbax logs per thread: the error is raised anyway.
+    """Hide the tracebacks that orbax logs per thread; the error is raised anyway.
 
-    After an error it waits for the threads begun inside, and stays quiet: TensorStore's own may end later and
-    find the event loop closed.
+    After an error, wait for the threads begun inside and stay quiet: TensorStore's own may end later and find
+    the
+    event loop closed.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
@@ -271,11 +271,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Clear a failure's frames: Python complains of each unstarted coroutine in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         while error is not None:
-            traceback.clear_frames(error.__traceback__)
+            traceback.clear_frames(error.__traceback__)  # Python warns of unstarted coroutines in frames
             error = error.__cause__ or error.__context__
         gc.collect()
 
@@ -286,7 +285,7 @@ def _unless_closed(hook: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The system's words for an OS error (TensorStore's messages end with its code), else the first line."""
+    """An OS error's own words (TensorStore's messages end with its code), else the first line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if code := re.search(r"os_error_code='(\d+)'", str(error)):

@@ -1,4 +1,4 @@
-"""Train a `Problem`: one optimiser, one sharded step, one loop, for every method."""
+"""Train a `Problem`: one optimiser, step and loop for every method."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Trained(NamedTuple):
     """The result of training.
 
     Attributes:
-        params: all of them; trained leaves and statistics on the host, the rest untouched.
-        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"} if an epoch was chosen; else {}.
+        params: all; trained leaves and statistics on the host, the rest untouched.
+        chosen: {"epoch", "epoch_accuracy", "epoch_accuracies"}, or {}.
     """
 
     params: Params
@@ -34,16 +34,16 @@ class Trained(NamedTuple):
 
 
 def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
-    """Train a problem as the recipe says; return all its params.
+    """Train a problem by its recipe.
 
     Args:
         name: of this phase's line on stderr, and of its sub-folder for checkpoints and logs.
 
     Raises:
-        UsageError: a batch that does not divide over devices and parts, or is larger than the split; an epoch
-            to choose without a validation split.
-        DataError: a loss that is not finite, unreadable images, checkpoints that are unusable or another
-            run's.
+        UsageError: a batch indivisible by devices and parts, or larger than the split; an epoch to choose
+            without
+            a validation split.
+        DataError: a loss that is not finite, unreadable images, unusable checkpoints or another run's.
         Interrupted: a request to stop; the same call continues.
     """
     if problem.steps == 0:

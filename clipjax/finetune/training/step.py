@@ -1,8 +1,8 @@
-"""The one training step: jitted, sharded, donated; a method is a loss function.
+"""The one training step, jitted, sharded, donated; a method is a loss function.
 
-The state is a pytree on a mesh. The rules of `clipjax.devices.sharding` place trained parameters (replicated
-for data parallel, split for FSDP), and the optimiser's moments with them. The loss sees the global batch, so
-a contrastive loss has all negatives on any number of devices; the compiler adds the collectives.
+The state is a pytree on a mesh. `clipjax.devices.sharding`'s rules place trained parameters and their
+moments: replicated (data parallel) or split (FSDP). The loss sees the global batch, so a contrastive loss has
+all negatives on any number of devices; the compiler adds the collectives.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Aux(NamedTuple):
 
     Attributes:
         metrics: scalars to show.
-        statistics: new values of BatchNorm's running statistics, a tree like the state's; {} if there are
-            none.
+        statistics: new BatchNorm running statistics, shaped like the state's; may be {}.
     """
 
     metrics: Metrics
@@ -58,10 +57,9 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32 [], steps done.
-        params: the trained leaves, float32, in a nested dict.
-        statistics: BatchNorm's running statistics that the forward pass updates; {} if there are none.
-        opt_state: the optimiser's state.
-        key: uint32 key data; step i uses this key folded with i.
+        params: the trained leaves, float32, nested.
+        statistics: BatchNorm's running statistics that the forward pass updates; may be {}.
+        key: uint32 key data; step i folds i into it.
     """
 
     step: Any
@@ -72,7 +70,7 @@ class TrainState(NamedTuple):
 
 
 def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None:
-    """Raise UsageError for a global batch that devices and parts cannot share, or larger than the data."""
+    """Raise UsageError for a global batch larger than the data or indivisible by devices times parts."""
     if size % (mesh.size * accumulate):
         parts = "" if accumulate == 1 else f" in {accumulate} parts"
         raise UsageError(
@@ -87,12 +85,7 @@ def check_batch(size: int, mesh: Mesh, images: int, accumulate: int = 1) -> None
 
 
 def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, rules: Rules) -> TrainState:
-    """The NamedSharding of each leaf, as a TrainState.
-
-    Args:
-        parts: of arrays or `jax.ShapeDtypeStruct`.
-        rules: path rules, `clipjax.devices.sharding.DP` or `FSDP`.
-    """
+    """The NamedSharding of each leaf of the state; `parts` hold arrays or `jax.ShapeDtypeStruct`."""
     shardings = params_sharding(parts.trained, mesh, rules)
     everywhere = replicated(mesh)
     statistics = jax.tree.map(lambda _: everywhere, parts.statistics)
@@ -103,7 +96,7 @@ def state_shardings(parts: Parts, tx: optax.GradientTransformation, mesh: Mesh, 
 def init_state(
     parts: Parts, tx: optax.GradientTransformation, shardings: TrainState, seed: int
 ) -> TrainState:
-    """The state before the first step, on the mesh; a copy, so donating it leaves `parts` alone."""
+    """The initial state, on the mesh; a copy, so donating it leaves `parts` alone."""
     placed, statistics = (
         # Through the host: there, splitting an array needs no compiled program per shape.
         jax.tree.map(lambda x, sharding: put(np.array(x), sharding), part, where)
@@ -130,22 +123,21 @@ def make_step(
     rate: optax.Schedule | None = None,
     compiler_options: Mapping[str, str] | None = None,
 ) -> Step:
-    """Compile-once `step(state, batch) -> (state, metrics)`.
+    """Compile-once `step(state, batch) -> (state, metrics)`, which donates its state.
 
     Args:
         shardings: from `state_shardings`.
-        constrain: brings the trained parameters back into bounds after each update.
-        frozen: leaves that the loss reads beside the state's; placed by `rules` once, not copied if already
-            there.
+        constrain: brings trained parameters back into bounds after each update.
+        frozen: leaves that the loss reads beside the state's, placed once by `rules` (not copied if in
+            place).
         accumulate: run the batch in this many parts and average their gradients: the memory of a part, the
-            step of the whole. Wrong for a loss whose examples see each other (contrastive).
-        rate: the schedule that `tx` follows, for the metrics alone.
-        compiler_options: for the whole program.
+            step
+            of the whole. Wrong for a loss that compares examples (contrastive).
+        rate: the schedule that `tx` follows, only for the metrics.
 
-    Returns: a function that donates its state (the old one is gone afterwards). The batch is a dict of arrays
-        split over axis 0, as from `clipjax.devices.sharding.shard_batch`. Metrics are the loss's, with
-        `loss`,
-        `grad_norm` (before clipping) and, given `rate`, `learning_rate`.
+    Returns: the step. Its batch is a dict of arrays split over axis 0
+        (`clipjax.devices.sharding.shard_batch`).
+        Metrics are the loss's, `loss`, `grad_norm` (before clipping) and, given `rate`, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
@@ -180,8 +172,9 @@ def _gradients(
 
         8 rows, accumulate 2: parts [0, 2, 4, 6] and [1, 3, 5, 7]
 
-    Only the gradients' sum is held, split over the devices by `where`. BatchNorm's statistics pass from part
-    to part, each a small batch.
+    Only the gradients' sum is kept, split over devices by `where`. BatchNorm treats a part as a small batch
+    and
+    hands its statistics to the next.
     """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:

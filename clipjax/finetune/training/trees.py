@@ -1,7 +1,7 @@
-"""Params in parts: what is trained, what a forward pass updates, what stays fixed.
+"""Params in parts: trained, updated by the forward pass, fixed.
 
-A part is a nested dict with only its own branches; `merge` joins them. The optimiser, checkpoints and
-donation see only the trained part: a linear probe of a ViT-bigG keeps no moments of the tower.
+A part is a nested dict of its own branches; `merge` joins parts. Optimiser, checkpoints and donation see only
+the trained part: a linear probe of a ViT-bigG keeps no moments of the tower.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 Params = dict[str, Any]
 
-# The last part of the path of BatchNorm's running statistics, which no gradient moves.
+# Leaf names of BatchNorm's running statistics, which no gradient moves.
 STATISTICS = ("mean", "var")
 
 
 class Parts(NamedTuple):
-    """The parts of a params tree: each leaf is in exactly one of them.
+    """The parts of a params tree; each leaf is in exactly one.
 
     Attributes:
         trained: moved by gradients.
         statistics: BatchNorm's running mean and variance, if the forward pass updates them.
-        frozen: the rest.
     """
 
     trained: Params
@@ -37,7 +36,6 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(leaves: Mapping[str, Any]) -> Params:
-    """The inverse of `flatten`."""
     return unflatten_dict(dict(leaves), sep="/")
 
 
@@ -50,8 +48,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
     Args:
         trained: whether the leaf at a path is trained.
-        update_statistics: whether the forward pass updates the statistics of trained BatchNorms; if not, they
-            are frozen.
+        update_statistics: whether forward passes update trained BatchNorms' statistics; else they are frozen.
     """
     parts: tuple[dict[str, Any], ...] = ({}, {}, {})
     for path, leaf in flatten(params).items():
@@ -63,7 +60,7 @@ def split(params: Params, trained: Callable[[str], bool], *, update_statistics: 
 
 
 def merge(*parts: Mapping[str, Any]) -> Params:
-    """The tree of all parts' leaves; a later part wins."""
+    """All parts' leaves in one tree; a later part wins."""
     leaves: dict[str, Any] = {}
     for part in parts:
         leaves |= flatten(part)

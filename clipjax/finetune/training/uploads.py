@@ -1,4 +1,4 @@
-"""Training checkpoints on a bucket: upload them, and fetch them to the working copy."""
+"""Upload training checkpoints to a bucket, and fetch them to the working copy."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _LOG = logging.getLogger(__name__)
 
 
 class Uploads:
-    """The checkpoints of one run on a bucket. Only the first process talks to it; the others wait.
+    """One run's checkpoints on a bucket. Only the first process talks to it; the others wait.
 
     Args:
         place: their folder there.
         folder: their working copies.
-        keep: the number of newest to keep.
+        keep: how many of the newest to keep.
     """
 
     def __init__(self, place: BucketPath, folder: Path, keep: int) -> None:
         self._place, self._folder, self._keep = place, folder, keep
 
     def fetch(self) -> None:
-        """Fetch the newest whole checkpoint, if this disk's own is missing, older or damaged.
+        """Fetch the newest whole checkpoint, if newer than every undamaged one on this disk.
 
-        One no longer whole is removed from the bucket, and the one before it fetched.
+        A damaged one is removed from the bucket, and the one before it tried.
 
         Raises:
             DataError: the bucket fails, or the disk is full.
@@ -51,14 +51,13 @@ class Uploads:
         """Upload a checkpoint, and remove older ones beyond `keep`.
 
         Args:
-            missing: only if the bucket has none of that step.
+            missing: only if the bucket lacks this step.
 
         Raises DataError if the bucket fails or refuses; names the working copy.
         """
         first_writes(functools.partial(self._add, step, missing), f"{self._place / str(step)}")
 
     def _steps(self) -> list[int]:
-        """Steps of the whole checkpoints listed on the bucket, newest first."""
         found = [path for path in self._place.glob("*") if path.name.isdecimal()]
         return sorted((int(path.name) for path in found if (path / SIZES).exists()), reverse=True)
 
@@ -77,10 +76,7 @@ class Uploads:
             remove(there, SIZES)
 
     def _copy(self, there: Any, step: int) -> str | None:
-        """Copy a checkpoint to this disk, all or nothing; else return what is wrong.
-
-        A damaged one of this name is put aside.
-        """
+        """Copy a checkpoint to this disk, all or nothing; returns what is wrong with it, if anything."""
         place = self._folder / str(step)
         with writing(place), draft_folder(place) as draft:
             for name, (size, _) in read_contents(there).items():
@@ -95,7 +91,7 @@ class Uploads:
         return None
 
     def _check_shared(self) -> None:
-        """Each process must see the first one's files: orbax writes to one folder from all."""
+        # Orbax writes to one folder from all processes: each must see the first one's files.
         token = self._folder / ".shared"
         first_writes(token.touch, str(token))
         process = failed_process(None if token.exists() else FileNotFoundError(token))
