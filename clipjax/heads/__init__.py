@@ -1,1 +1,1 @@
-"""Heads: from embeddings to one logit a class."""
+"""Heads: from embeddings to one logit per class."""

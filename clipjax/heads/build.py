@@ -1,4 +1,4 @@
-"""Builds a model's head: from prompts for a zero-shot model, from its own linear layer for a classifier.
+"""Build a model's head: from prompts (zero-shot), or from a classifier's linear layer.
 
 Source of the zero-shot head: Radford et al. 2021, section 3.1.4; open_clip's build_zero_shot_classifier.
 """
@@ -24,7 +24,7 @@ from clipjax.storage.store import Store
 
 
 def classifier_head(model: Encoder) -> Head:
-    """The linear head of a classifier; it normalises features if the card sets `normalize_features`.
+    """A classifier's linear head; normalises features if the card sets `normalize_features`.
 
     Raises:
         UsageError, DataError: as `clipjax.checkpoints.classes.head_classes`.
@@ -44,18 +44,19 @@ def zeroshot_head(
     chunk: int = CHUNK,
     progress: bool = False,
 ) -> Head:
-    """The head of a zero-shot model: the normalised mean of each class's normalised prompt embeddings.
+    """A zero-shot model's head: the normalised mean of each class's normalised prompt embeddings.
 
     Args:
         precision: of the text tower, "parity" or "fast".
-        store: keeps the kernel; that of a card without a fingerprint is never stored.
+        store: keeps the kernel, unless the card has no fingerprint.
         chunk: prompts encoded at once.
-        progress: show a bar on stderr.
+        progress: a bar on stderr.
 
     Raises:
-        UsageError: the model is a classifier or has no text tower, or its card has no logit scale.
+        UsageError: a classifier, a model without a text tower, or a card without a logit scale.
         DataError: a class has no prompts, or they have no mean direction (not finite, or zero); names the
-            class. Or `encode_text` returns a wrong shape or norm.
+            class.
+            Or `encode_text` returns a wrong shape or norm.
     """
     if model.card.kind != "zero_shot":
         raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
@@ -74,7 +75,7 @@ def zeroshot_head(
 
 
 def logit_scale(card: ModelCard) -> float:
-    """The factor of a zero-shot model's logits. Raises UsageError if the card has none."""
+    """The factor of a zero-shot model's logits. Raises UsageError if the card lacks it."""
     if card.logit_scale is None:
         raise UsageError(f"set logit_scale on the card of {card.id}: the factor itself, 100 for most CLIPs")
     return float(card.logit_scale)
@@ -101,7 +102,7 @@ class _Usage(NamedTuple):
 def _class_means(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
 ) -> np.ndarray:
-    """Sums each class's embeddings in float64, then normalises. Returns float32 [K, D]."""
+    """Unit-norm class means, float32 [K, D]; sums are float64."""
     sums: Any = 0.0
     with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:

@@ -1,7 +1,8 @@
-"""Heads: from features to one logit a class.
+"""Heads: from features to one logit per class, in float32 with HIGHEST precision.
 
-One type serves all models: a zero-shot head or a classifier's linear layer (`clipjax.heads.build`), with or
-without a cache (Tip-Adapter). Heads compute in float32 with HIGHEST precision.
+One type serves all models: zero-shot head or classifier's linear layer (`clipjax.heads.build`), with or
+without
+a cache (Tip-Adapter).
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ SCORE_BLOCK = 2**22  # scores held at once
 class Cache:
     """Training images beside a head: logits += alpha * sum over a class's keys of exp(-beta (1 - f @ key)).
 
-    f is a feature of unit norm (Zhang et al. 2022, equation 4).
+    f is a unit-norm feature (Zhang et al. 2022, equation 4).
 
     Attributes:
-        keys: float32 [D, N], columns of unit norm (about unit norm in Tip-Adapter-F, which trains them).
+        keys: float32 [D, N], columns of unit norm (only roughly in Tip-Adapter-F, which trains them).
         values: int32 [N], the class of each key.
         alpha, beta: the cache's weight, and how fast the affinity falls.
 
     Raises:
-        DataError: keys and values do not fit each other.
+        DataError: keys and values of unfit shapes.
     """
 
     keys: jax.Array | np.ndarray
@@ -55,21 +56,18 @@ class Cache:
 class Head:
     """logits = f(features) @ (scale * kernel) + bias, where f divides by the L2 norm if `normalize`.
 
-    Because scale * kernel is multiplied first, a classifier that starts with that product as its kernel gives
-    the zero-shot logits to the last bit.
+    scale * kernel comes first, so a classifier with that product as its kernel gives bit-equal logits.
 
     Attributes:
         kernel: float32 [D, K].
         bias: float32 [K], or None.
-        scale: the factor itself (about 100 for CLIP), not its logarithm.
-        normalize: bring features to unit norm first.
-        label_space: the classes of the K columns.
-        cache: adds to the logits.
-        directions: the kernel's columns are directions, so that a head that normalises computes cosines.
-            False for a kernel that was trained freely.
+        scale: the factor (about 100 for CLIP), not its logarithm.
+        label_space: the K classes.
+        directions: the kernel's columns are directions: normalised features give cosines. False for a freely
+            trained kernel.
 
     Raises:
-        DataError: the cache has features of another width, or classes outside 0..K-1.
+        DataError: a cache with features of another width, or classes outside 0..K-1.
     """
 
     kernel: jax.Array
@@ -95,9 +93,9 @@ class Head:
     def columns(self) -> np.ndarray:
         """int32 [K]: for each class the first class with the same kernel and bias, mostly itself.
 
-        Two classes of one name have one embedding, but a matrix product may round their logits differently.
-        Read through `columns` they are equal, and the first wins. A class with images in the cache is never
-        merged.
+        Classes of one name have one embedding, but a matrix product may round their logits differently. Read
+        through
+        `columns`, they are equal and the first wins. Classes with images in the cache are never merged.
         """
         classes = self.kernel.shape[1]
         bias = np.zeros(classes) if self.bias is None else np.asarray(self.bias)
@@ -125,7 +123,7 @@ class Head:
 
 
 class _Identity(Head):
-    """A head for features that are logits already. Its kernel has no rows: the K x K one is never made.
+    """A head for features that already are logits. Its kernel has no rows: a K x K one would be large.
 
     `score_blocks` leaves float64 features float64 (under `jax.enable_x64`).
     """
@@ -143,7 +141,7 @@ class Scores(NamedTuple):
 
 
 def logits(head: Head, features: Any) -> jax.Array:
-    """float32 [B, D] -> float32 [B, K]."""
+    """float32 [B, D] -> float32 [B, K]. Raises DataError for features of another shape."""
     features, identity = jnp.asarray(features, jnp.float32), isinstance(head, _Identity)
     dim = len(head.label_space) if identity else head.kernel.shape[0]
     if features.ndim != 2 or features.shape[1] != dim:
@@ -174,7 +172,7 @@ def _logits(
 
 
 def _cache_logits(features: jax.Array, cache: Cache, classes: int) -> jax.Array:
-    """What a cache adds, float32 [B, K], by blocks of at most `SCORE_BLOCK` affinities."""
+    """The cache's part, float32 [B, K], in blocks of at most `SCORE_BLOCK` affinities."""
     found = cache.keys.shape[1]
     size = max(1, min(found, SCORE_BLOCK // max(1, len(features))))
     pad = -found % size
@@ -215,14 +213,14 @@ def score_blocks(
     *,
     ids: Sequence[str] | None = None,
 ) -> Iterator[tuple[slice, Scores]]:
-    """Scores over the data set's classes, a block of rows at a time, so that memory does not grow with N.
+    """Scores over the data set's classes, in blocks of rows, so that memory does not grow with N.
 
-    All blocks have one shape: the last one is padded and cut again.
+    All blocks have one shape: the last is padded, and its scores cut.
 
     Args:
         features: float32 [N, D], N > 0; for `identity_head` also float64, which gives float64 scores.
         projection: from the head's label space to the data set's.
-        ids: [N], names of the images, to refuse scores that are not finite; None skips that check.
+        ids: [N], image names, to refuse scores that are not finite; None: no check.
 
     Raises:
         DataError: a score is not finite; names the image.
@@ -264,9 +262,9 @@ def _project(scores: jax.Array, projection: Projection | None) -> jax.Array:
 
 
 def cosine_head(head: Head) -> Head | None:
-    """The same head without scale and bias: its logits are cosines.
+    """The head without scale and bias: its logits are cosines.
 
-    None if the head reads raw features, has a kernel that was trained freely, or has a cache.
+    None if the head reads raw features, has a freely trained kernel, or has a cache.
     """
     if not (head.normalize and head.directions) or head.cache is not None:
         return None
@@ -274,5 +272,5 @@ def cosine_head(head: Head) -> Head | None:
 
 
 def identity_head(space: LabelSpace) -> Head:
-    """A head for features that are logits over `space` already: it returns them bit for bit."""
+    """A head for features that already are logits over `space`: returns them bit for bit."""
     return _Identity(jnp.zeros((0, len(space))), None, scale=1.0, normalize=False, label_space=space)

@@ -1,1 +1,1 @@
-"""One file a kind of adapter: what it learned beside a base model, and its heads."""
+"""Kinds of adapter, one file each."""

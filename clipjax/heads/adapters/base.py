@@ -1,8 +1,8 @@
-"""Adapters: what a method has learned beside a model whose weights it left alone.
+"""Adapters: what a method learned beside a model with unchanged weights.
 
-An adapted model embeds images as its base does. Its head differs: it is built from learned context vectors
-(CoOp), or has a cache of training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a
-kind of adapter.
+An adapted model embeds images as its base does. Only the head differs: it uses learned context vectors
+(CoOp),
+or a cache of training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ class Adapter(Protocol):
     Attributes:
         kind: its name in card.json ("coop", "tip_adapter").
         tensors: the content of adapter.safetensors by name, float32 or int32.
-        facts: the rest, in card.json: plain JSON.
-        prompts: what result rows show in place of a prompt set ("CoOp, 16 vectors").
-        labels: the only classes of its head; other data sets are scored through a projection. None: it takes
-            any classes by name.
+        facts: the rest, plain JSON in card.json.
+        prompts: shown in result rows for a prompt set ("CoOp, 16 vectors").
+        labels: the only classes of its head (other data sets need a projection); None: any classes, by name.
     """
 
     kind: str
@@ -57,7 +56,7 @@ class Adapter(Protocol):
         ...
 
     def head(self, model: Encoder, labels: LabelSpace, *, precision: str, store: Any, progress: bool) -> Head:
-        """The head over `labels`. Raises UsageError for classes that the adapter does not have."""
+        """The head over `labels`. Raises UsageError for classes that the adapter lacks."""
         ...
 
 
@@ -76,7 +75,7 @@ def all_adapters() -> dict[str, type[Adapter]]:
 
 
 def adapter_of(model: Encoder) -> Adapter | None:
-    """The adapter of a model; None for a model without one.
+    """The model's adapter, if any.
 
     Raises:
         DataError: an unknown kind, or parts that do not fit each other; names the model.
@@ -101,7 +100,7 @@ def parts_of(adapter: Adapter) -> AdapterParts:
 
 
 def adapter_digest(adapter: Adapter | AdapterParts) -> str:
-    """SHA-256 of an adapter's kind, facts and tensors."""
+    """SHA-256 of kind, facts and tensors."""
     tensors = {}
     for name, tensor in adapter.tensors.items():
         array = np.ascontiguousarray(tensor)

@@ -6,8 +6,8 @@ Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `tr
 
 One context serves any label space; class-specific contexts (`csc`) only their own classes.
 
-For a causal tower prompts are cut to the longest, and their common beginning runs once: see
-`clipjax.models.network.Network.encode_embedded`. SigLIP's tower gets its whole context.
+A causal tower gets prompts cut to the longest, and their common beginning runs once
+(`clipjax.models.network.Network.encode_embedded`); SigLIP's gets its whole context.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Prompts(NamedTuple):
     """Class prompts with room for a context.
 
     Attributes:
-        ids: int32 [K, L], token ids; 0 in the place of a context vector.
-        slots: int32 [K, L], which context vector stands there; -1 for a token.
+        ids: int32 [K, L], token ids; 0 for a context vector.
+        slots: int32 [K, L], the number of the context vector there; -1 for a token.
         places: int32 [K], where the tower reads a prompt out.
-        shared: how many leading columns all prompts share; they end before every place.
+        shared: the number of leading columns that all prompts share, before every place.
 
     With two vectors and `position` "end":
         text     start  V_1  V_2  cat  .   end
@@ -57,7 +57,7 @@ class Prompts(NamedTuple):
     shared: int
 
     def rows(self, rows: np.ndarray) -> Prompts:
-        """The prompts of some classes, cut after the longest of them."""
+        """The prompts of some classes, cut after the longest."""
         length = self.places[rows].max() + 1
         return Prompts(self.ids[rows, :length], self.slots[rows, :length], self.places[rows], self.shared)
 
@@ -68,11 +68,11 @@ def class_prompts(
     """The prompts of classes around a context of `size` vectors.
 
     Args:
-        csc: each class has a context of its own.
+        csc: each class has its own context.
 
     Raises:
-        UsageError: the position is unknown, or the text tower takes no vectors.
-        DataError: a prompt is longer than the tower's context; names the class.
+        UsageError: an unknown position, or a text tower that takes no vectors.
+        DataError: a prompt longer than the tower's context; names the class.
     """
     if position not in get_args(Position):
         raise unknown_name("position", position, list(get_args(Position)))
@@ -104,10 +104,10 @@ def class_prompts(
 
 
 def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tuple[int, int]]:
-    """What stands between start and end: (number of a vector, -1) or (-1, number of a token).
+    """What stands between start and end: (vector number, -1) or (-1, token number).
 
     Args:
-        tokens: of the class name with its full stop; the first `name` of them are the name's.
+        tokens: of the class name and full stop, the first `name` of them the name's.
     """
     before = {"end": size, "middle": size // 2, "front": 0}[position]
     vectors, body = [(i, -1) for i in range(size)], [(-1, i) for i in range(tokens)]
@@ -117,7 +117,7 @@ def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tupl
 
 
 def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
-    """Keeps the columns that decide the features, and counts the leading ones that all prompts share."""
+    """Keep the columns that decide the features; count the leading ones that all prompts share."""
     reach = tower.reach(ids)
     ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
     if tower.min_length > 1:  # all tokens see each other
@@ -130,13 +130,12 @@ def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
 
 
 def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
-    """The rows of prompts in one, two or three groups of similar length.
+    """The rows of prompts in one to three groups of similar length.
 
-    Few names are long, and a group is only as long as its longest prompt: ImageNet keeps a third of the
-    tokens.
+    Few names are long, and a group is as long as its longest prompt: ImageNet keeps a third of the tokens.
 
     Args:
-        least: tokens that each further group must save, since it is one more pass to compile.
+        least: tokens that a further group must save: it is one more pass to compile.
     """
     lengths = prompts.places + 1 - prompts.shared
     own = np.unique(lengths)
@@ -163,14 +162,12 @@ def class_features(
     platform: str | None = None,
     place: Callable[[Array], Array] = lambda tokens: tokens,
 ) -> Array:
-    """The text features of prompts around a context.
+    """Text features of prompts around a context, float32 [K, E], not of unit norm.
 
     Args:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
         remat, platform: see `Network.encode_embedded`.
         place: puts tokens [K, L, D] on devices, inside a jit.
-
-    Returns: float32 [K, E], not of unit norm.
     """
     table, shared = params["text"]["token_embedding"], prompts.shared
     first = _vectors(table, prompts.ids[:1, :shared], prompts.slots[:1, :shared], context)[0]
@@ -207,8 +204,8 @@ class CoOp:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
         position: of the class name: "end", "middle" or "front".
         init: the text that the vectors started from, "" for random ones.
-        classes: {"name", "digest"} of the label space it was trained on; with class-specific contexts also
-            "ids" and "names", [K] each.
+        classes: {"name", "digest"} of the training label space; with class-specific contexts also "ids" and
+            "names", [K] each.
     """
 
     context: np.ndarray
@@ -220,7 +217,7 @@ class CoOp:
 
     @classmethod
     def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
-        """The adapter that training on the classes of `labels` has made."""
+        """The adapter that training on the classes of `labels` made."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
 
@@ -234,7 +231,7 @@ class CoOp:
 
     @property
     def csc(self) -> bool:
-        """Whether each class has a context of its own."""
+        """Whether each class has its own context."""
         return self.context.ndim == 3
 
     @property
@@ -285,7 +282,7 @@ class CoOp:
         """The head over any label space; class-specific contexts take only (some of) their own classes.
 
         Raises:
-            UsageError: class-specific contexts get another class, the tower has another width, or as
+            UsageError: another class for class-specific contexts, a tower of another width, or as
                 `class_prompts`.
             DataError: a prompt is too long, or its features have no direction; names the class.
         """
@@ -333,14 +330,14 @@ def _embed(
     labels: LabelSpace,
     progress: bool,
 ) -> np.ndarray:
-    """The unit-norm features of all prompts, float32 [K, E]."""
+    """Unit-norm features of all prompts, float32 [K, E]."""
     count = len(prompts.ids)
     size = min(CHUNK, count)
     encode = _encoder(_network(model), precision, prompts.shared)
     parts = []
     with progress_bar(count, "learned prompts", "prompt", shown=progress) as bar:
         for start in range(0, count, size):
-            # Past the end, the last class again: every chunk has one shape.
+            # Repeat the last class to fill the last chunk: all chunks have one shape.
             rows = np.minimum(np.arange(start, start + size), count - 1)
             own = context if context.ndim == 2 else context[rows]
             parts.append(np.asarray(encode(model.params, own, *(part[rows] for part in prompts[:3]))))

@@ -2,11 +2,11 @@
 
 Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2d6f, `main_imagenet.py`:
 
-    logits = scale * f @ W + alpha * sum over the keys of a class of exp(-beta (1 - f @ key))
+    logits = scale * f @ W + alpha * sum over a class's keys of exp(-beta (1 - f @ key))
 
-f is a feature of unit norm, W the zero-shot head. alpha is the paper's residual ratio, beta its sharpness
-(the reference's first release swapped the names: its issue 4). The reference's scale is 100; here it is the
-model's own, mostly 100 too. An alpha has meaning only beside its scale.
+f is a unit-norm feature, W the zero-shot head, alpha the paper's residual ratio, beta its sharpness (the
+reference's first release swapped the names: its issue 4). The scale is the model's own, mostly 100, which the
+reference always takes. An alpha has meaning only beside its scale.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class TipAdapter:
     """A cache of training images; see `clipjax.heads.adapters.base.Adapter`.
 
     Attributes:
-        keys: float32 [D, N], of unit norm; trained ones (Tip-Adapter-F) of any norm.
-        values: int32 [N], the class of each key, an index into `labels`.
+        keys: float32 [D, N] of unit norm; trained ones (Tip-Adapter-F) of any norm.
+        values: int32 [N], each key's class, an index into `labels`.
         alpha, beta: see `clipjax.heads.head.Cache`.
-        trained: whether the keys are.
+        trained: whether the keys were trained.
         prompt_set: {"name", "digest"} of the zero-shot head's prompts.
-        labels: the classes that it was made with.
+        labels: the training classes.
     """
 
     keys: np.ndarray
@@ -127,7 +127,7 @@ class TipAdapter:
         """The zero-shot head of its prompts over its own classes, with the cache.
 
         Raises:
-            UsageError: `labels` are other classes, or the model's features have another width.
+            UsageError: other classes, or a model with features of another width.
             DataError: the prompt set has changed since.
         """
         if labels.digest != self.labels.digest:
