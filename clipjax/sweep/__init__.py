@@ -1,5 +1,5 @@
 """Sweeps: models x data sets x tasks from one file (`clipjax sweep SUITE.toml`); see docs/sweeps.md.
 
-`suite` parses the file; `plan` has the runs, their order and cost; `shards` cuts the plan into parts for
-several jobs; `run` does what is not done yet, by `clipjax.evaluation.collection`.
+`suite` parses the file, `plan` puts the runs in the cheapest order, `shards` divides them among jobs, `run`
+runs those without results.
 """

@@ -1,8 +1,7 @@
 """The cost of a sweep's runs: images, floating-point operations, bytes.
 
-Operations are those of dots and convolutions in the traced forward pass (`clipjax.embeddings.flops`), two per
-multiply-add; the body of a scan over layers counts as often as it runs. Texts count at the model's whole
-context length, although many are shorter.
+Operations are dots and convolutions of the traced forward pass, two per multiply-add
+(`clipjax.embeddings.flops`). Texts count at the model's whole context length, although many are shorter.
 """
 
 from __future__ import annotations
@@ -30,12 +29,11 @@ RUN = 10**9  # operations added to every run, so that those that embed nothing c
 
 
 class Images(NamedTuple):
-    """Images that a model embeds once for all its runs: the subject of one entry of the store.
+    """Images that a model embeds once for all its runs: one entry of the store.
 
     Attributes:
-        place: of the data set; several cards may have the same images.
+        place: the data set's; several cards may share images.
         sample: limit and seed, None for all images.
-        precision: of the towers.
         decode: see `clipjax.evaluate`.
     """
 
@@ -47,7 +45,7 @@ class Images(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """Prompts that a model embeds once: those of a label space's classes."""
+    """Prompts of a label space's classes, which a model embeds once."""
 
     model: str
     classes: str
@@ -57,7 +55,7 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The number of images of data sets, as far as they can be read."""
+    """The number of images of data sets; 0 for an unreadable one."""
 
     loaded: Loaded
 
@@ -85,7 +83,7 @@ def images_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Images, 
 
 
 def texts_of(chosen: Chosen, job: Job, request: Request) -> list[tuple[Texts, int]]:
-    """The prompts of a zero-shot head, and their number; captions do not count."""
+    """A zero-shot head's prompts and their number; captions do not count."""
     needs = find_task(job.task).needs
     if chosen.model is None or chosen.own_head or "head" not in needs:
         return []
@@ -116,7 +114,7 @@ def flops(card: Card, tower: str) -> int:
 
 
 def weight_bytes(chosen: Chosen) -> int:
-    """Bytes of the params in float32, as in memory."""
+    """Bytes of the params in memory (float32)."""
     if chosen.model is None:
         return 0
     leaves = jax.tree.leaves(chosen.model.network.abstract_params())

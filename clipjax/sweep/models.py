@@ -22,11 +22,11 @@ class Chosen:
     """A model of a suite.
 
     Attributes:
-        name: as in the suite: an id, a hub repository, a path or a URL.
-        source: for `load_model`; the folder below the suite's `model_root` if there is one.
+        name: as in the suite: an id, hub repository, path or URL.
+        source: for `load_model`; the model's folder below the suite's `model_root` if it exists.
         model: its card, with params not read; None if it cannot be opened.
         problem: why it cannot be opened.
-        stated: name and facts_of, if the suite states them.
+        stated: the suite's name and facts_of.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Chosen:
 
 
 def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None = None) -> Chosen:
-    """Choose a model: of a registered one only the card, nothing is fetched; others are opened."""
+    """A registered model's card, fetching nothing; other models are opened."""
     source, words = name, stated or {}
     if model_root is not None and "/" not in name and exists(model_root / name):
         source = str(model_root / name)
@@ -65,7 +65,7 @@ def choose(name: str, model_root: Path | None, stated: Mapping[str, str] | None 
 
 
 def opened(chosen: Chosen) -> Model:
-    """The model with its fingerprint and, if it has a head, one of zeros; no weights are loaded.
+    """The model with its fingerprint, a classifier with a head of zeros; loads no weights.
 
     Raises:
         UsageError, DataError: its weights are absent, or not those of its card.

@@ -1,10 +1,11 @@
 """The runs of a sweep, in the cheapest order.
 
-Models of one pixel recipe are adjacent: an image is decoded once for all of them, and the pixel store needs
-one recipe at a time. Models of one architecture are adjacent too, and share their compiled program. If a
-recipe's pixels exceed the store's budget, its data sets come in waves that fit: all models run on one wave,
-then on the next. The plan depends only on the suite, the models' cards and the data sets, not on what is
-stored: every process and every shard makes the same.
+Models of one pixel recipe are adjacent: images are decoded once for all, and the pixel store needs one recipe
+at a time. Models of one architecture are adjacent and share their compiled program. If a recipe's pixels
+exceed
+the store's budget, its data sets come in waves that fit, each run by all models. The plan depends only on
+suite,
+cards and data sets, not on what is stored: all processes and shards make the same.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Item:
 
     Attributes:
         options: as in the suite.
-        keep_pixels: whether its pixels may be kept: those of each of its data sets fit the store.
-        flops: operations for the images and texts that it is the first to embed.
+        keep_pixels: whether the pixels of each of its data sets fit the store.
+        flops: operations for images and texts that it is the first to embed.
         images: how many it is the first to embed.
     """
 
@@ -53,12 +54,12 @@ class Item:
 
     @property
     def request(self) -> Request:
-        """What the suite asks for, without the job's data sets and prompts."""
+        """The suite's request, without the job's data sets and prompts."""
         asked = {name: self.options[name] for name in REQUESTED if name in self.options}
         return Request(**asked)
 
     def computed(self, compute: Compute) -> Compute:
-        """The settings of the suite, else those of `compute`; no pixel store unless `keep_pixels`."""
+        """The suite's settings, else those of `compute`; no pixel store unless `keep_pixels`."""
         return dataclasses.replace(
             compute,
             pixel_store=compute.pixel_store if self.keep_pixels else None,
@@ -69,7 +70,7 @@ class Item:
 
     @property
     def key(self) -> list[Any]:
-        """What identifies it among the runs of the sweep, the same everywhere."""
+        """Identifies the run in the sweep, equally everywhere."""
         options = {name: str(value) for name, value in self.options.items()}
         prompts = self.job.prompts and self.job.prompts.digest
         return [self.chosen.name, self.job.task, self.job.data.card.name, prompts, options]
@@ -80,7 +81,7 @@ class Missing:
     """An absent data set.
 
     Attributes:
-        named: whether the suite names it: without it the sweep is not complete.
+        named: the suite names it, so the sweep is incomplete without it.
     """
 
     line: str
@@ -89,12 +90,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep's runs.
-
-    Attributes:
-        items: in order.
-        loaded: the data sets, read once for the whole sweep.
-    """
+    """A sweep's runs, in order; `loaded` reads each data set once."""
 
     suite: Suite
     items: Sequence[Item]
@@ -103,7 +99,7 @@ class SweepPlan:
 
     @property
     def digest(self) -> str:
-        """Equal digests mean equal plans, across processes and shards."""
+        """Equal plans have equal digests, across processes and shards."""
         return sha256_json([item.key for item in self.items])
 
     @property
@@ -115,11 +111,11 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
     """Plan a suite.
 
     Args:
-        pixel_budget: bytes for the pixel store; None without one.
+        pixel_budget: bytes for the pixel store; None: no store.
 
     Raises:
         UsageError: no folder of data sets is given.
-        DataError: no data set is there, or the folder of models is not.
+        DataError: no data set or no folder of models exists.
     """
     if suite.data_root is None:
         raise UsageError(
@@ -140,6 +136,7 @@ def make_plan(suite: Suite, pixel_budget: int | None) -> SweepPlan:
     if not items:
         raise DataError(f"{suite.data_root} holds none of the data sets of {suite.name}: {missing[0].line}")
     sizes = cost.Sizes(loaded)
+    # Entries of a suite may overlap: each run is planned once.
     ordered = list(_in_order(_each_once(items), sizes, pixel_budget))
     return SweepPlan(suite, _with_costs(ordered, sizes), list(dict.fromkeys(missing)), loaded)
 
@@ -158,7 +155,6 @@ def _items(chosen: Chosen, run: Run, jobs: Sequence[Job]) -> Iterator[Item]:
 
 
 def _each_once(items: Sequence[Item]) -> list[Item]:
-    """Entries of a suite may overlap."""
     return list({canonical_json(item.key): item for item in items}.values())
 
 

@@ -31,8 +31,6 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class Preview:
-    """Tables by subject, and lines of text."""
-
     models: Table
     recipes: Table
     shards: Table
@@ -45,9 +43,9 @@ class _Known:
 
     Attributes:
         asked: the resolved runs.
-        done: the number with results.
-        entries: the embeddings that they read: name -> number of images.
-        problem: why the others could not be resolved.
+        done: how many have results.
+        entries: embeddings that they read: name -> number of images.
+        problem: why others are not resolved.
     """
 
     asked: list[Asked]
@@ -62,7 +60,7 @@ def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: P
     Args:
         items: of the plan: all, or a shard's.
         results: the folder of results.
-        shards: the number of shards to show.
+        shards: how many shards to show.
     """
     assert compute.store is not None
     done, stored = Done(results), Stored(compute.store.root)

@@ -2,9 +2,11 @@
 
     report = run_sweep(plan, plan.items, compute, results, tell=print)
 
-A failing model does not stop the others; failures are reported at the end. A full disk stops the sweep. With
-several processes all take the same steps: the first one decides what is skipped, and a model that fails to
-load on one is dropped by all.
+A failing model does not stop the others; failures are reported at the end. A full disk stops the sweep.
+Several
+processes take the same steps: the first decides what is skipped, and if a model fails to load on one, all
+drop
+it.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Report:
         runs: done now.
         skipped: done before.
         stats: of every run's embedding.
-        compiles: how often each tower was compiled, for what.
+        compiles: how often each tower was compiled.
     """
 
     runs: int = 0
@@ -86,14 +88,13 @@ def run_sweep(
 
     Args:
         items: of the plan, in its order: all, or a shard's.
-        compute: the settings that the suite leaves open; has a store.
+        compute: settings that the suite leaves open; has a store.
         results: the folder for rows and per-image tables.
-        tell: gets a line of text about each step.
-        advance: gets the number of items completed since the last call.
+        tell: receives a line of text about each step.
+        advance: receives the number of items completed since its last call.
 
     Raises:
-        DataError: processes differ in their runs or images (before anything is embedded); a folder of results
-            cannot be read; the disk is full.
+        DataError: processes differ in runs or images (before any embedding); unreadable results; a full disk.
         Interrupted: a signal came (`clipjax.devices.signals`).
     """
     check_same(plan)
@@ -113,7 +114,7 @@ def run_sweep(
 
 
 def check_same(plan: SweepPlan) -> None:
-    """Raises DataError, on every process, if one has other runs or other images than the rest."""
+    """Raise DataError on every process if one has other runs or images."""
     if jax.process_count() == 1:
         return
     assert_same_everywhere("the sweep", f"{len(plan.items)} runs ({plan.digest[:16]})")
@@ -171,7 +172,7 @@ def _visit(
     report: Report,
     progress: _Progress,
 ) -> None:
-    """Load a model and run its items, those with the same options in one call."""
+    """Load a model and run its items, with one call per set of options."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
         mesh_of = mesh_to_load(todo[0].computed(compute).params)
@@ -211,7 +212,7 @@ def _visit(
 
 
 def _stop_at_full_disk(error: Exception | None) -> None:
-    """Raises DataError, on every process, if one met a full disk: all other runs would fail too."""
+    # All later runs would fail too.
     failure = error if _is_full_disk(error) else None
     failed = failed_process(failure)
     if failure is not None:
@@ -236,7 +237,7 @@ def _of_same_options(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def _reason(error: Exception) -> str:
-    """One line; for an error that is not ours also the type, with the traceback in the log."""
+    """One line; an error that is not ours gets its type, and its traceback is logged."""
     if isinstance(error, ClipjaxError):
         return str(error)
     _log.error("a run failed", exc_info=error)
@@ -245,7 +246,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Where the sweep is, and the time left, by operations."""
+    """Position in the sweep, and the time left, by operations."""
 
     def __init__(self, items: Sequence[Item], tell: Tell, advance: Callable[[int], object]) -> None:
         self._tell, self._advance, self._count = tell, advance, len(items)
@@ -282,7 +283,7 @@ def duration(seconds: float) -> str:
 
 
 def complete(report: Report, plan: SweepPlan) -> None:
-    """Raises DataError, on every process, if runs failed or data sets that the suite names are missing."""
+    """Raise DataError on every process if runs failed or data sets named by the suite are missing."""
     missing = [entry.line for entry in plan.missing if entry.named]
     left = len(report.failures) + len(missing)
     failed = failed_process(DataError("") if left else None)

@@ -1,10 +1,10 @@
 """A sweep in parts, for the jobs of an array: `--shard i/n`.
 
 The plan is a line of units: a model's runs on data sets that share images (a data set with all its tasks, and
-the in-distribution images that it is compared with). So no two shards embed the same. The line is cut into n
-contiguous parts such that the costliest part is as cheap as possible. The plan keeps models of one pixel
-recipe adjacent, so at most n - 1 recipes are decoded on more than one shard. If cutting between whole models
-costs hardly more (`WHOLE`), models stay whole and are read once.
+the in-distribution images it is compared with), so no two shards embed the same. The line is cut into n
+contiguous parts so that the costliest is as cheap as possible. The plan keeps models of one pixel recipe
+adjacent: at most n - 1 recipes are decoded on several shards. Models stay whole and are read once, if that
+hardly raises the cost (`WHOLE`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHOLE = 1.1  # whole models may cost this factor more in the costliest part
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `of` parts, numbered from 1."""
+    """Part `number` (from 1) of `of`."""
 
     number: int
     of: int
@@ -39,7 +39,7 @@ def read_shard(text: str) -> Shard:
 
 
 def cut(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """The items of each of `count` shards; if there are fewer units than shards, the last are empty."""
+    """The items of each of `count` shards; with fewer units than shards, the last are empty."""
     models = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.chosen.name)]
     units = [unit for model in models for unit in connected(model)]
     fine, whole = _even(units, count), _even(models, count)
@@ -55,7 +55,7 @@ def _costliest(parts: Sequence[Sequence[Item]]) -> int:
 
 
 def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
-    """The units in `count` contiguous parts, the costliest as cheap as possible: by bisection.
+    """The units in `count` contiguous parts, by bisection on the cost of the costliest.
 
     Costs 4, 1, 1, 4 in 2 parts give 4, 1 | 1, 4.
     """
@@ -75,7 +75,7 @@ def _even(units: Sequence[list[Item]], count: int) -> list[list[Item]]:
 
 
 def _filled(costs: Sequence[int], most: int) -> list[int]:
-    """The number of units in each part, filled in order, none costlier than `most`."""
+    """The number of units in each part, filled in order up to `most`."""
     sizes, total = [0], 0
     for cost in costs:
         if total + cost > most and sizes[-1]:

@@ -1,7 +1,8 @@
-"""Which runs of a sweep are done, by the recipes of the result rows; and what its stores hold.
+"""Which runs of a sweep are done, by the recipes of result rows; and what its stores hold.
 
-A run is done if rows have its recipe, which holds everything that decides its numbers. For the recipe,
-weights and images are hashed, but not read into memory.
+A run is done if rows have its recipe, which contains all that decides its numbers. Weights and images are
+hashed
+for it, but not read into memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from clipjax.tasks.task import find_task
 
 
 class Done:
-    """The recipes in a folder of results; `update` adds those that other jobs have written since."""
+    """The recipes in a folder of results; `update` adds what other jobs have written since."""
 
     def __init__(self, root: str | Path) -> None:
         self._store = ResultStore(root)
@@ -54,10 +55,10 @@ class Done:
             self._skipped[key] = bool(recipe.get("skipped")) and self._skipped.get(key, True)
 
     def has(self, recipe: Mapping[str, Any], *, skip: bool) -> bool:
-        """Whether there are results of the recipe.
+        """Whether the recipe has results.
 
         Args:
-            skip: whether rows that lack unreadable images will do.
+            skip: accept rows that lack unreadable images.
         """
         lacks = self._skipped.get(_identity(recipe))
         return lacks is not None and (skip or not lacks)
@@ -69,10 +70,11 @@ def _identity(recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A resolved run: a subject, or the recipe of a row that says why there is none.
+    """A resolved run.
 
     Attributes:
-        recipes: for each of its results, the recipes that will do: one per placement of the params.
+        subject: None if the task does not apply; its row gives the reason.
+        recipes: per result, the acceptable recipes: one per placement of params.
     """
 
     subject: Subject | None
@@ -84,10 +86,10 @@ def asked_of(model: Encoder, item: Item, loaded: Loaded, compute: Compute) -> As
 
     Args:
         model: from `models.opened`.
-        compute: the settings that the suite leaves open.
+        compute: settings that the suite leaves open.
 
     Raises:
-        UsageError, DataError: as the run itself before it embeds anything.
+        UsageError, DataError: as the run itself before embedding.
     """
     task, how = find_task(item.job.task), item.computed(compute)
     refused = refused_recipe(model, task, item.job.data.card.name)
@@ -113,7 +115,7 @@ def is_done(asked: Asked, done: Done, item: Item) -> bool:
 
 
 class Stored:
-    """The entries of a store by name, as of its creation."""
+    """The entries of a store by name, as of this object's creation."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = root
@@ -124,7 +126,7 @@ class Stored:
         return sum(info.bytes for info in self.entries.values())
 
     def share(self, name: str) -> float:
-        """The share of an entry that is there, 0 to 1."""
+        """The stored share of an entry, 0 to 1."""
         info = self.entries.get(name)
         return 0.0 if info is None else info.shards_present / info.shards
 
@@ -134,7 +136,7 @@ def embedding_entries(
 ) -> list[tuple[str, int]]:
     """The entries of embeddings that a run reads, each with its number of images.
 
-    Of entries that differ only in the placement of the params, the one that is stored.
+    If entries differ only in the placement of params, the stored one.
     """
     if asked.subject is None or model.card.fingerprint is None:
         return []
@@ -151,9 +153,9 @@ def embedding_entries(
 
 
 def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
-    """The newest results of the items, in their order; items without results are left out.
+    """The newest results of the items, in order, also those that lack unreadable images.
 
-    Results that lack unreadable images count too.
+    Items without results are left out.
     """
     store, by_recipe, found = ResultStore(results), {}, []
     for row in store.rows():
@@ -173,7 +175,7 @@ def results_of(plan: SweepPlan, results: str | Path) -> list[Result]:
 def lacking(
     plan: SweepPlan, items: Sequence[Item], results: str | Path, compute: Compute
 ) -> list[tuple[Item, str]]:
-    """The items without results, each with the reason if that cannot be told, else ""."""
+    """The items without results, each with the reason why it cannot be resolved, or ""."""
     done, found = Done(results), []
     for _, group in itertools.groupby(items, key=lambda item: item.chosen.name):
         visit = list(group)

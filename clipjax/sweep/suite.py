@@ -1,4 +1,4 @@
-"""Suites of evaluation: a TOML file -> the models to run, on which data sets, with which tasks and prompts.
+"""Suites of evaluation: which models to run, on which data sets, with which tasks and prompts.
 
     title = "Accuracy on the natural shifts"
     models = [
@@ -11,8 +11,7 @@
     task = "zeroshot"
     datasets = ["imagenet_v2:matched-frequency", "imagenet_r"]
 
-docs/sweeps.md lists the keys. Every error of the file itself is found here, before anything is read or run.
-Imports no JAX.
+docs/sweeps.md lists the keys. All errors of the file are found here, before anything runs. Imports no JAX.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ class Run:
 
     Attributes:
         task: a task, or a collection of tasks.
-        models: ids, hub repositories, or absolute paths and URLs, in order and each once.
-        datasets: names of cards, or of families for all their members; empty: all below the folder of data
-            sets that the task is made for.
-        prompts: prompt sets, each for a run of its own; empty: the data sets' own, or the collection's.
-        options: as in `clipjax eval`, including those of the suite.
+        models: ids, hub repositories, or absolute paths and URLs, in order, each once.
+        datasets: names of cards, or of families (all their members); empty: all in the folder made for the
+            task.
+        prompts: prompt sets, each a run of its own; empty: the data sets' own, or the collection's.
+        options: as in `clipjax eval`, including the suite's.
     """
 
     task: str
@@ -63,10 +62,10 @@ class Suite:
     """A suite file.
 
     Attributes:
-        data_root: the folder of data sets; None if the file leaves it to the command line.
+        data_root: the folder of data sets; None: left to the command line.
         model_root: a folder of checkpoints by model id, preferred to the hub's.
         data: data sets elsewhere: name -> folder.
-        stated: path of a model -> its name and facts_of, as stated in the file.
+        stated: a model's path -> its name and facts_of in the file.
     """
 
     name: str
@@ -85,8 +84,6 @@ class Suite:
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """Options in a file, as in `clipjax eval`."""
-
     limit: int | None = None
     seed: int | None = None
     resamples: int | None = None
@@ -115,7 +112,7 @@ class _Run(_Options):
 
 @dataclass(frozen=True)
 class _File:
-    """A file with its keys checked; `_Reader` looks up its names."""
+    """A file with its keys checked, but not yet its names."""
 
     title: str
     models: Any
@@ -128,8 +125,6 @@ class _File:
 
 @dataclass(frozen=True)
 class _Own:
-    """A model of the user, and what the file states of it, as in `clipjax eval`."""
-
     path: str
     name: str | None = None
     facts_of: str | None = None
@@ -145,9 +140,10 @@ def load_suite(
         data_root, model_root: replace the file's.
 
     Raises:
-        UsageError: no suite has that name.
-        DataError: an unknown, missing or mistyped key; an unknown model, task, data set or prompt set. The
-            message names file, key and nearest match.
+        UsageError: an unknown suite.
+        DataError: an unknown, missing or mistyped key, or an unknown model, task, data set or prompt set;
+            names
+            file, key and nearest match.
     """
     path = _path(str(name))
     reader = _Reader(path, path.absolute().parent)
@@ -155,7 +151,6 @@ def load_suite(
 
 
 def suite_names() -> list[str]:
-    """The suites of evaluation in configs/suites."""
     return sorted(path.stem for path in (config_dir() / "suites").glob("*.toml"))
 
 
@@ -163,7 +158,7 @@ def select(where: Mapping[str, Any]) -> list[str]:
     """The registered models whose columns of configs/models.csv have these values (or one of a list).
 
     Raises:
-        ValueError: an unknown column, or a value that no model has; the message names the nearest.
+        ValueError: an unknown column, or a value that no model has; names the nearest.
     """
     rows = registry()
     columns = list(next(iter(rows.values())))
@@ -190,11 +185,10 @@ def _names(given: Names) -> tuple[str, ...]:
 
 
 def _same(value: Any, cell: str) -> bool:
-    """Numbers compare as numbers: 224 and 224.0."""
     if isinstance(value, str):
         return value == cell
     try:
-        return float(cell) == value
+        return float(cell) == value  # 224 and 224.0 are equal
     except ValueError:
         return False
 
@@ -218,7 +212,7 @@ class _Reader:
     """Reads keys into values; errors name the place.
 
     Attributes:
-        folder: base of relative paths in the file.
+        folder: base of the file's relative paths.
         stated: filled as models are read; see `Suite`.
     """
 
@@ -296,7 +290,7 @@ class _Reader:
         return tuple(found)
 
     def own(self, record: Mapping[str, Any], where: str) -> str:
-        """The path of a user's model; records in `stated` what the file states of it."""
+        """The path of a user's model; adds to `stated`."""
         own = read(_Own, record, f"{self.path}: {where}")
         path = self.model(own.path, f"{where}.path")
         stated = {"name": own.name, "facts_of": own.facts_of}
@@ -328,7 +322,7 @@ class _Reader:
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
-        """Shipped cards, those in the folder of data sets, and the families of both -> their tasks."""
+        """The tasks of each card, shipped or in the folder of data sets, and of each family."""
         folders = [config_dir() / "datasets"]
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
@@ -340,7 +334,7 @@ class _Reader:
         return found
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
-        """Refuse an unknown data set, or one not made for the task (any task of a collection)."""
+        """Refuse an unknown data set, or one made for no task of `task`."""
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
         if task is not None and not known[name].intersection(collection(task).tasks):
@@ -348,8 +342,8 @@ class _Reader:
             self.refuse(where, f"{name} is not made for {task!r}; its card says tasks = {tasks}")
 
     def beside(self, prompts: str) -> str:
-        """Prompt files are relative to the suite; other parts are names."""
         parts = [
+            # Files are relative to the suite; other parts are names.
             str(self.folder / part) if part.endswith((".txt", ".json")) else part
             for part in prompts.split("+")
         ]
