@@ -1,10 +1,11 @@
-"""The batch of a device: measured once for each kind of model and device, and remembered.
+"""The batch of a device: measured once per kind of model and device, and remembered.
 
 More images fill a device better, up to a point; then they only cost memory and padding. `--batch-size auto`
-doubles the batch until that gains nothing, or the next one does not fit the memory. The user's cache
-remembers the fastest, in one file for each kind of device.
+doubles the batch until that gains nothing or exceeds the memory. The user's cache keeps the fastest, in one
+file
+per kind of device.
 
-The last bits of an embedding depend on the batch: an entry of the store keeps its first one.
+The last bits of an embedding depend on the batch, so an entry of the store keeps its first one.
 """
 
 from __future__ import annotations
@@ -59,16 +60,16 @@ def choose(
     progress: bool = False,
     rate: Rate | None = None,
 ) -> Choice:
-    """The batch that embeds fastest on the devices of this process; measured unless it is remembered.
+    """The batch that embeds fastest on this process's devices; remembered, or else measured.
 
     A user's own model is never measured: IMAGE_BATCH.
 
     Args:
         params: their layout, "replicated" or "sharded".
-        images: number of images to embed. Below WORTH nothing is measured: a remembered batch, else
+        images: number of images to embed; below WORTH nothing is measured: a remembered batch, else
             IMAGE_BATCH.
-        progress: show a bar on stderr.
-        rate: batch -> images a second, in place of a measurement; raises OutOfMemoryError.
+        progress: a bar on stderr.
+        rate: batch -> images per second, in place of a measurement; raises OutOfMemoryError.
 
     Raises:
         DataError: not even the smallest batch fits.
@@ -107,7 +108,7 @@ def choose(
 
 
 def images_per_second(forward: Forward, per_device_batch: int, side: int) -> float:
-    """Images a second of the compiled forward pass on all devices of this process.
+    """Images per second of the compiled forward pass on all devices of this process.
 
     Args:
         side: of the images, in pixels.
@@ -153,7 +154,6 @@ def _file_name(kind: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record of a kind of device; empty if there is none that can be read."""
     with contextlib.suppress(DataError):
         record = read_json(path)
         if isinstance(record.get("batches"), dict):
@@ -170,7 +170,7 @@ def _remembered(path: Path, name: str) -> int | None:
 
 
 def _remember(path: Path, name: str, kind: str, found: dict[str, Any]) -> bool:
-    """Keep a batch for the next run. Of two concurrent writes one may be lost: that only costs time."""
+    """Keep a batch for the next run. Of two concurrent writes one may be lost, which only costs time."""
     batches = _read(path).get("batches", {})
     record = json.dumps({"device": kind, "batches": {**batches, name: found}}, indent=1)
     try:

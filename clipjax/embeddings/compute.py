@@ -24,17 +24,19 @@ class Compute:
     """How a run computes.
 
     Attributes:
-        store: for embeddings; None keeps none, and with several processes each embeds everything.
-        pixel_store: for decoded pixels, which the next model reads; None keeps none.
+        store: for embeddings; None: keep none, and each of several processes embeds everything.
+        pixel_store: for decoded pixels, which the next model reads; None: keep none.
         per_device_batch: images on a device in one step, or "auto": the fastest on such a device, measured
-            once (`clipjax.embeddings.batch_size`); None: 64. An entry in the store keeps its own.
-        params: "replicated", whole on each device; "sharded", cut over the devices of a process; "auto",
-            whole if they fit with that batch (`clipjax.embeddings.params`). An entry in the store keeps its
-            own.
-        workers: processes that decode; 0 decodes in threads, one a core; "auto" measures once what is fastest
-            for such images on this machine (`clipjax.data.pixels.decoders`).
+            once
+            (`clipjax.embeddings.batch_size`); None: 64. A stored entry keeps its own.
+        params: "replicated" (whole on each device), "sharded" (cut over a process's devices), or "auto":
+            whole if
+            that fits with this batch (`clipjax.embeddings.params`). A stored entry keeps its own.
+        workers: decoding processes; 0: threads, one per core; "auto": measures once what is fastest for such
+            images
+            here (`clipjax.data.pixels.decoders`).
         on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
-        progress: show bars with the time left on stderr.
+        progress: bars with the time left on stderr.
 
     Raises:
         UsageError: a batch below 1, a negative number of workers, or an unknown name.
@@ -60,10 +62,10 @@ class Compute:
 
 
 def store_at(place: str | PathLike[str] | Store | None) -> Store | None:
-    """The store of embeddings in a folder; a store or None is returned as it is."""
+    """The store of embeddings in a folder; a store or None is returned unchanged."""
     return Store(place) if isinstance(place, str | PathLike) else place
 
 
 def pixel_store_at(place: str | PathLike[str] | PixelStore | None) -> PixelStore | None:
-    """The store of decoded pixels in a folder; a store or None is returned as it is."""
+    """The store of decoded pixels in a folder; a store or None is returned unchanged."""
     return PixelStore(place) if isinstance(place, str | PathLike) else place

@@ -1,7 +1,8 @@
 """The forward pass on the devices of this process.
 
-Each device runs the same program on equally many images or texts, so the bits of a feature do not depend on
-the number of devices. Params that are cut over the devices are put together first.
+Each device runs the same program on equally many images or texts, so a feature's bits do not depend on the
+number
+of devices. Params cut over the devices are put together first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from clipjax.models.network import Network, Precision, known_precision
 from clipjax.models.text_ids import token_ids
 from clipjax.models.unit_norm import unit_norm
 
-TEXT_BATCH = 32  # texts a device takes in one step
+TEXT_BATCH = 32  # texts per device in one step
 
 
 class Program(NamedTuple):
@@ -44,7 +45,7 @@ compiled: Counter[Program] = Counter()  # compilations of this process
 
 
 class OutOfMemoryError(Exception):
-    """A step with this many images a device does not fit its memory."""
+    """A step with this many images per device does not fit its memory."""
 
     def __init__(self, per_device_batch: int) -> None:
         super().__init__(f"{per_device_batch} images do not fit a device's memory")
@@ -53,7 +54,7 @@ class OutOfMemoryError(Exception):
 
 @contextlib.contextmanager
 def watched(per_device_batch: int) -> Iterator[None]:
-    """Turn XLA's errors about memory, from compiling or running, into OutOfMemoryError."""
+    """Turn XLA's memory errors, from compiling or running, into OutOfMemoryError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -73,9 +74,9 @@ class Forward:
     Attributes:
         run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not computed yet.
         batch_size: images on all devices together.
-        compiles: () -> number of compilations.
-        memory: () -> bytes that a step takes on each device, params and intermediate values included;
-            compiles the program. None if unknown (a user's own model).
+        memory: () -> bytes of a step on each device, with params and intermediate values; compiles the
+            program.
+            None if unknown (a user's own model).
     """
 
     run: Callable[[np.ndarray], Any]
@@ -93,9 +94,9 @@ def image_forward(
         params: "replicated" or "sharded".
 
     Raises:
-        UsageError: a user's own model with sharded params, another precision than "parity" or another output
-            than "embedding".
-        DataError: the params do not fit the devices; or, when run, features of a wrong shape.
+        UsageError: for a user's own model: sharded params, a precision but "parity", or an output but
+            "embedding".
+        DataError: the params do not fit the devices; when run: features of a wrong shape.
     """
     refuse_own(model, params)
     if model.network is not None:
@@ -140,10 +141,11 @@ def _network_forward(
 def choose_params(
     model: Encoder, precision: Precision, output: str, per_device_batch: int, asked: str
 ) -> str:
-    """Whether params are replicated or sharded: as asked, or for "auto" by the memory of a device.
+    """Placement of params: as asked; for "auto" "replicated" if it fits the device, else "sharded".
 
-    "auto" compiles the program with whole params if the memory of a device is known. Raises UsageError for a
-    user's own model with sharded params.
+    "auto" compiles the program with whole params if a device's memory is known. Raises UsageError for a
+    user's own
+    model with sharded params.
     """
     refuse_own(model, asked)
     if asked != AUTO:
@@ -174,7 +176,7 @@ _HELP = "cut them over several devices (--params sharded), or take fewer bits (-
 
 
 def image_step(model: Encoder, precision: Precision, output: str, mesh: Mesh, placement: str) -> Step:
-    """The image tower: uint8 pixels to features, of unit norm if they are embeddings of a CLIP."""
+    """The image tower: uint8 pixels to features, of unit norm if they are a CLIP's embeddings."""
     unit = output == "embedding" and embeds_at_unit_norm(model.card)
     mean, std = (tuple(values) for values in (model.card.preprocess.mean, model.card.preprocess.std))
     assert model.network is not None
@@ -191,8 +193,9 @@ def memory_of(compiled: jax.stages.Compiled) -> int:
 class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
-    With `shard_map` the compiler has nothing to split or to communicate, except putting together params that
-    are cut over the devices. `compiles` counts the traces.
+    With `shard_map` the compiler has nothing to split or communicate, except to put cut params together.
+    `compiles`
+    counts the traces.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class Step:
         options: dict[str, str] | None,
         params_shardings: Any,
     ):
-        """`params_shardings`: one for all, or a tree of them like the params."""
+        """`params_shardings`: one for all, or a tree like the params."""
         self.compiles = 0
         self.params_shardings, self.batch_sharding = params_shardings, batch_sharding(mesh)
         specs = jax.tree.map(lambda sharding: sharding.spec, params_shardings)
@@ -214,7 +217,7 @@ class Step:
 
         counted.__name__ = function.__name__  # the program's, in a profile
         split = PartitionSpec(DATA)
-        # check_vma lacks rules for some models' primitives, and is not needed: nothing here is reduced.
+        # check_vma lacks rules for some models' primitives; it is not needed, as nothing here is reduced.
         self._run = jax.jit(
             jax.shard_map(counted, mesh=mesh, in_specs=(specs, split), out_specs=split, check_vma=False),
             compiler_options=options,
@@ -224,7 +227,7 @@ class Step:
         return self._run(params, jax.device_put(batch, self.batch_sharding))
 
     def compiled(self, params: Any, batch: Any) -> jax.stages.Compiled:
-        """The program for arrays (or abstract ones) of these shapes; a call does not compile it again."""
+        """The program for (abstract) arrays of these shapes; a call does not compile it again."""
 
         def abstract(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -236,6 +239,7 @@ class Step:
         ).compile()
 
 
+# Cached: the next data set of the same model does not compile again.
 @functools.lru_cache(maxsize=16)
 def _image_step(
     network: Network,
@@ -246,8 +250,6 @@ def _image_step(
     std: tuple,
     placement: str = REPLICATED,
 ) -> Step:
-    """Cached: the next data set of the same model does not compile again."""
-
     def embed_image(params: Any, pixels: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "image", pixels.shape[1], len(pixels), precision)] += 1
         features = network.encode_image(params, normalize(pixels, mean, std), precision=precision)
@@ -261,7 +263,7 @@ def _image_step(
 
 @functools.lru_cache(maxsize=16)
 def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
-    """The text tower: token ids [B, L] to features of unit norm, params whole on each device."""
+    """The text tower: token ids [B, L] to unit-norm features, params whole on each device."""
 
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         compiled[Program(network.arch.name, "text", ids.shape[1], len(ids), precision)] += 1
@@ -273,8 +275,9 @@ def text_step(network: Network, mesh: Mesh, precision: Precision) -> Step:
 def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndarray], np.ndarray]:
     """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
 
-    Each device takes TEXT_BATCH texts at a time for any B: one compilation for each length L, and the bits do
-    not depend on the number of devices.
+    Each device takes TEXT_BATCH texts at a time for any B: one compilation per length L, and bits independent
+    of the
+    number of devices.
 
     Args:
         model: a `clipjax.Model` with a text tower.

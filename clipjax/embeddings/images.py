@@ -1,10 +1,12 @@
 """Images -> stored embeddings.
 
-The rows of a data set are cut into shards (see `clipjax.storage.store`). Every process embeds its share of
-the missing shards on its own devices, and waits for the others only at the end. Each device always gets the
-same number of images, fixed when the entry is created, and runs the same program. So the bits of an embedding
-do not depend on the number of devices or processes, nor on data sets that share a step (`embed_many`). With a
-fixed global batch they would: matrix products of other shapes add up in another order.
+A data set's rows are cut into shards (`clipjax.storage.store`). Every process embeds its share of the missing
+shards on its own devices, and waits for the others only at the end. Each device always runs the same program
+on
+the same number of images, fixed with the entry. So an embedding's bits do not depend on the number of devices
+or
+processes, nor on data sets that share a step. With a fixed global batch they would: matrix products of other
+shapes add up in another order.
 """
 
 from __future__ import annotations
@@ -73,29 +75,33 @@ def embed_many(
 ) -> list[Embeddings]:
     """Embed the images of several data sets in one stream, or read stored embeddings.
 
-    Each data set gets the same bits as alone. Its last batch is padded for one device, and only the last step
-    for all devices: on D devices of B images each, n_1, n_2, ... images take ceil(sum(ceil(n_i / B)) / D)
-    steps, not the sum of ceil(n_i / (B D)). Data sets with another B, from their stored entries, follow in a
-    stream of their own.
+    Each data set gets the same bits as alone. Its last batch is padded for one device, only the last step for
+    all:
+    D devices of B images take ceil(sum(ceil(n_i / B)) / D) steps for n_1, n_2, ... images, not the sum of
+    ceil(n_i / (B D)). Data sets with another B, from their stored entries, follow in their own stream.
 
     Args:
         model: a `clipjax.Model`, or what `clipjax.wrap` makes from a user's own.
-        manifests: the data sets. If stored, of several with the same images only the first is embedded.
-        compute: how; by default without stores. A card without a fingerprint keeps nothing in the store. If a
-            batch does not fit a device's memory it is halved, as long as nothing is stored.
+        manifests: the data sets; of several with the same images, only the first is embedded if stored.
+        compute: default: without stores. A card without a fingerprint is never stored. A batch that does not
+            fit a
+            device's memory is halved, while nothing is stored.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
-        output: "embedding" (input of the head: unit norm for a zero-shot model and for a classifier whose
-            card says so, else raw features) or "features" (never normalised).
+        output: "embedding" (the head's input: unit norm for a zero-shot model, or a classifier whose card
+            says so;
+            else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
-        rows_per_shard: rows in a stored file, a multiple of the batch; an entry in the store keeps its own.
+        rows_per_shard: rows in a stored file, a multiple of the batch; a stored entry keeps its own.
 
-    Returns: one for each of `manifests`, in their order.
+    Returns: one per manifest, in order.
 
     Raises:
-        DataError: no images, an unreadable image, none that can be read, features of a wrong shape or not
-            finite, a full disk, or hosts that do not share the store. An unreadable image stops only its own
-            data set: the others are embedded and stored before it is raised.
-        UsageError: an unknown output or precision; pixels that exceed the budget of the pixel store.
+        DataError: no images, an unreadable image, none readable, features of a wrong shape or not finite, a
+            full
+            disk, or hosts that do not share the store. An unreadable image stops only its own data set: the
+                others
+            are embedded and stored before it is raised.
+        UsageError: an unknown output or precision; pixels that exceed the pixel store's budget.
     """
     how = Compute() if compute is None else compute
     for manifest in manifests:
@@ -115,7 +121,7 @@ def embed_many(
 
 
 def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
-    """Embed this process's share of what is missing; then wait for the others.
+    """Embed this process's share of what is missing, then wait for the others.
 
     If a batch does not fit a device's memory, everything begins again with half of it.
     """
@@ -158,7 +164,7 @@ def _run(
 ) -> dict[Passenger, DataError]:
     """Embed and keep the spans; returns the data sets that an unreadable image stopped.
 
-    The others continue without them, in a new stream.
+    The others continue in a new stream.
     """
     pending, stopped = collections.deque(spans), {}
     while pending:
@@ -173,10 +179,9 @@ def _run(
 
 
 def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
-    """Halve the batch of data sets that are not done and whose batch does not fit.
+    """Halve the batch of unfinished data sets whose batch does not fit.
 
-    The first process decides which: another run may be filling the store, so processes may see different
-    ones.
+    The first process decides which: processes may see different ones while another run fills the store.
     """
 
     def decide() -> str:
@@ -196,10 +201,11 @@ def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
 
 
 def _finish_together(failure: Exception | None) -> None:
-    """Wait for the other processes, then fail on all of them if one has failed.
+    """Wait for the other processes, then fail on all of them if one failed.
 
-    A failed process does not leave, or the others would wait for ever: it logs its error at once, while they
-    store their current shards.
+    A failed process must not leave, or the others would wait for ever. It logs its error at once, while they
+    store
+    their current shards.
     """
     if failure is not None and jax.process_count() > 1:
         _log.error("%s (waiting for the other processes to store their shards)", failure)

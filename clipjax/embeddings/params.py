@@ -1,8 +1,9 @@
-"""How a tower's params are placed on the devices that embed: whole on each, or cut over all of them.
+"""How a tower's params are placed on the embedding devices: whole on each, or cut over all.
 
 Whole is the rule: no device waits for another. A model that does not fit is cut (FSDP, by the rules of
 `clipjax.devices.sharding`): each device holds its part of every large param, and puts one block at a time
-together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
+together
+when the scan reaches it (`clipjax.models.cut`). The computation is the same.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ _STACKED = "blocks"  # the stacks that `layers.scan` scans
 
 
 def placements(asked: str) -> tuple[str, ...]:
-    """The possible placements: as asked, and for "auto" whole or cut."""
+    """The possible placements: as asked; for "auto" both."""
     return (REPLICATED, SHARDED) if asked == AUTO else (asked,)
 
 
 def check_params(asked: str) -> None:
-    """Raises UsageError for an unknown placement."""
+    """Raise UsageError for an unknown placement."""
     if asked not in PARAMS:
         raise unknown_name("placement of params", asked, list(PARAMS))
 
 
 def shardings(params: Any, mesh: Mesh, placement: str) -> Any:
-    """The tree of NamedShardings of a tree of arrays (or ShapeDtypeStructs)."""
+    """The NamedShardings of a tree of arrays (or ShapeDtypeStructs)."""
     return params_sharding(params, mesh, FSDP if placement == SHARDED else DP)
 
 
 def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
-    """Inside `shard_map`, a device's parts of the params as the network takes them.
+    """Inside `shard_map`, turn a device's parts of the params into what the network takes.
 
     Stacked params stay cut until the scan reaches them; all others are put together at once.
     """
@@ -57,12 +58,12 @@ def seen_whole(parts: Any, specs: Any, devices: int) -> Any:
 
 
 def device_memory() -> int | None:
-    """Bytes that JAX may use on a device of this process; None if the platform does not tell (a CPU)."""
+    """Bytes that JAX may use on a device of this process; None if unknown (a CPU)."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def fits(needed: Callable[[], int | None], params: Any) -> bool:
-    """Whether a step with whole params fits a device; True if unknown, or with a single device.
+    """Whether a step with whole params fits a device; True if unknown, or for a single device.
 
     Args:
         needed: () -> bytes of a step, None if memory was refused; called only if the params alone fit.
@@ -78,9 +79,9 @@ def fits(needed: Callable[[], int | None], params: Any) -> bool:
 
 
 def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
-    """For `load_model`: card -> the mesh that its params are cut over while they are read; None: do not cut.
+    """For `load_model`: card -> the mesh to cut params over while reading them; None: do not cut.
 
-    These params are in memory beside those placed for embedding, so "auto" cuts if two copies would not fit.
+    These params are in memory beside those placed for embedding, so "auto" cuts unless two copies fit.
 
     Raises UsageError for an unknown placement.
     """
@@ -98,7 +99,7 @@ def mesh_to_load(asked: str) -> Callable[[Any], Mesh | None]:
 
 
 def refuse_own(model: Encoder, asked: str) -> None:
-    """Raises UsageError if a user's own model is to be sharded: it places its params itself."""
+    """Raise UsageError for a user's own model with sharded params: it places its params itself."""
     if asked == SHARDED and model.network is None:
         raise UsageError(f"{model.card.id} is not one of clipjax's networks: it places its params itself")
 

@@ -1,8 +1,9 @@
 """A data set to embed: its layout, and where its embeddings go.
 
-The layout is the batch of a device, the rows of a stored file and the placement of the params. An entry in
-the store keeps its own, since the bits depend on it. A new entry gets what was asked for, what was measured
-to be fastest, or what fits the memory.
+The layout is the device batch, the rows of a stored file and the placement of params. The bits depend on it,
+so
+an entry in the store keeps its own. A new entry gets the requested layout, the one measured to be fastest, or
+what fits the memory.
 """
 
 from __future__ import annotations
@@ -39,20 +40,19 @@ SHARDS = 8  # at least, if there are more batches than that: a small data set ca
 class EmbedStats:
     """What this process did for one data set of an `embed_images` or `embed_many` call.
 
-    A step with several data sets counts for the first of them, so sums over the data sets are those of the
-    call.
+    A step with several data sets counts for its first, so sums over data sets are the call's.
 
     Attributes:
-        forward_passes: batches run; 0 if everything was in the store.
+        forward_passes: batches run; 0 if everything was stored.
         images: images embedded.
-        compiles: number of compilations of the forward pass.
-        decode_seconds: spent waiting for pixels.
-        compute_seconds: spent handing over batches and waiting for features.
-        skipped: ids of the data set's unreadable images, in order: they have no embedding.
+        compiles: compilations of the forward pass.
+        decode_seconds: waiting for pixels.
+        compute_seconds: handing over batches and waiting for features.
+        skipped: ids of unreadable images, in order: they have no embedding.
         per_device_batch: images on a device in one step; a stored entry's own, not the requested one.
-        decoders: the decoders in words, if they were measured and something was decoded.
-        params: placement of the params, "replicated" or "sharded".
-        batch_choice: the reason for the batch in words, if a measurement or the memory decided.
+        decoders: the decoders in words, if measured and used.
+        params: placement of params, "replicated" or "sharded".
+        batch_choice: why this batch, in words, if a measurement or the memory decided.
     """
 
     forward_passes: int
@@ -75,7 +75,7 @@ class EmbedStats:
 
 
 def share_waiting(stats: Iterable[EmbedStats]) -> float | None:
-    """The share of all embedding time in which devices waited for pixels; None: nothing was embedded."""
+    """The share of embedding time in which devices waited for pixels; None: nothing was embedded."""
     stats = list(stats)
     waited = sum(each.decode_seconds for each in stats)
     total = waited + sum(each.compute_seconds for each in stats)
@@ -102,8 +102,8 @@ def image_key(
 ) -> dict[str, Any]:
     """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
 
-    Devices run another program for sharded params. The bits were the same in all our tests, but nothing
-    guarantees it, so these embeddings have a key of their own.
+    Sharded params run another program. Its bits were equal in all our tests, but that is not guaranteed: such
+    embeddings have their own key.
     """
     return {
         "model": card.fingerprint,
@@ -117,7 +117,7 @@ def image_key(
 
 
 class Asked(NamedTuple):
-    """The requested layout; None leaves it to the data set's size."""
+    """The requested layout; None: decided by the data set's size."""
 
     per_device_batch: BatchSize | None
     rows_per_shard: int | None
@@ -125,7 +125,7 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """See the module's docstring; `why` is `EmbedStats.batch_choice`."""
+    """See the module; `why` is `EmbedStats.batch_choice`."""
 
     params: str
     batch: int
@@ -138,8 +138,8 @@ class DataSet(Passenger):
     """A data set and the target of its embeddings: an entry of the store, or memory.
 
     Attributes:
-        name: the entry's, equal for the same images; without an entry, unique.
-        found: without an entry: the ids and embeddings of all rows that could be read.
+        name: the entry's, equal for the same images; unique without an entry.
+        found: without an entry: ids and embeddings of all readable rows.
     """
 
     layout: Layout = dataclasses.field(kw_only=True)
@@ -152,17 +152,17 @@ class DataSet(Passenger):
         return id(self) if self.entry is None else self.entry.key_hash
 
     def missing(self, allow_skipped: bool) -> list[int]:
-        """The numbers of the missing shards; without an entry there is one shard of all rows."""
+        """Numbers of the missing shards; without an entry, one shard has all rows."""
         if self.entry is None:
             return [0] if self.found is None else []
         return self.entry.missing_shards(allow_skipped=allow_skipped)
 
     def spans(self, first: int, allow_skipped: bool) -> list[Span]:
-        """This process's share of the rows that are still to be embedded.
+        """This process's share of the rows still to embed.
 
-        Dealt out by shard number, not by place in the list: processes see different lists while another run
-        fills the store. Numbering continues (from `first`) over the data sets of a stream, many of which have
-        one shard.
+        Dealt by shard number, not by place in the list: processes see different lists while another run fills
+        the store.
+        Numbers continue from `first` over a stream's data sets, many of which have one shard.
         """
         missing = self.missing(allow_skipped)
         if self.entry is None:
@@ -171,7 +171,7 @@ class DataSet(Passenger):
         return [Span(self, self.entry.shard_rows(k)) for k in mine]
 
     def keep(self, span: range, rows: np.ndarray, features: np.ndarray) -> None:
-        """Keep the result of a span: the rows that could be read, and their features [n, D]."""
+        """Keep a span's readable rows and their features [n, D]."""
         ids = [self.manifest.ids[row] for row in rows]
         if self.entry is None:
             check_finite(ids, features)
@@ -219,7 +219,7 @@ class DataSet(Passenger):
         self.entry = store.reopen(entry)
 
     def result(self, counted: bool) -> Embeddings:
-        """All rows; not `counted`: with the statistics of reading from a store.
+        """All rows; statistics of reading from a store unless `counted`.
 
         Raises DataError if no image could be read.
         """
@@ -294,7 +294,7 @@ def _padded(n: int) -> int:
 
 
 def default_shard(n: int, batch: int) -> int:
-    """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one batch, if that is more).
+    """Whole batches: about an eighth of the data set, at most SHARD_ROWS (or one larger batch).
 
     default_shard(1000, 64) == 64; default_shard(50_000, 64) == 512; default_shard(50_000, 1024) == 1024
     """
@@ -302,7 +302,7 @@ def default_shard(n: int, batch: int) -> int:
 
 
 def _open(store: Store, key: dict[str, Any], model: Encoder, manifest: Manifest, layout: Layout) -> Entry:
-    """The entry, after a check that all processes mean the same one and see the same disk."""
+    """The entry, once all processes are known to mean the same one on the same disk."""
     assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(
         key,

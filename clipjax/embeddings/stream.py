@@ -1,10 +1,12 @@
-"""One stream of images of one or several data sets through the devices of this process.
+"""One stream of images from one or several data sets through the devices of this process.
 
-A step takes a fixed number of images a device, and a big slice has many devices, so a small data set fills
-only part of a step. Therefore the spans of several data sets follow each other, each padded to whole batches
-of one device, not to a whole step. A row always has the same place and neighbours in its device's batch. So
-its features have the same bits, whatever comes before it, for any number of devices and after any
-interruption.
+A step takes a fixed number of images per device, and a big slice has many devices, so a small data set fills
+only
+part of a step. Therefore spans of several data sets follow each other, each padded to whole batches of one
+device,
+not to a whole step. A row always has the same place and neighbours in its device's batch. So its features
+have the
+same bits, whatever comes before it, for any number of devices and after any interruption.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 
 @dataclasses.dataclass(eq=False)
 class Passenger:
-    """A data set in a stream, and the account of what was done for it.
+    """A data set in a stream, and what was done for it.
 
-    A step with several data sets, and its time, go to the account of the first.
+    A step with several data sets, and its time, counts for the first.
     """
 
     manifest: Manifest
@@ -59,7 +61,7 @@ class Span(NamedTuple):
 
 
 class UnreadableError(Exception):
-    """Data sets stopped by an unreadable image, each with the error of its first one."""
+    """Data sets stopped by an unreadable image, each with its first error."""
 
     def __init__(self, errors: dict[Passenger, DataError]) -> None:
         super().__init__(*errors.values())
@@ -72,7 +74,7 @@ class _Pixels(NamedTuple):
     Attributes:
         pixels: uint8 [B, S, S, 3].
         read: bool [B]; False is padding, or one of `skipped`.
-        skipped: the images that could not be read, in order.
+        skipped: the unreadable images, in order.
     """
 
     pixels: np.ndarray
@@ -96,11 +98,10 @@ class Stream:
     def run(
         self, spans: Sequence[Span], per_device_batch: int, params: str
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each span in turn: its rows that could be read, and their features [n, D].
+        """Each span's readable rows, and their features [n, D], in turn.
 
         Raises:
-            UnreadableError: an image cannot be read, unless it is to be skipped; raised after the spans
-                before it.
+            UnreadableError: an image is unreadable and not to be skipped; raised after the spans before it.
             OutOfMemoryError: the batch does not fit a device.
         """
         if not spans:
@@ -194,11 +195,10 @@ class _Plan:
     """Which row of which data set is where in the stream."""
 
     def __init__(self, owners: Sequence[Passenger], rows: Sequence[np.ndarray], batch_size: int) -> None:
-        """
-        Args:
-            owners: of each span.
-            rows: int [n] of each span, -1 for padding.
-            batch_size: images in a step.
+        """Args:
+        owners: of each span.
+        rows: int [n] of each span, -1 for padding.
+        batch_size: images in a step.
         """
         self._owners, self._rows, self.batch_size = owners, np.concatenate(rows), batch_size
         self._ends = np.cumsum([len(part) for part in rows])
@@ -222,7 +222,7 @@ class _Plan:
         return self._owner(min(step * self.batch_size, len(self._rows) - 1))
 
     def errors(self, step: int, batch: _Pixels) -> dict[Passenger, DataError]:
-        """The data sets with an unreadable image in a step, each with the error of its first."""
+        """The data sets with an unreadable image in a step, each with its first error."""
         start = step * self.batch_size
         rows = self._rows[start : start + self.batch_size]
         lost = np.flatnonzero((rows >= 0) & ~batch.read[: len(rows)])
@@ -244,7 +244,7 @@ def _taken(source: Batches) -> Generator[_Pixels]:
 
 
 def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
-    """`count` pieces at a time; the last step is filled up with padding."""
+    """`count` pieces at a time; padding fills the last step."""
     while group := list(itertools.islice(pieces, count)):
         if count == 1:
             yield group[0]

@@ -1,7 +1,8 @@
 """Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
 
-Texts are tokenised in blocks, sorted by length and encoded in chunks, cut after the last id that the text
-tower reads. The vectors are the same for a fraction of the work, and memory does not grow with the texts.
+Texts are tokenised in blocks, sorted by length and encoded in chunks, cut after the last id that the tower
+reads:
+equal vectors for a fraction of the work, in memory that does not grow with the texts.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ def embed_texts(
     store: Any = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """The embedding of each text, e.g. of a data set's captions. float32 [M, D], unit norm.
+    """Embed texts, e.g. a data set's captions: float32 [M, D], unit norm.
 
     Args:
         model: a zero-shot model.
-        name: name of the texts in the store's listing.
+        name: of the texts in the store's listing.
         store: a `clipjax.storage.store.Store`; a card without a fingerprint is never stored.
 
     Raises:
@@ -69,16 +70,16 @@ def embed_texts(
 def caption_texts(
     ids: Sequence[str], captions: Sequence[Any], template: PromptSet
 ) -> tuple[list[str], np.ndarray]:
-    """All captions, put into a template, and the row of each one's image.
+    """All captions in a template, and the row of each one's image.
 
     Args:
-        ids: [N], names of the images for errors.
-        captions: [N], a list of strings an image; a string is one caption.
+        ids: [N], image names for errors.
+        captions: [N], a list of strings per image, or one string.
 
     Returns: M texts, int32 [M].
 
     Raises:
-        DataError: an image has no caption, or one that is empty or not a text.
+        DataError: an image without a caption, or a caption that is empty or not a text.
     """
     texts, image_of_text = [], []
     for row, given in enumerate(captions):
@@ -94,7 +95,7 @@ def caption_texts(
 
 
 def are_cut(model: Encoder, texts: Sequence[str]) -> np.ndarray:
-    """Which texts are longer than the context, so that the model reads only their beginning. bool [M].
+    """bool [M]: which texts exceed the context, so that the model reads only their beginning.
 
     All False for a user's own text tower, whose context is unknown.
     """
@@ -133,9 +134,9 @@ def encode_texts(
 def _encode_strings(
     encode: Callable[..., Any], texts: list[str], chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A user's own text tower may return anything: check shape and norms."""
     for start in range(0, len(texts), chunk):
         rows = np.arange(start, min(start + chunk, len(texts)))
+        # A user's own text tower may return anything: check shape and norms.
         embeddings = np.asarray(encode([texts[row] for row in rows]), np.float32)
         if embeddings.ndim != 2 or len(embeddings) != len(rows):
             raise DataError(
@@ -153,7 +154,7 @@ def _encode_strings(
 
 
 class _Tokens(NamedTuple):
-    """The ids that decide the embeddings: those of text i are `ids[end[i] - length[i] : end[i]]`."""
+    """The ids that decide the embeddings; text i has `ids[end[i] - length[i] : end[i]]`."""
 
     ids: np.ndarray
     end: np.ndarray
@@ -202,7 +203,7 @@ def stored(
     ids: Sequence[str],
     compute: Callable[[], np.ndarray],
 ) -> np.ndarray:
-    """The array [len(ids), D] of this key from the store; computed and kept if it is missing."""
+    """The array [len(ids), D] of this key; computed and kept if missing."""
     if store is None or key is None:
         return compute()
     entry = store.entry(key, ids=ids, rows_per_shard=len(ids), per_device_batch=1, about=about)
