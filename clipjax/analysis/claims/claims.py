@@ -3,11 +3,11 @@
     for verdict in check(ledger(), ResultStore("results").rows()):
         print(verdict.claim.key, verdict.word, verdict.findings)
 
-`RULE` is the rule; `decide` and `conjoin` apply it.
+`decide` and `conjoin` apply `RULE`.
 
-Each part is a test of its own at the ledger's level: of twenty false ones, chance decides about one.
-`correct="holm"` bounds that risk for all m parts together (Holm 1979): it tests at the level for m parts,
-then at the level for those left undecided, until no more are decided.
+Each part is a test at the ledger's level: chance decides about one of twenty false ones. `correct="holm"`
+bounds that risk for all m parts together (Holm 1979): it tests at the level for m parts, then at the level
+for those undecided, until no more are decided.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Finding:
 
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
-        value, lo, hi, method: the statistic; None where it could not be computed.
+        value, lo, hi, method: the statistic; None if not computed.
         level: of the interval.
         n: models of each group, or pairs.
         rows: the rows used.
@@ -79,7 +79,7 @@ class Finding:
 
     @property
     def measured(self) -> bool:
-        """Whether the statistic could be computed."""
+        """Whether the statistic was computed."""
         return self.value is not None
 
     def runs(self) -> list[str]:
@@ -88,7 +88,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What rows show for a claim and each of its parts."""
+    """What rows show for a claim and its parts."""
 
     claim: Claim
     word: str
@@ -121,13 +121,13 @@ def check(
     Args:
         claims: keys; default all.
         level: of the intervals; default the ledger's.
-        prompts: for numbers measured with several sets, where the claim names none; default the ledger's.
+        prompts: for numbers with several prompt sets, if the claim names none; default the ledger's.
         precision: the one to prefer.
         correct: "none" or "holm".
         resamples: bootstrap draws; Holm's correction may take more.
 
     Raises:
-        UsageError: there is no such claim or correction, or the level is not between 0 and 1.
+        UsageError: unknown claim or correction, or a level not between 0 and 1.
     """
     chosen = book.claims if claims is None else [book.claim(key) for key in dict.fromkeys(claims)]
     level = book.level if level is None else level
@@ -139,7 +139,7 @@ def check(
     asked = [(claim, part) for claim in chosen for part in claim.parts]
     measured = [_measure(claim, part, evidence, resamples) for claim, part in asked]
     tests = sum(each.number is not None for each in measured)
-    # Holm's first step has the strictest level: there must be draws beyond each end there.
+    # Holm's first step has the strictest level; its interval needs draws beyond each end.
     draws = math.ceil(DRAWS_BEYOND * 2 * tests / (1 - level))
     if correct == "holm" and draws > resamples:
         measured = [_measure(claim, part, evidence, draws) for claim, part in asked]
@@ -208,12 +208,12 @@ def _measure(claim: Claim, part: Part, evidence: Evidence, draws: int) -> _Measu
         against = _against(part, evidence, group)
         number = _COMPARED[part.statistic](part, group, against, settings)
         return _resting_on(part, number, (len(group.models), len(against.models)), group, against)
-    except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number with no place on the scale
+    except (TooLittle, ClipjaxError) as error:  # ClipjaxError: e.g. a number off the scale
         return _Measured(part, why=f"no task yet: {claim.no_task}" if claim.no_task else str(error))
 
 
 def _against(part: Part, evidence: Evidence, group: Sample) -> Sample:
-    """The models to compare with; those of the group are left out unless their rows differ."""
+    """The models to compare with, without the group's own unless their rows differ."""
     few = FEWEST if part.statistic == "group_difference" else FEWEST_DRAWN
     apart = part.group.convention != part.against.convention
     return evidence.sample(part, part.against, few, without=None if apart else group)
@@ -268,7 +268,7 @@ def _correlation_difference(
 
 
 def _points(part: Part, sample: Sample) -> list[Point]:
-    """Points of x and y; with `than`, of y less `than`."""
+    """Points of x and y, or of y minus `than`."""
     assert part.x is not None
     found = []
     for model, cells in zip(sample.models, sample.cells):

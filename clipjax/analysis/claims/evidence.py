@@ -1,11 +1,11 @@
-"""The result rows behind a part of a claim: the models of its groups, or its pairs, with their numbers.
+"""The result rows for a part of a claim: the models of its groups, or its pairs, with their numbers.
 
     evidence = Evidence(ResultStore("results").rows(), prompts="openai_80")
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
     evidence.pairs(part, 2)                   # two samples in one order: (against, group)
 
-Too few models or pairs raise `TooLittle`, which names what is missing. A number that covers only part of a
-data set, or a sample of it, counts as missing; the message says which images it covers.
+`TooLittle` names what is missing when models or pairs are too few. A number of a part or a sample of a data
+set counts as missing; the message has its images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tables = dict[Column, dict[str, Cell]]
 
 
 class TooLittle(Exception):
-    """Rows cannot tell; the message says why."""
+    """Rows cannot tell; the message explains why."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,10 @@ class Evidence:
         self._cells: dict[tuple[str, Column], dict[str, Cell]] = {}
 
     def sample(self, part: Part, which: Selection, at_least: int, without: Sample | None = None) -> Sample:
-        """The models of a selection that have a number in every column of the part, by name.
-
-        Args:
-            without: models to leave out.
+        """A selection's models, by name, with a number in every column of the part; not those in `without`.
 
         Raises:
-            TooLittle: there are fewer than `at_least`.
+            TooLittle: fewer than `at_least`.
         """
         left_out = () if without is None else without.models
         chosen = [model for model in self._chosen(which) if model not in left_out]
@@ -93,7 +90,7 @@ class Evidence:
         """The two sides (against, group) of all pairs with both numbers, in one order.
 
         Raises:
-            TooLittle: there are fewer than `at_least`.
+            TooLittle: fewer than `at_least`.
         """
         here = part.than or part.y
         names = list(self._pair_names(part))
@@ -115,7 +112,7 @@ class Evidence:
         return self._models[key]
 
     def _pair_names(self, part: Part) -> Iterator[tuple[str, str]]:
-        """(against, group) of every pair, with or without rows."""
+        """(against, group) of every pair, even without rows."""
         if isinstance(part.pairs, tuple):
             yield from part.pairs
         elif part.pairs == "model":
@@ -153,7 +150,7 @@ class Evidence:
 
 
 def _whole(cell: Cell) -> Cell:
-    """The cell; a row that covers only part of its data set becomes missing, and the value None."""
+    """The cell; rows of only part of a data set become missing, and the value None."""
     if cell.part is None:
         return cell
     parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))

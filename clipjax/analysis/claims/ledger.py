@@ -3,8 +3,8 @@
     for claim in ledger().claims:
         print(claim.section, claim.statement, len(claim.parts))
 
-A part is one statistic of some columns and models, and the side of a number where it must lie. The file
-explains its keys; `clipjax.analysis.claims.claims` decides from result rows.
+A part is one statistic of some columns and models, and the side of a number on which it must be. The file
+explains its keys; `clipjax.analysis.claims.claims` decides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIDES = ("above", "below", "not_above", "not_below", "within", "apart")
 PAIRINGS = ("parent", "resolution_pair", "model")
 
 _TREND = {"x", "group", "against"}
-# statistic -> the keys that it needs besides y and side
+# statistic -> the keys it needs besides y and side
 STATISTICS: Mapping[str, set[str]] = {
     "effective_robustness": _TREND,
     "trend_offset": _TREND,
@@ -49,7 +49,7 @@ class Selection:
     """Models by their facts, and which of their rows.
 
     Attributes:
-        where: fact -> its value, or a list of allowed values; see `groups.matches`.
+        where: fact -> value, or a list of allowed values; see `groups.matches`.
         convention: the same for a row's convention; {} for any row.
     """
 
@@ -64,7 +64,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Part:
-    """One statistic and where it must lie; configs/claims.toml defines the words.
+    """One statistic and its required side; configs/claims.toml defines the words.
 
     Attributes:
         pairs: a name of PAIRINGS, a tuple of (against, group) ids, or None.
@@ -84,11 +84,11 @@ class Part:
     scale: str
 
     def columns(self) -> list[Column]:
-        """The columns that it reads."""
+        """The columns it reads."""
         return [column for column in (self.x, self.y, self.than) if column is not None]
 
     def __str__(self) -> str:
-        """Columns and models, e.g. "r over imagenet: clip, against imagenet_models"."""
+        """Columns and models: "r over imagenet: clip, against imagenet_models"."""
         of = self.y.key + (f" less {self.than.key}" if self.than else "")
         of += f" over {self.x.key}" if self.x else ""
         if isinstance(self.pairs, tuple):
@@ -99,7 +99,7 @@ class Part:
 
     @property
     def bound(self) -> str:
-        """Where it must lie, e.g. "above 0", "within 0.01"."""
+        """The required side: "above 0", "within 0.01"."""
         if self.side in ("within", "apart"):
             return f"{self.side} {self.margin:g}" + (f" of {self.at:g}" if self.at else "")
         if self.side.startswith("not_"):
@@ -114,9 +114,9 @@ class Claim:
 
     Attributes:
         section: of the paper, with observation and figure.
-        needs: the number of parts that must hold.
-        beware: what the statistic does not control for, beyond what docs/claims.md says of its kind.
-        no_task: what the claim needs that no task measures yet.
+        needs: number of parts that must hold.
+        beware: what the statistic does not control for, besides what docs/claims.md has on its kind.
+        no_task: what it needs that no task measures yet.
     """
 
     key: str
@@ -137,11 +137,7 @@ class Ledger:
     claims: tuple[Claim, ...]
 
     def claim(self, key: str) -> Claim:
-        """One claim.
-
-        Raises:
-            UsageError: none has that key.
-        """
+        """One claim. Raises UsageError for an unknown key."""
         found = {claim.key: claim for claim in self.claims}
         if key not in found:
             raise unknown_name("claim", key, list(found))
@@ -150,10 +146,10 @@ class Ledger:
 
 @functools.cache
 def ledger(file: Path | None = None) -> Ledger:
-    """The claims of configs/claims.toml, or of another file of that form.
+    """The claims of configs/claims.toml, or of a file of that form.
 
     Raises:
-        DataError: the file does not have that form; the message names file, claim and key.
+        DataError: another form; the message names file, claim and key.
     """
     path = config_dir() / "claims.toml" if file is None else file
     return _Reader(path, read_toml(path)).ledger()
@@ -161,7 +157,7 @@ def ledger(file: Path | None = None) -> Ledger:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of claims, its keys checked; `_Reader` looks at columns, groups, pairs and parts."""
+    """A file of claims, its keys checked. `_Reader` checks columns, groups, pairs and parts."""
 
     claims: tuple[Mapping[str, Any], ...]
     level: float = 0.95
@@ -229,7 +225,7 @@ def _check_margin(margin: float) -> None:
 
 
 class _Reader:
-    """Reads one checked file. `place` ("" or "claim KEY: ") begins its error messages."""
+    """Reads one checked file. `place` ("" or "claim KEY: ") starts its error messages."""
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
         self.path, self.place = path, ""
@@ -278,7 +274,7 @@ class _Reader:
             )
 
     def _check_keys(self, record: Mapping[str, Any]) -> None:
-        """Each statistic has keys of its own."""
+        """Each statistic has its own keys."""
         check_keys(record, record, f"{self.path}: {self.place.removesuffix(': ')}", ["statistic"])
         statistic = self._one_of("statistic", record["statistic"], list(STATISTICS))
         needed = STATISTICS[statistic] | {"statistic", "y", "side"}
@@ -330,7 +326,7 @@ class _Reader:
         return facts
 
     def _shown(self, key: str, name: str) -> Mapping[str, Any]:
-        """The facts of a group of configs/groups.toml, named SCHEME.GROUP."""
+        """Facts of a group of configs/groups.toml, named SCHEME.GROUP."""
         known = {f"{scheme}.{group.key}": group.where for scheme in schemes() for group in groups(scheme)}
         if name not in known:
             raise self._unknown(f"groups.{key}", "group of configs/groups.toml", name, known)

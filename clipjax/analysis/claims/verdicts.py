@@ -3,7 +3,7 @@
     print_table(*summary(verdicts))     # one line per claim
     print_table(*measured(verdicts))    # one line per measured part
 
-`export` writes them as Markdown or JSON.
+`export` writes Markdown or JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = ("table", "markdown", "json")
 
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: one line per claim."""
+    """One line per claim."""
     cells = [
         [each.word, each.claim.key, each.claim.section, _fared(each), each.claim.statement]
         for each in verdicts
@@ -34,14 +34,14 @@ def summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _fared(verdict: Verdict) -> str:
-    """The outcomes of its parts, e.g. "holds: 4, cannot be told: 1"."""
+    """The parts' outcomes: "holds: 4, cannot be told: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
     return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
 
 
 def measured(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: one line per measured part."""
+    """One line per measured part."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.word, *_numbers(each)]
         for verdict in verdicts
@@ -52,7 +52,7 @@ def measured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def unmeasured(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: one line per part without a statistic, and why."""
+    """One line per part without a statistic, and why."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.why or ""]
         for verdict in verdicts
@@ -63,7 +63,7 @@ def unmeasured(verdicts: Sequence[Verdict]) -> Table:
 
 
 def used(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: one line per row of each part."""
+    """One line per row of each part."""
     cells = [
         [verdict.claim.key, *_of(each.part), *_cells(_row(row))]
         for verdict in verdicts
@@ -74,7 +74,7 @@ def used(verdicts: Sequence[Verdict]) -> Table:
 
 
 def left_out(verdicts: Sequence[Verdict]) -> Table:
-    """Titles and cells: one line per number left out, because it is not of a whole data set."""
+    """One line per number left out because it is not of a whole data set."""
     cells = {
         (verdict.claim.key, *_of(each.part), words): None
         for verdict in verdicts
@@ -114,11 +114,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
-    """Format "markdown" (summary and measured parts) or "json" (everything).
-
-    Args:
-        rows: whether to add every row used.
-    """
+    """Format "markdown" (summary and measured parts) or "json" (everything); `rows` adds every row used."""
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
         return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"
@@ -132,7 +128,7 @@ def _record(verdict: Verdict, rows: bool) -> dict[str, Any]:
 
 
 def about(claim: Claim) -> dict[str, Any]:
-    """The claim itself, without its verdict."""
+    """The claim without its verdict."""
     names = ("key", "section", "statement", "beware", "no_task", "needs")
     return {name: getattr(claim, name) for name in names}
 

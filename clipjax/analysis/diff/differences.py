@@ -4,8 +4,8 @@
     found.pairs[0].difference, found.departures()
 
 Rows match by task, data set, slice, metric and model. Among several such rows the recipe decides, then
-convention with precision and sample, then convention alone. The rest match only where each side has one row
-of the number; `departures` then says what was done differently.
+convention with precision and sample, then convention alone. Others match only if each side has one row of the
+number; `departures` then lists what was done differently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Key = tuple[Hashable, ...]
 
 
 class Departure(NamedTuple):
-    """One thing done differently: its dotted name in a result row, and its value on each side."""
+    """One thing done differently: its dotted name in a result row, and each side's value."""
 
     aspect: str
     a: str
@@ -45,9 +45,9 @@ class Pair:
     """Two rows of one number.
 
     Attributes:
-        interval: of the difference: lo, hi, level, method. An upper bound: the images are shared, so the
-            errors may add up (sd(B - A) <= sd(A) + sd(B)). None where a row has no interval, and for one
-            recipe: the same model on the same images does not differ by chance of the images.
+        interval: lo, hi, level, method of the difference. An upper bound: images are shared, so errors may
+            add up (sd(B - A) <= sd(A) + sd(B)). None if a row has no interval, or for one recipe: the same
+            model on the same images does not differ by chance of the images.
     """
 
     a: Row
@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def difference(self) -> float | None:
-        """b minus a; None where one has no value."""
+        """b minus a; None if one has no value."""
         return difference(self.a, self.b)
 
     @property
@@ -89,12 +89,12 @@ class Differences:
         return [pair for pair in self.pairs if pair.beyond(tolerance)]
 
     def departures(self) -> list[tuple[Departure, int]]:
-        """Each departure and the number of pairs that have it, the most frequent first."""
+        """Each departure and its number of pairs, most frequent first."""
         return Counter(one for pair in self.pairs for one in pair.departures).most_common()
 
 
 def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
-    """Match the rows of two sets. Rows of one set that share every key stay without a partner."""
+    """Match the rows of two sets. Rows of one set that share every key have no partner."""
     left, right, pairs = list(a), list(b), []
     for key in (_with_recipe, _with_precision, _with_convention, _named):
         matched, left, right = _match(left, right, key)
@@ -104,7 +104,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
 
 
 def difference(a: Row, b: Row) -> float | None:
-    """The value of b minus that of a; None where one has none."""
+    """As `Pair.difference`."""
     return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
 
 
@@ -116,7 +116,7 @@ def _named(row: Row) -> Key:
 
 
 def ways_of(row: Row) -> dict[str, str]:
-    """How a number was measured: rows that differ here do not measure the same."""
+    """How a number was measured: rows that differ here measure different things."""
     said = {way: str(row["convention"].get(way)) for way in ("prompts", "source", *WAYS)}
     return said | {"annotations": f"{said['annotations']} {row['recipe'].get('annotations')}"}
 
@@ -141,7 +141,7 @@ def _with_recipe(row: Row) -> Key:
 def _match(
     a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs of rows whose key occurs once on each side, and the rows left on both sides."""
+    """Pairs of rows whose key occurs once on each side, and both sides' other rows."""
     of_a, of_b = _once(a, key), _once(b, key)
     pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
     matched = {id(row) for pair in pairs for row in pair}
@@ -175,7 +175,7 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
 
 
 def _departures(a: Row, b: Row) -> Iterator[Departure]:
-    """The recipe comes last of `_FIELDS`: its digests repeat what other fields have in words."""
+    """The recipe comes last in `_FIELDS`: its digests repeat what other fields have in words."""
     for field in (*_FIELDS, *_SURROUNDINGS):
         if a[field] != b[field]:
             yield from _differing(field, a[field], b[field])

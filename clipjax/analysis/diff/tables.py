@@ -1,4 +1,4 @@
-"""Differences between two sets of result rows as lines, tables and exports."""
+"""Differences between two sets of result rows: lines, tables, exports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def summary(found: Differences, tolerance: float) -> list[str]:
 def changes(found: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
     """The pairs that differ by more than `tolerance`, in the order of `Differences.pairs`.
 
-    Departures common to all pairs are left out: see `otherwise`.
+    Leaves out departures common to all pairs: see `otherwise`.
     """
     shared = {one for one, count in found.departures() if count == len(found.pairs)}
     lines = []
@@ -52,7 +52,7 @@ def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
 
 
 def otherwise(found: Differences, limit: int | None = None) -> Table:
-    """What was done differently, and for how many of the matched numbers."""
+    """What was done differently, and for how many matched numbers."""
     lines = [[*one, str(count)] for one, count in found.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 
@@ -74,7 +74,7 @@ def export_differences(found: Differences, tolerance: float, form: str) -> str:
 
 
 def records(found: Differences, tolerance: float = 0) -> list[dict[str, Any]]:
-    """Every pair beyond the tolerance and every row without a partner: the values of FIELDS."""
+    """Every pair beyond the tolerance and every row without a partner, with FIELDS."""
     pairs = [_record(pair.a, pair.b, pair) for pair in found.beyond(tolerance)]
     return pairs + [_record(row, None) for row in found.only_a] + [_record(None, row) for row in found.only_b]
 

@@ -1,4 +1,4 @@
-"""Panels of effective robustness: how far models lie above a trend (Taori et al. 2020)."""
+"""Panels of effective robustness: how far models are above a trend (Taori et al. 2020)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from clipjax.analysis.trends.trends import Robustness, effective_robustness, fit
 
 
 def above_trend(spec: Spec, content: Content) -> Content:
-    """The panel with y replaced by y less the trend `panel.above` at x, on a linear axis.
+    """The panel with y minus the trend `panel.above` at x, on a linear axis.
 
     The trend is fitted on the scales of the panel's axes. With too few models everything is missing; so are
-    models whose x is outside the trend's range.
+    models with x outside the trend's range.
     """
     panel = content.panel
     assert panel.y is not None

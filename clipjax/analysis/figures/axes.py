@@ -1,7 +1,7 @@
 """Axes of figures on a probit, logit or linear scale, with readable ticks.
 
 Coordinates are transformed before drawing, so that a fit is a straight line. Ticks stand at transformed
-places and show the numbers themselves.
+places and show the original numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from clipjax.analysis.rows.scales import inverse, transform
 
 MARGIN = 0.08
-FEWEST, NARROWEST = 4, 0.14  # least number of ticks; least distance, as a share of the axis
+FEWEST, NARROWEST = 4, 0.14  # fewest ticks; least distance, as a share of the axis
 # Coarse to fine: the first set with enough ticks between the ends is used.
 _TAILS = [0.0001, 0.001, 0.01]
 _SETS = [
@@ -29,7 +29,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """Tick values for an axis from `low` to `high`, in the metric's own units."""
+    """Tick values from `low` to `high`, in the metric's own units."""
     if scale == "linear":
         found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
@@ -48,7 +48,7 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(places: np.ndarray) -> tuple[float, float]:
-    """The first and last coordinate of an axis with these (transformed) places, margin included."""
+    """First and last coordinate of an axis with these (transformed) places, margin included."""
     low, high = float(places.min()), float(places.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room

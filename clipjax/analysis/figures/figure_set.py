@@ -42,10 +42,10 @@ class Done:
     """One figure or table.
 
     Attributes:
-        files: those written; none if there was nothing to show.
-        drawn, panels: panels (of a table: lines) with a model, and all of them.
+        files: those written; empty if there was nothing to show.
+        drawn, panels: panels (lines of a table) with a model, and all.
         models: those shown.
-        missing: rows that are absent.
+        missing: absent rows.
         placeless: models with the rows but in no group; the user's own are shown as yours.
         numbers: what a figure draws; None for a table.
         parts: (model, images) of numbers shown that are not of whole data sets.
@@ -84,7 +84,7 @@ def analyze(
     prompts: str | None = PROMPTS,
     precision: str = "parity",
 ) -> Done:
-    """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has any rows.
+    """Draw one figure, or fill one table, and write it as `out/NAME.png`, ... if it has rows.
 
     Args:
         formats: of figures and tables; each uses its own. A figure's "csv" is the numbers drawn:
@@ -92,7 +92,7 @@ def analyze(
         prompts, precision: as in `cells_of`.
 
     Raises:
-        DataError: as `cells_of`; a number has no place on its axis; a file cannot be written.
+        DataError: as `cells_of`; a number is off its axis's scale; a file cannot be written.
     """
     if spec.kind == "to_come":
         return Done(spec, (), 0, 0, frozenset(), ())
@@ -122,7 +122,7 @@ def _parts(spec: Spec, panels: Iterable[Content]) -> Iterator[tuple[str, str]]:
 
 
 def commands(spec: Spec) -> list[str]:
-    """The commands that make the rows of a figure."""
+    """The commands that make a figure's rows."""
     if (config_dir() / "suites" / f"{spec.name}.toml").is_file():
         return [f"clipjax sweep suite:{spec.name}", *spec.made_by]
     return list(spec.made_by) or [f"clipjax eval {task}" for task in {term.task: None for term in spec.terms}]
@@ -131,7 +131,7 @@ def commands(spec: Spec) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """The content of each panel of a figure; arguments as in `analyze`."""
+    """Each panel's content; arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 
@@ -159,7 +159,7 @@ def _placeless(spec: Spec, panel: Panel, found: Iterable[Point]) -> Iterator[Pla
 
 
 def _check_places(spec: Spec, panel: Panel, found: Iterable[Point]) -> None:
-    """Raises DataError, with model, row and run, if a number (e.g. percent) has no place on its axis."""
+    """Raises DataError, with model, row and run, if a number (e.g. percent) is off its axis's scale."""
     for point in found:
         for axis, cell in zip(panel.axes, (point.x, point.y)):
             if problem := _out_of_place(axis, cell.value):
@@ -180,7 +180,7 @@ def _out_of_place(axis: Axis, value: float | None) -> str | None:
 def _lacking(
     spec: Spec, terms: Sequence[Term], index: RowIndex, there: Set[str]
 ) -> Iterator[tuple[str | None, str]]:
-    """Rows that no model has (None first); then, for models that the figure shows, those they lack."""
+    """Rows that no model has (None first), then those that the figure's models lack."""
     somewhere = [term for term in terms if index.of(term)]
     by_model = replace(spec, shapes=())  # shapes may depend on prompts, which belong to a point, not a model
     yield from ((None, str(term)) for term in terms if term not in somewhere)

@@ -1,4 +1,4 @@
-"""What all figures share around their points: titles, a legend, and text in empty panels."""
+"""What all figures share around their points: titles, a legend, text in empty panels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FEWEST = 3  # models for a trend line
 
 @dataclass
 class Drawing:
-    """A figure to save; `names` maps each collection of points (gid) to its points' names."""
+    """A figure to save. `names`: gid of each collection of points -> the points' names."""
 
     figure: Figure
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Missing(NamedTuple):
 
 
 class Placeless(NamedTuple):
-    """A model with all rows of a panel but in no group; why, and whether it is shown as yours."""
+    """A model with all rows of a panel but in no group: why, and whether shown as yours."""
 
     panel: str
     model: str
@@ -61,7 +61,7 @@ class Content:
     Attributes:
         points: all models with its numbers; in a strip x and y are the same number. The user's own models in
             no group are drawn as `YOURS`. Others in no group are not drawn, but trends may use them.
-        missing: what it lacks.
+        missing: rows it lacks.
         placeless: the points in no group.
     """
 
@@ -72,7 +72,7 @@ class Content:
 
 
 def name_of(point: Point) -> str:
-    """The model, and its prompts where told apart."""
+    """The model, and its prompts where they tell points apart."""
     return " ".join(filter(None, (point.model, point.facts.get("prompts"))))
 
 
@@ -100,7 +100,7 @@ def drawn(spec: Spec, content: Content) -> list[Point]:
 
 
 def looks(spec: Spec, content: Content) -> list[tuple[Point, Look | None]]:
-    """Each point with its look; None for a point that is not drawn."""
+    """Each point with its look; None if not drawn."""
     return [(point, look_of(spec, point.model, point.facts)) for point in content.points]
 
 
@@ -109,7 +109,7 @@ class Places(NamedTuple):
 
     Attributes:
         at: the points, [N].
-        ends: the ends of their intervals (without one: the point itself), [2, N].
+        ends: ends of their intervals (without one: the point itself), [2, N].
         cut: whether the scale cuts an end, see `ends_on_scale`. bool [2, N].
     """
 
@@ -203,7 +203,7 @@ def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: n
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
-    """Title the axes, left and below; neighbours that share a title show it once."""
+    """Title the axes, left and below; neighbours with one title show it once."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
         area, left = grid.flat[k], k % across > 0 and shown[k - 1]
@@ -226,7 +226,7 @@ def axis_title(axis: Axis) -> str:
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
     """The legend's entries: all groups of the figure, even without a model; shapes; lines.
 
-    Last come marks that only some figures have: stars, rings and models in no group.
+    Marks of some figures come last: stars, rings, models in no group.
     """
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
     found = _counts((point, group) for point, (group, _) in shown)
@@ -259,7 +259,7 @@ def _sign(marker: Any, size: float, face: str, label: str) -> Line2D:
 
 
 def set_legend(figure: Figure, parts: Sequence[Sequence[Line2D]]) -> None:
-    """One legend below the panels; each of several parts is a column."""
+    """One legend below the panels; several parts become columns."""
     rows, columns = legend_shape(figure.get_figwidth(), parts)
     blank = Line2D([], [], linestyle="none", label=" ")
     padded = [[*part, *[blank] * (rows - len(part))] if len(parts) > 1 else part for part in parts]
@@ -285,7 +285,7 @@ def _counts(some: Iterable[tuple[Point, Group]]) -> dict[str, int]:
 def members_of(line: FitLine, content: Content) -> list[Point]:
     """The points that a trend is fitted to, drawn or not.
 
-    The user's own models in no group are left out unless `line.yours`.
+    Without the user's own models in no group, unless `line.yours`.
     """
     apart = set() if line.yours else {each.model for each in content.placeless}
     some = [p for p in content.points if not (name_of(p) in apart and is_own(p.facts))]
@@ -293,7 +293,7 @@ def members_of(line: FitLine, content: Content) -> list[Point]:
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend runs through; none if too few, or if the panel shows distances from one."""
+    """The points that a trend runs through; empty if too few, or if the panel shows distances from one."""
     found = [] if content.panel.above else members_of(line, content)
     return [] if too_little(found, FEWEST) else found
 

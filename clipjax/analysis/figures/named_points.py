@@ -15,7 +15,7 @@ def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
     """Add a title to each point of the named collections.
 
     Args:
-        svg: as written by matplotlib.
+        svg: from matplotlib.
         names: gid of a collection -> a title per point, in order.
 
     Raises:
@@ -35,6 +35,6 @@ def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
 
 
 def _marks(group: ET.Element) -> list[ET.Element]:
-    """Matplotlib's elements for the points: copies of one path or, where sizes differ, one path each."""
+    """Matplotlib's elements for the points: copies of one path or, if sizes differ, a path each."""
     copies = list(group.iter(f"{{{SVG}}}use"))
     return copies or list(group.iter(f"{{{SVG}}}path"))

@@ -1,6 +1,6 @@
-"""The numbers that a figure draws, as CSV: one line per point, one per trend.
+"""The numbers that a figure draws, as CSV: a line per point, a line per trend.
 
-Numbers are in the metric's own units (accuracies as fractions), unrounded; slopes and intercepts are in
+Numbers are in the metric's own units (accuracies as fractions), unrounded; slopes and intercepts in
 coordinates of the axes' scales. docs/analysis.md describes every column.
 """
 
@@ -60,22 +60,22 @@ class FigureNumbers:
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """The trends of each panel, with intervals."""
+        """Each panel's trends, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(ending of the name, text) of each file: points, and trends if the figure has any."""
+        """(ending of the name, text) per file: points, and trends if the figure has any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """A record of `POINT` for each point that is drawn or that a trend uses."""
+        """A record of `POINT` for each point that is drawn or used by a trend."""
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             yield from _points(self.spec, content, trends, {"panel": number, "title": content.panel.title})
 
     def trend_records(self) -> Iterator[dict[str, Any]]:
-        """A record of `TREND` for each panel and trend; without a line, with the reason."""
+        """A record of `TREND` per panel and trend; without a line, with the reason."""
         reference = reference_of(self.spec)
         for number, (content, trends) in enumerate(zip(self.contents, self.trends), 1):
             for trend in trends:
@@ -119,7 +119,7 @@ def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
 
 
 def _about(axis: Axis) -> tuple[str, str, str]:
-    """Title, scale and unit: the file has fractions even where the axis shows percent or points."""
+    """Title, scale and unit: the file has fractions even if the axis shows percent or points."""
     return axis.column.title, axis.scale, "fraction" if axis.unit else ""
 
 

@@ -1,4 +1,4 @@
-"""The trends of one panel, for drawing and for the table of its numbers."""
+"""The trends of one panel, for drawing and for its table of numbers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Trend:
 
     Attributes:
         members: the points to fit.
-        fit: None where there is no line.
-        difference: this trend less the figure's reference; None for the reference itself, and where one of
-            the two has no line.
+        fit: None without a line.
+        difference: this trend minus the figure's reference; None for the reference itself, or if either has
+            no line.
         reasons: why attributes are None.
     """
 
@@ -42,10 +42,7 @@ def reference_of(spec: Spec) -> FitLine | None:
 
 
 def trends_of(spec: Spec, content: Content, resamples: int = RESAMPLES) -> list[Trend]:
-    """The trends of a panel, in the figure's order, each with its own draws.
-
-    Args:
-        resamples: draws for intervals; 0 gives the same lines without.
+    """The panel's trends, in the figure's order, each with its own draws. `resamples` 0 gives no intervals.
 
     Raises:
         DataError: as `fit_points`.

@@ -1,7 +1,7 @@
-"""Tables of the paper from result rows: one line per model; numbers with interval, n and the paper's value.
+"""Tables of the paper from result rows: a line per model; numbers with interval, n and the paper's value.
 
-Several models that fit a line (three seeds of one fine-tuning) have one line each. A number needs all rows
-that it averages. The user's own models that fit no line come last.
+Several models that fit a line (three seeds of one fine-tuning) get a line each. A number needs all rows it
+averages. The user's own models that fit no line come last.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class FilledLine:
-    """A line of a table. `model` and all `cells` are None if nothing was measured.
+    """A line of a table; `model` and all `cells` are None if nothing was measured.
 
-    `published` has the paper's number of each column, or None.
+    `published` has the paper's number per column, or None.
     """
 
     line: TableLine
@@ -106,7 +106,7 @@ def _fill(line: TableLine, index: RowIndex, prompts: str | None, precision: str)
 
 
 def _agrees(row: Row, line: TableLine) -> bool:
-    """Whether the row's convention has the line's values; keys it lacks do not count."""
+    """Whether the row's convention has the line's values; absent keys do not count."""
     convention = row["convention"]
     return all(convention[key] in _listed(v) for key, v in line.convention.items() if key in convention)
 
@@ -138,7 +138,7 @@ def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
         for each in lines
     ]
     about = f"{spec.paper}: {spec.title}. Value [interval] (the paper's value). {_counts(spec, lines)}"
-    about = " ".join(f"{about} {spec.caption}".split())  # on one line: in LaTeX it is a comment
+    about = " ".join(f"{about} {spec.caption}".split())  # one line: a comment in LaTeX
     if form == "markdown":
         return f"{about}\n\n{as_markdown(titles, cells)}"
     return f"% {about}\n{as_latex(titles, cells)}"

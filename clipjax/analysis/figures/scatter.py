@@ -84,7 +84,7 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
-    """One panel; returns the points' names of each collection, by gid."""
+    """Draw one panel; returns the points' names by gid of their collection."""
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
@@ -112,9 +112,9 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """The series with points: one per group (and shape, if any).
+    """The series with points, one per group (and shape).
 
-    Those of few points come last, to lie on top; stars lie on top of all.
+    Those with few points come last, so on top; stars after all others.
     """
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]

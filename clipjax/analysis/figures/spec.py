@@ -3,7 +3,7 @@
     spec = load_spec("fig1")
     [panel.y.column for panel in spec.panels]
 
-configs/figures/README.md defines every key. This module reads no result rows and draws nothing.
+configs/figures/README.md defines every key. Reads no result rows, draws nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Panel:
     """One panel; a strip has no `y`.
 
     Attributes:
-        above: key of a fit: y is then the number less that trend (effective robustness).
+        above: key of a fit: y is then the number minus that trend (effective robustness).
     """
 
     title: str
@@ -68,8 +68,7 @@ class Panel:
 class FitLine:
     """A trend line: its models, method and look.
 
-    With `key` of a group it has the group's colour. The user's own models in no group are left out unless
-    `yours`.
+    `key` of a group gives it the group's colour. `yours` keeps the user's own models in no group.
     """
 
     key: str
@@ -89,9 +88,9 @@ class FitLine:
 
 @dataclass(frozen=True)
 class TableLine:
-    """A line of a table: its cells below the head, and the models and columns whose numbers it shows.
+    """A line of a table: its cells below the head, and the models and columns of its numbers.
 
-    `to_come` marks a slot whose rows no task makes yet.
+    `to_come`: no task makes its rows yet.
     """
 
     cells: tuple[str, ...]
@@ -134,19 +133,19 @@ class Spec:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Every row that it needs of a model, once."""
+        """Every row it needs of a model, once."""
         columns = [axis.column for panel in self.panels for axis in panel.axes]
         columns += [column for line in self.lines for column in line.columns]
         return tuple(dict.fromkeys(term for column in columns for term in column.terms))
 
     @property
     def by_prompts(self) -> bool:
-        """Whether a model has a point for each of its prompt sets."""
+        """Whether a model has a point per prompt set."""
         return any("prompts" in each.where for each in (*self.groups, *self.shapes))
 
 
 def spec_names() -> list[str]:
-    """The figures and tables that ship with clipjax: the paper's in its order, then others."""
+    """The figures and tables of clipjax: the paper's in its order, then others."""
     names = [path.stem for path in (config_dir() / "figures").glob("*.toml")]
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
@@ -157,7 +156,7 @@ def load_spec(name: str | Path) -> Spec:
     """A figure by name, or from a file ending in .toml.
 
     Raises:
-        UsageError: none has that name.
+        UsageError: unknown name.
         DataError: an unknown, missing or mistyped key; the message names file and key.
     """
     path = Path(name)
@@ -170,8 +169,6 @@ def load_spec(name: str | Path) -> Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class _File:
-    """The keys of every file."""
-
     title: str
     paper: str
     kind: str
@@ -271,7 +268,7 @@ def _figure(found: _Strip, path: Path) -> dict[str, Any]:
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
-    """The groups of a scheme of configs/groups.toml (or `only` some), or the file's own."""
+    """The groups of a scheme of configs/groups.toml (`only` some), or the file's own."""
     if not isinstance(scheme, str):
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")
@@ -322,7 +319,7 @@ def _axis(record: Any, where: str) -> Axis:
 
 
 def _filled(value: Any, words: Mapping[str, Any], where: str) -> Any:
-    """The value with every `{word}` in its texts replaced, twice: words may contain words."""
+    """Replaces every `{word}` in texts, twice: words may contain words."""
     if isinstance(value, Mapping):
         return {key: _filled(each, words, where) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""One number of many models as a strip: one line of points per group, sized by `spec.size` (Fig. 2)."""
+"""One number of many models as a strip: a line of points per group, sized by `spec.size` (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPREAD = 0.3  # largest distance of points from their line; lines are 1 apart
 
 
 def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """One panel per number; one line per group, from top to bottom in the scheme's order.
+    """A panel per number; a line per group, top to bottom in the scheme's order.
 
     Args:
         contents: one per panel of the spec, in its order.
@@ -136,7 +136,7 @@ def _draw_points(
 
 
 def _offsets(x: np.ndarray) -> np.ndarray:
-    """-1 to 1: neighbours in x stand apart; the same values always get the same offsets."""
+    """-1 to 1, so that neighbours in x stand apart; equal values always get equal offsets."""
     steps = np.array([0, 0.6, -0.6, 0.3, -0.3, 0.9, -0.9]) if len(x) > 3 else np.zeros(1)
     found = np.empty(len(x))
     found[np.argsort(x, kind="stable")] = np.resize(steps, len(x))
@@ -144,7 +144,7 @@ def _offsets(x: np.ndarray) -> np.ndarray:
 
 
 def _sizes(facts: Sequence[Any]) -> list[float]:
-    """Marker areas by the fact's rank within the group; a middle one where unknown."""
+    """Marker areas by the fact's rank within the group; medium if unknown."""
     known = sorted({fact for fact in facts if isinstance(fact, int | float)})
     step = (LARGEST - SMALLEST) / max(len(known) - 1, 1)
     middle = (SMALLEST + LARGEST) / 3

@@ -1,7 +1,7 @@
-"""The look and the writing of all our figures, in one place so that they match.
+"""The look and the writing of all figures, in one place so that they match.
 
 Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. Figures
-are PNG for screens, and PDF, whose text stays text, for print.
+are PNG for screens and PDF, whose text stays text, for print.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RC: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "lines.markersize": 7,
-    "text.parse_math": False,  # names are shown as they are: a $ does not start a formula
+    "text.parse_math": False,  # a $ in a name does not start a formula
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "clipjax",
@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Distances from the values to their lower and their upper limits; 0 without an interval."""
+    """Distances from values to their lower and upper limits; 0 without an interval."""
     limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
     return [
         [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
@@ -67,7 +67,7 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 def draw_points(
     panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
 ) -> None:
-    """Draw the values of rows with their intervals, in marker and colour of the k-th model.
+    """Draw rows' values with intervals, in marker and colour of the k-th model.
 
     Values without an interval are hollow: they must not look exact.
     """
@@ -89,7 +89,7 @@ def draw_points(
 
 
 def explain_hollow(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    """Add a last entry to the legend for the hollow markers of `draw_points`: why they are hollow."""
+    """Add a last entry to the legend: why markers of `draw_points` are hollow."""
     bare = [row for row in rows if row["interval"] is None]
     if bare:
         notes = {row.get("note") or "" for row in bare}
@@ -108,7 +108,7 @@ def save_figure(
     """Write the figure as `out` with each format's ending; returns the files.
 
     Args:
-        names: names of an SVG's points, see `named_points.name_points`.
+        names: of an SVG's points, see `named_points.name_points`.
 
     Raises:
         DataError: the files cannot be written.

@@ -2,8 +2,8 @@
 
     look_of(spec, "mine", row["model_facts"])    # (YOURS, None) for a model whose facts are unknown
 
-A figure always shows the user's own models. Other models that its groups exclude by a known fact (a standard
-ResNet among CLIPs) do not belong to the figure; `why_none` names that fact.
+A figure always shows the user's own models. Others that its groups exclude by a known fact (a standard ResNet
+among CLIPs) do not belong; `why_none` names that fact.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def is_stated(facts: Mapping[str, Any]) -> bool:
 def is_own(facts: Mapping[str, Any]) -> bool:
     """Whether a model is the user's own: facts not from the registry, no known group, or fine-tuned here.
 
-    Rows older than `facts_origin` are judged by the last two. An unregistered published model may lack a
-    group too, but only measured ones have an `arch` or are predictions.
+    Rows older than `facts_origin` are judged by the last two. Unregistered published models may also lack a
+    group, but only measured ones have an `arch` or are predictions.
     """
     measured = "arch" in facts or facts.get("kind") == "predictions"
     return (
@@ -42,8 +42,8 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
     """How a figure shows a model; None if it does not.
 
-    A model in no group is shown as `YOURS` if it is the user's own or highlighted. Highlighted models are
-    shown even in a figure of other models.
+    A model in no group is `YOURS` if it is the user's own or highlighted. Highlighted models show even in a
+    figure of other models.
     """
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:

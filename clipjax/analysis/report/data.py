@@ -2,9 +2,9 @@
 
     report_data(rows, "results")
 
-The page has a column per number (task, data set, slice, metric) and per way of measuring it (prompt sets,
+The page has a column per number (task, data set, slice, metric), and per way of measuring it (prompt sets,
 precisions, ...) where a model has several. Data is columnar. Shared values are stored once in `interned` and
-referred to by index (-1 for null). An object is interned as [index of its keys, index of each value ...].
+referred to by index (-1 for null); an object is interned as [index of its keys, index of each value ...].
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from clipjax.results.tables import model_name
 # Slices left out: a thousand classes would be a thousand columns.
 LEFT_OUT = ("class:", "bin:")
 ASPECTS = ("prompts", "precision", *WAYS)
-LEARNED = "prompts"  # the aspect that may be a part of the model
+LEARNED = "prompts"  # the aspect that may be part of the model
 NOT_APPLICABLE = "not applicable"  # "prompts" in a classifier's convention
 SOURCE = "train_source"
-HASH = 16  # hexadecimal digits shown of a recipe hash
+HASH = 16  # hexadecimal digits of a recipe hash
 
 Variant = tuple[tuple[str, str], ...]
 """How a column's numbers were measured, for aspects with several ways: (aspect, way)."""
@@ -41,13 +41,13 @@ Variant = tuple[tuple[str, str], ...]
 def report_data(
     rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that the page shows. `cells_of`'s rule picks among several rows of one number.
+    """Everything that the page shows. The rule of `cells_of` picks among several rows of one number.
 
     Args:
         rows: result rows, e.g. `ResultStore.rows()`.
         name: of these results, on the page.
-        parts: whether to include slices (factors, scores, ...). Single classes and confidence bins never are.
-        highlight: models to draw as stars with names; those without a number on the page are left out.
+        parts: include slices (factors, scores, ...), but never single classes or confidence bins.
+        highlight: models to draw as stars with names; those without a number are left out.
     """
     kept = [row for row in rows if not _is_left_out(row["slice"], parts)]
     models = {model_name(row): row["model_facts"] for row in kept}
@@ -84,22 +84,20 @@ class Interner:
         self._index: dict[Any, int] = {}
 
     def of(self, value: Any) -> int:
-        """The index of a value; -1 for null."""
+        """Index of a value; -1 for null."""
         if value is None:
             return -1
         return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
-        """The index of an object whose keys and values are interned too."""
+        """Index of an object whose keys and values are interned too."""
         if value is None:
             return -1
         parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
         return self._at(parts, list(parts))
 
     def _at(self, key: Any, value: Any) -> int:
-        """Four kinds of key never collide: (None, text) of texts, tuples of names or of indices, JSON of the
-        rest.
-        """
+        """Keys of four kinds never collide: (None, text), tuples of names or of indices, JSON of the rest."""
         if key not in self._index:
             self._index[key] = len(self.values)
             self.values.append(value)
@@ -118,7 +116,7 @@ class Records:
             self.columns.setdefault(name, []).append(value)
 
     def once(self, record: Mapping[str, Any]) -> int:
-        """The index of a record, added if new."""
+        """Index of a record, added if new."""
         key = tuple(record.values())
         if key not in self._index:
             self._index[key] = len(self._index)
@@ -133,7 +131,7 @@ def _is_left_out(part: str | None, parts: bool) -> bool:
 
 
 def _columns(rows: Iterable[Row]) -> Iterator[tuple[Term, Variant, dict[str, list[Row]]]]:
-    """Tasks and their data sets are in the order of the paper's summary; others follow as they appear."""
+    """Tasks and data sets in the order of the paper's summary, then others as they appear."""
     terms: dict[Term, list[Row]] = {}
     for row in rows:
         terms.setdefault(term_of(row), []).append(row)
@@ -174,7 +172,7 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a row belongs in a way's column: it has that way, none, or prompts of its own model."""
+    """Whether a row belongs in a way's column: that way, no way, or prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
 
@@ -227,7 +225,7 @@ def _cell(row: Row, interner: Interner) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """To six significant digits: more than a page shows, a third of a float's length."""
+    """Six significant digits: more than a page shows, a third of a float's length."""
     return None if value is None else float(f"{value:.6g}")
 
 

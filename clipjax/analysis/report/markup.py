@@ -1,4 +1,4 @@
-"""HTML elements from Python. Text is escaped unless it was made here, so that no name becomes markup."""
+"""HTML elements from Python. Text not made here is escaped, so that no name becomes markup."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Html(str):
 
 
 def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
-    """An element; attributes, and children that are not `Html`, are escaped.
+    """An element; attributes, and children other than `Html`, are escaped.
 
-    `None` is left out. Attribute names are Python names: `class_`, `data_value`.
+    Leaves out None. Attribute names are Python names: `class_`, `data_value`.
     """
     said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(xml(value))}"'
@@ -25,6 +25,5 @@ def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
 
 
 def joined(*children: str | None) -> Html:
-    """Texts and elements, one after another."""
     parts = (child for child in children if child is not None)
     return Html("".join(part if isinstance(part, Html) else html.escape(xml(part)) for part in parts))

@@ -1,7 +1,7 @@
 """The report page: page.html with its style, scripts and data in one file, without network.
 
-A policy in the page lets a browser run only this script and fetch nothing. All text from results is escaped
-here or set as text by the script, so that no name becomes markup.
+A policy in the page lets a browser run only this script and fetch nothing. Text from results is escaped here
+or set as text by the script, so that no name becomes markup.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
 
 
 def script_text() -> str:
-    """All scripts as one, without names in the page's global scope."""
+    """All scripts in one function, so that no name is global on the page."""
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
@@ -63,7 +63,7 @@ def embedded(data: Mapping[str, Any]) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """The value with hidden characters of its texts shown."""
+    """Shows hidden characters in texts."""
     if isinstance(value, str):
         return xml(value)
     if isinstance(value, Mapping):

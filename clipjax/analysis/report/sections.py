@@ -1,6 +1,6 @@
 """Sections of the report made beforehand: the paper's figures, its tables, the claims.
 
-A section with nothing to show says why.
+A section with nothing to show explains why.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from clipjax.analysis.report.svg import inline
 from clipjax.analysis.rows.cells import Cell, Column, RowIndex
 from clipjax.errors import DataError, counted
 
-SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # beside the colour, for those who cannot see it
+SIGNS = {HOLDS: "✓", FAILS: "✗", UNKNOWN: "?"}  # besides the colour, for those who cannot see it
 RUNS = 3  # at most this many run ids per statistic
 
 
 class Section(NamedTuple):
-    """A titled part of the page."""
-
     title: str
     body: Html
 
@@ -43,20 +41,20 @@ class Taken:
 
 
 def figures_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
-    """The figures that have a row, in the order given; below them what the others lack."""
+    """The figures that have a row, in the order given; below, what the others lack."""
     chosen = [spec for spec in specs if spec.kind not in ("table", "to_come")]
     with tempfile.TemporaryDirectory() as folder:
         return Section("Figures", _shown(chosen, lambda spec: _figure(spec, index, taken, Path(folder))))
 
 
 def tables_section(specs: Iterable[Spec], index: RowIndex, taken: Taken) -> Section:
-    """The tables that have a row, sortable; below them what the others lack."""
+    """The tables that have a row, sortable; below, what the others lack."""
     chosen = [spec for spec in specs if spec.kind == "table"]
     return Section("Tables", _shown(chosen, lambda spec: _table(spec, index, taken)))
 
 
 def claims_section(verdicts: Sequence[Verdict]) -> Section:
-    """Every claim with its verdict and, folded, its statistics and the rows used."""
+    """Every claim with its verdict and, folded, its statistics and rows."""
     counts = Counter(verdict.word for verdict in verdicts)
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     about = tag("p", f"{counted(len(verdicts), 'claim')}: {said}. {RULE}")
@@ -91,7 +89,7 @@ def _about(spec: Spec) -> str:
 
 
 def _anchor(spec: Spec) -> str:
-    """The figure's id; the prefix keeps a user's file name from being an id of the page itself."""
+    """The figure's id. The prefix keeps a user's file name from being an id of the page."""
     return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
 
 
@@ -123,7 +121,7 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
 
 
 def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
-    """A table in its own box; the page's script sorts it by its head's buttons."""
+    """A boxed table; the page's script sorts it by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))
     table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)

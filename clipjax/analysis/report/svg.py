@@ -1,10 +1,10 @@
-"""A matplotlib SVG as part of an HTML page: half the bytes, and no effect on the rest of the page.
+"""A matplotlib SVG inside an HTML page: half the bytes, and no effect on the rest of the page.
 
     inline(Path("fig1.svg").read_bytes(), "fig1", "Accuracy by factor")
 
-Kept: shapes, texts and point names, which a browser shows under the mouse. Dropped: metadata, the style sheet
+Keeps shapes, texts and point names, which a browser shows under the mouse. Drops metadata, the style sheet
 (the root's style replaces its two rules) and unused ids. Other ids get the figure's name as prefix, so that
-figures do not use each other's shapes. Attributes common to a group move to the group.
+figures do not use each other's shapes. A group takes over attributes common to its shapes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POINT = 4 / 3  # in pixels
 ROOT_STYLE = "stroke-linejoin: round; stroke-linecap: butt"
 SHARED = ("style", "clip-path")
 _NUMBER = re.compile(r"-?\d+\.\d+")
-_COMMAND = re.compile(r" ?([A-Za-z]) ")  # of a path; the spaces around it are redundant
+_COMMAND = re.compile(r" ?([A-Za-z]) ")  # of a path; the spaces around are redundant
 _OPACITY = re.compile(r"(^|;)opacity:")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
@@ -31,7 +31,7 @@ def inline(svg: bytes, name: str, title: str) -> Html:
     """The figure as an `svg` element of HTML.
 
     Args:
-        svg: as written by matplotlib, with text as text.
+        svg: from matplotlib, with text as text.
         name: prefix of its ids, unique on the page.
         title: for screen readers.
     """
@@ -69,7 +69,7 @@ def _references(value: str) -> Iterator[str]:
 
 
 def _shorten(node: ET.Element, name: str, used: set[str]) -> None:
-    """Round numbers; prefix used ids with the figure's name and remove the others."""
+    """Round numbers; prefix used ids with the figure's name, remove others."""
     if node.get("id") is not None and node.attrib["id"] not in used:
         del node.attrib["id"]
     for key, value in node.attrib.items():
@@ -91,7 +91,7 @@ def _renamed(found: re.Match[str], name: str) -> str:
 
 
 def _gather(node: ET.Element) -> None:
-    """Move attributes shared by all shapes of a group to the group; dissolve groups without any."""
+    """Move attributes shared by a group's shapes to the group; dissolve groups without attributes."""
     for child in node:
         _gather(child)
     if any(_is_idle(child) for child in node):
@@ -109,8 +109,10 @@ def _gather(node: ET.Element) -> None:
 
 
 def _may_move(key: str, shapes: Sequence[ET.Element]) -> bool:
-    """Whether a group may take the attribute. Shapes with a transform are clipped in their own coordinates;
-    a translucent group is not a group of translucent shapes.
+    """Whether a group may take the attribute.
+
+    Not the clip path of shapes with a transform: it is in their own coordinates. Not an opacity: a
+    translucent group is not a group of translucent shapes.
     """
     if key == "clip-path":
         return not any(shape.get("transform") for shape in shapes)

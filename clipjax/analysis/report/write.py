@@ -28,11 +28,11 @@ class Choices:
     """What a report shows.
 
     Attributes:
-        figures: names or files of figures and tables; None for all that ship with clipjax.
+        figures: names or files of figures and tables; None for all of clipjax.
         claims: a file of the form of configs/claims.toml; None for that file.
-        prompts, precision: for figures, tables and claims, as in `cells_of`. Default prompts: the study's,
-            for claims those of the file.
-        parts: whether to include slices of data sets, see `report_data`.
+        prompts, precision: of figures, tables and claims, as in `cells_of`. Default prompts: the study's, for
+            claims the file's.
+        parts: include slices of data sets, see `report_data`.
         highlight: models to draw as stars with names.
     """
 
@@ -46,7 +46,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Written:
-    """Size of the page in MB (1e6 bytes); models and numbers on it."""
+    """Size of the page in MB (1e6 bytes), and its numbers of models and numbers."""
 
     megabytes: float
     models: int
@@ -57,7 +57,7 @@ def write_report(rows: Sequence[Row], out: Path, name: str, choices: Choices = C
     """Write the page, whole or not at all.
 
     Raises:
-        UsageError: no figure has one of the names.
+        UsageError: unknown name of a figure.
         DataError: a file of figures or claims does not have its form; the page cannot be written.
     """
     names = spec_names() if choices.figures is None else choices.figures

@@ -1,9 +1,9 @@
-"""Cells: one number of a model, the rows behind it, and the rows it lacks.
+"""Cells: a model's number, the rows it averages, and the rows it lacks.
 
     cells_of(ResultStore("results").rows(), [column])   # -> {model: [its Cell]}
 
-A column (of a table, an axis of a figure, a side of a claim) names the rows that it averages; a cell has a
-value only if none is missing. If a number has several rows, every caller picks the same one (`cells_of`).
+A column (of a table, an axis of a figure, a side of a claim) names the rows to average; a cell has a value
+only if no row is missing. If a number has several rows, `cells_of` picks one for every caller.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clipjax.results.rows import Row
 from clipjax.results.store import run_order
 from clipjax.results.tables import model_name
 
-# Parts of a row's convention. Two rows of one number that differ in one are different measurements.
+# Parts of a row's convention. Rows of one number that differ here are different measurements.
 WAYS = {
     "label_space": "label spaces",
     "projection": "projections",
@@ -49,8 +49,7 @@ class Column:
 
     Attributes:
         better: "higher", "lower" or "neither".
-        shared: what the rows have in common, so that their errors do not cancel; None where each has its own
-            images.
+        shared: what the rows share, so that their errors do not cancel; None if each has its own images.
         scale: of an axis, from `clipjax.analysis.rows.scales`.
     """
 
@@ -64,12 +63,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A column's number of one model.
+    """A column's number for one model.
 
     Attributes:
+        value: None if a row is missing.
+        interval: lo, hi, level, method; None where a row has no interval.
         rows: the rows averaged, in the column's order.
-        missing: rows that are absent or have no value (then with the reason). If any, `value` is None.
-        interval: lo, hi, level, method; None where a row has none.
+        missing: rows that are absent or have no value (with the reason).
         reference: published numbers, as in a result row.
     """
 
@@ -82,19 +82,19 @@ class Cell:
 
     @property
     def part(self) -> str | None:
-        """The images used, if a row covers only part of its data set: "373 of 1,280 images"."""
+        """The images used, if a row covers part of its data set: "373 of 1,280 images"."""
         found = {words: None for row in self.rows if (words := in_words(row))}
         return None if not found else next(iter(found)) if len(found) == 1 else f"parts of {len(found)} sets"
 
     @property
     def n(self) -> int | None:
-        """Images of all rows together; None where a row does not record them."""
+        """Images of all rows together; None if unknown for a row."""
         counts = [row["n"] for row in self.rows]
         return None if None in counts or not counts else sum(counts)
 
 
 class RowIndex:
-    """Result rows by what identifies them. Build it once to read many columns from the same rows."""
+    """Result rows by what identifies them. Build it once to read many columns."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.models: dict[str, None] = {}
@@ -105,11 +105,11 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """The rows of one number, by model name."""
+        """Rows of one number, by model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """The models with a row of any of these, in row order."""
+        """Models with a row of any of these terms, in row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
@@ -121,7 +121,7 @@ def column_from(record: Mapping[str, Any], where: str) -> Column:
     """A column from its record in a TOML file.
 
     Args:
-        where: file and place, with which error messages begin.
+        where: file and place, the start of error messages.
 
     Raises:
         DataError: something is missing or unknown.
@@ -153,19 +153,19 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the order of the columns.
 
-    Where a number has several rows, the cell uses the whole data set before parts and samples; measured
-    before published; then `precision`, `prompts`, and the newest run. So a part of a data set is used only if
-    nothing whole exists; `Cell.part` shows it.
+    Among several rows of a number, the cell prefers the whole data set to parts and samples, then measured to
+    published, then `precision`, `prompts`, and the newest run. A part is used only if nothing whole exists;
+    `Cell.part` shows it.
 
     Args:
-        models: names as written by `model_name`, in the order wanted; default all. A model without a row of
-            any column has no entry.
-        prompts: the set to use where a number was measured with several.
+        models: names from `model_name`, in the order wanted; default all. A model without a row of any column
+            has no entry.
+        prompts: the prompt set to use where a number has several.
         precision: the one to prefer.
 
     Raises:
-        DataError: a number was measured with several prompt sets and `prompts` picks none; or in several
-            other ways (`WAYS`): all but one must be left out.
+        DataError: a number was measured with several prompt sets and `prompts` picks none, or in several
+            other ways (`WAYS`), of which all but one must be left out.
     """
     index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
     terms = dict.fromkeys(term for column in columns for term in column.terms)
@@ -179,17 +179,16 @@ def cells_of(
 
 
 def _term(slice: str | None = None, **names: Any) -> Term:
-    """A slice of "" is none: a template of several columns sets it for some of them only."""
+    """A slice of "" means None: a template of several columns sets it for some only."""
     return Term(slice=None if slice == "" else slice, **names)
 
 
 def term_of(row: Mapping[str, Any]) -> Term:
-    """What identifies a row's number."""
     return Term(row["task"], row["dataset"], row["metric"], row["slice"])
 
 
 def prompts_of(row: Row) -> str | None:
-    """The prompt set of a row; None if unknown or not used."""
+    """A row's prompt set; None if unknown or not used."""
     return row["convention"].get("prompts")
 
 
@@ -218,9 +217,9 @@ def _choose(model: str, term: Term, rows: Sequence[Row], prompts: str | None, pr
 
 
 def ways_of(rows: Sequence[Row], name: str) -> dict[str, str]:
-    """{each value of one part of the convention: a run that has it}. Rows without a value agree with any.
+    """{each value of one part of the convention: a run with it}. Rows without a value agree with any.
 
-    Annotations compare by their digest in the recipe, shown after their name if they have one.
+    Annotations compare by digest, shown after their name.
     """
     found: dict[str, str] = {}
     for row in rows:
@@ -256,7 +255,7 @@ def _comparable(rows: Sequence[Row]) -> bool:
 
 
 def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
-    """Scores that agree with the conventions of all rows: of the column or, for one row, of the row."""
+    """Scores that agree with the conventions of all rows: the column's or, for one row, the row's."""
     term, *others = column.terms
     if others:
         found = lookup(model, "curation", "", column.key)
@@ -266,7 +265,7 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The rows' intervals combined, each side separately; for a single row, its own.
+    """Combines the rows' intervals, each side separately; a single row keeps its own.
 
     Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
     2008). Rows that share images err together: the mean half-width is an upper bound.

@@ -1,11 +1,11 @@
-"""The curation table (Table IV of the paper, for any models): one line per model, one column per aspect of
+"""The curation table (Table IV of the paper, for any models): a line per model, a column per aspect of
 robustness.
 
     table = curation_table(ResultStore("results").rows())
     print(export_curation(table, "markdown"))
 
-configs/curation.toml lists the rows that each column averages; another file of that form makes a table of
-other data sets. Published numbers stand beside the cells.
+configs/curation.toml lists the rows that each column averages; a file of that form makes a table of other
+data sets. Published numbers stand beside the cells.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ Table = dict[str, list[Cell]]
 
 @functools.cache
 def columns(file: Path | None = None) -> tuple[Column, ...]:
-    """The columns of configs/curation.toml, or of another file of that form.
+    """The columns of configs/curation.toml, or of a file of that form.
 
     Raises:
-        DataError: the file does not have that form; the message names file and column.
+        DataError: another form; the message names file and column.
     """
     path = config_dir() / "curation.toml" if file is None else file
     found = read_toml(path).get("columns")
@@ -105,9 +105,9 @@ def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
 
 
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one line per model and, below it, one per source of published numbers.
+    """Titles and cells: one line per model, then one per source of its published numbers.
 
-    An incomplete cell shows how many rows it has, e.g. `(5 of 7)`. `NOTE` explains the star.
+    An incomplete cell shows its number of rows, e.g. `(5 of 7)`. `NOTE` explains the star.
     """
     lines = []
     for model, cells in table.items():
@@ -131,9 +131,8 @@ def _is_plain(rows: Sequence[Row]) -> bool:
 
 
 def long(table: Table) -> list[dict[str, Any]]:
-    """One record per cell with the values of CELL_FIELDS.
-
-    `rows` are records of the rows averaged: identity, value, interval, origin.
+    """One record per cell, with CELL_FIELDS; `rows` are the rows averaged (identity, value, interval,
+    origin).
     """
     return [_record(model, cell) for model, cells in table.items() for cell in cells]
 
@@ -158,7 +157,7 @@ def _record(model: str, cell: Cell) -> dict[str, Any]:
 
 
 def listing(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells: one line per row of each cell, and one per missing row."""
+    """Titles and cells: one line per row of each cell, also for missing rows."""
     lines = []
     for model, cells in table.items():
         for cell in cells:

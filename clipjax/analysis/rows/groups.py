@@ -1,9 +1,9 @@
-"""Groups of models by their facts: for colours in figures, trends and claims.
+"""Groups of models by their facts, for colours in figures, trends and claims.
 
     scheme = groups("paper")
     group = group_of(row["model_facts"], scheme)      # None: no group of the scheme fits the model
 
-configs/groups.toml has the schemes. A model belongs to the first group whose conditions its facts meet. An
+A model belongs to the first group in its scheme (configs/groups.toml) whose conditions its facts meet. An
 unknown fact meets no condition: no model is placed by a guess.
 """
 
@@ -22,7 +22,7 @@ from clipjax.errors import DataError, unknown_name
 from clipjax.storage.reading import read_toml
 from clipjax.storage.records import one_of, read
 
-MARKERS = tuple("osD^v<>PX*pdhH8")  # the fillable markers of matplotlib
+MARKERS = tuple("osD^v<>PX*pdhH8")  # matplotlib's fillable markers
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class Group:
         title: its name in a legend.
         colour: #RRGGBB.
         marker: matplotlib's name.
-        filled: whether its markers are filled.
-        where: fact -> the required value, or a list of allowed ones. `*` in a string matches anything:
-            "LAION-*".
+        filled: whether markers are filled.
+        where: fact -> required value, or a list of allowed ones. `*` in a string matches anything: "LAION-*".
     """
 
     key: str
@@ -55,7 +54,6 @@ class Group:
                 raise ValueError(f"{name} = '' must not be empty")
 
     def has(self, facts: Mapping[str, Any]) -> bool:
-        """Whether these facts meet every condition."""
         return matches(facts, self.where)
 
 
@@ -70,16 +68,16 @@ def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
 
 
 def schemes(file: Path | None = None) -> list[str]:
-    """The names of the schemes in configs/groups.toml, or in another file of that form."""
+    """Names of the schemes in configs/groups.toml, or in a file of that form."""
     return list(read_toml(_path(file)))
 
 
 @functools.cache
 def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]:
-    """The groups of a scheme, in the order of a legend.
+    """The groups of a scheme, in legend order.
 
     Raises:
-        UsageError: there is no such scheme.
+        UsageError: unknown scheme.
         DataError: the file does not have the form of configs/groups.toml; the message names file, scheme and
             group.
     """

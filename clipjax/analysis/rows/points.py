@@ -1,8 +1,8 @@
-"""Models as points: two numbers of each, for scatter plots, trends and claims.
+"""Models as points of two numbers, for scatter plots, trends and claims.
 
     points(rows, x, y)    # one Point per model that has both
 
-A model that lacks one of the two is not a point; `Cell.missing` of `cells_of` says what it lacks.
+`Cell.missing` (`cells_of`) tells why a model is not a point.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Point:
     """A model's two numbers; both cells have a value.
 
     Attributes:
-        model: as written by `model_name`.
+        model: from `model_name`.
         facts: `model_facts` of its rows; from `points_of_prompts` also "prompts".
     """
 
@@ -63,7 +63,7 @@ def points_of_prompts(
     prompts: Sequence[str] | None = None,
     precision: str = "parity",
 ) -> list[Point]:
-    """A point for each model and prompt set that both numbers were measured with, set by set.
+    """A point per model and prompt set that has both numbers, set by set.
 
     Args:
         prompts: the sets, in order; default all in the rows, by name.
@@ -90,7 +90,7 @@ def grouped(some: Iterable[Point], scheme: Sequence[Group]) -> tuple[dict[str, l
 
 
 def coordinates(some: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x, y, and the images that each rests on (NaN where unknown), float64 [N] each."""
+    """x, y, and the number of images of each (NaN if unknown), float64 [N] each."""
     columns = (
         [point.x.value for point in some],
         [point.y.value for point in some],

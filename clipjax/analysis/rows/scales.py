@@ -5,9 +5,9 @@
     log       ln(a)                                                    positive values, e.g. NLL
     linear    a
 
-Probit and logit are infinite at 0 and 1. So a value that rests on n images is clipped to 1/(2n) and 1 -
-1/(2n), half an image from either end (n = `UNKNOWN_N` where unknown). No other value moves: a proportion of n
-images other than 0 and 1 lies within.
+Probit and logit are infinite at 0 and 1, so a value from n images (`UNKNOWN_N` if unknown) is clipped to
+1/(2n) and 1 - 1/(2n), half an image from either end. This moves only 0 and 1: other proportions of n images
+are within.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
     Args:
         values: fractions for probit and logit, positive for log.
-        n: images per value, NaN where unknown; None where all are.
+        n: images per value, NaN where unknown; None if all are.
 
     Raises:
-        UsageError: there is no such scale, or a value has no place on it.
+        UsageError: unknown scale, or a value with no place on it.
         DataError: a value is NaN or infinite.
     """
     values = checked(values, scale)
@@ -60,21 +60,21 @@ def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
     """Coordinates -> values in the metric's own units.
 
     Raises:
-        UsageError: there is no such scale.
+        UsageError: unknown scale.
     """
     check_scale(scale)
     return _BACK[scale](np.asarray(coordinates, np.float64))
 
 
 def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
-    """Fractions moved off 0 and 1 by the rule above."""
+    """Fractions moved off 0 and 1, as in the module's docstring."""
     known = np.full(values.shape, np.nan) if n is None else np.asarray(n, np.float64)
     edge = 0.5 / np.where(known > 0, known, UNKNOWN_N)
     return np.clip(values, edge, 1 - edge)
 
 
 def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
-    """Limits of intervals, those beyond the ends of the scale (0 and 1; for log 0) moved to its ends."""
+    """Limits of intervals, clipped to the ends of the scale (0 and 1; for log 0)."""
     found = np.asarray(limits, np.float64)
     if scale == "log":
         return np.maximum(found, np.finfo(np.float64).tiny)
@@ -82,10 +82,10 @@ def on_scale(limits: ArrayLike, scale: str) -> np.ndarray:
 
 
 def ends_on_scale(limits: ArrayLike, scale: str, n: ArrayLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the ends of intervals, and which ends are cut because the scale does not reach them.
+    """Coordinates of the ends of intervals, and which ends are cut because they are off the scale.
 
-    Ends nearer to 0 or 1 than half an image (probit, logit) move to that limit; ends at or below 0 (log) to
-    half the smallest positive end.
+    Ends within half an image of 0 or 1 (probit, logit) move to that limit; ends at or below 0 (log) to half
+    the smallest positive end.
 
     Args:
         limits: float [2, N], lower and upper ends in the metric's own units.
@@ -110,7 +110,7 @@ def check_scale(scale: str) -> None:
 
 
 def checked(values: ArrayLike, scale: str) -> np.ndarray:
-    """The values as float64, all of which have a place on the scale; raises as `transform`."""
+    """Values as float64, all on the scale; raises as `transform`."""
     check_scale(scale)
     found = np.asarray(values, np.float64)
     if not np.isfinite(found).all():

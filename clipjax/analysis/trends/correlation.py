@@ -33,8 +33,8 @@ def correlation(
 ) -> Estimate:
     """A correlation over models, with a bootstrap over models; NaN where x or y is constant.
 
-    Spearman's and Kendall's depend on the order alone; Pearson's on the scale of the values. Ties share their
-    mean rank (Spearman); Kendall's is tau-b.
+    Spearman's and Kendall's (tau-b) use only the order; tied values share their mean rank. Pearson's depends
+    on the scale of the values.
 
     Args:
         x, y: one number per model, float [N].
@@ -42,7 +42,7 @@ def correlation(
 
     Raises:
         UsageError: an unknown kind, or a level outside 0 to 1.
-        DataError: a value is NaN or infinite, or there are fewer than two models.
+        DataError: a value is not finite, or there are fewer than two models.
     """
     if kind not in KINDS:
         raise unknown_name("correlation", kind, list(KINDS))
@@ -57,7 +57,7 @@ def correlation(
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.ndarray:
-    """Correlation of values, or of their ranks. times: how often each draw has each model, [R, N]."""
+    """Correlation of values or of their ranks. times [R, N]: how often each draw has each model."""
     total = times.sum(1, keepdims=True)
     sides = []
     for values in (x, y):
@@ -72,7 +72,7 @@ def _pearson(x: np.ndarray, y: np.ndarray, times: np.ndarray, kind: str) -> np.n
 
 
 def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Concordant less discordant pairs, over the pairs that are not tied (tau-b)."""
+    """tau-b: concordant less discordant pairs, over the pairs that are not tied."""
     of_x, of_y = _order(x), _order(y)
 
     def pairs(which: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def _kendall(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _order(values: np.ndarray) -> np.ndarray:
-    """[N, N]: 1 where the row's model has the larger value, -1 where the smaller, 0 where tied.
+    """[N, N]: 1 where the row's model has the larger value, -1 the smaller, 0 where tied.
 
     A row's sum is twice the model's mean rank, up to a constant.
     """
@@ -91,6 +91,6 @@ def _order(values: np.ndarray) -> np.ndarray:
 
 
 def _constant(values: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Whether all models of a draw have one value: bool [R, 1]."""
+    """Whether all models of a draw have one value. bool [R, 1]."""
     held = np.where(times > 0, values, np.nan)
     return np.nanmax(held, axis=1, keepdims=True) == np.nanmin(held, axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Numbers with an interval at any level, by which claims are decided. Pure numpy and scipy.
+"""Numbers that have an interval at any level, to decide claims. Pure numpy and scipy.
 
-Holm's correction asks for many levels; a `Bounded` number is computed once for all of them. Sources: Welch
-1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's interval); Zou and
-Donner 2008 (MOVER).
+Holm's correction needs many levels; a `Bounded` number is computed once for all. Sources: Welch 1947; Hodges
+and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's interval); Zou and Donner 2008
+(MOVER).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Bounded:
-    """A number. `at(level)` is its interval (lo, hi), or `EVERYTHING` where none is known; `method` names
-    the kind of interval.
+    """A number. `at(level)` is its interval (lo, hi), `EVERYTHING` if unknown; `method` names the interval's
+    kind.
     """
 
     value: float
@@ -34,9 +34,9 @@ class Bounded:
 
 
 def bootstrapped(found: Estimate) -> Bounded:
-    """A number with the interval of a bootstrap over models.
+    """A number with its interval from a bootstrap over models.
 
-    A level with less than one draw beyond each end has the interval `EVERYTHING`.
+    `EVERYTHING` for a level with less than one draw beyond each end.
     """
 
     def at(level: float) -> Limits:
@@ -47,7 +47,7 @@ def bootstrapped(found: Estimate) -> Bounded:
 
 
 def mean_difference(first: np.ndarray, second: np.ndarray) -> Bounded:
-    """Mean of `second` [M] less mean of `first` [N], with Welch's t interval. M, N >= 2."""
+    """Mean of `second` [M] minus mean of `first` [N], with Welch's t interval. M, N >= 2."""
     parts = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
     error = math.sqrt(sum(parts))
     bottom = sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second)))
@@ -73,8 +73,8 @@ def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
 def shift_of(differences: np.ndarray) -> Bounded:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 pairwise means (each difference with itself included). The
-    interval holds the shifts that the test does not reject; `EVERYTHING` with too few pairs for the level.
+    The shift is the median of the N (N + 1) / 2 pairwise means, each difference with itself included. The
+    interval has the shifts that the test does not reject; `EVERYTHING` with too few pairs for the level.
     """
     n = len(differences)
     means = np.sort((differences[:, None] + differences[None, :])[np.triu_indices(n)] / 2)
@@ -87,12 +87,12 @@ def shift_of(differences: np.ndarray) -> Bounded:
 
 
 def _rank_quantile(n: int, alpha: float) -> int:
-    """The largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs; 0 if none."""
+    """Largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs; 0 if k does not exist."""
     if n > EXACT:
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.stats.norm.ppf(alpha / 2)))
     below = 2 * np.cumsum(_signed_rank_probabilities(n))
-    # The factor lets an equality survive rounding.
+    # The factor keeps an equality despite rounding.
     return int(np.searchsorted(below, alpha * (1 + 1e-12), side="right"))
 
 
@@ -108,7 +108,7 @@ def _signed_rank_probabilities(n: int) -> np.ndarray:
 
 
 def difference_of(first: Bounded, second: Bounded) -> Bounded:
-    """`second` less `first`, both independent; the distances of each side add up as squares (MOVER)."""
+    """`second` minus `first`, independent; each side's distances add up as squares (MOVER)."""
     value = second.value - first.value
 
     def at(level: float) -> Limits:

@@ -1,8 +1,8 @@
-"""How the trends of two groups of models differ: slope, offset at a common x, angle (Fig. 8 of the paper).
+"""Differences between the trends of two groups: slope, offset at a common x, angle (Fig. 8 of the paper).
 
     compare_groups(cnns, vits).slope.interval
 
-docs/trends.md has the formulas.
+Formulas: docs/trends.md.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ANGLE = (
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """The trend of group a less the trend of group b.
+    """The trend of group a minus the trend of group b.
 
     Attributes:
         a, b: the trends; None where a group has too few models or one x.
         slope: difference of the slopes.
         offset: difference of y at `at`, in the metric's own units.
-        at: x of the offset, in the metric's own units. By default the middle, on x's scale, of the shared
+        at: x of the offset, in the metric's own units; by default the middle, on x's scale, of the shared
             range.
         tan: tangent of the angle between the lines, by `ANGLE` (tan(Delta_S) in Fig. 8 of the paper).
         reasons: why attributes are None.
@@ -53,14 +53,15 @@ class GroupDifference:
 def compare_groups(
     a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
 ) -> GroupDifference:
-    """Fit the trends of two groups, each with its own draws. Models in both groups make intervals too wide.
+    """Fit and compare the trends of two groups, drawn independently. A model in both makes intervals too
+    wide.
 
     Results are None, with a reason, if a group has fewer than `resampling.FEWEST` models or one x; the offset
     also if the groups share no x.
 
     Args:
         at: x of the offset, in the metric's own units.
-        settings: those of `fit`. Default scales: those of the points' columns.
+        settings: of `fit`. Default scales: those of the points' columns.
 
     Raises:
         UsageError, DataError: as `fit`.
@@ -78,7 +79,7 @@ def compare_groups(
 
 
 def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDifference:
-    """`compare_groups` of trends already fitted, each with its own `stream`."""
+    """`compare_groups` of fitted trends, each with its own `stream`."""
     convention = {**one.convention, "angle": ANGLE}
     reasons = [f"group {name} has {needed(f.n)}" for name, f in (("a", one), ("b", two)) if f.n < FEWEST]
     if reasons:
@@ -97,9 +98,9 @@ def compare_fits(one: Fit, two: Fit, *, at: float | None = None) -> GroupDiffere
 
 
 def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
-    """Tangent of the angle from the line of slope `second` to that of slope `first`; see `ANGLE`.
+    """Tangent of the angle from the line of slope `second` to that of slope `first` (`ANGLE`).
 
-    NaN from 90 degrees on, where the tangent changes its sign.
+    NaN from 90 degrees on, where the tangent changes sign.
     """
     one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -107,7 +108,7 @@ def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def _common_x(one: Fit, two: Fit) -> float | None:
-    """The middle, on x's scale, of the range that both share, in the metric's own units."""
+    """Middle of the shared range on x's scale, in the metric's own units."""
     low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
     if low > high:
         return None
@@ -129,7 +130,7 @@ def _offset(one: Fit, two: Fit, at: float) -> Estimate:
 
 
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups are independent: any pairing of their draws will do."""
+    """Groups are independent: any pairing of draws is valid."""
     both = min(len(first), len(second))
     return first[:both], second[:both]
 

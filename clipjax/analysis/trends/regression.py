@@ -1,13 +1,13 @@
-"""Straight lines through many sets of points at once: least squares, and Huber's robust regression.
+"""Straight lines through many sets of points at once: least squares and Huber's robust regression.
 
-Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as in statsmodels' RLM with
-HuberT and seaborn's robust=True. Start from least squares; repeat until no fitted value moves:
+Huber's M-estimator (Huber 1964, 1981) by iteratively reweighted least squares, as statsmodels' RLM with
+HuberT and seaborn's robust=True. From least squares, repeat until no fitted value moves:
 
     scale = median(|residual|) / 0.6745, about 0
     weight = min(1, k scale / |residual|), k = 1.345
     line = weighted least squares
 
-RLM's stopping rule depends on the unit of y; once converged, both agree.
+RLM's stopping rule depends on y's unit; once converged, both agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METHODS = ("huber", "ols")
 K = 1.345
 _NORMAL_MAD = float(scipy.stats.norm.ppf(0.75))
 _ROUNDING = 1e-13  # relative to y: residuals below are rounding errors
-# Points computed at a time, to fit the processor's cache. Sets are independent, so results do not change.
+# Points computed at a time, to fit the CPU's cache. Sets are independent, so results do not change.
 _BLOCK = 2**16
 
 
@@ -32,7 +32,7 @@ class Stop(NamedTuple):
     steps: int
 
 
-# For a line that is reported, and for bootstrap draws. A set of few points may take thousands of steps.
+# For reported lines, and for bootstrap draws. A set of few points may take thousands of steps.
 FINE, COARSE = Stop(1e-10, 20_000), Stop(1e-5, 500)
 
 
@@ -48,7 +48,7 @@ class Lines(NamedTuple):
 
 
 def lines(x: np.ndarray, y: np.ndarray, method: str = "huber", stop: Stop = FINE) -> Lines:
-    """The line through each set of points, x taken as exact.
+    """The line through each set of points; x is exact.
 
     Args:
         x, y: float64 [R, N], finite.
@@ -87,13 +87,13 @@ def _robust(x: np.ndarray, y: np.ndarray, start: Lines, stop: Stop) -> Lines:
         across, up = x[going], y[going]
         residuals = np.abs(up - intercept[going, None] - slope[going, None] * across)
         scale = np.median(residuals, axis=1) / _NORMAL_MAD
-        inexact = scale > smallest[going]  # else more than half of the points lie on the line
+        inexact = scale > smallest[going]  # else more than half of the points are on the line
         going, across, up, residuals, scale = _kept(inexact, going, across, up, residuals, scale)
         if not len(going):
             break
         new = least_squares(across, up, K / np.maximum(residuals / scale[:, None], K))
         turned, raised = new.slope - slope[going], new.intercept - intercept[going]
-        # A line moves the most at one of its ends.
+        # A line moves most at one of its ends.
         moved = np.maximum(*(np.abs(raised + turned * end) for end in (across.min(1), across.max(1))))
         slope[going], intercept[going], weights[going] = new
         going = going[moved > stop.tolerance * scale]

@@ -1,7 +1,7 @@
-"""Bootstrap over models: how far a statistic would move with other models like these.
+"""Bootstrap over models: how much a statistic would change with other models like these.
 
-Each draw takes N of N models with replacement (Efron 1979); an interval is the central part of the draws'
-values (percentile). Seeded: the same numbers give the same interval.
+Each draw takes N of N models with replacement (Efron 1979); intervals are percentiles of the draws. Seeded,
+so repeatable.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Estimate:
     """A statistic over models, with its values in bootstrap draws.
 
     Attributes:
-        n: the number of models.
-        draws: the statistic where it is defined, [R]. Empty without a bootstrap.
-        undefined: the number of draws where it is not, e.g. a slope where all models drawn have one x.
+        n: number of models.
+        draws: values where defined, [R]; empty without a bootstrap.
+        undefined: number of other draws, e.g. for a slope, draws whose models all have one x.
         level: of `interval`.
     """
 
@@ -39,10 +39,10 @@ class Estimate:
 
     @property
     def interval(self) -> dict[str, Any] | None:
-        """The lo, hi, level and method of a result row's interval.
+        """lo, hi, level and method, as in a result row.
 
         None for fewer than `FEWEST` models, without draws, or if at most half of the draws define the
-        statistic. Also None where all draws agree (as on models in perfect order): resampling then shows no
+        statistic. Also if all draws agree (as for models in perfect order): resampling then shows no
         uncertainty.
         """
         found = self.at(self.level)
@@ -60,7 +60,7 @@ class Estimate:
 
 
 def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """An `Estimate` from draws in which NaN means "not defined"."""
+    """An `Estimate` from draws with NaN for "not defined"."""
     defined = draws[np.isfinite(draws)]
     return Estimate(float(value), n, defined, len(draws) - len(defined), level)
 
@@ -74,11 +74,7 @@ def check_settings(level: float, resamples: int) -> None:
 
 
 def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """The models in each draw: int [resamples, n], indices below n.
-
-    Args:
-        stream: groups with different streams are drawn independently.
-    """
+    """The models in each draw: int [resamples, n], below n. Different `stream`s are independent."""
     return np.random.default_rng([seed, stream]).integers(0, n, (resamples, n))
 
 

@@ -1,10 +1,10 @@
-"""Trends after Taori et al. 2020: a line through models, and how far models or groups lie above it.
+"""Trends after Taori et al. 2020: a line through models, and how far models or groups are above it.
 
     baseline = fit_points(standard)                       # Huber's line, on the scales of the points' axes
     effective_robustness(clips, baseline)                 # per model: y less the y that the trend expects
 
-The line is straight in the coordinates of the axes' scales (`clipjax.analysis.rows.scales`); results are in
-the metric's own units. docs/trends.md has the formulas.
+The line is straight in the axes' scales (`clipjax.analysis.rows.scales`); results are in the metric's own
+units. Formulas: docs/trends.md.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Fit:
     """A line through models: coordinate of y = intercept + slope * coordinate of x.
 
     Attributes:
-        n: the number of models fitted.
+        n: number of models.
         ends: their smallest and largest x, in the metric's own units.
-        weights: one per model, below 1 where Huber's loss downweights it. float64 [n].
-        draws: (slope, intercept) in the bootstrap draws that have a line, [R, 2].
-        undefined: the number of draws without a line, because all models drawn have one x.
+        weights: float64 [n], below 1 where Huber's loss downweights a model.
+        draws: (slope, intercept) of the bootstrap draws that have a line, [R, 2].
+        undefined: number of draws without a line, whose models all have one x.
         level: of the intervals.
         seed: of the draws.
     """
@@ -107,7 +107,7 @@ class Fit:
     def band(
         self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Pointwise limits of the trend at each x, in the metric's own units; None without an interval.
+        """Pointwise limits of the trend at x, in the metric's own units; None without an interval.
 
         Args:
             n: images per x; see `scales.transform`.
@@ -133,12 +133,12 @@ def fit(
     seed: int = SEED,
     stream: int = 0,
 ) -> Fit:
-    """The line through models, x taken as exact.
+    """The line through models; x is exact.
 
     Args:
         x, y: one number per model, in the metric's own units. float [N].
         method: "huber" or "ols".
-        scale: of x, and of y without a `scale_y`.
+        scale: of x, and of y without `scale_y`.
         n_x, n_y: images per number; see `scales.transform`.
         resamples: bootstrap draws of models; 0 for no intervals.
         stream: groups with different streams are drawn independently.
@@ -191,12 +191,12 @@ def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
 
 @dataclass(frozen=True)
 class Robustness:
-    """How far a model lies above a trend (negative: below).
+    """How far a model is above a trend (negative: below).
 
     Attributes:
-        value: y less the y that the trend expects, in the metric's own units.
-        interval: lo, hi, level, method. None where y or the trend has none.
-        extrapolated: whether x is outside the range of the models fitted.
+        value: y minus `expected`, in the metric's own units.
+        interval: lo, hi, level, method; None if y or the trend has no interval.
+        extrapolated: whether x is outside the range of the fitted models.
     """
 
     model: str
@@ -209,9 +209,9 @@ class Robustness:
 def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustness]:
     """The effective robustness of each model, in order.
 
-    The interval combines those of y, of the trend, and of x (through the trend) if x has one of y's level;
-    its method names them. The distances of each side add up as squares (MOVER, Zou & Donner 2008), as for
-    independent numbers. For numbers from the same images the interval is too wide.
+    The interval combines those of y, of the trend, and (through the trend) of x if it has y's level; its
+    method names them. Each side's distances add up as squares (MOVER, Zou & Donner 2008), as for independent
+    numbers: too wide for numbers from the same images.
 
     Raises:
         UsageError: an x has no place on the trend's scale.
@@ -221,7 +221,7 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
 
 
 def _bands(points: Sequence[Point], baseline: Fit) -> dict[int, tuple[float, float]]:
-    """{index of a point whose y has an interval: limits of the trend there, at that interval's level}."""
+    """{index of a point whose y has an interval: the trend's limits there, at that level}."""
     found: dict[int, tuple[float, float]] = {}
     levels = [None if point.y.interval is None else point.y.interval["level"] for point in points]
     for level in {*levels} - {None}:
@@ -248,7 +248,7 @@ def _interval(
     of_y, of_x = point.y.interval, point.x.interval
     assert of_y is not None
     y = value + expected
-    # y may lie below (above) the measured value, and the expectation above (below) the fitted one.
+    # y may be below (above) the measured value, and the expectation above (below) the fitted one.
     down, up = [y - of_y["lo"], band[1] - expected], [of_y["hi"] - y, expected - band[0]]
     names = "mover_y_trend"
     if of_x is not None and of_x["level"] == of_y["level"]:
@@ -262,13 +262,13 @@ def _interval(
 
 
 def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
-    """The mean effective robustness of a group of at least two models.
+    """Mean effective robustness of at least two models.
 
     Two uncertainties add up as squares (MOVER): Student's t over the group, and the bootstrap over the
     trend's models. They count as independent, so no model should be in both.
 
     Raises:
-        UsageError, DataError: an x has no place on the trend's scale; there are fewer than two points.
+        UsageError, DataError: an x has no place on the trend's scale, or fewer than two points.
     """
     x, y, n_x, _ = coordinates(points)
     check_pairs(x, y)
@@ -279,7 +279,7 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
-    """Why points have no trend (fewer than `fewest`, or one x); None if they have one."""
+    """Why points have no trend (fewer than `fewest`, or one x); else None."""
     if len(points) < fewest:
         return needed(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None

@@ -1,4 +1,4 @@
-"""Accuracy of models as a figure, from result rows (see `clipjax.results.store`)."""
+"""Accuracy of models as a figure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,10 @@ LABEL = 0.14
 
 
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy of models with intervals: one line per model, one panel per data set, best model on top.
+    """Accuracy of models with intervals: a line per model, a panel per data set, best model on top.
 
-    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance.
-
-    Args:
-        out: path of the files without ending.
-
-    Returns: the .png and .pdf written.
+    Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance. Writes
+    `out` with the endings .png and .pdf; returns both paths.
 
     Raises:
         DataError: no row has an accuracy, or the files cannot be written.

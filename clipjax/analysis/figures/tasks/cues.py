@@ -1,4 +1,4 @@
-"""Shape bias as a figure, by category and over all images."""
+"""Shape bias as a figure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ Row = dict[str, Any]
 
 
 def shape_bias_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Shape bias per category with interval, one marker per model; lines: over all images.
+    """Shape bias per category with interval, a marker per model; lines: over all images.
+
+    Writes `out` with the endings .png and .pdf; returns both paths.
 
     Args:
         rows: of the task shape_bias.
-        out: path of the files without ending.
-
-    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no row is the shape bias of a category, or the files cannot be written.

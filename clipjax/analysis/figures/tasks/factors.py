@@ -1,4 +1,4 @@
-"""Visual factors as a figure: which factors make a model err more than its average."""
+"""Visual factors as a figure: which make a model err more than on average."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ Row = dict[str, Any]
 
 
 def factor_figure(rows: Sequence[Row], out: str | Path, variant: str = "top/filtered") -> list[Path]:
-    """Error ratios with intervals: one line per factor, hardest on top, one marker per model.
+    """Error ratios with intervals: a line per factor, hardest on top, a marker per model.
+
+    Writes `out` with the endings .png and .pdf; returns both paths.
 
     Args:
         rows: of the task imagenet_x.
-        out: path of the files without ending.
         variant: of the annotations, see `clipjax.tasks.imagenet_x`.
-
-    Returns: the .png and .pdf written.
 
     Raises:
         DataError: no row is an error ratio of that variant, or the files cannot be written.

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 class Panel(NamedTuple):
-    """One number of a figure: its title, and which row it is."""
+    """A number of a figure: its title, and which row it is."""
 
     title: str
     task: str
@@ -36,14 +36,13 @@ class Panel(NamedTuple):
 def methods_figure(
     rows: Sequence[Row], base: str, models: Sequence[str], panels: Sequence[Panel], out: str | Path
 ) -> list[Path]:
-    """Fine-tuned models of one base: one panel per number, one line per model, the base as a dashed line.
+    """Fine-tuned models of one base: a panel per number, a line per model, the base as a dashed line.
+
+    Writes `out` with the endings .png and .pdf; returns both paths.
 
     Args:
         base: the model that all started from.
-        models: fine-tuned ones, from top to bottom; labelled with their method.
-        out: path of the files without ending.
-
-    Returns: the .png and .pdf written.
+        models: fine-tuned ones, top to bottom, labelled with their method.
 
     Raises:
         DataError: no model has any of the numbers, or the files cannot be written.
@@ -86,10 +85,11 @@ def alpha_figure(
 ) -> list[Path]:
     """WiSE-FT's curve: accuracy on the fine-tuning data against accuracy on each shift, by alpha.
 
+    Writes `out` with the endings .png and .pdf; returns both paths.
+
     Args:
         rows: of interpolated models (with alpha in their lineage), task zeroshot.
-        reference: the data set of the horizontal axis.
-        out: path of the files without ending.
+        reference: data set of the horizontal axis.
         written: alpha of the model kept; its points get a ring.
 
     Raises:
@@ -121,7 +121,7 @@ def alpha_figure(
             ring = {"markersize": 9, "markerfacecolor": "none", "color": INK, "linestyle": "none"}
             area.plot(x, y, "o", label=f"alpha {written:g}, written", **ring)
         for axis in (area.xaxis, area.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0))  # enough decimals to tell the ticks apart
+            axis.set_major_formatter(PercentFormatter(1.0))  # decimals as the ticks need
         area.margins(0.08)
         area.set_xlabel(f"accuracy on {reference}")
         area.set_ylabel("accuracy on the shift, 95 % intervals")

@@ -29,11 +29,10 @@ NAMES = {
 def reliability_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
     """Accuracy against confidence per bin, before and after temperature scaling; below, the bins' sizes.
 
+    Writes `out` with the endings .png and .pdf; returns both paths.
+
     Args:
         rows: of one run of the task `calibration`.
-        out: path of the files without ending.
-
-    Returns: the .png and .pdf written.
 
     Raises:
         DataError: the rows have no reliability diagram, or the files cannot be written.
@@ -97,12 +96,11 @@ def _title(rows: Sequence[Row], state: str) -> str:
 def ood_figure(rows: Sequence[Row], images: Mapping[str, Any], out: str | Path) -> list[Path]:
     """Histograms of every score, in- against out-of-distribution, with AUROC and the 95 % threshold.
 
+    Writes `out` with the endings .png and .pdf; returns both paths.
+
     Args:
         rows: of one run of the task `ood`.
         images: its per-image table, column -> values.
-        out: path of the files without ending.
-
-    Returns: the .png and .pdf written.
 
     Raises:
         DataError: the table has no OOD scores, or the files cannot be written.
