@@ -47,7 +47,7 @@ class AdapterFile:
     """A folder with an adapter, read and checked; its base is not opened yet.
 
     Attributes:
-        card: the card of the model with the adapter.
+        card: of the model with the adapter.
         base: the record `base` of card.json.
     """
 
@@ -61,10 +61,10 @@ class AdapterFile:
         return str(self.folder / CARD)
 
     def card_on(self, base: Card) -> Card:
-        """The adapted model's card, completed by the card of its base.
+        """The adapted model's card, completed by its base's.
 
         Raises:
-            DataError: the base has other weights than the adapter was trained on, or the card contradicts it.
+            DataError: the base has other weights than in training, or the card contradicts it.
         """
         _refuse_other_base(self.where, base, str(self.base["id"]), self.base["sha256"])
         _refuse_other_fields(self.where, self.card, base)
@@ -126,7 +126,7 @@ def find_base(file: AdapterFile) -> str | Path:
 
 
 def base_settings(file: AdapterFile) -> dict[str, Any]:
-    """The arguments of `load_model` that loaded the base when the adapter was trained."""
+    """The arguments of `load_model` that loaded the base in training."""
     base, card = file.base, file.base.get("card")
     if isinstance(card, Mapping):
         card = card_from_dict(dict(card), f"{file.where}: base.card")
@@ -170,7 +170,7 @@ def save_adapter(
     Args:
         base: the card of its base.
         place: where the base was loaded from; None if it is not a file.
-        save_base: writes the base as a checkpoint into a folder; called if the base cannot stay where it is.
+        save_base: writes the base as a checkpoint into a folder, if it cannot stay where it is.
 
     Raises:
         DataError: as `clipjax.checkpoints.native.write_folder`, or the base changed on the disk.
@@ -209,7 +209,7 @@ def _place_record(folder: Path, place: Place, identity: str) -> dict[str, Any]:
 
 
 def _reached_from(folder: Path, place: Place) -> bool:
-    """Whether the base can stay where it is and be found from the folder."""
+    """Whether the base can stay where it is."""
     if isinstance(url := placed(place.source), BucketPath):
         return not f"{url}/".startswith(f"{folder}/")
     if not os.path.isabs(place.source):  # a registered id, a repository
@@ -218,7 +218,7 @@ def _reached_from(folder: Path, place: Place) -> bool:
 
 
 def _base_memory(identity: str) -> Path:
-    """The file in the user's cache with a base's absolute path, for a folder that is moved without its base.
+    """The file in the user's cache with a base's absolute path, for a folder moved without its base.
 
     Not in card.json, which travels: a path on this machine is private.
     """

@@ -1,9 +1,7 @@
 """The model card: everything needed to reproduce a number that a model gave.
 
 It comes from a row of configs/models.csv, from the configuration beside a foreign checkpoint, or from our own
-training. It records weights (source, revision, hash), architecture (every number that changes a result),
-preprocessing, and facts about the training. An unknown field is None, with its reason in `unknown`; nothing
-is guessed.
+training. An unknown field is None, with its reason in `unknown`; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ class Source:
     """Where the weights came from.
 
     Attributes:
-        library: reference library that defines the model ("open_clip", "timm", "transformers", "clipjax").
-        arch, tag: the library's names of the architecture and of the pretrained weights.
+        library: the reference library ("open_clip", "timm", "transformers", "clipjax").
+        arch, tag: its names of the architecture and of the pretrained weights.
         repo, file, url: hub repository, file in it, or direct address.
         revision: commit of the hub repository.
-        format: file format ("safetensors", "torch zip", ...).
+        format: "safetensors", "torch zip", ...
         sha256: digest of the source file; if sharded, of its parts' digests.
     """
 
@@ -58,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Pixels as the model takes them: resize, crop, then (x / 255 - mean) / std per channel.
+    """The model's pixels: resize, crop, then (x / 255 - mean) / std per channel.
 
     `crop` is "round" or "floor" (see `PixelRecipe`); a card.json without it means "round".
     """
@@ -77,8 +75,7 @@ class Preprocess:
         """The steps on the host, to the byte; see `clipjax.data.pixels.preprocess`.
 
         Args:
-            already_cropped: the images are square crops (ImageNet-3DCC): only resize them to the model's
-                size.
+            already_cropped: only resize: the images are square crops (ImageNet-3DCC).
         """
         return PixelRecipe(
             image_size=self.image_size,
@@ -93,7 +90,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Resized:
-    """A model takes images of another size than its weights were made for.
+    """A model used with another image size than its weights'.
 
     Attributes:
         image_size: the original size, in pixels.
@@ -107,7 +104,7 @@ class Resized:
 class Weights:
     """The files of the params; hashed once, on first use.
 
-    Create it before the params are read: if a file changes later, its digest is a DataError.
+    Create it before the params are read: if a file changes later, its digest raises DataError.
 
     Args:
         expected: digest when written, for a checkpoint of ours; None for foreign files.
@@ -134,7 +131,7 @@ class Weights:
 
     @functools.cached_property
     def identity(self) -> str:
-        """`sha256`; DataError if a checkpoint of ours has another in card.json."""
+        """`sha256`; DataError if card.json of a checkpoint of ours has another."""
         if self.expected not in (None, self.sha256):
             raise DataError(
                 f"{self.files[0]} was changed after it was written (see `files` in card.json): convert again"
@@ -146,7 +143,7 @@ class Weights:
         _ = self.identity
 
     def verify(self) -> None:
-        """`check` for a checkpoint of ours; does nothing for foreign files."""
+        """`check` for a checkpoint of ours; nothing for foreign files."""
         if self.expected is not None:
             self.check()
 
@@ -165,17 +162,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class Card:
-    """See the module's docstring; result rows carry `facts` (group, training data, ...).
+    """See the module's docstring.
 
     Attributes:
-        classes: a classifier's outputs: a name in configs/labels, or a CSV file; `LABELS` is the file in a
-            checkpoint of ours.
-        normalize_features: a classifier's head reads features of unit norm (a CLIP fine-tuned by
-            cross-entropy).
+        facts: group, training data, ...; result rows carry them.
+        classes: a classifier's outputs: a name in configs/labels, or a CSV file (`LABELS` in a checkpoint of
+            ours).
+        normalize_features: the head reads features of unit norm (a CLIP fine-tuned by cross-entropy).
         lineage: how our own training made the model: method, recipe, data, start model.
         facts_origin: "registry", "stated", "unknown" or None; see `clipjax.checkpoints.identity.facts`.
         facts_of: the registered model whose facts these are, or None.
-        label_space: the classes in `LABELS`; None if they have a name in configs/labels.
+        label_space: the classes in `LABELS`, or None.
 
     Raises:
         DataError: the tokenizer is unknown, or does not fit the text tower.
@@ -209,9 +206,9 @@ class Card:
 
     @property
     def fingerprint(self) -> str | None:
-        """Hash of all that decides the embeddings; None for params that were never a file.
+        """Hash of all that decides the embeddings (the pixel recipe is a separate part of a store key).
 
-        The first call hashes the weights. The pixel recipe is a separate part of a store key.
+        None for params that were never a file. The first call hashes the weights.
         """
         if self.weights is None:
             return None
@@ -227,14 +224,14 @@ class Card:
         )
 
     def with_classes(self, labels: LabelSpace) -> Card:
-        """The card of a classifier of these classes, by name if configs/labels has the same ones under it."""
+        """The card of a classifier of these classes, by name if configs/labels has the same under it."""
         named = (config_dir() / "labels" / f"{labels.name}.csv").is_file()
         if named and load_labels(labels.name).digest == labels.digest:
             return dataclasses.replace(self, classes=labels.name, label_space=None)
         return dataclasses.replace(self, classes=LABELS, label_space=labels)
 
     def stamped(self) -> Card:
-        """The card with the SHA-256 of the foreign file that holds these weights, or with none."""
+        """The card with the SHA-256 of the foreign file that holds these weights, or without one."""
         if self.weights is None:
             return self if self.source.sha256 is None else self.without_weights()
         if self.weights.expected is not None:
@@ -250,14 +247,12 @@ class Card:
         return dataclasses.replace(self, source=source, unknown=unknown, weights=None)
 
     def with_tokenizer_files(self, sha256: str) -> Card:
-        """The card with the digest of its tokenizer's files."""
         assert self.tokenizer is not None
         unknown = {name: why for name, why in self.unknown.items() if name != "tokenizer.sha256"}
         tokenizer = dataclasses.replace(self.tokenizer, sha256=sha256)
         return dataclasses.replace(self, tokenizer=tokenizer, unknown=unknown)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form in card.json."""
         tokenizer = dataclasses.asdict(self.tokenizer) if self.tokenizer else None
         return {
             "card_version": CARD_VERSION,
@@ -285,7 +280,7 @@ def card_from_dict(record: Mapping[str, Any], where: str) -> Card:
 
     Raises:
         DataError: a key is missing, unknown or of a wrong type; the tokenizer does not fit the text tower; or
-            the card's version is another. Names `where` and the key.
+            the version is another. Names `where` and the key.
     """
     # Older cards lack these.
     record = {"resized": None, "normalize_features": False, "lineage": None, **record}

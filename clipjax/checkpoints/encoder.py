@@ -1,7 +1,7 @@
 """What evaluation, embeddings and heads need of a model and its card. Imports no JAX: `results` reads cards.
 
-`clipjax.checkpoints.model.Model` and `Card` have all of it. `clipjax.evaluate` wraps a user's own object and
-fills in what is missing, so other code need not check.
+`clipjax.checkpoints.model.Model` and `Card` have all of it; `clipjax.evaluate` completes a user's own object,
+so other code need not check.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class ModelCard(Protocol):
-    """`clipjax.checkpoints.card.Card` documents the fields.
+    """See `clipjax.checkpoints.card.Card`.
 
-    In a user's own model `arch`, `tokenizer`, `resized`, `lineage` and `facts_of` may be None, `facts` empty
-    and `normalize_features` False.
+    For a user's own model `arch`, `tokenizer`, `resized`, `lineage` and `facts_of` may be None, `facts`
+    empty, `normalize_features` False.
     """
 
     @property
@@ -69,12 +69,12 @@ class Encoder(Protocol):
 
     @property
     def network(self) -> Network | None:
-        """The forward functions; None for a user's own model, which is called through `encode_*`."""
+        """None for a user's own model, which is called through `encode_*`."""
         ...
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """Nested dict of arrays; a user's own model has a classifier's `head` at most."""
+        """Nested dict of arrays; a user's own model has at most a classifier's `head`."""
         ...
 
     @property
@@ -84,13 +84,13 @@ class Encoder(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises UsageError if there is none, as in a user's own model; DataError for missing files."""
+        """Raises UsageError without one (as a user's own model); DataError for missing files."""
         ...
 
     def with_tokenizer(self) -> Self:
-        """The model whose card has the digest of its tokenizer's files, which are looked for now.
+        """Look for the tokenizer's files now and put their digest into the card. Raises as `tokenizer`.
 
-        A user's own model returns itself. Raises as `tokenizer`.
+        A user's own model returns itself.
         """
         ...
 

@@ -3,10 +3,8 @@
 A classifier on a CLIP's image tower becomes two files:
 
     OUT.safetensors        "visual.*": all that open_clip's `model.visual` has
-    OUT.head.safetensors   "weight" [K, D] and "bias" [K], as `torch.nn.Linear` has them
-
-The head's metadata records whether it reads features of unit norm ("normalize") and its outputs ("classes": a
-JSON list of ids).
+    OUT.head.safetensors   "weight" [K, D] and "bias" [K], as in `torch.nn.Linear`; metadata "normalize":
+                           does the head read unit-norm features; "classes": a JSON list of ids
 """
 
 from __future__ import annotations
@@ -29,10 +27,8 @@ from converters.table import Table, load_table, table_names
 def export_model(model: Model, out: str | Path, layout: str | None = None) -> Path:
     """Write a model as the reference's own safetensors file; open_clip's comes back bit-identical.
 
-    A classifier on a CLIP's image tower becomes two files: see the module's docstring.
-
     Args:
-        layout: a table of `converters`; by default the reference library's that the model came from or fits
+        layout: a table of `converters`; default: the reference library's that the model came from or fits
             (open_clip's for weights in transformers' layout).
 
     Raises:
@@ -79,7 +75,7 @@ def head_file(out: str | Path) -> Path:
 
 
 def export_tower(model: Model, out: str | Path) -> Path:
-    """Write tower and head; returns the tower's file (`head_file` gives the head's).
+    """Write tower and head; returns the tower's file.
 
     Raises:
         ConversionError: open_clip does not have the tower.

@@ -50,7 +50,7 @@ def on_this_disk(source: Any) -> Any:
 
 @contextlib.contextmanager
 def fetched(asked: Any) -> Iterator[Any]:
-    """Give what `on_this_disk` returns; inside, errors name the URL instead of its copy."""
+    """Yield `on_this_disk(asked)`; errors inside name the URL instead of its copy."""
     copy = on_this_disk(asked)
     try:
         yield copy

@@ -1,7 +1,4 @@
-"""`load_model` reads any weights into a `Model`; `convert_model` writes them as a checkpoint of ours.
-
-Nothing here needs torch.
-"""
+"""Read any weights into a `Model`, or convert them to a checkpoint of ours. Needs no torch."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def load_model(
     rules: Rules | None = None,
     mesh_of: Callable[[Card], Mesh | None] | None = None,
 ) -> Model:
-    """Load a model.
+    """Load a model with float32 params.
 
     Args:
         source: one of
@@ -51,34 +48,32 @@ def load_model(
               adapter, its base is found, checked and loaded;
             - a folder with weights and an open_clip_config.json, or a Hugging Face or timm config.json;
             - a file of weights, with `card`;
-            - a registered model id (see `clipjax models`), or a hub repository `org/name`;
+            - a registered model id (`clipjax models`), or a hub repository `org/name`;
             - the URL of such a folder or file on a bucket: fetched once into the user's cache.
-        card: registered model id, or a card, that describes how to load the weights (architecture, pixels,
-            tokenizer). Needed for bare weights; used instead of any configuration there. Only a registered
-            model's own weights get its name and facts: those of its hub repository, or of a known SHA-256
+        card: a registered id or a card: how to load the weights (architecture, pixels, tokenizer). Needed for
+            bare weights; replaces any configuration there. Only a registered model's own weights get its name
+            and facts: from its hub repository, or with a known SHA-256
             (`clipjax.checkpoints.identity.naming`).
         file: which file of a hub repository.
-        image_size: side of the images in pixels, if not the model's own: its position table is resampled as
-            its reference library does it (see `clipjax.checkpoints.resize`).
-        position_rule: "open_clip", "timm", "transformers" or "dinov2": resample it by this library's rule.
-        name: name of the model. Default: the id of a registered model if the weights are known to be its,
-            else the name of the file (without its ending), folder or repository.
-        facts_of: the registered model that you state these weights are of: the card gets its facts, marked as
+        image_size: side of the images in pixels, if not the model's own. The position table is resampled as
+            in its reference library (`clipjax.checkpoints.resize`).
+        position_rule: resample as "open_clip", "timm", "transformers" or "dinov2" instead.
+        name: default: the registered id if the weights are known to be its, else the name of the file
+            (without its ending), folder or repository.
+        facts_of: the registered model that you state these weights are: the card gets its facts, marked as
             stated.
         facts: or single facts that you state, {"train_source": "LAION-2B"}: columns of configs/models.csv.
-        mesh: where to place the params (see `clipjax.devices.sharding.make_mesh`); default: the default
-            device. Each leaf is placed when it is read, so the host holds at most one leaf twice.
+        mesh: where to place the params (`clipjax.devices.sharding.make_mesh`); default: the default device.
+            Each leaf is placed when it is read, so the host holds at most one leaf twice.
         rules: how params are sharded on the mesh, a table of `clipjax.devices.sharding`; default: `FSDP`,
             every large leaf cut over the devices.
-        mesh_of: alternative to `mesh`: a function that picks the mesh from the card
+        mesh_of: alternative to `mesh`: picks the mesh from the card
             (`clipjax.embeddings.params.mesh_to_load`). Not called for the base of an adapter.
-
-    Returns: a `Model` with float32 params.
 
     Raises:
         UsageError: an unknown id, bare weights without a card, or a name or facts that are not theirs.
-        DataError: weights that are missing, truncated, foreign or do not fit the architecture (every tensor
-            is named); or the hub's weights changed since their first download.
+        DataError: weights that are missing, truncated, foreign or do not fit the architecture (names every
+            tensor); or the hub's weights changed since their first download.
     """
     if position_rule is not None and image_size is None:
         raise UsageError(f"position_rule {position_rule!r} says how to resample: give image_size too")
@@ -103,7 +98,7 @@ def _verified(weights: Weights | None) -> Iterator[None]:
     """While the params are read, hash a checkpoint of ours in a thread; then refuse changed files.
 
     Raises:
-        DataError: the weights are not those that the card was written with, or were replaced meanwhile.
+        DataError: the weights are not the card's, or were replaced meanwhile.
     """
     if weights is None:
         yield
@@ -131,7 +126,7 @@ def _read(opened: Opened, shardings: dict[str, Any] | None) -> Model:
 def _adapted(
     asked: str | Path, file: CardFile, given: tuple[Any, ...], mesh: Mesh | None, rules: Rules | None
 ) -> Model:
-    """A base with its adapter; `file`: the card.json of the source, or of its copy on this disk."""
+    """`file`: the card.json of the source, or of its copy on this disk."""
     source = file.folder
     if any(each is not None for each in given):
         raise UsageError(
@@ -162,7 +157,7 @@ def open_model(source: str | Path, stated: Stated | None = None) -> Model:
     It has fingerprint, tokenizer and classes. A model with an adapter is loaded whole.
 
     Args:
-        stated: its name and facts, as `load_model` takes them.
+        stated: its name and facts, as for `load_model`.
 
     Raises:
         UsageError, DataError: as `load_model`.
@@ -194,8 +189,8 @@ def convert_model(
 
     Args:
         source, card, name, facts_of, facts: as in `load_model`; weights not known to be a registered model's
-            are named after `folder` by default.
-        folder: where to; by default the card's id, with "-N" for images of another size.
+            are by default named after `folder`.
+        folder: default: the card's id, with "-N" for images of another size.
         image_size: as in `load_model`; such a model is loaded whole.
 
     Returns: the folder and the card in it.

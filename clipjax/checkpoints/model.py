@@ -6,7 +6,7 @@
     t = model.encode_text(["a photo of a cat"])     # float32 [1, D], unit norm
     model.card.logit_scale * z @ t.T                # the logits
 
-`clipjax.evaluate` takes such a model, or one that `clipjax.wrap` makes from your own functions.
+`clipjax.evaluate` takes it, or a model that `clipjax.wrap` makes from your own functions.
 """
 
 from __future__ import annotations
@@ -45,21 +45,16 @@ from converters.engine import flatten
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """Params and the card that describes them.
-
-    A model does not change: `with_params`, `with_card` and `with_adapter` return new ones.
+    """Params and the card that describes them. Frozen: `with_...` methods return new models.
 
     Attributes:
-        card: the model card. Its `weights` are the files that hold these very params; `card.weights` is
-            dropped unless `weights` is passed too.
+        card: `card.weights` is ignored unless passed as `weights`: the files must hold these very params.
         params: nested dict of float32 arrays, placed by the caller. Do not write into it: nothing notices.
-        origin: layout and dtypes of the source file (see `clipjax.checkpoints.origin`).
-        carried: tensors of that file that no forward needs, by its keys.
-        tokenizer_files: the vocabulary, if it came with the weights and has been found.
-        adapter: builds the heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
+        carried: tensors of the source file that no forward needs, by its keys.
+        tokenizer_files: a vocabulary that came with the weights, once found.
+        adapter: builds heads in place of prompts (CoOp, Tip-Adapter); None for a plain model.
         base: the card of the model that the adapter was trained on.
-        place: where `load_model` found these params (with an adapter: the base's); None if they were not a
-            file.
+        place: where `load_model` found the params (with an adapter: the base's); None if not in a file.
     """
 
     card: Card
@@ -84,7 +79,6 @@ class Model:
 
     @property
     def network(self) -> Network:
-        """The pure forward functions of `card.arch`."""
         return Network(self.card.arch)
 
     def _replace(self, **changes: Any) -> Model:
@@ -93,13 +87,13 @@ class Model:
         return dataclasses.replace(self, **(own | changes))
 
     def settled(self) -> Model:
-        """The model whose card has the digest of its tokenizer's files, if these were found after loading."""
+        """The model, with the digest of tokenizer files that were found after loading in its card."""
         return self.with_tokenizer() if "_tokenizer" in vars(self) else self
 
     def with_params(self, params: Mapping[str, Any]) -> Model:
         """The model with other params.
 
-        Its card loses the old files and their fingerprint, under which embeddings are stored. Heads read the
+        The card loses the old files and so its fingerprint, under which embeddings are stored. Heads read the
         new logit scale. A registered model loses its name, unless the card's lineage records what it became.
         """
         card = self.settled().card.without_weights()
@@ -124,14 +118,11 @@ class Model:
         return self._replace(card=card, adapter=adapter, base=self.card)
 
     def with_place(self, place: Place | None) -> Model:
-        """The model with the place to load it from again; None: these params are not a file."""
+        """The model with the place to load it from again; None: the params are not in a file."""
         return self._replace(place=place)
 
     def with_tokenizer(self) -> Model:
-        """The model whose card has the digest of its tokenizer's files, which are looked for now.
-
-        Raises as `tokenizer`.
-        """
+        """Look for the tokenizer's files now and put their digest into the card. Raises as `tokenizer`."""
         tokenizer, spec = self.tokenizer, self.card.tokenizer
         assert spec is not None
         if spec.sha256 is not None and self.tokenizer_files == self._tokenizer_files:
@@ -140,16 +131,14 @@ class Model:
         return self._replace(card=card, tokenizer_files=self._tokenizer_files)
 
     def check_weights(self) -> None:
-        """Read the files of the weights once; DataError if they changed."""
+        """Read the weight files once; DataError if they changed."""
         if self.card.weights is not None:
             self.card.weights.check()
 
     def preprocess(self, image: PIL.Image.Image) -> np.ndarray:
-        """One image as the reference prepares it, in the library's own order of operations.
+        """One image prepared as in the reference, in its library's own order: float32 [H, W, 3].
 
         open_clip converts to RGB last; timm and transformers convert first.
-
-        Returns: float32 [H, W, 3].
 
         Raises:
             UsageError: not a PIL image.
@@ -169,8 +158,9 @@ class Model:
         """List of strings -> int32 [N, context_length], with the text cleaning of the model's training.
 
         Raises:
-            UsageError: the model has no text tower, or one whose tokenizer is not known.
-            DataError: the tokenizer's files come with the weights and cannot be found, or are not the card's.
+            UsageError: the model has no text tower, or its tokenizer is unknown.
+            DataError: the tokenizer's files, which come with the weights, cannot be found or are not the
+                card's.
         """
         spec = self.card.tokenizer
         if self.card.arch.text is None:
@@ -194,14 +184,14 @@ class Model:
         return find_tokenizer_files(spec, repo=source.repo, revision=source.revision, download=True)
 
     def encode_image(self, images: Any, *, precision: Precision = "parity") -> jax.Array:
-        """Embed a batch of preprocessed images.
+        """Embed preprocessed images.
 
         Args:
-            images: float32 [B, H, W, 3], as `preprocess` returns them.
+            images: float32 [B, H, W, 3], from `preprocess`.
             precision: "parity" (float32, HIGHEST) or "fast" (bfloat16 tower).
 
-        Returns: float32 [B, D]; unit norm for a zero-shot model and for a classifier whose card says so, else
-        raw pooled features.
+        Returns: float32 [B, D]; unit norm for a zero-shot model and a classifier whose card says so, else raw
+        pooled features.
         """
         static = {"precision": known_precision(precision), "unit": embeds_at_unit_norm(self.card)}
         encode = _jitted(_encode_image, "vision", self.network, **static)
@@ -224,7 +214,7 @@ class Model:
     def encode_dense(
         self, images: Any, *, layers: int | Sequence[int], precision: Precision = "parity"
     ) -> tuple[jax.Array, ...]:
-        """Feature maps of layers of the image tower; see `clipjax.models.network.Network.encode_dense`.
+        """Feature maps of layers of the image tower (`clipjax.models.network.Network.encode_dense`).
 
         Args:
             images, precision: as for `encode_image`.
@@ -237,16 +227,11 @@ class Model:
         return _run(encode, self.params, self._images(images))
 
     def encode_text(self, texts: Sequence[str] | Any, *, precision: Precision = "parity") -> jax.Array:
-        """Embed texts.
-
-        Args:
-            texts: a list of strings, or token ids int [B, L].
-
-        Returns: float32 [B, D], unit norm.
+        """Embed texts (a list of strings, or token ids int [B, L]): float32 [B, D], unit norm.
 
         Raises:
-            UsageError: neither strings nor ids, ids that the text tower does not have, or no text tower.
-            DataError: some are strings and some are not, or the tokenizer's files are missing.
+            UsageError: neither strings nor ids, ids outside the vocabulary, or no text tower.
+            DataError: strings mixed with other things, or the tokenizer's files are missing.
         """
         if isinstance(texts, str):
             raise UsageError("encode_text takes a list of strings: write [text] for a single one")
@@ -262,9 +247,9 @@ class Model:
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `load_model` reads.
 
-        It holds model.safetensors, card.json, a vocabulary that came with the weights, and classes that have
-        no name in configs/labels. With an adapter: adapter.safetensors and a card.json that names the base,
-        whose weights stay where they are (`clipjax.checkpoints.adapter_file`).
+        It holds model.safetensors, card.json, a vocabulary that came with the weights, and classes without a
+        name in configs/labels. With an adapter: adapter.safetensors and a card.json that names the base,
+        whose weights are not copied (`clipjax.checkpoints.adapter_file`).
 
         Raises:
             DataError: the model's own checkpoint is damaged, or `folder` cannot be written.
@@ -291,9 +276,9 @@ class Model:
         )
 
     def source_leaves(self) -> dict[str, np.ndarray]:
-        """The leaves by path, on the host, in the dtypes of the source file.
+        """Leaves by path, on the host, in the source file's dtypes.
 
-        The cast back to a narrower dtype is exact while the values are the source's.
+        The cast back is exact while the values are the source's.
         """
         dtypes = self.origin.dtypes or {}
         leaves = {path: np.asarray(leaf) for path, leaf in flatten(self.params).items()}
@@ -301,7 +286,7 @@ class Model:
 
 
 def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array) -> Any:
-    """Run `encode` on inputs [B, ...]; for B = 0 return arrays [0, ...] without running the tower."""
+    """`encode` on inputs [B, ...]; for B = 0 arrays [0, ...] without running the tower."""
     if len(inputs):
         return encode(params, inputs)
     one = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
@@ -312,9 +297,9 @@ def _run(encode: Callable[[Any, jax.Array], Any], params: Any, inputs: jax.Array
 def _jitted(
     encode: Callable[..., Any], tower: Literal["vision", "text"], network: Network, **static: Any
 ) -> Callable[[Any, jax.Array], Any]:
-    """(params, inputs) -> what `encode` returns; cached, so models of one arch share the compiled program.
+    """Cached, so that models of one arch share the compiled program.
 
-    Inside a caller's own jit or grad, compiler options cannot be given: they are for a whole program.
+    Compiler options are for a whole program: left out inside a caller's own jit or grad.
     """
     function = functools.partial(encode, network, **static)
     part, whole = jax.jit(function), jax.jit(function, compiler_options=network.compiler_options(tower))

@@ -1,12 +1,12 @@
 """Our own checkpoint: a folder with `model.safetensors` and `card.json`, written whole or not at all.
 
-`model.safetensors` holds the leaves by path ("vision/blocks/attn/q/kernel"), in the dtypes of the source
-file, and under "carried/" tensors of that file that no model needs. Its metadata names the layout of the
-source file (a table of `converters`), so that it can be written back bit by bit. `card.json` is the model
-card and, under `files`, the SHA-256 of the weights and the classes.
+    model.safetensors  leaves by path ("vision/blocks/attn/q/kernel") in the dtypes of the source file, and
+                       under "carried/" its tensors that no model needs. The metadata names the source file's
+                       layout (a table of `converters`), to write it back bit by bit.
+    card.json          the model card; under `files` the SHA-256 of weights and classes
+    labels.csv         a classifier's classes, if configs/labels does not have them
 
-Optional files: a vocabulary that came with the weights, and `labels.csv`, a classifier's classes that
-configs/labels does not have. For a folder with an adapter see `clipjax.checkpoints.adapter_file`.
+A vocabulary that came with the weights may be there, too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class CardFile:
 
     @property
     def card(self) -> dict[str, Any]:
-        """The part that `clipjax.checkpoints.card.card_from_dict` takes."""
+        """The part for `clipjax.checkpoints.card.card_from_dict`."""
         beside = ("files", "adapter", "base") if self.has_adapter else ("files",)
         return {name: value for name, value in self.record.items() if name not in beside}
 
@@ -65,7 +65,7 @@ class CardFile:
 
     @property
     def is_edited(self) -> bool:
-        """Whether it was changed after it was written; False for older files, which have no digest."""
+        """Whether it was changed after it was written; False for older files without a digest."""
         files = self.record.get("files")
         sealed = files.get(CARD) if isinstance(files, Mapping) else None
         return sealed is not None and sealed != _digest(self.record)
@@ -76,10 +76,9 @@ class Checkpoint:
     """An opened checkpoint of ours; its weights are not read yet.
 
     Attributes:
-        weights: its file of weights.
-        sha256: digest of the weights when they were written.
+        sha256: digest of `weights` when they were written.
         labels: a classifier's classes, if they are in the folder.
-        plan: yields the leaves: see `converters.engine.Plan`.
+        plan: yields the leaves.
     """
 
     weights: Path
@@ -94,19 +93,19 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder is a checkpoint of ours: of weights, or of an adapter."""
+    """Whether the folder is a checkpoint of ours, of weights or of an adapter."""
     return (folder / CARD).is_file() and any((folder / file).is_file() for file in (WEIGHTS, ADAPTER))
 
 
 def card_file(source: Any) -> CardFile | None:
-    """The card.json of a model's source; None unless that is a folder that clipjax wrote."""
+    """The card.json of a model's source; None unless clipjax wrote that folder."""
     if not isinstance(source, str | Path) or not exists(Path(source) / CARD):
         return None
     return read_card_file(source)
 
 
 def read_card_file(folder: str | Path) -> CardFile:
-    """The card.json of a checkpoint of ours. Raises DataError if there is none."""
+    """The card.json of a checkpoint of ours. Raises DataError if it does not exist."""
     path = Path(folder) / CARD
     if not exists(path):
         raise DataError(f"{folder} is not a clipjax checkpoint: it has no {CARD}")
@@ -122,7 +121,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
 
     Raises:
         DataError: no checkpoint there, a truncated or damaged file, or another SHA-256 than the card's.
-        ConversionError: leaves that are missing, unknown or of another shape, all of them by name.
+        ConversionError: missing or unknown leaves, or wrong shapes; names them all.
     """
     try:
         files = dict(file.record["files"])
@@ -148,7 +147,7 @@ def load_checkpoint(file: CardFile, target: Mapping[str, Any], *, verify: bool =
 
 
 def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
-    """The classes in the folder, under the name that they had in training."""
+    """The classes in the folder, under their name in training."""
     if file.record.get("classes") != LABELS:
         return None
     path = file.folder / LABELS
@@ -164,7 +163,7 @@ def _labels(file: CardFile, files: Mapping[str, str]) -> LabelSpace | None:
 
 
 def _trained_classes(lineage: Mapping[str, Any] | None) -> str | None:
-    """The name of the classes of the training; for a mixture, that of the fine-tuned model in it."""
+    """The classes' name in training; for a mixture, the fine-tuned model's."""
     while lineage:
         if train := lineage.get("train"):
             return train.get("classes")
@@ -176,10 +175,9 @@ def load_params(plan: Plan, shardings: Mapping[str, Any] | None = None) -> dict[
     """Read a planned conversion or checkpoint into float32 params; at most one leaf is held twice.
 
     Args:
-        plan: of `load_checkpoint(...).plan` or `converters.engine.plan_conversion`.
-        shardings: where each leaf goes, the tree of `clipjax.devices.sharding.params_sharding`. Default: the
-            default device, which on a CPU takes the array over without a copy. On a mesh over several
-            processes, each process reads the file and keeps its own shards.
+        shardings: where each leaf goes (`clipjax.devices.sharding.params_sharding`). Default: the default
+            device; a CPU takes arrays over without a copy. On a mesh over several processes, each reads the
+            file and keeps its own shards.
     """
     if shardings is None:
         return nest({path: jax.device_put(leaf) for path, leaf in plan.leaves(np.float32)})
@@ -208,14 +206,13 @@ def save_checkpoint(
         leaves: arrays by path, in the dtype to keep; lazy ones (`Plan.lazy`) are read as they are written.
         carried: tensors of the reference's file that no leaf holds, by its key.
         card: the card's JSON record.
-        layout: the table of `converters` that the reference's file fits; None for params of our own.
-        origin_metadata: the strings in the header of the reference's file, if it was safetensors.
-        beside: files to copy into the folder.
-        labels: classes to write into the folder.
+        layout: the table of `converters` that fits the reference's file; None for params of our own.
+        origin_metadata: the strings in its header, if it was safetensors.
+        beside, labels: files to copy and classes to write into the folder.
         check: called when all leaves are read; if it raises, nothing is written.
 
     Raises:
-        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+        DataError: as `write_folder`.
     """
     tensors = {**leaves, **{_CARRIED + key: tensor for key, tensor in carried.items()}}
     metadata = {"format": "clipjax", **({"layout": layout} if layout else {})}
@@ -237,11 +234,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], Mapping[str, Any]]) 
     """Write a folder with a card.json, all or nothing; an older checkpoint in its place is replaced.
 
     Args:
-        folder: its place, or its URL on a bucket, where card.json is uploaded last.
-        fill: writes all other files into the folder that it is given, and returns the contents of card.json.
+        folder: a path, or a URL on a bucket, where card.json is uploaded last.
+        fill: writes all other files into the folder that it gets, and returns the contents of card.json.
 
     Raises:
-        DataError: the folder holds something else, or it cannot be written; nothing half-written is left.
+        DataError: the folder holds something else, or cannot be written; nothing half-written is left.
     """
     folder = placed(folder)
     if not (is_checkpoint(folder) or is_unfinished(folder) or _is_empty(folder)):
@@ -270,7 +267,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _write_labels(path: Path, labels: LabelSpace) -> str:
-    """Write a CSV file that `clipjax.data.labels.load_labels` reads; returns its SHA-256."""
+    """A CSV file for `clipjax.data.labels.load_labels`; returns its SHA-256."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("id", "name"), *zip(labels.ids, labels.classes)])
     data = text.getvalue().encode()

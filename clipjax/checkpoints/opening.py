@@ -59,9 +59,8 @@ def open_weights(
     """Find weights and check them.
 
     Args:
-        source: where they are.
-        own: the card.json there, if clipjax wrote it.
-        card, file, stated: as `load_model` takes them.
+        own: the card.json at `source`, if clipjax wrote it.
+        card, file, stated: as for `load_model`.
         asked: what the user named: the URL, if `source` is its copy.
 
     Raises:
@@ -138,12 +137,7 @@ def _open_remote(name: str, card: Card | None, file: str | None, stated: Stated)
 
 
 def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str | Path) -> Opened:
-    """Open weights of another library.
-
-    Args:
-        found: where they are, and where on the hub they came from.
-        asked: what the user named: the name of weights without one.
-    """
+    """Weights of another library; `asked`: what the user named, for weights without a name."""
     loose = found.repo is None and found.path.is_file()
     fallback = stated.fallback or default_name(found.repo or asked, is_file=loose)
     if card is None and found.repo is not None and (known := id_of_repo(found.repo)) is not None:
@@ -169,7 +163,7 @@ def _open_foreign(found: Resolved, card: Card | None, stated: Stated, asked: str
 
 
 def _card_beside(found: Resolved, facts_of: str | None) -> Card:
-    """The card from the configuration beside the weights; without one, the card of `facts_of`."""
+    """From the configuration beside the weights, else of `facts_of`."""
     record = read_foreign_card(found.folder)
     if record is not None:
         return card_from_dict(record, str(found.folder))
@@ -185,8 +179,8 @@ def _card_beside(found: Resolved, facts_of: str | None) -> Card:
 def _refuse_other_config(card: Card, folder: Path) -> None:
     """A given card and the configuration beside the weights must agree.
 
-    These do not contradict: a configuration that cannot be read (the card is then needed to load), or one of
-    the other kind, such as a CLIP's beside a classifier. Another family of towers fails at the tensors.
+    Not refused: a configuration that cannot be read (the card is needed to load), or of the other kind, such
+    as a CLIP's beside a classifier. Another family of towers fails at the tensors.
     """
     file = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), folder)
     try:

@@ -15,8 +15,8 @@ class Origin:
 
     Attributes:
         layout: the table of `converters` that it fits.
-        dtypes: dtype of each leaf in the file, e.g. {"vision/proj": "float16"}; float32 if absent.
-        metadata: the strings in the header of a safetensors file; None for any other file.
+        dtypes: of each leaf in the file, e.g. {"vision/proj": "float16"}; float32 if absent.
+        metadata: the strings in the header of a safetensors file; None for other files.
     """
 
     layout: str | None = None
@@ -30,8 +30,7 @@ class Place:
 
     Attributes:
         source: an absolute path, a registered id, a hub repository or a URL.
-        card: a registered id, or the record of a card; None if none was given.
-        file, image_size, position_rule, name, facts_of, facts: as given.
+        card: a registered id, or the record of a card; None if not given.
     """
 
     source: str
@@ -46,10 +45,10 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class AdapterParts:
-    """An adapter as a file holds it; `clipjax.heads.adapters.base.adapter_of` builds it.
+    """An adapter as stored; `clipjax.heads.adapters.base.adapter_of` builds it.
 
     Attributes:
-        kind: its name ("coop", "tip_adapter").
+        kind: "coop", "tip_adapter", ...
         tensors: float32 or int32, by name.
         facts: plain JSON.
     """

@@ -25,16 +25,16 @@ def refuse_wrong_resize(image_size: int | None, rule: str | None) -> None:
 def resize_model(model: Model, image_size: int, rule: str | None = None) -> Model:
     """The model for images of `image_size` pixels; the same object if it has that size.
 
-    Its position table is resampled as its reference library does it (see `clipjax.models.resample`); a
-    convolutional net without one needs nothing. `card.resized` records it and is part of the fingerprint, so
-    embeddings of two sizes or rules are never mixed up. The crop keeps its share of the resized image.
+    The position table, if any, is resampled as in its reference library (`clipjax.models.resample`).
+    `card.resized` records it in the fingerprint, so embeddings of two sizes or rules never mix. The crop
+    keeps its share of the resized image.
 
     Args:
         rule: "open_clip", "timm", "transformers" or "dinov2" instead of the model's own.
 
     Raises:
-        UsageError: the model cannot take that size, has an adapter, was resized before, or the rule is
-            unknown.
+        UsageError: the model cannot take that size, has an adapter, or was resized before; or an unknown
+            rule.
     """
     refuse_wrong_resize(image_size, rule)
     model = model.settled()
@@ -87,7 +87,7 @@ def _crop_share(image_size: int, resize_size: int) -> float:
 
 
 def _with_table(model: Model, image_size: int, rule: Rule) -> tuple[str, dict[str, Any]]:
-    """The path of the position table, and params with the resampled one, placed as the old one was."""
+    """The position table's path, and params with it resampled and placed as before."""
     path, table = resampled(model.card.arch, model.params["vision"], image_size, rule)
     params = dict(model.params)
     node = params["vision"] = dict(params["vision"])

@@ -19,15 +19,13 @@ def find_tokenizer_files(
     *,
     download: bool = False,
 ) -> tuple[Path, ...]:
-    """The vocabulary of a tokenizer that does not ship with clipjax, as `load_tokenizer` takes it.
+    """The vocabulary of a tokenizer that clipjax does not ship, for `load_tokenizer`; else ().
 
     Searched in the folder, then in the hub's cache, then, with `download`, on the hub.
 
     Args:
-        spec: files with its digest, if it has one, are preferred to nearer ones.
+        spec: files with its digest, if any, are preferred to nearer ones.
         repo, revision: hub repository and commit of the weights, searched before the known repositories.
-
-    Returns: () if nothing is found, or the tokenizer ships with clipjax.
     """
     own = vocabularies.rules().get(spec.name)
     if own is None:
@@ -45,7 +43,7 @@ def find_tokenizer_files(
 
 
 def with_tokenizer_files(card: Card, found: Resolved) -> tuple[Card, tuple[Path, ...]]:
-    """The card with the digest of its tokenizer's files, and the files; the same card and () without any."""
+    """The card with the digest of its tokenizer's files, and the files; without any, the same card and ()."""
     if card.tokenizer is None:
         return card, ()
     on_hub = found.repo is not None

@@ -55,7 +55,7 @@ def origin_in_words(facts: Mapping[str, Any]) -> str:
 
 
 def fact_table(pairs: Sequence[str] | None, file: str | Path | None) -> dict[str, Any] | None:
-    """The facts of repeated `--fact KEY=VALUE` and of a TOML file; None if neither is given.
+    """The facts of repeated `--fact KEY=VALUE` and of a TOML file; None without either.
 
     Raises:
         UsageError: as `check_facts`; a pair without "=", or a fact stated twice.

@@ -1,8 +1,8 @@
-"""The name and the facts of weights: a registered model's only if the weights are known to be its own.
+"""Names and facts of weights: a registered model's only if the weights are known to be its own.
 
-A registered row describes how to load weights, not whose they are. They are the row's if they come from its
-hub repository or have its SHA-256 (`clipjax.checkpoints.identity.pins`). All others have a name of their
-own, and facts that are stated or unknown.
+A registered row tells how to load weights, not whose they are. They are the row's if they come from its hub
+repository or have its SHA-256 (`clipjax.checkpoints.identity.pins`). Others get their own name, and facts
+that are stated or unknown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Stated:
     Attributes:
         facts_of: the registered model whose weights they are.
         facts: or single facts, by the columns of configs/models.csv.
-        fallback: the name if the model needs one of its own and `name` is None.
+        fallback: the name if the model needs its own and `name` is None.
 
     Raises:
         UsageError: an unknown id or fact, or both `facts_of` and `facts`.
@@ -89,11 +89,11 @@ def identified(card: Card, found: Resolved, stated: Stated, fallback: str) -> Ca
 
 
 def restated(card: Card, stated: Stated) -> Card:
-    """The card with the name and the facts that the user states.
+    """The card with the name and facts that the user states.
 
     Raises:
         UsageError: the weights are known to be another model's; their architecture is not that of `facts_of`;
-            they were fine-tuned by clipjax (their facts are the base's); or the name is a published model's.
+            clipjax fine-tuned them (their facts are the base's); or the name is a published model's.
     """
     if stated.states_facts and not _is_known_as(card, stated):
         card = _with_facts(card, stated)
@@ -108,7 +108,7 @@ def restated(card: Card, stated: Stated) -> Card:
 
 
 def edited(card: Card, where: Path) -> Card:
-    """The card of a checkpoint whose card.json was edited by hand: all facts count as stated.
+    """The card after card.json was edited by hand: all facts count as stated.
 
     Args:
         where: the card.json, for the warning.
@@ -128,7 +128,7 @@ def disowned(card: Card) -> Card:
 
 
 def default_name(place: str | Path, *, is_file: bool = False) -> str:
-    """The name of weights that no user named: a file's stem, or the name of a folder or repository.
+    """The name of weights that no user named: a file's stem, or that of a folder or repository.
 
     default_name("org/model") == "model"; default_name("w/vit.safetensors.index.json", is_file=True) == "vit"
     """
@@ -138,13 +138,13 @@ def default_name(place: str | Path, *, is_file: bool = False) -> str:
 
 
 def own_name(name: str) -> str:
-    """The name; a published model's gets a suffix: "vit_b_32-openai" -> "vit_b_32-openai-unverified"."""
+    """A published model's name gets a suffix: "vit_b_32-openai" -> "vit_b_32-openai-unverified"."""
     return f"{name}{_NOT_ITS_OWN}" if name in taken_names() else name
 
 
 @functools.cache
 def taken_names() -> frozenset[str]:
-    """Names under which numbers are published: registered models and the reference scores."""
+    """Names with published numbers: registered models and the reference scores."""
     published = read_csv(config_dir() / "reference_scores.csv")
     return frozenset(model_ids()) | {row["model"] for row in published}
 
@@ -165,7 +165,7 @@ def _is_own(row: str, card: Card, found: Resolved) -> bool:
 
 
 def _without_facts(card: Card, row: str) -> Card:
-    """The card of weights that a row only tells how to load."""
+    """The row tells only how to load these weights: drop its facts."""
     unknown = {name: why for name, why in card.unknown.items() if not name.startswith("facts.")}
     unknown["facts"] = f"the weights are not known to be those of {row}"
     source = dataclasses.replace(card.source, repo=None, file=None, url=None, revision=None)
@@ -175,7 +175,7 @@ def _without_facts(card: Card, row: str) -> Card:
 
 
 def _is_known_as(card: Card, stated: Stated) -> bool:
-    """Whether the registry already has what the user states. Raises UsageError if nothing may be stated."""
+    """Whether the registry already has it. Raises UsageError if nothing may be stated."""
     if card.lineage is not None:
         raise UsageError(
             f"{card.id} was fine-tuned with clipjax, and its facts are its base's: state them of the base "

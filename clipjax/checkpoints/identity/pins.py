@@ -1,8 +1,8 @@
 """Which files hold the weights of a registered model. Imports no JAX.
 
-The column `sha256` of configs/models.csv has one digest for each file of the weights (or its first digits, if
-the publisher gives no more). If a row's hub file has none, its digest at the first download is recorded in
-the user's cache, `weights/ROW.json`, and compared from then on:
+The column `sha256` of configs/models.csv has a digest for each file of the weights (or its first digits, if
+the publisher gives no more). Without one, the digest of a row's hub file at the first download is kept in the
+user's cache, `weights/ROW.json`, and compared from then on:
 
     {"open_clip_model.safetensors": {"revision": COMMIT, "sha256": DIGEST}}
 """
@@ -45,7 +45,7 @@ def is_known(row: str, sha256: Callable[[], str]) -> bool:
 
 
 def check_download(row: str, file: str, revision: str | None, sha256: str) -> None:
-    """Compare a file of a row's own hub repository with what is known of it; record it the first time.
+    """Compare a file of a row's own hub repository with its known digest; record it the first time.
 
     Raises:
         DataError: its contents are not those in models.csv or in the record.
@@ -72,9 +72,9 @@ def check_download(row: str, file: str, revision: str | None, sha256: str) -> No
 
 
 def row_of_old_card(card: str, source: Mapping[str, Any]) -> str | None:
-    """The row of a card written before cards had `facts_of`; None if it is not known.
+    """The row of a card without `facts_of`; None if unknown.
 
-    It is known for weights from the row's own hub repository, and for those with a published digest.
+    It is known for weights from the row's own hub repository, or with a published digest.
     """
     row = registry().get(card)
     if row is None:

@@ -1,8 +1,7 @@
 """The registered models: configs/models.csv, one row for each checkpoint, read into model cards.
 
-An unknown cell is `?` and the reason: the card has null and the reason in `unknown`. What only the weights
-tell (sha256, logit scale and bias) is filled at conversion. docs/models.md documents the columns and their
-sources.
+A cell `? REASON` is unknown: null in the card, the reason in `unknown`. What only the weights tell (sha256,
+logit scale and bias) is filled at conversion. docs/models.md documents columns and sources.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ _FROM_WEIGHTS = "filled at conversion: only the weights can tell"
 
 @dataclass(frozen=True)
 class Subject:
-    """One architecture and its registered models; parity is shown for each subject.
+    """An architecture and its registered models; parity is recorded for each.
 
     Attributes:
         arch: its name in configs/archs.
         library: the library of the reference.
-        rows: {id of a registered model: the library's name of it, for timm with its tag}.
+        rows: {registered id: the library's name, for timm with its tag}.
     """
 
     arch: str
@@ -41,7 +40,7 @@ class Subject:
 
     @property
     def names(self) -> list[str]:
-        """The library's names; several for timm, whose tags decide the number of classes and pixels."""
+        """Several for timm, whose tags decide the number of classes and pixels."""
         return list(dict.fromkeys(self.rows.values()))
 
     @functools.cached_property
@@ -63,12 +62,11 @@ def subjects() -> tuple[Subject, ...]:
 
 
 def groups() -> list[str]:
-    """The groups of the registered models, in file order."""
     return list(dict.fromkeys(row["group"] for row in registry().values()))
 
 
 def id_of_repo(repo: str) -> str | None:
-    """The registered model with these weights on the hub; None if no row or several rows name them."""
+    """The registered model with these weights; None unless exactly one row names them."""
     ids = [row["id"] for row in registry().values() if row["hub_repo"] == repo and not row["hub_file"]]
     return ids[0] if len(ids) == 1 else None
 
@@ -120,12 +118,12 @@ def model_card(model_id: str) -> Card:
 
 
 def refuse_wrong_activation(card: Card, where: str | None = None) -> None:
-    """Refuse a tag of open_clip with another activation than it was trained with.
+    """Refuse a tag of open_clip with another activation than in training.
 
     open_clip only warns and computes something else (see `-quickgelu` in configs/models.csv).
 
     Raises:
-        DataError: it names `where`, or the card.
+        DataError: names `where`, or the card.
     """
     tag, name = card.source.tag, (card.source.arch or "").removesuffix("-quickgelu")
     if card.source.library != "open_clip" or tag is None:
@@ -176,7 +174,7 @@ def _tokenizer(row: dict[str, str], arch: Arch, unknown: dict[str, str]) -> Toke
 
 
 def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) -> Any:
-    """A fact; None for an unknown one, whose reason is put into `unknown`."""
+    """None if unknown; the reason goes into `unknown`."""
     cell = row[name]
     if (why := why_unknown(cell)) is not None:
         unknown[f"facts.{name}"] = why
@@ -188,7 +186,7 @@ def _value(row: dict[str, str], name: str, kind: type, unknown: dict[str, str]) 
 
 
 def _classes(row: dict[str, str], unknown: dict[str, str]) -> str | None:
-    """The label space of a classifier's head; None for a dual encoder, or if unknown."""
+    """None for a dual encoder, or if unknown."""
     if (why := why_unknown(row["classes"])) is not None:
         unknown["classes"] = why
         return None

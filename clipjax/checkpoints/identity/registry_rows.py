@@ -1,7 +1,4 @@
-"""The rows of configs/models.csv, as text; `clipjax.checkpoints.identity.registry` makes cards of them.
-
-Imports no JAX.
-"""
+"""The rows of configs/models.csv, as text. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from clipjax.storage.reading import read_csv
 
 @functools.cache
 def registry() -> dict[str, dict[str, str]]:
-    """Every row of configs/models.csv by its id, in file order.
+    """The rows by id, in file order.
 
     Raises:
-        DataError: two rows have the same id, which is named.
+        DataError: names an id that two rows have.
     """
     path = config_dir() / "models.csv"
     rows: dict[str, dict[str, str]] = {}
@@ -41,5 +38,5 @@ def unknown_model(name: str) -> UsageError:
 
 
 def why_unknown(cell: str) -> str | None:
-    """The reason why a cell of models.csv has no value; None if it has one."""
+    """Why a cell of models.csv has no value; None if it has one."""
     return cell[1:].strip() if cell.startswith("?") else None
