@@ -1,6 +1,6 @@
 """clipjax: how robust is CLIP? Evaluation and fine-tuning in JAX.
 
-The public names load on first use (PEP 562): `import clipjax` costs nothing, and `clipjax.analysis` works
+Public names load on first use (PEP 562): `import clipjax` costs nothing, and `clipjax.analysis` works
 without JAX.
 """
 

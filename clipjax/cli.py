@@ -1,7 +1,7 @@
 """The command line: `clipjax COMMAND`. Each group of commands is a file in `clipjax/commands/`.
 
-Exit codes: 0 done, 1 data (a file or folder is not what it should be), 2 usage, 75 interrupted: run it again
-and it goes on, 130 stopped by Ctrl-C, 141 the reader of a pipe has gone. Results go to stdout, progress and
+Exit codes: 0 done; 1 data (a file or folder is not what it should be); 2 usage; 75 interrupted, run it again
+and it goes on; 130 stopped by Ctrl-C; 141 the reader of a pipe has gone. Results go to stdout, progress and
 errors to stderr.
 """
 
@@ -72,7 +72,7 @@ def _say_remarks(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Run the command line; SIGTERM and Ctrl-C end it, see `clipjax.devices.signals`."""
+    """Run the command line; SIGTERM and Ctrl-C end it (`clipjax.devices.signals`)."""
     signals.run(_command)
 
 

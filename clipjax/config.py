@@ -1,4 +1,4 @@
-"""Where configs/ and the user's cache are, and which plug-ins a package has."""
+"""Where configs/ and the user's cache are, and a package's plug-ins."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clipjax.errors import DataError
 def config_dir() -> Path:
     """The folder with models.csv, archs/, datasets/, prompts/, labels/ and tokenizers/.
 
-    A wheel has it as `clipjax/configs`; a checkout (and an editable install) has configs/ beside the package.
-    Raises DataError if it is in neither place.
+    A wheel has it as `clipjax/configs`, a checkout (or editable install) beside the package. Raises DataError
+    if it is in neither place.
     """
     package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):
@@ -27,7 +27,7 @@ def config_dir() -> Path:
 
 
 def plug_ins(folders: Iterable[str], record: str) -> tuple[str, ...]:
-    """The modules of a package that set `record` ("TASK", "READER"), by name. None is imported.
+    """The modules of a package that set `record` ("TASK", "READER"), by name; none is imported.
 
     Args:
         folders: the package's `__path__`.

@@ -13,7 +13,7 @@ _HIDDEN = re.compile(
 
 
 class ClipjaxError(Exception):
-    """Base of every error that a user can cause. `exit_code` is the command line's exit code.
+    """Base of every error that a user can cause. `exit_code` is the command line's.
 
     The message is one line without control characters, whatever a damaged file or a library put into it.
     """
@@ -25,7 +25,7 @@ class ClipjaxError(Exception):
 
 
 def visible(text: str, keep: str = "") -> str:
-    """The text with hidden characters escaped as in Python (`\\x1b`, `\\u202e`), except those in `keep`."""
+    """Escape hidden characters as Python does (`\\x1b`, `\\u202e`), except those in `keep`."""
 
     def shown(found: re.Match[str]) -> str:
         return found[0] if found[0] in keep else found[0].encode("unicode_escape", "surrogatepass").decode()
@@ -51,7 +51,7 @@ class UsageError(ClipjaxError):
 class Interrupted(BaseException):
     """A run was asked to stop and has kept what it needs to go on.
 
-    Like KeyboardInterrupt it is not an `Exception`: code that survives the failure of a part must not survive
+    Like KeyboardInterrupt it is not an `Exception`: code that survives a part's failure must not survive
     this. `exit_code` is 75 after SIGTERM (a scheduler takes the machine away: requeue) and 130 after Ctrl-C.
     """
 
@@ -66,7 +66,7 @@ def counted(n: int, noun: str, nouns: str | None = None) -> str:
 
 
 def near_names(name: str, known: list[str]) -> list[str]:
-    """At most three known names that `name` may be a misspelling of, the nearest first."""
+    """At most three known names that `name` may misspell, the nearest first."""
     import difflib
 
     return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -77,7 +77,6 @@ def unknown_name(kind: str, name: str, known: list[str]) -> UsageError:
 
     Args:
         kind: what the name stands for, e.g. "model".
-        name: what the user wrote.
         known: every valid name.
     """
     near = near_names(name, known)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 def progress_bar(
     total: int, description: str, unit: str, *, shown: bool = True, initial: int = 0, delay: float = 0
 ) -> Bar:
-    """A bar for `total` units, of which `initial` are done; close it, or use it in a `with`.
+    """A bar for `total` units, `initial` of them done; close it, or use it in a `with`.
 
     Args:
         description, unit: what is done and what is counted: "train", "step".

@@ -1,1 +1,1 @@
-"""Meshes, processes, platforms, and the signals that end a program."""
+"""Meshes, processes, platforms, and signals that end a program."""

@@ -1,6 +1,6 @@
-"""Agreement between a job's processes: equal values, shared failures, decisions of the first.
+"""Agreement between a job's processes: equal values, shared failures, the first one's decisions.
 
-All processes call each function at the same point. A job of one process passes straight through.
+All processes call each function at the same point. With one process nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _SHOWN = 256  # bytes of a value that differs between processes, in the message
 
 
 def assert_same_everywhere(what: str, value: str) -> None:
-    """Check at start-up that all processes have the same value, e.g. a data set's length and order.
+    """Check that all processes have the same value, e.g. a data set's length and order.
 
-    Otherwise a host with a file too few makes the others wait forever for a batch.
+    Otherwise a host that lacks a file makes the others wait forever for a batch.
 
     Args:
-        what: what is compared, for the message.
+        what: the value's name, for the message.
         value: of any length; the message shows its beginning.
 
     Raises:
-        DataError: on every process, naming those that differ from process 0 and both values.
+        DataError: on every process; names one that differs, both values, and how many differ.
     """
     if jax.process_count() == 1:
         return
@@ -46,10 +46,7 @@ def assert_same_everywhere(what: str, value: str) -> None:
 
 
 def failed_process(failure: Exception | None) -> int | None:
-    """The first process that failed, or None; so none waits for one that has left.
-
-    All processes call this at the same point, with their own failure.
-    """
+    """The first process that failed, or None, so that none waits for one that has left."""
     if jax.process_count() == 1:
         return None if failure is None else 0
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array(failure is not None)))
@@ -65,7 +62,7 @@ def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
         what: the work, for the message: "make the plan".
         apart: the processes work separately and agree on nothing.
 
-    Raises: what `make` raises; on the other processes a DataError that names the first that failed.
+    Raises: what `make` raises; on the other processes a DataError naming the first that failed.
     """
     made, failure = None, None
     try:
@@ -83,7 +80,7 @@ def on_all(make: Callable[[], T], what: str, *, apart: bool = False) -> T:
 def first_writes(write: Callable[[], object], what: str) -> None:
     """The first process writes; the others wait.
 
-    Raises: on the first process what `write` raises; on the others a DataError that says so.
+    Raises: on the first process what `write` raises; on the others a DataError.
     """
     failure = None
     if jax.process_index() == 0:

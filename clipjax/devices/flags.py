@@ -1,4 +1,4 @@
-"""XLA_FLAGS for a result row, without paths of the machine. A leaf."""
+"""XLA_FLAGS for a result row, without the machine's paths. A leaf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMED = re.compile(r"_(to|dir|directory|path|file|files|prefix)$")
 
 
 def public_flags(flags: str | None) -> str | None:
-    """The flags with PATH for each path, so that no home folder is published.
+    """Replace each path by PATH, so that no home folder is published.
 
     public_flags("--xla_dump_to=/home/me/x --xla_gpu_autotune_level=0")
     # "--xla_dump_to=PATH --xla_gpu_autotune_level=0"

@@ -17,8 +17,8 @@ def by_platform(
 
     Args:
         platform: where the program will run (`platform_of`), so that only one way is traced. None: the
-            compiler chooses (`jax.lax.platform_dependent`), since the target platform may not be this
-            machine's.
+            compiler chooses (`jax.lax.platform_dependent`), since the target may not be this machine's
+            platform.
     """
     if platform is None:
         return jax.lax.platform_dependent(*args, default=default, **of)
@@ -29,7 +29,7 @@ def platform_of(mesh: Mesh) -> str:
     """The platform of a mesh's devices (`jax.Device.platform`).
 
     Training steps must pass it on. Inside loops XLA keeps a compile-time choice as a conditional of one
-    branch. It moves the collectives of split parameters in there, and a CPU's threads may wait forever for
+    branch, and moves the collectives of split parameters into it. There a CPU's threads may wait forever for
     each other in different collectives.
     """
     return mesh.devices.flat[0].platform

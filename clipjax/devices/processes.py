@@ -1,9 +1,9 @@
 """The processes of one job: how they find each other, and how a signal to one stops all.
 
 `jax.distributed.initialize` starts JAX's preemption service, which takes over SIGTERM: the process that gets
-it leaves a notice for all. A thread of each process polls for the notice and tells `clipjax.devices.signals`,
-so all are interrupted together. A training loop holds the signal, because its processes wait for each other
-inside every step; the service decides after which step all stop.
+it leaves a notice for all. In each process a thread polls for the notice and tells
+`clipjax.devices.signals`, so all are interrupted together. A training loop holds the signal, because its
+processes wait for each other inside every step; the service decides after which step all stop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipjax.errors import UsageError
 HEARTBEAT = 30  # seconds after which a vanished process ends the others
 _TICK = 0.25  # seconds between polls
 _LAST = 2.0  # extra seconds for the first process, which the others need in order to leave
-# The service's key for the notice. Its own query is about a step, and waits until all processes ask.
+# The service's key for the notice. (The service's own query concerns a step and waits for all processes.)
 # `tests/sweep` and `tests/finetune` fail if JAX renames the key.
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"
 

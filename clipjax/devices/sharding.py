@@ -83,7 +83,7 @@ def params_sharding(params: Any, mesh: Mesh, rules: Rules) -> Any:
     """The NamedSharding of each array (or ShapeDtypeStruct) in a tree, by the rules.
 
     Raises:
-        UsageError: no rule matches a leaf; names its path.
+        UsageError: no rule matches a leaf.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
@@ -104,7 +104,7 @@ def shard_params(params: Any, mesh: Mesh, rules: Rules) -> Any:
 
 
 def put(value: Any, sharding: NamedSharding) -> jax.Array:
-    """Place one array, equal on all processes, on a mesh of any number of processes."""
+    """Place an array, equal on all processes, on a mesh of any number of processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(value, sharding)
     host = np.asarray(value)
@@ -131,7 +131,7 @@ def state_sharding(tx: optax.GradientTransformation, params: Any, shardings: Any
 
 
 def _largest(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Shard the largest dimension that the data axis divides; if there is none, replicate.
+    """Shard the largest dimension that the data axis divides; without one, replicate.
 
         8 devices, kernel [512, 1000]: PartitionSpec(None, "data")
 

@@ -1,18 +1,18 @@
 """SIGTERM and Ctrl-C reliably end a program within `GRACE` seconds.
 
 A Python handler alone cannot promise that. It runs between two bytecodes of the main thread, so not during a
-long C call such as a compilation of XLA. Its exception is swallowed in a callback of the garbage collector,
-of a weak reference or of ctypes, and in `__del__`. So three things work together:
+long C call such as a compilation of XLA. Its exception is swallowed in `__del__` and in a callback of the
+garbage collector, a weak reference or ctypes. So three things work together:
 
 * The handler raises `Interrupted`, and the main thread unwinds: it closes files and ends processes.
 * The signal wakes a thread: Python's C handler writes to a socket whatever the main thread does. If the
   exception was dropped, this thread makes the handler raise it again.
-* `GRACE` seconds after the signal this thread ends the process. Every file on a disk is whole or absent, so
-  only unfinished computation is lost.
+* `GRACE` seconds after the signal this thread ends the process. Files on disk are whole or absent, so only
+  unfinished computation is lost.
 
-`run` is for the process's own program. Library code holds signals back with `Held`, which also works in a
-user's program without `run`. Only code that keeps Python's lock longer than the grace could delay the end;
-XLA, PIL, NumPy's long loops and file systems release it.
+`run` is for the process's own program. Library code holds signals back with `Held`, which also works without
+`run`. Only code that keeps Python's lock longer than the grace could delay the end; XLA, PIL, NumPy's long
+loops and file systems release it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _SPEAKING = 1.0  # seconds to print the last sentence: stderr may be a pipe that
 def run(program: Callable[[], object]) -> None:
     """Run the process's own program in the main thread, so that SIGTERM and Ctrl-C end it.
 
-    If a signal ends it, this never returns: the process prints one sentence on stderr and exits with 75 after
-    SIGTERM, 130 after Ctrl-C. Signals after the program's end change nothing.
+    After a signal this never returns: the process prints one sentence on stderr and exits with 75 (SIGTERM)
+    or 130 (Ctrl-C). Signals after the program's end change nothing.
 
     Raises:
         What `program` raises, if no signal came before.
@@ -80,7 +80,7 @@ def run(program: Callable[[], object]) -> None:
 
 
 def ask(number: int, grace: float | None = None) -> None:
-    """From any thread: act as if the process had got signal `number`, with `grace` seconds until the end."""
+    """From any thread: act as if signal `number` had come, with `grace` seconds until the end."""
     if _watch is not None:
         _watch.ask(number, grace)
 
@@ -106,9 +106,9 @@ def before_leaving(callback: Callable[[], object]) -> None:
 class Held:
     """A context in which signals are only noted in `number`; they are raised afterwards.
 
-    Under `run` the end still comes, and a second Ctrl-C ends the process at once. In another program it
-    raises KeyboardInterrupt, and the previous handlers return. Outside the main thread Python handles no
-    signals, so none is held.
+    Under `run` the end still comes, and a second Ctrl-C ends the process at once. Without `run` it raises
+    KeyboardInterrupt, and the previous handlers return. Outside the main thread Python handles no signals, so
+    none is held.
 
     Args:
         numbers: the signals to hold.
@@ -202,7 +202,7 @@ class _Watch:
         self.raise_due()
 
     def raise_due(self) -> None:
-        """Raise `Interrupted` if a signal came, unless it is held or the main thread already unwinds."""
+        """Raise `Interrupted` for a signal, unless it is held or the main thread already unwinds."""
         if self._is_due():
             raise self.interruption()
 
@@ -312,16 +312,13 @@ def _exit(code: int) -> NoReturn:
 
 
 def _end_multiprocessing() -> None:
-    """Unlink the semaphores of worker processes, which would be reported as leaked."""
+    """Unlink the semaphores of workers, which Python would report as leaked."""
     if (util := sys.modules.get("multiprocessing.util")) is not None:
         util._run_finalizers(0)
 
 
 def _end_children() -> None:
-    """Send SIGTERM to this process's children.
-
-    Where Linux does not list them, they notice themselves that their parent is gone.
-    """
+    """Send SIGTERM to child processes, where Linux lists them; others notice that their parent is gone."""
     for path in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
             for process in path.read_text().split():

@@ -1,1 +1,1 @@
-"""Checks of whether a machine is ready (`clipjax doctor`); tests can pass an invented `Machine`."""
+"""Checks of whether a machine is ready (`clipjax doctor`)."""

@@ -21,7 +21,7 @@ _GPU_NAMES = {"gpu", "cuda", "rocm"}
 
 
 def check_devices(machine: Machine) -> Iterator[Line]:
-    """JAX's devices by kind, or why there are none."""
+    """JAX's devices by kind, or why JAX has none."""
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     if probe.error is not None and asked:
         yield Line(
@@ -44,7 +44,7 @@ def check_devices(machine: Machine) -> Iterator[Line]:
 
 
 def check_accelerators(machine: Machine) -> Iterator[Line]:
-    """A GPU or TPU that JAX does not use; plugins whose version is not jaxlib's."""
+    """A GPU or TPU that JAX does not use; plugins of another version than jaxlib's."""
     yield from _plugin_lines(machine)
     probe, asked = machine.probe(), machine.environ.get("JAX_PLATFORMS", "")
     for name, there, used, extra in (
@@ -98,7 +98,7 @@ def _has_plugin(machine: Machine, extra: str) -> bool:
 
 
 def check_torch(machine: Machine) -> Iterator[Line]:
-    """Only `clipjax verify` needs torch; a CUDA build of it may conflict with JAX."""
+    """Only `clipjax verify` needs torch; its CUDA build may conflict with JAX."""
     torch = machine.version("torch")
     if torch is None:
         says = "torch is not installed; only `clipjax verify` and the tests need it"
@@ -126,7 +126,7 @@ def check_torch(machine: Machine) -> Iterator[Line]:
 def _cudnn_lines(
     machine: Machine, torch: str, wanted: Requirement, plugin: str, ours: Requirement | None
 ) -> Iterator[Line]:
-    """Whether the one cuDNN that a process can load suits both."""
+    """A process can load only one cuDNN: does it suit both?"""
     if ours is None:
         return
     advice = "install torch's build for CPUs"

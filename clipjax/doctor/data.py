@@ -1,4 +1,4 @@
-"""The data sets below a folder, and the disk space for their embeddings."""
+"""The data sets below a folder, and disk space for their embeddings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ NAMED = 12  # data sets named in one line
 
 
 def check_data(machine: Machine, *, data_root: Path) -> Iterator[Line]:
-    """Which data sets of `clipjax datasets list` are below the folder, checked as by `clipjax datasets check
-    --all`.
+    """Data sets of `clipjax datasets list` below the folder, checked as by `clipjax datasets check --all`.
 
-    No image is read. A missing data set is no problem: nobody has them all.
+    No image is read. A missing data set is not a problem: nobody has them all.
     """
     from clipjax.evaluation.collection import survey
 
@@ -78,7 +77,7 @@ def check_planned(
 def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
     """Bytes of one image embedding of each model: float32, as wide as its image tower's output.
 
-    Raises UsageError for an id that is not registered.
+    Raises UsageError for an unregistered id.
     """
     from clipjax.checkpoints.identity.registry import model_card
 
@@ -87,7 +86,7 @@ def bytes_an_image(models: Iterable[str]) -> Iterator[int]:
 
 
 def _images(data_root: Path) -> Iterator[int]:
-    """The cards' number of images at each place; two cards of one place share embeddings."""
+    """Number of images at each place; two cards of one place share embeddings."""
     from clipjax.evaluation.collection import cards_below
 
     counts: dict[Path, int] = {}

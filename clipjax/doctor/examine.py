@@ -2,8 +2,8 @@
 
     for line in examine(this_machine()): print(line.check, line.status, line.says, line.do)
 
-A check is a function of a `Machine` that yields lines and changes nothing; a failing check becomes a line.
-JAX runs in another process, not here.
+A check is a function of a `Machine` that yields lines and changes nothing; its failure becomes a line. JAX
+runs in another process.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def examine(
     """The lines of every check, as they finish.
 
     Args:
-        store: the folder of the embedding store; default: in the user's cache.
+        store: folder of the embedding store; default in the user's cache.
         data_root: a folder of data sets: also check them and the space for their embeddings.
-        models: ids of the models to plan for; default: all that are registered.
+        models: ids of models to plan for; default all registered.
     """
     checks: dict[str, Check] = {
         "host": check_host,

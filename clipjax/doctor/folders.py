@@ -36,7 +36,7 @@ def check_compile_cache(machine: Machine) -> Iterator[Line]:
 
 
 def check_folders(machine: Machine, *, store: Path | None = None) -> Iterator[Line]:
-    """The cache, the store of embeddings, and the space on their disks."""
+    """The cache, the embedding store, and the space on their disks."""
     cache, embeddings = cache_dir(machine.environ), store_folder(machine, store)
     yield _folder_line(machine, "cache", cache)
     looked_at = [cache]
@@ -68,13 +68,13 @@ def _folder_line(machine: Machine, check: str, folder: Path) -> Line:
 
 
 def existing(folder: Path) -> Path:
-    """The folder itself, or the nearest existing one above it."""
+    """The folder, or the nearest existing one above it."""
     folder = folder.absolute()
     return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def bytes_in(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish or cannot be read count 0."""
+    """Bytes of all files below a folder; those that vanish or cannot be read count 0."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

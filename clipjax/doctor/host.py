@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from clipjax.doctor.line import FINE, NOTE, Line, size
 from clipjax.doctor.machine import Machine
 
-# A float32 tower beside its file: 1.6 GB for ViT-L-14. With less, only smaller models fit.
+# A float32 tower and its file take 1.6 GB for ViT-L-14. With less memory only smaller models fit.
 LITTLE_MEMORY = 4 * 10**9
 
 
 def check_host(machine: Machine) -> Iterator[Line]:
-    """Cores and memory, and the cgroup's limits where they are lower."""
+    """Cores and memory, and the cgroup's limits where lower."""
     total, available = _memory(machine)
     limit, quota = memory_limit(machine), core_limit(machine)
     says = f"Python {machine.python}, {machine.cores} cores"
@@ -43,7 +43,7 @@ def _memory(machine: Machine) -> tuple[int | None, int | None]:
 
 
 def memory_limit(machine: Machine) -> int | None:
-    """Bytes that the cgroup of this process and those above it allow; None: no limit."""
+    """Bytes that this process's cgroup and those above it allow; None: no limit."""
     values = _cgroup(machine, "memory.max") + _cgroup(machine, "memory.limit_in_bytes", "memory")
     # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
     limits = [int(value) for value in values if value.strip().isdecimal() and int(value) < 2**62]
@@ -60,7 +60,7 @@ def core_limit(machine: Machine) -> float | None:
 
 
 def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
-    """Contents of one file in this process's cgroup and in those above it.
+    """A file's contents in this process's cgroup and those above it.
 
     controller: of version 1, which has one hierarchy per controller; "" is version 2.
     """

@@ -12,7 +12,6 @@ class Line:
     """One finding.
 
     Attributes:
-        check: the check's name.
         status: FINE, NOTE (worth knowing; runs still work) or BROKEN (must be fixed).
         says: one sentence.
         do: what to do about it, or "".

@@ -1,4 +1,4 @@
-"""Everything that the checks see of a machine, in one object, so that a test can pass another."""
+"""All that the checks see of a machine, in one object, so that a test can pass another."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(json.dumps({"devices": devices}))
 
 @dataclass(frozen=True)
 class Probe:
-    """JAX's devices (platform, kind, memory in bytes or None), or why there are none."""
+    """JAX's devices (platform, kind, memory in bytes or None), or the reason for having none."""
 
     devices: Sequence[Mapping[str, Any]] = ()
     error: str | None = None
@@ -67,7 +67,7 @@ class Machine:
     writable: Callable[[Path], bool] = lambda folder: os.access(folder, os.W_OK | os.X_OK)
 
     def read(self, path: str) -> str | None:
-        """A small file below `root`; None if it cannot be read."""
+        """A small file below `root`; None if unreadable."""
         try:
             return (self.root / path.lstrip("/")).read_text()
         except OSError:
@@ -117,7 +117,7 @@ def _probe() -> Probe:
 
 
 def _reason(stderr: str) -> str:
-    """The error in a traceback: its last line, without "RuntimeError: "."""
+    """A traceback's last line, without "RuntimeError: "."""
     last = next((line for line in reversed(stderr.splitlines()) if line.strip()), "")
     # JAX 0.10 fails an assertion if the platform asked for is known but not installed.
     return last.removeprefix("RuntimeError: ").replace("AssertionError", "its backend is not installed")

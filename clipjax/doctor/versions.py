@@ -1,4 +1,4 @@
-"""Installed packages against clipjax's requirements and the versions that its tests ran with."""
+"""Installed packages against clipjax's requirements and the versions of its tests."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _unmet(machine: Machine, package: str) -> Iterator[tuple[str, Requirement, s
 
 
 def installed_set(machine: Machine) -> str:
-    """The text of configs/tested_versions.toml for what is installed here."""
+    """The text of configs/tested_versions.toml for this environment."""
     extras = [each for extra in _EXTRAS for each in _requirements(machine, "clipjax", extra)]
     required = [*_requirements(machine, "clipjax"), *extras]
     names = {canonicalize_name(requirement.name) for requirement in required} | set(_BESIDE)

@@ -1,1 +1,1 @@
-"""Whole files on a disk or a bucket, digests, stored arrays, readers that expect damage."""
+"""Whole files on disks and buckets, digests, stored arrays, readers that expect damage."""

@@ -1,4 +1,4 @@
-"""`clipjax.storage.local_files.LocalFiles` for a bucket: whole, immutable objects."""
+"""`clipjax.storage.local_files.LocalFiles` for a bucket."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from clipjax.storage.buckets import BLOCK, BucketPath
 
 
 class BucketFiles:
-    """The methods of `LocalFiles`, for objects. An upload is all or nothing by itself.
+    """`LocalFiles` for objects, whose uploads are all or nothing by themselves.
 
     A bucket has no locks, so nothing that a run may be using is removed: `unless_held` always answers False,
     and `clean` leaves everything.
     """
 
     def create(self, path: Path | epath.Path, data: bytes, *, replace: bool = False) -> bool:
-        """Put a complete object at `path`, or nothing.
+        """As `LocalFiles.create`: a complete object at `path`, or nothing.
 
-        Returns False, and changes nothing, if one exists and `replace` is false.
-        Raises DataError if it cannot be written.
+        Returns False, and changes nothing, if one exists and `replace` is false. Raises DataError if that
+        fails.
         """
         target, attempts = _bucket_path(path), 0
 
@@ -44,14 +44,14 @@ class BucketFiles:
         try:
             _write(target, upload)
         except FileExistsError:
-            # An earlier attempt of ours may have arrived, and only its answer was lost.
+            # An earlier attempt of ours may have succeeded, with only its answer lost.
             return attempts > 1 and self.read(target) == data
         return True
 
     def upload(self, file: Path, path: Path | epath.Path) -> None:
-        """Put a local file at `path`, whole, in place of what is there; large ones in parts.
+        """Put a local file at `path`, replacing it whole; large files go in parts.
 
-        Raises DataError if it cannot be written.
+        Raises DataError if that fails.
         """
         if file.stat().st_size <= BLOCK:
             self.create(path, file.read_bytes(), replace=True)
@@ -66,7 +66,6 @@ class BucketFiles:
         _write(_bucket_path(path), upload)
 
     def read(self, path: Path | epath.Path) -> bytes | None:
-        """The object's bytes, or None if there is none."""
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -80,21 +79,18 @@ class BucketFiles:
         return path.stat().mtime
 
     def hold(self, path: epath.Path) -> IO[bytes]:
-        """A dummy to close: every entry of a bucket counts as held.
-
-        Raises FileNotFoundError if there is none.
-        """
+        """A dummy to close: every entry counts as held. Raises FileNotFoundError if it is missing."""
         if not path.exists():
             raise FileNotFoundError(path)
         return io.BytesIO()
 
     @contextlib.contextmanager
     def unless_held(self, path: epath.Path) -> Iterator[bool]:
-        """False: somebody may hold it."""
+        """False: another run may hold it."""
         yield False
 
     def clean(self, directory: epath.Path) -> None:
-        """Do nothing: an upload that was cut off leaves no object."""
+        """Do nothing: an interrupted upload leaves no object."""
 
 
 def _write(target: BucketPath, upload: Callable[[Any, str], None]) -> None:
@@ -110,7 +106,7 @@ def _bucket_path(path: Any) -> BucketPath:
 
 
 def _knows_create(fs: Any) -> bool:
-    """Whether the filesystem itself can refuse to replace an object, in one step."""
+    """Whether the filesystem can refuse to replace an object, in one step."""
     name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
     owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
     return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (

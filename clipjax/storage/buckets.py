@@ -1,6 +1,6 @@
 """Buckets: a path may be a URL (gs://, s3://, any scheme of fsspec) wherever `place` makes the path.
 
-- An object is looked up by its name. A listing may be late: it never decides that something is absent.
+- An object is looked up by name. Listings may be late, so they never decide that something is absent.
 - Failures that may pass (a server's 5xx, a timeout, a lost connection) are tried ATTEMPTS times, with pauses
   that double. Others (no permission, no such bucket) are reported at once.
 - Every failure is one sentence: the URL, and what to do.
@@ -29,9 +29,9 @@ from clipjax.errors import DataError, UsageError
 ATTEMPTS = 5  # of one request
 BLOCK = 4 * 2**20  # bytes that an opened object fetches at once
 REQUESTS = 32  # at the same time, for many objects
-FIRST_PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
+FIRST_PAUSE = 0.5  # seconds before the second attempt; each further pause doubles
 
-# How a URL begins; one slash is enough, because pathlib drops the other (`Path("gs://b")` is gs:/b).
+# One slash is enough, because pathlib drops the other (`Path("gs://b")` is gs:/b).
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 _LOCAL = ("file", "local")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}
@@ -60,8 +60,9 @@ class BucketError(DataError):
 
 
 def place(path: str | os.PathLike[str]) -> Path:
-    """A `Path`, or for a URL a `BucketPath`, which reads like one. Raises UsageError for a URL without a
-    bucket.
+    """A `Path`, or for a URL a `BucketPath`, which reads like one.
+
+    Raises UsageError for a URL without a bucket.
     """
     if isinstance(path, BucketPath):
         return cast(Path, path)
@@ -91,7 +92,7 @@ def readable(path: Path) -> Any:
 
 @epath.register_path_cls
 class BucketPath(epath.Path):
-    """The URL of an object, or of a folder: the common beginning of objects' names.
+    """The URL of an object, or of a folder: a common beginning of objects' names.
 
     Reading a missing object raises FileNotFoundError, a missing package UsageError. Other failures are a
     DataError, mostly a `BucketError`.
@@ -135,22 +136,21 @@ class BucketPath(epath.Path):
         return self._listed or self.ask(lambda fs, name: fs.info(name))
 
     def stat(self) -> stat_utils.StatResult:
-        """Size in bytes, and when it was written in whole seconds since the epoch (0 if unknown)."""
+        """Size in bytes, and time of writing in whole seconds since the epoch (0 if unknown)."""
         info = self._info()
         return stat_utils.StatResult(info["type"] == "directory", info["size"] or 0, int(_written(info)))
 
     def version(self) -> tuple[int, int]:
         """Size in bytes, and a number that changes with the object.
 
-        The number is a hash of the bucket's record (etag, time, ...), as fsspec's `ukey`; it is asked by
-        name.
+        The number hashes the bucket's record (etag, time, ...), as fsspec's `ukey`, but looked up by name.
         """
         info = self.ask(lambda fs, name: fs.info(name))
         digest = hashlib.sha256(str(sorted(info.items(), key=str)).encode()).hexdigest()
         return info["size"] or 0, int(digest[:15], 16)
 
     def iterdir(self) -> Iterator[BucketPath]:
-        """What a listing shows: a new object may be missing."""
+        """As a listing shows it: a new object may be missing."""
         own, found = self.ask(lambda fs, name: (name, fs.ls(name, detail=True)))
         for info in found:
             name = info["name"].strip("/")
@@ -184,7 +184,7 @@ class BucketPath(epath.Path):
         return self.ask(lambda fs, name: fs.cat_file(name))
 
     def read_range(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` to `stop`; fewer if the object ends before."""
+        """Bytes from `start` to `stop`; fewer if the object ends before."""
         if stop <= start:
             return b""
         return self.ask(lambda fs, name: fs.cat_file(name, start=start, end=stop))
@@ -227,7 +227,7 @@ class BucketPath(epath.Path):
         raise AssertionError("unreachable")
 
     def _filesystem(self) -> tuple[Any, str]:
-        """fsspec's filesystem and the object's name. Listings are not cached: they would be old."""
+        """fsspec's filesystem and the object's name. Cached listings would be out of date."""
         import fsspec
 
         scheme = self.parts[0].removesuffix(":")
@@ -328,7 +328,7 @@ def _reason(error: BaseException) -> str:
 
 
 def check_folder(root: Path, what: str, *, written: bool) -> None:
-    """Raises DataError if a folder is a file, is below one, or is to be `written` and we may not."""
+    """Raises DataError if a folder is a file, is below one, or must be `written` and is not writable."""
     nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise DataError(f"{nearest} is a file, not {what}; choose another one")

@@ -1,12 +1,11 @@
 """SHA-256 of files, remembered between runs.
 
-Hashing a data set takes as long as reading it. So the user's cache keeps each digest under the file's path
-and `Version`, until one of them changes.
+Hashing a data set takes as long as reading it, so the user's cache keeps digests by path and `Version`.
 
 Size and modification time do not identify a file: `cp -p`, `rsync -t` and `tar` set the time. No program sets
-the time of change (ctime), and a file renamed into place has another inode. But a file may change twice
-within one step of the clock. So the digest of a file that changed just before it was read is not remembered,
-as in git's index ("racy git", in its Documentation/technical).
+the time of change (ctime), and a renamed file has another inode. But a file may change twice within one step
+of the clock. So a digest is not kept if its file changed just before the read, as in git's index ("racy git",
+in its Documentation/technical).
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ from clipjax.storage.buckets import BLOCK, REQUESTS, BucketPath, place
 
 T = TypeVar("T")
 
-SETTLED_NS = 2 * 10**9  # the coarsest clock of a file system in use, FAT's, moves in steps of two seconds
+SETTLED_NS = 2 * 10**9  # the coarsest file system clock in use, FAT's, moves in steps of two seconds
 _ASKED = 500  # paths in one query
-_ATTEMPTS = 3  # at a file that changes meanwhile
+_ATTEMPTS = 3  # to read a file that changes meanwhile
 
 
 class Version(NamedTuple):
-    """Tells a file from another one in its place, without reading it.
+    """Identifies a file's contents without reading them.
 
     Attributes:
         size: in bytes.
         mtime_ns: time of modification, in nanoseconds; on a bucket, a number that changes with the object.
-        ctime_ns, inode, device: time of change, and which file of which file system; 0 on a bucket.
+        ctime_ns, inode, device: time of change, and the file's identity; 0 on a bucket.
     """
 
     size: int
@@ -59,7 +58,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of a value, which keys and fingerprints hash: sorted keys, no spaces, no NaN."""
+    """The one JSON text that keys and fingerprints hash: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -68,10 +67,7 @@ def sha256_json(value: object) -> str:
 
 
 def version_of(path: Path) -> Version:
-    """The version of a file or of an object on a bucket.
-
-    Raises OSError if there is no such file; for a bucket, see `BucketPath.ask`.
-    """
+    """The version of a file or object. Raises OSError if missing; on a bucket as `BucketPath.ask`."""
     if isinstance(path, BucketPath):
         return Version(*path.version())
     status = path.stat()
@@ -79,10 +75,10 @@ def version_of(path: Path) -> Version:
 
 
 def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
-    """`read(version)` and the version, of a file that does not change meanwhile.
+    """`read(version)` and the version, of a file that stays the same meanwhile.
 
     Raises:
-        DataError: the file cannot be read, or changes during every attempt; or `read` raised it.
+        DataError: unreadable, or changing during every attempt; or from `read`.
     """
     try:
         for _ in range(_ATTEMPTS):
@@ -103,7 +99,7 @@ def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
 def clock_ns(folder: Path) -> int:
     """The time for `Version.is_settled`, in nanoseconds since the epoch.
 
-    The earlier of this machine's clock and the folder's: a file server's may be behind.
+    The earlier of this machine's clock and the folder's: a file server's may be slow.
     """
     now = time.time_ns()
     with contextlib.suppress(OSError):
@@ -119,13 +115,13 @@ def _threads(path: Path) -> ThreadPoolExecutor:
 
 
 def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None = None) -> list[str]:
-    """Digests of files, in order; reads only files that changed since the last call.
+    """Digests of files, in order; reads only those changed since the last call.
 
     Args:
-        progress: called with each file's size in bytes, when it is done.
+        progress: called with each finished file's bytes.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: an unreadable file.
     """
     absolute = [place(path).absolute() for path in paths]
     memory = _Memory(absolute)
@@ -140,12 +136,12 @@ def sha256_files(paths: Iterable[Path], progress: Callable[[int], None] | None =
 
 
 def sha256_file(path: Path, size: int | None = None) -> str:
-    """The digest of a file now; nothing is remembered.
+    """A file's digest now; nothing is remembered.
 
     Args:
-        size: bytes of an object on a bucket; by default the bucket is asked.
+        size: an object's bytes; by default the bucket is asked.
 
-    Raises OSError if it cannot be read; for a bucket, see `BucketPath.ask`.
+    Raises OSError if unreadable; on a bucket as `BucketPath.ask`.
     """
     if not isinstance(path, BucketPath):
         with path.open("rb") as file:
@@ -162,15 +158,15 @@ def sha256_parts(
     read: Callable[[int], bytes],
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """Digests of parts of one large file, in order; remembered until the file changes.
+    """Digests of a large file's parts, in order; remembered until the file changes.
 
     Args:
         parts: one text for each part, unique in the file.
-        read: number of a part -> its bytes; called from several threads, for parts not remembered.
-        progress: called with the bytes read of each part, when it is done.
+        read: part number -> bytes, for parts not remembered; called from several threads.
+        progress: called with the bytes read of each finished part.
 
     Raises:
-        DataError: the file cannot be read, or `read` raises it.
+        DataError: the file is unreadable, or from `read`.
     """
     names = [f"{path.absolute()}#{part}" for part in parts]
     memory = _Memory(names)
@@ -198,9 +194,9 @@ def sha256_parts(
 
 
 class _Memory:
-    """Digests of earlier runs, by path and version; a cache that fails only costs time.
+    """Digests of earlier runs, by path and version; a failing cache only costs time.
 
-    The table has a new name: older ones contain only size and modification time.
+    The table has a new name, because older ones lack most of the version.
     """
 
     def __init__(self, paths: Sequence[Path | str]) -> None:
@@ -228,7 +224,6 @@ class _Memory:
         return known[1] if known is not None and known[0] == canonical_json(version) else None
 
     def add(self, name: str, version: Version, sha256: str) -> None:
-        """Remember a digest, if it is new and its version is settled."""
         if version.is_settled(self.now) and self.find(name, version) is None:
             self.new.append((name, canonical_json(version), sha256))
 

@@ -1,7 +1,7 @@
-"""One stored array: its key, its manifest and its shards.
+"""One stored array: its key, manifest and shards.
 
-`key.json` holds all but the rows (`EntryRecord`); each shard is one file beside it. `clipjax.storage.store`
-keeps many entries.
+`key.json` holds all but the rows (`EntryRecord`); each shard is a file beside it. A
+`clipjax.storage.store.Store` keeps many entries.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 class EntryManifest:
     """What is fixed when an entry is created.
 
-    `nonce` is drawn at creation: processes that read different ones do not see the same disk.
+    `nonce` is drawn then: processes that read different ones do not share a disk.
     """
 
     rows: int
@@ -47,7 +47,7 @@ class EntryManifest:
     nonce: str
 
     def __post_init__(self) -> None:
-        """Raises ValueError for values that no run of ours stores."""
+        """Raises ValueError for values that clipjax never stores."""
         counts = (self.rows, self.rows_per_shard, self.per_device_batch, *(self.row_shape or ()))
         if not all(0 <= count < 2**53 for count in counts) or 0 in counts[1:3]:
             raise ValueError("its numbers of rows are not whole numbers")
@@ -64,12 +64,7 @@ class EntryManifest:
 
 @dataclasses.dataclass(frozen=True)
 class EntryRecord:
-    """The contents of `key.json`.
-
-    Attributes:
-        about: names for `clipjax store ls`, such as the model's; not part of the key.
-        key: everything the values depend on.
-    """
+    """The contents of `key.json`; `about` and `key` as in `Store.entry`."""
 
     about: Mapping[str, str]
     key: Mapping[str, Any]
@@ -81,9 +76,9 @@ class EntryRecord:
 
 
 def read_record(path: epath.Path) -> EntryRecord:
-    """The `key.json` of an entry, whose directory must be named after the key's hash.
+    """An entry's `key.json`, in a directory named after the key's hash.
 
-    Raises FileNotFoundError if another run has just removed it, DataError if it is damaged.
+    Raises FileNotFoundError if another run has just removed it, DataError if damaged.
     """
     try:
         if exists(path):
@@ -103,7 +98,7 @@ def read_record(path: epath.Path) -> EntryRecord:
 
 
 class Entry:
-    """One stored array of `manifest.rows` rows, in shards. Made by `Store.entry`."""
+    """A stored array of `manifest.rows` rows, in shards. Made by `Store.entry`."""
 
     def __init__(
         self, path: epath.Path, manifest: EntryManifest, ids: list[str], files: LocalFiles | BucketFiles
@@ -120,9 +115,9 @@ class Entry:
         return self.path.name
 
     def hold(self) -> IO[bytes]:
-        """A file that keeps the entry from being removed until it is closed or the process ends.
+        """A file that protects the entry from removal until it is closed or the process ends.
 
-        Raises FileNotFoundError if the entry is gone already.
+        Raises FileNotFoundError if the entry is already gone.
         """
         return self._files.hold(self.path / "key.json")
 
@@ -130,12 +125,12 @@ class Entry:
         return self.path / self.manifest.shard_name(k)
 
     def shard_rows(self, k: int) -> range:
-        """The rows of shard k, as positions in `ids`."""
+        """Shard k's rows, as positions in `ids`."""
         first = k * self.manifest.rows_per_shard
         return range(first, min(first + self.manifest.rows_per_shard, self.manifest.rows))
 
     def missing_shards(self, *, allow_skipped: bool = False) -> list[int]:
-        """The shards still to be made; every present one is read and verified.
+        """Shards still to be made, after reading and verifying the others.
 
         A shard that skipped unreadable rows is missing too, unless `allow_skipped`.
         """
@@ -147,7 +142,7 @@ class Entry:
 
     @property
     def complete(self) -> bool:
-        """Whether every shard is there and valid, skipped rows allowed."""
+        """Whether every shard is present and valid, skipped rows allowed."""
         return not self.missing_shards(allow_skipped=True)
 
     def write_shard(
@@ -155,15 +150,15 @@ class Entry:
     ) -> bool:
         """Store shard k; returns whether a file was written.
 
-        A valid shard is only replaced by one with more rows (fewer skipped).
+        Only a shard with more rows (fewer skipped) replaces a valid one.
 
         Args:
-            ids: the shard's ids, in order, less `skipped`.
+            ids: the shard's ids, in order, without `skipped`.
             array: [len(ids), *row_shape] of the entry's dtype.
             skipped: ids of unreadable rows.
 
-        Raises DataError if a value is not finite or the disk is full, ValueError if ids, shape or dtype are
-        wrong.
+        Raises DataError for a value that is not finite or a full disk, ValueError for wrong ids, shape or
+        dtype.
         """
         self._check(k, ids, array, skipped)
         data = pack(ids, array, self.manifest.per_device_batch)
@@ -189,7 +184,7 @@ class Entry:
         check_finite(ids, array)
 
     def load_shard(self, k: int) -> tuple[list[str], np.ndarray] | None:
-        """The ids and rows of shard k; None if it is absent or damaged (which is logged)."""
+        """Shard k's ids and rows; None if absent or damaged (which is logged)."""
         path = self.shard_path(k)
         data = self._files.read(path)
         if data is None:

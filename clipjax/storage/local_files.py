@@ -18,13 +18,13 @@ from clipjax.storage.writing import draft_file, flush_folder, sweep_folder, writ
 
 
 class LocalFiles:
-    """Whole, immutable files: everything that a store needs from a disk."""
+    """Whole, immutable files: all that a store needs from a disk."""
 
     def create(self, path: epath.Path, data: bytes, *, replace: bool = False) -> bool:
         """Put a complete file at `path`, or nothing.
 
-        Returns False, and changes nothing, if one exists and `replace` is false.
-        Raises DataError if the disk is full or cannot be written.
+        Returns False, and changes nothing, if one exists and `replace` is false. Raises DataError for a full
+        or unwritable disk.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ class LocalFiles:
         return True
 
     def read(self, path: epath.Path) -> bytes | None:
-        """The file's bytes, or None if there is none; b"" for a FIFO or a device, which never end."""
+        """The file's bytes; None if it is missing; b"" for a FIFO or a device, which never end."""
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 return b""
@@ -49,7 +49,7 @@ class LocalFiles:
             return None
 
     def touch(self, path: epath.Path) -> None:
-        """Set the time of last use; a store that cannot be written keeps the old one."""
+        """Set the time of last use, if the store is writable."""
         with contextlib.suppress(OSError):
             os.utime(path)
 
@@ -60,7 +60,7 @@ class LocalFiles:
     def hold(self, path: epath.Path) -> IO[bytes]:
         """The opened file, held (see `unless_held`) until it is closed or the process ends.
 
-        Raises FileNotFoundError if there is none.
+        Raises FileNotFoundError if it is missing.
         """
         file = path.open("rb")
         with contextlib.suppress(OSError):  # a disk without locks
@@ -72,7 +72,7 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def unless_held(self, path: epath.Path) -> Iterator[bool]:
-        """Whether nobody holds the file (False if there is none); within the context nobody can."""
+        """Whether nobody holds the file (False if it is missing); within the context nobody can."""
         with contextlib.ExitStack() as stack:
             try:
                 fcntl.flock(stack.enter_context(open(path, "rb")), fcntl.LOCK_EX | fcntl.LOCK_NB)

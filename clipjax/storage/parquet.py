@@ -31,10 +31,10 @@ def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetF
     """Open a file whose footer keeps the bounds.
 
     Args:
-        groups: check only these row groups; no other will be read.
+        groups: check only these row groups, the only ones to be read.
 
     Raises:
-        DataError: not a regular file or not a whole Parquet file; a column declares too much.
+        DataError: not a whole Parquet file; a column declares too much.
     """
     check_regular(path)
     try:
@@ -69,10 +69,10 @@ def _check(path: Path, groups: Sequence[RowGroup]) -> None:
 
 
 def read_columns(path: Path, columns: Sequence[str] | None = None) -> dict[str, list[Any]]:
-    """The values of a file's columns, all of them by default.
+    """The values of a file's columns, by default all.
 
     Raises:
-        DataError: as `read_batches`; a text or a column's name is not UTF-8.
+        DataError: as `read_batches`; a text or column name is not UTF-8.
     """
     try:
         names = open_parquet(path).schema_arrow.names if columns is None else columns
@@ -123,5 +123,4 @@ def _rows_of_a_batch(group: RowGroup, columns: Sequence[str]) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,8 +1,7 @@
 """The footer of a Parquet file: how much each column of each row group declares.
 
-pyarrow's C++ ends the whole process if a damaged footer contradicts itself (pyarrow 26:
-`RowGroupMetaData.column`, "histogram size mismatch"). So this module reads the few fields that are needed
-from the Thrift compact protocol.
+pyarrow's C++ ends the process if a damaged footer contradicts itself (pyarrow 26: `RowGroupMetaData.column`,
+"histogram size mismatch"). So this module reads the few needed fields from the Thrift compact protocol.
 
 Reference: apache/parquet-format, `parquet.thrift` (FileMetaData.row_groups and below), and the Thrift
 project's `thrift-compact-protocol.md`.
@@ -19,7 +18,7 @@ _DEPTH = 32  # of nested structs and lists; a footer has 6
 
 
 class Column(NamedTuple):
-    """A column chunk: its dotted name, whether its values vary in length, and what it declares."""
+    """A column chunk: dotted name, whether values vary in length, and what it declares."""
 
     name: str
     is_bytes: bool
@@ -33,7 +32,7 @@ class RowGroup(NamedTuple):
 
 
 def read_footer(path: Path) -> list[RowGroup]:
-    """The row groups that a file declares. Raises ValueError if the footer is damaged; OSError."""
+    """The row groups that a file declares. Raises ValueError for a damaged footer; OSError."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - 8))
@@ -65,7 +64,7 @@ def _count(number: int) -> int:
 
 
 class _Thrift:
-    """A reader of the compact protocol: structs become {field id: value}, strings bytes.
+    """Reads the compact protocol: structs become {field id: value}, strings bytes.
 
     Raises ValueError for anything else.
     """

@@ -1,9 +1,9 @@
 """Files made for a bucket: written to a working copy on this disk, then uploaded whole.
 
-    CACHE/working/gs/bucket/folder/file        is the working copy of gs://bucket/folder/file
+    CACHE/working/gs/bucket/folder/file        the working copy of gs://bucket/folder/file
 
-A folder goes up file by file, and last the file that identifies it (card.json of a model, sizes.json of a
-resume point): without that file it counts as absent. A failed upload keeps the working copy and names it.
+A folder goes up file by file. The last is the file that identifies it (card.json of a model, sizes.json of a
+resume point); without that the folder counts as absent. A failed upload keeps the working copy and names it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AT_ONCE = 8  # uploads: each may hold some blocks of a large file in memory
 
 
 def working_copy(path: Path) -> Path:
-    """Where something is written on this disk: the path itself, or for a URL a place in the cache.
+    """Where a path is written on this disk: itself, or for a URL a place in the cache.
 
     Raises UsageError for a URL with "..".
     """
@@ -37,15 +37,14 @@ def working_copy(path: Path) -> Path:
 
 
 def publish(folder: Path, target: BucketPath, last: str) -> None:
-    """Upload a folder to a bucket, all or nothing.
+    """Upload a folder to a bucket, all or nothing; `folder` itself stays.
 
     Args:
         target: the folder there; it is replaced.
         last: the file that identifies the folder: removed first, created last.
 
     Raises:
-        DataError: the bucket fails or refuses, or another run has published there meanwhile. Names `folder`,
-            which is left as it is.
+        DataError: the bucket fails or refuses, or another run published there meanwhile.
     """
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     names.remove(last)
@@ -70,7 +69,7 @@ def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
     """Remove a published folder: first the file that identifies it, then what a listing shows.
 
     Args:
-        but: other files to leave there.
+        but: other files to leave.
 
     Raises DataError if the bucket fails or refuses.
     """
@@ -86,7 +85,7 @@ def remove(target: BucketPath, last: str, but: Sequence[str] = ()) -> None:
 def uploading(target: BucketPath) -> Iterator[Path]:
     """A local file to write; at the end it is uploaded to `target`, or kept if that fails.
 
-    Raises DataError if the bucket fails or refuses; names the copy.
+    Raises DataError, naming the copy.
     """
     draft = working_copy(cast(Path, target))
     draft.parent.mkdir(parents=True, exist_ok=True)
@@ -101,9 +100,9 @@ def uploading(target: BucketPath) -> Iterator[Path]:
 
 
 def moved(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Upload files from a folder's working copy; on a disk they are in place. Returns where they are now.
+    """Upload files from a folder's working copy; returns their places. On a disk they are already there.
 
-    Raises DataError if the bucket fails or refuses; names the copy.
+    Raises DataError, naming the copy.
     """
     if not isinstance(folder, BucketPath):
         return list(files)
@@ -115,14 +114,14 @@ def moved(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def forget(path: Path) -> None:
-    """Remove the working copy of something that was published."""
+    """Remove the working copy of something published."""
     if (copy := working_copy(path)) != path:
         shutil.rmtree(copy, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def naming(copy: Path) -> Iterator[None]:
-    """Add the place of the kept copy to the error of a failed upload."""
+    """Add the kept copy's place to the error of a failed upload."""
     try:
         yield
     except ClipjaxError as error:

@@ -1,7 +1,7 @@
-"""Small files that a user may have damaged: text, JSON, CSV, TOML, and whether a file is there.
+"""Small files that a user may have damaged: text, JSON, CSV, TOML.
 
-Every reader of clipjax uses these functions. One kind of bad input gets one answer: a `DataError` that names
-the file (and line) and the fault. A path may be a URL (`clipjax.storage.buckets`).
+All of clipjax reads through these functions, so bad input always gets a `DataError` with the file (and line)
+and the fault. A path may be a URL (`clipjax.storage.buckets`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KINDS = {dict: "a JSON object", list: "a JSON list"}
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether there is something at the path. False for impossible names (too long, with a NUL).
+    """Whether the path exists. False for impossible names (too long, with a NUL).
 
     Raises:
         DataError: the system does not let us look (no permission, a failing disk).
@@ -61,10 +61,10 @@ def _look(path: AnyPath, look: Callable[[], bool]) -> bool:
 
 
 def check_regular(path: AnyPath) -> None:
-    """Refuse all but regular files and a bucket's objects: reading a FIFO or a device may never end.
+    """Refuse all but regular files and objects: reading a FIFO or a device may never end.
 
     Raises:
-        DataError: it does not exist, is a folder, a FIFO, a socket or a device, or cannot be examined.
+        DataError: missing, not regular, or impossible to examine.
     """
     if isinstance(path, BucketPath):
         return
@@ -81,10 +81,10 @@ def check_regular(path: AnyPath) -> None:
 
 
 def read_bytes(path: AnyPath) -> bytes:
-    """The contents of a regular file, or of an object on a bucket.
+    """The contents of a regular file or object.
 
     Raises:
-        DataError: as `check_regular`, or the file cannot be read.
+        DataError: as `check_regular`, or unreadable.
     """
     check_regular(path)
     try:
@@ -100,10 +100,10 @@ def _unreadable(path: AnyPath, error: Exception) -> DataError:
 
 
 def read_text(path: AnyPath) -> str:
-    """A UTF-8 text file, without the byte order mark of some editors.
+    """A UTF-8 file's text, without the byte order mark of some editors.
 
     Raises:
-        DataError: as `read_bytes`, or the file is not UTF-8.
+        DataError: as `read_bytes`, or not UTF-8.
     """
     return decode_text(read_bytes(path), path)
 
@@ -112,10 +112,10 @@ def decode_text(data: bytes, where: object) -> str:
     """UTF-8 bytes as text, without a byte order mark.
 
     Args:
-        where: the file and the place in it, with which an error begins.
+        where: file and place, with which an error begins.
 
     Raises:
-        DataError: the bytes are not UTF-8.
+        DataError: not UTF-8.
     """
     try:
         return data.decode("utf-8-sig")
@@ -126,21 +126,17 @@ def decode_text(data: bytes, where: object) -> str:
 
 
 def read_lines(path: AnyPath) -> list[str]:
-    """The lines of a text file that are not blank, spaces kept. Raises as `read_text`."""
+    """A text file's lines that are not blank, spaces kept. Raises as `read_text`."""
     return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_toml(path: AnyPath) -> dict[str, Any]:
-    """Parse one TOML file.
-
-    Raises:
-        DataError: as `read_text`; a syntax error names the file and the line.
-    """
+    """Parse a TOML file. Raises as `read_text` and `parse_toml`."""
     return parse_toml(read_text(path), path)
 
 
 def parse_toml(text: str, where: object) -> dict[str, Any]:
-    """Parse TOML text. Raises DataError, which begins with `where`."""
+    """Parse TOML text. Raises DataError, beginning with `where`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -153,19 +149,19 @@ def read_csv(path: AnyPath, delimiter: str = ",") -> list[dict[str, str]]:
     """A CSV file as one dict a row.
 
     Raises:
-        DataError: as `read_text`; the header repeats a name; a row has too many or too few cells; a quote is
-            misplaced or never closed. Names the line.
+        DataError: as `read_text`; a repeated name in the header; a row with too many or too few cells; a
+            quote misplaced or never closed.
     """
     return parse_csv(read_text(path), path, delimiter)
 
 
 def parse_csv(text: str, where: object, delimiter: str = ",") -> list[dict[str, str]]:
-    """CSV text as one dict a row; see `read_csv`. An error begins with `where` and the line."""
+    """As `read_csv`, for text; an error begins with `where` and the line."""
     return [row for _, row in numbered_csv(text, where, delimiter)]
 
 
 def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tuple[int, dict[str, str]]]:
-    """The line that each row ends in, and the row; see `read_csv`."""
+    """As `parse_csv`, each row with the line in which it ends."""
     # strict: an unbalanced quote would otherwise swallow every line after it into one cell.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -181,22 +177,15 @@ def numbered_csv(text: str, where: object, delimiter: str = ",") -> Iterator[tup
 
 
 def read_json(path: AnyPath, kind: type = dict) -> Any:
-    """The JSON value of a file.
-
-    Args:
-        kind: what it must be, `dict` or `list`; `object` for anything.
-
-    Raises:
-        DataError: as `read_text` and `parse_json`.
-    """
+    """A file's JSON value. Raises as `read_text` and `parse_json`."""
     return parse_json(read_bytes(path), path, kind)
 
 
 def read_jsonl(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSONL file that is not blank.
+    """Line number and object of each line that is not blank.
 
     Raises:
-        DataError: as `read_json`, naming the line.
+        DataError: as `read_json`, with the line.
     """
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
@@ -204,14 +193,15 @@ def read_jsonl(path: AnyPath) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def parse_json(text: str | bytes, where: object, kind: type = dict) -> Any:
-    """Parse JSON strictly: no NaN, no infinity, no name twice in one object.
+    """Parse JSON strictly: no NaN, no infinity, no name twice in an object.
 
     Args:
-        where, kind: see `decode_text`, `read_json`.
+        where: see `decode_text`.
+        kind: `dict`, `list`, or `object` for anything.
 
     Raises:
-        DataError: not JSON, nested too deeply, a number too large for a float, half a surrogate pair in a
-            string, or not of the kind.
+        DataError: not JSON, nested too deeply, a number too large for a float, half a surrogate pair, or of
+            another kind.
     """
     text = decode_text(text, where) if isinstance(text, bytes) else text
     try:

@@ -58,21 +58,21 @@ def read(
     Args:
         record: the parsed table or object.
         where: the file, with which a message begins.
-        given: fields that the caller sets; the record may not have them.
+        given: fields that the caller sets and the record may not.
         how: readers for other kinds, or in place of the usual ones.
-        whole: the record is a program's (card.json): every field must be there, even with a default, and
-            numbers stay as written, because a digest may cover them.
+        whole: for a program's record (card.json): every field is required, even with a default, and numbers
+            stay as written, because a digest may cover them.
 
     Raises:
         DataError: `record` is not a table; a key is missing, unknown or of another kind; `__post_init__`
-            raises ValueError. Names `where` and the key.
+            raises ValueError.
     """
     return _Reader(how or {}, whole).record(cls, record, str(where), given or {})
 
 
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
-    """Name of each field -> its kind, and whether it is required."""
+    """Field name -> kind, and whether it is required."""
     hints, missing = get_type_hints(cls), dataclasses.MISSING
     return {
         each.name: (hints[each.name], each.default is missing and each.default_factory is missing)
@@ -129,14 +129,14 @@ class _Reader:
         return value if self.whole else float(value)
 
     def words(self, kind: Any) -> str:
-        """A kind in words; null only where the key may not be left out instead."""
+        """A kind in words, with null only where the key is required."""
         items = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
         if self.whole:
             return " or ".join(map(_word, items)).replace("a table", "an object")
         return " or ".join(_word(each) for each in items if each is not types.NoneType)
 
     def fits(self, kind: Any, value: Any) -> bool:
-        """Whether a value has the outer form of a kind; its parts are checked later."""
+        """Whether a value has a kind's outer form; parts are checked later."""
         origin, items = get_origin(kind) or kind, get_args(kind)
         if kind is Any or _known(self.how, kind):
             return True
@@ -158,7 +158,7 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
     """Refuse unknown keys, and a record that lacks a needed one.
 
     Raises:
-        DataError: names `where`, the key, and for an unknown one the nearest and all known names.
+        DataError: names the key; for an unknown one also the nearest and all known names.
     """
     for key in record:
         if key not in known:
@@ -171,7 +171,7 @@ def check_keys(record: Mapping[str, Any], known: Any, where: object, needed: Any
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """For `__post_init__`: raises ValueError if a text is not one of those known."""
+    """For `__post_init__`: raises ValueError for an unknown text."""
     if value not in known:
         raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
 
@@ -199,7 +199,7 @@ def _choices(kind: Any) -> list[str]:
 
 
 def _word(kind: Any, several: bool = False) -> str:
-    """Such as "a text", "a list of 3 numbers", "a whole number or null"."""
+    """A kind in words: "a text", "a list of 3 numbers", "a whole number or null"."""
     origin, items = get_origin(kind) or kind, get_args(kind)
     if choices := _choices(kind):
         return " or ".join(choices)

@@ -1,7 +1,7 @@
 """A stored shard as bytes: a safetensors file.
 
-Its tensors are `array` (any rank and dtype), `ids` (JSON, as bytes), `sha256` (of both) and
-`per_device_batch`: the last bits of the rows depend on how many images a device took at once.
+Its tensors are `array` (any rank and dtype), `ids` (JSON bytes), `sha256` (of both) and `per_device_batch`,
+because the last bits of rows depend on how many images a device took at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pack(ids: Sequence[str], array: np.ndarray, per_device_batch: int) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[list[str], np.ndarray, int | None]:
-    """Ids, rows, and the per-device batch that made them (None in a file of an earlier clipjax).
+    """Ids, rows, and their per-device batch (None in a file of an earlier clipjax).
 
     Raises ValueError if the bytes are not a whole, unchanged shard.
     """
@@ -66,7 +66,7 @@ _DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 def _tensors(data: bytes) -> dict[str, np.ndarray]:
     """Views of the bytes: the library would copy every tensor.
 
-    Raises one of the errors that `unpack` catches if the header is missing or does not fit the rest.
+    Raises an error that `unpack` catches if the header is missing or does not fit the rest.
     """
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), memoryview(data)[start:]

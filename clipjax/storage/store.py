@@ -1,15 +1,14 @@
 """Content-addressed arrays: computed once, found again by the hash of everything they depend on.
 
-An entry is a directory named by the SHA-256 of its key. Its `key.json` holds the key and the manifest (rows,
-shard size, per-device batch, dtype), fixed at creation. A shard is one immutable file of some rows: ids, an
-array (any rank) and a checksum. It is flushed before it gets its name, so it is whole or absent; one that
-fails its checksum is made again. Two runs into one store need no lock: the second to create a file finds it
-there with the same content.
+An entry is a directory named by the SHA-256 of its key. Its `key.json` fixes the key and the manifest (rows,
+shard size, per-device batch, dtype). A shard is an immutable file of some rows: ids, an array (any rank) and
+a checksum. It is flushed before it gets its name, so it is whole or absent; one that fails its checksum is
+made again. Two runs need no lock: the second to create a file finds it with the same content.
 
-On a bucket (a root like gs://bucket/folder) a shard is one object, created only if there is none. clipjax
-removes nothing there: a bucket has no locks and no time of last use.
+On a bucket (gs://bucket/folder) a shard is one object, created only if absent. clipjax removes nothing there:
+buckets have no locks and no time of last use.
 
-Other tools can read a store too: a shard is plain safetensors (`clipjax.storage.shard`).
+Other tools can read shards: they are plain safetensors (`clipjax.storage.shard`).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from clipjax.storage.reading import exists, is_dir
 
 @dataclasses.dataclass(frozen=True)
 class EntryInfo:
-    """One line of `clipjax store ls`. `bytes` counts every file; `last_used` is seconds since the epoch."""
+    """A line of `clipjax store ls`. `bytes` is of all files; `last_used` in seconds since the epoch."""
 
     name: str
     about: Mapping[str, str]
@@ -54,7 +53,7 @@ class Store:
     """A directory of entries.
 
     Args:
-        root: a directory, or the URL of a folder of a bucket; created with the first entry.
+        root: directory or bucket URL; created with the first entry.
     """
 
     def __init__(self, root: str | os.PathLike[str]):
@@ -66,7 +65,7 @@ class Store:
         return isinstance(self.files, BucketFiles)
 
     def check_root(self) -> None:
-        """Raises DataError if the folder is a file, is below one, or cannot be written to."""
+        """Raises DataError if the folder is a file, is below one, or is not writable."""
         if not self.on_bucket:
             check_folder(Path(self.root), "the folder of a store", written=True)
 
@@ -85,17 +84,16 @@ class Store:
 
         Args:
             key: everything the values depend on.
-            ids: one string a row, in order; must be unique.
-            rows_per_shard, per_device_batch: of a new entry; one that exists keeps its own.
-            row_shape: shape of one row; None leaves it to the first shard.
+            ids: one unique string a row, in order.
+            rows_per_shard, per_device_batch: for a new entry; an existing one keeps its own.
+            row_shape: of one row; None leaves it to the first shard.
             dtype: a NumPy dtype name.
-            about: names for `clipjax store ls`, such as the model's; not part of the key.
+            about: names for `clipjax store ls`, such as the model's; not in the key.
 
         Raises:
-            DataError: an id is repeated; or the entry has other ids, shape or dtype, so the key lacks
-                something.
+            DataError: a repeated id; or the entry has other ids, shape or dtype, so the key lacks something.
             FileNotFoundError: another run removes the entry at that moment.
-            ValueError: the batch or the shard is below 1, or the shard is not a multiple of the batch.
+            ValueError: batch or shard below 1, or a shard not a multiple of the batch.
         """
         if min(rows_per_shard, per_device_batch) < 1:
             raise ValueError(f"{rows_per_shard} rows a shard in batches of {per_device_batch}: both are >= 1")
@@ -128,7 +126,7 @@ class Store:
         return Entry(path.parent, manifest, list(ids), self.files)
 
     def find(self, key: dict[str, Any]) -> EntryManifest | None:
-        """The manifest of a key's entry, or None. Raises DataError if it is damaged."""
+        """The manifest of a key's entry, or None. Raises DataError if damaged."""
         try:
             return read_record(self.root / key_hash(key) / "key.json").manifest
         except FileNotFoundError:
@@ -137,16 +135,15 @@ class Store:
     def reopen(self, entry: Entry) -> Entry:
         """The entry as it is now.
 
-        Raises FileNotFoundError if another run has removed it, DataError if it is damaged.
+        Raises FileNotFoundError if another run removed it, DataError if damaged.
         """
         return Entry(entry.path, read_record(entry.path / "key.json").manifest, entry.ids, self.files)
 
     def lay_out_again(self, entry: Entry, *, rows_per_shard: int, per_device_batch: int) -> None:
-        """Give an empty entry another batch and shard size; open it again to see them.
+        """Give an empty entry another batch and shard size; `reopen` it to see them.
 
-        This is safe for a run with the old layout: a shard of another batch counts as damaged.
-
-        Raises DataError if something is stored.
+        A run with the old layout is safe: a shard of another batch counts as damaged. Raises DataError if
+        something is stored.
         """
         if len(entry.missing_shards(allow_skipped=True)) < entry.shards:
             batch = entry.manifest.per_device_batch
@@ -159,9 +156,7 @@ class Store:
         self.files.create(path, dataclasses.replace(record, manifest=manifest).to_json(), replace=True)
 
     def ls(self) -> list[EntryInfo]:
-        """Every entry, the most recently used first. Raises DataError if one is damaged, or the folder is not
-        a store.
-        """
+        """Every entry, the last used first. Raises DataError for a damaged entry or a foreign folder."""
         if not exists(self.root):
             return []
         if not is_dir(self.root):
@@ -173,7 +168,7 @@ class Store:
         return sorted(infos, key=lambda info: (-info.last_used, info.name))
 
     def _names(self) -> list[str]:
-        """The entries' names; a folder without its key is still being created."""
+        """Entries' names; a folder without its key is still being created."""
         paths = [path for path in self.root.iterdir() if not path.name.startswith(".")]
         for path in paths:  # a folder of the user's must never be listed, removed or called damaged
             if not re.fullmatch("[0-9a-f]{64}", path.name):
@@ -202,10 +197,10 @@ class Store:
         )
 
     def gc(self, budget_bytes: int, *, dry_run: bool = False) -> list[EntryInfo]:
-        """Remove whole entries, the longest unused first, until the store fits the budget. Returns them.
+        """Remove and return the longest unused entries, until the store fits the budget.
 
-        Entries that a run holds, or that are somebody else's, stay.
-        Raises UsageError on a bucket, unless it is a dry run: a bucket does not tell what is in use.
+        Entries held by a run or owned by another user stay. Raises UsageError on a bucket, except for a dry
+        run: a bucket does not tell what is in use.
         """
         if self.on_bucket and not dry_run:
             raise UsageError(
@@ -225,7 +220,7 @@ class Store:
         return removed
 
     def remove(self, name: str, *, dry_run: bool = False) -> bool:
-        """Remove an entry; False, and it stays, if a run holds it or it is somebody else's."""
+        """Remove an entry; False if it stays, because a run holds it or another user owns it."""
         with self.files.unless_held(self.root / name / "key.json") as free:
             if dry_run or not free:
                 return free
@@ -237,6 +232,6 @@ class Store:
         return True
 
     def _sweep(self) -> None:
-        """Delete removed entries, also those of killed runs; another run may do the same."""
+        """Delete removed entries, also of killed runs; another run may do so too."""
         for path in self.root.glob(".removed-*"):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""Files and folders that appear whole or not at all, and survive a crash once they are there.
+"""Files and folders that appear whole or not at all, and then survive a crash.
 
-    .NAME.<32 hex digits>.tmp     a draft of NAME; its writer holds a lock on it (flock) while it lives
+    .NAME.<32 hex digits>.tmp     a draft of NAME, locked (flock) while its writer lives
     .NAME.<32 hex digits>.old     the former NAME, where a disk cannot exchange two folders in one step
 
-The next writer of NAME removes drafts of dead writers. If NAME is missing beside its `.old`, a killed run put
-it aside: `restore_folder` brings it back.
+The next writer of NAME removes drafts of dead writers. If a killed run left an `.old` without NAME,
+`restore_folder` brings it back.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ DTYPES = {
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file, byte for byte as its own library does; whole or not at all.
+    """Write a safetensors file whole or not at all, byte for byte as its own library does.
 
     Args:
-        path: the file, or its URL on a bucket.
-        metadata: strings for the header, e.g. {"format": "pt"}.
+        path: on a disk, or a bucket's URL.
+        metadata: for the header, e.g. {"format": "pt"}.
 
     Returns: the file's SHA-256.
 
     Raises:
-        DataError: it cannot be written; nothing half-written is left.
+        DataError: it cannot be written.
     """
     path = place(path)
     with writing(path), whole_file(path) as draft:
@@ -70,20 +70,20 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], metadata: Ma
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file, whole or not at all. Raises DataError if it cannot be written."""
+    """Write a file, whole or not at all. Raises DataError if that fails."""
     path = place(path)
     with writing(path):
         put_bytes(path, data)
 
 
 def put_bytes(path: Path, data: bytes) -> None:
-    """As `write_bytes`, but raises what the system raises, for callers with messages of their own."""
+    """`write_bytes` that raises the system's own errors, for callers with their own messages."""
     with whole_file(path) as draft:
         write_flushed(draft, data)
 
 
 def write_flushed(draft: Path, data: bytes) -> None:
-    """Write a file that nobody sees yet, and wait until it is on the disk. Raises OSError."""
+    """Write a draft, and wait until it is on the disk. Raises OSError."""
     with draft.open("wb") as file:
         file.write(data)
         flush(file.fileno(), file.flush)
@@ -91,8 +91,7 @@ def write_flushed(draft: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A draft to write, which becomes `path` at the end (on a bucket by an upload), unless an error is
-    raised.
+    """A draft to write, which becomes `path` at the end (on a bucket by an upload) unless an error is raised.
 
     Raises OSError; on a bucket DataError (see `clipjax.storage.publishing.uploading`).
     """
@@ -110,10 +109,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_file(path: Path, *, sweeping: bool = True) -> Iterator[Path]:
-    """An empty file beside `path`, removed at the end unless it was renamed. Raises OSError.
+    """An empty file beside `path`, removed at the end unless renamed. Raises OSError.
 
     Args:
-        sweeping: first remove what dead writers of `path` left, which lists its folder.
+        sweeping: first `sweep`, which lists the folder.
     """
     if sweeping:
         sweep(path)
@@ -123,19 +122,17 @@ def draft_file(path: Path, *, sweeping: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which replaces `folder` at the end, unless an error is raised.
+    """An empty folder to fill, which replaces `folder` at the end unless an error is raised.
 
     The name always stands for the old folder or the new one. Where the disk cannot exchange two folders, a
-    killed run may leave the old one put aside (see `restore_folder`).
-
-    Raises OSError.
+    killed run may leave the old one put aside (see `restore_folder`). Raises OSError.
     """
     folder = folder.absolute()
     with draft_folder(folder) as draft:
         yield draft
         flush_folder(draft)
         try:
-            os.rename(draft, folder)  # an empty folder is replaced
+            os.rename(draft, folder)  # replaces an empty folder
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
@@ -146,7 +143,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def draft_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, removed at the end unless it was renamed. Raises OSError."""
+    """As `draft_file`, an empty folder beside `folder`. Raises OSError."""
 
     def make(draft: Path) -> int:
         draft.mkdir()
@@ -160,7 +157,7 @@ def draft_folder(folder: Path) -> Iterator[Path]:
 
 
 def restore_folder(folder: Path) -> None:
-    """Bring back a folder that a killed run put aside and did not replace, if the system lets us."""
+    """Bring back a folder that a killed run put aside and did not replace, if the system allows."""
     if os.path.lexists(folder):
         return
     for aside in _beside(folder, "old"):
@@ -177,7 +174,7 @@ def sweep(path: Path) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove the files that dead writers left in a folder."""
+    """Remove all files that dead writers left in a folder."""
     for left in (each for each in folder.glob(".*.tmp") if not each.is_dir()):
         with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):
             _remove(left)
@@ -185,11 +182,11 @@ def sweep_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
-    """A draft beside `path` that `make` creates and opens; locked, and removed at the end."""
+    """A locked draft beside `path`, created and opened by `make`; removed at the end."""
     draft = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
     descriptor = make(draft)
     try:
-        with contextlib.suppress(OSError):  # a disk without locks, where nothing is swept either
+        with contextlib.suppress(OSError):  # a disk without locks: nothing is swept there either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if _is_at(descriptor, draft):
             yield draft
@@ -203,7 +200,7 @@ def _draft(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path, how: int = 0) -> Iterator[None]:
-    """Lock a file or folder. Raises OSError if it is locked, or was moved before the lock was free."""
+    """Lock a file or folder. Raises OSError if it is locked, or was moved while waiting."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
@@ -222,7 +219,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _beside(path: Path, ending: str) -> list[Path]:
-    """The drafts of `path` ("tmp"), or what was put aside of it ("old"), by name."""
+    """The drafts of `path` ("tmp"), or what was put aside ("old")."""
     ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.{ending}")
     try:
         return sorted(path.parent / name for name in os.listdir(path.parent) if ours.fullmatch(name))
@@ -252,7 +249,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _replace(draft: Path, folder: Path) -> None:
-    """Exchange in two steps; a lock on the old folder keeps others from restoring it in between."""
+    """Exchange in two steps; the old folder's lock keeps others from restoring it in between."""
     aside = draft.with_suffix(".old")
     with _locked(folder):
         os.rename(folder, aside)
@@ -265,7 +262,7 @@ def _replace(draft: Path, folder: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file in a folder that nobody sees yet, flushed to the disk. Returns its SHA-256."""
+    """Write a safetensors draft, flushed to the disk; returns its SHA-256."""
     rank = {dtype: -place for place, dtype in enumerate(DTYPES)}
     names = sorted(tensors, key=lambda name: (rank[tensors[name].dtype], name))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
