@@ -2,10 +2,8 @@
 
 A resample is a row of weights: how often each image is drawn (Efron 1979). Weights depend only on data set
 and seed, so models and scores share them: the difference of two `bootstrap` results is a paired bootstrap.
-Images that share a class, object or caption form a cluster, drawn as one.
-
-Weights (200 MB for 1,000 resamples of 50,000 images) are made in blocks, one thread per core. Block size and
-threads change no number.
+Images that share a class, object or caption form a cluster, drawn as one. Block size and threads change no
+number.
 """
 
 from __future__ import annotations
@@ -24,7 +22,8 @@ from jaxtyping import Float64, Int32, Num, Real, Shaped
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 RESAMPLES = 1000
-# Weights in one block. Small, so that a statistic's intermediate arrays stay in CPU caches.
+# Weights in one block: all 1,000 resamples of 50,000 images would take 200 MB. Small, so that a statistic's
+# intermediate arrays stay in CPU caches.
 BLOCK = 2**18
 
 
@@ -61,7 +60,6 @@ class Resampling:
 
     @property
     def units(self) -> int:
-        """Number of clusters, or of images."""
         return self.size if self.clusters is None else int(self.clusters.max(initial=-1)) + 1
 
     def blocks(self, rows: int) -> Iterator[Int32[np.ndarray, "B {self.size}"]]:
@@ -112,22 +110,18 @@ def bootstrap(
 
 
 def _mapped(statistic: Callable[..., Any], blocks: Iterable[tuple], threads: int) -> Iterator[Any]:
-    """statistic(*block) in order, holding few more blocks than threads."""
     with ThreadPoolExecutor(threads) as pool:
         running: collections.deque = collections.deque()
         for block in blocks:
             running.append(pool.submit(statistic, *block))
-            if len(running) > threads:
+            if len(running) > threads:  # do not draw all blocks ahead of the work
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
 
 
 def _keep_freed_memory() -> None:
-    """Make glibc keep freed arrays: page faults cost more than the arithmetic.
-
-    It keeps blocks up to the largest mapped one freed so far.
-    """
+    # glibc keeps blocks up to the largest mapped one freed so far; page faults cost more than the arithmetic.
     np.empty(2**23, np.uint8)
 
 

@@ -5,13 +5,8 @@ search_hp):
 
     logits = zero-shot logits + alpha * sum over the keys of a class of exp(-beta (1 - feature @ key))
 
-The reference computes this for each of 4,000 pairs of alpha and beta. Here the products with the keys are
-computed once, and two identities save work without skipping or interpolating a pair:
-
-* exp(-(b + c) d) = exp(-b d) exp(-c d). Evenly spaced betas are sums of few coarse and fine ones: 200 betas
-  need 29 exponentials per distance.
-* Logits are linear in alpha: the label's class wins on one interval of alphas, whose ends are quotients found
-  in one pass over the classes.
+The reference computes this for each of 4,000 pairs of alpha and beta; here one product with the keys serves
+all pairs, none skipped or interpolated.
 """
 
 from __future__ import annotations
@@ -72,7 +67,7 @@ def count_correct(
         betas: fastest if evenly spaced.
 
     Raises:
-        ValueError: the class of a key or image is not among the K; names the row.
+        ValueError: the class of a key or image is not among the K.
     """
     betas, alphas = np.asarray(betas, np.float64), np.asarray(alphas, np.float32)
     coarse, fine = _summands(betas)
@@ -164,6 +159,7 @@ def _count(
 def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> Array:
     """exp(-(coarse + fine) distance), summed over a class's keys: [S, r, K] -> [coarse, fine, r, K]."""
     there = present[:, None]
+    # exp(-(b + c) d) = exp(-b d) exp(-c d): 200 evenly spaced betas need 29 exponentials per distance.
     # The loops make XLA store the exponentials; fused, it would recompute them.
     slow = jax.lax.map(lambda beta: jnp.where(there, jnp.exp(-beta * distance), 0), coarse)
     fast = jax.lax.map(lambda one: jnp.exp(-fine[:, None, None] * one), distance)
@@ -180,13 +176,13 @@ def _class_sums(distance: Array, present: Array, coarse: Array, fine: Array) -> 
 def _wins(sums: Array, own: Array, logits: Array, labels: Array, alphas: Array) -> Array:
     """How many of r images have their label as the largest of logits + alpha * sums, int32 [C, J].
 
-    Class k does not beat the label's class y while alpha * (sums_k - sums_y) <= logits_y - logits_k (< for k
-    before y, which wins ties). Divided by the difference of sums, this bounds alpha from above if it is
-    positive, from below if negative; at zero alpha has no effect.
-
     Args:
         sums: [C, r, K]; own: [C, r, 1], of the labels' classes; logits: [r, K]; labels: [r].
     """
+    # Logits are linear in alpha, so the label's class y wins on one interval of alphas. Class k does not beat
+    # it while alpha * (sums_k - sums_y) <= logits_y - logits_k (< for k before y, which wins ties). Divided
+    # by the difference of sums, this bounds alpha from above if that is positive, from below if negative;
+    # at zero alpha has no effect.
     before = jnp.arange(logits.shape[1]) < labels[:, None]
     lead = jnp.take_along_axis(logits, labels[:, None], axis=1) - logits
     gain = sums - own

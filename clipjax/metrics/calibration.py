@@ -1,7 +1,7 @@
 """Calibration: ECE, MCE, NLL, Brier score, reliability diagram, temperature scaling.
 
-All in double precision: the last digits decide a confidence on a bin's edge and the optimum of a flat curve.
-Results are sums over images, so parts of a data set add up. Not for use under `jax.jit`.
+All in float64: the last digits decide a confidence on a bin's edge and the optimum of a flat curve. Results
+are sums over images, so parts of a data set add up. Not for use under `jax.jit`.
 
 Sources: Naeini et al. 2015 (ECE, MCE); Guo et al. 2017 (15 equal-width bins (lo, hi]; one temperature, fitted
 exactly here, where their LBFGS may stop short); Nixon et al. 2019 (equal-mass bins). Confidence 0 is in the
@@ -69,8 +69,7 @@ def score(
         temperature: > 0.
 
     Raises:
-        ValueError: temperature out of range, no image counts, label outside the classes, or non-finite logit;
-            names the row.
+        ValueError: temperature out of range, no image counts, label outside the classes, or non-finite logit.
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature is {temperature}; give a number above 0")
@@ -88,7 +87,7 @@ def mean(values: ArrayLike | jax.Array, weights: Weights = None) -> float:
 
 
 def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` equally wide bins on [0, 1]."""
+    """Edges of `bins` equal bins on [0, 1]."""
     _check_bins(bins)
     return np.linspace(0.0, 1.0, bins + 1)
 
@@ -96,13 +95,11 @@ def equal_width_edges(bins: int) -> Float64[np.ndarray, " {bins}+1"]:
 def equal_mass_edges(
     confidence: ArrayLike | jax.Array, bins: int, weights: Weights = None
 ) -> Float64[np.ndarray, " {bins}+1"]:
-    """Edges of `bins` bins with equally many images.
-
-    Inner edge m is the ceil(m N / bins)-th smallest confidence. Ties share a bin, so bins can be empty.
-    """
+    """Edges of `bins` bins with equally many images; ties share a bin, so bins can be empty."""
     _check_bins(bins)
     values, counts = _confidences(confidence, weights)
     ordered = np.sort(np.repeat(values, counts))
+    # Inner edge m is the ceil(m N / bins)-th smallest confidence.
     place = -(-np.arange(1, bins) * len(ordered) // bins) - 1
     return np.concatenate([[0.0], ordered[place], [1.0]])
 
@@ -145,7 +142,7 @@ def reliability(
         edges: ascending, from `equal_width_edges` or `equal_mass_edges`.
 
     Raises:
-        ValueError: no image counts, or a confidence is not a probability; names the row.
+        ValueError: no image counts, or a confidence is not a probability.
     """
     values, counts = _confidences(confidence, weights)
     correct = booleans("correct", correct)
@@ -181,7 +178,7 @@ def bin_columns(
 ) -> Float64[np.ndarray, "N 3 edges-1"]:
     """What each image adds to its right-closed bin: 1, its confidence, 1 if correct.
 
-    Weights [R, N] times this: sums of R resamples, float64 [R, 3, B].
+    Weights [R, N] times this: sums of R resamples, [R, 3, B].
     """
     exact = np.asarray(confidence, np.float64)
     columns = np.zeros((len(exact), 3, len(edges) - 1))
@@ -203,8 +200,8 @@ def mce_of_sums(sums: Float64[np.ndarray, "R 3 B"]) -> Float64[np.ndarray, " R"]
 def diagram(bins: Reliability) -> dict[str, np.ndarray]:
     """Reliability diagram: a dict of columns, one row per bin with images.
 
-    Columns: lo, hi (bin (lo, hi]), n, confidence and accuracy (means), accuracy_lo and accuracy_hi (Wilson,
-    95 %), gap (accuracy - confidence).
+    Columns: lo, hi (bin (lo, hi]), n, mean confidence, accuracy, accuracy_lo and accuracy_hi (Wilson, 95 %),
+    gap (accuracy - confidence).
     """
     held = bins.count > 0
     n, hits = bins.count[held].astype(np.int64), bins.correct[held].astype(np.int64)
@@ -266,12 +263,12 @@ def temperature_error(
 ) -> float:
     """Standard error of log T at the fitted temperature: the sandwich formula (Huber 1967).
 
-    With b = 1 / T, an image's NLL has slope g = E_p[z] - z[label] and curvature h = Var_p[z]. The error of b
-    is sqrt(sum g^2) / sum h; divided by b it is that of log T. The model need not be calibrated.
+    The model need not be calibrated.
     """
     _, labels = _checked(logits, labels, None)
     with jax.enable_x64(True):
         slope, curvature = (np.asarray(part) for part in _slopes(logits, labels, temperature))
+    # The error of b = 1 / T is sqrt(sum slope^2) / sum curvature; divided by b it is that of log T.
     return float(temperature * np.sqrt(np.sum(slope**2)) / np.sum(curvature))
 
 
@@ -328,7 +325,7 @@ def _score(
 def _slopes(
     logits: Float[jax.Array, "N K"], labels: Int[jax.Array, " N"], temperature: Scalar
 ) -> tuple[Float64[jax.Array, " N"], Float64[jax.Array, " N"]]:
-    """Slope and curvature of each image's NLL in 1 / T."""
+    """Slope E_p[z] - z[label] and curvature Var_p[z] of each image's NLL in 1 / T."""
 
     def one(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         z = row[0].astype(jnp.float64)
@@ -364,7 +361,7 @@ def _best_and_own(
 def _mean_nll(
     sharpness: jax.Array, logits: jax.Array, best: jax.Array, own: jax.Array, counts: jax.Array
 ) -> jax.Array:
-    """Mean NLL at `sharpness` = 1 / T."""
+    # sharpness is 1 / T.
     shares = jnp.exp(sharpness * (logits.astype(jnp.float64) - best[:, None]))
     nll = jnp.log(jnp.sum(shares, axis=1)) + sharpness * (best - own)
     weight = counts.astype(jnp.float64)
@@ -377,7 +374,6 @@ _slope = jax.jit(jax.grad(_mean_nll))
 def _checked(
     logits: ArrayLike | jax.Array, labels: ArrayLike | jax.Array, weights: Weights
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image counts and labels."""
     n, num_classes = np.shape(logits)
     counts = count_of_each(weights, n)
     with jax.enable_x64(True):

@@ -22,7 +22,6 @@ def top_k(scores: Num[jax.Array, "N K"], *, k: int) -> Int32[jax.Array, "N {k}"]
 
 @jax.jit
 def in_top_k(ranked: Int[jax.Array, "N k"], labels: Int[jax.Array, " N"]) -> Bool[jax.Array, " N"]:
-    """Whether each label is among its row's columns."""
     return jnp.any(ranked == labels[:, None], axis=1)
 
 

@@ -30,7 +30,6 @@ class Counts:
     Attributes:
         tp: positives at or above the score; the last is their total.
         before, fp: negatives above the score; at or above it.
-        negatives: all negatives.
 
     Positives 3 1 and negatives 2 1 give, at the scores 3 and 1:
         tp 1 2,   before 0 1,   fp 0 2,   negatives 2
@@ -90,14 +89,15 @@ def fpr_first(counts: Counts) -> Float64[np.ndarray, " B"]:
 def fpr_closest(counts: Counts) -> Float64[np.ndarray, " B"]:
     """False positive rate at the recall closest to 0.95; of two equally close, the higher.
 
-    At the lowest threshold with that recall, just above the next positive; at recall 1 the highest. Distances
-    are compared in float64, as in the reference.
+    At the lowest threshold with that recall; at recall 1 the highest.
     """
     tp = counts.tp
     total, reached = tp[:, -1], _reached(tp)
     higher, lower = _at(tp, reached), np.where(reached > 0, _at(tp, np.maximum(reached - 1, 0)), 0)
+    # Distances are compared in float64, as in the reference.
     nearer = np.abs(lower / total - RECALL) < np.abs(higher / total - RECALL)
     chosen = np.where(nearer, lower, higher)
+    # The lowest threshold is just above the next positive.
     following = np.minimum(_places(tp, chosen, "right"), tp.shape[1] - 1)
     at_chosen = np.where(chosen == total, _at(counts.fp, reached), _at(counts.before, following))
     return at_chosen / counts.negatives

@@ -18,12 +18,7 @@ fpr95_openood        OOD       OpenOOD: at the first point of the ROC curve with
 fpr95_imagenet_o     OOD       natural-adv-examples: as MOS, with OOD as positive
 ===================  ========  ==============================================================================
 
-fpr95_openood searches every point of the ROC curve. OpenOOD's `roc_curve` (scikit-learn) drops points inside
-straight pieces; values differ only on slanted ones (ties between ID and OOD at several levels). NINCO's code
-reads NaN as 0; here it is an error. Quantiles are float64.
-
-NumPy, whose sort is ten times faster on a CPU than XLA's. `curves.tally` gives the same integers for scores
-sharded over devices.
+NINCO's code reads NaN as 0; here it is an error.
 """
 
 from __future__ import annotations
@@ -50,6 +45,8 @@ from clipjax.metrics.curves import (
 from clipjax.metrics.intervals import LEVEL, Interval, wilson_of_mean
 
 
+# NumPy: on a CPU its sort is ten times faster than XLA's. `curves.tally` gives the same integers for scores
+# sharded over devices.
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Finite ID and OOD scores, from `rank`; each sorted form is computed once."""
@@ -155,15 +152,11 @@ def _cumulative(weights: np.ndarray | None, order: Callable[[], np.ndarray], n: 
 
 
 class _Columns(NamedTuple):
-    """The columns of cumulative counts to read at each distinct score of the positives.
+    """The columns of cumulative counts to read at each distinct score of the positives."""
 
-    tp: positives at or above it (None: every column but the first). before: negatives above it. fp: negatives
-    at or above it; `before` itself if no score ties across the sides.
-    """
-
-    tp: np.ndarray | None
-    before: np.ndarray
-    fp: np.ndarray
+    tp: np.ndarray | None  # positives at or above it; None: every column but the first
+    before: np.ndarray  # negatives above it
+    fp: np.ndarray  # negatives at or above it; `before` itself if no score ties across the sides
 
 
 def _columns(tp: np.ndarray, before: np.ndarray, fp: np.ndarray, positives: int) -> _Columns:
@@ -188,6 +181,8 @@ def _ood_positive(ranking: Ranking, id_above: np.ndarray, ood_below: np.ndarray)
     return _counts(ranking.ood_columns, ood_below, total - id_above, total[:, 0])
 
 
+# fpr95_openood searches every point of the ROC curve. OpenOOD's `roc_curve` (scikit-learn) drops points
+# inside straight pieces; values differ only on slanted ones (ties between ID and OOD at several levels).
 # AUROC is the same from either side. OOD as positive is faster: OOD sets are smaller than ImageNet.
 _OF_COUNTS: dict[str, tuple[Callable[..., Counts], Callable[[Counts], np.ndarray]]] = {
     "auroc": (_ood_positive, area_under_roc),
@@ -318,10 +313,8 @@ def class_values(
 def class_mean(
     values: Float64[np.ndarray, "B C"], class_weights: Int[np.ndarray, "B C"] | None = None
 ) -> Float64[np.ndarray, " B"]:
-    """Unweighted mean over (resampled) classes.
-
-    A bootstrap draws classes: images of one class are not an independent sample of everything OOD.
-    """
+    """Unweighted mean over (resampled) classes."""
+    # A bootstrap draws classes: images of one class are not an independent sample of everything OOD.
     if class_weights is None:
         return values.mean(axis=1)
     return (values * class_weights).sum(axis=1) / class_weights.sum(axis=1)
@@ -346,12 +339,13 @@ def auroc_variance(ranking: Ranking) -> float:
 def auroc_interval(ranking: Ranking, level: float = LEVEL) -> Interval:
     """Interval of AUROC: DeLong's variance on the logit scale, so within 0..1.
 
-    Where the variance is 0 or undefined (one image on a side, perfect separation, all scores equal): Wilson's
-    interval of min(N, M) disjoint, so independent, pairs. Wide, but not a point.
+    Where that is 0 or undefined (one image on a side, perfect separation, all scores equal): Wilson's
+    interval of min(N, M) pairs, wide, but not a point.
     """
     area = float(measures(ranking, ["auroc"])["auroc"][0])
     variance = auroc_variance(ranking)
     if not variance > 0:
+        # Disjoint pairs are independent.
         pairs = min(len(ranking.id_scores), len(ranking.ood_scores))
         return wilson_of_mean(area, pairs, "pairs", level)
     z = scipy.stats.norm.ppf((1 + level) / 2)

@@ -74,7 +74,7 @@ def count_factors(
     """`FactorCounts` of correct bool [N] and factors bool (or 0 / 1) [N, F].
 
     Raises:
-        ValueError: no image counts, or a factor is neither 0 nor 1; names the row.
+        ValueError: no image counts, or a factor is neither 0 nor 1.
     """
     correct = booleans("correct", correct)
     marks = np.asarray(factors)
@@ -96,7 +96,7 @@ def correct_through(
         group: int [K], each class's group.
 
     Raises:
-        ValueError: a class is outside 0..K-1; names the row.
+        ValueError: a class is outside 0..K-1.
     """
     of_class, pairs = np.asarray(group), (np.asarray(predicted), np.asarray(labels))
     for name, classes in zip(("predicted class", "label"), pairs):
@@ -113,10 +113,10 @@ def correct_among(predicted: ArrayLike | jax.Array, accepted: ArrayLike) -> Bool
             reference.
 
     Raises:
-        ValueError: a prediction is below 0 and would match the filling; names the row.
+        ValueError: a prediction is below 0.
     """
     classes = np.asarray(predicted)
-    refuse(classes < 0, "its predicted class is below 0")
+    refuse(classes < 0, "its predicted class is below 0")  # it would match the filling
     return np.any(classes[:, None] == np.asarray(accepted), axis=1)
 
 

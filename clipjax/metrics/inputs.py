@@ -51,8 +51,7 @@ def labels_within(
     """The labels, 0 where an image does not count.
 
     Raises:
-        ValueError: not one whole number per image, or a counted one is outside lowest..num_classes-1; names
-            the row.
+        ValueError: not one whole number per image, or a counted one is outside lowest..num_classes-1.
     """
     array = np.asarray(labels)
     if array.dtype.kind not in "iu" or array.shape != counts.shape:

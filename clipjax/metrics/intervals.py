@@ -57,8 +57,7 @@ def clopper_pearson_limits(
 def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -> Interval:
     """Interval of the unweighted mean of independent proportions, e.g. per-class accuracies.
 
-    Adds the Wilson limits of each side like variances (MOVER: Zou & Donner 2008). Unlike a bootstrap it does
-    not collapse for classes with one image or no error.
+    MOVER (Zou & Donner 2008). Unlike a bootstrap it does not collapse for classes with one image or no error.
 
     Args:
         hits, n: int [K], n > 0.
@@ -66,6 +65,7 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
     p = hits / n
     lo, hi = _wilson_limits(hits, n, level)
     mean = p.mean()
+    # Distances to the Wilson limits add up like variances, each side by itself.
     down = np.sqrt(np.sum((p - lo) ** 2)) / len(p)
     up = np.sqrt(np.sum((hi - p) ** 2)) / len(p)
     return Interval(float(mean - down), float(mean + up), level, "mover_wilson")
@@ -74,12 +74,12 @@ def mean_of_proportions(hits: np.ndarray, n: np.ndarray, level: float = LEVEL) -
 def paired_difference(gained: int, lost: int, n: int, level: float = LEVEL) -> Interval:
     """Interval of (`gained` - `lost`) / n: the change of accuracy between two runs on the same n images.
 
-    Only the second run has the `gained` images right, only the first the `lost`: two cells of one
-    multinomial. Combines their Wilson limits under their correlation (MOVER with covariance, Tang et al.
-    2010).
+    Only the second run has the `gained` images right, only the first the `lost`. MOVER with covariance (Tang
+    et al. 2010).
     """
     p, q = gained / n, lost / n
     (lo_p, hi_p), (lo_q, hi_q) = (_wilson_limits(np.asarray(k), np.asarray(n), level) for k in (gained, lost))
+    # Gained and lost are two cells of one multinomial.
     correlation = -np.sqrt(p * q / ((1 - p) * (1 - q))) if p < 1 and q < 1 else 0.0
     down = (p - lo_p) ** 2 + (hi_q - q) ** 2 - 2 * correlation * (p - lo_p) * (hi_q - q)
     up = (hi_p - p) ** 2 + (q - lo_q) ** 2 - 2 * correlation * (hi_p - p) * (q - lo_q)

@@ -1,8 +1,8 @@
 """Scores of how in-distribution an image looks, from cosines or logits.
 
-LARGER IS ALWAYS MORE IN-DISTRIBUTION. Scores are float32 (float64 from float64 logits, under
-`jax.enable_x64`): in half precision most of MCM's values, all near 1/K, would tie. Arguments name what to
-pass: raw cosines for MCM and the entropy of MCM's code (utils/detection_util.py), scaled logits for MSP.
+LARGER IS ALWAYS MORE IN-DISTRIBUTION. Scores are float32, or float64 from float64 logits under
+`jax.enable_x64`. Arguments name what to pass: raw cosines for MCM and the entropy of MCM's code
+(utils/detection_util.py), scaled logits for MSP.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ Scalar = float | Float[jax.Array, ""]
 
 
 def _single(values: jax.Array) -> jax.Array:
+    # In half precision most of MCM's values, all near 1/K, would tie.
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 

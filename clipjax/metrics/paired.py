@@ -20,8 +20,6 @@ from clipjax.metrics.inputs import Weights, booleans, count_of_each, refuse
 
 
 class PairedTest(NamedTuple):
-    """Two-sided p-value, statistic, and method."""
-
     p_value: float
     statistic: float
     method: str
@@ -64,13 +62,12 @@ def mcnemar_continuity(gained: int, lost: int) -> PairedTest:
 
 
 def holm(p_values: ArrayLike) -> Float64[np.ndarray, " m"]:
-    """Holm's adjusted p-values of m >= 0 tests, in the order given.
+    """Holm's adjusted p-values of m >= 0 tests, in the order given. E.g. 0.01 0.04 0.03 -> 0.03 0.06 0.06.
 
-    Rejecting values up to alpha keeps the family-wise error rate at alpha, under any dependence. E.g. 0.01
-    0.04 0.03 -> 0.03 0.06 0.06.
+    Rejecting values up to alpha keeps the family-wise error rate at alpha, under any dependence.
 
     Raises:
-        ValueError: a p-value is not between 0 and 1; names the row.
+        ValueError: a p-value is not between 0 and 1.
     """
     p = np.asarray(p_values, np.float64)
     refuse(~((p >= 0) & (p <= 1)), "its p-value is no number between 0 and 1")

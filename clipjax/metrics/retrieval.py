@@ -3,9 +3,6 @@
 As in CLIP_benchmark (`metrics/zeroshot_retrieval.py`): an image is found if one of its captions is among the
 k best texts, a caption if its image is among the k best images; recall@k is the mean over queries. Ties go to
 the lowest index; the reference leaves them to its top-k.
-
-Square blocks of scores serve both directions and are dropped: no array grows with images x texts. They share
-one shape, so equal embeddings have bit-equal scores.
 """
 
 from __future__ import annotations
@@ -37,19 +34,15 @@ class Ranks(NamedTuple):
 
 
 class _Pairs(NamedTuple):
-    """Images and captions without padding, captions sorted by image.
-
-    image_rows int32 [n], text_rows int32 [m]: rows of the embeddings. place int32 [m]: index of the caption's
-    image among the n. slot int32 [m]: the caption's number within its image. block: side of a block.
-    """
+    """Images and captions without padding, captions sorted by image."""
 
     images: np.ndarray
     texts: np.ndarray
-    image_rows: np.ndarray
-    text_rows: np.ndarray
-    place: np.ndarray
-    slot: np.ndarray
-    block: int
+    image_rows: np.ndarray  # int32 [n], rows of the embeddings
+    text_rows: np.ndarray  # int32 [m], rows of the embeddings
+    place: np.ndarray  # int32 [m], index of the caption's image among the n
+    slot: np.ndarray  # int32 [m], the caption's number within its image
+    block: int  # side of a block of scores
 
 
 def rank_partners(
@@ -70,7 +63,7 @@ def rank_partners(
 
     Raises:
         ValueError: no image, an image without caption, a caption whose image does not exist, or a non-finite
-            embedding; names the row.
+            embedding.
     """
     pairs = _pair_up(images, texts, np.asarray(image_of_text), image_mask, block)
     own = _own_scores(pairs)
@@ -151,6 +144,8 @@ def _count_better(pairs: _Pairs, own: np.ndarray) -> tuple[np.ndarray, np.ndarra
     scores_of, rows_of = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int32)
     scores_of[pairs.place, pairs.slot], rows_of[pairs.place, pairs.slot] = own, pairs.text_rows
     above_image, above_text = np.zeros(m, np.int32), np.zeros(shape, np.int32)
+    # Each block of scores serves both directions, then is dropped: no array grows with images x texts. Blocks
+    # have one shape, so that equal embeddings have bit-equal scores.
     for i in range(0, n, size):
         i_end = min(i + size, n)
         image_places = np.arange(i, i + size, dtype=np.int32)

@@ -70,15 +70,12 @@ def decide(
 ) -> Int32[np.ndarray, " N"]:
     """The category of largest mean probability; -1 for an image of weight 0.
 
-    The softmax runs over the categories' classes only. The decision is as over all K, but a large logit
-    elsewhere cannot make all means underflow to a tie.
-
     Args:
         logits: [N, K], at the model's own scale, which affects a mean of probabilities.
         columns, category: int [P]; class `columns[p]` belongs to `category[p]`. No category is empty.
 
     Raises:
-        ValueError: no image counts, or a logit is not finite; names the row.
+        ValueError: no image counts, or a logit is not finite.
     """
     counts = count_of_each(weights, np.shape(logits)[0])
     check_finite("logits", logits, counts)
@@ -97,8 +94,7 @@ def count_cues(
     """`CueCounts` of three int [N].
 
     Raises:
-        ValueError: no image counts, or a shape, texture or decision is not a category (a decision may be -1);
-            names the row.
+        ValueError: no image counts, or a shape, texture or decision is not a category (a decision may be -1).
     """
     counts = count_of_each(weights, len(np.asarray(shape)))
     decided = labels_within("decision", decision, counts, num_categories, lowest=-1)
@@ -117,6 +113,8 @@ def _decide(
     *,
     num_categories: int,
 ) -> Int32[jax.Array, " N"]:
+    # Over the categories' classes only: the decision is as over all K, but a large logit elsewhere cannot
+    # make all means underflow to a tie.
     probabilities = softmax(logits[:, columns])
     means = group_mean(probabilities, jnp.arange(columns.size), category, num_groups=num_categories)
     return jnp.argmax(means, axis=1).astype(jnp.int32)
