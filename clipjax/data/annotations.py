@@ -43,7 +43,7 @@ class FactorAnnotations:
     Attributes:
         names: [A], without folders.
         classes: int32 [A].
-        factors: [F], in the order of configs/imagenet_x.toml, then the file's.
+        factors: [F], in the order of configs/imagenet_x.toml; unknown ones last, in the file's order.
         top, multi: bool [A, F].
         prototypes: file names.
         accepted: file name -> its correct labels.
@@ -177,7 +177,7 @@ def _read_factors(path: Path) -> tuple[tuple[str, ...], np.ndarray, tuple[str, .
 
 
 def _check_record(record: dict[str, Any], where: str) -> None:
-    """Require a name and a class (else DataError); strip the name's folder."""
+    """Raise DataError without a name or a class; strip the folder from the name."""
     if not isinstance(record.get("file_name"), str):
         raise DataError(f"{where}: expected an object with a `file_name`")
     if not _is_class(record.get("class")):

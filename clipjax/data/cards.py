@@ -118,8 +118,6 @@ SPLITS = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
-    """The keys of a card's `pixels`."""
-
     pre_crop: int = 0
     already_cropped: bool = False
 
@@ -166,7 +164,7 @@ def read_card(name_or_path: str | Path) -> DatasetCard:
 
 @functools.cache
 def shipped_count(dataset: str) -> int | None:
-    """Number of images on a shipped card; None without such a card."""
+    """Number of images on a shipped card; None if it has no number or does not exist."""
     try:
         return read_card(dataset).images
     except ClipjaxError:
@@ -253,7 +251,6 @@ def label_spaces(card: DatasetCard) -> tuple[LabelSpace | None, LabelSpace | Non
 
 
 def _class_list(path: Path, value: Any) -> tuple[str, ...]:
-    """The names themselves, or the lines of the text file beside the card."""
     names = read_lines(path.parent / value) if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: 'classes' must be a list of names or the name of a file with one a line")

@@ -1,6 +1,6 @@
 """Check a data set before a run: layout, counts, class order, prompts, unreadable images.
 
-Every problem is one sentence. It names the right folder if that is nearby: an archive's own folder, a class
+Every problem is one sentence. It names the right folder if that is near: an archive's own folder, a class
 folder's parent. Buckets are not searched.
 """
 

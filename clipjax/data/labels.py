@@ -77,7 +77,7 @@ class PromptSet:
     """The texts of a class: templates, its own sentences, or both.
 
     Attributes:
-        name: of the file, "openai_80", or files, "openai_80+cupl".
+        name: of the file ("openai_80"), or files ("openai_80+cupl").
         templates: each with `{}` for the class name.
         sentences: class name -> sentences, leading spaces kept.
     """

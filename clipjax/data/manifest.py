@@ -127,7 +127,7 @@ class Manifest:
         return len(self.ids)
 
     def open(self, i: int) -> bytes:
-        """Encoded bytes of image i; raises DataError if unreadable."""
+        """As `Opener.open`."""
         return self.opener.open(i)
 
     @property

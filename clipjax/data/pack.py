@@ -129,7 +129,7 @@ def _digest(folder: Path, manifest: Manifest) -> str:
 
 
 def refuse_within(data: str | Path, folder: str | Path) -> None:
-    """Raises UsageError for a `folder` inside the data set, whose shards would become data."""
+    """Raises UsageError if `folder` is inside the data set, whose images its shards would become."""
     around, inside = place(data).expanduser(), place(folder).expanduser()
     if is_dir(around) and inside.resolve().is_relative_to(around.resolve()):
         raise UsageError(f"{inside} lies in the data set {around} itself; give a folder outside of it")
@@ -259,8 +259,6 @@ class _Format(Protocol):
 
 
 class _Records:
-    """An ArrayRecord file of encoded images."""
-
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
 

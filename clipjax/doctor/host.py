@@ -65,6 +65,7 @@ def _cgroup(machine: Machine, file: str, controller: str = "") -> list[str]:
     controller: of version 1, which has one hierarchy per controller; "" is version 2.
     """
     own = "/"
+    # "7:cpu,cpuacct:/job" is a line of version 1, "0::/job" the one of version 2.
     for line in (machine.read("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):

@@ -108,6 +108,7 @@ def _bucket_path(path: Any) -> BucketPath:
 def _knows_create(fs: Any) -> bool:
     """Whether the filesystem can refuse to replace an object, in one step."""
     name = "_pipe_file" if getattr(fs, "async_impl", False) else "pipe_file"
+    # fsspec's base classes do not count: they look first and write then, in two steps.
     owner = next(cls for cls in type(fs).__mro__ if name in vars(cls))
     return not owner.__module__.startswith(("fsspec.spec", "fsspec.asyn")) and "mode" in (
         inspect.signature(vars(owner)[name]).parameters

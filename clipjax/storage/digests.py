@@ -78,7 +78,7 @@ def read_still(path: Path, read: Callable[[Version], T]) -> tuple[T, Version]:
     """`read(version)` and the version, of a file that stays the same meanwhile.
 
     Raises:
-        DataError: unreadable, or changing during every attempt; or from `read`.
+        DataError: the file is unreadable or changes during every attempt; or `read` raises it.
     """
     try:
         for _ in range(_ATTEMPTS):
@@ -166,7 +166,7 @@ def sha256_parts(
         progress: called with the bytes read of each finished part.
 
     Raises:
-        DataError: the file is unreadable, or from `read`.
+        DataError: the file is unreadable, or `read` raises it.
     """
     names = [f"{path.absolute()}#{part}" for part in parts]
     memory = _Memory(names)

@@ -35,7 +35,7 @@ def key_hash(key: Mapping[str, Any]) -> str:
 class EntryManifest:
     """What is fixed when an entry is created.
 
-    `nonce` is drawn then: processes that read different ones do not share a disk.
+    `nonce` is random: processes that read different ones do not share a disk.
     """
 
     rows: int

@@ -31,7 +31,7 @@ def open_parquet(path: Path, groups: Sequence[int] | None = None) -> pq.ParquetF
     """Open a file whose footer keeps the bounds.
 
     Args:
-        groups: check only these row groups, the only ones to be read.
+        groups: check only these row groups; no other will be read.
 
     Raises:
         DataError: not a whole Parquet file; a column declares too much.

@@ -75,6 +75,8 @@ class _Thrift:
     def struct(self, depth: int = 0) -> dict[int, Any]:
         fields: dict[int, Any] = {}
         number = 0
+        # A field's head: the step from the last id (0: the id itself follows), then the kind, four bits each.
+        # Kinds 1 and 2 are true and false, without a value.
         while (head := self.byte()) != 0:
             number = number + (head >> 4) if head >> 4 else self.integer()
             kind = head & 15

@@ -116,6 +116,7 @@ class _Reader:
             inner = items[1] if items else Any
             return {key: self.value(inner, each, f"{where}.{key}") for key, each in value.items()}
         if origin in (tuple, list, frozenset):
+            # tuple[int, str] has a kind for each place; tuple[int, ...] and list[int] have one for all.
             kinds = items if origin is tuple and items[1:] != (...,) else items[:1] * len(value)
             pairs = enumerate(zip(kinds, value, strict=True))
             return origin(self.value(inner, each, f"{where}[{i}]") for i, (inner, each) in pairs)

@@ -39,7 +39,7 @@ AUTO = "auto"
 Workers = int | Literal["auto"]
 
 SAMPLE = 96  # images decoded with each setting
-WORTH = 1000  # with fewer images to decode, a measurement is not worth its seconds
+WORTH = 1000  # for fewer images a measurement costs more than it saves
 _BATCH = 8  # small: timing starts after the first batch
 _NEARLY = 0.95  # take the simplest setting within this share of the fastest rate
 _PAST = 0.9  # below this share of the previous rate, more threads or workers no longer help

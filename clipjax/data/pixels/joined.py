@@ -28,6 +28,7 @@ class JoinedOpener:
 
     def select(self, rows: Sequence[int]) -> JoinedOpener:
         openers, sizes = [], []
+        # An opener may come again: only neighbouring rows of one opener are grouped, which keeps the order.
         for k, places in itertools.groupby(map(self._place, rows), key=operator.itemgetter(0)):
             chosen = [row for _, row in places]
             openers.append(self.openers[k].select(chosen))

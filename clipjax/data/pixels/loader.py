@@ -384,13 +384,14 @@ def _batched(
     """
     if threads is None:
         threads = 1 if workers else os.cpu_count() or 1
+    # Elements that each process reads ahead: two batches in all, and work for every thread.
     ahead = max(threads, _BATCHES_AHEAD * batch_size // max(1, workers))
     dataset = elements.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads an absl flag, and nothing else here parses them
         # Elements travel through pipes, not shared memory: copying is cheap beside decoding, and a killed
-        # process leaves no shared memory behind.
+        # process would leak shared memory.
         options = grain.experimental.DatasetOptions(min_shm_size=2**62)
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, options)

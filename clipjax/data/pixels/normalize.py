@@ -19,9 +19,9 @@ def normalize(
 ) -> jax.Array:
     """(pixels / 255 - mean) / std per channel, on the device; works inside jit.
 
-    XLA divides by a broadcast value as a multiplication by its reciprocal: off by 4.8e-7 from PyTorch for
-    CLIP's statistics. So each channel's 256 values are looked up, which is bit-equal. A TPU gathers slowly
-    and computes.
+    XLA turns division by a broadcast value into multiplication by its reciprocal: off by 4.8e-7 from PyTorch
+    for CLIP's statistics. So each channel's 256 values are looked up, which is bit-equal. A TPU gathers
+    slowly, so it computes.
 
     Args:
         pixels: uint8 [..., 3].

@@ -38,7 +38,7 @@ from clipjax.storage.store import EntryInfo, Store
 KIND = "pixels"
 BUDGET = 100 * 10**9  # bytes over all entries: ImageNet's validation images at 224 pixels take 7.5 GB
 SHARD_BYTES = 32 * 10**6  # at most: 128 images of 224 pixels, the next lower power of two
-SHARD_ROWS = 512  # at most, for small images; a shard of embeddings has as many
+SHARD_ROWS = 512  # at most, for small images; as in a shard of embeddings
 SHARDS = 8  # at least, unless the data set is tiny
 SPARE_BYTES = 10**9  # kept free on the disk for embeddings and results
 READERS = 4  # at most this many shards are read ahead
@@ -184,8 +184,6 @@ def in_words(recipe: PixelRecipe) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """The loader, image by image."""
-
     manifest: Manifest
     recipe: PixelRecipe
     workers: int

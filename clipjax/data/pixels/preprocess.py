@@ -282,7 +282,11 @@ def _center_crop(image: PIL.Image.Image, size: int, crop: Crop) -> PIL.Image.Ima
 
 
 def _offset(length: int, size: int, crop: Crop) -> int:
-    """Padding's odd pixel goes to the far side; with "floor" to the near one."""
+    """The crop's first pixel. Padding's odd pixel goes to the far side; with "floor" to the near one.
+
+    _offset(5, 8, "round")    # -1: one zero before the image, two after it
+    _offset(5, 8, "floor")    # -2: two before, one after
+    """
     if crop == "floor":
         return (length - size) // 2
     return -((size - length) // 2) if length < size else round((length - size) / 2)

@@ -20,7 +20,7 @@ def number_labels(
 
     Args:
         raw: (value, place) pairs; a value is an int, a number as text, or a class name.
-        names: in label order; default: sorted from the data.
+        names: in label order; default: the names in the data, sorted.
 
     Raises:
         DataError: an empty label, numbers among names, a label outside the set.
@@ -54,5 +54,5 @@ def number_labels(
 def is_int(value: Any) -> bool:
     """Whether a label is a number, or one as text."""
     if isinstance(value, str):
-        return re.fullmatch(r"-?[0-9]{1,18}", value) is not None  # longer numbers are no index
+        return re.fullmatch(r"-?[0-9]{1,18}", value) is not None  # a longer number cannot be an index
     return isinstance(value, int) and not isinstance(value, bool)

@@ -23,7 +23,7 @@ def read_manifest_file(root: epath.Path, label_names: Names = None, *, file: str
 
     Args:
         root: the file, or its folder if `file` is given.
-        label_names: default: sorted from the data.
+        label_names: default: the names in the data, sorted.
         file: name below `root`.
 
     Raises:

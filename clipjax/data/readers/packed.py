@@ -59,7 +59,7 @@ def read_packed(root: str | os.PathLike[str], label_names: Sequence[str] | None 
     """A folder written by `clipjax datasets pack`.
 
     Args:
-        label_names: must be the classes it was packed with, in order.
+        label_names: if given, must be the classes it was packed with, in order.
 
     Raises:
         DataError: manifest.json missing or damaged, a shard missing or of another size, other classes.

@@ -30,7 +30,8 @@ class Reader:
         layout: where the images are, for a check's hints: IMAGES (anywhere below the root), CLASS_FOLDERS
             (one folder per class), ARCHIVES (shards, which stay packed), OTHER.
         recognises: whether a path without a card has this layout. None: a card is required.
-        asked: order of asking: 0 if the layout is certain, 1 by file endings, 2 to 4 for any list or folder.
+        asked: lower numbers are asked first: 0 if the layout is certain, 1 by file endings, 2 to 4 for any
+            list or folder.
     """
 
     read: Callable[..., Manifest]

@@ -157,11 +157,7 @@ class Tokenizer:
             self._bodies = vocabularies.read_vocabulary(own, files)
 
     def __call__(self, texts: str | Sequence[str]) -> np.ndarray:
-        """Ids int32 [N, context_length]; warns with the number of texts cut to fit.
-
-        Raises:
-            DataError: a text is not a string.
-        """
+        """Ids int32 [N, context_length]; warns with the number of texts cut. Raises as `encode`."""
         tokens = self.encode(texts)
         if cut := int(tokens.truncated.sum()):
             warnings.warn(

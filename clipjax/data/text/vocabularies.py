@@ -37,7 +37,7 @@ class Rules:
         model: "unigram" (sentencepiece) or "byte_bpe" (GPT-2's).
         clean: default cleaning; a model's configuration may name another.
         vocab_size: number of ids, with special tokens.
-        special: special tokens and their ids.
+        special: token -> id.
         start, end: ids around every text.
         pad: id that fills the rest of the context.
         files: alternative sets of files, the preferred first.
