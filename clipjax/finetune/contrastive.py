@@ -2,8 +2,7 @@
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 2.3 and figure 3; details as open_clip 3.3
 (`loss.ClipLoss`, `open_clip_train/train.py`). The loss is the symmetric cross-entropy over cosine
-similarities of all images and captions of the global batch. The learned inverse temperature never exceeds
-100.
+similarities of all images and captions of the global batch.
 """
 
 from __future__ import annotations
@@ -58,9 +57,7 @@ class Recipe:
         steps: optimiser steps in total.
         warmup: steps in which the learning rate rises from 0, before its cosine to 0.
         batch_size: images in the global batch.
-        learning_rate, weight_decay, clip_norm: see `clipjax.finetune.training.optimizer.make_optimizer`.
         seed: of initial weights, data order and the steps' keys.
-        precision: of the towers.
     """
 
     steps: int

@@ -107,8 +107,7 @@ class Problem:
         params: all leaves that the loss reads, float32.
         trained: whether the leaf at a path is trained.
         batches: makes a fresh iterator over this process's batches: dicts of numpy arrays, including "row"
-            int32
-            [b] (rows of the training split).
+            int32 [b] (rows of the training split).
         steps: of the optimiser; 0: nothing is trained.
         finish: all params, with trained ones on the host -> the outcome.
         accuracy: on a validation split, to choose an epoch or learning rate; None: unsupported.

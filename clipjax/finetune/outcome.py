@@ -38,8 +38,7 @@ def classifier(
 
     Args:
         params: {"vision": ..., "head": {"kernel" [D,K], "bias" [K]}}; a CLIP's head reads unit-norm features,
-            a
-            classifier's as they are.
+            a classifier's as they are.
         name: as in `tuned`.
     """
     base = setup.model
@@ -63,7 +62,7 @@ def classifier_card(base: Card, labels: LabelSpace) -> Card:
 def adapted(
     setup: Setup, adapter: Adapter, chosen: Mapping[str, Any] | None = None, *, name: str | None = None
 ) -> Outcome:
-    """The unchanged base, and its embeddings, with an adapter (CoOp, Tip-Adapter); `name` as in `tuned`."""
+    """The base with an adapter (CoOp, Tip-Adapter); embeddings stay the base's. `name` as in `tuned`."""
     base = _base(setup)
     card = _child(base.card, setup, chosen, name)
     return Outcome(base.with_adapter(parts_of(adapter), card), chosen or {})
@@ -82,11 +81,10 @@ def also_chosen(outcome: Outcome, chosen: Mapping[str, Any]) -> Outcome:
 
 
 def lineage(setup: Setup, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """How a model was made, as plain JSON for its card.
+    """How a model was made, as plain JSON for its card: its `identity`, the whole recipe, and choices.
 
-    Contains the `identity`, the whole recipe, the choices, and base_lineage if clipjax made the base.
-    base_sha256 is of the initial weights; None if not from a file. `train.digest` covers ids, contents and
-    labels.
+    base_lineage is there if clipjax made the base; base_sha256 is None if the initial weights were not a
+    file; `train.digest` covers ids, contents and labels.
     """
     found = {
         **identity(setup),

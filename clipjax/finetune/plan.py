@@ -28,15 +28,11 @@ class Plan:
     """The cost of one run.
 
     Attributes:
-        recipe, method, model: names.
         epochs: what the steps amount to.
-        params, trained: how many numbers, in total and moved by gradients; BatchNorm's running statistics are
-            not
-            counted.
-        devices: that share the run.
+        params, trained: how many numbers, in total and moved by gradients, without BatchNorm's running
+            statistics.
         memory: bytes per device for "params", "gradients", "optimizer" and "activations" (from this
-            platform's
-            compiler; None if not compiled).
+            platform's compiler; None if not compiled).
         rates: learning rate by step, including the first, the peak and the last.
     """
 
@@ -57,9 +53,9 @@ class Plan:
 
 
 def abstract_model(name: str, loading: Mapping[str, Any] | None = None) -> Model:
-    """A model without weights: its card, and params as `jax.ShapeDtypeStruct`.
+    """A card, with params as `jax.ShapeDtypeStruct`.
 
-    A registered id needs no download. Other names are loaded with `loading`, and the weights dropped.
+    A registered id needs no download. Other models are loaded with `loading`, and their weights dropped.
     """
     card = model_card(name) if name in model_ids() else load_model(name, **(loading or {})).card
     model = Model(card, {})
@@ -132,7 +128,6 @@ def _local(tree: Any, shardings: Any) -> int:
 
 
 def _activations(outline: Outline, setup: Setup) -> int:
-    """Bytes of temporary memory for the gradient of one part of a batch."""
     mesh, loss = setup.settings.mesh, outline.loss
     assert loss is not None
     parts = split(outline.params, outline.trained, update_statistics=False)
@@ -150,7 +145,7 @@ def _activations(outline: Outline, setup: Setup) -> int:
     everywhere = replicated(mesh)
     jitted = jax.jit(gradient, in_shardings=(everywhere, everywhere, batch_sharding(mesh)))
     analysis = jitted.lower(parts.trained, parts.frozen, batch).compile().memory_analysis()
-    return int(getattr(analysis, "temp_size_in_bytes", 0))
+    return int(getattr(analysis, "temp_size_in_bytes", 0))  # one part of a batch; 0: unknown
 
 
 def _augmentation(setup: Setup) -> str:

@@ -1,7 +1,6 @@
 """Fine-tuning recipes, from configs/finetune/*.toml or a user's file.
 
-A recipe, the pretrained model and the data decide the fine-tuned model. Unknown keys, wrong types and options
-that the method lacks are refused, with file and key.
+A recipe, the pretrained model and the data decide the fine-tuned model.
 """
 
 from __future__ import annotations
@@ -36,14 +35,12 @@ class Recipe:
         augmentation: of training images; None: the model's own preprocessing.
         prompts: the prompt set of zero-shot heads and captions.
         batch_norm: training statistics: of the global "batch" (updates the running ones), of each device's
-            part
-            ("per_device", as the references' DataParallel), or "frozen".
+            part ("per_device", as the references' DataParallel), or "frozen".
         precision: of the towers, "parity" or "fast" (bfloat16; params stay float32).
         accumulate: parts of a batch, computed one after the other.
         remat: recompute activations in the backward pass, to save memory.
         shots: training images per class; None: all.
-        seeds: one run each.
-        select: chosen by validation accuracy: "epoch", "learning_rate"; a method may choose more (alpha,
+        select: chosen by validation accuracy, "epoch" or "learning_rate"; a method may choose more (alpha,
             beta).
         learning_rates: the candidates for `select`.
     """
@@ -69,9 +66,11 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def steps_of(self, images: int) -> int:
-        """Optimiser steps on this many training images: at least 1, except with 0 epochs or 0 steps.
+        """Optimiser steps on this many training images.
 
-        100 images, batch_size 32, 2 epochs: 2 * 100 // 32 = 6
+            100 images, batch_size 32, 2 epochs: 2 * 100 // 32 = 6
+
+        At least 1, except with 0 epochs or 0 steps.
         """
         if self.steps is not None:
             return self.steps
@@ -83,7 +82,7 @@ class Recipe:
         return self.schedule.of(self.optimizer.learning_rate, self.steps_of(images), self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every value, defaults included, JSON-ready for the model's card."""
+        """JSON-ready for the model's card, defaults included."""
         return dataclasses.asdict(self)
 
     @property
@@ -106,12 +105,11 @@ def default_recipe(method: str) -> str:
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name, or from a file (a name ending in .toml).
+    """A recipe by name, or from a .toml file.
 
     Args:
         overrides: "key=value" each: the value in TOML, dots for tables ("optimizer.learning_rate=1e-5").
-            Setting
-            steps removes epochs, and the reverse.
+            Setting steps removes epochs, and the reverse.
 
     Raises:
         UsageError: no such recipe or file, or invalid overrides.
@@ -142,7 +140,7 @@ def _overridden(record: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def recipe_from_dict(record: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from plain values. Raises DataError, beginning with `where`, as `load_recipe`."""
+    """A recipe from plain values. Raises DataError that begins with `where`."""
     recipe = read(Recipe, record, where)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise DataError(f"{where}: give one of 'epochs' and 'steps'")
@@ -178,7 +176,6 @@ def _check_numbers(recipe: Recipe, where: str) -> None:
 
 
 def _override(record: dict[str, Any], given: str) -> str:
-    """Set one key of a recipe's record; return the key."""
     key, equals, text = given.partition("=")
     if not equals or not key.strip():
         raise UsageError(f"--set {given}: write KEY=VALUE, e.g. optimizer.learning_rate=1e-5")

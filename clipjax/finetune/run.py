@@ -57,7 +57,8 @@ class Data:
     """The data sets for training and validation.
 
     Attributes:
-        validation: images to choose by; None: `hold_out` images per class of `train`, the same for all seeds.
+        validation: images to choose by; None: `hold_out` images per class of `train`, equal for all seeds, if
+            set.
         shots: a file of shots; None: the recipe's number, drawn with each seed.
         limit: train on a random sample of this many images.
     """
@@ -71,12 +72,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished seed; `resumed`: an earlier call had finished it."""
-
     seed: int
     folder: Path
     model: Model
-    resumed: bool
+    resumed: bool  # an earlier call had finished it
 
 
 def finetune(
@@ -200,7 +199,7 @@ def solve(setup: Setup, method: Method) -> Outcome:
 
 
 def _prepared(setup: Setup, method: Method) -> Problem:
-    # First: a run that `prepare` refuses leaves no list of shots behind it.
+    # First: a run that `prepare` refuses must leave no list of shots.
     problem = method.prepare(setup)
     folder = setup.settings.folder
     if setup.shots is not None and folder is not None and jax.process_index() == 0:
@@ -240,7 +239,7 @@ def splits(data: Data) -> tuple[TrainSplit, ValidationSplit | None]:
 def abstract_setup(model: Model, recipe: Recipe, data: Data, settings: Settings) -> Setup:
     """The first seed's setup, without training.
 
-    It reads and hashes images only to draw shots, or to compare a validation set with the training set.
+    Reads and hashes images only for shots, or to compare a validation set with the training set.
 
     Raises: as `finetune` before training.
     """

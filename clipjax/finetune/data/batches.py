@@ -29,8 +29,7 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
         captions: int32 [K,T,L], token ids of T captions per class; each image draws one per epoch.
 
     Returns: {"pixels": uint8 [b,S,S,3], "label": int32 [b], "row": int32 [b]} and, with captions, "tokens"
-        int32
-        [b,L]; b is the recipe's batch over the number of processes.
+        int32 [b,L]; b is the recipe's batch over the number of processes.
 
     Raises:
         UsageError: a batch that does not divide over the processes.
@@ -80,8 +79,7 @@ def view_batches(setup: Setup, view: int) -> Batches:
     """One pass over the training split in manifest order: random view `view` of every image.
 
     Every process reads all images, in the recipe's full batches. Without augmentation, views are the model's
-    own
-    preprocessing.
+    own preprocessing.
 
     Returns: {"pixels": uint8 [B,S,S,3], "row": int32 [B]}; row is -1 for padding in the last batch.
     """
@@ -97,10 +95,10 @@ def view_batches(setup: Setup, view: int) -> Batches:
 
 
 def split_features(setup: Setup, split: Split) -> np.ndarray:
-    """Features float32 [N,D] of a split in manifest order, with the model's preprocessing; kept in the
-    settings' store.
+    """Features float32 [N,D] of a split in manifest order, with the model's own preprocessing.
 
-    A zero-shot model's have unit norm. Raises DataError for an unreadable image.
+    A zero-shot model's have unit norm. The settings' store keeps them. Raises DataError for an unreadable
+    image.
     """
     how = setup.settings
     compute = Compute(store=how.store, workers=how.workers, progress=how.progress)
@@ -119,10 +117,10 @@ def _process_batch(setup: Setup) -> int:
 
 
 def _decoding(setup: Setup, images: int) -> dict[str, Any]:
-    """Loader options to decode this many images; they change no batch."""
     settings = setup.settings
     if settings.workers != AUTO:
         return {"workers": settings.workers}
+    # How images are decoded changes no batch.
     enough = min(images, max(len(setup.train), WORTH))
     rows = np.resize(np.arange(len(setup.train)), enough)
     shown = settings.progress and jax.process_index() == 0

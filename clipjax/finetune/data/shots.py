@@ -2,9 +2,8 @@
 
 All compared methods read the same list. A class's images are ranked by the hash of (seed, id), as in
 `Manifest.sample`: 4 shots are among the 16, and no library's generator matters. `hold_out` takes the other
-end
-of its own seed's ranking. Draw shots from what it leaves, so that methods with and without a search train on
-the same images.
+end of its own seed's ranking. Draw shots from what it leaves, so that methods with and without a search train
+on the same images.
 """
 
 from __future__ import annotations

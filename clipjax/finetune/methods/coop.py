@@ -2,17 +2,17 @@
 
 Source: Zhou et al. 2022 (IJCV, arXiv 2109.01134); KaiyangZhou/CoOp ff61507, `trainers/coop.py`. Logits are
 exp(logit_scale) * cosine of image and class prompt; the loss is the cross-entropy over all classes, whose
-prompts each step encodes. BatchNorm of the frozen image tower is in eval mode, as in the reference. Without
+prompts each step encodes. The frozen image tower's BatchNorm is in eval mode, as in the reference. Without
 augmentation, image features are computed once.
 
 Options:
     n_ctx: the number of vectors if `init` is empty, drawn from N(0, 0.02^2) with the run's seed.
-    position: of the class name: "end", "middle" or "front"; see `clipjax.heads.adapters.coop`.
+    position: of the class name; see `clipjax.heads.adapters.coop`.
     csc: each class has its own vectors.
     init: a text ("a photo of a") whose token embeddings are the initial vectors.
 
-Differences: the reference counts the words of `init`, not its tokens (equal for one-token words), and ignores
-csc with an `init`; here every class starts from it. It computes in half precision. Dassl drops each epoch's
+Differences: the reference counts the words of `init`, not its tokens (equal for one-token words), ignores csc
+with an `init` (here every class starts from it), and computes in half precision. Dassl drops each epoch's
 incomplete batch; here the next epoch fills it, so as many epochs have a few steps more.
 """
 
@@ -88,13 +88,13 @@ def outline(setup: Setup) -> Outline:
 
 
 def _read(setup: Setup) -> Params:
-    """The leaves that the loss reads; the image tower only if steps encode images."""
+    # Without augmentation, features are computed once and steps encode no images.
     tower = () if setup.recipe.augmentation is None else ("vision",)
     return {name: setup.model.params[name] for name in (*tower, "text", "logit_scale")}
 
 
 def _shape(setup: Setup) -> tuple[int, ...]:
-    """The context's shape: [M, D], or [K, M, D] with class-specific contexts."""
+    """[M, D], or [K, M, D] with class-specific contexts."""
     options, text = setup.options, setup.model.network.arch.text
     if not options["init"] and options["n_ctx"] < 1:
         raise UsageError(f"options.n_ctx = {options['n_ctx']}: CoOp learns one vector or more")
@@ -125,10 +125,8 @@ def first_context(setup: Setup) -> np.ndarray:
 def coop_loss(setup: Setup, size: int) -> Loss:
     """The loss of {"context", "text", "logit_scale"} on {"features" float32 [B,E], "label" int32 [B]}.
 
-    With augmentation, params have "vision", and batches "pixels" uint8 [B,S,S,3] for features.
-
-    Args:
-        size: vectors of the context.
+    With augmentation, params have "vision", and batches "pixels" uint8 [B,S,S,3] for features. `size` is the
+    number of context vectors.
     """
     model, recipe, mesh = setup.model, setup.recipe, setup.settings.mesh
     network, preprocess = model.network, model.card.preprocess

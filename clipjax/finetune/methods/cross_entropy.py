@@ -2,8 +2,7 @@
 
 Source: wise-ft (`src/models/finetune.py`, `modeling.py`). The text tower is dropped; for the head see
 `clipjax.finetune.linear_head`. Of FT-CLIP (arXiv 2212.06138) only label smoothing is an option, not
-layer-wise
-learning rates or averaged weights.
+layer-wise learning rates or averaged weights.
 """
 
 from __future__ import annotations

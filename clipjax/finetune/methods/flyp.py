@@ -3,13 +3,12 @@
 Source: Goyal et al. 2023 (arXiv 2212.00638); locuslab/FLYP 215d5bb, `src/models/flyp_loss.py`. Both towers
 and the logit scale are trained. A caption is one of the recipe's prompts with the image's class name, redrawn
 for each use. The loss is the symmetric cross-entropy of exp(logit_scale) * cosine over all pairs of the
-global
-batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head from the
-tuned text tower evaluates the result.
+global batch; images of one class are each other's negatives (unless `mask_collisions`). A zero-shot head from
+the tuned text tower evaluates the result.
 
-Differences: captions are drawn during training (the reference shuffles a file with a row per image and
-template; epochs have equally many steps). SigLIP's logit_bias is neither trained nor decayed: it shifts all
-logits alike, so it has no gradient.
+Differences: the reference shuffles a file with a row per image and template instead of drawing captions;
+epochs have equally many steps. SigLIP's logit_bias is neither trained nor decayed: it shifts all logits
+alike, so it has no gradient.
 """
 
 from __future__ import annotations
@@ -103,8 +102,8 @@ def collisions(labels: Array) -> Array:
 
         labels 0, 1, 0: true at (0, 2) and (2, 0)
 
-    The text of another image of i's class fits image i as well as its own: neither a negative nor a second
-    positive. With s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
+    A text of another image of i's class fits image i as well: neither a negative nor a second positive. With
+    s_ij = exp(logit_scale) * cosine(image i, text j), the masked loss is the mean over i of
 
         (log sum_j exp s_ij - s_ii) / 2 + (log sum_j exp s_ji - s_ii) / 2
 
@@ -122,8 +121,7 @@ def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndar
     """Token ids of each class's prompts, int32 [K, T, L].
 
     L ends after the last id of any prompt that the text tower reads, which changes no feature. Towers that
-    read
-    the whole context (SigLIP, CoCa) get it.
+    read the whole context (SigLIP, CoCa) get it.
 
     Raises:
         DataError: classes with different numbers of prompts.
@@ -146,7 +144,7 @@ def caption_ids(model: Model, labels: LabelSpace, prompts: PromptSet) -> np.ndar
 
 
 def accuracy(setup: Setup, model: Model, split: Split) -> float:
-    """Accuracy on a split: zero-shot with the recipe's prompts, or a classifier's with its own head."""
+    """Accuracy on a split; a zero-shot model uses the recipe's prompts, a classifier its own head."""
     precision = setup.recipe.precision
     if model.card.kind == "zero_shot":
         prompts = load_prompts(setup.recipe.prompts)

@@ -1,7 +1,7 @@
-"""LoRA: low-rank updates of the towers' attention and MLP matrices; the rest stays fixed.
+"""LoRA: low-rank updates of the towers' attention and MLP matrices; see `clipjax.finetune.low_rank`.
 
-Source: Hu et al. 2022 (arXiv 2106.09685); see `clipjax.finetune.low_rank`. The result is an ordinary merged
-model, with the factors beside it (lora.safetensors in the run's folder).
+Source: Hu et al. 2022 (arXiv 2106.09685). The result is an ordinary merged model, with the factors beside it
+(lora.safetensors in the run's folder).
 
 Towers run on merged matrices, so their layers need no change: this saves the moments' memory, but no time.
 Biases, norms, embeddings, projections, pooling heads and the logit scale are not trained; BatchNorm
@@ -151,7 +151,6 @@ def _merged(params: Params, scaling: float) -> Params:
 
 
 def _head(setup: Setup) -> Params:
-    """The fixed head over the training classes: {"kernel" [D, K], "bias" [K]}, the scale in the kernel."""
     model, labels = setup.model, setup.train.label_space
     if model.card.kind == "zero_shot":
         prompts, precision = load_prompts(setup.recipe.prompts), setup.recipe.precision

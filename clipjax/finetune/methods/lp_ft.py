@@ -16,7 +16,7 @@ from clipjax.finetune.training.solve import train
 
 
 def prepare(setup: Setup) -> Problem:
-    """Train the probe (resume points in the sub-folder "probe") and return the second phase's problem.
+    """Train the probe (resume points in the sub-folder "probe"); return the second phase's problem.
 
     Raises:
         UsageError: as `probe_setup` and `clipjax.finetune.linear_head.initial_head`.
@@ -27,10 +27,8 @@ def prepare(setup: Setup) -> Problem:
 
 
 def probe_setup(setup: Setup) -> Setup:
-    """The probe's setup: the recipe with the probe_* options and nothing to choose.
-
-    Raises:
-        UsageError: a warm-up that does not fit into its steps.
+    """The probe's setup, with nothing to choose. Raises UsageError if the warm-up does not fit into its
+    steps.
     """
     options, recipe = setup.options, setup.recipe
     recipe = dataclasses.replace(

@@ -178,7 +178,7 @@ def _key(setup: Setup) -> dict[str, Any] | None:
 
 
 def _mean_features(setup: Setup) -> np.ndarray:
-    """Each training image's features, averaged over views, float32 [N, D] in manifest order."""
+    """float32 [N, D], averaged over views, in manifest order."""
     views, images = setup.options["views"], len(setup.train)
     encode, total = _encoder(setup), None
     with progress_bar(views * images, "views", "image", shown=setup.settings.progress) as bar:

@@ -1,8 +1,8 @@
 """Tip-Adapter-F: the keys of Tip-Adapter's cache, trained.
 
-Source: as `clipjax.finetune.methods.tip_adapter`; run_tip_adapter_F of `main_imagenet.py`. The keys start as
-Tip-Adapter's; the loss is the cross-entropy of its logits at the options' alpha and beta. Towers, prompts and
-values stay fixed. Without augmentation, image features are computed once.
+Source: run_tip_adapter_F in the `main_imagenet.py` that `clipjax.finetune.methods.tip_adapter` names. Keys
+start as Tip-Adapter's; the loss is the cross-entropy of its logits at the options' alpha and beta. Towers,
+prompts and values stay fixed. Without augmentation, image features are computed once.
 
 The options are Tip-Adapter's. As in the reference, an epoch is chosen at the options' alpha and beta, and
 `search` comes last (the reference does both on the test images).
@@ -101,7 +101,6 @@ def outline(setup: Setup) -> Outline:
 
 
 def _scaled(head: Head) -> Params:
-    """The zero-shot head with its scale in the kernel."""
     kernel = {"kernel": np.float32(head.scale) * np.asarray(head.kernel)}
     return kernel if head.bias is None else {**kernel, "bias": np.asarray(head.bias)}
 

@@ -23,11 +23,11 @@ from clipjax.storage.writing import write_safetensors
 class Epochs:
     """The trained leaves and statistics at the end of each epoch.
 
-    Args:
-        images, batch_size, steps: an epoch ends with the last whole batch of a pass over the images, the last
-            one
-            with the run.
-        folder: holds a file per epoch; None: keep them in memory.
+    An epoch ends with the last whole batch of a pass over the images, the last epoch with the run.
+
+        10 images in batches of 4, 7 steps: epochs end at steps 2, 5 and 7
+
+    `folder` holds a file per epoch; None keeps them in memory.
     """
 
     def __init__(self, images: int, batch_size: int, steps: int, folder: Path | None) -> None:
@@ -75,9 +75,8 @@ class Epochs:
         accuracy: Callable[[Params, ValidationSplit], float],
         split: Split | None,
     ) -> tuple[Params, dict[str, Any]]:
-        """All params after the most accurate epoch, and the record of the choice.
-
-        Raises: as `clipjax.finetune.search.choose`.
+        """All params after the most accurate epoch, and the record of the choice; errors as
+        `clipjax.finetune.search.choose`.
         """
         choice = choose(
             range(1, len(self) + 1),

@@ -148,11 +148,10 @@ class Logs:
 
 
 class _Table:
-    """metrics.csv from `step` on: later rows of a stopped run are dropped."""
-
     def __init__(self, file: Path, step: int, row: Mapping[str, float]) -> None:
         rest = sorted(name for name in row if name not in _FIRST)
         self._columns = [*(name for name in _FIRST if name == "step" or name in row), *rest]
+        # A stopped run may have logged later steps, which this run repeats.
         before = [old for old in read_metrics(file) if old["step"] < step]
         with whole_file(file) as draft, draft.open("w", newline="") as out:
             writer = csv.DictWriter(out, self._columns, restval="", extrasaction="ignore")
@@ -174,9 +173,8 @@ def _written(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.csv ("step" int, the rest float), up to a line that a killed run cut short.
-
-    A missing file has none.
+    """The rows of a metrics.csv ("step" int, the rest float), up to a line cut short by a killed run; []
+    without a file.
     """
     if not file.is_file():
         return []

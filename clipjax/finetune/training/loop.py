@@ -59,9 +59,8 @@ def fit(
 
     Raises:
         DataError: a loss, gradient or weight that is not finite (the last checkpoint stays good); too few
-            data;
-            unusable checkpoints.
-        Interrupted: SIGTERM or Ctrl-C; every host's part of the last step's state is saved.
+            data; unusable checkpoints.
+        Interrupted: SIGTERM or Ctrl-C; a checkpoint has every host's part of the last step's state.
     """
     if checkpoints is not None:
         state = _resumed(state, checkpoints, batches)
@@ -130,11 +129,11 @@ class _Watch:
             self._check(*self._waiting.popleft())
 
     def check_all(self, state: TrainState) -> None:
-        """Wait for the device and check the weights too, before they are saved: an update can overflow."""
         last = None
         while self._waiting:
             last = self._waiting.popleft()
             self._check(*last)
+        # The last update can overflow, and what passes here may be saved.
         if last is not None and not bool(_all_finite((state.params, state.statistics))):
             raise self._diverged("the weights are", last[0], last[2])
 

@@ -1,7 +1,7 @@
 """Logits of a linear head, cross-entropy and accuracy.
 
-Source: wise-ft (`src/models/modeling.py`, ClassificationHead: features divided by their norm, then a linear
-layer with bias) and torch.nn.CrossEntropyLoss with label smoothing.
+Source: wise-ft (`src/models/modeling.py`, ClassificationHead) and torch.nn.CrossEntropyLoss with label
+smoothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) 
     """float32 [B, D] -> float32 [B, K], as `clipjax.heads.head.logits` at scale 1.
 
     Args:
-        head: {"kernel" [D, K], "bias" [K]} or the kernel alone; the kernel includes any scale.
+        head: {"kernel" [D, K], "bias" [K]}; the kernel includes any scale, and the bias may be missing.
         normalize: first bring features to unit norm.
     """
     features = unit_norm(features) if normalize else features
@@ -36,12 +36,9 @@ def head_logits(head: Mapping[str, Array], features: Array, *, normalize: bool) 
 
 
 def cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """The mean cross-entropy of a batch, float32 [].
+    """Mean cross-entropy, float32 [], of logits float32 [B, K] and labels int32 [B].
 
-    Args:
-        logits: float32 [B, K].
-        labels: int32 [B].
-        label_smoothing: the share of the target spread evenly over all K classes.
+    `label_smoothing` is the share of the target spread evenly over all K classes.
     """
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     if label_smoothing:

@@ -27,12 +27,11 @@ class Optimizer:
     Attributes:
         name: "adamw" (decoupled decay) or "sgd" (momentum; decay added to the gradient), as in torch.optim.
         learning_rate: the peak.
-        decay: which trained leaves decay: "all" (wise-ft, FLYP), or "matrices": no norms, biases, class token
-            or
-            logit scale (open_clip).
+        decay: "all" trained leaves (wise-ft, FLYP), or "matrices": no norms, biases, class token or logit
+            scale (open_clip).
         b1, b2, eps: AdamW's.
         momentum: SGD's.
-        clip_norm: first clip the gradients' global norm to this; None: no clipping.
+        clip_norm: the largest global norm of the gradients; None: no clipping.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -64,8 +63,8 @@ class Schedule:
 
     Attributes:
         name: "constant"; "cosine", per step: base * (step + 1) / warmup_steps, then a half cosine to 0; or
-            "epoch_cosine", per epoch (CoOp): `warmup_rate` for `warmup_epochs`, then
-            base * (1 + cos(pi * (epoch - warmup_epochs) / epochs)) / 2.
+            "epoch_cosine", per epoch (CoOp): `warmup_rate` for `warmup_epochs`, then base * (1 + cos(pi *
+            (epoch - warmup_epochs) / epochs)) / 2.
     """
 
     name: Literal["cosine", "epoch_cosine", "constant"] = "cosine"
@@ -117,8 +116,7 @@ def decays(path: str) -> bool:
     """Whether a leaf decays: not norms, biases, class token or logit scale.
 
     open_clip (`open_clip_train/main.py`) also exempts leaves of fewer than two dimensions. Stacked blocks
-    here add
-    a dimension, so only names decide.
+    here add a dimension, so only names decide.
     """
     return path.rsplit("/", 1)[-1] not in ("scale", "bias", "class_embedding", "logit_scale", "logit_bias")
 

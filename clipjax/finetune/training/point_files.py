@@ -28,10 +28,7 @@ class Contents(NamedTuple):
 
 
 def write_contents(folder: Path) -> None:
-    """Record size and SHA-256 of every file of a resume point, inside it.
-
-    Raises OSError or DataError if the disk fails.
-    """
+    """Record size and SHA-256 of every file of a resume point, inside it. Raises OSError or DataError."""
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     digests = _hashed(folder, names)
     contents = {
@@ -54,9 +51,8 @@ def read_contents(folder: Path) -> dict[str, Contents]:
 
 
 def wrong_size(folder: Path) -> str | None:
-    """Describe a missing or truncated file of a resume point, also on a bucket.
-
-    None if all sizes are right, or none are recorded.
+    """Describe a missing or truncated file of a resume point, also on a bucket; None: sizes are right or not
+    recorded.
     """
     if not (folder / SIZES).is_file():
         return None
@@ -75,9 +71,8 @@ def wrong_size(folder: Path) -> str | None:
 
 
 def damage(folder: Path) -> str | None:
-    """Read a resume point on this disk and describe a file that has changed since it was written.
-
-    None if all are right, or no digests are recorded.
+    """Read a resume point on this disk; describe a changed file, or None if all are right or no digest is
+    recorded.
     """
     if not (folder / SIZES).is_file():
         return None

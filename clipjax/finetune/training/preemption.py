@@ -1,9 +1,9 @@
 """Stop on request: SIGTERM to any process, or Ctrl-C, ends the run after the current step.
 
-A scheduler that takes a machine away sends SIGTERM and waits some seconds. A single process holds the signal
-back until its step ends. Several processes wait for each other in every step, so all must stop after the same
-one. JAX's preemption service, started by `jax.distributed.initialize`, catches SIGTERM and finds that step. A
-step longer than `signals.GRACE` ends with the process; the last resume point remains.
+A scheduler that takes a machine away sends SIGTERM and waits some seconds. A step longer than `signals.GRACE`
+ends with the process, and the last resume point remains. A single process holds the signal back until its
+step ends. Several processes wait for each other in every step, so all must stop after the same one: JAX's
+preemption service, started by `jax.distributed.initialize`, catches SIGTERM and finds it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ class Preemption:
     """A context in which SIGTERM and Ctrl-C are requests; a second Ctrl-C stops at once.
 
     Several processes cannot agree on a Ctrl-C: for them only SIGTERM is a request. A signal too late to stop
-    this
-    run is raised at its end.
+    this run is raised at its end.
     """
 
     def __init__(self) -> None:
@@ -46,9 +45,8 @@ class Preemption:
     def reached(self) -> bool:
         """Whether to stop after this step, equal on every process; all must ask once per step.
 
-        JAX's service numbers the questions and agrees on the one after the last asked. A number reused in a
-        later
-        phase (a probe, another seed) would be missed.
+        JAX's service numbers the questions and agrees on the one after the last asked, so a number reused in
+        a later phase (a probe, another seed) would be missed.
         """
         if jax.process_count() == 1:
             return self._signals.number is not None

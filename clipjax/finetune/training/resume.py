@@ -1,9 +1,8 @@
 """Training checkpoints: the state of the step and of the input pipeline, through orbax.
 
-A checkpoint holds everything that a step changes, so a resumed run is bit-equal to an uninterrupted one on
-the
-same devices. Another mesh can read it; a run of another recorded identity cannot. An unreadable checkpoint,
-or one with a wrong SHA-256, is reported and put aside, and the one before it is used.
+A resumed run is bit-equal to an uninterrupted one on the same devices; another mesh can read the checkpoint
+too. An unreadable checkpoint, or one with a wrong SHA-256, is reported and put aside, and the one before it
+is used.
 
 Orbax works on this disk, so a bucket's checkpoints have a working copy here. Complete ones are uploaded,
 `sizes.json` last; the newest whole one is fetched if missing here.
@@ -54,8 +53,7 @@ class Checkpoints:
     Args:
         place: their folder, or its URL on a bucket.
         identity: what decides the run's weights, by readable names ("recipe.batch_size", "seed"). Only a run
-            with
-            equal identity resumes from them.
+            with equal identity resumes from them.
 
     Attributes:
         folder: `place`, or its working copy on this disk.
@@ -246,12 +244,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the tracebacks that orbax logs per thread; the error is raised anyway.
-
-    After an error, wait for the threads begun inside and stay quiet: TensorStore's own may end later and find
-    the
-    event loop closed.
-    """
+    """Hide the tracebacks that orbax logs per thread; the error is raised anyway."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook, before = [each.level for each in loggers], sys.unraisablehook, set(threading.enumerate())
     for logger in loggers:
@@ -260,6 +253,8 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # Wait for the threads begun inside. Then stay quiet: TensorStore's own may end even later, and find
+        # the event loop closed.
         deadline = time.monotonic() + _PATIENCE
         while set(threading.enumerate()) - before and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -41,8 +41,7 @@ def train(problem: Problem, setup: Setup, name: str = "train") -> Trained:
 
     Raises:
         UsageError: a batch indivisible by devices and parts, or larger than the split; an epoch to choose
-            without
-            a validation split.
+            without a validation split.
         DataError: a loss that is not finite, unreadable images, unusable checkpoints or another run's.
         Interrupted: a request to stop; the same call continues.
     """

@@ -1,8 +1,8 @@
 """The one training step, jitted, sharded, donated; a method is a loss function.
 
-The state is a pytree on a mesh. `clipjax.devices.sharding`'s rules place trained parameters and their
-moments: replicated (data parallel) or split (FSDP). The loss sees the global batch, so a contrastive loss has
-all negatives on any number of devices; the compiler adds the collectives.
+`clipjax.devices.sharding`'s rules place trained parameters and their moments: replicated (data parallel) or
+split (FSDP). The loss sees the global batch, so a contrastive loss has all negatives on any number of
+devices; the compiler adds the collectives.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Aux(NamedTuple):
 
     Attributes:
         metrics: scalars to show.
-        statistics: new BatchNorm running statistics, shaped like the state's; may be {}.
+        statistics: BatchNorm's new running statistics, a tree like the state's or {}.
     """
 
     metrics: Metrics
@@ -131,13 +131,12 @@ def make_step(
         frozen: leaves that the loss reads beside the state's, placed once by `rules` (not copied if in
             place).
         accumulate: run the batch in this many parts and average their gradients: the memory of a part, the
-            step
-            of the whole. Wrong for a loss that compares examples (contrastive).
+            step of the whole. Wrong for a loss that compares examples (contrastive).
         rate: the schedule that `tx` follows, only for the metrics.
 
     Returns: the step. Its batch is a dict of arrays split over axis 0
-        (`clipjax.devices.sharding.shard_batch`).
-        Metrics are the loss's, `loss`, `grad_norm` (before clipping) and, given `rate`, `learning_rate`.
+        (`clipjax.devices.sharding.shard_batch`). Metrics are the loss's, `loss`, `grad_norm` (before
+        clipping) and, given `rate`, `learning_rate`.
     """
     placed = shard_params(frozen or {}, mesh, rules)
 
@@ -172,9 +171,8 @@ def _gradients(
 
         8 rows, accumulate 2: parts [0, 2, 4, 6] and [1, 3, 5, 7]
 
-    Only the gradients' sum is kept, split over devices by `where`. BatchNorm treats a part as a small batch
-    and
-    hands its statistics to the next.
+    Keeps only the gradients' sum, split over devices by `where`. Each part is a small batch to BatchNorm,
+    whose statistics pass from part to part.
     """
 
     def one(statistics: Params, rows: Batch, key: Array) -> tuple[Array, Params, Aux]:

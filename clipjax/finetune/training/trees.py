@@ -1,7 +1,7 @@
 """Params in parts: trained, updated by the forward pass, fixed.
 
-A part is a nested dict of its own branches; `merge` joins parts. Optimiser, checkpoints and donation see only
-the trained part: a linear probe of a ViT-bigG keeps no moments of the tower.
+A part is a nested dict of its own branches. Optimiser, checkpoints and donation see only the trained part: a
+linear probe of a ViT-bigG keeps no moments of the tower.
 """
 
 from __future__ import annotations

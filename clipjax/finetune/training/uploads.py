@@ -26,8 +26,8 @@ class Uploads:
     """One run's checkpoints on a bucket. Only the first process talks to it; the others wait.
 
     Args:
-        place: their folder there.
-        folder: their working copies.
+        place: on the bucket.
+        folder: of the working copies.
         keep: how many of the newest to keep.
     """
 
@@ -48,10 +48,8 @@ class Uploads:
             self._check_shared()
 
     def add(self, step: int, *, missing: bool = False) -> None:
-        """Upload a checkpoint, and remove older ones beyond `keep`.
-
-        Args:
-            missing: only if the bucket lacks this step.
+        """Upload a checkpoint (if `missing`, only a step that the bucket lacks), and remove older ones beyond
+        `keep`.
 
         Raises DataError if the bucket fails or refuses; names the working copy.
         """
