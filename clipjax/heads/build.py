@@ -50,13 +50,11 @@ def zeroshot_head(
         precision: of the text tower, "parity" or "fast".
         store: keeps the kernel, unless the card has no fingerprint.
         chunk: prompts encoded at once.
-        progress: a bar on stderr.
 
     Raises:
         UsageError: a classifier, a model without a text tower, or a card without a logit scale.
-        DataError: a class has no prompts, or they have no mean direction (not finite, or zero); names the
-            class.
-            Or `encode_text` returns a wrong shape or norm.
+        DataError: a class without prompts, or whose prompts have no mean direction (not finite, or zero);
+            names it. Or `encode_text` returns a wrong shape or norm.
     """
     if model.card.kind != "zero_shot":
         raise UsageError(f"{model.card.id} is a classifier: prompts are not applicable, it has its own head")
@@ -102,7 +100,7 @@ class _Usage(NamedTuple):
 def _class_means(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], usage: _Usage, labels: LabelSpace, progress: bool
 ) -> np.ndarray:
-    """Unit-norm class means, float32 [K, D]; sums are float64."""
+    """Unit-norm class means, float32 [K, D]."""
     sums: Any = 0.0
     with progress_bar(len(usage.prompts), "prompts", "prompt", shown=progress) as bar:
         for rows, embeddings in chunks:
@@ -121,7 +119,6 @@ def _class_means(
 
 
 def _key(model: Encoder, usage: _Usage, labels: LabelSpace, precision: str) -> dict[str, Any] | None:
-    """What the kernel depends on; None for a model that must not be stored."""
     times = usage.times
     used = [times.indptr.tolist(), times.indices.tolist(), times.data.tolist()]
     prompts = sha256_json([usage.prompts, used])

@@ -1,8 +1,7 @@
 """Heads: from features to one logit per class, in float32 with HIGHEST precision.
 
 One type serves all models: zero-shot head or classifier's linear layer (`clipjax.heads.build`), with or
-without
-a cache (Tip-Adapter).
+without a cache (Tip-Adapter).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Cache:
     f is a unit-norm feature (Zhang et al. 2022, equation 4).
 
     Attributes:
-        keys: float32 [D, N], columns of unit norm (only roughly in Tip-Adapter-F, which trains them).
+        keys: float32 [D, N], columns of unit norm; trained ones (Tip-Adapter-F) of any norm.
         values: int32 [N], the class of each key.
         alpha, beta: the cache's weight, and how fast the affinity falls.
 
@@ -62,9 +61,8 @@ class Head:
         kernel: float32 [D, K].
         bias: float32 [K], or None.
         scale: the factor (about 100 for CLIP), not its logarithm.
-        label_space: the K classes.
-        directions: the kernel's columns are directions: normalised features give cosines. False for a freely
-            trained kernel.
+        directions: the kernel's columns are directions, so normalised features give cosines. False for a
+            freely trained kernel.
 
     Raises:
         DataError: a cache with features of another width, or classes outside 0..K-1.
@@ -94,8 +92,8 @@ class Head:
         """int32 [K]: for each class the first class with the same kernel and bias, mostly itself.
 
         Classes of one name have one embedding, but a matrix product may round their logits differently. Read
-        through
-        `columns`, they are equal and the first wins. Classes with images in the cache are never merged.
+        through `columns`, they are equal and the first wins. Classes with images in the cache are never
+        merged.
         """
         classes = self.kernel.shape[1]
         bias = np.zeros(classes) if self.bias is None else np.asarray(self.bias)
@@ -111,10 +109,10 @@ class Head:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that decides the logits."""
         cache = self.cache
         beside = () if cache is None else (cache.keys, cache.values)
         arrays = [self.kernel, () if self.bias is None else self.bias, *beside]
+        # All that decides the logits.
         numbers = (self.scale, self.normalize, cache and (cache.alpha, cache.beta))
         digest = hashlib.sha256(repr(numbers).encode())
         for array in map(np.ascontiguousarray, arrays):
@@ -123,7 +121,7 @@ class Head:
 
 
 class _Identity(Head):
-    """A head for features that already are logits. Its kernel has no rows: a K x K one would be large.
+    """A head for features that already are logits, without rows: a K x K kernel would be large.
 
     `score_blocks` leaves float64 features float64 (under `jax.enable_x64`).
     """
@@ -215,7 +213,7 @@ def score_blocks(
 ) -> Iterator[tuple[slice, Scores]]:
     """Scores over the data set's classes, in blocks of rows, so that memory does not grow with N.
 
-    All blocks have one shape: the last is padded, and its scores cut.
+    All blocks have one shape; padding fills the last and is cut from its scores.
 
     Args:
         features: float32 [N, D], N > 0; for `identity_head` also float64, which gives float64 scores.

@@ -1,8 +1,7 @@
 """Adapters: what a method learned beside a model with unchanged weights.
 
-An adapted model embeds images as its base does. Only the head differs: it uses learned context vectors
-(CoOp),
-or a cache of training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind.
+An adapted model embeds images as its base does. Its head uses learned context vectors (CoOp), or a cache of
+training images (Tip-Adapter). A module of this package with an `ADAPTER` class is a kind.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Prompts(NamedTuple):
         ids: int32 [K, L], token ids; 0 for a context vector.
         slots: int32 [K, L], the number of the context vector there; -1 for a token.
         places: int32 [K], where the tower reads a prompt out.
-        shared: the number of leading columns that all prompts share, before every place.
+        shared: the number of leading columns, before every place, that all prompts share.
 
     With two vectors and `position` "end":
         text     start  V_1  V_2  cat  .   end
@@ -65,10 +65,7 @@ class Prompts(NamedTuple):
 def class_prompts(
     model: Encoder, names: Sequence[str], size: int, position: Position, *, csc: bool
 ) -> Prompts:
-    """The prompts of classes around a context of `size` vectors.
-
-    Args:
-        csc: each class has its own context.
+    """The prompts of classes around a context of `size` vectors, or one per class (`csc`).
 
     Raises:
         UsageError: an unknown position, or a text tower that takes no vectors.
@@ -117,11 +114,11 @@ def _arrange(tokens: int, name: int, size: int, position: Position) -> list[tupl
 
 
 def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
-    """Keep the columns that decide the features; count the leading ones that all prompts share."""
     reach = tower.reach(ids)
     ids, slots = ids[:, : reach.max()], slots[:, : reach.max()]
     if tower.min_length > 1:  # all tokens see each other
         return Prompts(ids, slots, reach - 1, 0)
+    # Leading columns that all prompts share run once.
     same = (ids == ids[0]).all(axis=0) & (slots == slots[0]).all(axis=0)
     if csc:
         same &= (slots < 0).all(axis=0)
@@ -130,12 +127,10 @@ def _cut(ids: np.ndarray, slots: np.ndarray, tower: Any, csc: bool) -> Prompts:
 
 
 def by_length(prompts: Prompts, least: int) -> list[np.ndarray]:
-    """The rows of prompts in one to three groups of similar length.
+    """The rows of prompts in one to three groups of similar length; a further group must save `least` tokens.
 
     Few names are long, and a group is as long as its longest prompt: ImageNet keeps a third of the tokens.
-
-    Args:
-        least: tokens that a further group must save: it is one more pass to compile.
+    Each group is one more pass to compile.
     """
     lengths = prompts.places + 1 - prompts.shared
     own = np.unique(lengths)
@@ -202,7 +197,7 @@ class CoOp:
 
     Attributes:
         context: float32 [M, D], or [K, M, D] with class-specific contexts.
-        position: of the class name: "end", "middle" or "front".
+        position: of the class name.
         init: the text that the vectors started from, "" for random ones.
         classes: {"name", "digest"} of the training label space; with class-specific contexts also "ids" and
             "names", [K] each.
@@ -217,7 +212,7 @@ class CoOp:
 
     @classmethod
     def trained(cls, context: np.ndarray, position: Position, init: str, labels: LabelSpace) -> CoOp:
-        """The adapter that training on the classes of `labels` made."""
+        """The adapter trained on the classes of `labels`."""
         own = {"ids": list(labels.ids), "names": list(labels.classes)} if context.ndim == 3 else {}
         return cls(context, position, init, {"name": labels.name, "digest": labels.digest, **own})
 
@@ -231,7 +226,6 @@ class CoOp:
 
     @property
     def csc(self) -> bool:
-        """Whether each class has its own context."""
         return self.context.ndim == 3
 
     @property
@@ -330,7 +324,7 @@ def _embed(
     labels: LabelSpace,
     progress: bool,
 ) -> np.ndarray:
-    """Unit-norm features of all prompts, float32 [K, E]."""
+    """float32 [K, E] of unit norm."""
     count = len(prompts.ids)
     size = min(CHUNK, count)
     encode = _encoder(_network(model), precision, prompts.shared)

@@ -5,8 +5,8 @@ Source: Zhang et al. 2022 (ECCV, arXiv 2207.09519); gaopengcuhk/Tip-Adapter d0e2
     logits = scale * f @ W + alpha * sum over a class's keys of exp(-beta (1 - f @ key))
 
 f is a unit-norm feature, W the zero-shot head, alpha the paper's residual ratio, beta its sharpness (the
-reference's first release swapped the names: its issue 4). The scale is the model's own, mostly 100, which the
-reference always takes. An alpha has meaning only beside its scale.
+reference's first release swapped the names: its issue 4). An alpha has meaning only beside its scale: the
+model's own, mostly 100, which the reference always takes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class TipAdapter:
     Attributes:
         keys: float32 [D, N] of unit norm; trained ones (Tip-Adapter-F) of any norm.
         values: int32 [N], each key's class, an index into `labels`.
-        alpha, beta: see `clipjax.heads.head.Cache`.
         trained: whether the keys were trained.
         prompt_set: {"name", "digest"} of the zero-shot head's prompts.
         labels: the training classes.
@@ -157,7 +156,7 @@ class TipAdapter:
 
 
 def with_cache(head: Head, keys: Any, values: np.ndarray, alpha: float, beta: float) -> Head:
-    """A zero-shot head with a cache; arguments as of `clipjax.heads.head.Cache`."""
+    """A zero-shot head with a `clipjax.heads.head.Cache`."""
     cache = Cache(jnp.asarray(keys, jnp.float32), jnp.asarray(values, jnp.int32), float(alpha), float(beta))
     return dataclasses.replace(head, cache=cache)
 
