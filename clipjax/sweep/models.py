@@ -24,8 +24,7 @@ class Chosen:
     Attributes:
         name: as in the suite: an id, hub repository, path or URL.
         source: for `load_model`; the model's folder below the suite's `model_root` if it exists.
-        model: its card, with params not read; None if it cannot be opened.
-        problem: why it cannot be opened.
+        model: its card, with params not read; None if it cannot be opened, see `problem`.
         stated: the suite's name and facts_of.
     """
 

@@ -2,10 +2,8 @@
 
 Models of one pixel recipe are adjacent: images are decoded once for all, and the pixel store needs one recipe
 at a time. Models of one architecture are adjacent and share their compiled program. If a recipe's pixels
-exceed
-the store's budget, its data sets come in waves that fit, each run by all models. The plan depends only on
-suite,
-cards and data sets, not on what is stored: all processes and shards make the same.
+exceed the store's budget, its data sets come in waves that fit, each run by all models. The plan depends only
+on suite, cards and data sets, not on what is stored: all processes and shards make the same.
 """
 
 from __future__ import annotations
@@ -184,7 +182,6 @@ class _Wave(NamedTuple):
 def _waves(
     items: Sequence[Item], recipe: PixelRecipe | None, sizes: cost.Sizes, budget: int | None
 ) -> Iterator[_Wave]:
-    """Items whose pixels fit the store together; a group that never fits is not kept."""
     if recipe is None or budget is None:
         yield _Wave(list(items), budget is not None)
         return
@@ -197,8 +194,9 @@ def _waves(
             for data in cost.parts(item.job):
                 count = sizes.of(data, item.request.limit)
                 place = str(data.root)
+                # Items may take different limits of one data set: the largest counts.
                 needs[place] = max(needs.get(place, 0), cost.pixel_bytes(recipe, count))
-        if max(needs.values()) > budget:
+        if max(needs.values()) > budget:  # can never fit: not kept
             yield _Wave(group, False)
             continue
         if wave and sum((held | needs).values()) > budget:
@@ -222,6 +220,7 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
         home = found[0] if found else len(groups)
         if not found:
             groups.append([])
+        # This item joins groups that were separate.
         for other in found[1:]:
             groups[home] += groups[other]
             groups[other] = []
@@ -233,7 +232,7 @@ def connected(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def _with_costs(items: Sequence[Item], sizes: cost.Sizes) -> list[Item]:
-    """Images and texts that several runs of a model share count for the first."""
+    # What several runs of a model share counts for the first.
     counted: set[Any] = set()
     found = []
     for item in items:

@@ -42,10 +42,9 @@ class _Known:
     """What is known of one model's runs.
 
     Attributes:
-        asked: the resolved runs.
         done: how many have results.
         entries: embeddings that they read: name -> number of images.
-        problem: why others are not resolved.
+        problem: why runs that are not in `asked` are not resolved.
     """
 
     asked: list[Asked]
@@ -55,13 +54,7 @@ class _Known:
 
 
 def preview(plan: SweepPlan, items: Sequence[Item], compute: Compute, results: Path, shards: int) -> Preview:
-    """Tables and lines about some items of a plan.
-
-    Args:
-        items: of the plan: all, or a shard's.
-        results: the folder of results.
-        shards: how many shards to show.
-    """
+    """Tables and lines about some items of a plan (all, or a shard's), with a table of `shards` shards."""
     assert compute.store is not None
     done, stored = Done(results), Stored(compute.store.root)
     by_model: dict[str, list[Item]] = {}

@@ -3,10 +3,8 @@
     report = run_sweep(plan, plan.items, compute, results, tell=print)
 
 A failing model does not stop the others; failures are reported at the end. A full disk stops the sweep.
-Several
-processes take the same steps: the first decides what is skipped, and if a model fails to load on one, all
-drop
-it.
+Several processes take the same steps: the first decides what is skipped, and if a model fails to load on one,
+all drop it.
 """
 
 from __future__ import annotations
@@ -60,7 +58,6 @@ class Report:
     Attributes:
         runs: done now.
         skipped: done before.
-        stats: of every run's embedding.
         compiles: how often each tower was compiled.
     """
 
@@ -153,7 +150,7 @@ def _not_done(
 def _known(
     model: Encoder, visit: Sequence[Item], done: Done, plan: SweepPlan, compute: Compute
 ) -> np.ndarray:
-    """Which items have results, bool [items]."""
+    """bool [items]: which have results."""
     known = np.zeros(len(visit), bool)
     for i, item in enumerate(visit):
         try:
@@ -172,7 +169,6 @@ def _visit(
     report: Report,
     progress: _Progress,
 ) -> None:
-    """Load a model and run its items, with one call per set of options."""
     chosen, model, failure = todo[0].chosen, None, None
     try:
         mesh_of = mesh_to_load(todo[0].computed(compute).params)
@@ -186,7 +182,7 @@ def _visit(
         report.failures.append(Failure(f"{chosen.title} ({counted(len(todo), 'run')})", reason))
         progress.skip(todo)
         return
-    for part in _of_same_options(todo):
+    for part in _of_same_options(todo):  # one call per set of options
         jobs = [item.job for item in part]
         runs = evaluate_all(
             model,
@@ -246,8 +242,6 @@ def _reason(error: Exception) -> str:
 
 
 class _Progress:
-    """Position in the sweep, and the time left, by operations."""
-
     def __init__(self, items: Sequence[Item], tell: Tell, advance: Callable[[int], object]) -> None:
         self._tell, self._advance, self._count = tell, advance, len(items)
         self._left = sum(item.flops for item in items)

@@ -1,8 +1,7 @@
 """Which runs of a sweep are done, by the recipes of result rows; and what its stores hold.
 
 A run is done if rows have its recipe, which contains all that decides its numbers. Weights and images are
-hashed
-for it, but not read into memory.
+hashed for it, but not read into memory.
 """
 
 from __future__ import annotations

@@ -112,8 +112,6 @@ class _Run(_Options):
 
 @dataclass(frozen=True)
 class _File:
-    """A file with its keys checked, but not yet its names."""
-
     title: str
     models: Any
     runs: tuple[_Run, ...]
@@ -142,8 +140,7 @@ def load_suite(
     Raises:
         UsageError: an unknown suite.
         DataError: an unknown, missing or mistyped key, or an unknown model, task, data set or prompt set;
-            names
-            file, key and nearest match.
+            names file, key and nearest match.
     """
     path = _path(str(name))
     reader = _Reader(path, path.absolute().parent)
@@ -322,7 +319,7 @@ class _Reader:
         return given
 
     def datasets(self, data_root: Path | None) -> dict[str, set[str]]:
-        """The tasks of each card, shipped or in the folder of data sets, and of each family."""
+        """Names of cards (shipped, or in the folder of data sets) and of their families -> their tasks."""
         folders = [config_dir() / "datasets"]
         if data_root is not None and is_dir(data_root):
             folders.append(data_root)
@@ -334,7 +331,6 @@ class _Reader:
         return found
 
     def named(self, name: str, known: Mapping[str, set[str]], where: str, task: str | None = None) -> None:
-        """Refuse an unknown data set, or one made for no task of `task`."""
         if name not in known:
             self.refuse(where, str(unknown_name("data set", name, list(known))))
         if task is not None and not known[name].intersection(collection(task).tasks):
