@@ -2,8 +2,7 @@
 
 More images fill a device better, up to a point; then they only cost memory and padding. `--batch-size auto`
 doubles the batch until that gains nothing or exceeds the memory. The user's cache keeps the fastest, in one
-file
-per kind of device.
+file per kind of device.
 
 The last bits of an embedding depend on the batch, so an entry of the store keeps its first one.
 """
@@ -108,10 +107,7 @@ def choose(
 
 
 def images_per_second(forward: Forward, per_device_batch: int, side: int) -> float:
-    """Images per second of the compiled forward pass on all devices of this process.
-
-    Args:
-        side: of the images, in pixels.
+    """Images per second of the compiled forward pass on all devices of this process; `side` in pixels.
 
     Raises:
         OutOfMemoryError: the compiled program needs more memory than a device has.
@@ -170,7 +166,7 @@ def _remembered(path: Path, name: str) -> int | None:
 
 
 def _remember(path: Path, name: str, kind: str, found: dict[str, Any]) -> bool:
-    """Keep a batch for the next run. Of two concurrent writes one may be lost, which only costs time."""
+    # Of two concurrent writes one may be lost, which only costs time.
     batches = _read(path).get("batches", {})
     record = json.dumps({"device": kind, "batches": {**batches, name: found}}, indent=1)
     try:

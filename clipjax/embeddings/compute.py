@@ -27,14 +27,11 @@ class Compute:
         store: for embeddings; None: keep none, and each of several processes embeds everything.
         pixel_store: for decoded pixels, which the next model reads; None: keep none.
         per_device_batch: images on a device in one step, or "auto": the fastest on such a device, measured
-            once
-            (`clipjax.embeddings.batch_size`); None: 64. A stored entry keeps its own.
+            once (`clipjax.embeddings.batch_size`); None: 64. A stored entry keeps its own.
         params: "replicated" (whole on each device), "sharded" (cut over a process's devices), or "auto":
-            whole if
-            that fits with this batch (`clipjax.embeddings.params`). A stored entry keeps its own.
+            whole if that fits with this batch (`clipjax.embeddings.params`). A stored entry keeps its own.
         workers: decoding processes; 0: threads, one per core; "auto": measures once what is fastest for such
-            images
-            here (`clipjax.data.pixels.decoders`).
+            images here (`clipjax.data.pixels.decoders`).
         on_error: "raise" on an unreadable image, or "skip" it and list it in the statistics.
         progress: bars with the time left on stderr.
 

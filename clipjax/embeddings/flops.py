@@ -58,8 +58,7 @@ def product_flops(jaxpr: Jaxpr) -> int:
     """Floating-point operations of a program's dots and convolutions, two per multiply-add.
 
     A scan's body counts as often as it runs (XLA's cost analysis counts it once). Of a `cond`, which also
-    selects by
-    platform, only the costliest branch counts. Zeros that pad a convolution count as operands.
+    selects by platform, only the costliest branch counts. Zeros that pad a convolution count as operands.
 
     Raises:
         ValueError: a product inside a loop of unknown length.

@@ -1,8 +1,7 @@
 """The forward pass on the devices of this process.
 
 Each device runs the same program on equally many images or texts, so a feature's bits do not depend on the
-number
-of devices. Params cut over the devices are put together first.
+number of devices. Params cut over the devices are put together first.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ class Forward:
         run: pixels uint8 [batch_size, S, S, 3] -> features [batch_size, D], perhaps not computed yet.
         batch_size: images on all devices together.
         memory: () -> bytes of a step on each device, with params and intermediate values; compiles the
-            program.
-            None if unknown (a user's own model).
+            program. None if unknown (a user's own model).
     """
 
     run: Callable[[np.ndarray], Any]
@@ -94,8 +92,7 @@ def image_forward(
         params: "replicated" or "sharded".
 
     Raises:
-        UsageError: for a user's own model: sharded params, a precision but "parity", or an output but
-            "embedding".
+        UsageError: for a user's own model, anything but replicated params, "parity" and "embedding".
         DataError: the params do not fit the devices; when run: features of a wrong shape.
     """
     refuse_own(model, params)
@@ -144,8 +141,7 @@ def choose_params(
     """Placement of params: as asked; for "auto" "replicated" if it fits the device, else "sharded".
 
     "auto" compiles the program with whole params if a device's memory is known. Raises UsageError for a
-    user's own
-    model with sharded params.
+    user's own model with sharded params.
     """
     refuse_own(model, asked)
     if asked != AUTO:
@@ -194,8 +190,7 @@ class Step:
     """A jitted (params, batch) -> features: each device runs the whole function on its part of the batch.
 
     With `shard_map` the compiler has nothing to split or communicate, except to put cut params together.
-    `compiles`
-    counts the traces.
+    `compiles` counts the traces.
     """
 
     def __init__(
@@ -276,12 +271,7 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
     """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
 
     Each device takes TEXT_BATCH texts at a time for any B: one compilation per length L, and bits independent
-    of the
-    number of devices.
-
-    Args:
-        model: a `clipjax.Model` with a text tower.
-        precision: "parity" or "fast".
+    of the number of devices. `model` is a `clipjax.Model` with a text tower.
     """
     enable_compile_cache()
     mesh, network = local_mesh(), model.network

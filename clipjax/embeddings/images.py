@@ -1,12 +1,9 @@
 """Images -> stored embeddings.
 
 A data set's rows are cut into shards (`clipjax.storage.store`). Every process embeds its share of the missing
-shards on its own devices, and waits for the others only at the end. Each device always runs the same program
-on
-the same number of images, fixed with the entry. So an embedding's bits do not depend on the number of devices
-or
-processes, nor on data sets that share a step. With a fixed global batch they would: matrix products of other
-shapes add up in another order.
+shards on its own devices, and waits for the others only at the end. A device's batch is fixed with the entry,
+so an embedding's bits do not depend on the number of devices or processes, nor on data sets that share a
+step. With a fixed global batch they would: matrix products of other shapes add up in another order.
 """
 
 from __future__ import annotations
@@ -76,20 +73,17 @@ def embed_many(
     """Embed the images of several data sets in one stream, or read stored embeddings.
 
     Each data set gets the same bits as alone. Its last batch is padded for one device, only the last step for
-    all:
-    D devices of B images take ceil(sum(ceil(n_i / B)) / D) steps for n_1, n_2, ... images, not the sum of
-    ceil(n_i / (B D)). Data sets with another B, from their stored entries, follow in their own stream.
+    all: D devices of B images take ceil(sum(ceil(n_i / B)) / D) steps for n_1, n_2, ... images, not the sum
+    of ceil(n_i / (B D)). Stored data sets with another B follow in their own stream.
 
     Args:
         model: a `clipjax.Model`, or what `clipjax.wrap` makes from a user's own.
         manifests: the data sets; of several with the same images, only the first is embedded if stored.
         compute: default: without stores. A card without a fingerprint is never stored. A batch that does not
-            fit a
-            device's memory is halved, while nothing is stored.
+            fit a device's memory is halved, while nothing is stored.
         precision: "parity" (float32) or "fast" (bfloat16 tower).
         output: "embedding" (the head's input: unit norm for a zero-shot model, or a classifier whose card
-            says so;
-            else raw features) or "features" (never normalised).
+            says so; else raw features) or "features" (never normalised).
         recipe: the pixels, default the card's own with RGB first.
         rows_per_shard: rows in a stored file, a multiple of the batch; a stored entry keeps its own.
 
@@ -97,10 +91,8 @@ def embed_many(
 
     Raises:
         DataError: no images, an unreadable image, none readable, features of a wrong shape or not finite, a
-            full
-            disk, or hosts that do not share the store. An unreadable image stops only its own data set: the
-                others
-            are embedded and stored before it is raised.
+            full disk, or hosts that do not share the store. An unreadable image stops only its own data set:
+            the others are stored before it is raised.
         UsageError: an unknown output or precision; pixels that exceed the pixel store's budget.
     """
     how = Compute() if compute is None else compute
@@ -121,17 +113,13 @@ def embed_many(
 
 
 def _embed(stream: Stream, sets: Sequence[DataSet]) -> None:
-    """Embed this process's share of what is missing, then wait for the others.
-
-    If a batch does not fit a device's memory, everything begins again with half of it.
-    """
     stored, too_many = any(each.entry for each in sets), 1
     while too_many:
         failure, too_many = None, 0
         try:
             _make(stream, sets)
         except OutOfMemoryError as error:
-            too_many = error.per_device_batch
+            too_many = error.per_device_batch  # then all begin again with half of it
         except Exception as error:
             failure = error
         if stored:
@@ -162,10 +150,7 @@ def _make(stream: Stream, sets: Sequence[DataSet]) -> None:
 def _run(
     stream: Stream, spans: Sequence[tuple[DataSet, Span]], batch: int, params: str
 ) -> dict[Passenger, DataError]:
-    """Embed and keep the spans; returns the data sets that an unreadable image stopped.
-
-    The others continue in a new stream.
-    """
+    """Embed and keep the spans; returns the data sets that an unreadable image stopped."""
     pending, stopped = collections.deque(spans), {}
     while pending:
         try:
@@ -174,21 +159,18 @@ def _run(
                 each.keep(span.rows, rows, features)
         except UnreadableError as error:
             stopped |= error.errors
+            # The others continue without them, in a new stream.
             pending = collections.deque(pair for pair in pending if pair[0] not in stopped)
     return stopped
 
 
 def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
-    """Halve the batch of unfinished data sets whose batch does not fit.
-
-    The first process decides which: processes may see different ones while another run fills the store.
-    """
-
     def decide() -> str:
         skipped = stream.on_error == "skip"
         large = [i for i, each in enumerate(sets) if each.layout.batch >= too_many]
         return json.dumps([i for i in large if sets[i].missing(allow_skipped=skipped)])
 
+    # While another run fills the store, processes may see different data sets: the first one decides.
     stored = any(each.entry for each in sets)
     for i in json.loads(first_decides(decide, "with what batch to go on") if stored else decide()):
         sets[i].halve()
@@ -201,12 +183,7 @@ def _halve(stream: Stream, sets: Sequence[DataSet], too_many: int) -> None:
 
 
 def _finish_together(failure: Exception | None) -> None:
-    """Wait for the other processes, then fail on all of them if one failed.
-
-    A failed process must not leave, or the others would wait for ever. It logs its error at once, while they
-    store
-    their current shards.
-    """
+    # This process must not leave, or the others would wait for ever. They store their current shards.
     if failure is not None and jax.process_count() > 1:
         _log.error("%s (waiting for the other processes to store their shards)", failure)
     failed = failed_process(failure)

@@ -2,8 +2,7 @@
 
 Whole is the rule: no device waits for another. A model that does not fit is cut (FSDP, by the rules of
 `clipjax.devices.sharding`): each device holds its part of every large param, and puts one block at a time
-together
-when the scan reaches it (`clipjax.models.cut`). The computation is the same.
+together when the scan reaches it (`clipjax.models.cut`). The computation is the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A data set to embed: its layout, and where its embeddings go.
 
 The layout is the device batch, the rows of a stored file and the placement of params. The bits depend on it,
-so
-an entry in the store keeps its own. A new entry gets the requested layout, the one measured to be fastest, or
-what fits the memory.
+so an entry in the store keeps its own. A new entry gets the requested layout, the one measured to be fastest,
+or what fits the memory.
 """
 
 from __future__ import annotations
@@ -51,7 +50,6 @@ class EmbedStats:
         skipped: ids of unreadable images, in order: they have no embedding.
         per_device_batch: images on a device in one step; a stored entry's own, not the requested one.
         decoders: the decoders in words, if measured and used.
-        params: placement of params, "replicated" or "sharded".
         batch_choice: why this batch, in words, if a measurement or the memory decided.
     """
 
@@ -102,7 +100,7 @@ def image_key(
 ) -> dict[str, Any]:
     """Everything that an embedding depends on; the fingerprint covers weights, architecture, mean and std.
 
-    Sharded params run another program. Its bits were equal in all our tests, but that is not guaranteed: such
+    Sharded params run another program. Its bits were equal in all our tests, without a guarantee: such
     embeddings have their own key.
     """
     return {
@@ -125,7 +123,7 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """See the module; `why` is `EmbedStats.batch_choice`."""
+    """`why` is `EmbedStats.batch_choice`."""
 
     params: str
     batch: int
@@ -161,8 +159,7 @@ class DataSet(Passenger):
         """This process's share of the rows still to embed.
 
         Dealt by shard number, not by place in the list: processes see different lists while another run fills
-        the store.
-        Numbers continue from `first` over a stream's data sets, many of which have one shard.
+        the store. Numbers continue from `first` over a stream's data sets, many of which have one shard.
         """
         missing = self.missing(allow_skipped)
         if self.entry is None:
@@ -289,8 +286,7 @@ def _choose(stream: Stream, manifest: Manifest, asked: Asked) -> Layout:
 
 
 def _padded(n: int) -> int:
-    """The next power of two: the batch of a small data set."""
-    return 1 << (n - 1).bit_length()
+    return 1 << (n - 1).bit_length()  # the next power of two
 
 
 def default_shard(n: int, batch: int) -> int:
@@ -302,7 +298,7 @@ def default_shard(n: int, batch: int) -> int:
 
 
 def _open(store: Store, key: dict[str, Any], model: Encoder, manifest: Manifest, layout: Layout) -> Entry:
-    """The entry, once all processes are known to mean the same one on the same disk."""
+    # All processes must mean the same entry, on the same disk.
     assert_same_everywhere("what to embed (the hash of model, data set and settings)", key_hash(key))
     entry = store.entry(
         key,

@@ -1,12 +1,9 @@
 """One stream of images from one or several data sets through the devices of this process.
 
-A step takes a fixed number of images per device, and a big slice has many devices, so a small data set fills
-only
-part of a step. Therefore spans of several data sets follow each other, each padded to whole batches of one
-device,
-not to a whole step. A row always has the same place and neighbours in its device's batch. So its features
-have the
-same bits, whatever comes before it, for any number of devices and after any interruption.
+A step takes a fixed number of images per device, so on a big slice a small data set fills only part of it.
+Therefore spans of several data sets follow each other, each padded to whole batches of one device, not to a
+whole step. A row always has the same place and neighbours in its device's batch: its features have the same
+bits whatever comes before it, on any number of devices, after any interruption.
 """
 
 from __future__ import annotations
@@ -39,10 +36,7 @@ IN_FLIGHT = 2  # batches on the devices at once: one computes while the next is 
 
 @dataclasses.dataclass(eq=False)
 class Passenger:
-    """A data set in a stream, and what was done for it.
-
-    A step with several data sets, and its time, counts for the first.
-    """
+    """A data set in a stream, and what was done for it; a shared step counts for its first data set."""
 
     manifest: Manifest
     forward_passes: int = 0
@@ -192,27 +186,27 @@ class Stream:
 
 
 class _Plan:
-    """Which row of which data set is where in the stream."""
+    """Which row of which data set is where in the stream.
 
-    def __init__(self, owners: Sequence[Passenger], rows: Sequence[np.ndarray], batch_size: int) -> None:
-        """Args:
+    Args:
         owners: of each span.
         rows: int [n] of each span, -1 for padding.
         batch_size: images in a step.
-        """
+    """
+
+    def __init__(self, owners: Sequence[Passenger], rows: Sequence[np.ndarray], batch_size: int) -> None:
         self._owners, self._rows, self.batch_size = owners, np.concatenate(rows), batch_size
         self._ends = np.cumsum([len(part) for part in rows])
 
     def parts(self) -> list[tuple[Passenger, np.ndarray]]:
-        """Each data set with its rows, in order."""
         spans = zip(self._owners, np.split(self._rows, self._ends[:-1]))
         groups = itertools.groupby(spans, key=lambda span: span[0])
         return [(of, np.concatenate([rows for _, rows in group])) for of, group in groups]
 
     def joined(self) -> tuple[Manifest, np.ndarray]:
-        """All data sets as one manifest, and the rows of the stream in it."""
         rows, start = [], 0
         for of, part in self.parts():
+            # Rows of the joined manifest.
             rows.append(np.where(part < 0, part, part + start))
             start += len(of.manifest)
         return joined([of.manifest for of, _ in self.parts()]), np.concatenate(rows)
@@ -236,7 +230,6 @@ class _Plan:
 
 
 def _taken(source: Batches) -> Generator[_Pixels]:
-    """Batches with the images skipped in each."""
     with source:
         for batch in source:
             skipped, source.skipped = source.skipped, []
@@ -244,7 +237,6 @@ def _taken(source: Batches) -> Generator[_Pixels]:
 
 
 def _stacked(pieces: Iterator[_Pixels], count: int) -> Iterator[_Pixels]:
-    """`count` pieces at a time; padding fills the last step."""
     while group := list(itertools.islice(pieces, count)):
         if count == 1:
             yield group[0]

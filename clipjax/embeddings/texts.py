@@ -1,8 +1,7 @@
 """Texts -> unit-norm embeddings: prompts of a head, captions of a data set.
 
 Texts are tokenised in blocks, sorted by length and encoded in chunks, cut after the last id that the tower
-reads:
-equal vectors for a fraction of the work, in memory that does not grow with the texts.
+reads: equal vectors for a fraction of the work, in memory that does not grow with the texts.
 """
 
 from __future__ import annotations
@@ -189,7 +188,7 @@ class _Tokens(NamedTuple):
 def _encode_tokens(
     encode: Callable[[np.ndarray], Any], tokens: _Tokens, chunk: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Shortest first, cut after the last id that the tower reads, which changes nothing."""
+    # Shortest first: a chunk is as long as its longest text, and cutting after what the tower reads is free.
     order = np.argsort(tokens.length, kind="stable")
     for start in range(0, len(order), chunk):
         rows = order[start : start + chunk]
