@@ -5,8 +5,7 @@
 
 `part` (`id_part` for in-distribution images): the data, or the file of predictions, had other images than the
 data set's card, or another number. `sample` (`id_sample` in the convention): `--limit` drew from the data.
-`skipped` counts unreadable images. Rows of older versions have no `part`; `recovered` counts their per-image
-table.
+`skipped` counts unreadable images.
 """
 
 from __future__ import annotations
@@ -32,13 +31,12 @@ def id_part_of(row: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def is_whole(row: Mapping[str, Any]) -> bool:
-    """Whether, as far as recorded, the row covers exactly its data set and its ID set."""
+    """Whether, as far as recorded, the row covers its data set and its ID set."""
     samples = row["sample"], row["convention"].get("id_sample")
     return not any((*samples, part_of(row), id_part_of(row)))
 
 
 def in_words(row: Mapping[str, Any]) -> str | None:
-    """The row's images: "373 of 1,280 images"; None for all."""
     sides = (
         (part_of(row), row["sample"], "images"),
         (id_part_of(row), row["convention"].get("id_sample"), "in-distribution images"),
@@ -74,8 +72,7 @@ def stated(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def recovered(rows: list[Row], table: Path) -> list[Row]:
     """The rows of one run with `part` and `id_part`, for older versions from the per-image table.
 
-    Args:
-        table: the run's `images.parquet`. If absent or damaged, the rows stay as they are.
+    If `table` (the run's `images.parquet`) is absent or damaged, the rows stay as they are.
     """
     row = rows[0]
     if "part" in row or row["origin"] != "measured" or all(each["value"] is None for each in rows):
@@ -110,7 +107,7 @@ def _samples(row: Row) -> tuple[Any, Any]:
 
 
 def _held(row: Row, id_set: str | None, table: Path) -> tuple[int, int] | None:
-    """Images of the data set and of the ID set in a run's table; None without a table."""
+    """(images of the data set, of the ID set) in a run's table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

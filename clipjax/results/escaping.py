@@ -17,16 +17,15 @@ from typing import Any
 
 from clipjax.errors import visible
 
-_LINES = "\n\t"
+_LINES = "\n\t"  # kept in terminals, SVGs, HTML and CSV
 
 
 def terminal(text: str) -> str:
-    """For a terminal; keeps lines."""
     return visible(text, _LINES)
 
 
 def xml(text: str) -> str:
-    """For an SVG or HTML page; keeps lines, does not escape markup."""
+    """Shows hidden characters; does not escape markup."""
     return visible(text, _LINES)
 
 
@@ -36,7 +35,7 @@ def xml(text: str) -> str:
 def csv_cell(value: Any) -> Any:
     """A cell that no spreadsheet reads as a formula: such text gets a leading `'`.
 
-    Numbers stay, also as text ("-0.0312", or "-0.1; +0.2"). Lines in a cell end with `\\n`.
+    Numbers stay, also as text ("-0.0312", or "-0.1; +0.2"). Lines end with `\\n`.
     """
     if not isinstance(value, str):
         return value
@@ -61,7 +60,7 @@ _INTERVAL = re.compile(r"(\[[-+]?[\d.]+, [-+]?[\d.]+\](?![(\[:]))")
 
 
 def markdown(text: str) -> str:
-    """A cell of a Markdown table. Intervals of numbers keep their brackets."""
+    """A cell; intervals of numbers keep their brackets."""
     line = visible(" ".join(text.split()))
     parts = enumerate(_INTERVAL.split(line))  # odd parts are intervals
     return "".join(part if k % 2 else _unmarked(part) for k, part in parts)
@@ -87,7 +86,6 @@ _TEX = {
 
 
 def tex(text: str) -> str:
-    """A cell of a LaTeX table."""
     line = visible(" ".join(text.split()))
     return "".join(_TEX.get(character, character) for character in line)
 

@@ -17,8 +17,8 @@ from clipjax.storage.writing import write_flushed
 def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
     """Copy the runs of several result folders into one; returns how many were added.
 
-    On one file system copies are hard links, since runs never change. (An edit in one folder edits all; the
-    digest reveals it.) Every run is read whole first.
+    On one file system copies are hard links: an edit in one folder edits all, and the digest reveals it.
+    Every run is read whole first.
 
     Raises:
         DataError: a folder has no runs; a run is damaged, copied in part, or has different rows in both
@@ -40,18 +40,17 @@ def merge_results(folders: Sequence[str | os.PathLike[str]], out: str | os.PathL
 
 
 def _copied(run: Path, target: ResultStore) -> bool:
-    """False if another merge was first."""
     try:
         target.create(run.name, functools.partial(_copy, run))
     except DataError:
-        if not target.has(run.name):
+        if not target.has(run.name):  # else another merge was first
             raise
         return False
     return True
 
 
 def _is_same(here: Path, there: Path) -> bool:
-    """Whether two folders have the same rows and images. Raises DataError if one is incomplete."""
+    """Raises DataError if a folder is not a whole run."""
     names = [RUN, ROWS, *([IMAGES] if (here / IMAGES).is_file() else [])]
     files = [(folder / name) for name in names for folder in (here, there)]
     if missing := [file for file in files if not file.is_file()]:

@@ -51,10 +51,10 @@ class Protocol:
     Attributes:
         name: its key in configs/protocols.toml.
         title, source: what it is, and where it is written.
-        task, datasets: what it applies to; data sets may have `*`.
+        datasets: names, may have `*`.
         asks: dotted name of a result row's field -> allowed values.
         kind: "zero_shot" or "classifier" models; "" for both.
-        left_open: what the source leaves open, and what clipjax does; "" for nothing.
+        left_open: what the source leaves open, and what clipjax does.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Protocol:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Of task, data sets, kind and `asks`; the words may change."""
+        """Of what decides a match; title, source and `left_open` may change."""
         whole = {"task": self.task, "datasets": self.datasets, "kind": self.kind, "asks": dict(self.asks)}
         return sha256_json(whole)
 
     def covers(self, row: Row) -> bool:
-        """Whether the row has its task, one of its data sets, and its kind of model."""
+        """Whether the row has its task, data set and kind of model."""
         return (
             row["task"] == self.task
             and any(fnmatch.fnmatchcase(row["dataset"], pattern) for pattern in self.datasets)
@@ -83,7 +83,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Departure:
-    """What a result does differently: the protocol's value and ours."""
+    """What a result does differently."""
 
     aspect: str
     published: str
@@ -92,13 +92,11 @@ class Departure:
 
 @dataclass(frozen=True)
 class Match:
-    """A protocol and the departures from it."""
-
     protocol: Protocol
     departures: tuple[Departure, ...]
 
     def field(self) -> dict[str, Any]:
-        """The result row's field `protocol`."""
+        """The row's field `protocol`."""
         return {
             "name": self.protocol.name,
             "sha256": self.protocol.sha256,
@@ -111,7 +109,7 @@ def protocols() -> tuple[Protocol, ...]:
     """Every protocol, in file order.
 
     Raises:
-        DataError: configs/protocols.toml lacks a key or has an unknown one; the message names the protocol.
+        DataError: configs/protocols.toml lacks a key or has an unknown one; names the protocol.
     """
     path = config_dir() / "protocols.toml"
     found = []
@@ -124,7 +122,7 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def matches(row: Row) -> list[Match]:
-    """Every protocol that covers a measured row, fewest departures first."""
+    """The protocols that cover a measured row, fewest departures first."""
     if row["origin"] != "measured":
         return []
     found = [Match(each, tuple(_departures(row, each))) for each in protocols() if each.covers(row)]
@@ -132,12 +130,11 @@ def matches(row: Row) -> list[Match]:
 
 
 def nearest(row: Row) -> Match | None:
-    """The protocol with the fewest departures; None if none covers the row."""
+    """The first of `matches`."""
     return next(iter(matches(row)), None)
 
 
 def with_protocols(rows: Sequence[Row]) -> list[Row]:
-    """The rows with `protocol` filled in."""
     found = [nearest(row) for row in rows]
     return [{**row, "protocol": match and match.field()} for row, match in zip(rows, found)]
 
@@ -193,14 +190,13 @@ def _transform(row: Row, protocol: Protocol) -> Iterator[Departure]:
 
 
 def _score(row: Row) -> Any:
-    """The score that ranks images in OOD detection: the slice's, or else the model's own."""
+    """The score that ranks images in OOD detection."""
     if (row["slice"] or "").startswith("score:"):
         return row["slice"].removeprefix("score:")
     return _field(row, f"convention.headline.{row['model_facts'].get('kind')}")
 
 
 def _field(row: Row, dotted: str) -> Any:
-    """A field of a row by dotted name; None if absent."""
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None

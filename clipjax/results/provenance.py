@@ -20,7 +20,7 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 def provenance() -> dict[str, Any]:
-    """This process's versions, xla_flags, device and git_revision, as fields of a result row."""
+    """This process's versions, xla_flags, device and git_revision, for a result row."""
     import jax
 
     device = jax.devices()[0]
@@ -39,7 +39,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of installed packages that may change a number."""
+    """Of Python and of packages that may change a number."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -66,8 +66,6 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 class Compiles:
-    """XLA compilations in a `with count_compiles()` block."""
-
     def __init__(self) -> None:
         self.count = 0
 
@@ -77,7 +75,7 @@ _open_counters: list[Compiles] = []
 
 @contextlib.contextmanager
 def count_compiles() -> Iterator[Compiles]:
-    """Count the programs that XLA compiles, or fetches from the persistent cache, in the block."""
+    """Count the programs that XLA compiles, or takes from the persistent cache, in the block."""
     _listen()
     counter = Compiles()
     _open_counters.append(counter)

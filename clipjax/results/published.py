@@ -52,9 +52,9 @@ def readable_sources() -> list[str]:
 
 
 def read_published(source: str, path: str | Path) -> list[Score]:
-    """Published numbers of registered models that our tasks also measure.
+    """Published numbers of registered models that our tasks also measure, by model in the registry's order.
 
-    By model, in the registry's order. Arguments and errors as `read_numbers`.
+    Arguments and errors as `read_numbers`.
     """
     tables = _tables(source, Path(path).expanduser())
     return [
@@ -79,7 +79,7 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
     Raises:
         UsageError: unknown source.
         DataError: no file of the source exists, a column is missing, a model is listed twice, a cell is not a
-            number or not a proportion. The message names the file, and the line or model.
+            number or not a proportion; names the file, and the line or model.
     """
     tables = _tables(source, Path(path).expanduser())
     models = _registered(source, tables)
@@ -96,8 +96,6 @@ def read_numbers(source: str, path: str | Path, *, registered: bool = False) -> 
 
 
 class _Table:
-    """A published file: rows by model name."""
-
     def __init__(self, path: Path, name: Sequence[str]) -> None:
         self.path = path
         self.rows: dict[Name, dict[str, str]] = {}
@@ -112,7 +110,7 @@ class _Table:
         self.titles = [title for title in next(iter(self.rows.values()), {}) if title not in name]
 
     def value(self, name: Name, column: str) -> float | None:
-        """The cell's number; None if blank (not measured)."""
+        """None if blank (not measured)."""
         row = self.rows[name]
         if column not in row:
             raise DataError(f"{self.path}: there is no column {column!r}")
@@ -175,7 +173,7 @@ def _compared(source: str) -> list[_Column]:
 
 
 def _all_columns(source: str, table: _Table) -> list[_Column]:
-    """The compared columns of a file, then those that match a pattern in `others`."""
+    """The compared columns of a file, then those that match `others`."""
     found = [column for column in _compared(source) if column.file == table.path.name]
     taken = {column.title for column in found}
     for title in table.titles:
@@ -202,14 +200,12 @@ def _registered(source: str, tables: Mapping[str, _Table]) -> list[_Model]:
 
 
 def _names(model: Mapping[str, str]) -> list[Name]:
-    """The library's names of a registered model; open_clip's other spelling of its architecture comes last.
-
-    Where the name decides the activation, two listed spellings are two measurements: the registry's has the
-    activation of training. A single listed one is that model.
-    """
+    """The library's names of a registered model, open_clip's other spelling of its architecture last."""
     arch, tag = model["library_arch"], model["tag"]
     if model["library"] == "timm":
         return [(f"{arch}.{tag}", model["crop_size"])]
+    # Where the name decides the activation, two listed spellings are two measurements: the registry's has the
+    # activation of training. A single listed one is that model.
     other = arch.removesuffix(QUICKGELU) if arch.endswith(QUICKGELU) else arch + QUICKGELU
     return [(arch, tag), (other, tag)]
 
@@ -217,11 +213,7 @@ def _names(model: Mapping[str, str]) -> list[Name]:
 def _unregistered(
     source: str, tables: Mapping[str, _Table], path: Path, registered: Sequence[_Model]
 ) -> list[_Model]:
-    """Models under all other names.
-
-    The other spelling of a registered model listed under both has one fact, `other_spelling_of`: its numbers
-    come from the same weights and would count twice in a trend.
-    """
+    """Models under all other names."""
     profile = _profile(source, path if is_dir(path) else path.parent)
     spellings = {name: model.id for model in registered for name in model.names}
     own = {next(name for name in m.names if any(name in t.rows for t in tables.values())) for m in registered}
@@ -230,7 +222,7 @@ def _unregistered(
         for name in table.rows:
             if name in own or name in found:
                 continue
-            if name in spellings:
+            if name in spellings:  # of the same weights: would count twice in a trend
                 known: dict[str, Any] = {"other_spelling_of": spellings[name]}
             else:
                 known = facts(source, name) | _measures(source, table, name) | profile.get(name[0], {})
@@ -252,7 +244,7 @@ def _measures(source: str, table: _Table, name: Name) -> dict[str, Any]:
 
 
 def _profile(source: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Facts by the first part of the name, from another file of the source, if present."""
+    """Facts by the first part of the name, from another file of the source."""
     record = dict(sources()[source].get("profile", {}))
     if not record or not is_file(folder / record["file"]):
         return {}

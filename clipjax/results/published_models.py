@@ -25,9 +25,8 @@ class Rule:
     """Facts of some models of a source.
 
     Attributes:
-        pattern: searched for in the name; None: only `names` count.
-        names: whole names of models.
-        facts: what is true of them.
+        pattern: searched for in the name.
+        names: whole names.
         unknown: facts not established, whatever later rules have.
         why: the evidence.
     """
@@ -47,7 +46,7 @@ def rules(file: Path | None = None) -> dict[str, tuple[Rule, ...]]:
     """Each source's rules, in file order, from configs/published_models.toml or another `file`.
 
     Raises:
-        DataError: a rule has no `why`, no models, an unknown key or a wrong pattern; the message names it.
+        DataError: a rule has no `why`, no models, an unknown key or a wrong pattern; names it.
     """
     path = config_dir() / "published_models.toml" if file is None else file
     return {
@@ -75,7 +74,7 @@ def _pattern(text: Any, where: str) -> re.Pattern[str]:
 def facts(source: str, name: Sequence[str]) -> dict[str, Any]:
     """The facts of a model, by its listed name; the first rule with a fact decides it.
 
-    Facts without a rule, or that the deciding rule lists as unknown, are absent.
+    Facts that no rule has, or that it lists as unknown, are absent.
     """
     found: dict[str, Any] = {}
     whole = " ".join(name)

@@ -37,7 +37,6 @@ class Score:
         value: in our units: accuracies are fractions.
         source: a key of configs/reference_sources.toml.
         convention: what else must agree: `key=value; key=value` of a row's convention, "none" for null.
-        note: what else a reader needs.
     """
 
     model: str
@@ -72,7 +71,6 @@ class Score:
 
 @functools.cache
 def sources() -> dict[str, dict[str, Any]]:
-    """The records of configs/reference_sources.toml."""
     return read_toml(config_dir() / "reference_sources.toml")
 
 
@@ -82,7 +80,7 @@ def scores() -> tuple[Score, ...]:
 
     Raises:
         DataError: a line has no number, a malformed convention, an unknown source, or a number that another
-            line of its source also has; the message names the line.
+            line of its source also has; names the line.
     """
     path = config_dir() / "reference_scores.csv"
     found: dict[tuple[Any, ...], Score] = {}
@@ -111,7 +109,7 @@ def lookup(
 
     Args:
         part: the slice; None for the whole data set.
-        convention: of our number, e.g. {"prompts": "openai_80"}; scores of another are left out. Absent keys
+        convention: of our number, e.g. {"prompts": "openai_80"}, to leave out scores of another. Absent keys
             are not compared.
     """
     known = _by_key().get((model, task, dataset, part, metric), ())
@@ -123,7 +121,7 @@ def with_references(rows: Sequence[Row]) -> list[Row]:
 
 
 def references(row: Row) -> list[dict[str, Any]] | None:
-    """A row's field `reference`: published numbers to compare with; None without any."""
+    """A row's field `reference`; None without published numbers to compare with."""
     if row["value"] is None or row["origin"] != "measured" or row["model_facts"].get("resized"):
         return None
     rest = (row[name] for name in ("task", "dataset", "metric", "slice", "convention"))
@@ -140,8 +138,7 @@ def published_model(row: Row) -> str:
 def compare(value: float, known: Sequence[Score], of: str | None = None) -> list[dict[str, Any]]:
     """Each published number with source, note, and `value` minus it.
 
-    Args:
-        of: the images of `value`, if not the whole data set; the note starts with them.
+    `of`: the images of `value`, if not the whole data set; the note starts with them.
     """
     return [
         {"value": s.value, "source": s.source, "difference": value - s.value, "note": noted(s.note, of)}

@@ -26,7 +26,7 @@ def compiled(schema: Mapping[str, Any]) -> Check:
     """The check of a schema.
 
     Raises:
-        ValueError: a keyword unknown here, or a `type` that JSON does not have.
+        ValueError: an unknown keyword or `type`.
     """
     if unknown := schema.keys() - _SILENT - _KEYWORDS.keys() - {"properties", "additionalProperties"}:
         raise ValueError(f"{min(unknown)!r} is no keyword that clipjax.results.row_check knows")
@@ -48,7 +48,7 @@ def _either(first: Check, second: Check) -> Check:
 
 
 def _type(names: str | list[str]) -> Check:
-    """The exact type decides; otherwise jsonschema does (5.0 as an integer)."""
+    """The exact type; jsonschema decides the rest (5.0 as an integer)."""
     wanted = [names] if isinstance(names, str) else names
     if unknown := set(wanted) - _EXACT.keys():
         raise ValueError(f"{min(unknown)!r} is no type that clipjax.results.row_check knows")

@@ -36,7 +36,7 @@ def validate_rows(rows: Sequence[Row]) -> None:
     """Check the rows of a run.
 
     Raises:
-        DataError: no rows, a row breaks the schema (the message names the field), or two rows are one number.
+        DataError: no rows, a row breaks the schema (names the field), or two rows are one number.
     """
     if not rows:
         raise DataError("a run without rows is not a result")
@@ -49,8 +49,7 @@ def validate_rows(rows: Sequence[Row]) -> None:
 def row_problem(row: Row, *, whole: bool = True) -> str | None:
     """The field that breaks the schema, and why; None for a good row.
 
-    Args:
-        whole: False to check only the fields present.
+    `whole=False` checks only the fields present.
     """
     fits, validator = _checks(whole)
     if fits(row):
@@ -66,7 +65,7 @@ def _checks(whole: bool) -> tuple[Check, jsonschema.Draft202012Validator]:
 
 
 def _beyond_schema(row: Row, seen: set[tuple[Any, ...]]) -> str | None:
-    """What else is wrong. Adds the row's number to `seen`, the numbers so far."""
+    """What else is wrong. Adds the row's number to `seen`."""
     interval = row["interval"]
     if interval is not None and interval["lo"] > interval["hi"]:
         return f"interval: lo ({interval['lo']}) is above hi ({interval['hi']})"
@@ -86,7 +85,7 @@ def parse_rows(shared: Row, lines: Sequence[str], path: Path) -> list[Row]:
         path: the file of the lines, for messages.
 
     Raises:
-        DataError: a line is not a row, or repeats an earlier number; the message names the line.
+        DataError: a line is not a row, or repeats an earlier number; names the line.
     """
     with _no_collection():
         return list(_joined(shared, lines, path))
@@ -107,7 +106,7 @@ def _joined(shared: Row, lines: Sequence[str], path: Path) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Rows are trees without cycles: looking for cycles would take a third of the reading time."""
+    # Rows are trees without cycles: looking for cycles would take a third of the reading time.
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -118,7 +117,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
-    """Parse one JSON object of a run. Raises DataError for anything else."""
+    """Parse one JSON object. Raises DataError for anything else."""
     try:
         return parse_json(data, f"{path}{line}")
     except DataError as error:
@@ -126,7 +125,8 @@ def parsed(data: str | bytes, path: Path, line: str = "") -> Row:
 
 
 def damaged(path: Path, line: str, problem: str) -> DataError:
-    """The error for a damaged run. It stops every table, which would mislead without the run."""
+    """The error for a damaged run."""
+    # It stops every table: one without the run would mislead.
     return DataError(f"{path}{line}: cannot be read ({problem}); delete {path.parent} or restore it")
 
 

@@ -36,10 +36,8 @@ def described(data: bytes, rows: int) -> dict[str, Any]:
 
 
 def sealed(shared: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The bytes of `run.json`: the shared fields, and the digests of all files, itself included.
-
-    Args:
-        files: name -> entry, from `described`.
+    """The bytes of `run.json`: the shared fields, and digests of all files (entries from `described`), itself
+    included.
     """
     record = {FILES: {RUN: {"sha256": ""}, **files}, **shared}  # its own digest must come first
     text = json.dumps(record, indent=1, allow_nan=False).encode()
@@ -50,7 +48,6 @@ class RunFiles:
     """The recorded files of one run.
 
     Args:
-        folder: of the run.
         data: bytes of its `run.json`.
         record: parsed `data`; loses its `files`.
 
@@ -69,7 +66,6 @@ class RunFiles:
 
     @property
     def known(self) -> bool:
-        """Whether digests are recorded."""
         return self._listed is not None
 
     def has_images(self) -> bool:
@@ -96,8 +92,6 @@ class RunFiles:
     def check_sizes(self) -> None:
         """Check file sizes without reading; not on a bucket, where each check is a request.
 
-        A missing or shorter per-image table is only a remark: the rows are whole without it.
-
         Raises:
             DataError: the file of rows is missing or shorter.
         """
@@ -106,7 +100,7 @@ class RunFiles:
         if (size := self._size(ROWS)) < self._listed[ROWS]["bytes"]:
             raise self._partial(ROWS, size)
         if IMAGES in self._listed and self._size(IMAGES) < self._listed[IMAGES]["bytes"]:
-            remark(PARTIAL, str(self.folder))
+            remark(PARTIAL, str(self.folder))  # no error: the rows are whole without the table
 
     def _size(self, name: str) -> int:
         try:
@@ -124,8 +118,8 @@ class RunFiles:
         )
 
     def _changed(self, name: str) -> DataError:
-        """Names other hard links (from `results merge`): editing one changes all."""
         path = self.folder / name
+        # After `results merge` files are hard links: an edit of one changes all.
         links = 1 if isinstance(path, BucketPath) else os.stat(path).st_nlink
         also = f", and so are the other {links - 1} hard links to the same file" if links > 1 else ""
         return DataError(
@@ -135,7 +129,7 @@ class RunFiles:
 
 
 def _is_sealed(data: bytes, listed: Mapping[str, Any] | None) -> bool:
-    """Whether `run.json` matches its own digest and has an entry of the right types per file."""
+    """Whether `run.json` matches its own digest, and entries have the right types."""
     try:
         assert listed is not None
         digest = listed[RUN]["sha256"]

@@ -50,7 +50,7 @@ FUTURE = "dated in the future (a wrong clock?), and not counted as the newest un
 
 
 def new_run_id() -> str:
-    """UTC time to the microsecond and a random suffix: sorts by time, unique across processes."""
+    """UTC time to the microsecond and a random suffix: sorted by time, unique across processes."""
     return f"{_dated(datetime.datetime.now(datetime.UTC))}-{secrets.token_hex(4)}"
 
 
@@ -59,27 +59,19 @@ def _dated(moment: datetime.datetime) -> str:
 
 
 def run_order(run_id: str) -> tuple[bool, str]:
-    """Sort key of runs, oldest first; runs dated in the future come first.
-
-    A date more than AHEAD seconds from now comes from a wrong clock. As the newest, such a run would hide
-    every later measurement until that date.
-    """
+    """Sort key of runs, oldest first; runs dated in the future come first."""
+    # A wrong clock: as the newest, such a run would hide every later measurement until its date.
     future = run_id > _latest(int(time.time()) // 60) and run_id[:8].isdigit()  # a name may be no date
     return not future, run_id
 
 
 @functools.lru_cache(maxsize=4)
 def _latest(minute: int) -> str:
-    """The last date not in the future. Cached per minute because every row needs it."""
     return _dated(datetime.datetime.fromtimestamp(60 * minute + 60 + AHEAD, datetime.UTC))
 
 
 class ResultStore:
-    """A folder of runs.
-
-    Args:
-        root: a directory, or the URL of a folder of a bucket; the first `add` creates it.
-    """
+    """A folder of runs: a directory, or the URL of a folder of a bucket; created by the first `add`."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = place(root).expanduser()
@@ -104,8 +96,8 @@ class ResultStore:
             images: column -> N values (lists, or arrays of one or two axes); None for no table.
 
         Raises:
-            DataError: a row breaks the schema (the message names the field), the run exists, or the disk is
-                full. Nothing of the run remains.
+            DataError: a row breaks the schema (names the field), the run exists, or the disk is full. Nothing
+                of the run remains.
         """
         validate_rows(rows)
         if len(ids := {row["run_id"] for row in rows}) != 1:
@@ -137,7 +129,7 @@ class ResultStore:
         """Rows of the newest run of each recipe, or of every run; oldest run first.
 
         Raises:
-            DataError: a run is damaged, copied, or written by a newer clipjax; the message names the file.
+            DataError: a run is damaged, copied, or written by a newer clipjax; names the file.
         """
         names = self.run_ids()
         runs = [self.run(run_id) for run_id in names]
@@ -151,8 +143,8 @@ class ResultStore:
         """Rows of one run.
 
         Raises:
-            DataError: it is damaged, copied in part, or written by a newer clipjax; the message names the
-                file and, if possible, the line.
+            DataError: it is damaged, copied in part, or written by a newer clipjax; names the file and, if
+                possible, the line.
         """
         shared, files = self._opened(run_id)
         path = self.root / run_id / ROWS
@@ -170,7 +162,7 @@ class ResultStore:
         """The fields that all rows of a run share, from `run.json` alone.
 
         Raises:
-            DataError: as `run`, but of the file of rows only the size is checked.
+            DataError: as `run`, but the file of rows is checked only for its size.
         """
         shared, _ = self._opened(run_id)
         if problem := row_problem(shared, whole=False):
@@ -208,7 +200,7 @@ class ResultStore:
         return shared, files
 
     def left_out(self) -> list[str]:
-        """Names of visible folders that are not runs: they have no run.json."""
+        """Names of visible folders without run.json."""
         if not self.root.is_dir():
             return []
         folders = (path for path in self.root.glob("[!.]*") if path.is_dir())
@@ -218,7 +210,7 @@ class ResultStore:
         """The per-image table of one run.
 
         Raises:
-            DataError: the run has no table, or the file is damaged, missing or shorter than written.
+            DataError: it is absent, damaged, or shorter than written.
         """
         path = self.root / run_id / IMAGES
         _, files = self._opened(run_id)
@@ -250,7 +242,7 @@ class ResultStore:
         return home
 
     def has(self, run_id: str) -> bool:
-        """Whether the run exists; on a disk, anything of its name."""
+        """On a disk, anything of its name counts."""
         home = self.root / run_id
         return (home / "run.json" if _on_bucket(home) else home).exists()
 
@@ -266,9 +258,9 @@ def _rename(home: Path, write: Callable[[Path], None]) -> None:
 
 
 def _upload(home: Path, write: Callable[[Path], None]) -> None:
-    """`run.json` last; a failed upload is removed."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
         write(Path(folder))
+        # `run.json` last: it makes the run.
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == "run.json"):
             target: Any = home / path.name
             if not BucketFiles().create(target, path.read_bytes()):
@@ -283,8 +275,7 @@ def _take_back(target: Any) -> None:
 
 
 def _refuse_copies(root: Path, names: Sequence[str], runs: Sequence[list[Row]]) -> None:
-    """A copy of a run in another folder would count its rows twice."""
-    folders: dict[str, str] = {}
+    folders: dict[str, str] = {}  # a copy's rows would count twice
     for name, rows in zip(names, runs):
         if (other := folders.setdefault(rows[0]["run_id"], name)) != name:
             raise DataError(f"{root / other} and {root / name} are one run: remove one of them")
@@ -298,12 +289,10 @@ def _read(path: Path) -> bytes:
 
 
 def model_facts(card: ModelCard) -> dict[str, Any]:
-    """A card's facts for result rows: with the original size and method if resized, with the lineage (of the
-    recipe only the name) if fine-tuned.
-    """
+    """A card's facts for result rows; with original size and method if resized, with lineage if tuned."""
     resized, lineage = card.resized, dict(card.lineage or {})
     if isinstance(recipe := lineage.pop("recipe", None), Mapping):
-        lineage["recipe"] = recipe.get("name")
+        lineage["recipe"] = recipe.get("name")  # the name alone
     return {
         **card.facts,
         "arch": card.arch and card.arch.name,
@@ -316,19 +305,19 @@ def model_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def facts_origin(card: ModelCard) -> dict[str, Any]:
-    """`facts_origin` and `facts_of` of a card (`checkpoints.identity.facts`), if it has an origin."""
+    """As in `clipjax.checkpoints.identity.facts`; empty without an origin."""
     if card.facts_origin is None:
         return {}
     return {"facts_origin": card.facts_origin, "facts_of": card.facts_of}
 
 
 def images_table(columns: Mapping[str, Any]) -> pa.Table:
-    """A per-image table; columns of equal length, arrays of two axes as lists."""
+    """Columns of equal length; arrays of two axes become columns of lists."""
     return pa.table({name: pa.array(_values(column)) for name, column in columns.items()})
 
 
 def _values(column: Any) -> Any:
-    """Arrays of two axes or of Python strings become lists: pyarrow refuses them."""
+    # Pyarrow takes neither arrays of two axes nor of Python strings.
     if isinstance(column, np.ndarray) and (column.ndim > 1 or column.dtype.kind == "O"):
         return column.tolist()
     return column

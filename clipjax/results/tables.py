@@ -117,7 +117,7 @@ def _cell(value: Any) -> Any:
 
 
 def as_csv(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """CSV for people and spreadsheets; cells as in `escaping.csv_cell`."""
+    """CSV with the cells of `escaping.csv_cell`."""
     text = io.StringIO()
     safe = (map(csv_cell, line) for line in (titles, *lines))
     csv.writer(text, lineterminator="\n").writerows(safe)
