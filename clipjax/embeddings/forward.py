@@ -271,7 +271,11 @@ def text_encoder(model: Encoder, precision: str = "parity") -> Callable[[np.ndar
     """The text tower on all devices of this process: int32 [B, L] -> float32 [B, E] of unit norm.
 
     Each device takes TEXT_BATCH texts at a time for any B: one compilation per length L, and bits independent
-    of the number of devices. `model` is a `clipjax.Model` with a text tower.
+    of the number of devices.
+
+    Args:
+        model: a `clipjax.Model` with a text tower.
+        precision: "parity" or "fast".
     """
     enable_compile_cache()
     mesh, network = local_mesh(), model.network

@@ -50,6 +50,7 @@ class EmbedStats:
         skipped: ids of unreadable images, in order: they have no embedding.
         per_device_batch: images on a device in one step; a stored entry's own, not the requested one.
         decoders: the decoders in words, if measured and used.
+        params: "replicated" or "sharded".
         batch_choice: why this batch, in words, if a measurement or the memory decided.
     """
 

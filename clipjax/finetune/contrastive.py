@@ -57,6 +57,8 @@ class Recipe:
         steps: optimiser steps in total.
         warmup: steps in which the learning rate rises from 0, before its cosine to 0.
         batch_size: images in the global batch.
+        learning_rate, weight_decay, clip_norm: AdamW's; see
+            `clipjax.finetune.training.optimizer.make_optimizer`.
         seed: of initial weights, data order and the steps' keys.
     """
 

@@ -109,10 +109,10 @@ class Head:
 
     @functools.cached_property
     def digest(self) -> str:
+        """SHA-256 of everything that decides the logits."""
         cache = self.cache
         beside = () if cache is None else (cache.keys, cache.values)
         arrays = [self.kernel, () if self.bias is None else self.bias, *beside]
-        # All that decides the logits.
         numbers = (self.scale, self.normalize, cache and (cache.alpha, cache.beta))
         digest = hashlib.sha256(repr(numbers).encode())
         for array in map(np.ascontiguousarray, arrays):
@@ -121,7 +121,7 @@ class Head:
 
 
 class _Identity(Head):
-    """A head for features that already are logits, without rows: a K x K kernel would be large.
+    """A head for features that already are logits. Its kernel has no rows: K x K would be large.
 
     `score_blocks` leaves float64 features float64 (under `jax.enable_x64`).
     """

@@ -50,12 +50,15 @@ def image_batches(setup: Setup, *, captions: np.ndarray | None = None) -> Traini
 
 
 def feature_batches(setup: Setup, features: np.ndarray) -> TrainingBatches:
-    """The batches of `image_batches` in the same order, with features for pixels; errors alike.
+    """The batches of `image_batches` in the same order, with features for pixels.
 
     Args:
         features: float32 [N,D] of the training split, as from `split_features`.
 
     Returns: {"features": float32 [b,D], "label": int32 [b], "row": int32 [b]}.
+
+    Raises:
+        UsageError: a batch that does not divide over the processes.
     """
     size, labels = _process_batch(setup), setup.train.labels
     order = training_order(

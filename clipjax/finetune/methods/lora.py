@@ -151,6 +151,7 @@ def _merged(params: Params, scaling: float) -> Params:
 
 
 def _head(setup: Setup) -> Params:
+    """The fixed head: {"kernel" [D, K], "bias" [K]}, the scale in the kernel."""
     model, labels = setup.model, setup.train.label_space
     if model.card.kind == "zero_shot":
         prompts, precision = load_prompts(setup.recipe.prompts), setup.recipe.precision

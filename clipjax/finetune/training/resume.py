@@ -143,10 +143,10 @@ class Checkpoints:
             time.sleep(0.05)  # TensorStore's threads may still write files
 
     def _check_room(self, state: TrainState) -> None:
+        """Raise OSError on all processes if the first one's disk has no room for the state."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if jax.process_count() > 1:
-            # The first process decides for all.
             free = int(multihost_utils.broadcast_one_to_all(np.float32(free)))
         if free < size:
             raise OSError(f"it takes {size / 1e6:.3g} MB and {free / 1e6:.3g} MB are free")
@@ -220,6 +220,7 @@ class Checkpoints:
             return TrainState(*self._manager.restore(step, args=items)["state"])
 
     def _refuse_damaged(self, step: int) -> None:
+        """Raise ValueError on all processes if the first one finds a damaged file."""
         folder = self.folder / str(step)
         wrong = first_decides(lambda: damage(folder) or _WHOLE, f"what is in {folder}")
         if wrong != _WHOLE:

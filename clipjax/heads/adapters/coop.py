@@ -65,7 +65,7 @@ class Prompts(NamedTuple):
 def class_prompts(
     model: Encoder, names: Sequence[str], size: int, position: Position, *, csc: bool
 ) -> Prompts:
-    """The prompts of classes around a context of `size` vectors, or one per class (`csc`).
+    """The prompts of classes around a context of `size` vectors; with `csc` each class has its own context.
 
     Raises:
         UsageError: an unknown position, or a text tower that takes no vectors.
