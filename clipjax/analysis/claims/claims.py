@@ -3,11 +3,9 @@
     for verdict in check(ledger(), ResultStore("results").rows()):
         print(verdict.claim.key, verdict.word, verdict.findings)
 
-`decide` and `conjoin` apply `RULE`.
-
-Each part is a test at the ledger's level: chance decides about one of twenty false ones. `correct="holm"`
-bounds that risk for all m parts together (Holm 1979): it tests at the level for m parts, then at the level
-for those undecided, until no more are decided.
+`decide` and `conjoin` apply `RULE`. Each part is a test at the ledger's level: chance decides about one of
+twenty false ones. `correct="holm"` bounds that risk for all m parts together (Holm 1979): it tests at the
+level for m parts, then at the level for those undecided, until no more are decided.
 """
 
 from __future__ import annotations
@@ -58,9 +56,7 @@ class Finding:
     Attributes:
         word: HOLDS, FAILS or UNKNOWN.
         value, lo, hi, method: the statistic; None if not computed.
-        level: of the interval.
         n: models of each group, or pairs.
-        rows: the rows used.
         why: what is missing for a decision.
         left_out: numbers not used because they are not of whole data sets, with model and images.
     """
@@ -79,7 +75,6 @@ class Finding:
 
     @property
     def measured(self) -> bool:
-        """Whether the statistic was computed."""
         return self.value is not None
 
     def runs(self) -> list[str]:
@@ -268,7 +263,6 @@ def _correlation_difference(
 
 
 def _points(part: Part, sample: Sample) -> list[Point]:
-    """Points of x and y, or of y minus `than`."""
     assert part.x is not None
     found = []
     for model, cells in zip(sample.models, sample.cells):

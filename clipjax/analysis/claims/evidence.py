@@ -4,8 +4,7 @@
     evidence.sample(part, part.group, 4)      # the models of a group that have every number
     evidence.pairs(part, 2)                   # two samples in one order: (against, group)
 
-`TooLittle` names what is missing when models or pairs are too few. A number of a part or a sample of a data
-set counts as missing; the message has its images.
+A number of a part or a sample of a data set counts as missing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ Tables = dict[Column, dict[str, Cell]]
 
 
 class TooLittle(Exception):
-    """Rows cannot tell; the message explains why."""
+    """Too few models or pairs; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Sample:
     left_out: tuple[str, ...] = ()
 
     def values(self, column: Column) -> np.ndarray:
-        """The column's numbers, float64 [N]."""
+        """float64 [N]."""
         return np.array([cells[column].value for cells in self.cells], np.float64)
 
     def rows(self) -> list[Row]:
@@ -150,7 +149,7 @@ class Evidence:
 
 
 def _whole(cell: Cell) -> Cell:
-    """The cell; rows of only part of a data set become missing, and the value None."""
+    """Makes rows of only part of a data set missing, and the value None."""
     if cell.part is None:
         return cell
     parts = (f"{term_of(row)} ({words} do not count)" for row in cell.rows if (words := in_words(row)))

@@ -3,8 +3,7 @@
     for claim in ledger().claims:
         print(claim.section, claim.statement, len(claim.parts))
 
-A part is one statistic of some columns and models, and the side of a number on which it must be. The file
-explains its keys; `clipjax.analysis.claims.claims` decides.
+A part is one statistic of some columns and models, and the side of a number on which it must be.
 """
 
 from __future__ import annotations
@@ -84,11 +83,10 @@ class Part:
     scale: str
 
     def columns(self) -> list[Column]:
-        """The columns it reads."""
         return [column for column in (self.x, self.y, self.than) if column is not None]
 
     def __str__(self) -> str:
-        """Columns and models: "r over imagenet: clip, against imagenet_models"."""
+        """ "r over imagenet: clip, against imagenet_models"."""
         of = self.y.key + (f" less {self.than.key}" if self.than else "")
         of += f" over {self.x.key}" if self.x else ""
         if isinstance(self.pairs, tuple):
@@ -99,7 +97,7 @@ class Part:
 
     @property
     def bound(self) -> str:
-        """The required side: "above 0", "within 0.01"."""
+        """ "above 0", "within 0.01"."""
         if self.side in ("within", "apart"):
             return f"{self.side} {self.margin:g}" + (f" of {self.at:g}" if self.at else "")
         if self.side.startswith("not_"):
@@ -137,7 +135,7 @@ class Ledger:
     claims: tuple[Claim, ...]
 
     def claim(self, key: str) -> Claim:
-        """One claim. Raises UsageError for an unknown key."""
+        """Raises UsageError for an unknown key."""
         found = {claim.key: claim for claim in self.claims}
         if key not in found:
             raise unknown_name("claim", key, list(found))
@@ -149,7 +147,7 @@ def ledger(file: Path | None = None) -> Ledger:
     """The claims of configs/claims.toml, or of a file of that form.
 
     Raises:
-        DataError: another form; the message names file, claim and key.
+        DataError: another form; names file, claim and key.
     """
     path = config_dir() / "claims.toml" if file is None else file
     return _Reader(path, read_toml(path)).ledger()
@@ -157,7 +155,7 @@ def ledger(file: Path | None = None) -> Ledger:
 
 @dataclass(frozen=True)
 class _File:
-    """A file of claims, its keys checked. `_Reader` checks columns, groups, pairs and parts."""
+    """Keys are checked here; columns, groups, pairs and parts by `_Reader`."""
 
     claims: tuple[Mapping[str, Any], ...]
     level: float = 0.95
@@ -274,7 +272,6 @@ class _Reader:
             )
 
     def _check_keys(self, record: Mapping[str, Any]) -> None:
-        """Each statistic has its own keys."""
         check_keys(record, record, f"{self.path}: {self.place.removesuffix(': ')}", ["statistic"])
         statistic = self._one_of("statistic", record["statistic"], list(STATISTICS))
         needed = STATISTICS[statistic] | {"statistic", "y", "side"}

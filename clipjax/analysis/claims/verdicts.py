@@ -1,9 +1,7 @@
 """Verdicts on claims as tables and records, for `clipjax claims`.
 
-    print_table(*summary(verdicts))     # one line per claim
-    print_table(*measured(verdicts))    # one line per measured part
-
-`export` writes Markdown or JSON.
+print_table(*summary(verdicts))     # one line per claim
+print_table(*measured(verdicts))    # one line per measured part
 """
 
 from __future__ import annotations
@@ -25,7 +23,6 @@ FORMATS = ("table", "markdown", "json")
 
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
-    """One line per claim."""
     cells = [
         [each.word, each.claim.key, each.claim.section, _fared(each), each.claim.statement]
         for each in verdicts
@@ -34,14 +31,13 @@ def summary(verdicts: Sequence[Verdict]) -> Table:
 
 
 def _fared(verdict: Verdict) -> str:
-    """The parts' outcomes: "holds: 4, cannot be told: 1"."""
+    """ "holds: 4, cannot be told: 1"."""
     lacking = "no task yet" if verdict.claim.no_task else "not measured"
     words = Counter(finding.word if finding.measured else lacking for finding in verdict.findings)
     return ", ".join(f"{word}: {words[word]}" for word in (HOLDS, FAILS, UNKNOWN, lacking) if words[word])
 
 
 def measured(verdicts: Sequence[Verdict]) -> Table:
-    """One line per measured part."""
     cells = [
         [verdict.claim.key, *_of(each.part), each.word, *_numbers(each)]
         for verdict in verdicts
@@ -74,7 +70,7 @@ def used(verdicts: Sequence[Verdict]) -> Table:
 
 
 def left_out(verdicts: Sequence[Verdict]) -> Table:
-    """One line per number left out because it is not of a whole data set."""
+    """One line per number left out: not of a whole data set."""
     cells = {
         (verdict.claim.key, *_of(each.part), words): None
         for verdict in verdicts
@@ -114,7 +110,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def export(verdicts: Sequence[Verdict], form: str, rows: bool = False) -> str:
-    """Format "markdown" (summary and measured parts) or "json" (everything); `rows` adds every row used."""
+    """Format "markdown" (summary and measured parts) or "json" (all); `rows` adds every row used."""
     if form == "json":
         records = [_record(verdict, rows) for verdict in verdicts]
         return json.dumps({"rule": RULE, "claims": records}, indent=2, ensure_ascii=False) + "\n"
@@ -128,13 +124,11 @@ def _record(verdict: Verdict, rows: bool) -> dict[str, Any]:
 
 
 def about(claim: Claim) -> dict[str, Any]:
-    """The claim without its verdict."""
     names = ("key", "section", "statement", "beware", "no_task", "needs")
     return {name: getattr(claim, name) for name in names}
 
 
 def of_part(part: Part) -> dict[str, Any]:
-    """A part's statistic, and the rows it needs."""
     return {
         "statistic": part.statistic,
         "of": str(part),

@@ -5,7 +5,7 @@
 
 Rows match by task, data set, slice, metric and model. Among several such rows the recipe decides, then
 convention with precision and sample, then convention alone. Others match only if each side has one row of the
-number; `departures` then lists what was done differently.
+number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Key = tuple[Hashable, ...]
 
 
 class Departure(NamedTuple):
-    """One thing done differently: its dotted name in a result row, and each side's value."""
+    """One thing done differently: its dotted name in a result row, and both values."""
 
     aspect: str
     a: str
@@ -57,12 +57,12 @@ class Pair:
 
     @property
     def difference(self) -> float | None:
-        """b minus a; None if one has no value."""
+        """b minus a."""
         return difference(self.a, self.b)
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the interval is known and excludes 0."""
+        """Whether the interval excludes 0."""
         return self.interval is not None and not self.interval["lo"] <= 0 <= self.interval["hi"]
 
     def beyond(self, tolerance: float) -> bool:
@@ -77,7 +77,7 @@ class Differences:
     """What `compare_rows` found.
 
     Attributes:
-        pairs: first those with a value on one side only, then by decreasing difference.
+        pairs: those with a value on one side only, then by decreasing difference.
         only_a, only_b: rows without a partner, in their order.
     """
 
@@ -104,7 +104,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row]) -> Differences:
 
 
 def difference(a: Row, b: Row) -> float | None:
-    """As `Pair.difference`."""
+    """b minus a; None if one has no value."""
     return None if a["value"] is None or b["value"] is None else b["value"] - a["value"]
 
 
@@ -141,7 +141,7 @@ def _with_recipe(row: Row) -> Key:
 def _match(
     a: Sequence[Row], b: Sequence[Row], key: Callable[[Row], Key]
 ) -> tuple[list[tuple[Row, Row]], list[Row], list[Row]]:
-    """Pairs of rows whose key occurs once on each side, and both sides' other rows."""
+    """Pairs of rows whose key occurs once on each side, and the other rows of both sides."""
     of_a, of_b = _once(a, key), _once(b, key)
     pairs = [(row, of_b[k]) for k, row in of_a.items() if k in of_b]
     matched = {id(row) for pair in pairs for row in pair}
@@ -175,7 +175,7 @@ def _interval(a: Row, b: Row) -> dict[str, Any] | None:
 
 
 def _departures(a: Row, b: Row) -> Iterator[Departure]:
-    """The recipe comes last in `_FIELDS`: its digests repeat what other fields have in words."""
+    # The recipe is last of `_FIELDS`: its digests repeat what other fields have in words.
     for field in (*_FIELDS, *_SURROUNDINGS):
         if a[field] != b[field]:
             yield from _differing(field, a[field], b[field])

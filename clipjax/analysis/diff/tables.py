@@ -20,7 +20,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def summary(found: Differences, tolerance: float) -> list[str]:
-    """Lines for a person: how many rows match, changed, and have no partner."""
+    """How many rows match, changed, and have no partner."""
     beyond = found.beyond(tolerance)
     equal = sum(not pair.beyond(0) for pair in found.pairs)
     chance = sum(pair.beyond_chance for pair in beyond)
@@ -33,10 +33,7 @@ def summary(found: Differences, tolerance: float) -> list[str]:
 
 
 def changes(found: Differences, tolerance: float = 0, limit: int | None = None) -> Table:
-    """The pairs that differ by more than `tolerance`, in the order of `Differences.pairs`.
-
-    Leaves out departures common to all pairs: see `otherwise`.
-    """
+    """The pairs that differ by more than `tolerance`, without departures common to all (`otherwise`)."""
     shared = {one for one, count in found.departures() if count == len(found.pairs)}
     lines = []
     for pair in found.beyond(tolerance)[:limit]:
@@ -52,7 +49,7 @@ def alone(rows: Sequence[Row], side: str, limit: int | None = None) -> Table:
 
 
 def otherwise(found: Differences, limit: int | None = None) -> Table:
-    """What was done differently, and for how many matched numbers."""
+    """What was done differently, and for how many numbers."""
     lines = [[*one, str(count)] for one, count in found.departures()[:limit]]
     return ["departs in", "A", "B", "numbers"], lines
 
@@ -107,8 +104,8 @@ def _names(row: Row) -> list[str]:
 
 
 def _values(pair: Pair) -> list[str]:
-    """Small differences in scientific notation, so that they do not show as 0."""
     change, interval = pair.difference, pair.interval
+    # In scientific notation, so that small differences do not show as 0.
     small = change is not None and 0 < abs(change) < 5e-5
     shown = "" if change is None else f"{change:+.1e}" if small else f"{change:+.4f}"
     limits = "" if interval is None else f"[{interval['lo']:+.4f}, {interval['hi']:+.4f}]"

@@ -1,7 +1,6 @@
 """Axes of figures on a probit, logit or linear scale, with readable ticks.
 
-Coordinates are transformed before drawing, so that a fit is a straight line. Ticks stand at transformed
-places and show the original numbers.
+Coordinates are transformed before drawing, so that a fit is a straight line; ticks show the original numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _SETS = [
 
 
 def ticks(low: float, high: float, scale: str) -> list[float]:
-    """Tick values from `low` to `high`, in the metric's own units."""
+    """In the metric's own units."""
     if scale == "linear":
         found = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [t for t in (round(float(t), 12) for t in found) if low <= t <= high]
@@ -48,14 +47,14 @@ def ticks(low: float, high: float, scale: str) -> list[float]:
 
 
 def ends(places: np.ndarray) -> tuple[float, float]:
-    """First and last coordinate of an axis with these (transformed) places, margin included."""
+    """Of an axis with these (transformed) places, margin included."""
     low, high = float(places.min()), float(places.max())
     room = MARGIN * (high - low) or 0.05
     return low - room, high + room
 
 
 def set_axis(area: Axes, which: str, numbers: tuple[float, float], scale: str, unit: str) -> None:
-    """Set limits (transformed) and ticks of axis "x" or "y"."""
+    """Set (transformed) limits and ticks of axis "x" or "y"."""
     low, high = (float(end) for end in inverse(np.array(numbers), scale))
     found = ticks(low, high, scale)
     labels = [f"{100 * t:.6g}" if unit else f"{t:.6g}" for t in found]

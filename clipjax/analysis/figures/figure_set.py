@@ -44,8 +44,6 @@ class Done:
     Attributes:
         files: those written; empty if there was nothing to show.
         drawn, panels: panels (lines of a table) with a model, and all.
-        models: those shown.
-        missing: absent rows.
         placeless: models with the rows but in no group; the user's own are shown as yours.
         numbers: what a figure draws; None for a table.
         parts: (model, images) of numbers shown that are not of whole data sets.
@@ -131,7 +129,7 @@ def commands(spec: Spec) -> list[str]:
 def contents(
     spec: Spec, index: RowIndex, prompts: str | None = PROMPTS, precision: str = "parity"
 ) -> list[Content]:
-    """Each panel's content; arguments as in `analyze`."""
+    """Per panel; arguments as in `analyze`."""
     return [_content(spec, panel, index, prompts, precision) for panel in spec.panels]
 
 

@@ -1,4 +1,4 @@
-"""What all figures share around their points: titles, a legend, text in empty panels."""
+"""What all figures share around their points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FEWEST = 3  # models for a trend line
 
 @dataclass
 class Drawing:
-    """A figure to save. `names`: gid of each collection of points -> the points' names."""
+    """A figure to save. `names`: gid of a collection of points -> their names."""
 
     figure: Figure
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def name_of(point: Point) -> str:
 
 
 def said(point: Point, panel: Panel) -> str:
-    """The point in words: name and numbers."""
+    """The point in words."""
     numbers = zip(panel.axes, (point.x, point.y))
     parts = [f"{axis.column.title} {cell.value:.4g}{_part(cell)}" for axis, cell in numbers]
     stated = f" ({STATED})" if is_stated(point.facts) else ""
@@ -89,13 +89,12 @@ def _part(cell: Cell) -> str:
 
 
 def parts_of(point: Point, panel: Panel) -> list[str]:
-    """The point's numbers that are not of whole data sets, as "axis: images"."""
+    """ "axis: images" for each number that is not of a whole data set."""
     numbers = zip(panel.axes, (point.x, point.y))
     return [f"{axis.column.title}: {cell.part}" for axis, cell in numbers if cell.part]
 
 
 def drawn(spec: Spec, content: Content) -> list[Point]:
-    """The points with a look."""
     return [point for point, look in looks(spec, content) if look is not None]
 
 
@@ -180,7 +179,7 @@ def draw_cuts(area: Axes, which: str, bars: Places, beside: np.ndarray, colour: 
 def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: np.ndarray) -> None:
     """Draw rings around models with stated facts, and names of highlighted models.
 
-    Call it after setting the axes' limits: a name stands on the side with room.
+    Needs the axes' limits: a name stands on the side with room.
     """
     stated = [k for k, point in enumerate(shown) if is_stated(point.facts)]
     if stated:
@@ -203,7 +202,7 @@ def draw_own(area: Axes, spec: Spec, shown: Sequence[Point], x: np.ndarray, y: n
 
 
 def title_axes(grid: np.ndarray, panels: Sequence[Panel], shown: Sequence[bool]) -> None:
-    """Title the axes, left and below; neighbours with one title show it once."""
+    """Title the axes; neighbours with one title show it once."""
     across = grid.shape[1]
     for k, panel in enumerate(panels):
         area, left = grid.flat[k], k % across > 0 and shown[k - 1]
@@ -224,10 +223,7 @@ def axis_title(axis: Axis) -> str:
 
 
 def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
-    """The legend's entries: all groups of the figure, even without a model; shapes; lines.
-
-    Marks of some figures come last: stars, rings, models in no group.
-    """
+    """The legend's entries: all groups of the figure, even without a model; shapes; lines; `own_marks`."""
     shown = [(p, look) for content in contents for p, look in looks(spec, content) if look is not None]
     found = _counts((point, group) for point, (group, _) in shown)
     marks = [_mark(group, found.get(group.key, 0), bool(spec.shapes)) for group in spec.groups]
@@ -244,7 +240,7 @@ def handles(spec: Spec, contents: Sequence[Content]) -> list[list[Line2D]]:
 
 
 def own_marks(spec: Spec, shown: Sequence[Point], yours: int) -> list[Line2D]:
-    """The legend's entries for stars, rings and models in no group, where used."""
+    """Entries for stars, rings and models in no group, where used."""
     found = []
     if any(point.model in spec.highlight for point in shown):
         found.append(_sign("*", 9.0, INK, "star: highlighted"))
@@ -293,7 +289,7 @@ def members_of(line: FitLine, content: Content) -> list[Point]:
 
 
 def fitted(line: FitLine, content: Content) -> list[Point]:
-    """The points that a trend runs through; empty if too few, or if the panel shows distances from one."""
+    """The points a trend runs through; empty if too few, or if the panel shows distances from one."""
     found = [] if content.panel.above else members_of(line, content)
     return [] if too_little(found, FEWEST) else found
 
@@ -321,7 +317,7 @@ def _line(spec: Spec, line: FitLine, contents: Sequence[Content]) -> Line2D:
 
 
 def line_colour(spec: Spec, line: FitLine) -> str:
-    """The line's own colour, or that of the group with its key."""
+    """Its own, or that of the group with its key."""
     if line.colour is not None:
         return LINE_COLOURS[line.colour]
     return next((group.colour for group in spec.groups if group.key == line.key), INK)

@@ -35,6 +35,6 @@ def name_points(svg: bytes, names: Mapping[str, Sequence[str]]) -> bytes:
 
 
 def _marks(group: ET.Element) -> list[ET.Element]:
-    """Matplotlib's elements for the points: copies of one path or, if sizes differ, a path each."""
+    # Matplotlib draws points as copies of one path or, if sizes differ, as a path each.
     copies = list(group.iter(f"{{{SVG}}}use"))
     return copies or list(group.iter(f"{{{SVG}}}path"))

@@ -53,18 +53,16 @@ TREND = (
 
 @dataclass(frozen=True)
 class FigureNumbers:
-    """What a figure draws: one `Content` per panel."""
-
     spec: Spec
     contents: Sequence[Content]
 
     @cached_property
     def trends(self) -> list[list[Trend]]:
-        """Each panel's trends, with intervals."""
+        """Per panel, with intervals."""
         return [trends_of(self.spec, content) for content in self.contents]
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(ending of the name, text) per file: points, and trends if the figure has any."""
+        """(ending of the name, text): points, and trends if the figure has any."""
         yield "_points.csv", _csv(POINT, self.points())
         if self.spec.fits:
             yield "_trends.csv", _csv(TREND, self.trend_records())
@@ -119,7 +117,7 @@ def _axis(which: str, axis: Axis, cell: Cell) -> dict[str, Any]:
 
 
 def _about(axis: Axis) -> tuple[str, str, str]:
-    """Title, scale and unit: the file has fractions even if the axis shows percent or points."""
+    # The file has fractions even if the axis shows percent or points.
     return axis.column.title, axis.scale, "fraction" if axis.unit else ""
 
 

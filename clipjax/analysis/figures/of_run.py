@@ -31,7 +31,7 @@ def run_figures() -> dict[str, Draw]:
     """Task -> the function that draws its runs: the `FIGURES` of every module.
 
     Raises:
-        ValueError: two modules draw one task (a programmer's mistake).
+        ValueError: two modules draw one task.
     """
     found: dict[str, Draw] = {}
     for module in pkgutil.iter_modules(tasks.__path__):
@@ -43,7 +43,7 @@ def run_figures() -> dict[str, Draw]:
 
 
 def figure_of(run: str, task: str) -> Draw:
-    """The function that draws the run. Raises UsageError, which lists those known, for tasks without one."""
+    """The function that draws the run. Raises UsageError for tasks without one."""
     if task not in run_figures():
         known = ", ".join(sorted(run_figures()))
         raise UsageError(f"{run} is a run of {task!r}, which has no figure; these have: {known}")

@@ -35,7 +35,7 @@ class Trend:
 def reference_of(spec: Spec) -> FitLine | None:
     """The trend with which the figure's other trends and models are compared.
 
-    The second of its `difference`, else the trend that a panel is above, else the first; None without trends.
+    The second of its `difference`, else the trend that a panel is above, else the first.
     """
     named = [*spec.difference[1:], *(panel.above for panel in spec.panels if panel.above)]
     return next((line for line in spec.fits if not named or line.key == named[0]), None)

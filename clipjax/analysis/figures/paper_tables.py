@@ -1,7 +1,7 @@
-"""Tables of the paper from result rows: a line per model; numbers with interval, n and the paper's value.
+"""Tables of the paper from result rows: numbers with interval, n and the paper's value.
 
-Several models that fit a line (three seeds of one fine-tuning) get a line each. A number needs all rows it
-averages. The user's own models that fit no line come last.
+Several models that fit a line (three seeds of one fine-tuning) get a line each. The user's own models that
+fit no line come last.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class FilledLine:
-    """A line of a table; `model` and all `cells` are None if nothing was measured.
-
-    `published` has the paper's number per column, or None.
+    """`model` and all `cells` are None if nothing was measured. `published`: the paper's number per
+    column.
     """
 
     line: TableLine
@@ -129,7 +128,7 @@ def _published(line: TableLine, column: Column) -> float | None:
 
 
 def export_table(spec: Spec, lines: Sequence[FilledLine], form: str) -> str:
-    """The table as "markdown" or "latex" (for people), or "csv" (one line per number)."""
+    """As "markdown" or "latex" (for people), or "csv" (one line per number)."""
     if form == "csv":
         return _csv(spec, lines)
     titles = [*spec.head, *(column.title for column in spec.lines[0].columns), "model"]

@@ -46,7 +46,7 @@ STAR = 150  # square points, of a highlighted model's star
 
 
 class Series(NamedTuple):
-    """The points of one look, as indices into the panel's list; `star`: highlighted ones."""
+    """The points of one look, as indices into the panel's list."""
 
     group: Group
     marker: str
@@ -55,10 +55,9 @@ class Series(NamedTuple):
 
 
 def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """All panels of a figure, and one legend.
+    """All panels, one `Content` each, and one legend.
 
     Args:
-        contents: one per panel of the spec, in its order.
         commands: those that make missing rows, shown in empty panels.
     """
     lines = -(-len(contents) // spec.across)
@@ -84,7 +83,7 @@ def draw_scatter(spec: Spec, contents: Sequence[Content], commands: Sequence[str
 
 
 def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, list[str]]:
-    """Draw one panel; returns the points' names by gid of their collection."""
+    """Returns the points' names by gid of their collection."""
     panel = content.panel
     assert panel.y is not None
     points = drawn(spec, content)
@@ -112,10 +111,7 @@ def draw_panel(area: Axes, spec: Spec, content: Content, gid: str) -> dict[str, 
 
 
 def _series(spec: Spec, content: Content) -> dict[str, Series]:
-    """The series with points, one per group (and shape).
-
-    Those with few points come last, so on top; stars after all others.
-    """
+    """The series with points, one per group (and shape)."""
     pairs = [(group, shape) for group in spec.groups for shape in spec.shapes or [None]]
     kinds = [(pair, star) for star in (False, True) for pair in (*pairs, (YOURS, None))]
     found = {
@@ -125,6 +121,7 @@ def _series(spec: Spec, content: Content) -> dict[str, Series]:
     shown = ((point, look) for point, look in looks(spec, content) if look is not None)
     for i, (point, look) in enumerate(shown):
         found[_key(*look, point.model in spec.highlight)].members.append(i)
+    # Those with few points come last, so on top; stars after all others.
     sizes = {key: (each.star, -len(each.members)) for key, each in found.items() if each.members}
     return {key: found[key] for key in sorted(sizes, key=lambda key: sizes[key])}
 
@@ -159,7 +156,7 @@ def _broken(ends: ArrayLike) -> np.ndarray:
 
 
 def _draw_fit(area: Axes, spec: Spec, trend: Trend, panel: Panel, gid: str) -> None:
-    """The trend from its first model to its last, with a white edge to stand out."""
+    """From its first model to its last, with a white edge to stand out."""
     line, found = trend.line, trend.fit
     if found is None:
         return

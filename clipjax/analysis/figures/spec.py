@@ -133,7 +133,7 @@ class Spec:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Every row it needs of a model, once."""
+        """Every row it needs of a model."""
         columns = [axis.column for panel in self.panels for axis in panel.axes]
         columns += [column for line in self.lines for column in line.columns]
         return tuple(dict.fromkeys(term for column in columns for term in column.terms))
@@ -145,7 +145,7 @@ class Spec:
 
 
 def spec_names() -> list[str]:
-    """The figures and tables of clipjax: the paper's in its order, then others."""
+    """The paper's figures and tables in its order, then others."""
     names = [path.stem for path in (config_dir() / "figures").glob("*.toml")]
     kinds = ("fig", "table")
     of_paper = {name: kinds.index(kind) for name in names if (kind := name.rstrip("0123456789")) in kinds}
@@ -157,7 +157,7 @@ def load_spec(name: str | Path) -> Spec:
 
     Raises:
         UsageError: unknown name.
-        DataError: an unknown, missing or mistyped key; the message names file and key.
+        DataError: an unknown, missing or mistyped key; names file and key.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -268,7 +268,7 @@ def _figure(found: _Strip, path: Path) -> dict[str, Any]:
 
 
 def _groups(key: str, scheme: str | list[Any], only: Sequence[str], path: Path) -> tuple[Group, ...]:
-    """The groups of a scheme of configs/groups.toml (`only` some), or the file's own."""
+    """Those of a scheme of configs/groups.toml (`only` some), or the file's own."""
     if not isinstance(scheme, str):
         if only:
             raise DataError(f"{path}: only_{key} is for a scheme of configs/groups.toml")

@@ -38,10 +38,9 @@ SPREAD = 0.3  # largest distance of points from their line; lines are 1 apart
 
 
 def draw_strip(spec: Spec, contents: Sequence[Content], commands: Sequence[str]) -> Drawing:
-    """A panel per number; a line per group, top to bottom in the scheme's order.
+    """A panel per number, one `Content` each; a line per group, top to bottom in the scheme's order.
 
     Args:
-        contents: one per panel of the spec, in its order.
         commands: those that make missing rows, shown in empty panels.
     """
     groups = _lines(spec, contents)

@@ -1,7 +1,7 @@
-"""The look and the writing of all figures, in one place so that they match.
+"""The look and the writing of all figures.
 
-Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. Figures
-are PNG for screens and PDF, whose text stays text, for print.
+Colours are the eight of Okabe and Ito (Color Universal Design, 2008), distinct for any colour vision. PNG is
+for screens; PDF, whose text stays text, for print.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ RC: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
+    """Sizes in inches; needs no display. Draw on it inside `matplotlib.rc_context(RC)`."""
     with matplotlib.rc_context(RC):
         return Figure(figsize=(width, height), layout="constrained")
 
 
 def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Distances from values to their lower and upper limits; 0 without an interval."""
+    """Distances from values to lower and upper limits; 0 without an interval."""
     limits = [row["interval"] or {"lo": row["value"], "hi": row["value"]} for row in rows]
     return [
         [max(0.0, row["value"] - limit["lo"]) for row, limit in zip(rows, limits)],
@@ -67,10 +67,7 @@ def limits_around(rows: Sequence[dict[str, Any]]) -> list[list[float]]:
 def draw_points(
     panel: Axes, rows: Sequence[dict[str, Any]], heights: Sequence[float], k: int, label: str
 ) -> None:
-    """Draw rows' values with intervals, in marker and colour of the k-th model.
-
-    Values without an interval are hollow: they must not look exact.
-    """
+    """Draw rows' values with intervals, in marker and colour of the k-th model."""
     colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
     panel.errorbar(
         [row["value"] for row in rows],
@@ -84,6 +81,7 @@ def draw_points(
     )
     bare = [(row["value"], height) for row, height in zip(rows, heights) if row["interval"] is None]
     if bare:
+        # Hollow: values without an interval must not look exact.
         hollow = {"color": colour, "markerfacecolor": "white", "markersize": 5, "zorder": 3}
         panel.plot(*zip(*bare), marker, **hollow)
 

@@ -21,7 +21,6 @@ Look = tuple[Group, Group | None]
 
 
 def is_stated(facts: Mapping[str, Any]) -> bool:
-    """Whether the user states the model's facts."""
     return facts.get("facts_origin") == "stated"
 
 
@@ -42,8 +41,8 @@ def is_own(facts: Mapping[str, Any]) -> bool:
 def look_of(spec: Spec, model: str, facts: Mapping[str, Any]) -> Look | None:
     """How a figure shows a model; None if it does not.
 
-    A model in no group is `YOURS` if it is the user's own or highlighted. Highlighted models show even in a
-    figure of other models.
+    A model in no group is `YOURS` if it is the user's own or highlighted. Highlighted models show in any
+    figure.
     """
     highlighted = model in spec.highlight
     if not matches(facts, spec.models) and not highlighted:

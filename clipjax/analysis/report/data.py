@@ -2,9 +2,9 @@
 
     report_data(rows, "results")
 
-The page has a column per number (task, data set, slice, metric), and per way of measuring it (prompt sets,
-precisions, ...) where a model has several. Data is columnar. Shared values are stored once in `interned` and
-referred to by index (-1 for null); an object is interned as [index of its keys, index of each value ...].
+A column per number (task, data set, slice, metric), and per way of measuring it (prompt sets, precisions,
+...) where a model has several. Data is columnar. Shared values are stored once in `interned` and referred to
+by index (-1 for null); an object is interned as [index of its keys, index of each value ...].
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ Variant = tuple[tuple[str, str], ...]
 def report_data(
     rows: Sequence[Row], name: str, *, parts: bool = True, highlight: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that the page shows. The rule of `cells_of` picks among several rows of one number.
+    """Everything that the page shows, with the rule of `cells_of` among several rows of one number.
 
     Args:
-        rows: result rows, e.g. `ResultStore.rows()`.
         name: of these results, on the page.
         parts: include slices (factors, scores, ...), but never single classes or confidence bins.
         highlight: models to draw as stars with names; those without a number are left out.
@@ -84,20 +83,20 @@ class Interner:
         self._index: dict[Any, int] = {}
 
     def of(self, value: Any) -> int:
-        """Index of a value; -1 for null."""
+        """-1 for null."""
         if value is None:
             return -1
         return self._at((None, value) if isinstance(value, str) else json.dumps(value), value)
 
     def object(self, value: Mapping[str, Any] | None) -> int:
-        """Index of an object whose keys and values are interned too."""
+        """Interns keys and values too."""
         if value is None:
             return -1
         parts = (self._at(tuple(value), list(value)), *map(self.of, value.values()))
         return self._at(parts, list(parts))
 
     def _at(self, key: Any, value: Any) -> int:
-        """Keys of four kinds never collide: (None, text), tuples of names or of indices, JSON of the rest."""
+        # Keys never collide: (None, text), tuples of names or of indices, JSON of the rest.
         if key not in self._index:
             self._index[key] = len(self.values)
             self.values.append(value)
@@ -172,7 +171,7 @@ def _variants(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
 
 
 def _agrees(name: str, way: str, ways: Mapping[str, str], several: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a row belongs in a way's column: that way, no way, or prompts of its own model."""
+    """Whether the row has that way, no way, or prompts of its own model."""
     own = name == LEARNED and ways.get(name) not in several[name]
     return own or ways.get(name, way) == way
 
@@ -185,7 +184,7 @@ def _way(row: Row, name: str) -> str | None:
 
 
 def _preferred(row: Row) -> tuple[Any, ...]:
-    """The order of `cells_of`; the column fixes prompts and precision."""
+    # As in `cells_of`; the column fixes prompts and precision.
     return is_whole(row), row["origin"] == "measured", run_order(row["run_id"])
 
 
@@ -225,7 +224,7 @@ def _cell(row: Row, interner: Interner) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Six significant digits: more than a page shows, a third of a float's length."""
+    # More than a page shows, a third of a float's length.
     return None if value is None else float(f"{value:.6g}")
 
 
@@ -247,7 +246,7 @@ def _schemes(facts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _scheme(
     title: str, scheme: Sequence[Group], of: Sequence[Group | None], facts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A scheme as JSON. A last group, `yours`, has the user's own models in no group."""
+    """A last group, `yours`, has the user's own models in no group."""
     of = [YOURS if group is None and is_own(one) else group for group, one in zip(of, facts)]
     shown, whole = ("title", "colour", "marker", "filled"), [*scheme, *([YOURS] if YOURS in of else [])]
     return {

@@ -12,9 +12,9 @@ class Html(str):
 
 
 def tag(name: str, *children: str | None, **attributes: str | None) -> Html:
-    """An element; attributes, and children other than `Html`, are escaped.
+    """An element. Escapes attributes, and children other than `Html`; leaves out None.
 
-    Leaves out None. Attribute names are Python names: `class_`, `data_value`.
+    Attribute names are Python names: `class_`, `data_value`.
     """
     said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(xml(value))}"'

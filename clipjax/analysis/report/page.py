@@ -46,7 +46,7 @@ def page(data: Mapping[str, Any], sections: Sequence[Section] = ()) -> str:
 
 
 def script_text() -> str:
-    """All scripts in one function, so that no name is global on the page."""
+    """All scripts in one function, so that no name is global."""
     parts = "\n".join(_part(f"{name}.js") for name in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}}})();\n'
 
@@ -54,7 +54,7 @@ def script_text() -> str:
 def embedded(data: Mapping[str, Any]) -> str:
     """JSON for a script element: without `<`, nothing in it ends the element or opens a comment.
 
-    A column of cells or runs with one value throughout is stored as {"every": value}.
+    A column of cells or runs with one value throughout is {"every": value}.
     """
     data = {**data, **{name: _packed(data[name]) for name in ("cells", "runs")}}
     data = {key: value if key in ("cells", "runs") else _visible(value) for key, value in data.items()}
@@ -63,7 +63,6 @@ def embedded(data: Mapping[str, Any]) -> str:
 
 
 def _visible(value: Any) -> Any:
-    """Shows hidden characters in texts."""
     if isinstance(value, str):
         return xml(value)
     if isinstance(value, Mapping):

@@ -78,7 +78,7 @@ def _shown(specs: Sequence[Spec], draw: Callable[[Spec], Html]) -> Html:
 
 
 def _nothing(spec: Spec, why: str) -> DataError:
-    """The error for an absent figure or table; `why` is `Done.why_empty`."""
+    """`why` is `Done.why_empty`."""
     if why == "all":
         return DataError(f"{spec.title}: no rows; {' or '.join(commands(spec))} makes them")
     return DataError(f"{spec.title}: missing rows: {why}")
@@ -89,7 +89,7 @@ def _about(spec: Spec) -> str:
 
 
 def _anchor(spec: Spec) -> str:
-    """The figure's id. The prefix keeps a user's file name from being an id of the page."""
+    # The prefix keeps a user's file name from being an id of the page itself.
     return "figure-" + re.sub(r"[^A-Za-z0-9]", "-", spec.name)
 
 
@@ -121,7 +121,7 @@ def _table(spec: Spec, index: RowIndex, taken: Taken) -> Html:
 
 
 def _sortable(name: str, caption: str, heads: Sequence[str], lines: Html) -> Html:
-    """A boxed table; the page's script sorts it by its head's buttons."""
+    """The page's script sorts it by its head's buttons."""
     buttons = [tag("th", tag("button", title, type="button"), scope="col") for title in heads]
     head = tag("thead", tag("tr", *buttons))
     table = tag("table", tag("caption", caption), head, tag("tbody", lines), class_="sortable", id=name)

@@ -4,7 +4,7 @@
 
 Keeps shapes, texts and point names, which a browser shows under the mouse. Drops metadata, the style sheet
 (the root's style replaces its two rules) and unused ids. Other ids get the figure's name as prefix, so that
-figures do not use each other's shapes. A group takes over attributes common to its shapes.
+figures do not use each other's shapes.
 """
 
 from __future__ import annotations
@@ -109,13 +109,10 @@ def _gather(node: ET.Element) -> None:
 
 
 def _may_move(key: str, shapes: Sequence[ET.Element]) -> bool:
-    """Whether a group may take the attribute.
-
-    Not the clip path of shapes with a transform: it is in their own coordinates. Not an opacity: a
-    translucent group is not a group of translucent shapes.
-    """
+    # A shape with a transform is clipped in its own coordinates.
     if key == "clip-path":
         return not any(shape.get("transform") for shape in shapes)
+    # A translucent group is not a group of translucent shapes.
     return not _OPACITY.search(shapes[0].attrib[key])
 
 

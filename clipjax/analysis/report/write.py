@@ -1,8 +1,6 @@
-"""The report: result rows -> one HTML page of tables, plots, figures, claims and how each number was made.
+"""The report: result rows -> one HTML page of tables, plots, figures and claims. Imports no JAX.
 
-    write_report(ResultStore("results").rows(), Path("report.html"), "results")
-
-Imports no JAX.
+write_report(ResultStore("results").rows(), Path("report.html"), "results")
 """
 
 from __future__ import annotations
@@ -32,8 +30,7 @@ class Choices:
         claims: a file of the form of configs/claims.toml; None for that file.
         prompts, precision: of figures, tables and claims, as in `cells_of`. Default prompts: the study's, for
             claims the file's.
-        parts: include slices of data sets, see `report_data`.
-        highlight: models to draw as stars with names.
+        parts, highlight: as in `report_data`.
     """
 
     figures: Sequence[str] | None = None
@@ -46,7 +43,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Written:
-    """Size of the page in MB (1e6 bytes), and its numbers of models and numbers."""
+    """The page's size in MB (1e6 bytes), models and numbers."""
 
     megabytes: float
     models: int

@@ -3,7 +3,7 @@
     cells_of(ResultStore("results").rows(), [column])   # -> {model: [its Cell]}
 
 A column (of a table, an axis of a figure, a side of a claim) names the rows to average; a cell has a value
-only if no row is missing. If a number has several rows, `cells_of` picks one for every caller.
+only if no row is missing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class Cell:
     """A column's number for one model.
 
     Attributes:
-        value: None if a row is missing.
         interval: lo, hi, level, method; None where a row has no interval.
         rows: the rows averaged, in the column's order.
         missing: rows that are absent or have no value (with the reason).
@@ -82,7 +81,7 @@ class Cell:
 
     @property
     def part(self) -> str | None:
-        """The images used, if a row covers part of its data set: "373 of 1,280 images"."""
+        """The images used, if part of a data set: "373 of 1,280 images"."""
         found = {words: None for row in self.rows if (words := in_words(row))}
         return None if not found else next(iter(found)) if len(found) == 1 else f"parts of {len(found)} sets"
 
@@ -105,11 +104,11 @@ class RowIndex:
             self._found.setdefault(term_of(row), {}).setdefault(name, []).append(row)
 
     def of(self, term: Term) -> Mapping[str, Sequence[Row]]:
-        """Rows of one number, by model name."""
+        """By model name."""
         return self._found.get(term, {})
 
     def models_of(self, terms: Iterable[Term]) -> list[str]:
-        """Models with a row of any of these terms, in row order."""
+        """Models with a row of any of these, in row order."""
         have = set().union(*(self.of(term) for term in terms))
         return [model for model in self.models if model in have]
 
@@ -118,10 +117,7 @@ class RowIndex:
 
 
 def column_from(record: Mapping[str, Any], where: str) -> Column:
-    """A column from its record in a TOML file.
-
-    Args:
-        where: file and place, the start of error messages.
+    """A column from its record in a TOML file; error messages start with `where`.
 
     Raises:
         DataError: something is missing or unknown.
@@ -153,9 +149,8 @@ def cells_of(
 ) -> dict[str, list[Cell]]:
     """The cells of every model, in the order of the columns.
 
-    Among several rows of a number, the cell prefers the whole data set to parts and samples, then measured to
-    published, then `precision`, `prompts`, and the newest run. A part is used only if nothing whole exists;
-    `Cell.part` shows it.
+    Among several rows of a number, every caller gets the same: the whole data set before parts and samples
+    (see `Cell.part`), measured before published, then `precision`, `prompts`, and the newest run.
 
     Args:
         models: names from `model_name`, in the order wanted; default all. A model without a row of any column
@@ -165,7 +160,7 @@ def cells_of(
 
     Raises:
         DataError: a number was measured with several prompt sets and `prompts` picks none, or in several
-            other ways (`WAYS`), of which all but one must be left out.
+            other ways (`WAYS`).
     """
     index = rows if isinstance(rows, RowIndex) else RowIndex(rows)
     terms = dict.fromkeys(term for column in columns for term in column.terms)
@@ -250,12 +245,12 @@ def _cell(model: str, column: Column, chosen: Mapping[Term, Row]) -> Cell:
 
 
 def _comparable(rows: Sequence[Row]) -> bool:
-    """A published number is not compared with published numbers."""
+    # A published number is not compared with published numbers.
     return any(row["origin"] == "measured" for row in rows) or len(rows) > 1
 
 
 def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
-    """Scores that agree with the conventions of all rows: the column's or, for one row, the row's."""
+    """Scores that agree with the conventions of all rows."""
     term, *others = column.terms
     if others:
         found = lookup(model, "curation", "", column.key)
@@ -265,11 +260,7 @@ def _published(model: str, column: Column, rows: Sequence[Row]) -> list[Score]:
 
 
 def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Combines the rows' intervals, each side separately; a single row keeps its own.
-
-    Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
-    2008). Rows that share images err together: the mean half-width is an upper bound.
-    """
+    """Combines the rows' intervals, each side separately; a single row keeps its own."""
     limits = [row["interval"] for row in rows]
     if None in limits or len({limit["level"] for limit in limits}) > 1:
         return None
@@ -277,6 +268,8 @@ def _interval(column: Column, value: float, rows: Sequence[Row]) -> dict[str, An
         return dict(limits[0])
     down = [max(row["value"] - limit["lo"], 0.0) for row, limit in zip(rows, limits)]
     up = [max(limit["hi"] - row["value"], 0.0) for row, limit in zip(rows, limits)]
+    # Data sets with their own images err independently: half-widths add up as squares (MOVER, Zou & Donner
+    # 2008). Rows that share images err together: the mean half-width is an upper bound.
     combine = sum if column.shared else lambda widths: math.hypot(*widths)
     return {
         "lo": value - combine(down) / len(rows),

@@ -1,11 +1,10 @@
-"""The curation table (Table IV of the paper, for any models): a line per model, a column per aspect of
-robustness.
+"""The paper's Table IV for any models: a line per model, a column per aspect of robustness.
 
     table = curation_table(ResultStore("results").rows())
     print(export_curation(table, "markdown"))
 
 configs/curation.toml lists the rows that each column averages; a file of that form makes a table of other
-data sets. Published numbers stand beside the cells.
+data sets.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def columns(file: Path | None = None) -> tuple[Column, ...]:
     """The columns of configs/curation.toml, or of a file of that form.
 
     Raises:
-        DataError: another form; the message names file and column.
+        DataError: another form; names file and column.
     """
     path = config_dir() / "curation.toml" if file is None else file
     found = read_toml(path).get("columns")
@@ -67,10 +66,9 @@ def curation_table(
     precision: str = "parity",
     of: Sequence[Column] | None = None,
 ) -> Table:
-    """The table of some models. `cells_of` picks among several rows of one number.
+    """The table of some models.
 
     Args:
-        rows: result rows, e.g. `ResultStore.rows()`.
         models: ids, in the order wanted; default all with a row of some column.
         prompts, precision: as in `cells_of`.
         of: the columns; default those of the paper's table.
@@ -107,7 +105,7 @@ def _why_none(index: RowIndex, of: Sequence[Column]) -> str:
 def wide(table: Table) -> tuple[list[str], list[list[str]]]:
     """Titles and cells: one line per model, then one per source of its published numbers.
 
-    An incomplete cell shows its number of rows, e.g. `(5 of 7)`. `NOTE` explains the star.
+    `NOTE` explains the star and incomplete cells.
     """
     lines = []
     for model, cells in table.items():
@@ -131,9 +129,7 @@ def _is_plain(rows: Sequence[Row]) -> bool:
 
 
 def long(table: Table) -> list[dict[str, Any]]:
-    """One record per cell, with CELL_FIELDS; `rows` are the rows averaged (identity, value, interval,
-    origin).
-    """
+    """One record per cell, with CELL_FIELDS."""
     return [_record(model, cell) for model, cells in table.items() for cell in cells]
 
 
@@ -173,7 +169,7 @@ def _named(row: Row) -> str:
 
 
 def export_curation(table: Table, form: str) -> str:
-    """The table as "markdown" or "latex" (wide), "csv" or "json" (every detail of every cell).
+    """As "markdown" or "latex" (wide), "csv" or "json" (every detail of every cell).
 
     Raises:
         UsageError: another form.

@@ -34,7 +34,6 @@ class Group:
         title: its name in a legend.
         colour: #RRGGBB.
         marker: matplotlib's name.
-        filled: whether markers are filled.
         where: fact -> required value, or a list of allowed ones. `*` in a string matches anything: "LAION-*".
     """
 
@@ -63,7 +62,6 @@ def matches(facts: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
 
 
 def group_of(facts: Mapping[str, Any], scheme: Sequence[Group]) -> Group | None:
-    """The first group whose conditions the facts meet."""
     return next((group for group in scheme if group.has(facts)), None)
 
 
@@ -78,8 +76,7 @@ def groups(scheme: str = "paper", file: Path | None = None) -> tuple[Group, ...]
 
     Raises:
         UsageError: unknown scheme.
-        DataError: the file does not have the form of configs/groups.toml; the message names file, scheme and
-            group.
+        DataError: the file does not have the form of configs/groups.toml; names file, scheme and group.
     """
     path = _path(file)
     records = read_toml(path)

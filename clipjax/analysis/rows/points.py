@@ -1,8 +1,6 @@
 """Models as points of two numbers, for scatter plots, trends and claims.
 
-    points(rows, x, y)    # one Point per model that has both
-
-`Cell.missing` (`cells_of`) tells why a model is not a point.
+points(rows, x, y)    # one Point per model that has both
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ def points(
     prompts: str | None = None,
     precision: str = "parity",
 ) -> list[Point]:
-    """The models that have both numbers, by name. `cells_of` picks among several rows of one number.
+    """The models that have both numbers, by name.
 
     Raises:
         DataError: as `cells_of`.

@@ -44,10 +44,10 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
     Args:
         values: fractions for probit and logit, positive for log.
-        n: images per value, NaN where unknown; None if all are.
+        n: images per value, NaN (or None for all) where unknown.
 
     Raises:
-        UsageError: unknown scale, or a value with no place on it.
+        UsageError: unknown scale, or a value off the scale.
         DataError: a value is NaN or infinite.
     """
     values = checked(values, scale)
@@ -57,17 +57,13 @@ def transform(values: ArrayLike, scale: str, n: ArrayLike | None = None) -> np.n
 
 
 def inverse(coordinates: ArrayLike, scale: str) -> np.ndarray:
-    """Coordinates -> values in the metric's own units.
-
-    Raises:
-        UsageError: unknown scale.
-    """
+    """Coordinates -> values in the metric's own units. Raises UsageError for an unknown scale."""
     check_scale(scale)
     return _BACK[scale](np.asarray(coordinates, np.float64))
 
 
 def clip(values: np.ndarray, n: ArrayLike | None = None) -> np.ndarray:
-    """Fractions moved off 0 and 1, as in the module's docstring."""
+    """Fractions moved off 0 and 1, as described above."""
     known = np.full(values.shape, np.nan) if n is None else np.asarray(n, np.float64)
     edge = 0.5 / np.where(known > 0, known, UNKNOWN_N)
     return np.clip(values, edge, 1 - edge)

@@ -33,8 +33,8 @@ def correlation(
 ) -> Estimate:
     """A correlation over models, with a bootstrap over models; NaN where x or y is constant.
 
-    Spearman's and Kendall's (tau-b) use only the order; tied values share their mean rank. Pearson's depends
-    on the scale of the values.
+    Spearman's and Kendall's (tau-b) use only the order, Pearson's the scale of the values. Ties share their
+    mean rank.
 
     Args:
         x, y: one number per model, float [N].

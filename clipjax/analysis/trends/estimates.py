@@ -1,8 +1,7 @@
-"""Numbers that have an interval at any level, to decide claims. Pure numpy and scipy.
+"""Numbers that have an interval at any level, as Holm's correction needs. Pure numpy and scipy.
 
-Holm's correction needs many levels; a `Bounded` number is computed once for all. Sources: Welch 1947; Hodges
-and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's interval); Zou and Donner 2008
-(MOVER).
+Sources: Welch 1947; Hodges and Lehmann 1963; Hollander, Wolfe and Chicken 2014, section 3.3 (Wilcoxon's
+interval); Zou and Donner 2008 (MOVER).
 """
 
 from __future__ import annotations
@@ -24,9 +23,7 @@ EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Bounded:
-    """A number. `at(level)` is its interval (lo, hi), `EVERYTHING` if unknown; `method` names the interval's
-    kind.
-    """
+    """A number. `at(level)` is its interval (lo, hi), or `EVERYTHING`; `method` names the interval."""
 
     value: float
     at: Callable[[float], Limits]
@@ -34,7 +31,7 @@ class Bounded:
 
 
 def bootstrapped(found: Estimate) -> Bounded:
-    """A number with its interval from a bootstrap over models.
+    """With its interval from a bootstrap over models.
 
     `EVERYTHING` for a level with less than one draw beyond each end.
     """
@@ -73,8 +70,8 @@ def _t(value: float, error: float, freedom: float, method: str) -> Bounded:
 def shift_of(differences: np.ndarray) -> Bounded:
     """Hodges and Lehmann's shift of paired differences [N], with Wilcoxon's signed-rank interval.
 
-    The shift is the median of the N (N + 1) / 2 pairwise means, each difference with itself included. The
-    interval has the shifts that the test does not reject; `EVERYTHING` with too few pairs for the level.
+    The shift is the median of the N (N + 1) / 2 pairwise means. The interval has the shifts that the test
+    does not reject; `EVERYTHING` with too few pairs for the level.
     """
     n = len(differences)
     means = np.sort((differences[:, None] + differences[None, :])[np.triu_indices(n)] / 2)
@@ -87,7 +84,7 @@ def shift_of(differences: np.ndarray) -> Bounded:
 
 
 def _rank_quantile(n: int, alpha: float) -> int:
-    """Largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs; 0 if k does not exist."""
+    """Largest k with 2 P(W < k) <= alpha, W the signed-rank statistic of n pairs, or 0."""
     if n > EXACT:
         spread = math.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return max(0, math.floor(n * (n + 1) / 4 + spread * scipy.stats.norm.ppf(alpha / 2)))

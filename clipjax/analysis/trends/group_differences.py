@@ -32,10 +32,8 @@ class GroupDifference:
 
     Attributes:
         a, b: the trends; None where a group has too few models or one x.
-        slope: difference of the slopes.
-        offset: difference of y at `at`, in the metric's own units.
-        at: x of the offset, in the metric's own units; by default the middle, on x's scale, of the shared
-            range.
+        offset: difference of y at `at`.
+        at: in the metric's own units; by default the middle, on x's scale, of the shared range.
         tan: tangent of the angle between the lines, by `ANGLE` (tan(Delta_S) in Fig. 8 of the paper).
         reasons: why attributes are None.
     """
@@ -53,8 +51,7 @@ class GroupDifference:
 def compare_groups(
     a: Sequence[Point], b: Sequence[Point], *, at: float | None = None, **settings: Any
 ) -> GroupDifference:
-    """Fit and compare the trends of two groups, drawn independently. A model in both makes intervals too
-    wide.
+    """Fit and compare the trends of two groups, drawn independently. A model in both widens intervals.
 
     Results are None, with a reason, if a group has fewer than `resampling.FEWEST` models or one x; the offset
     also if the groups share no x.
@@ -108,7 +105,6 @@ def tan_of_angle(first: ArrayLike, second: ArrayLike) -> np.ndarray:
 
 
 def _common_x(one: Fit, two: Fit) -> float | None:
-    """Middle of the shared range on x's scale, in the metric's own units."""
     low, high = max(one.ends[0], two.ends[0]), min(one.ends[1], two.ends[1])
     if low > high:
         return None
@@ -130,8 +126,7 @@ def _offset(one: Fit, two: Fit, at: float) -> Estimate:
 
 
 def _paired(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups are independent: any pairing of draws is valid."""
-    both = min(len(first), len(second))
+    both = min(len(first), len(second))  # groups are independent: any pairing of draws is valid
     return first[:both], second[:both]
 
 

@@ -27,7 +27,7 @@ class Estimate:
     Attributes:
         n: number of models.
         draws: values where defined, [R]; empty without a bootstrap.
-        undefined: number of other draws, e.g. for a slope, draws whose models all have one x.
+        undefined: number of other draws, e.g. for a slope, those whose models all have one x.
         level: of `interval`.
     """
 
@@ -41,9 +41,8 @@ class Estimate:
     def interval(self) -> dict[str, Any] | None:
         """lo, hi, level and method, as in a result row.
 
-        None for fewer than `FEWEST` models, without draws, or if at most half of the draws define the
-        statistic. Also if all draws agree (as for models in perfect order): resampling then shows no
-        uncertainty.
+        None for fewer than `FEWEST` models, without draws, if at most half of the draws define the statistic,
+        or if all draws agree (as for models in perfect order): resampling then shows no uncertainty.
         """
         found = self.at(self.level)
         if found is None:
@@ -60,7 +59,7 @@ class Estimate:
 
 
 def estimate(value: float, n: int, draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """An `Estimate` from draws with NaN for "not defined"."""
+    """NaN in `draws` means "not defined"."""
     defined = draws[np.isfinite(draws)]
     return Estimate(float(value), n, defined, len(draws) - len(defined), level)
 
@@ -79,6 +78,6 @@ def draw(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
 
 
 def multiplicities(n: int, resamples: int, seed: int, stream: int = 0) -> np.ndarray:
-    """How often each model is in each draw of `draw`: float64 [resamples, n]."""
+    """How often each model is in each draw: float64 [resamples, n]."""
     drawn = draw(n, resamples, seed, stream) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

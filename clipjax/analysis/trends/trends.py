@@ -46,8 +46,6 @@ class Fit:
         weights: float64 [n], below 1 where Huber's loss downweights a model.
         draws: (slope, intercept) of the bootstrap draws that have a line, [R, 2].
         undefined: number of draws without a line, whose models all have one x.
-        level: of the intervals.
-        seed: of the draws.
     """
 
     method: str
@@ -73,7 +71,6 @@ class Fit:
 
     @property
     def slope_interval(self) -> dict[str, Any] | None:
-        """See `Estimate.interval`."""
         return self.slope_estimate.interval
 
     @property
@@ -94,7 +91,7 @@ class Fit:
             n: images per x; see `scales.transform`.
 
         Raises:
-            UsageError, DataError: x has no place on its scale, or is NaN.
+            UsageError, DataError: x is off its scale, or NaN.
         """
         return inverse(self.intercept + self.slope * transform(x, self.scale_x, n), self.scale_y)
 
@@ -107,11 +104,7 @@ class Fit:
     def band(
         self, x: ArrayLike, level: float | None = None, n: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Pointwise limits of the trend at x, in the metric's own units; None without an interval.
-
-        Args:
-            n: images per x; see `scales.transform`.
-        """
+        """Pointwise limits of the trend at x, in the metric's own units; None without an interval."""
         if self.slope_interval is None:
             return None
         tail = (1 - (self.level if level is None else level)) / 2
@@ -144,7 +137,7 @@ def fit(
         stream: groups with different streams are drawn independently.
 
     Raises:
-        UsageError: an unknown method or scale, a value with no place on its scale, a level outside 0 to 1.
+        UsageError: an unknown method or scale, a value off its scale, a level outside 0 to 1.
         DataError: a value is NaN, there are fewer than two models, or all have one x.
     """
     if method not in METHODS:
@@ -179,11 +172,7 @@ def check_pairs(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
 
 
 def fit_points(points: Sequence[Point], **settings: Any) -> Fit:
-    """`fit` through points. Default scales: those of their columns.
-
-    Raises:
-        UsageError, DataError: as `fit`.
-    """
+    """`fit` with the scales of the points' columns as default. Raises as `fit`."""
     x, y, n_x, n_y = coordinates(points)
     scales = {"scale": points[0].x.column.scale, "scale_y": points[0].y.column.scale} if points else {}
     return fit(x, y, n_x=n_x, n_y=n_y, **{**scales, **settings})
@@ -210,11 +199,11 @@ def effective_robustness(points: Sequence[Point], baseline: Fit) -> list[Robustn
     """The effective robustness of each model, in order.
 
     The interval combines those of y, of the trend, and (through the trend) of x if it has y's level; its
-    method names them. Each side's distances add up as squares (MOVER, Zou & Donner 2008), as for independent
-    numbers: too wide for numbers from the same images.
+    method names them. Sides add up as squares (MOVER, Zou & Donner 2008), as for independent numbers: too
+    wide for numbers from the same images.
 
     Raises:
-        UsageError: an x has no place on the trend's scale.
+        UsageError: an x is off the trend's scale.
     """
     bands = _bands(points, baseline)
     return [_robustness(point, baseline, bands.get(i)) for i, point in enumerate(points)]
@@ -268,7 +257,7 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
     trend's models. They count as independent, so no model should be in both.
 
     Raises:
-        UsageError, DataError: an x has no place on the trend's scale, or fewer than two points.
+        UsageError, DataError: an x is off the trend's scale, or fewer than two points.
     """
     x, y, n_x, _ = coordinates(points)
     check_pairs(x, y)
@@ -279,7 +268,7 @@ def mean_robustness(points: Sequence[Point], baseline: Fit) -> Bounded:
 
 
 def too_little(points: Sequence[Point], fewest: int = FEWEST) -> str | None:
-    """Why points have no trend (fewer than `fewest`, or one x); else None."""
+    """Why points have no trend; else None."""
     if len(points) < fewest:
         return needed(len(points), fewest)
     return "one x for all models" if len({point.x.value for point in points}) == 1 else None

@@ -23,7 +23,7 @@ LABEL = 0.14
 
 
 def accuracy_figure(rows: Sequence[Row], out: str | Path) -> list[Path]:
-    """Accuracy of models with intervals: a line per model, a panel per data set, best model on top.
+    """Accuracy with intervals: a line per model, a panel per data set, best model on top.
 
     Shows "top1" and "top5" of whole data sets. The number of per-class rows gives the line of chance. Writes
     `out` with the endings .png and .pdf; returns both paths.
@@ -81,7 +81,7 @@ def _accuracy_panel(panel: Axes, rows: Sequence[Row], models: Sequence[str], cla
 
 
 def _value_label(panel: Axes, value: float, height: int, chance: float | None) -> None:
-    """The value above its marker, or beside the line of chance where they would overlap."""
+    """Above the marker, or beside the line of chance where they would overlap."""
     crossed = chance is not None and abs(value - chance) < LABEL / 2
     panel.annotate(
         f"{value:.1%}",
