@@ -1,7 +1,7 @@
 """Zip archives (torch.save, TorchScript, npz) and torch's older plain pickles, as mappings of tensors.
 
-Nothing in a file is ever run: `converters.pickles` reads pickles. Every size in a file is checked against the
-file's own before use.
+Nothing in a file is run (`converters.pickles`). Every size in a file is checked against the file's own before
+use.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _DirectoryFile(io.FileIO):
 
 
 def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """(shape, Fortran order, dtype, bytes of the header) of an array file that begins with `start`."""
+    """(shape, Fortran order, dtype, bytes of the header) from the start of an array file."""
     file = io.BytesIO(start)
     version = np.lib.format.read_magic(file)
     read_header = (

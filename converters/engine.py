@@ -4,8 +4,8 @@
     plan = plan_conversion(source, network.abstract_params(), detect_table(source))
     for path, array in plan.leaves(np.float32): ...
 
-Planning reads names and shapes only, and lists every misfit by name. Arrays are then read leaf by leaf, so
-that a caller can place or write each one and release it.
+Planning reads names and shapes only, and lists every misfit. Arrays are then read leaf by leaf, so that a
+caller can place or write each one and release it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SHOWN = 4  # problems in the message of a ConversionError
 class ConversionError(DataError):
     """A checkpoint and an architecture that do not fit.
 
-    `problems` has one entry per tensor or leaf; the message shows `hint` (what would fit) and a few of them.
+    `problems` has one entry per tensor or leaf; the message shows `hint` (what would fit) and the first few.
     """
 
     def __init__(self, what: str, problems: list[str], hint: str | None = None) -> None:
@@ -45,7 +45,7 @@ class ConversionError(DataError):
 
 
 class LazyTensor(Protocol):
-    """What the engine needs of a source tensor; see `converters.tensors.Tensor`."""
+    """A source tensor, as the engine needs it; see `converters.tensors.Tensor`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -98,7 +98,6 @@ class Plan:
     Attributes:
         table: the layout's name.
         shapes, pieces: of each leaf: its shape, and what fills it.
-        source: all tensors by key.
         carried: source tensors that no leaf holds but that its file needs.
     """
 
@@ -115,11 +114,11 @@ class Plan:
     def leaves(self, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
         """(path, array) for every leaf, the largest first, so that the last copies are small.
 
+        Arrays are fresh and aligned: on a CPU `jax.device_put` takes them over without a copy. Do not write
+        to them afterwards.
+
         Args:
             dtype: default the source's.
-
-        Arrays are fresh and aligned, so that `jax.device_put` takes them over without a copy on a CPU: do not
-        write to them afterwards.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             for path in sorted(self.shapes, key=lambda p: (-math.prod(self.shapes[p]), p)):
@@ -130,14 +129,13 @@ class Plan:
                 yield path, leaf
 
     def lazy(self) -> dict[str, LazyLeaf]:
-        """Every leaf by path, in the source's dtype, read one by one."""
+        """Leaves by path, in the source's dtype, each read when asked for."""
         return {path: LazyLeaf(self, path) for path in self.shapes}
 
     def dtype(self, path: str) -> np.dtype:
         return self.source[self.pieces[path][0].key].dtype
 
     def read(self, path: str) -> np.ndarray:
-        """One leaf, fresh, in the source's dtype."""
         leaf = aligned_empty(self.shapes[path], self.dtype(path))
         for piece in self.pieces[path]:
             self._fill(leaf, piece)
@@ -189,7 +187,7 @@ def plan_conversion(source: Mapping[str, LazyTensor], target: Mapping[str, Any],
 
     Raises:
         ConversionError: lists every leaf unfilled or filled twice, every source tensor missing, unknown or
-            not used exactly once, and every shape that differs.
+            not used exactly once, and every differing shape.
     """
     shapes = {path: tuple(leaf.shape) for path, leaf in flatten(target).items()}
     pieces, problems = _assign(shapes, table)
@@ -280,7 +278,7 @@ def export(
 
     Args:
         leaves: arrays or lazy tensors by path.
-        carried: tensors that the checkpoint carried beside the leaves, by the reference's key.
+        carried: the plan's carried tensors, by the reference's key.
 
     Returns: C-contiguous arrays by key. A `logit_scale` read from a vector of one element becomes a scalar.
 
@@ -319,7 +317,7 @@ def export_layout(leaves: Mapping[str, Any], origin: str | None) -> Table:
     """The reference's layout for params that came in layout `origin`; without it, the one that fits.
 
     Raises:
-        ConversionError: no layout has a place for all leaves; lists the problems of the nearest.
+        ConversionError: no layout has a place for all leaves; lists the nearest's problems.
     """
     if origin is not None:
         return load_table(load_table(origin).exported)
@@ -360,7 +358,7 @@ def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array of zeros in its own pages, aligned as XLA requires of a host buffer that it takes over.
+    """Zeros in their own pages, aligned so that XLA can take them over.
 
     NumPy requests huge pages for large arrays; on a fragmented machine those are slower to get than to fill.
     """

@@ -3,8 +3,8 @@
     found = resolve_source("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
     found.path, found.revision
 
-huggingface_hub downloads and caches; with HF_HUB_OFFLINE=1 only its cache is searched. All files of a model
-come from the commit that has its weights.
+huggingface_hub downloads and caches; HF_HUB_OFFLINE=1 limits it to its cache. All files of a model come from
+the commit of its weights.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Resolved:
     Attributes:
         path: the weights' file or folder.
         folder: of the configuration beside the weights.
-        repo, file, revision: hub repository, file in it and commit; None outside the hub's cache.
+        repo, file, revision: on the hub; None outside the hub's cache.
     """
 
     path: Path
@@ -47,7 +47,7 @@ _cached: ContextVar[bool] = ContextVar("cached", default=False)
 
 @contextmanager
 def only_cached() -> Iterator[None]:
-    """Inside it nothing is downloaded: only the hub's cache counts."""
+    """Inside it nothing is downloaded."""
     token = _cached.set(True)
     try:
         yield
@@ -56,15 +56,14 @@ def only_cached() -> Iterator[None]:
 
 
 def resolve_source(src: str | Path, filename: str | None = None, revision: str | None = None) -> Resolved:
-    """The files of a checkpoint: a path that exists (in the hub's cache: of its repository), else a hub id
-    `org/name`.
+    """The files of a checkpoint: an existing path (in the hub's cache: of its repository), else a hub id.
 
     Args:
         filename: the weights' file; default the first of `WEIGHT_NAMES`.
         revision: default main's commit; with the cache alone, the snapshot with most of the files.
 
     Raises:
-        DataError: there is neither, or the hub (offline: its cache) lacks it; says what to do.
+        DataError: there is neither, or the hub (offline: its cache) lacks it.
     """
     path = Path(src)
     if exists(path):
@@ -86,7 +85,7 @@ def found_files(
     download: bool,
     revisions: Mapping[str, str | None] | None = None,
 ) -> Iterator[tuple[Path, ...]]:
-    """Sets of files that hub repositories have, first in the cache, then, with `download`, on the hub.
+    """Sets of files in hub repositories, first in the cache, then, with `download`, on the hub.
 
     Missing files are skipped; an unreachable hub is asked once. The files of a set come from one commit: that
     in `revisions`, or the first file's.
@@ -140,7 +139,7 @@ def _from_hub(repo: str, filename: str | None, revision: str | None) -> Resolved
 
 
 def _file(repo: str, name: str, revision: str | None) -> Path | None:
-    """The file in the hub's cache, downloaded if needed; None if the repository lacks it."""
+    """From the hub's cache, downloaded if needed; None if the repository lacks it."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -171,8 +170,7 @@ def _only_cache() -> bool:
 
 
 def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
-    """The cached commit with whole weights and most configuration; of equals, main's. None without
-    weights."""
+    """The cached commit with most of the files, preferably main's; None without weights."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
@@ -195,7 +193,7 @@ def _fullest_snapshot(repo: str, names: Sequence[str]) -> str | None:
 
 
 def _place_in_cache(path: Path) -> tuple[str | None, str | None, str | None]:
-    """(repository, file in it, commit) of a path in the hub's cache; all None for any other path.
+    """(repository, file in it, commit) of a path in the hub's cache, else Nones.
 
     The cache has `models--ORG--NAME/snapshots/COMMIT/FILE`; for a commit's folder the file is None.
     """

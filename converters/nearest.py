@@ -1,7 +1,7 @@
 """Which architecture of configs/archs a checkpoint is, after the assumed one did not fit.
 
-The parity record (configs/parity.json) has every registered architecture's number of parameters. So only
-those of (nearly) the checkpoint's number are built and compared, tensor by tensor.
+The parity record (configs/parity.json) has every registered architecture's number of parameters: only those
+near the checkpoint's are built and compared, tensor by tensor.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def plan_for(source: Mapping[str, LazyTensor], arch: Arch) -> Plan:
 
 
 def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
-    """Registered architectures that fit by names and shapes; their activations may differ."""
+    """Registered architectures that fit by names and shapes; activations may differ."""
     table = detect_table(source)
     params = _registered()
     same = [name for name in params if params[name] == _count(source, table)]
@@ -42,7 +42,7 @@ def fitting(source: Mapping[str, LazyTensor]) -> list[str]:
 
 
 def _hint(source: Mapping[str, LazyTensor], table: Table, worse_than: int) -> str | None:
-    """Which architecture the tensors are, or one of the same kind with at most half the problems."""
+    """The architecture of the tensors, or one of the same kind with at most half the problems."""
     if names := fitting(source):
         return f"its tensors are those of {' or '.join(names)}"
     dual = "logit_scale" in source

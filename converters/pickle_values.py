@@ -45,7 +45,7 @@ _TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class StorageRef:
-    """A storage that the pickle names: `count` elements of `dtype`, kept outside the pickle under `key`.
+    """A storage outside the pickle: `count` elements of `dtype` under `key`.
 
     `start` is the first element, for a legacy file's view of another storage.
     """
@@ -68,7 +68,7 @@ class TensorRef:
 
 @dataclass
 class Inert:
-    """An object whose class is only a name here: a TorchScript module, or a training script's `Namespace`."""
+    """An object whose class is only a name: a TorchScript module, or a training script's `Namespace`."""
 
     name: str
     state: dict[Any, Any] = field(default_factory=dict)
@@ -86,7 +86,7 @@ def is_index(value: Any) -> bool:
 
 
 def copied(argument: Any) -> int:
-    """Approximate bytes that a builder copies from an argument; a dict's entry takes some hundred."""
+    """Approximate bytes that a builder copies; a dict's entry takes some hundred."""
     if isinstance(argument, str | bytes):
         return len(argument)
     return 128 * len(argument) if isinstance(argument, list | tuple | dict) else 0

@@ -1,13 +1,13 @@
 """Torch's pickles, read without torch and without running anything.
 
-A pickle is a program for a stack machine, interpreted here opcode by opcode. Only a state dict's opcodes
-exist, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript archive) its own module
-classes; none is imported. Anything else is refused by name.
+A pickle is a program for a stack machine, interpreted here opcode by opcode. Only a state dict's opcodes are
+known, and only the names in `BUILDERS`, `CLASSES`, `DTYPES` and (in a TorchScript archive) its own module
+classes; none is imported. The rest is refused by name.
 
 A short pickle can describe a value that takes forever to hash, print or copy: tuples that each hold the one
 before twice. So nothing nested is hashed or printed, and bytes, opcodes and copies are counted.
 
-Source for the names' meaning: torch/_utils.py and torch/serialization.py (torch 2.13).
+Source of the names' meaning: torch/_utils.py and torch/serialization.py (torch 2.13).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MOST_COPIED = 2**26  # approximate bytes in all that calls copy from their argu
 
 @dataclass(frozen=True)
 class _Global:
-    """GLOBAL leaves this on the stack: a name, and what REDUCE or NEWOBJ may build with it, if anything."""
+    """A name on the stack, and what REDUCE or NEWOBJ may build with it, if anything."""
 
     name: str
     build: Callable[..., Any] | None = None
@@ -58,8 +58,8 @@ def read_pickle(file: BinaryIO, where: str, torchscript: bool = False) -> tuple[
         where: file name for error messages.
         torchscript: allow the archive's own `__torch__` classes, as `Inert` objects.
 
-    Returns: (value, storages): plain Python objects, `TensorRef`s and `Inert` objects; and every named
-        storage, whole, by its key.
+    Returns: the value (plain Python objects, `TensorRef`s and `Inert` objects), and every named storage,
+    whole, by its key.
 
     Raises:
         DataError: a name outside a state dict, or a damaged pickle.
@@ -79,7 +79,7 @@ DAMAGE = (
 
 
 class _Bounded:
-    """At most `_MOST_BYTES` of a file: opcodes state their lengths, which may be false."""
+    """At most `_MOST_BYTES` of a file: the lengths that opcodes state may be false."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -104,7 +104,7 @@ class _Bounded:
 def tensor_names(root: Any, where: str) -> dict[str, TensorRef]:
     """The tensors of a state dict, or of a tree of TorchScript modules under their dotted names.
 
-    Module attributes other than tensors (`training`, hooks) are left out.
+    Other module attributes (`training`, hooks) are left out.
 
     Raises:
         DataError: an entry of a state dict is not a tensor, or modules contain themselves.
@@ -176,7 +176,6 @@ class _Machine:
         return items
 
     def find(self, name: str) -> Any:
-        """A global name's dtype, builder or class; any other name is refused."""
         if len(name) > LONGEST_NAME:
             raise ValueError(f"a name of {len(name)} characters")
         if name in DTYPES:

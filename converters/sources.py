@@ -4,7 +4,7 @@
     source["logit_scale"].shape, source["logit_scale"].read()
 
 Content decides the format: safetensors; torch's zip archives and older plain pickles, TorchScript and NumPy's
-npz (archives.py); or a JSON index of such files. All keep a tensor as a plain run of bytes.
+npz (archives.py); or a JSON index of such files.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _MOST_HEADER = 25_000_000  # bytes of a safetensors header, as huggingface_hub; 
 def open_source(path: str | Path) -> Source:
     """Open a checkpoint file, or the weights in a folder (the first of `WEIGHT_NAMES`).
 
-    Training checkpoints are unwrapped as open_clip does: the state dict under `state_dict`, without the
+    Training checkpoints are unwrapped as by open_clip: the state dict under `state_dict`, without the
     `module.` prefix of distributed training.
 
     Raises:
@@ -198,7 +198,7 @@ def _damaged(path: Path, key: str, what: str) -> DataError:
 
 
 def index_parts(path: Path) -> dict[str, str]:
-    """The file of each tensor of an index, a name in the index's own folder.
+    """The file of each tensor of an index, a name in the index's folder.
 
     Raises:
         DataError: it cannot be read, is not an index, or names a file elsewhere.

@@ -28,7 +28,7 @@ _LAYER = re.compile(r"i(?:\+(\d+))?")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: the leaf's path, the source's key, the op's name, the line's place."""
+    """One line of a table: leaf's path, source's key, op's name, and the line's place."""
 
     target: str
     source: str
@@ -48,7 +48,7 @@ class Row:
         return any(_LAYER.fullmatch(name) for name in re.findall(r"\{([^}]+)\}", self.source))
 
     def key(self, names: Mapping[str, str], layer: int | None) -> str:
-        """The source's key for one layer of a leaf whose path gave `names`."""
+        """For one layer of a leaf whose path gave `names`."""
 
         def value(match: re.Match[str]) -> str:
             if found := _LAYER.fullmatch(match[1]):
@@ -74,7 +74,7 @@ class Table:
 
     Attributes:
         ignored, carried: {pattern of keys: reason}.
-        exported: the layout in which to write params that came in this one.
+        exported: the layout in which to write such params.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Table:
 
 
 def table_names() -> list[str]:
-    """The layouts that can be read; a file with a leading underscore is a part of others."""
+    """The layouts that can be read; `_*.txt` files are parts of others."""
     return sorted(path.stem for path in TABLES.glob("*.txt") if not path.stem.startswith("_"))
 
 
@@ -109,7 +109,7 @@ def load_table(name: str) -> Table:
     """Read converters/tables/NAME.txt.
 
     Raises:
-        UsageError: there is no such table.
+        UsageError: no such table.
         DataError: a malformed line; names its number.
     """
     path = TABLES / f"{name}.txt"
@@ -119,7 +119,6 @@ def load_table(name: str) -> Table:
 
 
 def parse_table(text: str, name: str) -> Table:
-    """A table from its text; the module's docstring has the syntax."""
     rows: list[Row] = []
     ignored: dict[str, str] = {}
     carried: dict[str, str] = {}
@@ -147,6 +146,6 @@ def parse_table(text: str, name: str) -> Table:
 
 
 def _substitute(template: str, group: Callable[[str, str], str]) -> str:
-    """A regular expression: the template's text, with `group(name, pattern)` for each `{name:pattern}`."""
+    """A regular expression of the text, with `group(name, pattern)` for each `{name:pattern}`."""
     parts = re.split(r"\{([^}]+)\}", template)
     return "".join(re.escape(p) if n % 2 == 0 else group(*p.partition(":")[::2]) for n, p in enumerate(parts))

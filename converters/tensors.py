@@ -1,7 +1,7 @@
 """A tensor as a place in a file, and a file of such tensors.
 
-Opening a checkpoint reads headers and pickles only; `preadv` reads data into the caller's memory. Nothing is
-memory-mapped, so no pages of the file count as ours.
+Opening reads headers and pickles only; `preadv` reads data into the caller's memory. Nothing is
+memory-mapped: no pages of the file count as ours.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from clipjax.errors import DataError
 
 
 def is_shape(shape: Iterable[object]) -> bool:
-    """Whether these can be a tensor's sizes: at most 32 natural numbers, none larger than any file."""
+    """At most 32 natural numbers, none larger than any file."""
     sizes = tuple(shape)
     return len(sizes) <= 32 and all(type(n) is int and 0 <= n < 2**62 for n in sizes)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: the place of its first element and, unless C-contiguous, its strides in
-    elements."""
+    """A tensor in a file: its first element's place and, unless C-contiguous, its strides in elements."""
 
     path: Path
     offset: int

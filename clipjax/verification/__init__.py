@@ -1,1 +1,1 @@
-"""Whether a model matches its reference stage by stage, compiles for other chips, and is proved."""
+"""Does a model match its reference stage by stage, and compile for other chips?"""

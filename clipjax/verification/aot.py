@@ -1,13 +1,12 @@
 """Forward passes compiled for TPUs without a TPU, and the facts read from the executables.
 
-libtpu, which `pip install "jax[tpu]"` brings, is the real TPU compiler and runs on any machine; JAX describes
-the chips to it (`jax.experimental.topologies`). For every chip of configs/chips.toml one sees whether a model
-compiles, which batch fits the memory, that the data-parallel forward has no collective, and that parity keeps
-HIGHEST precision in every dot and convolution: by default a TPU multiplies even float32 in bfloat16.
+libtpu (in `pip install "jax[tpu]"`) is the real TPU compiler and runs on any machine; JAX describes the chips
+to it (`jax.experimental.topologies`). For every chip of configs/chips.toml one sees whether a model compiles,
+which batch fits the memory, that the data-parallel forward has no collective, and that parity keeps HIGHEST
+precision in every dot and convolution: by default a TPU multiplies even float32 in bfloat16.
 
-The program is the one that embedding runs: uint8 pixels or token ids to features, params replicated, the
-batch split over the chips. The partitioner splits it, not `shard_map`: a forward that mixes examples would
-show a collective.
+The program is that of embedding: uint8 pixels or token ids to features, params replicated, the batch split
+over the chips by the partitioner, not `shard_map`: a forward that mixes examples would show a collective.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _HIGHEST = "operand_precision={highest,highest}"
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of TPU, from configs/chips.toml."""
+    """A kind of TPU, from configs/chips.toml."""
 
     name: str
     topology: str
@@ -69,8 +68,7 @@ class Row:
     Attributes:
         gflops: of the dots and convolutions, for one example.
         executable: of the largest batch (a power of two, up to `LARGEST`) that fits a chip; None if it does
-            not compile.
-        problem: why it does not compile.
+            not compile, with the reason in `problem`.
     """
 
     model: str
@@ -92,10 +90,10 @@ def aot_table(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> Iterator[Row]:
-    """Compile towers of registered models for kinds of chips; yields each row as soon as it is known.
+    """Compile towers of registered models for kinds of chips; yields each row when it is known.
 
     A program takes from ten seconds (a ViT, fast) to many minutes (a ResNet, parity). JAX is switched to the
-    CPU: the chips are only described.
+    CPU.
 
     Raises:
         UsageError: an unknown model or chip, or an environment without the TPU compiler.
@@ -117,7 +115,7 @@ def programs(
     towers: Sequence[str] = ("vision", "text"),
     precisions: Sequence[Precision] = get_args(Precision),
 ) -> list[tuple[Card, str, Precision]]:
-    """What `aot_table` compiles per kind of chip. Raises UsageError for an unknown model."""
+    """What `aot_table` compiles per chip. Raises UsageError for an unknown model."""
     cards = [model_card(name) for name in ids]
     return [
         (card, tower, precision)
@@ -128,7 +126,6 @@ def programs(
 
 
 def load_chips() -> dict[str, Chip]:
-    """The chips of configs/chips.toml by name."""
     records = read_toml(config_dir() / "chips.toml")
     return {name: Chip(name, **facts | {"slices": tuple(facts["slices"])}) for name, facts in records.items()}
 
@@ -175,7 +172,7 @@ def slice_mesh(chip: Chip, topology: str) -> Mesh:
 
 
 def compile_forward(forward: Forward, chip: Chip, batch: int) -> Executable | None:
-    """The forward of `batch` examples per chip on the chip's slice; None if it does not fit the memory.
+    """The forward of `batch` examples per chip on the chip's slice; None if the memory is too small.
 
     Raises:
         jax.errors.JaxRuntimeError: it does not compile for another reason.
@@ -214,9 +211,9 @@ def _read(compiled: jax.stages.Compiled, batch: int, seconds: float) -> Executab
 
 
 def largest(compile_at: Callable[[int], Executable | None]) -> Executable | None:
-    """The executable of the largest batch that fits, a power of two up to `LARGEST`; None if none does.
+    """The executable of the largest power of two up to `LARGEST` that fits, or None.
 
-    From the top: a batch too large is refused in seconds, one that fits compiles for minutes.
+    From the top: too large a batch is refused in seconds, one that fits compiles for minutes.
     """
     batch = LARGEST
     while (executable := compile_at(batch)) is None and batch > 1:
@@ -238,7 +235,6 @@ def table_titles() -> tuple[str, ...]:
 
 
 def table_cells(row: Row) -> tuple[str, ...]:
-    """A row under `table_titles()`; memory is that of the largest batch."""
     facts = (row.model, row.tower, row.precision, row.chip)
     if row.executable is None:
         return (*facts, f"no: {row.problem}", f"{row.gflops:.1f}", *("-",) * 5)

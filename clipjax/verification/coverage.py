@@ -1,9 +1,7 @@
 """The status of every registered model, from the parity record.
 
-`clipjax verify --all --random-init` builds every architecture in the reference library and in clipjax and
-writes configs/parity.json: whether the full-size tensors match one to one, and whether a narrow model with
-the same flags gives the same numbers. The tables of `clipjax models`, README.md and docs/models.md (between
-markers) come from it:
+`clipjax verify --all --random-init` writes configs/parity.json (`clipjax.verification.parity`). The tables of
+`clipjax models`, README.md and docs/models.md (between markers) come from it:
 
     python -m clipjax.verification.coverage README.md docs/models.md     # rewrite the tables
 """
@@ -48,8 +46,7 @@ class Coverage:
         params_m: millions of parameters of the image tower (with a classifier's head).
         image_size: side in pixels.
         status: one of STATUSES. "verified": full-size keys and shapes, and narrow numbers with the same
-            flags. "shapes only". "unverified": no record of this version of the forward pass, or a failed
-            one. "not supported".
+            flags. "unverified": no record of this version of the forward pass, or a failed one.
         why: what is missing; empty for a verified model.
         tokenizer: "built in" or "needs files from the repo"; None for a classifier.
     """
@@ -70,7 +67,7 @@ def coverage(group: str | None = None) -> list[Coverage]:
     """A row for every registered model (of one group), in the registry's order.
 
     Raises:
-        UsageError: there is no such group; the message names the nearest.
+        UsageError: no such group; names the nearest.
         DataError: configs/parity.json is damaged.
     """
     if group is not None and group not in groups():
@@ -81,7 +78,6 @@ def coverage(group: str | None = None) -> list[Coverage]:
 
 
 def counts(rows: Sequence[Coverage]) -> dict[str, int]:
-    """The number of rows per status."""
     found = Counter(row.status for row in rows)
     return {status: found[status] for status in STATUSES if found[status]}
 
@@ -106,7 +102,7 @@ def table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
 
 
 def family_table(rows: Sequence[Coverage]) -> tuple[list[str], list[list[str]]]:
-    """Titles and cells of the short table: one line per pair of tower families."""
+    """Titles and cells: one line per pair of tower families."""
     titles = ["image tower", "text tower", "architectures", "models", "verified", "tokenizer"]
     pairs: dict[tuple[str, str], list[Coverage]] = {}
     for row in rows:
@@ -129,14 +125,13 @@ def markdown(which: str, rows: Sequence[Coverage]) -> str:
 
 
 def summary(rows: Sequence[Coverage]) -> str:
-    """One sentence: the number of models per status, and the reference versions."""
+    """One sentence: models per status, and the reference versions."""
     said = ", ".join(f"{n} {status}" for status, n in counts(rows).items())
     libraries = ", ".join(f"{name} {version}" for name, version in read_record()["libraries"].items())
     return f"{len(rows)} models: {said}{f', against {libraries}' if libraries else ''}."
 
 
 def to_dict(rows: Sequence[Coverage]) -> dict[str, Any]:
-    """The table as JSON: counts, versions of the reference libraries, and one object per model."""
     return {
         "counts": counts(rows),
         "libraries": read_record()["libraries"],
@@ -198,7 +193,6 @@ def _status(row: Mapping[str, str], subject: Subject, record: Mapping[str, Any])
 
 
 def main(paths: Sequence[str]) -> None:
-    """Rewrite the tables in these files."""
     for path in map(Path, paths):
         write_bytes(path, with_tables(read_text(path)).encode())
 

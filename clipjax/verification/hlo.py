@@ -1,7 +1,7 @@
 """Facts of a compiled program: its collectives, products and number of operations.
 
-Read from the text of the optimised HLO (`jax.stages.Compiled.as_text()`), the program of one device, with the
-shapes of its part. So the compiler's result is checked, on any platform, not only the request.
+Read from the optimised HLO (`jax.stages.Compiled.as_text()`) of one device, with the shapes of its part: this
+checks the compiler's result, on any platform.
 """
 
 from __future__ import annotations
@@ -71,7 +71,6 @@ class CompiledProgram:
             raise ValueError("the text of no compiled program: it has no entry computation")
 
     def instructions(self) -> Iterator[Instruction]:
-        """Every instruction, once."""
         for computation in self.computations.values():
             yield from computation.instructions.values()
 
@@ -89,8 +88,8 @@ class CompiledProgram:
     def flops(self) -> int:
         """Floating-point operations of one device's dots and convolutions, two per multiply-add.
 
-        A loop's body counts as often as it runs (XLA's cost analysis counts it once); of branches, only the
-        costliest. Zeros that pad or dilate a convolution do not count, as in XLA.
+        A loop's body counts as often as it runs (XLA counts it once); of branches, only the costliest. Zeros
+        that pad or dilate a convolution do not count, as in XLA.
 
         Raises ValueError for a product inside a loop of unknown length.
         """
@@ -115,7 +114,7 @@ class CompiledProgram:
         return inside * self._trips(each) if each.opcode == "while" and inside else inside
 
     def _trips(self, loop: Instruction) -> int:
-        """How often a loop runs: from XLA, or from the condition of a scan, which counts up from 0."""
+        """From XLA, or from the condition of a scan, which counts up from 0."""
         if known := _TRIPS.search(loop.attributes):
             return int(known[1])
         condition = re.search(r"\bcondition=%([\w.-]+)", loop.attributes)
@@ -149,7 +148,7 @@ def _dot_flops(computation: Computation, dot: Instruction) -> int:
 def _convolution_flops(computation: Computation, convolution: Instruction) -> int:
     """2 x outputs x input features x pairs of an output place and a kernel tap that meet a value.
 
-    On a TPU the batch axes of a dot are a dilated kernel of their size, of which one tap meets a value.
+    On a TPU the batch axes of a dot are a dilated kernel of their size: one tap meets a value.
     """
     numbers = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", convolution.attributes)
     assert numbers is not None

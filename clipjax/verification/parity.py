@@ -1,16 +1,15 @@
 """The parity record: does every registered architecture compute the same as in its reference library?
 
-For every architecture of configs/models.csv two things are shown, without any model's weights:
+Two things are shown for every architecture of configs/models.csv, without any model's weights:
 
 * full size: the reference's state dict, built on PyTorch's meta device by each row's name and tag, maps one
   to one onto our params, by key and shape;
 * numbers: a narrow model with the library's flags, and weights in which every tensor matters
-  (`converters.golden.condition`), gives the same stages, embeddings and logits, as judged by
-  `clipjax.verification.verify`.
+  (`converters.golden.condition`), passes `clipjax.verification.verify`.
 
-The libraries run in one subprocess (`converters.golden sweep`); this process converts and compares. The
-record (configs/parity.json) is written after each architecture, so that an interrupted sweep resumes. Entries
-of the same arch record, rows, libraries and forward pass are not computed again.
+The libraries run in one subprocess (`converters.golden sweep`). The record (configs/parity.json) is written
+after each architecture, so an interrupted sweep resumes; entries of the same arch record, rows, libraries and
+forward pass are kept.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Swept:
 
     Attributes:
         path: the record's file.
-        entries: the entry of each requested architecture that is up to date.
+        entries: the up-to-date entries of the requested architectures.
         done: names of those computed now.
         missing: names of those without an entry, because of `limit`.
     """
@@ -70,7 +69,6 @@ class Swept:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong, by architecture."""
         return {name: problem for name, entry in self.entries.items() if (problem := problem_of(entry))}
 
     def to_json(self) -> str:
@@ -119,7 +117,7 @@ def sweep(path: Path | None = None, *, only: Sequence[str] = (), limit: int | No
 
 
 def problem_of(entry: Mapping[str, Any]) -> str | None:
-    """The first difference from the reference in an entry; None without one."""
+    """An entry's first difference from the reference, or None."""
     if entry["full_size"] != EQUAL:
         return entry["full_size"]
     return entry["narrow"]["problem"]
@@ -145,14 +143,14 @@ def library_versions() -> dict[str, str]:
 
 
 def up_to_date(record: Mapping[str, Any], subject: Subject) -> bool:
-    """Whether the record has this architecture, for its present rows, arch record and forward pass."""
+    """For the architecture's present rows, arch record and forward pass."""
     entry = record["archs"].get(subject.arch)
     now = {"arch_hash": subject.digest, "forward_version": FORWARD_VERSION}
     return entry is not None and now.items() <= entry.items()
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """In the registry's order, whole or not at all; architectures no longer in the registry are dropped."""
+    """In the registry's order, whole or not at all; drops unregistered architectures."""
     archs = {s.arch: record["archs"][s.arch] for s in subjects() if s.arch in record["archs"]}
     rows = {key: record["rows"][key] for key in registry() if key in record["rows"]}
     with _writing(path):
@@ -160,7 +158,7 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _check_place(path: Path) -> None:
-    """Raises before the libraries run, not after, if the record cannot be written."""
+    """Raises before the libraries run if the record cannot be written."""
     with _writing(path), draft_file(path):
         pass
 
@@ -277,7 +275,7 @@ def _narrow_model(subject: Subject, checkpoint: Path) -> Model:
 
 
 def judged(report: Report) -> dict[str, Any]:
-    """What the record keeps of a comparison: the stage nearest to its tolerance, and the results' errors."""
+    """For the record: the stage nearest to its tolerance, and the results' errors."""
     errors = {s.name: s.error / s.tolerance for s in report.stages if s.error is not None}
     worst = max(errors, key=errors.__getitem__, default=None)
     found = {stage.name: stage.error for stage in report.stages}

@@ -1,15 +1,13 @@
-"""Is this the same model as the reference? Compared by stage: stem, every block, pooling, projection,
-logits.
+"""Is this the same model as the reference? Compared by stage: stem, blocks, pooling, projection, logits.
 
 The reference is PyTorch's own model of open_clip, timm or transformers in a subprocess (`converters.golden`;
-no torch in this process), or a golden file from such a run, which needs no torch. Both sides get the same
-float32 inputs; the reference runs on the CPU, our side in the "parity" profile on JAX's default device.
+no torch in this process), or a golden file of such a run. Both sides get the same float32 inputs. The
+reference runs on the CPU, our side in the "parity" profile on JAX's default device.
 
 A stage agrees if max |a - b| / (|b| + rms(b)) <= STAGE_TOLERANCE, b being the reference: relative for large
-entries, against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely. Logits
-agree within 1e-3 x max(1, |b|).
-
-Everything fails closed: a reference that cannot be run, a stage that one side lacks, another shape, a NaN.
+entries, against the stage's size for small ones. Unit-norm embeddings agree within 1e-5, absolutely; logits
+within 1e-3 x max(1, |b|). A reference that cannot run, a stage that one side lacks, another shape, or a NaN
+counts as a difference.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ INPUTS = ("images", "ids")
 
 @dataclass(frozen=True)
 class Stage:
-    """One comparison. `error` is None if there is nothing to compare; `problem` says why."""
+    """One comparison; without an `error`, `problem` says why."""
 
     name: str
     error: float | None
@@ -68,10 +66,10 @@ class Report:
     """The outcome of a verification.
 
     Attributes:
-        model: the id of the model's card.
+        model: the card's id.
         against: "open_clip", "timm", "transformers" or "golden".
-        stages: every comparison, in forward order.
-        reference: from the reference: library, version, arch, checkpoint_sha256, torch.
+        stages: in forward order.
+        reference: its library, version, arch, checkpoint_sha256, torch.
         problem: why no comparison could be made, or None.
     """
 
@@ -87,7 +85,6 @@ class Report:
 
     @property
     def first_difference(self) -> str | None:
-        """The name of the first stage that differs, or None."""
         return next((stage.name for stage in self.stages if not stage.passed), None)
 
     def to_json(self) -> str:
@@ -118,18 +115,18 @@ def verify(
 
     Args:
         model: a loaded model, or an argument of `clipjax.load_model`.
-        against: "open_clip", "timm" or "transformers" (run in a subprocess), or "golden" (read a golden
-            file). Default: the library that the card names, else open_clip.
+        against: "open_clip", "timm" or "transformers" (run in a subprocess), or "golden". Default: the
+            library that the card names, else open_clip.
         golden: the golden file; its inputs are used.
-        arch: the reference's name of the architecture, or its own configuration (JSON). Default: the
+        arch: the reference's name of the architecture, or its configuration (JSON). Default: the
             configuration beside the weights, else the card's name or arch record.
         checkpoint: weights for the reference. Default: the model's own, written back in the reference's
             format.
         batch, seed: number of random images and texts, and their seed.
 
     Raises:
-        UsageError: unknown `against`, no golden file given, or a classifier that the library has no
-            counterpart of (for one fine-tuned from a CLIP: any library).
+        UsageError: unknown `against`, no golden file given, or a classifier without a counterpart in the
+            library (one fine-tuned from a CLIP has none in any).
         DataError: the model or the golden file cannot be read, or its checkpoint is damaged.
     """
     if against not in (*LIBRARIES, "golden", None):
@@ -152,10 +149,10 @@ def verify(
 
 
 def chosen_library(model: Model, against: str | None = None, doing: str = "verify") -> str:
-    """`against`, or by default the library that the card names, else open_clip.
+    """`against`, or its default as in `verify`.
 
     Raises:
-        UsageError: an unknown library, or one without a counterpart of a classifier; says what to verify
+        UsageError: an unknown library, or one without a counterpart of the classifier; tells what to verify
             instead (`doing`: the verb).
     """
     card = model.card
@@ -178,7 +175,7 @@ def chosen_library(model: Model, against: str | None = None, doing: str = "verif
 
 @dataclass(frozen=True)
 class Golden:
-    """What a reference run left: inputs, every stage in forward order, and facts about itself."""
+    """Inputs of a reference run, its stages in forward order, and facts about it."""
 
     inputs: dict[str, np.ndarray]
     stages: dict[str, np.ndarray]
@@ -186,11 +183,7 @@ class Golden:
 
 
 def read_golden(path: Path) -> Golden:
-    """Read a file written by `converters.golden`.
-
-    Raises:
-        DataError: it does not exist, is not such a file, or is truncated.
-    """
+    """Raises DataError unless `path` is a whole file written by `converters.golden`."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -206,7 +199,7 @@ def read_golden(path: Path) -> Golden:
 
 
 def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
-    """Images [B, S, S, 3] float32, standard normal; for a dual encoder also ids [B, L] int32."""
+    """Standard normal images [B, S, S, 3] float32; for a dual encoder also ids [B, L] int32."""
     rng = np.random.default_rng(seed)
     size = arch.vision.image_size
     images = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
@@ -214,7 +207,7 @@ def random_inputs(arch: Arch, batch: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def random_ids(text: Any, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """Texts from one that fills the context down to an empty one, framed as the tower's own."""
+    """Texts from a full context down to an empty one, framed as the tower's own."""
     start, end, pad = text.frame
     words = np.setdiff1d(np.arange(text.vocab_size), [*start, *end, pad])
     ids = np.full((batch, text.context_length), pad, np.int32)
@@ -273,9 +266,7 @@ def reference_model(
 
 
 def failure_reason(stderr: str) -> str:
-    """The last exception of a traceback, with the next line if its own is only a heading; else the last
-    line.
-    """
+    """The last exception of a traceback (with the next line if it is only a heading), else the last line."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     errors = [i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b", line)]
     first = errors[-1] if errors else len(lines) - 1
@@ -306,7 +297,7 @@ def _capture(
 
 
 def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every stage and result of our side, under the names of `converters.golden.run`."""
+    """Stages and results of our side, named as in `converters.golden.run`."""
     stages: dict[str, Any] = {}
     features: dict[str, jax.Array] = {}
     towers = ("vision",) if model.card.arch.text is None else ("vision", "text")
@@ -334,7 +325,7 @@ def our_stages(model: Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndar
 
 
 def compare(model: Model, against: str, golden: Golden) -> Report:
-    """Our stages beside those of a golden, in its order."""
+    """Our stages beside a golden's, in its order."""
     try:
         ours = our_stages(model, golden.inputs)
     except (KeyError, DataError, UsageError) as error:
@@ -346,7 +337,6 @@ def compare(model: Model, against: str, golden: Golden) -> Report:
 
 
 def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None) -> Stage:
-    """One stage; the module docstring defines measures and tolerances."""
     tolerance = tolerance_of(name)
     if (problem := incomparable(ours, theirs)) is not None:
         return Stage(name, None, tolerance, problem)
@@ -356,7 +346,6 @@ def compare_stage(name: str, ours: np.ndarray | None, theirs: np.ndarray | None)
 
 
 def tolerance_of(name: str) -> float:
-    """The largest allowed `differences` of a stage with this name."""
     if name.endswith("_embedding"):
         return EMBEDDING_TOLERANCE
     return LOGIT_TOLERANCE if name == "logits" else STAGE_TOLERANCE
@@ -374,7 +363,7 @@ def incomparable(ours: np.ndarray | None, theirs: np.ndarray | None) -> str | No
 
 
 def differences(name: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """How far each number is off, by the stage's measure (see the module docstring); float64."""
+    """How far each number is off, by the stage's measure; float64."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if name.endswith("_embedding"):
         scale: Any = 1.0

@@ -49,7 +49,7 @@ def refuse_unknown(record: Mapping[str, Any], known: Iterable[str], where: str) 
 
 
 def square(record: Mapping[str, Any], key: str, where: str) -> int:
-    """A number of pixels, given once or for both sides."""
+    """A side in pixels, given once or for both sides."""
     size = get(record, key, where, "any")
     if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
         size = size[0]
@@ -110,7 +110,7 @@ def card_record(
     preprocess: Mapping[str, Any],
     clean: str | None = None,
 ) -> dict[str, Any]:
-    """The card's JSON record; whatever the configuration lacks is null, with its reason.
+    """The card's JSON record; what the configuration lacks is null, with its reason.
 
     Args:
         arch: the arch record; checked, and named if it is one of configs/archs.
@@ -155,8 +155,7 @@ def named(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(text: Mapping[str, Any], clean: str | None, unknown: dict[str, str]) -> dict[str, Any] | None:
-    """The tokenizer with the text tower's number of ids; None, with the reason in `unknown`, if there is
-    none."""
+    """The tokenizer with the text tower's number of ids; None if unknown, with the reason in `unknown`."""
     folder, size = config_dir() / "tokenizers", text["vocab_size"]
     context = {"context_length": text["context_length"]}
     if size == _OPENAI_IDS:

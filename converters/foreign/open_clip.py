@@ -1,7 +1,7 @@
 """`open_clip_config.json` (open_clip 3.3 model.py: CLIPVisionCfg and CLIPTextCfg; coca_model.py).
 
 The classes' defaults are part of the format. A tower with the fields of one in configs/open_clip.json (the
-library's configs of configs/archs) is that tower. A plain CLIP tower is derived for any size; any other is
+library's configs of configs/archs) is that tower. A plain CLIP tower is derived for any size; others are
 refused by the field that differs from the nearest one.
 """
 
@@ -133,7 +133,7 @@ def read(record: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
 
 
 def _refuse_openai_ids(card: dict[str, Any], why: str) -> None:
-    """The ids are as many as OpenAI's merges have, but another tokenizer's."""
+    """As many ids as OpenAI's merges, but another tokenizer's."""
     if card["tokenizer"] and card["tokenizer"]["name"] == "openai_bpe":
         card["tokenizer"], card["unknown"]["tokenizer"] = None, why
 

@@ -1,6 +1,6 @@
 """Towers of a kind in configs/archs, with their own sizes.
 
-A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP. Everything but
+A foreign configuration without an architecture's name still states its kind, CLIP or SigLIP: everything but
 sizes then comes from an architecture of that kind.
 """
 

@@ -1,11 +1,11 @@
 """timm's `config.json` (timm 1.0 models/_hub.py `save_config_for_hf`): a name and what changed.
 
 configs/models.csv maps timm's name (and tag) to an architecture. The number of classes and the image size are
-the file's; any other change in `model_args` is refused.
+the file's; other changes in `model_args` are refused.
 
-Weights that were trained further keep the tag in the file. So the card gets the registered id, `name.tag`,
-only if its architecture, number of classes included, equals that model's and there are no `label_names`. Any
-other model is called `name-folder`.
+Weights that were trained further keep the tag. So the card gets the registered id, `name.tag`, only if its
+architecture, number of classes included, equals that model's and there are no `label_names`; else it is
+called `name-folder`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _refuse_other_args(args: Mapping[str, Any], built: Mapping[str, Any], where:
 
 
 def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
-    """The registered row of a timm name with this tag, else any row of the name."""
+    """The registered row of the name with this tag, else any row of the name."""
     rows = [row for row in read_csv(config_dir() / "models.csv") if row["library"] == "timm"]
     named = [row for row in rows if row["library_arch"] == name]
     if not named:
@@ -75,7 +75,7 @@ def _row(name: str, tag: str | None, where: str) -> dict[str, str]:
 
 
 def _identify(card: dict[str, Any], row: Mapping[str, str], tag: str | None, labelled: bool) -> None:
-    """Set the registered id and classes if this is the registered model; see the module's docstring."""
+    """Set id and classes if this is the registered model; see the module's docstring."""
     registered = arch_to_dict(load_arch(row["arch"]))
     if labelled:
         card["unknown"]["classes"] = "the file's label_names are no label space of clipjax's"

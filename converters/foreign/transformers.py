@@ -1,7 +1,7 @@
 """transformers' `config.json` of a CLIPModel or SiglipModel, with its `preprocessor_config.json`.
 
 Source: transformers 5.24 models/clip, models/siglip. SigLIP's files leave out the library's defaults, which
-    never changed and so are part of the format. CLIP's state everything; a missing value is refused.
+never changed and so are part of the format. CLIP's state everything; a missing value is refused.
 
 Pixels are those of `CLIPImageProcessorPil` on RGB images: the crop starts at the floor of half the margin.
 """
@@ -94,7 +94,7 @@ def _clip(
 
 
 def _refuse_second_values(config: Mapping[str, Any], second: Any, where: str) -> None:
-    """transformers prefers the values of `*_config_dict`, in old files, to those of `*_config`."""
+    """In old files transformers prefers the values of `*_config_dict` to those of `*_config`."""
     for key, value in (second or {}).items():
         if key in _READ and value != config.get(key, value):
             raise DataError(f"{where}.{key} is {value!r}, but {config[key]!r} in the section without _dict")

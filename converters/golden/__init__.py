@@ -8,7 +8,7 @@ a number imports it. It builds the reference's own model, loads weights strictly
 forward hooks, in clipjax's layout (channels last) and names.
 
     build.py       a library's model by NAME, at full size or with the sizes of our record
-    transformers_models.py   the same for transformers, whose models have configs and no names
+    transformers_models.py   the same for transformers, which has configs and no names
     recording.py   forward hooks
     towers/*.py    one file per family, named as in `clipjax.models.families` (hf.py: transformers)
     condition.py   weights in which every tensor and every eps matters
@@ -20,8 +20,8 @@ forward hooks, in clipjax's layout (channels last) and names.
 A tower file has
 
     TOWERS              a list of `Tower`
-    open_clip_sizes     (our record of the tower) -> overrides of open_clip's vision_cfg or text_cfg
-    timm_sizes          (our record of the tower) -> keyword arguments of `timm.create_model`
+    open_clip_sizes     our record of the tower -> overrides of open_clip's vision_cfg or text_cfg
+    timm_sizes          our record of the tower -> keyword arguments of `timm.create_model`
 
 The last two exist where the library has the family; a timm trunk inside open_clip uses `timm_sizes`.
 """

@@ -1,9 +1,8 @@
 """`python -m converters.golden run`: a checkpoint and a batch of inputs -> one .npz.
 
-`--inputs` has `images` float32 [B, H, W, 3], normalised, and for a dual encoder `ids` int32 [B, L]. `--arch`
-is the library's name or a JSON file: an open_clip model config, a transformers config.json or clipjax's arch
-record. The output has the inputs, one array per stage, the results, and `meta`: JSON with the order of the
-stages, the library versions and the checkpoint's SHA-256.
+Input images are normalised. `--arch` may be a JSON file: an open_clip model config, a transformers
+config.json or clipjax's arch record. The output has the inputs, one array per stage, the results, and `meta`:
+JSON with the order of the stages, the library versions and the checkpoint's SHA-256.
 """
 
 from __future__ import annotations

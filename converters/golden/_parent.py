@@ -14,8 +14,6 @@ _TICK = 1.0  # seconds
 
 
 def end_with_parent() -> None:
-    """Start a thread that exits once the parent has ended."""
-
     def wait() -> None:
         while os.getppid() == _PARENT:
             time.sleep(_TICK)

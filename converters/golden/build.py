@@ -1,7 +1,7 @@
 """The reference's own model, by the library's name.
 
 With `sizes` (a clipjax arch record of a narrow variant) only widths, depths and image size come from the
-record. The rest stays the library's, so that an error in our record is not copied.
+record: errors in its flags are not copied.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def build_model(
     Args:
         arch: the library's name. For open_clip also a model config (dict or JSON file, such as
             `open_clip_config.json`); for transformers, which has no names, always a config.
-        sizes: our record of a narrow variant, or of one for another image size; for transformers only the
-            latter.
+        sizes: our record of a narrow variant (not for transformers) or for another image size.
     """
     if library == "transformers":
         return build_transformers(arch, sizes)
@@ -89,7 +88,7 @@ def timm_options(vision: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
-    """The open_clip model config of a known name or a JSON file."""
+    """The open_clip config of a known name or a JSON file."""
     if isinstance(arch, dict):
         return arch
     if not arch.endswith(".json"):
@@ -103,9 +102,9 @@ def model_config(arch: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The open_clip model config of a clipjax arch record without a name in the library.
+    """The open_clip config of a clipjax arch record without a name there: plain CLIP towers only.
 
-    Only plain CLIP towers. Here the flags come from the record too.
+    Here the flags come from the record too.
     """
     if not (is_like(record, PLAIN) or is_like(record, RESNET)):
         raise SystemExit(
@@ -126,9 +125,9 @@ def from_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_strict(model: nn.Module, checkpoint: Path) -> None:
-    """Load a checkpoint of any kind that open_clip reads; every key must match.
+    """Load any checkpoint that open_clip reads; every key must match.
 
-    Exception: the buffer that transformers dropped in 4.31; open_clip drops it as well.
+    Exception: the buffer that transformers and open_clip drop since transformers 4.31.
     """
     state: Any = open_clip.factory.load_state_dict(str(checkpoint))
     state.pop("text.transformer.embeddings.position_ids", None)

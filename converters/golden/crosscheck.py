@@ -41,7 +41,6 @@ Report = Callable[[str, int, int], None]  # stage, number done, total
 
 @torch.inference_mode()
 def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
-    """Run the reference on a job and write every stage's arrays to the folder."""
     pipeline = PIPELINES[job["library"]](job)
     decoded, features = run_images(pipeline, job, folder, report)
     meta: dict[str, Any] = {"decoded": decoded, "prompts": None}
@@ -79,7 +78,7 @@ def crosscheck(job: Mapping[str, Any], folder: Path, report: Report) -> None:
 def run_images(
     pipeline: Pipeline, job: Mapping[str, Any], folder: Path, report: Report
 ) -> tuple[list[str], Tensor]:
-    """Each decoded image's digest, and the features; pixels and tensors go to their files."""
+    """Each decoded image's digest, and the features; pixels and tensors go to files."""
     n, files = len(job["lengths"]), {}
     decoded, features, start = [], [], 0
     report("images", 0, n)
@@ -122,12 +121,12 @@ def encoded_images(path: Path, lengths: list[int]) -> Iterator[bytes]:
 
 
 def digest_of(image: Image.Image) -> str:
-    """Size and SHA-256 of an RGB image's bytes, as in `clipjax.verification.crosscheck.ours`."""
+    """The same format as in `clipjax.verification.crosscheck.ours`."""
     return f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()}"
 
 
 def project(logits: Tensor, projection: Mapping[str, Any] | None) -> Tensor:
-    """Scores over the data set's classes: [B, K] -> [B, G]. mean_prob averages softmax probabilities."""
+    """[B, K] -> [B, G], scores over the data set's classes; mean_prob averages softmax probabilities."""
     if projection is None:
         return logits
     values = logits.softmax(dim=1) if projection["kind"] == "mean_prob" else logits
@@ -138,7 +137,6 @@ def project(logits: Tensor, projection: Mapping[str, Any] | None) -> Tensor:
 
 
 def accuracy(prediction: Tensor, accepted: list[list[int]] | None) -> float | None:
-    """The share of images with a correct prediction."""
     if accepted is None:
         return None
     return sum(int(k) in right for k, right in zip(prediction, accepted)) / len(accepted)

@@ -1,7 +1,7 @@
 """The reference's whole way from an image file to class scores, with the libraries' own public code.
 
 Settings come from the library: its pretrained configuration of a NAME, or the configuration beside the
-weights. clipjax's card only fills gaps; `facts` records the source of each.
+weights. clipjax's card fills gaps; `facts` records the source of each.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
 class Head(NamedTuple):
-    """prompts in the tokenizer's order, their ids int [P, L], and unit columns [D, K]."""
+    """Prompts in the tokenizer's order, their ids int [P, L], and unit columns [D, K]."""
 
     prompts: list[str]
     ids: Tensor
@@ -66,7 +66,7 @@ class Head(NamedTuple):
 
 
 class Pipeline:
-    """The common part: the model, and the facts about the source of its settings."""
+    """The common part: the model, and the sources of its settings."""
 
     def __init__(self, job: Mapping[str, Any], library: str) -> None:
         self.model: Any = build_model(job["arch"], library, job["sizes"])
@@ -74,7 +74,7 @@ class Pipeline:
         self.facts = {"library": library, "version": LIBRARIES[library], "arch": Path(job["arch"]).name}
 
     def images(self, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-        """An RGB image -> uint8 [S, S, 3] as the transform crops it, and float32 [S, S, 3] normalised."""
+        """An RGB image -> cropped uint8 [S, S, 3], and normalised float32 [S, S, 3]."""
         raise NotImplementedError
 
     def features(self, tensors: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Pipeline:
         return scores if bias is None else scores + bias
 
     def head(self, texts: Mapping[str, Any], report: Callable[[int], None]) -> Head:
-        """The zero-shot head of the job's prompts; `report` gets the number of classes of each step."""
+        """The zero-shot head of the job's prompts; `report` gets each step's number of classes."""
         raise NotImplementedError
 
 
@@ -193,8 +193,8 @@ class Timm(Pipeline):
 class Transformers(Pipeline):
     """transformers: its processors of PIL images, the folder's tokenizer, `get_image_features`.
 
-    The default processors resize tensors, a grey level off from the models' training; PIL's give what every
-    other library computes.
+    Its default processors resize tensors, a grey level off from the models' training; PIL's agree with other
+    libraries.
     """
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -276,7 +276,7 @@ def tokenizer_folder(job: Mapping[str, Any]) -> Path:
 
 
 def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
-    """A torchvision transform step by step: its ToTensor's input pixels, and its result."""
+    """A torchvision transform: the pixels that its ToTensor gets, and its result."""
     pixels, value = None, image
     for step in transform.transforms:
         if isinstance(step, ToTensor):
@@ -290,9 +290,9 @@ def run_steps(transform: Any, image: Image.Image) -> tuple[np.ndarray, np.ndarra
 def batches_of_classes(
     texts: Mapping[str, Any], prompts: int = TEXTS
 ) -> list[tuple[list[str], Sequence[Callable[[str], str]]]]:
-    """(class names, their prompt templates), about `prompts` prompts per batch.
+    """(class names, prompt templates), about `prompts` prompts per batch.
 
-    Uses the library's own templates and class names where it has a set of that name.
+    Prefers the library's own templates and class names to a set of the same name.
     """
     templates = TEMPLATES.get(texts["prompts_name"]) or [filled(text) for text in texts["templates"]]
     names = list(CLASSES.get(texts["classes_name"]) or texts["classes"])
@@ -305,10 +305,9 @@ def batches_of_classes(
 
 
 def filled(template: str) -> Callable[[str], str]:
-    """A template as a function of the class name."""
     return lambda name: template.replace("{}", name)
 
 
 def pooled(output: Any) -> Tensor:
-    """Features of transformers' towers: the tensor before version 5, the output's `pooler_output` since."""
+    """Features of transformers' towers: the tensor before version 5, then `pooler_output`."""
     return output if isinstance(output, Tensor) else output.pooler_output

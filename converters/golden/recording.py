@@ -15,8 +15,8 @@ class Tower:
     """How to treat the torch towers of one class.
 
     Attributes:
-        takes: whether a module is such a tower. open_clip's `CLIP` has no module for its text tower: the
-            tower is the whole model.
+        takes: whether a module is such a tower. open_clip's `CLIP` has no module for its text tower: it is
+            the whole model.
         stages: (tower, inputs) -> every stage in forward order, channels last, under our names; the last
             holds the features. Images are [B, 3, H, W], ids [B, L].
         condition: (tower, seed) -> None, sets in place what a layer's class does not tell.

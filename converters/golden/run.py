@@ -30,8 +30,8 @@ def run(model: Any, images: np.ndarray, ids: np.ndarray | None = None) -> dict[s
     """Every stage and the results.
 
     A dual encoder gives `image_embedding` and `text_embedding` (unit norm), `logit_scale` (its logarithm, as
-    stored), `logit_bias` if it has one, and `logits` [images, texts]. A classifier (ids None) gives
-    `features` and, if it has a head, `logits`.
+    stored), `logit_bias` if any, and `logits` [images, texts]. A classifier (ids None) gives `features` and,
+    with a head, `logits`.
     """
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     visual, *texts = towers_of(model)

@@ -8,7 +8,7 @@ to one process. A question is a dict:
                                                       a narrow model of conditioned weights, and its golden
 
 Answer n has `"question": n` and one of: `"problem"` (one line), `"shapes"` ({key: [shape, dtype]}), or
-`"checkpoint"` and `"golden"` (the paths of two files).
+`"checkpoint"` and `"golden"` (paths).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def shapes(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def numbers(question: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Weights of a narrow model, and every stage it computes from the inputs."""
+    """A narrow model's weights, and every stage from the inputs."""
     arch, library = question["numbers"], question["library"]
     torch.manual_seed(question["seed"])
     model = build_model(arch, library, question["sizes"])

@@ -2,12 +2,11 @@
 
 Under a library's default initialisation whole tensors do not count: RN50's residual branches are multiplied
 by zero, attention is uniform, biases are zero, and eps vanishes in a large variance. So norm scales become
-0.6 to 1.4 and biases +-0.2. Projections keep the signal's size, attention chooses, and a train-mode pass sets
+0.6 to 1.4 and biases +-0.2; projections keep the signal's size, attention chooses, and a train-mode pass sets
 BatchNorm statistics.
 
-Inputs of norms are small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM
-(everything written to it is scaled alike), a BatchNorm a convolution of gain CONV_GAIN.
-tests/verification/test_reference.py shows that every tensor and every eps moves the output.
+Inputs of norms are small, so that every eps counts: a LayerNorm reads a residual stream of scale STREAM, a
+BatchNorm a convolution of gain CONV_GAIN. tests/verification/test_reference.py checks all this.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ stages, from decoding to counting. The reference runs in a subprocess (`converte
 its library's own public code.
 
     ours.py        our side of a resolved run (`clipjax.evaluation.subject`), by the code of `clipjax eval`
-    reference.py   the same run as a job for the reference, and the arrays that it leaves
+    reference.py   the same run as a job for the reference, and the resulting arrays
     side.py        what both sides have
-    stages.py      the comparison of each stage, its measure and its tolerance
-    record.py      the outcome, the JSON record and its digest
+    stages.py      the comparison of each stage
+    record.py      the outcome, as a JSON record with a digest
     sheet.py       the contact sheet of the worst images
 """
 

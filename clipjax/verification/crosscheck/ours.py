@@ -86,7 +86,7 @@ def _images(subject: Subject, folder: Path, batch: int) -> tuple[np.ndarray, np.
 
 
 def _prompts(subject: Subject) -> list[str] | None:
-    """Every prompt of every class, class by class, repeated as used; None for a classifier."""
+    """Class by class, repeated as used; None for a classifier."""
     if subject.prompts is None:
         return None
     assert subject.head_space is not None

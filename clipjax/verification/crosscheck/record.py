@@ -1,7 +1,7 @@
 """The outcome of a crosscheck: a JSON record with its digest, and the contact sheet beside it.
 
-The record has the recipe hash of the result rows of the same run (`clipjax eval zeroshot` on the same data,
-limit, seed and prompts), so that rows and record find each other.
+The record has the recipe hash of the same run's result rows (`clipjax eval zeroshot` on the same data, limit,
+seed and prompts).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ RECORD, SHEET = "record.json", "sheet.png"
 
 @dataclass(frozen=True, eq=False)
 class Crosscheck:
-    """What `crosscheck` returns.
+    """The result of `crosscheck`.
 
     Attributes:
-        about: what was compared: model, data, recipe, libraries and versions (see `to_dict`).
-        stages: every comparison, in the order of computation.
+        about: model, data, recipe, libraries and versions.
+        stages: in the order of computation.
         flips: the images with another prediction, largest margin first.
         top1: the accuracy of each side; None without labels.
         sheet: the worst images of both sides as a PNG.
@@ -50,7 +50,6 @@ class Crosscheck:
 
     @property
     def first_difference(self) -> str | None:
-        """The name of the first stage that differs, or None."""
         return next((stage.name for stage in self.stages if not stage.passed), None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +68,7 @@ class Crosscheck:
         return {"digest": sha256_json(record), **record}
 
     def write(self, root: str | Path) -> Path:
-        """Write record and sheet into a folder of their own below `root`, named after what they are of.
+        """Write record and sheet into their own folder below `root`, named after their contents.
 
         Returns: the record's file; an earlier record is never overwritten.
 
@@ -86,11 +85,7 @@ class Crosscheck:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A record written by `Crosscheck.write`.
-
-    Raises:
-        DataError: it does not exist, or was changed after it was written.
-    """
+    """Raises DataError if the record does not exist, or was changed after it was written."""
     try:
         record = read_json(Path(path))
         digest = record["digest"]

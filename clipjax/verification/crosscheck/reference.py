@@ -1,4 +1,4 @@
-"""The reference's side: the run as a job for its process, and the arrays that it leaves."""
+"""The reference's side: the run as a job for its process, and the resulting arrays."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def check_installed() -> None:
 
 
 def their_side(job: Mapping[str, Any], folder: Path, *, progress: bool = False) -> Side:
-    """Run a job's library in a subprocess on the images and prompts of a resolved run.
+    """Run a job's library in a subprocess.
 
     Args:
         job: from `make_job`.
         folder: an existing one, for the job and the arrays.
 
     Raises:
-        ClipjaxError: the libraries are not installed, or the reference could not be run; says why.
+        ClipjaxError: the libraries are not installed, or could not be run; says why.
     """
     check_installed()
     (folder / "job.json").write_text(json.dumps(job))
@@ -73,8 +73,7 @@ def make_job(
 
     Args:
         folder: an existing one, for the images and the weights.
-        checkpoint: weights for the reference. Default: the file that the model was read from if the library
-            reads it too, else the model's weights, written back.
+        checkpoint: as in `crosscheck`.
 
     Raises:
         UsageError: the library has no tokenizer for the model.
@@ -117,7 +116,7 @@ def make_job(
 
 
 def config_folder(model: Model, library: str) -> Path | None:
-    """The folder of the weights, if it has the library's own configuration and the card was made from it."""
+    """The folder of the weights, if the card was made from the library's own configuration there."""
     weights, place = model.card.weights, model.place
     if weights is None or weights.expected is not None or (place is not None and place.card is not None):
         return None
@@ -142,7 +141,7 @@ def _tokenizer(model: Model, library: str) -> dict[str, Any]:
 
 
 def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
-    """The first of these sets of files beside the vocabulary or the weights, or on their hub."""
+    """The first of these sets beside the vocabulary or the weights, or on their hub."""
     weights, repo = model.card.weights, model.card.source.repo
     folders = [path.parent for path in (*model.tokenizer_files, *(weights.files if weights else ()))]
     beside = (files for folder in folders for names in sets if (files := files_in(folder, names)))
@@ -155,9 +154,7 @@ def _files_of(model: Model, sets: Sequence[Sequence[str]]) -> tuple[Path, ...]:
 
 
 def _texts(prompts: PromptSet | None, classes: LabelSpace | None) -> dict[str, Any] | None:
-    """Prompts and classes. A name is given only for shipped sets: a library may have another set of that
-    name.
-    """
+    """Only shipped sets are named: a library may have another set of that name."""
     if prompts is None or classes is None:
         return None
     return {

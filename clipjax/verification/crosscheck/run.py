@@ -43,14 +43,13 @@ def crosscheck(
         model: a loaded model, or an argument of `clipjax.load_model`.
         request: the images and prompts; the command line samples 512 images.
         against: "open_clip", "timm" or "transformers"; default the library that the card names.
-        checkpoint: weights for the reference. Default: the safetensors file that the model was read from,
-            else the model's weights, written back in the library's format.
+        checkpoint: weights for the reference. Default: the safetensors file that the model was read from if
+            the library reads it, else the model's weights, written back in the library's format.
         batch: images at once, on both sides.
-        progress: bars on stderr.
 
     Raises:
-        UsageError, DataError: as `clipjax.evaluate`; the batch size is below 1, or the library has no
-            counterpart of the model.
+        UsageError, DataError: as `clipjax.evaluate`; a batch size below 1, or the library has no counterpart
+            of the model.
         ClipjaxError: the reference libraries are not installed, or could not be run.
     """
     if batch < 1:
@@ -87,7 +86,7 @@ def check_room(subject: Subject, folder: Path) -> None:
 
 
 def judge(subject: Subject, ours: Side, theirs: Side) -> Crosscheck:
-    """Compare the two sides of a run, with everything that the record holds."""
+    """Compare the two sides of a run."""
     stages, flips = compare(subject, ours, theirs)
     top1 = None if ours.top1 is None or theirs.top1 is None else (ours.top1, theirs.top1)
     sheet = draw_sheet(subject, ours, theirs, stages, flips)

@@ -15,15 +15,15 @@ from clipjax.storage.reading import read_json
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """N images and, for a zero-shot model, the P prompts of K classes.
+    """N images and, for a zero-shot model, the P prompts of K classes (None for a classifier).
 
     Attributes:
-        decoded: [N], size and SHA-256 of each image's RGB bytes, as decoded.
+        decoded: [N], size and SHA-256 of each image's RGB bytes.
         pixels: uint8 [N, S, S, 3], resized and cropped.
         tensor: float32 [N, S, S, 3], the input of the image tower.
-        prompts: [P], class by class; None for a classifier.
-        token_ids: int [P, L]; None for a classifier.
-        head: float32 [K, D], one unit vector per class; None for a classifier.
+        prompts: [P], class by class, or None.
+        token_ids: int [P, L], or None.
+        head: float32 [K, D], one unit vector per class, or None.
         features: float32 [N, D], of unit norm for a zero-shot model.
         logits: float32 [N, K], over the head's classes.
         scores: float32 [N, G], over the data set's classes (the logits, if those are the head's).
@@ -47,7 +47,7 @@ class Side:
 
 
 def read_side(folder: Path) -> Side:
-    """The arrays that `converters.golden crosscheck` left in a folder; those of images stay on disk.
+    """The arrays that `converters.golden crosscheck` wrote to a folder; those of images stay on disk.
 
     Raises:
         DataError: the folder does not hold a whole run.

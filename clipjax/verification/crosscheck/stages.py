@@ -13,7 +13,7 @@
 | metric | the difference of the accuracies | what ties account for |
 
 A tie is a flip whose margin is at most TIE of the image's largest score: on another machine the reference
-itself might decide it otherwise. Ties are listed, but are not differences.
+itself might decide otherwise. Ties are listed, but are not differences.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ class Stage:
 
     Attributes:
         name, of: the stage, and what is counted: "images", "prompts", "classes" or "data set".
-        n: how many were compared.
         tolerance: for each, in the unit of the stage.
-        largest, mean: over all; None if nothing could be compared, with the reason in `problem`.
-        differing: how many are beyond the tolerance.
+        largest, mean: over all; None if nothing could be compared (see `problem`).
+        differing: how many exceed the tolerance.
         worst: the largest nonzero differences: (id, difference).
     """
 

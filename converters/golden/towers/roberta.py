@@ -33,7 +33,7 @@ _SIZES = {
 
 
 def hub_configs(record: dict[str, Any] | None) -> AbstractContextManager[Any]:
-    """`AutoConfig.from_pretrained` without the hub, with the sizes of our tower record if given."""
+    """`AutoConfig.from_pretrained` without the hub, with the sizes of our tower record, if any."""
 
     def from_pretrained(name: str, **_: Any) -> PreTrainedConfig:
         kind, facts = _HUB[name]
