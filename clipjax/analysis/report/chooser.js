@@ -22,7 +22,7 @@ function choice([key, name]) {
   return make("label", { class: "tick" }, make("input", { type: "checkbox", value: key, checked: on }), name);
 }
 
-/** Columns stay in the page's order, whatever the order in which they are chosen. */
+/** Columns stay in the page's order, whatever the order of choosing. */
 function choose(columns) {
   const wanted = new Set(columns);
   state.columns = all.filter((column) => wanted.has(column));

@@ -1,4 +1,4 @@
-// What the page knows: the embedded rows, decoded where they are asked for; and what the reader chose.
+// The page's data: the embedded rows, decoded when needed, and the reader's choices.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 for (const name of ["cells", "runs"]) {
@@ -30,7 +30,7 @@ function record(index) {
 
 const facts = data.facts.map(record);
 
-/** The name of a column in pieces: what it is of, what it measures, and in which way. */
+/** The name of a column in pieces: its data, its metric, and the way of measuring. */
 function titleOf(column) {
   const { task, dataset, metric, slice, ways } = data.columns[column];
   const more = [slice, ...ways.map((pair) => pair.join(" "))].filter(Boolean);
@@ -53,7 +53,7 @@ const originOf = (cell) => interned(data.runs.origin[cells.run[cell]]);
 const partOf = (cell) => interned(data.runs.part[cells.run[cell]]);
 const referencesOf = (cell) => interned(cells.reference[cell]) ?? [];
 
-// The paper's columns where there are some, else one of each data set; of several ways, and of more than fit, those
+// The paper's columns if there are any, else one per data set. Among several ways, and if not all fit, the columns
 // that most models have.
 const once = (key) => {
   const seen = new Set();

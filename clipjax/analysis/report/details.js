@@ -1,4 +1,4 @@
-// What is said of a number: a few words beside it, and in a panel everything about how it was made.
+// Text about a number: a few words beside it, and a panel with everything about how it was made.
 
 const percent = (level) => `${Number((100 * level).toPrecision(4))} %`;
 
@@ -37,7 +37,7 @@ function hideTip() {
   find("tip").hidden = true;
 }
 
-/** Pairs of a name and a text as a list; what is unknown is left out. */
+/** Pairs of name and text as a list, without unknown ones. */
 function pairs(entries) {
   const known = entries.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
   return make("dl", {}, ...known.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, textOf(value))]));

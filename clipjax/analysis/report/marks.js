@@ -1,4 +1,4 @@
-// Markers of groups, as matplotlib names them, and their colours on light and on dark paper.
+// Markers of groups, by matplotlib's names, and their colours on light and dark paper.
 
 const polygon = (corners) => `M${corners.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join("L")}Z`;
 const around = (count, radius, turn = 0) =>
@@ -25,7 +25,7 @@ const MARKERS = {
   "*": polygon(around(10, [6.8, 2.9])),
 };
 
-/** A group's colour; black, which dark paper would swallow, is the colour of text. */
+/** A group's colour; black becomes the colour of text, to show on dark paper. */
 const inkOf = (group) => (group.colour.toLowerCase() === "#000000" ? "var(--ink)" : group.colour);
 
 /** The marker of a group around 0, 0. */

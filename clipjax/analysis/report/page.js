@@ -11,7 +11,7 @@ function fillSelects() {
   for (const name of ["x", "y"]) fillAxis(name);
 }
 
-/** The selects of an axis: the tasks, and the numbers of the one that its number is of. */
+/** The selects of an axis: the tasks, and the numbers of the chosen one. */
 function fillAxis(name) {
   const { task } = data.columns[state[name]] ?? {};
   const tasks = [...new Set(data.columns.map((column) => column.task))];
@@ -24,7 +24,7 @@ function fillGroups() {
   options(find("group"), [["", "all"], ...scheme().groups.map(({ title }, k) => [k, title]), ...others], state.group);
 }
 
-/** A task's columns as options, a group a data set. */
+/** A task's columns as options, one group per data set. */
 function numbersOf(task, selected) {
   const groups = new Map();
   for (const column of all.filter((one) => data.columns[one].task === task)) {
@@ -35,7 +35,7 @@ function numbersOf(task, selected) {
   return [...groups.values()];
 }
 
-/** The number that most models have, and the one that most of these have, too; of the paper's where there are some. */
+/** The number that most models have, and the one that most of those also have; the paper's numbers first. */
 function firstAxes() {
   const some = FIRST.length > 1 ? FIRST : all;
   const most = (columns, count) => columns.reduce((best, one) => (count(one) > count(best) ? one : best), columns[0] ?? 0);

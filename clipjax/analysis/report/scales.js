@@ -1,4 +1,4 @@
-// Scales of an axis and straight lines on them; the same rules as clipjax/analysis/scales.py and trends.py.
+// Scales of an axis and straight lines on them; the rules of clipjax/analysis/rows/scales.py and trends/.
 
 const UNKNOWN_N = 50000;
 
@@ -26,7 +26,7 @@ function probit(p) {
 
 const FORWARD = { probit, logit: (p) => Math.log(p / (1 - p)), log: Math.log, linear: (value) => value };
 
-// The values at coordinates, for the ends of an axis alone: the normal distribution by bisection.
+// Values at coordinates, only for the ends of an axis: the normal distribution by bisection.
 const BACKWARD = { logit: (at) => 1 / (1 + Math.exp(-at)), log: Math.exp, linear: (at) => at };
 function backward(at, scale) {
   if (scale !== "probit") return BACKWARD[scale](at);
@@ -39,7 +39,7 @@ function backward(at, scale) {
   return (low + high) / 2;
 }
 
-/** A value's coordinate; fractions are kept half an image off 0 and 1. */
+/** A value's coordinate; fractions stay half an image off 0 and 1. */
 function transform(value, scale, n = null) {
   if (scale === "probit" || scale === "logit") {
     const edge = 0.5 / (n > 0 ? n : UNKNOWN_N);
@@ -48,8 +48,8 @@ function transform(value, scale, n = null) {
   return FORWARD[scale](value);
 }
 
-/** Where the ends of intervals stand, each { lo, hi, n }, and whether the scale cuts them: at half an image off 0 and
- *  1, on a log scale at half the smallest positive end; the same rule as ends_on_scale. */
+/** Coordinates of the ends of intervals { lo, hi, n }, and whether the scale cuts them: half an image off 0 and 1, on
+ *  a log scale at half the smallest positive end. As ends_on_scale. */
 function endsOnScale(intervals, scale) {
   const floor = Math.min(...intervals.flatMap(({ lo, hi }) => [lo, hi]).filter((end) => end > 0)) / 2;
   const inside = (end, n) => {
@@ -64,7 +64,7 @@ function endsOnScale(intervals, scale) {
   });
 }
 
-/** The scale that values can have: the one that is wanted, or linear. */
+/** The wanted scale if all values fit it, else linear. */
 function scaleFor(values, wanted) {
   const fraction = values.every((value) => value >= 0 && value <= 1);
   if (wanted === "log") return values.every((value) => value > 0) ? "log" : "linear";
@@ -73,7 +73,7 @@ function scaleFor(values, wanted) {
 
 const FRACTIONS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999];
 
-/** Where an axis has ticks, between two values. */
+/** The ticks of an axis between two values. */
 function ticks(low, high, scale) {
   const decades = Array.from({ length: 13 }, (_, k) => [1, 2, 5].map((m) => m * 10 ** (k - 6))).flat();
   const listed = { probit: FRACTIONS, logit: FRACTIONS, log: decades, linear: [] }[scale];
@@ -106,7 +106,7 @@ function leastSquares(points, weights) {
   return [along / across, y - (along / across) * x];
 }
 
-/** The line through points by "ols" or "huber" (iteratively reweighted, as clipjax/analysis/regression.py). */
+/** The line through points by "ols" or "huber" (iteratively reweighted, as clipjax/analysis/trends/regression.py). */
 function line(points, method) {
   let found = leastSquares(points, points.map(() => 1));
   const size = Math.max(...points.map(([, y]) => Math.abs(y)));

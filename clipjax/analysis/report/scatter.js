@@ -1,11 +1,11 @@
-// The scatter plot: one number against another, a marker a model.
+// The scatter plot: one number against another, one marker per model.
 
 const MARGIN = { left: 58, right: 14, top: 12, bottom: 50 };
-const REACH = 26; // pixels from a marker within which a pointer means it
+const REACH = 26; // pixels: a pointer this close to a marker selects it
 let drawnPoints = [];
 let current = -1;
 
-/** Models with both numbers, in the plot's coordinates; those without a group first, below the others. */
+/** Models with both numbers, in the plot's coordinates; those without a group first, so below the others. */
 function plotPoints(scales) {
   const pairs = chosen().filter((model) => !state.hidden.has(groupOf(model)));
   const points = pairs.map((model) => ({ model, group: groupOf(model), x: cellOf(model, state.x), y: cellOf(model, state.y) }));
@@ -16,8 +16,8 @@ function plotPoints(scales) {
 
 const place = (cell, end, scale) => transform(cells[end][cell], scale, cells.n[cell]);
 
-/** An axis: from coordinates to pixels, its ticks, and the bar of each cell. All models count, and all intervals, so
- *  that a filter moves nothing and no bar is cut at the frame. */
+/** An axis: coordinates to pixels, its ticks, and the bar of each cell. It covers all models and intervals, so that a
+ *  filter moves nothing and the frame cuts no bar. */
 function axis(column, scale, from, to) {
   const members = data.models.map((_, model) => cellOf(model, column)).filter((cell) => cell >= 0 && cells.value[cell] !== null);
   const values = members.map((cell) => cells.value[cell]);
@@ -135,7 +135,7 @@ function errorBars(x, y) {
   });
 }
 
-/** Arrow heads at the cut ends of a bar; each end: its pixel, and the direction in which it points. */
+/** Arrow heads at the cut ends of a bar; each end: its pixel and its direction. */
 function heads(ends, cut, fill, { px, py }) {
   return ends.filter((_, k) => cut[k]).map(([at, dx, dy]) => {
     const [tx, ty] = dx ? [at, py] : [px, at];
@@ -152,7 +152,7 @@ function equal(x, y, scales) {
   return make("line", { class: "equal", x1: x.pixel(low), y1: y.pixel(low), x2: x.pixel(high), y2: y.pixel(high) });
 }
 
-/** A line for each group with three models or more that are not all at one place. */
+/** A line for each group with three or more models that are not all at one place. */
 function trends(points) {
   if (state.fit === "none") return [];
   const groups = [...new Set(points.map((point) => point.group))].sort((a, b) => a - b);
@@ -204,7 +204,7 @@ function drawLegend() {
   find("legend").replaceChildren(...buttons);
 }
 
-/** The k-th point becomes the current one: a ring, its numbers beside it, and spoken. */
+/** Make the k-th point current: a ring, its numbers beside it, and spoken. */
 function pointTo(k) {
   current = k;
   const ring = find("ring");

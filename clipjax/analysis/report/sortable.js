@@ -1,6 +1,6 @@
-// Tables that were written beforehand: a click on a head sorts by its column.
+// Tables made in Python: a click on a head sorts by its column.
 
-/** What a cell sorts by: a number where it has one, else its text. Empty ones come last, whatever the direction. */
+/** What a cell sorts by: its number, else its text. Empty cells come last in either direction. */
 function keyOf(cell) {
   const said = cell?.dataset.value ?? cell?.textContent ?? "";
   const value = said.trim();

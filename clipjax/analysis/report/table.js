@@ -12,7 +12,7 @@ const FACTS = {
 const SHOWN_AT_FIRST = 300;
 let most = SHOWN_AT_FIRST;
 
-/** The table's columns: how each is headed, what it sorts by, and its cell of a model. */
+/** The table's columns: head, sort key, and the cell of a model. */
 function tableColumns() {
   const model = { key: "model", head: ["model"], sort: (m) => data.models[m].toLowerCase(), cell: modelCell };
   const known = state.facts.map((fact) => ({
@@ -31,7 +31,7 @@ function tableColumns() {
 const factText = (value) =>
   value === null || value === undefined ? "" : typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value);
 
-/** A name that may be broken behind _ : / and . */
+/** A name that may break after _ : / and . */
 const breakable = (name) => name.split(/(?<=[_:/.])/).flatMap((part, k) => (k ? [make("wbr"), part] : [part]));
 
 function modelCell(model) {
@@ -64,7 +64,7 @@ function headCell({ key, head }) {
   return make("th", { scope: "col", "aria-sort": way, class: typeof key === "number" ? "number" : null }, button);
 }
 
-/** Models in the order of a column; those without a value come last, whatever the direction. */
+/** Models in the order of a column; those without a value come last in either direction. */
 function sorted(models, column) {
   const direction = state.sort.descending ? -1 : 1;
   const keys = new Map(models.map((model) => [model, column.sort(model)]));
@@ -104,13 +104,13 @@ function sortBy(key) {
 
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
-/** From a number to the next one in a direction; empty places are passed over. */
+/** From a number to the next one in a direction, past empty places. */
 function moveInTable(event) {
   const from = event.target.closest("td[data-cell]");
   if (!from) return;
   const step = STEPS[event.key];
   if (!step && event.key !== "Enter") return;
-  event.preventDefault(); // else Enter would press what the panel has in focus
+  event.preventDefault(); // else Enter would press the panel's focused button
   if (!step) return openCells([Number(from.dataset.cell)]);
   let [row, column] = [from.parentNode.rowIndex + step[0], from.cellIndex + step[1]];
   const rows = find("numbers").rows;
